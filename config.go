@@ -1,0 +1,201 @@
+package intercept
+
+import (
+	"net/netip"
+)
+
+// Config says which of a pod's connections go through its proxy, and who the
+// proxy is. It is plain data: fill it in, hand it to [Compile].
+//
+// The zero Config is not valid; start from [Default] and change what differs.
+// docs/policy.md gives the fate of every packet under a Config, line by line.
+type Config struct {
+	Proxy    Proxy    `json:"proxy"`
+	Outbound Outbound `json:"outbound"`
+	Inbound  Inbound  `json:"inbound"`
+	DNS      DNS      `json:"dns"`
+
+	// TunnelPort is the port on which proxies talk to each other inside their
+	// own encryption. Inbound connections to it are never captured, and the
+	// proxy's own calls to it inside the pod are left alone. Zero: there is none.
+	TunnelPort uint16 `json:"tunnelPort"`
+
+	// ExcludeInterfaces names network interfaces whose traffic is left alone,
+	// in and out. A trailing `*` stands for any ending (`net*`). Names are at
+	// most 15 bytes (IFNAMSIZ in linux/if.h, less the final zero).
+	ExcludeInterfaces []string `json:"excludeInterfaces"`
+
+	// Loopback is the part of the loopback network in which nothing is ever
+	// captured: not the application's connections, nor the proxy's. It has to
+	// cover 127.0.0.1 and ::1 and may be widened up to 127.0.0.0/8.
+	Loopback CIDRs `json:"loopback"`
+
+	// PassthroughSources are the source addresses a proxy binds when it dials
+	// the application, so that its own call is not captured again: at most one
+	// of each family, on the loopback interface.
+	PassthroughSources []netip.Addr `json:"passthroughSources"`
+
+	// Families selects the address families that are captured.
+	Families Families `json:"families"`
+}
+
+// Proxy is the identity of the sidecar: a packet is "from the proxy" if its
+// socket's user is one of UIDs or its group is one of GIDs. Either suffices,
+// and at least one must be given: without it the proxy's own connections
+// would come back to it for ever.
+type Proxy struct {
+	UIDs IDs `json:"uids"`
+	GIDs IDs `json:"gids"`
+
+	// AllowRoot permits 0 among UIDs and GIDs. Every process of the pod that
+	// runs as root then escapes interception.
+	AllowRoot bool `json:"allowRoot"`
+}
+
+// Outbound says which connections of the pod's processes go to the proxy.
+type Outbound struct {
+	// Port is where the proxy accepts outbound connections. A range spreads new
+	// connections over its ports; the proxy then has to listen on all of them.
+	Port PortRange `json:"port"`
+
+	// IncludeCIDRs are the destinations to capture. [AllCIDRs] captures all,
+	// an empty list none.
+	IncludeCIDRs CIDRs `json:"includeCIDRs"`
+	// ExcludeCIDRs are destinations left alone, whatever is included. DNS is
+	// not exempted by them (use Exclude for that).
+	ExcludeCIDRs CIDRs `json:"excludeCIDRs"`
+	// IncludePorts are destination ports to capture in addition to IncludeCIDRs.
+	IncludePorts Ports `json:"includePorts"`
+	// ExcludePorts are destination ports left alone, TCP and UDP.
+	ExcludePorts Ports `json:"excludePorts"`
+	// Exclude holds exclusions that combine several properties.
+	Exclude []Exclusion `json:"exclude"`
+
+	// IncludeUIDs and IncludeGIDs, if either is given, restrict capture to
+	// the sockets whose user or group is listed. A packet that belongs to no
+	// socket is then left alone.
+	IncludeUIDs IDs `json:"includeUIDs"`
+	IncludeGIDs IDs `json:"includeGIDs"`
+	// ExcludeUIDs and ExcludeGIDs are owners whose traffic is left alone, DNS
+	// included.
+	ExcludeUIDs IDs `json:"excludeUIDs"`
+	ExcludeGIDs IDs `json:"excludeGIDs"`
+}
+
+// Exclusion leaves alone the outbound TCP and UDP packets that have all of
+// the properties given. A property that is empty matches everything; an
+// exclusion with none is refused.
+type Exclusion struct {
+	// Protocol is TCP or UDP, or zero for both.
+	Protocol Protocol `json:"protocol,omitempty"`
+	CIDRs    CIDRs    `json:"cidrs,omitempty"`
+	Ports    Ports    `json:"ports,omitempty"`
+	UIDs     IDs      `json:"uids,omitempty"`
+	GIDs     IDs      `json:"gids,omitempty"`
+}
+
+// Inbound says which connections arriving in the pod go to the proxy.
+type Inbound struct {
+	Mode InboundMode `json:"mode"`
+	// Port is where the proxy accepts inbound connections, or a range as for
+	// outbound ones.
+	Port PortRange `json:"port"`
+
+	// IncludePorts are the destination ports to capture. [AllPorts] captures
+	// all, an empty list none.
+	IncludePorts Ports `json:"includePorts"`
+	// ExcludePorts are destination ports left alone, such as those of probes
+	// that the proxy answers itself.
+	ExcludePorts Ports `json:"excludePorts"`
+	// ExcludeSources are clients left alone.
+	ExcludeSources CIDRs `json:"excludeSources"`
+
+	// DropInvalid drops arriving packets that conntrack(8) calls INVALID: they
+	// belong to no connection it knows and would otherwise reach a socket
+	// untranslated, which answers with a reset.
+	DropInvalid bool `json:"dropInvalid"`
+}
+
+// DNS says which name lookups (port 53, UDP and TCP) go to the resolver in
+// the sidecar. The resolver has to run as the proxy and listen on 127.0.0.1
+// and ::1, or answer from the address it was asked at.
+type DNS struct {
+	Mode DNSMode `json:"mode"`
+	// Port is where the resolver listens, UDP and TCP.
+	Port uint16 `json:"port"`
+	// Servers are the name servers whose traffic is captured in mode
+	// [DNSResolvConf]; [ParseResolvConf] reads them from a resolv.conf.
+	Servers []netip.Addr `json:"servers"`
+}
+
+// InboundMode says how inbound connections reach the proxy.
+type InboundMode string
+
+const (
+	// InboundRedirect rewrites the destination to the proxy's port. The proxy
+	// learns the original with getsockopt SO_ORIGINAL_DST.
+	InboundRedirect InboundMode = "redirect"
+	// InboundOff leaves inbound traffic alone: an ingress controller.
+	InboundOff InboundMode = "off"
+)
+
+// DNSMode says which name servers' traffic is captured.
+type DNSMode string
+
+const (
+	// DNSOff treats port 53 like any other.
+	DNSOff DNSMode = "off"
+	// DNSResolvConf captures lookups to DNS.Servers.
+	DNSResolvConf DNSMode = "resolvconf"
+	// DNSAll captures lookups to any address.
+	DNSAll DNSMode = "all"
+)
+
+// Families selects address families. The other family is left alone, which is
+// a way past the proxy: choose one family only where the other has no address.
+type Families string
+
+const (
+	// FamiliesAuto captures every family the kernel has.
+	FamiliesAuto Families = "auto"
+	// FamiliesIPv4 captures IPv4 only.
+	FamiliesIPv4 Families = "ipv4"
+	// FamiliesIPv6 captures IPv6 only.
+	FamiliesIPv6 Families = "ipv6"
+	// FamiliesDual captures both and fails where the kernel lacks one.
+	FamiliesDual Families = "dual"
+)
+
+// Default returns the Config of a sidecar that captures all of a pod's TCP in
+// both directions, with the ports Istio's users know. Each call returns a
+// fresh value.
+func Default() Config {
+	return Config{
+		Proxy: Proxy{
+			UIDs: IDs{ID(1337)},
+			GIDs: IDs{ID(1337)},
+		},
+		Outbound: Outbound{
+			Port:         Port(15001),
+			IncludeCIDRs: AllCIDRs(),
+		},
+		Inbound: Inbound{
+			Mode:         InboundRedirect,
+			Port:         Port(15006),
+			IncludePorts: AllPorts(),
+			// The proxy's own statistics, health and metrics.
+			ExcludePorts: Ports{Port(15020), Port(15021), Port(15090)},
+		},
+		DNS:        DNS{Mode: DNSOff, Port: 15053},
+		TunnelPort: 15008,
+		Loopback: CIDRs{
+			netip.MustParsePrefix("127.0.0.1/32"),
+			netip.MustParsePrefix("::1/128"),
+		},
+		PassthroughSources: []netip.Addr{
+			netip.MustParseAddr("127.0.0.6"),
+			netip.MustParseAddr("::6"),
+		},
+		Families: FamiliesAuto,
+	}
+}

@@ -1,0 +1,447 @@
+package intercept
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// PortRange is a range of TCP or UDP ports, both ends included. First is at
+// least 1 and at most Last in a valid one.
+type PortRange struct{ First, Last uint16 }
+
+// Port returns the range that holds p alone.
+func Port(p uint16) PortRange { return PortRange{p, p} }
+
+// String returns "80" or "8000-8010".
+func (r PortRange) String() string { return rangeString(r.First, r.Last) }
+
+// ParsePortRange reads "80" or "8000-8010".
+func ParsePortRange(s string) (PortRange, error) {
+	first, last, err := parseRange(s, 16)
+	if err != nil {
+		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)", s)
+	}
+	r := PortRange{uint16(first), uint16(last)}
+	return r, r.validate()
+}
+
+// Set makes the range a flag value (flag.Value).
+func (r *PortRange) Set(s string) (err error) { *r, err = ParsePortRange(s); return err }
+
+// MarshalJSON writes a number or a range.
+func (r PortRange) MarshalJSON() ([]byte, error) {
+	if r.First == r.Last {
+		return json.Marshal(r.First)
+	}
+	return json.Marshal(r.String())
+}
+
+// UnmarshalJSON reads a number or a range.
+func (r *PortRange) UnmarshalJSON(b []byte) (err error) {
+	*r, err = ParsePortRange(strings.Trim(string(b), `"`))
+	return err
+}
+
+// Ports is a list of port ranges. Its text form is "80,8000-8010", "*" for
+// all ports, "none" for an empty list.
+type Ports []PortRange
+
+// AllPorts returns the list that holds every port: "*".
+func AllPorts() Ports { return Ports{{1, 65535}} }
+
+// All reports whether the list holds every port.
+func (p Ports) All() bool { m := p.Merge(); return len(m) == 1 && m[0] == PortRange{1, 65535} }
+
+// Contains reports whether port is in one of the ranges.
+func (p Ports) Contains(port uint16) bool {
+	return slices.ContainsFunc(p, func(r PortRange) bool { return r.First <= port && port <= r.Last })
+}
+
+// IDRange is a range of user or group IDs, both ends included.
+type IDRange struct{ First, Last uint32 }
+
+// ID returns the range that holds id alone.
+func ID(id uint32) IDRange { return IDRange{id, id} }
+
+// String returns "1337" or "1000-1999".
+func (r IDRange) String() string { return rangeString(r.First, r.Last) }
+
+// MaxID is the greatest user or group ID. The one above it, 2^32-1, means
+// "no change" to chown(2) and setreuid(2) and is nobody's.
+const MaxID = 1<<32 - 2
+
+// IDs is a list of user or group IDs. Its text form is "1337,2000-2999",
+// "none" for an empty list. Names are refused: what they stand for depends on
+// the file system the program happens to see.
+type IDs []IDRange
+
+// Contains reports whether id is in one of the ranges.
+func (l IDs) Contains(id uint32) bool {
+	return slices.ContainsFunc(l, func(r IDRange) bool { return r.First <= id && id <= r.Last })
+}
+
+// CIDRs is a list of address prefixes, IPv4 and IPv6 mixed. Its text form is
+// "10.0.0.0/8,fd00::/8", "*" for all addresses, "none" for an empty list. A
+// bare address stands for itself alone.
+type CIDRs []netip.Prefix
+
+var (
+	allIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	allIPv6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+)
+
+// AllCIDRs returns the list that holds every address: "*".
+func AllCIDRs() CIDRs { return CIDRs{allIPv4, allIPv6} }
+
+// All reports whether the list holds every address of both families.
+func (c CIDRs) All() bool { return slices.Contains(c, allIPv4) && slices.Contains(c, allIPv6) }
+
+// Contains reports whether addr is in one of the prefixes.
+func (c CIDRs) Contains(addr netip.Addr) bool {
+	return slices.ContainsFunc(c, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Of returns the prefixes of one family.
+func (c CIDRs) Of(f Family) CIDRs {
+	var out CIDRs
+	for _, p := range c {
+		if FamilyOf(p.Addr()) == f {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Merge returns the same ports in ascending ranges that neither overlap nor
+// touch.
+func (p Ports) Merge() Ports {
+	return merge(p, func(r PortRange) (uint16, uint16) { return r.First, r.Last },
+		func(a, b uint16) PortRange { return PortRange{a, b} }, nextInt, cmp.Compare)
+}
+
+// Merge returns the same IDs in ascending ranges that neither overlap nor touch.
+func (l IDs) Merge() IDs {
+	return merge(l, func(r IDRange) (uint32, uint32) { return r.First, r.Last },
+		func(a, b uint32) IDRange { return IDRange{a, b} }, nextInt, cmp.Compare)
+}
+
+// AddrRange is a range of addresses of one family, both ends included.
+type AddrRange struct{ First, Last netip.Addr }
+
+// Merge returns the same addresses in ascending ranges that neither overlap
+// nor touch, IPv4 before IPv6.
+func (c CIDRs) Merge() []AddrRange {
+	ranges := make([]AddrRange, len(c))
+	for i, p := range c {
+		ranges[i] = AddrRange{p.Masked().Addr(), lastAddr(p)}
+	}
+	return merge(ranges, func(r AddrRange) (netip.Addr, netip.Addr) { return r.First, r.Last },
+		func(a, b netip.Addr) AddrRange { return AddrRange{a, b} }, netip.Addr.Next, netip.Addr.Compare)
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+func nextInt[N uint16 | uint32](n N) N { return n + 1 }
+
+// merge sorts ranges and joins those that overlap or touch. next gives the
+// value after one; after the greatest it gives one that is smaller, or invalid.
+func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first, last V) R, next func(V) V, compare func(V, V) int) []R {
+	sorted := slices.SortedFunc(slices.Values(ranges), func(a, b R) int {
+		x, _ := ends(a)
+		y, _ := ends(b)
+		return compare(x, y)
+	})
+	out := sorted[:0]
+	for _, r := range sorted {
+		if len(out) > 0 {
+			first, last := ends(out[len(out)-1])
+			f, l := ends(r)
+			if compare(f, last) <= 0 || f == next(last) {
+				if compare(l, last) > 0 {
+					out[len(out)-1] = join(first, l)
+				}
+				continue
+			}
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// ParsePorts reads the text form of a port list.
+func ParsePorts(s string) (Ports, error) {
+	return parseList[PortRange, Ports](s, "port", AllPorts, ParsePortRange)
+}
+
+// ParseIDs reads the text form of a list of user or group IDs.
+func ParseIDs(s string) (IDs, error) {
+	return parseList[IDRange, IDs](s, "ID", nil, parseIDRange)
+}
+
+// ParseCIDRs reads the text form of an address list.
+func ParseCIDRs(s string) (CIDRs, error) {
+	return parseList[netip.Prefix, CIDRs](s, "CIDR", AllCIDRs, parsePrefix)
+}
+
+// parseList splits s at its commas and parses every item, reporting all the
+// bad ones at once. all gives the meaning of "*"; where it is nil, "*" is refused.
+func parseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (E, error)) (L, error) {
+	switch s = strings.TrimSpace(s); s {
+	case "":
+		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
+	case "none":
+		return nil, nil
+	case "*":
+		if all != nil {
+			return all(), nil
+		}
+	}
+	var list L
+	var errs []error
+	for item := range strings.SplitSeq(s, ",") {
+		item = strings.TrimSpace(item)
+		var e E
+		var err error
+		switch {
+		case item == "":
+			err = fmt.Errorf("empty item in %q; remove the extra comma", s)
+		case item == "*" && all != nil:
+			err = fmt.Errorf(`"*" in %q: it means all and stands alone`, s)
+		case item == "none":
+			err = fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, s)
+		case strings.HasPrefix(item, "-"):
+			err = fmt.Errorf("%q looks like a flag, not a %s", item, what)
+		default:
+			e, err = parse(item)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		list = append(list, e)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+func (r PortRange) validate() error {
+	switch {
+	case r.First == 0:
+		return fmt.Errorf("port %q: 0 is not a port; ports are 1 to 65535", r)
+	case r.First > r.Last:
+		return fmt.Errorf("port range %q ends before it begins; write %d-%d", r, r.Last, r.First)
+	}
+	return nil
+}
+
+func parseIDRange(s string) (IDRange, error) {
+	first, last, err := parseRange(s, 32)
+	if err != nil {
+		return IDRange{}, fmt.Errorf("%q is not a user or group ID (a number from 0 to %d, or a range of them; names are not accepted)", s, uint32(MaxID))
+	}
+	r := IDRange{uint32(first), uint32(last)}
+	return r, r.validate()
+}
+
+func (r IDRange) validate() error {
+	switch {
+	case r.Last > MaxID:
+		return fmt.Errorf("ID %q is over %d, the greatest user or group ID", r, uint32(MaxID))
+	case r.First > r.Last:
+		return fmt.Errorf("ID range %q ends before it begins; write %d-%d", r, r.Last, r.First)
+	}
+	return nil
+}
+
+// parseRange reads "N" or "N-M" in plain decimal digits: no sign, no space,
+// no leading zero, so that every range has one spelling.
+func parseRange(s string, bits int) (first, last uint64, err error) {
+	a, b, isRange := strings.Cut(s, "-")
+	if first, err = parseNumber(a, bits); err != nil || !isRange {
+		return first, first, err
+	}
+	last, err = parseNumber(b, bits)
+	return first, last, err
+}
+
+func parseNumber(s string, bits int) (uint64, error) {
+	if len(s) > 1 && s[0] == '0' || strings.HasPrefix(s, "+") {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseUint(s, 10, bits)
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	var p netip.Prefix
+	if strings.Contains(s, "/") {
+		var err error
+		if p, err = netip.ParsePrefix(s); err != nil {
+			return netip.Prefix{}, fmt.Errorf("%q is not a CIDR (as in 10.0.0.0/8 or fd00::/8)", s)
+		}
+	} else {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return netip.Prefix{}, fmt.Errorf("%q is not an address or a CIDR (as in 10.1.2.3, 10.0.0.0/8 or fd00::/8)", s)
+		}
+		if a.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("%q has a zone; write it without %q", s, "%"+a.Zone())
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	return p, validatePrefix(p)
+}
+
+func validatePrefix(p netip.Prefix) error {
+	switch {
+	case !p.IsValid():
+		return errors.New("the zero CIDR is not a CIDR")
+	case p.Addr().Is4In6():
+		return fmt.Errorf("CIDR %q is IPv4 written as IPv6; write the IPv4 form", p)
+	case p != p.Masked():
+		return fmt.Errorf("CIDR %q has host bits set; write %s, or %s/%d for the one address", p, p.Masked(), p.Addr(), p.Addr().BitLen())
+	}
+	return nil
+}
+
+func rangeString[N uint16 | uint32](first, last N) string {
+	s := strconv.FormatUint(uint64(first), 10)
+	if first != last {
+		s += "-" + strconv.FormatUint(uint64(last), 10)
+	}
+	return s
+}
+
+// String returns the text form of the list.
+func (p Ports) String() string {
+	if p.All() {
+		return "*"
+	}
+	return listString(p, PortRange.String)
+}
+
+// String returns the text form of the list.
+func (l IDs) String() string { return listString(l, IDRange.String) }
+
+// String returns the text form of the list.
+func (c CIDRs) String() string {
+	if len(c) == 2 && c.All() {
+		return "*"
+	}
+	return listString(c, prefixString)
+}
+
+// prefixString writes a single address without its prefix length.
+func prefixString(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+func listString[E any](list []E, str func(E) string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	s := make([]string, len(list))
+	for i, e := range list {
+		s[i] = str(e)
+	}
+	return strings.Join(s, ",")
+}
+
+// Set makes the list a flag value (flag.Value).
+func (p *Ports) Set(s string) (err error) { *p, err = ParsePorts(s); return err }
+
+// Set makes the list a flag value (flag.Value).
+func (l *IDs) Set(s string) (err error) { *l, err = ParseIDs(s); return err }
+
+// Set makes the list a flag value (flag.Value).
+func (c *CIDRs) Set(s string) (err error) { *c, err = ParseCIDRs(s); return err }
+
+// MarshalJSON writes "*" for all ports, else a list of numbers and ranges.
+func (p Ports) MarshalJSON() ([]byte, error) {
+	return marshalList(p, p.String() == "*", func(r PortRange) any { return r })
+}
+
+// MarshalJSON writes a list of numbers and ranges.
+func (l IDs) MarshalJSON() ([]byte, error) {
+	return marshalList(l, false, func(r IDRange) any {
+		if r.First == r.Last {
+			return r.First
+		}
+		return r.String()
+	})
+}
+
+// MarshalJSON writes "*" for all addresses, else a list of strings.
+func (c CIDRs) MarshalJSON() ([]byte, error) {
+	return marshalList(c, c.String() == "*", func(p netip.Prefix) any { return prefixString(p) })
+}
+
+// UnmarshalJSON reads a list of ports and ranges, or the text form of one.
+func (p *Ports) UnmarshalJSON(b []byte) error { return unmarshalList(b, p, ParsePorts) }
+
+// UnmarshalJSON reads a list of IDs and ranges, or the text form of one.
+func (l *IDs) UnmarshalJSON(b []byte) error { return unmarshalList(b, l, ParseIDs) }
+
+// UnmarshalJSON reads a list of addresses and CIDRs, or the text form of one.
+func (c *CIDRs) UnmarshalJSON(b []byte) error { return unmarshalList(b, c, ParseCIDRs) }
+
+func marshalList[E any](list []E, all bool, item func(E) any) ([]byte, error) {
+	if all {
+		return []byte(`"*"`), nil
+	}
+	items := make([]any, len(list))
+	for i, e := range list {
+		items[i] = item(e)
+	}
+	return json.Marshal(items)
+}
+
+// unmarshalList reads `"80,8000-8010"`, `80` or `[80, "8000-8010"]`.
+func unmarshalList[L any](b []byte, list *L, parse func(string) (L, error)) error {
+	var items []json.RawMessage
+	if err := json.Unmarshal(b, &items); err != nil {
+		items = []json.RawMessage{b}
+	} else if len(items) == 0 {
+		*list = *new(L)
+		return nil
+	}
+	texts := make([]string, len(items))
+	for i, it := range items {
+		var s string
+		var n json.Number
+		switch {
+		case json.Unmarshal(it, &s) == nil && string(it) != "null":
+			if strings.Contains(s, ",") && len(items) > 1 {
+				return fmt.Errorf("%q: write one item an entry", s)
+			}
+		case json.Unmarshal(it, &n) == nil && n != "":
+			s = n.String()
+		default:
+			return fmt.Errorf("%s is not a number or a string", it)
+		}
+		texts[i] = s
+	}
+	l, err := parse(strings.Join(texts, ","))
+	if err != nil {
+		return err
+	}
+	*list = l
+	return nil
+}

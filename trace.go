@@ -1,0 +1,313 @@
+package intercept
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Protocol is an IP protocol number (RFC 5237; iana.org/assignments/protocol-numbers).
+type Protocol uint8
+
+// The protocols that interception knows by name. Zero means none was given.
+const (
+	ICMP   Protocol = 1
+	TCP    Protocol = 6
+	UDP    Protocol = 17
+	ICMPv6 Protocol = 58
+)
+
+var protocolNames = map[Protocol]string{ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPv6: "ipv6-icmp"}
+
+// String returns the protocol's name in lower case, or its number.
+func (p Protocol) String() string {
+	if s, ok := protocolNames[p]; ok {
+		return s
+	}
+	return strconv.Itoa(int(p))
+}
+
+// ParseProtocol reads "tcp" or "udp".
+func ParseProtocol(s string) (Protocol, error) {
+	switch s {
+	case "tcp":
+		return TCP, nil
+	case "udp":
+		return UDP, nil
+	}
+	return 0, fmt.Errorf(`%q is not a protocol; write "tcp" or "udp"`, s)
+}
+
+// MarshalText writes the protocol's name.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads "tcp" or "udp".
+func (p *Protocol) UnmarshalText(b []byte) (err error) {
+	*p, err = ParseProtocol(string(b))
+	return err
+}
+
+// Packet is what a rule can see of a packet.
+type Packet struct {
+	// Hook is where the packet is: Output if a process of the pod sent it,
+	// Prerouting if it arrived.
+	Hook     Hook
+	Protocol Protocol
+	// Src and Dst are the addresses, and the ports of TCP and UDP. Both are of
+	// one family.
+	Src, Dst netip.AddrPort
+	// Interface is the one the packet leaves or arrives by. Traffic inside the
+	// pod leaves by "lo", whatever address of the pod it goes to.
+	Interface string
+	// Owner is who opened the sending socket. Nil: there is no socket, as with
+	// a reset that the kernel sends, and with every packet that arrives.
+	Owner *Owner
+	// Flags are the flags of a TCP packet. Zero stands for SYN, which opens a
+	// connection.
+	Flags uint8
+	// State is conntrack's. Zero stands for CTNew.
+	State CTState
+	// Mark and ConnMark are the packet's and the connection's mark.
+	Mark, ConnMark uint32
+}
+
+// Owner is the user and group that opened a socket.
+type Owner struct{ UID, GID uint32 }
+
+// Fate is what becomes of a packet. The zero Fate is Pass.
+type Fate struct {
+	Action Action
+	// Ports are the local ports of Redirected and Transparent.
+	Ports PortRange
+	// To is the destination of Translated.
+	To netip.AddrPort
+}
+
+// Action is the kind of a fate.
+type Action uint8
+
+// The kinds of fates.
+const (
+	Pass        Action = iota // goes on untouched
+	Redirected                // goes to a port of the local proxy
+	Translated                // goes to another address
+	Transparent               // is delivered to the local proxy, addresses unchanged
+	Rejected                  // is discarded, and its sender told
+	Dropped                   // is discarded
+)
+
+// RedirectedTo is the fate of a packet that goes to a port of the local proxy.
+func RedirectedTo(port uint16) Fate { return Fate{Action: Redirected, Ports: Port(port)} }
+
+// String returns "pass", "redirect(15001)", "dnat(10.0.0.1:53)",
+// "tproxy(15006)", "reject" or "drop".
+func (f Fate) String() string {
+	switch f.Action {
+	case Pass:
+		return "pass"
+	case Redirected:
+		return "redirect(" + f.Ports.String() + ")"
+	case Translated:
+		return "dnat(" + f.To.String() + ")"
+	case Transparent:
+		return "tproxy(" + f.Ports.String() + ")"
+	case Rejected:
+		return "reject"
+	case Dropped:
+		return "drop"
+	}
+	return fmt.Sprintf("fate(%d)", f.Action)
+}
+
+// MarshalJSON writes the text form.
+func (f Fate) MarshalJSON() ([]byte, error) { return json.Marshal(f.String()) }
+
+// Trace is a packet's way through a Ruleset.
+type Trace struct {
+	Fate Fate
+	// Line and Reason are those of the rule that decided.
+	Line, Reason string
+	// Zone is the conntrack zone the packet was put into. Zero is the default one.
+	Zone uint16
+	// Steps are the rules that looked at the packet, in order. The last one
+	// that matched in the last chain decided.
+	Steps []Step
+}
+
+// Step is one rule's look at a packet.
+type Step struct {
+	Chain string
+	Rule  Rule
+	// Matched reports whether the rule's target was carried out. If not,
+	// Failed is the first condition that did not hold.
+	Matched bool
+	Failed  Match
+}
+
+// Trace says what happens to p, and which rules led to it, as the kernel would.
+func (rs Ruleset) Trace(p Packet) Trace {
+	if p.State == 0 {
+		p.State = CTNew
+	}
+	if p.Flags == 0 {
+		p.Flags = SYN
+	}
+	t := tracer{rs: rs, p: p}
+	if !slices.Contains(rs.Families, FamilyOf(p.Dst.Addr())) {
+		t.out.Reason = fmt.Sprintf("%s is not captured", FamilyOf(p.Dst.Addr()))
+		return t.out
+	}
+	bases := slices.DeleteFunc(slices.Clone(rs.Chains), func(c Chain) bool {
+		// The kernel asks NAT chains about the first packet of a connection alone.
+		return c.Hook != p.Hook || c.Type == NATChain && p.State != CTNew
+	})
+	slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
+	for _, c := range bases {
+		if t.chain(c) == stop {
+			break
+		}
+	}
+	return t.out
+}
+
+type tracer struct {
+	rs  Ruleset
+	p   Packet
+	out Trace
+}
+
+// verdict says where evaluation goes on after a rule or a chain.
+type verdict uint8
+
+const (
+	next     verdict = iota // with the next rule; at a chain's end, with the caller's
+	baseDone                // with the next base chain
+	stop                    // nowhere: the packet's fate is decided
+)
+
+// chain evaluates a chain. It answers next if the chain returned.
+func (t *tracer) chain(c Chain) verdict {
+	for _, r := range c.Rules {
+		step := Step{Chain: c.Name, Rule: r, Matched: true}
+		for _, m := range r.Match {
+			if !t.p.satisfies(m) {
+				step.Matched, step.Failed = false, m
+				break
+			}
+		}
+		t.out.Steps = append(t.out.Steps, step)
+		if !step.Matched {
+			continue
+		}
+		if v, done := t.apply(r); done {
+			return v
+		}
+	}
+	return next
+}
+
+// apply carries out a rule's target. done is false if the next rule is to be
+// looked at.
+func (t *tracer) apply(r Rule) (_ verdict, done bool) {
+	decide := func(f Fate) {
+		t.out.Fate, t.out.Line, t.out.Reason = f, r.Line, r.Reason
+	}
+	switch target := r.Target.(type) {
+	case Accept:
+		decide(Fate{})
+		return baseDone, true
+	case Return:
+		decide(Fate{})
+		return next, true
+	case Drop:
+		decide(Fate{Action: Dropped})
+		return stop, true
+	case Reject:
+		decide(Fate{Action: Rejected})
+		return stop, true
+	case Redirect:
+		decide(Fate{Action: Redirected, Ports: target.Ports})
+		return stop, true
+	case DNAT:
+		decide(Fate{Action: Translated, To: target.To})
+		return stop, true
+	case TProxy:
+		decide(Fate{Action: Transparent, Ports: Port(target.Port)})
+		return stop, true
+	case Jump:
+		v := t.chain(t.rs.chain(target.Chain))
+		return v, v != next
+	case Goto:
+		return t.chain(t.rs.chain(target.Chain)), true
+	case SetMark:
+		t.p.Mark = t.p.Mark&^target.Mask | target.Value
+		return next, false
+	case SaveMark:
+		t.p.ConnMark = t.p.Mark
+		return next, false
+	case RestoreMark:
+		t.p.Mark = t.p.ConnMark
+		return next, false
+	case CTZone:
+		t.out.Zone = target.Zone
+		return next, true
+	}
+	panic(fmt.Sprintf("intercept: unknown target %T", r.Target))
+}
+
+func (rs Ruleset) chain(name string) Chain {
+	for _, c := range rs.Chains {
+		if c.Name == name {
+			return c
+		}
+	}
+	panic("intercept: no chain " + name)
+}
+
+// satisfies reports whether m holds for p.
+func (p Packet) satisfies(m Match) bool {
+	switch m := m.(type) {
+	case Not:
+		return !p.satisfies(m.Match)
+	case Proto:
+		return slices.Contains(m, p.Protocol)
+	case SrcPort:
+		return Ports(m).Contains(p.Src.Port())
+	case DstPort:
+		return Ports(m).Contains(p.Dst.Port())
+	case Src:
+		return CIDRs(m).Contains(p.Src.Addr())
+	case Dst:
+		return CIDRs(m).Contains(p.Dst.Addr())
+	case InInterface:
+		return p.Hook == Prerouting && matchInterface(string(m), p.Interface)
+	case OutInterface:
+		return p.Hook == Output && matchInterface(string(m), p.Interface)
+	case UID:
+		return p.Owner != nil && IDs(m).Contains(p.Owner.UID)
+	case GID:
+		return p.Owner != nil && IDs(m).Contains(p.Owner.GID)
+	case Mark:
+		return p.Mark&m.Mask == m.Value
+	case ConnMark:
+		return p.ConnMark&m.Mask == m.Value
+	case CTState:
+		return p.State&m != 0
+	case TCPFlags:
+		return p.Flags&m.Mask == m.Value
+	case IsFamily:
+		return FamilyOf(p.Dst.Addr()) == Family(m)
+	}
+	panic(fmt.Sprintf("intercept: unknown match %T", m))
+}
+
+func matchInterface(pattern, name string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}

@@ -1,0 +1,272 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// FieldError is one thing wrong with a Config.
+type FieldError struct {
+	// Field is the path of the field as it reads in JSON: "outbound.excludePorts".
+	Field string
+	Err   error
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+
+func (e *FieldError) Unwrap() error { return e.Err }
+
+// ErrNothingCaptured is what [Config.Validate] reports of a Config under which
+// no connection would ever go to the proxy: most likely a mistake, and one
+// that nobody would notice.
+var ErrNothingCaptured = errors.New("this configuration captures nothing: inbound and DNS are off or empty, and no outbound CIDR or port is included")
+
+// Validate reports everything that is wrong with c, not just the first thing:
+// the errors joined by [errors.Join] are of type [*FieldError], or
+// [ErrNothingCaptured].
+func (c Config) Validate() error {
+	v := &validator{}
+	v.proxy(c.Proxy)
+	v.outbound(c.Outbound)
+	v.inbound(c.Inbound)
+	v.dns(c.DNS, c.families())
+	v.roles(c)
+	for _, name := range c.ExcludeInterfaces {
+		v.check("excludeInterfaces", validateInterface(name))
+	}
+	v.loopback(c.Loopback)
+	v.passthrough(c.PassthroughSources)
+	switch c.Families {
+	case FamiliesAuto, FamiliesIPv4, FamiliesIPv6, FamiliesDual:
+	default:
+		v.fail("families", "%q is not one of auto, ipv4, ipv6, dual", string(c.Families))
+	}
+	if len(v.errs) == 0 && !c.capturesAnything() {
+		v.errs = append(v.errs, ErrNothingCaptured)
+	}
+	return errors.Join(v.errs...)
+}
+
+type validator struct{ errs []error }
+
+func (v *validator) check(field string, err error) {
+	if err != nil {
+		v.errs = append(v.errs, &FieldError{field, err})
+	}
+}
+
+func (v *validator) fail(field, format string, args ...any) {
+	v.check(field, fmt.Errorf(format, args...))
+}
+
+func (v *validator) proxy(p Proxy) {
+	v.ids("proxy.uids", p.UIDs)
+	v.ids("proxy.gids", p.GIDs)
+	if len(p.UIDs) == 0 && len(p.GIDs) == 0 {
+		v.fail("proxy", "neither a UID nor a GID: the proxy's own connections would come back to it for ever")
+	}
+	if p.AllowRoot {
+		return
+	}
+	if p.UIDs.Contains(0) {
+		v.fail("proxy.uids", "0: every process that runs as root would escape interception; run the proxy as another user, or allow it with --allow-root-proxy (proxy.allowRoot)")
+	}
+	if p.GIDs.Contains(0) {
+		v.fail("proxy.gids", "0: every process of the root group, in many images all of them, would escape interception; run the proxy under another group, or allow it with --allow-root-proxy (proxy.allowRoot)")
+	}
+}
+
+func (v *validator) outbound(o Outbound) {
+	v.check("outbound.port", o.Port.validate())
+	v.cidrs("outbound.includeCIDRs", o.IncludeCIDRs)
+	v.cidrs("outbound.excludeCIDRs", o.ExcludeCIDRs)
+	v.ports("outbound.includePorts", o.IncludePorts)
+	v.ports("outbound.excludePorts", o.ExcludePorts)
+	for i, e := range o.Exclude {
+		field := fmt.Sprintf("outbound.exclude[%d]", i)
+		switch e.Protocol {
+		case 0, TCP, UDP:
+		default:
+			v.fail(field+".protocol", "%q is not tcp or udp", e.Protocol)
+		}
+		if e.Protocol == 0 && len(e.CIDRs) == 0 && len(e.Ports) == 0 && len(e.UIDs) == 0 && len(e.GIDs) == 0 {
+			v.fail(field, "no property given: it would exclude everything")
+		}
+		v.cidrs(field+".cidrs", e.CIDRs)
+		v.ports(field+".ports", e.Ports)
+		v.ids(field+".uids", e.UIDs)
+		v.ids(field+".gids", e.GIDs)
+	}
+	v.ids("outbound.includeUIDs", o.IncludeUIDs)
+	v.ids("outbound.includeGIDs", o.IncludeGIDs)
+	v.ids("outbound.excludeUIDs", o.ExcludeUIDs)
+	v.ids("outbound.excludeGIDs", o.ExcludeGIDs)
+}
+
+func (v *validator) inbound(in Inbound) {
+	switch in.Mode {
+	case InboundRedirect, InboundOff:
+	default:
+		v.fail("inbound.mode", "%q is not one of redirect, off", string(in.Mode))
+	}
+	v.check("inbound.port", in.Port.validate())
+	v.ports("inbound.includePorts", in.IncludePorts)
+	v.ports("inbound.excludePorts", in.ExcludePorts)
+	v.cidrs("inbound.excludeSources", in.ExcludeSources)
+}
+
+func (v *validator) dns(d DNS, families []Family) {
+	switch d.Mode {
+	case DNSOff, DNSResolvConf, DNSAll:
+	default:
+		v.fail("dns.mode", "%q is not one of off, resolvconf, all", string(d.Mode))
+	}
+	v.check("dns.port", Port(d.Port).validate())
+	switch {
+	case d.Mode == DNSResolvConf && len(d.Servers) == 0:
+		v.fail("dns.servers", "none, so mode resolvconf would capture no lookup; name the servers (--dns-servers), or use mode all")
+	case d.Mode == DNSAll && len(d.Servers) > 0:
+		v.fail("dns.servers", "%s: mode all captures every server; use mode resolvconf to capture these alone", d.Servers[0])
+	}
+	captured := false
+	for _, a := range d.Servers {
+		v.check("dns.servers", validateAddr(a))
+		captured = captured || slices.Contains(families, FamilyOf(a))
+	}
+	if len(d.Servers) > 0 && !captured {
+		v.fail("dns.servers", "%s: no server is of a family that is captured (families)", single(d.Servers))
+	}
+}
+
+// roles makes sure that no two parts of the proxy are said to be on one port.
+func (v *validator) roles(c Config) {
+	type role struct {
+		field string
+		ports PortRange
+	}
+	roles := []role{{"outbound.port", c.Outbound.Port}}
+	if c.Inbound.Mode != InboundOff {
+		roles = append(roles, role{"inbound.port", c.Inbound.Port})
+	}
+	if c.DNS.Mode != DNSOff {
+		roles = append(roles, role{"dns.port", Port(c.DNS.Port)})
+	}
+	if c.TunnelPort != 0 {
+		roles = append(roles, role{"tunnelPort", Port(c.TunnelPort)})
+	}
+	for i, a := range roles {
+		for _, b := range roles[:i] {
+			if a.ports.First <= b.ports.Last && b.ports.First <= a.ports.Last {
+				v.fail(a.field, "port %s is also %s (%s); give each its own", a.ports, b.field, b.ports)
+			}
+		}
+	}
+}
+
+var (
+	loopbackIPv4 = netip.MustParsePrefix("127.0.0.0/8")
+	localhost4   = netip.MustParseAddr("127.0.0.1")
+	localhost6   = netip.IPv6Loopback()
+)
+
+func (v *validator) loopback(l CIDRs) {
+	v.cidrs("loopback", l)
+	for _, p := range l {
+		if !inLoopback(p) {
+			v.fail("loopback", "%s is not inside 127.0.0.0/8 or ::1", p)
+		}
+	}
+	for _, a := range []netip.Addr{localhost4, localhost6} {
+		if !l.Contains(a) {
+			v.fail("loopback", "%s is missing: the proxy's own calls to it would be captured", a)
+		}
+	}
+}
+
+// inLoopback reports whether p is a part of the loopback network of its family.
+func inLoopback(p netip.Prefix) bool {
+	return loopbackIPv4.Contains(p.Addr()) && p.Bits() >= 8 ||
+		p.Addr() == localhost6 && p.Bits() == 128
+}
+
+func (v *validator) passthrough(addrs []netip.Addr) {
+	seen := map[Family]netip.Addr{}
+	for _, a := range addrs {
+		if err := validateAddr(a); err != nil {
+			v.check("passthroughSources", err)
+			continue
+		}
+		if a == localhost4 || a == localhost6 {
+			v.fail("passthroughSources", "%s is everybody's source address: all traffic to it would pass", a)
+		}
+		if other, dup := seen[FamilyOf(a)]; dup {
+			v.fail("passthroughSources", "%s and %s: at most one of each family", other, a)
+		}
+		seen[FamilyOf(a)] = a
+	}
+}
+
+func (v *validator) ports(field string, l Ports) { checkEach(v, field, l, PortRange.validate) }
+func (v *validator) ids(field string, l IDs)     { checkEach(v, field, l, IDRange.validate) }
+func (v *validator) cidrs(field string, l CIDRs) { checkEach(v, field, l, validatePrefix) }
+
+func checkEach[E any](v *validator, field string, list []E, validate func(E) error) {
+	for _, e := range list {
+		v.check(field, validate(e))
+	}
+}
+
+func validateAddr(a netip.Addr) error {
+	switch {
+	case !a.IsValid():
+		return errors.New("the zero address is not an address")
+	case a.Is4In6():
+		return fmt.Errorf("address %q is IPv4 written as IPv6; write %s", a, a.Unmap())
+	case a.Zone() != "":
+		return fmt.Errorf("address %q has a zone; write %s", a, a.WithZone(""))
+	case a.IsUnspecified():
+		return fmt.Errorf("address %q stands for any address, not for one", a)
+	}
+	return nil
+}
+
+// maxInterface is IFNAMSIZ of linux/if.h, less the final zero.
+const maxInterface = 15
+
+func validateInterface(name string) error {
+	stem := strings.TrimSuffix(name, "*")
+	switch {
+	case name == "":
+		return errors.New("empty interface name")
+	case stem == "":
+		return fmt.Errorf("%q is every interface: nothing would be captured", name)
+	case len(name) > maxInterface:
+		return fmt.Errorf("interface %q has %d bytes; a name has at most %d (IFNAMSIZ)", name, len(name), maxInterface)
+	case strings.HasPrefix(name, "-"):
+		return fmt.Errorf("%q looks like a flag, not an interface", name)
+	case strings.Contains(stem, "*"):
+		return fmt.Errorf("interface %q: `*` stands for any ending, so it can only be last", name)
+	case stem == "." || stem == "..":
+		return fmt.Errorf("%q is not an interface name", name)
+	}
+	// dev_valid_name in net/core/dev.c; and what would need quoting in a rule.
+	if i := strings.IndexFunc(stem, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+`, r) }); i >= 0 {
+		return fmt.Errorf("interface %q: %q cannot be in an interface name", name, stem[i:i+1])
+	}
+	return nil
+}
+
+// capturesAnything reports whether any connection can reach the proxy.
+func (c Config) capturesAnything() bool {
+	return c.Inbound.Mode != InboundOff && len(c.Inbound.IncludePorts) > 0 ||
+		len(c.Outbound.IncludeCIDRs) > 0 || len(c.Outbound.IncludePorts) > 0 ||
+		c.capturesDNS()
+}
+
+// capturesDNS reports whether any lookup can reach the resolver.
+func (c Config) capturesDNS() bool {
+	return c.DNS.Mode != DNSOff && !c.Outbound.ExcludePorts.Contains(dnsPort)
+}
