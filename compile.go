@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // The names of the chains that Compile makes. A backend may spell them in its
@@ -116,13 +117,15 @@ func (c Config) captured() []Rule {
 	o := c.Outbound
 
 	if c.capturesDNS() {
-		match := []Match{Proto{TCP, UDP}, DstPort{Port(dnsPort)}}
-		reason := "a name lookup"
-		if c.DNS.Mode == DNSResolvConf {
-			match = append(match, Dst(c.dnsServers()))
-			reason = "a name lookup at a server of resolv.conf"
+		for _, proto := range []Protocol{UDP, TCP} {
+			match := []Match{Proto{proto}, DstPort{Port(dnsPort)}}
+			reason := "a name lookup over " + strings.ToUpper(proto.String())
+			if c.DNS.Mode == DNSResolvConf {
+				match = append(match, Dst(c.dnsServers()))
+				reason += ", to a server of resolv.conf"
+			}
+			add(Rule{"O8", reason, match, Redirect{Port(c.DNS.Port)}})
 		}
-		add(Rule{"O8", reason, match, Redirect{Port(c.DNS.Port)}})
 	}
 	add(Rule{"O9", "the exempt loopback range", []Match{Dst(c.Loopback)}, Return{}})
 	if len(o.ExcludeCIDRs) > 0 {

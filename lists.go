@@ -134,6 +134,20 @@ func (l IDs) Merge() IDs {
 // AddrRange is a range of addresses of one family, both ends included.
 type AddrRange struct{ First, Last netip.Addr }
 
+// String returns "10.1.2.3", "10.0.0.0/8" or "10.0.0.1-10.0.0.5".
+func (r AddrRange) String() string {
+	if r.First == r.Last {
+		return r.First.String()
+	}
+	for bits := range r.First.BitLen() {
+		p := netip.PrefixFrom(r.First, bits)
+		if p == p.Masked() && lastAddr(p) == r.Last {
+			return p.String()
+		}
+	}
+	return r.First.String() + "-" + r.Last.String()
+}
+
 // Merge returns the same addresses in ascending ranges that neither overlap
 // nor touch, IPv4 before IPv6.
 func (c CIDRs) Merge() []AddrRange {

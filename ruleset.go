@@ -298,7 +298,7 @@ type Goto struct{ Chain string }
 
 // Redirect sends the connection to a port of the local host, spread evenly if
 // there are several. The original destination stays readable with
-// SO_ORIGINAL_DST. A Proto of TCP, UDP or both has to stand in the rule.
+// SO_ORIGINAL_DST. A Proto of TCP or of UDP has to stand in the rule.
 type Redirect struct{ Ports PortRange }
 
 // DNAT sends the connection to another address and port. As a rule of both
@@ -493,13 +493,9 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 		if c.Type != NATChain {
 			return fmt.Errorf("%s outside a NAT chain", t)
 		}
-		if !protos.hasPorts() {
-			return fmt.Errorf("%s without a protocol that has ports", t)
-		}
+		return protos.checkOne(t)
 	case TProxy:
-		if !protos.hasPorts() {
-			return fmt.Errorf("%s without a protocol that has ports", t)
-		}
+		return protos.checkOne(t)
 	case Jump:
 		return checkJump(c, chains, t.Chain)
 	case Goto:
@@ -520,6 +516,15 @@ func checkJump(c Chain, chains map[string]Chain, name string) error {
 		return fmt.Errorf("continues in chain %q, which is a base chain", name)
 	case to.Type != c.Type:
 		return fmt.Errorf("continues in chain %q, of another type", name)
+	}
+	return nil
+}
+
+// checkOne makes sure that a target that rewrites ports knows the protocol:
+// nft(8) and xtables both want it named in the rule.
+func (p Proto) checkOne(t Target) error {
+	if len(p) != 1 || !p.hasPorts() {
+		return fmt.Errorf("%s without exactly one protocol that has ports", t)
 	}
 	return nil
 }

@@ -2,11 +2,7 @@
 // and without the nft program.
 package nft
 
-import (
-	"errors"
-
-	"github.com/mesh-intercept/intercept"
-)
+import "errors"
 
 // Table is the name of the one table this package writes. It never touches another.
 const Table = "mesh_intercept"
@@ -53,7 +49,3 @@ type Counter struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }
-
-// Render returns the Ruleset as nft(8) text that replaces what is there: the
-// same table that Apply makes, for people and for `nft -f`.
-func Render(rs intercept.Ruleset) (string, error) { panic("being written") }

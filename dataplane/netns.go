@@ -1,0 +1,111 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// netns is an open network namespace, or the calling process's own.
+type netns struct {
+	path string
+	file *os.File // nil: the process's own
+}
+
+// openNetNS opens the namespace at path. The caller closes it: an open file
+// keeps the namespace of a dead pod alive.
+func openNetNS(path string) (netns, error) {
+	if path == "" {
+		return netns{}, nil
+	}
+	// Not blocking, so that a FIFO in place of the namespace cannot hang us.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return netns{}, fmt.Errorf("%s: %w: there is no such file; the pod may be gone", path, ErrNotNetNS)
+	case err != nil:
+		return netns{}, fmt.Errorf("%s: %w: %w", path, ErrNotNetNS, err)
+	}
+	n := netns{path, os.NewFile(uintptr(fd), path)}
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		_ = n.close()
+		return netns{}, fmt.Errorf("%s: %w: it is a file of another kind; use a path such as /run/netns/NAME or /proc/PID/ns/net", path, ErrNotNetNS)
+	}
+	return n, nil
+}
+
+func (n netns) close() error {
+	if n.file == nil {
+		return nil
+	}
+	return n.file.Close()
+}
+
+// fd returns the descriptor of the namespace, zero for the process's own.
+func (n netns) fd() int {
+	if n.file == nil {
+		return 0
+	}
+	return int(n.file.Fd())
+}
+
+// do runs fn in the namespace. It is the one place that changes namespace: a
+// goroutine of its own, locked to its thread, which never goes back to other
+// work unless the thread is back in the namespace it came from.
+//
+// fn must not start goroutines: they would run on threads elsewhere.
+func (n netns) do(fn func() error) error {
+	if n.file == nil {
+		return fn()
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err, restored := n.doLocked(fn)
+		if restored {
+			runtime.UnlockOSThread()
+		} // else the thread dies with the goroutine
+		done <- err
+	}()
+	return <-done
+}
+
+func (n netns) doLocked(fn func() error) (err error, restored bool) {
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err, true
+	}
+	defer func() { _ = own.Close() }() // opened for reading
+	if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w: it takes CAP_SYS_ADMIN", n.path, err), true
+	}
+	err = fn()
+	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", n.path, back)), false
+	}
+	return err, true
+}
+
+// isHost reports whether the namespace is the one the system booted with.
+// Linux shows net.core.dev_weight there alone (net/core/sysctl_net_core.c),
+// and somaxconn everywhere.
+func (n netns) isHost() (bool, error) {
+	host := false
+	err := n.do(func() error {
+		if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
+			return fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; mount /proc, or allow it with --allow-host-netns", err)
+		}
+		_, err := os.Stat("/proc/sys/net/core/dev_weight")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; allow it with --allow-host-netns", err)
+		}
+		host = err == nil
+		return nil
+	})
+	return host, err
+}

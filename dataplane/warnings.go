@@ -1,0 +1,94 @@
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/nft"
+)
+
+// warnings returns what may surprise about c in the namespace. The error is
+// nft.ErrUnsupported if c asks for a family the kernel does not have.
+func warnings(n netns, c intercept.Config) ([]string, error) {
+	var warn []string
+	switch c.Families {
+	case intercept.FamiliesDual:
+		if !hasIPv6() {
+			return nil, fmt.Errorf("families dual: %w: it has no IPv6 (ipv6.disable=1); use families auto or ipv4", nft.ErrUnsupported)
+		}
+	case intercept.FamiliesIPv4, intercept.FamiliesIPv6:
+		other := intercept.IPv6
+		if c.Families == intercept.FamiliesIPv6 {
+			other = intercept.IPv4
+		}
+		addr, err := globalAddr(n, other)
+		if err != nil {
+			return nil, err
+		}
+		if addr.IsValid() {
+			warn = append(warn, fmt.Sprintf("%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families auto", other, addr))
+		}
+	}
+	if n.file == nil {
+		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
+		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
+	}
+	return warn, nil
+}
+
+func hasIPv6() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(fd)
+	return true
+}
+
+// globalAddr returns an address of the family by which the namespace could
+// reach others, or the zero Addr.
+func globalAddr(n netns, f intercept.Family) (found netip.Addr, err error) {
+	err = n.do(func() error {
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			return fmt.Errorf("list the addresses of the namespace: %w", err)
+		}
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err == nil && intercept.FamilyOf(p.Addr()) == f && p.Addr().IsGlobalUnicast() {
+				found = p.Addr()
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// unmapped warns of proxy IDs that no process in the user namespace can have:
+// nothing is then known as the proxy, and its connections come back to it.
+func unmapped(kind string, ids intercept.IDs) []string {
+	text, err := os.ReadFile("/proc/self/" + kind + "_map")
+	if err != nil {
+		return nil // no user namespaces: every ID is what it is
+	}
+	var mapped intercept.IDs
+	for line := range strings.Lines(string(text)) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && count > 0 {
+			mapped = append(mapped, intercept.IDRange{First: uint32(inside), Last: uint32(inside + count - 1)})
+		}
+	}
+	var warn []string
+	for _, r := range ids {
+		if !mapped.Contains(r.First) || !mapped.Contains(r.Last) {
+			warn = append(warn, fmt.Sprintf("proxy %s %s is not mapped in this user namespace (/proc/self/%s_map): no process here can be the proxy", strings.ToUpper(kind), r, kind))
+		}
+	}
+	return warn
+}

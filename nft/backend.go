@@ -1,0 +1,390 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Backend speaks nf_tables with one network namespace, over one socket. It is
+// for one goroutine at a time.
+type Backend struct {
+	conn *nftables.Conn
+	sock *netlink.Conn
+	// only restricts Apply to one layout of tables. Nil: oneTable, and
+	// twoTables where the kernel cannot do that.
+	only *layout
+}
+
+// bufferSize is the limit of the socket's buffers: room for the replies to the
+// largest transaction. The kernel takes memory only for what is there.
+const bufferSize = 64 << 20
+
+// Open connects to the nf_tables of a network namespace, given as an open file
+// of it (/proc/PID/ns/net), or as zero for that of the calling thread. The
+// file can be closed afterwards. Open needs no privilege; what follows does.
+func Open(netns int) (*Backend, error) {
+	b := &Backend{}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns),
+		nftables.WithSockOptions(func(s *netlink.Conn) error {
+			b.sock = s
+			// Without privilege the limits of the system hold: enough to read.
+			return errors.Join(ignorePermission(s.SetWriteBuffer(bufferSize)), ignorePermission(s.SetReadBuffer(bufferSize)))
+		}))
+	if err != nil {
+		return nil, explain(err, "open a netlink socket")
+	}
+	b.conn = conn
+	return b, nil
+}
+
+func ignorePermission(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
+}
+
+// Close closes the socket.
+func (b *Backend) Close() error { return b.conn.CloseLasting() }
+
+// maxAttempts bounds how often a change starts over because somebody else
+// changed the tables meanwhile.
+const maxAttempts = 100
+
+// Apply makes the kernel's rules those of rs, in one transaction for both
+// families: afterwards, and at every moment before, the rules are the old ones
+// or the new ones. Where the same rules are in place it writes nothing, and
+// their counters go on. It reads back what it wrote.
+//
+// The errors are ErrPermission, ErrUnsupported and ErrForeign, or others that
+// say what failed.
+func (b *Backend) Apply(rs intercept.Ruleset) (Outcome, error) {
+	lay := oneTable
+	if b.only != nil {
+		lay = *b.only
+	}
+	outcome, err := b.apply(rs, lay)
+	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, ErrUnsupported) {
+		// Before Linux 5.2 there is no NAT in an inet table.
+		if outcome, err2 := b.apply(rs, twoTables); err2 == nil {
+			return outcome, nil
+		}
+	}
+	return outcome, err
+}
+
+func (b *Backend) apply(rs intercept.Ruleset, lay layout) (Outcome, error) {
+	prog, err := compile(rs, lay)
+	if err != nil {
+		return "", err
+	}
+	for range maxAttempts {
+		outcome, err := b.attempt(prog)
+		if errors.Is(err, errChanged) {
+			continue
+		}
+		return outcome, err
+	}
+	return "", fmt.Errorf("apply the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
+}
+
+// errChanged reports that the tables changed between looking and writing.
+var errChanged = errors.New("the tables changed meanwhile")
+
+func (b *Backend) attempt(prog program) (Outcome, error) {
+	st, err := b.find()
+	if err != nil {
+		return "", err
+	}
+	outcome := Created
+	var generation uint32
+	if len(st) > 0 {
+		// Look again, knowing of which generation it is: what is deleted below
+		// has to be what was looked at.
+		outcome = Replaced
+		if generation, err = b.generation(); err != nil {
+			return "", err
+		}
+		if st, err = b.find(); err != nil {
+			return "", err
+		}
+		if err := st.foreign(); err != nil {
+			return "", err
+		}
+		same, err := b.holds(prog, st)
+		if err != nil {
+			return "", err
+		}
+		if same {
+			return Unchanged, nil
+		}
+	}
+	if err := b.write(prog, st, generation); err != nil {
+		if isChange(err) {
+			return "", errChanged
+		}
+		return "", b.blame(prog, err)
+	}
+	return outcome, b.verify(prog)
+}
+
+// holds reports whether the kernel has exactly the program.
+func (b *Backend) holds(prog program, st state) (bool, error) {
+	for _, t := range prog {
+		if !slices.ContainsFunc(st, func(kt kernelTable) bool { return kt.family == t.family && kt.spec == t.spec }) {
+			return false, nil
+		}
+	}
+	if err := b.load(st); err != nil {
+		return false, err
+	}
+	diffs, err := prog.differences(st)
+	return len(diffs) == 0, err
+}
+
+// verify reads back what was committed. Another apply may have replaced it
+// since; that is no failure of this one.
+func (b *Backend) verify(prog program) error {
+	st, err := b.find()
+	if err != nil {
+		return err
+	}
+	for _, t := range prog {
+		if !slices.ContainsFunc(st, func(kt kernelTable) bool { return kt.family == t.family && kt.spec == t.spec }) {
+			return nil
+		}
+	}
+	if err := b.load(st); err != nil {
+		return err
+	}
+	diffs, err := prog.differences(st)
+	if err != nil || len(diffs) == 0 {
+		return err
+	}
+	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
+}
+
+func joinDifferences(diffs []Difference) string {
+	s := make([]string, len(diffs))
+	for i, d := range diffs {
+		s[i] = d.String()
+	}
+	return strings.Join(s, "; ")
+}
+
+func (b *Backend) generation() (uint32, error) {
+	gen, err := b.conn.GetGen()
+	if err != nil {
+		return 0, explain(err, "read the generation of the rules")
+	}
+	return gen.ID, nil
+}
+
+// write sends the program in one transaction, after the removal of what is
+// there. What is not there is not removed: removing anything makes the closing
+// of the socket wait for the kernel (5 to 15 ms).
+func (b *Backend) write(prog program, old state, generation uint32) error {
+	for _, t := range old {
+		b.conn.DelTable(&nftables.Table{Name: Table, Family: t.family})
+	}
+	for _, t := range prog {
+		if err := b.queue(t, Table, nil); err != nil {
+			return err
+		}
+	}
+	if len(old) > 0 {
+		return b.conn.FlushWithGenID(generation)
+	}
+	return b.conn.Flush()
+}
+
+// queue adds a table and all in it to the next transaction, or of its rules
+// only the one given.
+func (b *Backend) queue(t table, name string, only *rule) error {
+	nt := b.conn.CreateTable(&nftables.Table{Name: name, Family: t.family})
+	b.conn.AddChain(&nftables.Chain{Name: t.spec, Table: nt})
+	for _, s := range t.sets {
+		ns := &nftables.Set{Table: nt, Name: s.name, KeyType: s.key.datatype, Interval: s.key.interval}
+		if err := b.conn.AddSet(ns, s.elements()); err != nil {
+			return fmt.Errorf("encode set %s: %w", s.name, err)
+		}
+	}
+	chains := make([]*nftables.Chain, len(t.chains))
+	for i, c := range t.chains {
+		nc := &nftables.Chain{Name: c.name, Table: nt}
+		if c.isBase() {
+			nc.Hooknum, nc.Priority = hookNumber(c.hook), nftables.ChainPriorityRef(nftables.ChainPriority(c.priority))
+			nc.Type = nftables.ChainType(c.typ.String())
+			accept := nftables.ChainPolicyAccept
+			nc.Policy = &accept
+		}
+		chains[i] = b.conn.AddChain(nc)
+	}
+	for i, c := range t.chains {
+		for j := range c.rules {
+			r := &c.rules[j]
+			if only != nil && r != only {
+				continue
+			}
+			b.conn.AddRule(&nftables.Rule{Table: nt, Chain: chains[i], Exprs: r.exprs(),
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
+		}
+	}
+	return nil
+}
+
+// isChange reports whether a transaction failed because somebody else changed
+// the tables first: they are of another generation (ERESTART), our table is
+// there already (EEXIST) or gone (ENOENT from its removal).
+func isChange(err error) bool {
+	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EEXIST) ||
+		errors.Is(err, unix.ENOENT) && strings.Contains(err.Error(), "DELTABLE")
+}
+
+// blame finds the rule that the kernel refused: the error of a transaction
+// does not say. Each rule is tried in a transaction of its own that ends in
+// creating its table twice, so that it always fails and changes nothing.
+func (b *Backend) blame(prog program, failure error) error {
+	if errors.Is(failure, unix.EPERM) || errors.Is(failure, unix.EACCES) {
+		return explain(failure, "apply the rules")
+	}
+	const trial = Table + "_trial"
+	try := func(t table, r *rule) error {
+		if err := b.queue(t, trial, r); err != nil {
+			return err
+		}
+		b.conn.CreateTable(&nftables.Table{Name: trial, Family: t.family})
+		if err := b.conn.Flush(); !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		return nil
+	}
+	for _, t := range prog {
+		if err := try(table{family: t.family, spec: t.spec, sets: t.sets, chains: t.chains}, &rule{}); err != nil {
+			return explain(err, fmt.Sprintf("apply the table %s %s, its sets and chains", familyName(t.family), Table))
+		}
+		for _, c := range t.chains {
+			for i := range c.rules {
+				if err := try(t, &c.rules[i]); err != nil {
+					return explain(err, fmt.Sprintf("apply chain %s, rule %q", c.name, c.rules[i].comment))
+				}
+			}
+		}
+	}
+	return explain(failure, "apply the rules")
+}
+
+// Check compares the kernel with rs and returns the differences. None: it is
+// as Apply leaves it. It changes nothing. Where there is nothing of ours the
+// error is ErrNotIntercepted.
+func (b *Backend) Check(rs intercept.Ruleset) ([]Difference, error) {
+	st, err := b.ours()
+	if err != nil {
+		return nil, err
+	}
+	lay := oneTable
+	if len(rs.Families) == 2 && !slices.ContainsFunc(st, func(t kernelTable) bool { return t.family == nftables.TableFamilyINet }) {
+		lay = twoTables
+	}
+	prog, err := compile(rs, lay)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.load(st); err != nil {
+		return nil, err
+	}
+	return prog.differences(st)
+}
+
+// ours finds our tables, or says that there are none or that they are not ours.
+func (b *Backend) ours() (state, error) {
+	st, err := b.find()
+	if err != nil {
+		return nil, err
+	}
+	if len(st) == 0 {
+		return nil, ErrNotIntercepted
+	}
+	return st, st.foreign()
+}
+
+// Remove takes our tables out, in one transaction. It reports whether there
+// were any, and leaves nothing behind.
+func (b *Backend) Remove() (removed bool, err error) {
+	for range maxAttempts {
+		generation, err := b.generation()
+		if err != nil {
+			return false, err
+		}
+		st, err := b.ours()
+		if errors.Is(err, ErrNotIntercepted) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, t := range st {
+			b.conn.DelTable(&nftables.Table{Name: Table, Family: t.family})
+		}
+		err = b.conn.FlushWithGenID(generation)
+		if err == nil {
+			return true, nil
+		}
+		if !isChange(err) {
+			return false, explain(err, "remove the rules")
+		}
+	}
+	return false, fmt.Errorf("remove the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
+}
+
+// Counters returns what the rules have counted since they were applied, in the
+// order packets meet them. Where there is nothing of ours the error is
+// ErrNotIntercepted.
+func (b *Backend) Counters() ([]Counter, error) {
+	st, err := b.ours()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.load(st); err != nil {
+		return nil, err
+	}
+	var counters []Counter
+	for _, t := range st {
+		family, err := familyOfRules(t.family)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range t.chains {
+			for _, r := range t.rules[c.Name] {
+				line, reason, _ := strings.Cut(r.comment, ": ")
+				counters = append(counters, Counter{
+					Chain: c.Name, Line: line, Reason: reason, Family: family(r),
+					Packets: r.packets, Bytes: r.bytes,
+				})
+			}
+		}
+	}
+	return counters, nil
+}
+
+// explain translates what the kernel said into the cause and the remedy.
+func explain(err error, attempted string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ErrPermission, err)
+	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ErrUnsupported, err)
+	}
+	return fmt.Errorf("%s: %w", attempted, err)
+}

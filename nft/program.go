@@ -1,0 +1,536 @@
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// A program is what stands in the kernel for a Ruleset, in full detail but
+// still as data: render.go writes it as text, backend.go sends it.
+//
+// Every condition is lowered once, into its text and its expressions side by
+// side, so that neither can know a condition the other does not.
+type program []table
+
+type table struct {
+	family nftables.TableFamily
+	spec   string // name of the chain that says what the table was made from
+	sets   []set
+	chains []chain
+}
+
+// set holds the items of one list: inclusive ranges of keys in network byte order.
+type set struct {
+	name   string
+	key    keyType
+	ranges []keyRange
+}
+
+type keyRange struct {
+	first, last []byte
+	text        string
+}
+
+type chain struct {
+	name     string
+	hook     intercept.Hook
+	priority intercept.Priority
+	typ      intercept.ChainType
+	rules    []rule
+}
+
+func (c chain) isBase() bool { return c.hook != 0 }
+
+type rule struct {
+	comment string
+	stmts   []stmt
+}
+
+// stmt is one statement of a rule, as nft(8) reads it and as the kernel does.
+type stmt struct {
+	text  string
+	exprs []expr.Any
+}
+
+func (r rule) exprs() []expr.Any {
+	var all []expr.Any
+	for _, s := range r.stmts {
+		all = append(all, s.exprs...)
+	}
+	return all
+}
+
+// keyType is the type of a set's keys.
+type keyType struct {
+	datatype nftables.SetDatatype
+	prefix   string // of set names
+	interval bool   // the kernel keeps ranges, not single keys
+}
+
+var (
+	keyPort  = keyType{nftables.TypeInetService, "ports", true}
+	keyIPv4  = keyType{nftables.TypeIPAddr, "ipv4", true}
+	keyIPv6  = keyType{nftables.TypeIP6Addr, "ipv6", true}
+	keyUID   = keyType{nftables.TypeUID, "uids", true}
+	keyGID   = keyType{nftables.TypeGID, "gids", true}
+	keyProto = keyType{nftables.TypeInetProto, "protocols", false}
+)
+
+// layout says which tables hold the rules of both families.
+type layout uint8
+
+const (
+	// oneTable is one inet table. NAT in it needs Linux 5.2.
+	oneTable layout = iota
+	// twoTables are an ip and an ip6 table, for older kernels.
+	twoTables
+)
+
+// compile lowers a Ruleset. It decides nothing about packets.
+func compile(rs intercept.Ruleset, lay layout) (program, error) {
+	if err := rs.Check(); err != nil {
+		return nil, err
+	}
+	if len(rs.Routes) > 0 {
+		return nil, fmt.Errorf("%w for marked routes in this backend", ErrUnsupported)
+	}
+	var prog program
+	for _, fam := range tableFamilies(rs.Families, lay) {
+		t := table{family: fam}
+		for _, c := range rs.Chains {
+			lc := chain{name: c.Name, hook: c.Hook, priority: c.Priority, typ: c.Type}
+			for _, r := range c.Rules {
+				if err := t.lower(&lc, r); err != nil {
+					return nil, fmt.Errorf("chain %s, rule %q: %w", c.Name, r.Comment(), err)
+				}
+			}
+			t.chains = append(t.chains, lc)
+		}
+		t.spec = specPrefix + fingerprint(t)
+		prog = append(prog, t)
+	}
+	return prog, nil
+}
+
+func tableFamilies(families []intercept.Family, lay layout) []nftables.TableFamily {
+	if len(families) == 2 && lay == oneTable {
+		return []nftables.TableFamily{nftables.TableFamilyINet}
+	}
+	var out []nftables.TableFamily
+	for _, f := range families {
+		if f == intercept.IPv4 {
+			out = append(out, nftables.TableFamilyIPv4)
+		} else {
+			out = append(out, nftables.TableFamilyIPv6)
+		}
+	}
+	return out
+}
+
+// specPrefix begins the name of a chain without rules, hooks or callers that
+// every table of ours has. The rest of its name is the fingerprint of the
+// table's content: a name survives in every kernel and shows in every listing.
+const specPrefix = "spec_"
+
+// fingerprint need not withstand an adversary: who can write the table can
+// write its fingerprint, and the content is compared as well.
+func fingerprint(t table) string {
+	h := fnv.New128a()
+	_, _ = h.Write([]byte(t.render())) // a hash.Hash never fails
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// lower appends a rule to c: one, or in an inet table one for each family if
+// the rule reads differently for them.
+func (t *table) lower(c *chain, r intercept.Rule) error {
+	switch {
+	case t.family == nftables.TableFamilyIPv4:
+		return t.lowerFor(c, r, intercept.IPv4)
+	case t.family == nftables.TableFamilyIPv6:
+		return t.lowerFor(c, r, intercept.IPv6)
+	case r.IsFamilySpecific():
+		for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+			if err := t.lowerFor(c, r, f, nfproto(f)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return t.append(c, r)
+}
+
+// nfproto asks for the family of the packet.
+func nfproto(f intercept.Family) stmt {
+	name, number := "ipv6", byte(unix.NFPROTO_IPV6)
+	if f == intercept.IPv4 {
+		name, number = "ipv4", unix.NFPROTO_IPV4
+	}
+	return stmt{"meta nfproto " + name, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}},
+	}}
+}
+
+func (t *table) lowerFor(c *chain, r intercept.Rule, f intercept.Family, guard ...stmt) error {
+	r, ok := r.For(f)
+	if !ok {
+		return nil
+	}
+	return t.append(c, r, guard...)
+}
+
+func (t *table) append(c *chain, r intercept.Rule, guard ...stmt) error {
+	stmts := guard
+	for _, m := range r.Match {
+		s, err := t.match(m)
+		if err != nil {
+			return err
+		}
+		stmts = append(stmts, s)
+	}
+	stmts = append(stmts, stmt{"counter", []expr.Any{&expr.Counter{}}})
+	target, err := t.target(r.Target)
+	if err != nil {
+		return err
+	}
+	c.rules = append(c.rules, rule{comment: r.Comment(), stmts: append(stmts, target)})
+	return nil
+}
+
+// match lowers a condition.
+func (t *table) match(m intercept.Match) (stmt, error) {
+	negated := false
+	if n, is := m.(intercept.Not); is {
+		m, negated = n.Match, true
+	}
+	switch m := m.(type) {
+	case intercept.Proto:
+		var keys []keyRange
+		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
+			keys = append(keys, keyRange{[]byte{byte(p)}, []byte{byte(p)}, fmt.Sprint(uint8(p))})
+		}
+		return t.compare("meta l4proto", meta(expr.MetaKeyL4PROTO), keyProto, keys, negated), nil
+	case intercept.SrcPort:
+		return t.compare("th sport", transport(0, 2), keyPort, portKeys(intercept.Ports(m)), negated), nil
+	case intercept.DstPort:
+		return t.compare("th dport", transport(2, 2), keyPort, portKeys(intercept.Ports(m)), negated), nil
+	case intercept.Src:
+		return t.address(intercept.CIDRs(m), "saddr", 12, 8, negated)
+	case intercept.Dst:
+		return t.address(intercept.CIDRs(m), "daddr", 16, 24, negated)
+	case intercept.InInterface:
+		return iface("iifname", expr.MetaKeyIIFNAME, string(m), negated), nil
+	case intercept.OutInterface:
+		return iface("oifname", expr.MetaKeyOIFNAME, string(m), negated), nil
+	case intercept.UID:
+		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(intercept.IDs(m)), negated), nil
+	case intercept.GID:
+		return t.compare("meta skgid", meta(expr.MetaKeySKGID), keyGID, idKeys(intercept.IDs(m)), negated), nil
+	case intercept.Mark:
+		return masked("meta mark", meta(expr.MetaKeyMARK), m.Value, m.Mask, negated), nil
+	case intercept.ConnMark:
+		return masked("ct mark", []expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}}, m.Value, m.Mask, negated), nil
+	case intercept.CTState:
+		return ctState(m, negated), nil
+	case intercept.TCPFlags:
+		op, word := equality(negated)
+		return stmt{fmt.Sprintf("tcp flags & %#x %s %#x", m.Mask, word, m.Value), append(transport(13, 1),
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{m.Mask}, Xor: []byte{0}},
+			&expr.Cmp{Op: op, Register: 1, Data: []byte{m.Value}})}, nil
+	}
+	return stmt{}, fmt.Errorf("%w for match %T", ErrUnsupported, m)
+}
+
+func equality(negated bool) (expr.CmpOp, string) {
+	if negated {
+		return expr.CmpOpNeq, "!="
+	}
+	return expr.CmpOpEq, "=="
+}
+
+func meta(key expr.MetaKey) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}}
+}
+
+func transport(offset, length uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}}
+}
+
+func network(offset, length uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}}
+}
+
+// compare asks whether what load leaves in register 1 is one of keys: a
+// comparison for one key, and a set, whose cost does not grow with the list,
+// for more.
+func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRange, negated bool) stmt {
+	op, _ := equality(negated)
+	text := func(value string) string {
+		if negated {
+			return what + " != " + value
+		}
+		return what + " " + value
+	}
+	single := len(keys) == 1 && slices.Equal(keys[0].first, keys[0].last)
+	if key == keyUID || key == keyGID {
+		// IDs are loaded in host byte order, in which ranges do not sort.
+		if single {
+			host := binaryutil.NativeEndian.PutUint32(binary.BigEndian.Uint32(keys[0].first))
+			return stmt{text(keys[0].text), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
+		}
+		load = append(load, &expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4})
+	}
+	switch {
+	case single:
+		return stmt{text(keys[0].text), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
+	case len(keys) > 1 || key == keyIPv4 || key == keyIPv6: // below
+	case negated:
+		return stmt{text(keys[0].text), append(load, &expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
+	default:
+		return stmt{text(keys[0].text), append(load,
+			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: keys[0].first},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: keys[0].last})}
+	}
+	name := t.set(key, keys)
+	return stmt{text("@" + name), append(load, &expr.Lookup{SourceRegister: 1, SetName: name, Invert: negated})}
+}
+
+// set returns the name of a set with these keys. Rules that ask for the same
+// keys share it.
+func (t *table) set(key keyType, keys []keyRange) string {
+	n := 1
+	for _, s := range t.sets {
+		if s.key != key {
+			continue
+		}
+		if slices.EqualFunc(s.ranges, keys, func(a, b keyRange) bool {
+			return slices.Equal(a.first, b.first) && slices.Equal(a.last, b.last)
+		}) {
+			return s.name
+		}
+		n++
+	}
+	name := fmt.Sprintf("%s_%d", key.prefix, n)
+	t.sets = append(t.sets, set{name, key, keys})
+	return name
+}
+
+func (t *table) address(list intercept.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
+	keys, key := addressKeys(list)
+	switch key {
+	case keyIPv4:
+		return t.compare("ip "+field, network(offset4, 4), key, keys, negated), nil
+	case keyIPv6:
+		return t.compare("ip6 "+field, network(offset6, 16), key, keys, negated), nil
+	}
+	return stmt{}, fmt.Errorf("addresses of both families in one rule: %s", list)
+}
+
+func addressKeys(list intercept.CIDRs) ([]keyRange, keyType) {
+	var keys []keyRange
+	var types []keyType
+	for _, r := range list.Merge() {
+		keys = append(keys, keyRange{r.First.AsSlice(), r.Last.AsSlice(), r.String()})
+		typ := keyIPv6
+		if r.First.Is4() {
+			typ = keyIPv4
+		}
+		if !slices.Contains(types, typ) {
+			types = append(types, typ)
+		}
+	}
+	if len(types) != 1 {
+		return nil, keyType{}
+	}
+	return keys, types[0]
+}
+
+func portKeys(list intercept.Ports) []keyRange {
+	var keys []keyRange
+	for _, r := range list.Merge() {
+		keys = append(keys, keyRange{be16(r.First), be16(r.Last), r.String()})
+	}
+	return keys
+}
+
+func idKeys(list intercept.IDs) []keyRange {
+	var keys []keyRange
+	for _, r := range list.Merge() {
+		keys = append(keys, keyRange{be32(r.First), be32(r.Last), r.String()})
+	}
+	return keys
+}
+
+func be16(n uint16) []byte   { return binary.BigEndian.AppendUint16(nil, n) }
+func be32(n uint32) []byte   { return binary.BigEndian.AppendUint32(nil, n) }
+func host16(n uint16) []byte { return binaryutil.NativeEndian.PutUint16(n) }
+func host32(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
+
+// iface compares an interface's name. The kernel compares as many bytes as it
+// is given: all 16, zeros included, for a name, fewer for the beginning of one.
+func iface(what string, key expr.MetaKey, pattern string, negated bool) stmt {
+	op, word := equality(negated)
+	data := make([]byte, unix.IFNAMSIZ)
+	prefix, isPrefix := strings.CutSuffix(pattern, "*")
+	if n := copy(data, prefix); isPrefix {
+		data = data[:n]
+	}
+	return stmt{fmt.Sprintf("%s %s %q", what, word, pattern),
+		append(meta(key), &expr.Cmp{Op: op, Register: 1, Data: data})}
+}
+
+func masked(what string, load []expr.Any, value, mask uint32, negated bool) stmt {
+	op, word := equality(negated)
+	cmp := &expr.Cmp{Op: op, Register: 1, Data: host32(value)}
+	if mask == 1<<32-1 {
+		return stmt{fmt.Sprintf("%s %s %#x", what, word, value), append(load, cmp)}
+	}
+	return stmt{fmt.Sprintf("%s & %#x %s %#x", what, mask, word, value), append(load, and(mask, 0), cmp)}
+}
+
+func and(mask, xor uint32) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: host32(mask), Xor: host32(xor)}
+}
+
+func ctState(m intercept.CTState, negated bool) stmt {
+	// Any of the bits: the masked value is not zero.
+	op, word := equality(!negated)
+	return stmt{fmt.Sprintf("ct state & %#x %s 0", uint8(m), word), []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, and(uint32(m), 0),
+		&expr.Cmp{Op: op, Register: 1, Data: host32(0)}}}
+}
+
+// target lowers what happens to a packet.
+func (t *table) target(target intercept.Target) (stmt, error) {
+	switch target := target.(type) {
+	case intercept.Accept:
+		return verdict("accept", expr.VerdictAccept, ""), nil
+	case intercept.Return:
+		return verdict("return", expr.VerdictReturn, ""), nil
+	case intercept.Drop:
+		return verdict("drop", expr.VerdictDrop, ""), nil
+	case intercept.Jump:
+		return verdict("jump "+target.Chain, expr.VerdictJump, target.Chain), nil
+	case intercept.Goto:
+		return verdict("goto "+target.Chain, expr.VerdictGoto, target.Chain), nil
+	case intercept.Reject:
+		return t.reject(), nil
+	case intercept.Redirect:
+		redir := &expr.Redir{RegisterProtoMin: 1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED}
+		exprs := []expr.Any{&expr.Immediate{Register: 1, Data: be16(target.Ports.First)}}
+		if target.Ports.Last != target.Ports.First {
+			exprs = append(exprs, &expr.Immediate{Register: 2, Data: be16(target.Ports.Last)})
+			redir.RegisterProtoMax = 2
+		}
+		return stmt{"redirect to :" + target.Ports.String(), append(exprs, redir)}, nil
+	case intercept.DNAT:
+		family, word := uint32(unix.NFPROTO_IPV6), "ip6"
+		if target.To.Addr().Is4() {
+			family, word = unix.NFPROTO_IPV4, "ip"
+		}
+		return stmt{fmt.Sprintf("dnat %s to %s", word, target.To), []expr.Any{
+			&expr.Immediate{Register: 1, Data: target.To.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: be16(target.To.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+		}}, nil
+	case intercept.SetMark:
+		return setMark(target.Value, target.Mask), nil
+	case intercept.SaveMark:
+		return stmt{"ct mark set meta mark", append(meta(expr.MetaKeyMARK),
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})}, nil
+	case intercept.RestoreMark:
+		return stmt{"meta mark set ct mark", []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, writeMark()}}, nil
+	case intercept.CTZone:
+		end := verdict("return", expr.VerdictReturn, "")
+		return stmt{fmt.Sprintf("ct zone set %d %s", target.Zone, end.text), append([]expr.Any{
+			&expr.Immediate{Register: 1, Data: host16(target.Zone)},
+			&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true}}, end.exprs...)}, nil
+	case intercept.TProxy:
+		mark := setMark(target.Mark.Value, target.Mark.Mask)
+		end := verdict("accept", expr.VerdictAccept, "")
+		exprs := []expr.Any{
+			&expr.Immediate{Register: 1, Data: be16(target.Port)},
+			&expr.TProxy{Family: tproxyFamily(t.family), TableFamily: byte(t.family), RegPort: 1}}
+		exprs = append(append(exprs, mark.exprs...), end.exprs...)
+		return stmt{fmt.Sprintf("tproxy to :%d %s %s", target.Port, mark.text, end.text), exprs}, nil
+	}
+	return stmt{}, fmt.Errorf("%w for target %T", ErrUnsupported, target)
+}
+
+// tproxyFamily is what nft sends: an inet table leaves the family to the packet.
+func tproxyFamily(f nftables.TableFamily) byte {
+	if f == nftables.TableFamilyINet {
+		return unix.NFPROTO_UNSPEC
+	}
+	return byte(f)
+}
+
+func verdict(text string, kind expr.VerdictKind, chain string) stmt {
+	return stmt{text, []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}}
+}
+
+func writeMark() expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true}
+}
+
+func setMark(value, mask uint32) stmt {
+	if mask == 1<<32-1 {
+		return stmt{fmt.Sprintf("meta mark set %#x", value), []expr.Any{
+			&expr.Immediate{Register: 1, Data: host32(value)}, writeMark()}}
+	}
+	return stmt{fmt.Sprintf("meta mark set meta mark & %#x ^ %#x", ^mask, value),
+		append(meta(expr.MetaKeyMARK), and(^mask, value), writeMark())}
+}
+
+func (t *table) reject() stmt {
+	// The codes are those of linux/netfilter/nf_tables.h and the ICMP RFCs
+	// (792, type 3 code 3; 4443, type 1 code 4).
+	switch t.family {
+	case nftables.TableFamilyIPv4:
+		return stmt{"reject with icmp port-unreachable", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}}
+	case nftables.TableFamilyIPv6:
+		return stmt{"reject with icmpv6 port-unreachable", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
+	}
+	return stmt{"reject with icmpx port-unreachable", []expr.Any{
+		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}
+}
+
+// elements returns the set's keys as the kernel takes them: an interval set
+// gets the start of each range and the key after its end, unless there is none.
+func (s set) elements() []nftables.SetElement {
+	elems := make([]nftables.SetElement, 0, 2*len(s.ranges))
+	for _, r := range s.ranges {
+		if !s.key.interval {
+			elems = append(elems, nftables.SetElement{Key: r.first})
+			continue
+		}
+		end, ok := increment(r.last)
+		elems = append(elems, nftables.SetElement{Key: r.first, IntervalOpen: !ok})
+		if ok {
+			elems = append(elems, nftables.SetElement{Key: end, IntervalEnd: true})
+		}
+	}
+	return elems
+}
+
+// increment returns the key after key. ok is false after the greatest.
+func increment(key []byte) (_ []byte, ok bool) {
+	next := slices.Clone(key)
+	for i := len(next) - 1; i >= 0; i-- {
+		if next[i]++; next[i] != 0 {
+			return next, true
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,85 @@
+package nft
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Render returns the Ruleset as nft(8) text that replaces what is there: the
+// same table that Apply makes, for people and for `nft -f`.
+func Render(rs intercept.Ruleset) (string, error) {
+	prog, err := compile(rs, oneTable)
+	if err != nil {
+		return "", err
+	}
+	return prog.render(), nil
+}
+
+func (p program) render() string {
+	var b strings.Builder
+	for _, t := range p {
+		// Deleting a table that is not there is an error, adding one that is
+		// there is not. All of a file is one transaction.
+		name := familyName(t.family) + " " + Table
+		fmt.Fprintf(&b, "add table %s\ndelete table %s\n%s", name, name, t.render())
+	}
+	return b.String()
+}
+
+func (t table) render() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %s %s {\n", familyName(t.family), Table)
+	if t.spec != "" {
+		fmt.Fprintf(&b, "\tchain %s {\n\t}\n\n", t.spec)
+	}
+	for _, s := range t.sets {
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.name, s.key.datatype.Name)
+		if s.key.interval {
+			b.WriteString("\t\tflags interval\n")
+		}
+		b.WriteString("\t\telements = { ")
+		for i, r := range s.ranges {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(r.text)
+		}
+		b.WriteString(" }\n\t}\n\n")
+	}
+	for i, c := range t.chains {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", c.name)
+		if c.isBase() {
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy accept;\n", c.typ, c.hook, c.priority)
+		}
+		for _, r := range c.rules {
+			b.WriteString("\t\t")
+			for _, s := range r.stmts {
+				b.WriteString(s.text)
+				b.WriteByte(' ')
+			}
+			fmt.Fprintf(&b, "comment %q\n", r.comment)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	}
+	return fmt.Sprintf("family(%d)", f)
+}
