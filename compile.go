@@ -57,23 +57,15 @@ func (c Config) families() []Family {
 	return []Family{IPv4, IPv6}
 }
 
-// opensNothing are the head rules of a NAT chain: what they let go can be
-// redirected by no later rule.
-//
-// A NAT chain sees the packets that conntrack calls new. One that does not
-// open a TCP connection is new only where conntrack was not active when the
-// connection began; redirecting it would hand it to a listening socket, which
-// answers with a reset.
-func opensNothing(line string) []Rule {
-	return []Rule{
-		{line, "neither TCP nor UDP", []Match{Not{Proto{TCP, UDP}}}, Return{}},
-		{line, "a TCP connection that was there before", []Match{Proto{TCP}, Not{Opens()}}, Return{}},
-	}
-}
+// opens are the conditions of every redirect of TCP: a NAT chain sees the
+// packets that conntrack calls new, and one that opens no connection is new
+// only where conntrack was not active when its connection began. Redirecting
+// it would hand it to a listening socket, which answers with a reset.
+func opens() []Match { return []Match{Proto{TCP}, Opens()} }
 
 // outbound returns lines O1 to O14: the chains for what the pod sends.
 func (c Config) outbound() []Chain {
-	rules := opensNothing("O14")
+	var rules []Rule
 	add := func(r ...Rule) { rules = append(rules, r...) }
 
 	add(c.excludedOutInterfaces(Return{})...)    // O1
@@ -82,11 +74,7 @@ func (c Config) outbound() []Chain {
 	add(c.fromProxy(Return{})...)                // O4
 	add(c.exclusions(Return{}, anyExclusion)...) // O5
 	if !slices.ContainsFunc(c.Outbound.IncludeCIDRs, inLoopback) {
-		match := []Match{OutInterface(loopbackInterface)}
-		if c.DNS.Mode != DNSOff {
-			match = append(match, Proto{TCP, UDP}, Not{DstPort{Port(dnsPort)}})
-		}
-		add(Rule{"O6", "inside the pod", match, Return{}})
+		add(c.insideThePod()...) // O6
 	}
 	add(c.excludedOwners(Return{})...) // O7
 
@@ -109,6 +97,18 @@ func natOutput(rules []Rule) Chain {
 	return Chain{Name: ChainOutput, Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: rules}
 }
 
+// insideThePod returns line O6. While DNS is captured, port 53 is not exempt.
+func (c Config) insideThePod() []Rule {
+	lo := OutInterface(loopbackInterface)
+	if c.DNS.Mode == DNSOff {
+		return []Rule{{"O6", "inside the pod", []Match{lo}, Return{}}}
+	}
+	return []Rule{
+		{"O6", "inside the pod, no name lookup", []Match{lo, Proto{TCP, UDP}, Not{DstPort{Port(dnsPort)}}}, Return{}},
+		{"O6", "inside the pod, neither TCP nor UDP", []Match{lo, Not{Proto{TCP, UDP}}}, Return{}},
+	}
+}
+
 // captured returns lines O8 to O14: what happens to a connection that neither
 // its sender nor an exclusion exempts.
 func (c Config) captured() []Rule {
@@ -118,7 +118,10 @@ func (c Config) captured() []Rule {
 
 	if c.capturesDNS() {
 		for _, proto := range []Protocol{UDP, TCP} {
-			match := []Match{Proto{proto}, DstPort{Port(dnsPort)}}
+			match := []Match{Proto{UDP}, DstPort{Port(dnsPort)}}
+			if proto == TCP {
+				match = append(opens(), DstPort{Port(dnsPort)})
+			}
 			reason := "a name lookup over " + strings.ToUpper(proto.String())
 			if c.DNS.Mode == DNSResolvConf {
 				match = append(match, Dst(c.dnsServers()))
@@ -132,13 +135,13 @@ func (c Config) captured() []Rule {
 		add(Rule{"O10", "excluded destination", []Match{Dst(o.ExcludeCIDRs)}, Return{}})
 	}
 	if len(o.IncludePorts) > 0 {
-		add(Rule{"O11", "included port", ports(Proto{TCP}, o.IncludePorts), Redirect{o.Port}})
+		add(Rule{"O11", "included port", append(opens(), DstPort(o.IncludePorts)), Redirect{o.Port}})
 	}
 	switch {
 	case o.IncludeCIDRs.All():
-		add(Rule{"O12", "every destination is included", []Match{Proto{TCP}}, Redirect{o.Port}})
+		add(Rule{"O12", "every destination is included", opens(), Redirect{o.Port}})
 	case len(o.IncludeCIDRs) > 0:
-		add(Rule{"O12", "included destination", []Match{Proto{TCP}, Dst(o.IncludeCIDRs)}, Redirect{o.Port}})
+		add(Rule{"O12", "included destination", append(opens(), Dst(o.IncludeCIDRs)), Redirect{o.Port}})
 	}
 	add(Rule{"O14", "not included", nil, Return{}})
 	return rules
@@ -147,7 +150,7 @@ func (c Config) captured() []Rule {
 // inbound returns lines I1 to I8: the chain for what arrives in the pod. I3 is
 // in a chain of its own, since NAT chains do not see invalid packets.
 func (c Config) inbound() []Rule {
-	rules := opensNothing("I8")
+	var rules []Rule
 	add := func(r ...Rule) { rules = append(rules, r...) }
 	in := c.Inbound
 
@@ -163,9 +166,9 @@ func (c Config) inbound() []Rule {
 	}
 	switch {
 	case in.IncludePorts.All():
-		add(Rule{"I7", "every port is included", []Match{Proto{TCP}}, Redirect{in.Port}})
+		add(Rule{"I7", "every port is included", opens(), Redirect{in.Port}})
 	case len(in.IncludePorts) > 0:
-		add(Rule{"I7", "included port", ports(Proto{TCP}, in.IncludePorts), Redirect{in.Port}})
+		add(Rule{"I7", "included port", append(opens(), DstPort(in.IncludePorts)), Redirect{in.Port}})
 	}
 	add(Rule{"I8", "not included", nil, Return{}})
 	return rules
@@ -219,7 +222,7 @@ func (c Config) proxyToItself() []Rule {
 	}
 	var rules []Rule
 	for _, who := range c.proxy() {
-		match := []Match{Proto{TCP}, OutInterface(loopbackInterface), who.match, Not{Dst(c.Loopback)}}
+		match := append(opens(), OutInterface(loopbackInterface), who.match, Not{Dst(c.Loopback)})
 		if len(not) > 0 {
 			match = append(match, Not{DstPort(not)})
 		}

@@ -167,6 +167,9 @@ func (rs Ruleset) Trace(p Packet) Trace {
 	})
 	slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, c := range bases {
+		// A raw chain chooses a conntrack zone. That lets a packet go on is no
+		// decision about its fate.
+		t.undecided = c.Priority == PriorityRaw
 		if t.chain(c) == stop {
 			break
 		}
@@ -178,6 +181,8 @@ type tracer struct {
 	rs  Ruleset
 	p   Packet
 	out Trace
+	// undecided is true in chains in which to return decides nothing.
+	undecided bool
 }
 
 // verdict says where evaluation goes on after a rule or a chain.
@@ -221,7 +226,9 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 		decide(Fate{})
 		return baseDone, true
 	case Return:
-		decide(Fate{})
+		if !t.undecided {
+			decide(Fate{})
+		}
 		return next, true
 	case Drop:
 		decide(Fate{Action: Dropped})

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+type netipAddr = netip.Addr
+
+// setText sets one of the values that a configuration is made of from its
+// text form, which is the same in a flag, a variable and a file.
+func setText(target any, text string) error {
+	switch t := target.(type) {
+	case interface{ Set(string) error }: // PortRange, Ports, IDs, CIDRs
+		return t.Set(text)
+	case *uint16:
+		return setPort(t, text)
+	case *bool:
+		if text != "true" && text != "false" {
+			return fmt.Errorf("%q is not true or false", text)
+		}
+		*t = text == "true"
+		return nil
+	case *netip.Addr:
+		a, err := parseAddr(text)
+		*t = a
+		return err
+	case *[]netip.Addr:
+		return setList(t, "address", text, parseAddr)
+	case *[]string:
+		return setList(t, "name", text, func(s string) (string, error) { return s, nil })
+	case *[]intercept.Exclusion:
+		exclusions, err := parseExclusions(text)
+		*t = exclusions
+		return err
+	case encoding.TextUnmarshaler: // Protocol
+		return t.UnmarshalText([]byte(text))
+	}
+	if v := reflect.ValueOf(target).Elem(); v.Kind() == reflect.String { // InboundMode, DNSMode, Families
+		v.SetString(text)
+		return nil
+	}
+	// A field of a new kind: TestEveryFieldCanBeRead fails before users see this.
+	return fmt.Errorf("cannot be set: no text form of a %T is known", target)
+}
+
+// setPort reads one port, or 0 or none for no port.
+func setPort(port *uint16, text string) error {
+	if text == "0" || text == "none" {
+		*port = 0
+		return nil
+	}
+	r, err := intercept.ParsePortRange(text)
+	switch {
+	case err != nil:
+		return err
+	case r.First != r.Last:
+		return fmt.Errorf("%q is a range; there can be one port here", text)
+	}
+	*port = r.First
+	return nil
+}
+
+func setList[E any](list *[]E, what, text string, parse func(string) (E, error)) error {
+	*list = nil
+	if text == "none" {
+		return nil
+	}
+	var errs []error
+	for item := range strings.SplitSeq(text, ",") {
+		item = strings.TrimSpace(item)
+		var e E
+		var err error
+		switch {
+		case item == "":
+			err = fmt.Errorf("empty item in %q; remove the extra comma", text)
+		case item == "none":
+			err = fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, text)
+		case strings.HasPrefix(item, "-"):
+			err = fmt.Errorf("%q looks like a flag, not like one %s", item, what)
+		default:
+			e, err = parse(item)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		*list = append(*list, e)
+	}
+	return errors.Join(errs...)
+}
+
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%q is not an address (as in 10.0.0.10 or fd00::10)", s)
+	}
+	return a, nil
+}

@@ -1,0 +1,210 @@
+// Package gen makes random valid configurations, and packets that are likely
+// to meet their rules. What it makes depends on the source of randomness
+// alone, so a seed reproduces it.
+package gen
+
+import (
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// The pod's own addresses, which Packet takes for local ones.
+var (
+	PodIPv4 = netip.MustParseAddr("10.244.0.5")
+	PodIPv6 = netip.MustParseAddr("fd00:244::5")
+)
+
+// Everything is drawn from small worlds that overlap, so that inclusions,
+// exclusions and packets meet.
+var (
+	ports = []intercept.PortRange{
+		intercept.Port(22), intercept.Port(53), intercept.Port(80), intercept.Port(443),
+		intercept.Port(8080), {First: 80, Last: 90}, {First: 1000, Last: 2000}, {First: 1500, Last: 9000},
+		{First: 8080, Last: 8081}, {First: 60000, Last: 65535}, {First: 1, Last: 79}, intercept.Port(15008),
+	}
+	cidrs = prefixes("10.0.0.0/8", "10.96.0.0/12", "10.96.0.10/32", "192.0.2.0/24", "192.0.2.128/25",
+		"203.0.113.10/32", "203.0.113.0/24", "224.0.0.0/3", "0.0.0.0/1", "127.1.0.0/16", "127.0.0.53/32", "10.244.0.5/32",
+		"fd00::/8", "fd00:96::/32", "2001:db8::/32", "2001:db8::10/128", "2001:db8:0:1::/64", "8000::/1", "fd00:244::5/128")
+	sources = prefixes("10.0.0.0/8", "172.16.0.0/12", "172.16.5.5/32", "192.168.0.0/16", "fd00::/8", "2001:db8:7::/48", "2001:db8:7::7/128")
+	owners  = []intercept.IDRange{
+		intercept.ID(0), intercept.ID(1000), intercept.ID(2000), {First: 1000, Last: 1999},
+		{First: 2000, Last: 4000000000}, intercept.ID(65534), intercept.ID(1338), intercept.ID(intercept.MaxID),
+	}
+	servers = addrs("10.96.0.10", "127.0.0.53", "203.0.113.10", "fd00:96::a", "2001:db8::10", "::1")
+
+	destinations = addrs("10.96.0.10", "10.1.2.3", "192.0.2.7", "192.0.2.200", "203.0.113.10", "203.0.113.99",
+		"10.244.0.5", "127.0.0.1", "127.0.0.53", "127.1.2.3", "127.0.0.6",
+		"fd00:96::a", "fd12::1", "2001:db8::10", "2001:db8:0:1::7", "fd00:244::5", "::1")
+	clients = addrs("10.244.0.1", "172.16.5.5", "172.16.9.9", "192.168.7.7", "198.18.0.1",
+		"fd00:244::1", "2001:db8:7::7", "2001:db8:7::8", "2001:db8:9::9")
+	packetPorts = []uint16{22, 53, 80, 85, 443, 1500, 1999, 8080, 8081, 9000, 9001, 15008, 15020, 15021, 15090, 65535}
+	people      = []uint32{0, 1000, 1500, 1337, 1338, 2000, 65534, 3999999999}
+)
+
+func prefixes(s ...string) (out intercept.CIDRs) {
+	for _, p := range s {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}
+
+func addrs(s ...string) (out []netip.Addr) {
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+// Config returns a random valid configuration.
+func Config(r *rand.Rand) intercept.Config {
+	for {
+		if c := candidate(r); c.Validate() == nil {
+			return c
+		}
+	}
+}
+
+func candidate(r *rand.Rand) intercept.Config {
+	c := intercept.Default()
+	if one(r, 3) {
+		c.Proxy.UIDs = append(some(r, owners, 2), intercept.ID(1337))
+	}
+	if one(r, 3) {
+		c.Proxy.GIDs = some(r, owners, 2)
+	}
+	c.Proxy.AllowRoot = true
+
+	if one(r, 2) {
+		c.Outbound.IncludeCIDRs = some(r, cidrs, 4)
+	}
+	c.Outbound.ExcludeCIDRs = maybe(r, cidrs, 4)
+	c.Outbound.IncludePorts = maybe(r, ports, 3)
+	c.Outbound.ExcludePorts = maybe(r, ports, 3)
+	for one(r, 3) {
+		e := intercept.Exclusion{CIDRs: maybe(r, cidrs, 2), Ports: maybe(r, ports, 2), UIDs: maybe(r, owners, 2), GIDs: maybe(r, owners, 1)}
+		e.Protocol = pick(r, []intercept.Protocol{0, intercept.TCP, intercept.UDP})
+		c.Outbound.Exclude = append(c.Outbound.Exclude, e)
+	}
+	if one(r, 4) {
+		c.Outbound.IncludeUIDs = maybe(r, owners, 2)
+		c.Outbound.IncludeGIDs = maybe(r, owners, 2)
+	}
+	if one(r, 4) {
+		c.Outbound.ExcludeUIDs = maybe(r, owners, 2)
+		c.Outbound.ExcludeGIDs = maybe(r, owners, 2)
+	}
+
+	switch r.IntN(4) {
+	case 0:
+		c.Inbound.Mode = intercept.InboundOff
+	case 1:
+		c.Inbound.IncludePorts = some(r, ports, 4)
+	}
+	if one(r, 2) {
+		c.Inbound.ExcludePorts = maybe(r, ports, 4)
+	}
+	c.Inbound.ExcludeSources = maybe(r, sources, 3)
+	c.Inbound.DropInvalid = one(r, 3)
+
+	switch r.IntN(3) {
+	case 0:
+		c.DNS.Mode = intercept.DNSAll
+	case 1:
+		c.DNS.Mode = intercept.DNSResolvConf
+		c.DNS.Servers = append(some(r, servers, 3), pick(r, servers))
+	}
+
+	if one(r, 5) {
+		c.TunnelPort = 0
+	}
+	if one(r, 5) {
+		c.ExcludeInterfaces = some(r, []string{"net1", "net*", "mgmt0"}, 2)
+	}
+	if one(r, 5) {
+		c.Loopback = append(prefixes("::1/128"), pick(r, prefixes("127.0.0.0/8", "127.0.0.0/24")))
+	}
+	if one(r, 5) {
+		c.PassthroughSources = maybe(r, c.PassthroughSources, 2)
+		if len(c.PassthroughSources) == 2 && c.PassthroughSources[0] == c.PassthroughSources[1] {
+			c.PassthroughSources = c.PassthroughSources[:1]
+		}
+	}
+	if one(r, 6) {
+		c.Families = pick(r, []intercept.Families{intercept.FamiliesIPv4, intercept.FamiliesIPv6})
+	}
+	return c
+}
+
+// Packet returns a random packet that opens a connection, or the first
+// datagram of one: sent by a process in the pod, or arriving in it.
+func Packet(r *rand.Rand) intercept.Packet {
+	p := intercept.Packet{Protocol: pick(r, []intercept.Protocol{intercept.TCP, intercept.TCP, intercept.UDP})}
+	port := pick(r, packetPorts)
+	srcPort := uint16(40000 + r.IntN(20000))
+	if one(r, 3) {
+		p.Hook, p.Interface = intercept.Prerouting, pick(r, []string{"eth0", "eth0", "net1"})
+		src := pick(r, clients)
+		dst := PodIPv4
+		if src.Is6() {
+			dst = PodIPv6
+		}
+		p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
+		return p
+	}
+	p.Hook = intercept.Output
+	dst := pick(r, destinations)
+	src := SourceFor(dst)
+	p.Interface = "eth0"
+	if IsLocal(dst) {
+		p.Interface = "lo"
+		if one(r, 6) {
+			src = netip.MustParseAddr("127.0.0.6")
+			if dst.Is6() {
+				src = netip.MustParseAddr("::6")
+			}
+		}
+	}
+	p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
+	p.Owner = &intercept.Owner{UID: pick(r, people), GID: pick(r, people)}
+	return p
+}
+
+// IsLocal reports whether the pod itself has the address.
+func IsLocal(a netip.Addr) bool { return a == PodIPv4 || a == PodIPv6 || a.IsLoopback() }
+
+// SourceFor returns the source address the pod's kernel picks for dst.
+func SourceFor(dst netip.Addr) netip.Addr {
+	switch {
+	case dst.IsLoopback() && dst.Is4():
+		return netip.MustParseAddr("127.0.0.1")
+	case IsLocal(dst):
+		return dst
+	case dst.Is4():
+		return PodIPv4
+	}
+	return PodIPv6
+}
+
+// one is true once in n times.
+func one(r *rand.Rand, n int) bool { return r.IntN(n) == 0 }
+
+func pick[E any](r *rand.Rand, from []E) E { return from[r.IntN(len(from))] }
+
+// some returns 1 to most items, which may repeat and overlap.
+func some[S ~[]E, E any](r *rand.Rand, from S, most int) S {
+	out := make(S, 1+r.IntN(most))
+	for i := range out {
+		out[i] = pick(r, from)
+	}
+	return out
+}
+
+// maybe returns nothing half of the time, else some.
+func maybe[S ~[]E, E any](r *rand.Rand, from S, most int) S {
+	if one(r, 2) || len(from) == 0 {
+		return nil
+	}
+	return some(r, from, most)
+}

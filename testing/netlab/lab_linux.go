@@ -1,0 +1,343 @@
+package netlab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Lab is a pod and a peer, joined as the package documentation draws it. Its
+// methods may be called at the same time. The zero Lab is not usable; see
+// [New] and [NewT].
+type Lab struct {
+	// Pod is the namespace to put rules into. Peer stands for the rest of the
+	// world.
+	Pod, Peer *Namespace
+
+	cables   []cable
+	own      group // the sockets of the peer and of the apps
+	lastPort atomic.Uint32
+
+	mu          sync.Mutex
+	listening   map[endpoint]*group // what listens in the pod
+	sidecars    []*Sidecar
+	passthrough bool // ::6 is an address of the pod
+}
+
+// Options are choices about a [Lab]. The zero Options are the usual ones.
+type Options struct {
+	// SecondInterface adds net1 to the pod.
+	SecondInterface bool
+}
+
+// cable is a veth pair between pod and peer.
+type cable struct {
+	name string         // of the pod's end
+	ends []ends         // one of each family
+	to   []netip.Prefix // where the pod sends by it
+}
+
+// ends are the addresses of a cable's ends.
+type ends struct {
+	pod  netip.Prefix
+	peer netip.Addr
+}
+
+func cables(o Options) []cable {
+	all := []cable{{
+		name: "eth0",
+		ends: []ends{
+			{netip.MustParsePrefix("10.244.0.5/24"), netip.MustParseAddr("10.244.0.1")},
+			{netip.MustParsePrefix("fd00:244::5/64"), netip.MustParseAddr("fd00:244::1")},
+		},
+		to: []netip.Prefix{
+			netip.MustParsePrefix("0.0.0.0/0"),
+			netip.MustParsePrefix("::/0"),
+		},
+	}, {
+		name: "net1",
+		ends: []ends{
+			{netip.MustParsePrefix("10.245.0.5/24"), netip.MustParseAddr("10.245.0.1")},
+			{netip.MustParsePrefix("fd00:245::5/64"), netip.MustParseAddr("fd00:245::1")},
+		},
+		to: []netip.Prefix{
+			netip.MustParsePrefix("10.245.0.0/24"),
+			netip.MustParsePrefix("fd00:245::/64"),
+			netip.MustParsePrefix("198.51.100.0/24"),
+			netip.MustParsePrefix("2001:db8:1::/48"),
+		},
+	}}
+	if !o.SecondInterface {
+		return all[:1]
+	}
+	return all
+}
+
+// end returns the cable's addresses of the family of a.
+func (c cable) end(a netip.Addr) ends {
+	return c.ends[slices.IndexFunc(c.ends, func(e ends) bool { return e.peer.Is4() == a.Is4() })]
+}
+
+// New makes a lab. It fails without the privileges or the kernel it needs;
+// [Require] tells whether they are there.
+func New(o Options) (_ *Lab, err error) {
+	l := &Lab{cables: cables(o), listening: map[endpoint]*group{}}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("netlab: make a lab: %w", errors.Join(err, l.Close()))
+		}
+	}()
+	if l.Pod, err = NewNamespace(); err != nil {
+		return nil, err
+	}
+	if l.Peer, err = NewNamespace(); err != nil {
+		return nil, err
+	}
+	for _, step := range []struct {
+		in *Namespace
+		do func(*netlink.Handle) error
+	}{
+		{l.Pod, l.configurePod},
+		{l.Peer, l.configurePeer},
+		{l.Pod, l.awaitCables},
+	} {
+		err := step.in.Do(func() error {
+			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			return step.do(h)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return l, l.startPeer()
+}
+
+// Close ends everything that runs in the lab and lets go of its namespaces.
+// Connections from [Lab.Dial] are their owners' to close. Closing again does
+// nothing.
+func (l *Lab) Close() error {
+	var errs []error
+	// Processes first: they may be using the servers.
+	for _, n := range []*Namespace{l.Pod, l.Peer} {
+		if n != nil {
+			errs = append(errs, n.Close())
+		}
+	}
+	l.mu.Lock()
+	sidecars := l.sidecars
+	l.sidecars = nil
+	l.mu.Unlock()
+	for _, s := range sidecars {
+		s.sockets.close()
+	}
+	l.own.close()
+	return errors.Join(errs...)
+}
+
+const lo = 1 // the index of every namespace's loopback interface
+
+// configurePod makes the cables and gives the pod's ends what they need.
+func (l *Lab) configurePod(h *netlink.Handle) error {
+	if err := configureHost(h); err != nil {
+		return err
+	}
+	for _, c := range l.cables {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.Flags = c.name, net.FlagUp
+		veth := &netlink.Veth{
+			LinkAttrs:     attrs,
+			PeerName:      c.name,
+			PeerNamespace: netlink.NsFd(l.Peer.FD()),
+		}
+		if err := h.LinkAdd(veth); err != nil {
+			return fmt.Errorf("add %s: %w", c.name, err)
+		}
+		for _, e := range c.ends {
+			if err := addAddr(h, veth.Index, e.pod); err != nil {
+				return err
+			}
+			if err := addRoute(h, netlink.Route{LinkIndex: veth.Index, Scope: unix.RT_SCOPE_LINK}, host(e.peer)); err != nil {
+				return err
+			}
+		}
+		for _, to := range c.to {
+			via := c.end(to.Addr()).peer.AsSlice()
+			if err := addRoute(h, netlink.Route{LinkIndex: veth.Index, Gw: via}, to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// configurePeer makes every address the peer's, except the pod's.
+func (l *Lab) configurePeer(h *netlink.Handle) error {
+	if err := configureHost(h); err != nil {
+		return err
+	}
+	for _, c := range l.cables {
+		link, err := h.LinkByName(c.name)
+		if err != nil {
+			return err
+		}
+		if err := h.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set the peer's %s up: %w", c.name, err)
+		}
+		index := link.Attrs().Index
+		for _, e := range c.ends {
+			if err := addAddr(h, index, host(e.peer)); err != nil {
+				return err
+			}
+			if err := addRoute(h, netlink.Route{LinkIndex: index, Scope: unix.RT_SCOPE_LINK}, host(e.pod.Addr())); err != nil {
+				return err
+			}
+		}
+	}
+	// Routes of type local are asked last here, in table main, so that they do
+	// not swallow the pod's addresses.
+	for _, all := range []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")} {
+		local := netlink.Route{LinkIndex: lo, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST, Table: unix.RT_TABLE_MAIN}
+		if err := addRoute(h, local, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitCables waits until the pod's interfaces carry packets: having got a
+// carrier last, they are connected to a queue by a kernel thread. Since Linux
+// 6.8 the kernel settles that before it answers for the first time.
+func (l *Lab) awaitCables(h *netlink.Handle) error {
+	deadline := time.Now().Add(5 * time.Second)
+	for _, c := range l.cables {
+		for {
+			link, err := h.LinkByName(c.name)
+			if err != nil {
+				return err
+			}
+			if link.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s does not come up: it is %s", c.name, link.Attrs().OperState)
+			}
+			runtime.Gosched()
+		}
+	}
+	return nil
+}
+
+// configureHost does what both namespaces need.
+func configureHost(h *netlink.Handle) error {
+	if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: lo}}); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	// New namespaces inherit the host's reverse path filter, which would
+	// discard what arrives by one interface and is answered by another.
+	for _, conf := range []string{"all", "default"} {
+		path := "/proc/sys/net/ipv4/conf/" + conf + "/rp_filter"
+		off, got := []byte("0\n"), []byte(nil)
+		got, err := os.ReadFile(path)
+		if err == nil && !bytes.Equal(got, off) { // may be read-only where it is off
+			err = os.WriteFile(path, off, 0)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addAddr adds an address that is usable at once. It makes no route to the
+// rest of the prefix.
+func addAddr(h *netlink.Handle, index int, p netip.Prefix) error {
+	err := h.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, &netlink.Addr{
+		IPNet: ipNet(p),
+		Flags: unix.IFA_F_NODAD | unix.IFA_F_NOPREFIXROUTE,
+	})
+	if err != nil {
+		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+func addRoute(h *netlink.Handle, r netlink.Route, to netip.Prefix) error {
+	r.Dst = ipNet(to)
+	if err := h.RouteAdd(&r); err != nil {
+		return fmt.Errorf("add route to %s: %w", to, err)
+	}
+	return nil
+}
+
+// host returns the prefix that holds a alone.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// peerPort is where the peer's servers listen. It takes nothing away, as
+// flows to it are given to the same servers.
+const peerPort = 1
+
+// startPeer makes every port of the peer answer. Packets are steered with
+// tproxy, not rewritten: servers see the very addresses and ports the client
+// used, over UDP too, and the peer needs no connection tracking, whose own
+// clashes and time-outs would mix with the pod's.
+func (l *Lab) startPeer() error {
+	err := l.Peer.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "netlab"})
+		chain := c.AddChain(&nftables.Chain{
+			Name:     "every-port",
+			Table:    table,
+			Type:     nftables.ChainTypeFilter,
+			Hooknum:  nftables.ChainHookPrerouting,
+			Priority: nftables.ChainPriorityMangle,
+		})
+		c.AddRule(&nftables.Rule{
+			Table: table,
+			Chain: chain,
+			Exprs: []expr.Any{
+				&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(peerPort)},
+				&expr.TProxy{TableFamily: byte(nftables.TableFamilyINet), RegPort: 1}, // TCP and UDP alone
+			},
+		})
+		return c.Flush()
+	})
+	if err != nil {
+		return fmt.Errorf("steer the peer's packets (nftables tproxy): %w", err)
+	}
+	for _, addr := range anyAddr(peerPort) {
+		for _, p := range []intercept.Protocol{intercept.TCP, intercept.UDP} {
+			s := server{endpoint: endpoint{p, addr}, role: RolePeer, in: l.Peer, transparent: true}
+			if err := s.start(&l.own); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
