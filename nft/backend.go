@@ -139,10 +139,8 @@ func (b *Backend) attempt(prog program) (Outcome, error) {
 
 // holds reports whether the kernel has exactly the program.
 func (b *Backend) holds(prog program, st state) (bool, error) {
-	for _, t := range prog {
-		if !slices.ContainsFunc(st, func(kt kernelTable) bool { return kt.family == t.family && kt.spec == t.spec }) {
-			return false, nil
-		}
+	if len(st) != len(prog) || !prog.isIn(st) {
+		return false, nil
 	}
 	if err := b.load(st); err != nil {
 		return false, err
@@ -154,23 +152,58 @@ func (b *Backend) holds(prog program, st state) (bool, error) {
 // verify reads back what was committed. Another apply may have replaced it
 // since; that is no failure of this one.
 func (b *Backend) verify(prog program) error {
-	st, err := b.find()
-	if err != nil {
-		return err
+	// A plain reading is enough if it shows what it should.
+	diffs, err := b.compareIfThere(prog, b.read)
+	if err == nil && len(diffs) > 0 || errors.Is(err, errChanged) {
+		diffs, err = b.compareIfThere(prog, b.readAtOnce)
 	}
-	for _, t := range prog {
-		if !slices.ContainsFunc(st, func(kt kernelTable) bool { return kt.family == t.family && kt.spec == t.spec }) {
-			return nil
-		}
-	}
-	if err := b.load(st); err != nil {
-		return err
-	}
-	diffs, err := prog.differences(st)
 	if err != nil || len(diffs) == 0 {
 		return err
 	}
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
+}
+
+func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]Difference, error) {
+	st, err := read()
+	if err != nil || !prog.isIn(st) {
+		return nil, err
+	}
+	return prog.differences(st)
+}
+
+// read returns the content of our tables. If they are replaced meanwhile it is
+// a mixture, or errChanged.
+func (b *Backend) read() (state, error) {
+	st, err := b.find()
+	if err != nil || len(st) == 0 {
+		return nil, err
+	}
+	return st, b.load(st)
+}
+
+// readAtOnce returns the content of our tables as it was at one moment.
+func (b *Backend) readAtOnce() (state, error) {
+	for range maxAttempts {
+		before, err := b.generation()
+		if err != nil {
+			return nil, err
+		}
+		st, err := b.read()
+		if errors.Is(err, errChanged) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		after, err := b.generation()
+		if err != nil {
+			return nil, err
+		}
+		if after == before {
+			return st, nil
+		}
+	}
+	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them", maxAttempts)
 }
 
 func joinDifferences(diffs []Difference) string {
@@ -299,15 +332,13 @@ func (b *Backend) Check(rs intercept.Ruleset) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.load(st); err != nil {
-		return nil, err
-	}
 	return prog.differences(st)
 }
 
-// ours finds our tables, or says that there are none or that they are not ours.
+// ours returns the content of our tables, or says that there are none or that
+// they are not ours.
 func (b *Backend) ours() (state, error) {
-	st, err := b.find()
+	st, err := b.readAtOnce()
 	if err != nil {
 		return nil, err
 	}
@@ -325,11 +356,11 @@ func (b *Backend) Remove() (removed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		st, err := b.ours()
-		if errors.Is(err, ErrNotIntercepted) {
-			return false, nil
+		st, err := b.find()
+		if err != nil || len(st) == 0 {
+			return false, err
 		}
-		if err != nil {
+		if err := st.foreign(); err != nil {
 			return false, err
 		}
 		for _, t := range st {
@@ -352,9 +383,6 @@ func (b *Backend) Remove() (removed bool, err error) {
 func (b *Backend) Counters() ([]Counter, error) {
 	st, err := b.ours()
 	if err != nil {
-		return nil, err
-	}
-	if err := b.load(st); err != nil {
 		return nil, err
 	}
 	var counters []Counter

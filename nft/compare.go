@@ -10,6 +10,14 @@ import (
 	"github.com/mesh-intercept/intercept"
 )
 
+// isIn reports whether the kernel has all tables of the program, going by
+// their fingerprints alone.
+func (p program) isIn(st state) bool {
+	return !slices.ContainsFunc(p, func(t table) bool {
+		return !slices.ContainsFunc(st, func(kt kernelTable) bool { return kt.family == t.family && kt.spec == t.spec })
+	})
+}
+
 // differences compares what the kernel holds with a program: tables, chains
 // with their hooks, sets with their elements, rules and their order.
 func (p program) differences(st state) ([]Difference, error) {

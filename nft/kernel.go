@@ -3,6 +3,7 @@ package nft
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,25 +87,33 @@ func (st state) foreign() error {
 	return nil
 }
 
-// load reads the content of the tables found.
+// load reads the content of the tables found. The error is errChanged if one
+// of them went away meanwhile.
 func (b *Backend) load(st state) error {
 	for i := range st {
-		t := &st[i]
-		var err error
-		if t.rules, err = b.rules(t.family); err != nil {
+		if err := b.loadTable(&st[i]); errors.Is(err, unix.ENOENT) {
+			return errChanged
+		} else if err != nil {
 			return explain(err, "read the rules back")
 		}
-		sets, err := b.conn.GetSets(&nftables.Table{Name: Table, Family: t.family})
+	}
+	return nil
+}
+
+func (b *Backend) loadTable(t *kernelTable) (err error) {
+	if t.rules, err = b.rules(t.family); err != nil {
+		return err
+	}
+	sets, err := b.conn.GetSets(&nftables.Table{Name: Table, Family: t.family})
+	if err != nil {
+		return err
+	}
+	for _, s := range sets {
+		elems, err := b.conn.GetSetElements(s)
 		if err != nil {
-			return explain(err, "read the sets back")
+			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
-		for _, s := range sets {
-			elems, err := b.conn.GetSetElements(s)
-			if err != nil {
-				return explain(err, "read set "+s.Name+" back")
-			}
-			t.sets = append(t.sets, kernelSet{s.Name, s.KeyType, s.Interval, canonicalElements(elems)})
-		}
+		t.sets = append(t.sets, kernelSet{s.Name, s.KeyType, s.Interval, canonicalElements(elems)})
 	}
 	return nil
 }
