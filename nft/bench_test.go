@@ -1,0 +1,50 @@
+package nft
+
+import (
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// BenchmarkApply is the time of Apply in process: to an empty namespace, and
+// again.
+func BenchmarkApply(b *testing.B) {
+	for _, bb := range []struct {
+		name   string
+		config intercept.Config
+	}{{"default", intercept.Default()}, {"many", many()}} {
+		rs := compileConfig(b, bb.config)
+		b.Run(bb.name+"/create", func(b *testing.B) {
+			netlab.Require(b)
+			for b.Loop() {
+				b.StopTimer()
+				ns, err := netlab.NewNamespace()
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				backend, err := Open(ns.FD())
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := backend.Apply(rs); err != nil {
+					b.Fatal(err)
+				}
+				if err := backend.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				ns.Close()
+				b.StartTimer()
+			}
+		})
+		b.Run(bb.name+"/again", func(b *testing.B) {
+			_, backend := namespace(b)
+			apply(b, backend, rs, Created)
+			for b.Loop() {
+				apply(b, backend, rs, Unchanged)
+			}
+		})
+	}
+}
