@@ -154,6 +154,14 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
+// The ends' hardware addresses are known beforehand, so that nobody has to ask
+// for them: for its first second an interface has no link-local address to ask
+// from over IPv6 (RFC 4862, duplicate address detection).
+var (
+	podMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 5}
+	peerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+)
+
 const lo = 1 // the index of every namespace's loopback interface
 
 // configurePod makes the cables and gives the pod's ends what they need.
@@ -163,11 +171,12 @@ func (l *Lab) configurePod(h *netlink.Handle) error {
 	}
 	for _, c := range l.cables {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.Flags = c.name, net.FlagUp
+		attrs.Name, attrs.Flags, attrs.HardwareAddr = c.name, net.FlagUp, podMAC
 		veth := &netlink.Veth{
-			LinkAttrs:     attrs,
-			PeerName:      c.name,
-			PeerNamespace: netlink.NsFd(l.Peer.FD()),
+			LinkAttrs:        attrs,
+			PeerName:         c.name,
+			PeerHardwareAddr: peerMAC,
+			PeerNamespace:    netlink.NsFd(l.Peer.FD()),
 		}
 		if err := h.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add %s: %w", c.name, err)
@@ -177,6 +186,9 @@ func (l *Lab) configurePod(h *netlink.Handle) error {
 				return err
 			}
 			if err := addRoute(h, netlink.Route{LinkIndex: veth.Index, Scope: unix.RT_SCOPE_LINK}, host(e.peer)); err != nil {
+				return err
+			}
+			if err := addNeighbor(h, veth.Index, e.peer, peerMAC); err != nil {
 				return err
 			}
 		}
@@ -209,6 +221,9 @@ func (l *Lab) configurePeer(h *netlink.Handle) error {
 				return err
 			}
 			if err := addRoute(h, netlink.Route{LinkIndex: index, Scope: unix.RT_SCOPE_LINK}, host(e.pod.Addr())); err != nil {
+				return err
+			}
+			if err := addNeighbor(h, index, e.pod.Addr(), podMAC); err != nil {
 				return err
 			}
 		}
@@ -277,6 +292,14 @@ func addAddr(h *netlink.Handle, index int, p netip.Prefix) error {
 	})
 	if err != nil {
 		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+func addNeighbor(h *netlink.Handle, index int, a netip.Addr, mac net.HardwareAddr) error {
+	err := h.NeighAdd(&netlink.Neigh{LinkIndex: index, IP: a.AsSlice(), HardwareAddr: mac, State: unix.NUD_PERMANENT})
+	if err != nil {
+		return fmt.Errorf("add neighbor %s: %w", a, err)
 	}
 	return nil
 }

@@ -265,13 +265,17 @@ func (s server) banner(local, client netip.AddrPort) Banner {
 	return b
 }
 
-func (b Banner) line() []byte {
+// text returns the banner as JSON.
+func (b Banner) text() []byte {
 	text, err := json.Marshal(b)
 	if err != nil {
 		panic(err) // strings, numbers and addresses: there is nothing to fail
 	}
-	return append(text, '\n')
+	return text
 }
+
+// line returns the banner as a line of JSON.
+func (b Banner) line() []byte { return append(b.text(), '\n') }
 
 // answerDNSStream answers the queries of a DNS connection, each after two
 // bytes of its length.
@@ -324,7 +328,7 @@ func answerDNS(query []byte, b Banner) ([]byte, bool) {
 		case dnsmessage.TypeAAAA:
 			body = &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("2001:db8::53").As16()}
 		case dnsmessage.TypeTXT:
-			body = &dnsmessage.TXTResource{TXT: txt(b.line())}
+			body = &dnsmessage.TXTResource{TXT: txt(b.text())}
 		default:
 			continue
 		}
@@ -376,11 +380,18 @@ func (g *group) serve(f *os.File, answer func()) {
 	})
 }
 
-// close closes the group's sockets and waits for its goroutines.
+// close closes the group's sockets and waits for its goroutines. Connections
+// are reset: one that waited for its end to be acknowledged would hold its
+// namespace, for minutes if a rule drops the packets.
 func (g *group) close() {
 	g.mu.Lock()
 	g.closed = true
 	for f := range g.open {
+		if raw, err := f.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			})
+		}
 		f.Close()
 	}
 	g.mu.Unlock()
