@@ -1,0 +1,206 @@
+package traffic
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+var outside = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:80"), netip.MustParseAddrPort("[2001:db8::10]:80")}
+
+// variant returns configurations that differ in everything but what they do
+// to connections to outside.
+func variant(t testing.TB, n int) intercept.Ruleset {
+	t.Helper()
+	c := intercept.Default()
+	for i := range 1 + n*20 {
+		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
+			netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/32", i)))
+	}
+	c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(uint16(1000 + n))}
+	c.Inbound.DropInvalid = n%3 == 0
+	if n%2 == 0 {
+		c.DNS.Mode = intercept.DNSAll
+	}
+	if n%4 == 1 {
+		c.Outbound.IncludeUIDs = intercept.IDs{{First: 1000, Last: 1999}}
+	}
+	rs, err := intercept.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
+
+// TestReplaceUnderLoad: four clients connect without a pause while the rules
+// are replaced a dozen times. No connection slips past the proxy and none
+// waits.
+func TestReplaceUnderLoad(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := nft.Open(lab.Pod.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if _, err := b.Apply(variant(t, 0)); err != nil {
+		t.Fatal(err)
+	}
+
+	const replacements, perReplacement = 12, 250
+	var captured, escaped, failed, slowest atomic.Int64
+	var stop atomic.Bool
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() {
+			for !stop.Load() {
+				start := time.Now()
+				got, err := lab.Send(netlab.Flow{Protocol: intercept.TCP, Dst: outside[i%2], Owner: app})
+				for took := int64(time.Since(start)); ; {
+					if was := slowest.Load(); took <= was || slowest.CompareAndSwap(was, took) {
+						break
+					}
+				}
+				switch {
+				case err != nil || got.Fate.Action == intercept.Dropped || got.Fate.Action == intercept.Rejected:
+					failed.Add(1)
+					t.Errorf("%s, %v", got, err)
+				case got.Fate == intercept.RedirectedTo(15001):
+					captured.Add(1)
+				default:
+					escaped.Add(1)
+					t.Errorf("escaped: %s", got)
+				}
+			}
+		})
+	}
+	// Each replacement is made while the clients have work to do with it.
+	for n := range replacements {
+		for goal := int64((n + 1) * perReplacement); captured.Load() < goal && !t.Failed(); {
+			<-time.After(time.Millisecond)
+		}
+		if got, err := b.Apply(variant(t, 1+n)); err != nil || got != nft.Replaced {
+			t.Errorf("replacement %d: %s, %v", n, got, err)
+		}
+	}
+	stop.Store(true)
+	clients.Wait()
+	t.Logf("%d captured, %d escaped, %d failed; the slowest took %s", captured.Load(), escaped.Load(), failed.Load(), time.Duration(slowest.Load()))
+	// A connection whose SYN is lost is tried again after a second.
+	if time.Duration(slowest.Load()) >= time.Second {
+		t.Error("a connection stalled")
+	}
+}
+
+// longLived is a connection that is open and echoes.
+type longLived struct {
+	what string
+	net.Conn
+}
+
+func (c longLived) echo(t *testing.T, when string) {
+	t.Helper()
+	text := []byte(when + "\n")
+	got := make([]byte, len(text))
+	err := errors.Join(c.SetDeadline(time.Now().Add(5*time.Second)), write(c, text))
+	if err == nil {
+		_, err = io.ReadFull(c, got)
+	}
+	if err != nil || string(got) != string(text) {
+		t.Errorf("%s, %s: %q, %v", c.what, when, got, err)
+	}
+}
+
+func write(w io.Writer, b []byte) error { _, err := w.Write(b); return err }
+
+// TestEstablishedConnections: connections outlive what happens to the rules.
+// Those from before the first Apply, when conntrack was not at work, are
+// neither captured nor reset by it, by a replacement, by Remove or by another
+// Apply; captured ones are not by a replacement.
+func TestEstablishedConnections(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := nft.Open(lab.Pod.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+
+	open := func(when string, want func(netlab.Flow) intercept.Fate) (conns []longLived) {
+		t.Helper()
+		flows := []netlab.Flow{}
+		for _, dst := range outside {
+			flows = append(flows, netlab.Flow{Protocol: intercept.TCP, Dst: dst, Owner: app})
+		}
+		for _, pod := range []string{"10.244.0.5:8080", "[fd00:244::5]:8080"} {
+			flows = append(flows, netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: netip.MustParseAddrPort(pod)},
+				netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort(pod), Owner: proxy})
+		}
+		for _, f := range flows {
+			conn, got, err := lab.Dial(f)
+			if err != nil || got.Fate != want(f) {
+				t.Fatalf("%s, %s: %s, %v; want %s", f, when, got, err, want(f))
+			}
+			t.Cleanup(func() { conn.Close() })
+			conns = append(conns, longLived{fmt.Sprintf("%s from %s", f, when), conn})
+		}
+		return conns
+	}
+	pass := func(netlab.Flow) intercept.Fate { return intercept.Fate{} }
+	captured := func(f netlab.Flow) intercept.Fate {
+		if f.From == netlab.FromPeer || f.Owner == proxy {
+			return intercept.RedirectedTo(15006)
+		}
+		return intercept.RedirectedTo(15001)
+	}
+	echo := func(conns []longLived, when string) {
+		t.Helper()
+		for _, c := range conns {
+			c.echo(t, when)
+		}
+	}
+	applyVariant := func(n int) {
+		t.Helper()
+		if _, err := b.Apply(variant(t, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func() {
+		t.Helper()
+		if removed, err := b.Remove(); err != nil || !removed {
+			t.Fatal(removed, err)
+		}
+	}
+
+	before := open("before the first Apply", pass)
+	applyVariant(0)
+	echo(before, "after the first Apply")
+	first := open("after the first Apply", captured)
+	for n := range 6 {
+		applyVariant(1 + n)
+		echo(before, fmt.Sprintf("after replacement %d", n))
+		echo(first, fmt.Sprintf("after replacement %d", n))
+	}
+	remove()
+	echo(before, "after Remove")
+	between := open("after Remove", pass)
+	applyVariant(3)
+	echo(before, "after another Apply")
+	echo(between, "after another Apply")
+	echo(open("after another Apply", captured), "at once")
+	echo(first, "after Remove and another Apply")
+}
