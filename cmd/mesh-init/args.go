@@ -14,15 +14,16 @@ type setting struct {
 	flag
 	source string
 	text   string
+	given  bool
 }
 
 // inputs is what the command line and the environment say, before any of it
 // is understood.
 type inputs struct {
-	verb     verbRow
-	settings []setting // those of the environment first
-	help     bool
-	errs     []error
+	verb  verbRow
+	given []setting // those of the environment first
+	help  bool
+	errs  []error
 }
 
 func (in *inputs) fail(source, format string, args ...any) {
@@ -36,7 +37,7 @@ func gather(v verbRow, args, env []string) inputs {
 	all := flags()
 	fromArgs := in.readArgs(all, args)
 	in.readEnv(all, env, fromArgs)
-	in.settings = append(in.settings, fromArgs...)
+	in.given = append(in.given, fromArgs...)
 	return in
 }
 
@@ -44,8 +45,8 @@ func gather(v verbRow, args, env []string) inputs {
 // abbreviations nor single letters (but -h).
 //
 // It is not pflag, which stops at the first error, takes the next flag for a
-// value, passes over -test.*, and reads -allow-host-netns as -a -l … -h: help,
-// and a success that captured nothing.
+// value and passes over -test.*; told to go on past what it does not know, it
+// reads -allow-host-netns as -a, -l … -h: help, a success that captured nothing.
 func (in *inputs) readArgs(all []flag, args []string) []setting {
 	values := map[string][]string{}
 	var order []flag
@@ -117,7 +118,7 @@ func (in *inputs) readArgs(all []flag, args []string) []setting {
 			in.help = true
 			continue
 		}
-		out = append(out, setting{f, source, strings.Join(given, ";")})
+		out = append(out, setting{f, source, strings.Join(given, ";"), true})
 	}
 	return out
 }
@@ -174,7 +175,7 @@ func (in *inputs) readEnv(all []flag, env []string, fromArgs []setting) {
 			in.fail(name, "%q is Kubernetes' address of a Service named %s, not a value for us; give --%s, or set enableServiceLinks: false in the pod's spec",
 				value, serviceOf(name), all[i].name)
 		case in.plausible(all[i], name, []string{value}):
-			in.settings = append(in.settings, setting{all[i], name, value})
+			in.given = append(in.given, setting{all[i], name, value, true})
 		}
 	}
 }

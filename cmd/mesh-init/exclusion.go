@@ -61,12 +61,13 @@ func parseExclusion(s string) (intercept.Exclusion, error) {
 			e.CIDRs, e.Ports, err = parseDestination(w)
 		}
 		if other, twice := seen[kind]; twice && err == nil {
-			err = fmt.Errorf("a second %s beside %q; put lists in one word, with commas and without spaces", kind, other)
+			err = fmt.Errorf("a second %s beside %q; a list is one word, with commas and without spaces, and no protocol is both", kind, other)
 		}
 		seen[kind] = w
-		if err != nil {
-			errs = append(errs, under(fmt.Sprintf("%q", w), err))
+		if err != nil && len(words) > 1 {
+			err = under(fmt.Sprintf("%q", w), err)
 		}
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return intercept.Exclusion{}, err
@@ -100,7 +101,7 @@ func parseDestination(s string) (intercept.CIDRs, intercept.Ports, error) {
 	default:
 		for item := range strings.SplitSeq(s, ",") {
 			if _, bits, ok := strings.Cut(item, "/"); strings.Contains(item, ":") && (!ok || strings.Contains(bits, ":")) {
-				return nil, nil, fmt.Errorf("is %q an IPv6 address, or one and a port? Write [ADDRESS] or [ADDRESS]:PORTS", item)
+				return nil, nil, fmt.Errorf("%q can be an IPv6 address, or one and a port; write [%s], or [ADDRESS]:PORTS", item, item)
 			}
 		}
 	}

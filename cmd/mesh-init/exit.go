@@ -23,7 +23,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // An exit is one way to end: its code, the error that leads to it, and what
-// to do about it.
+// to do about it where the error does not say so itself.
 type exit struct {
 	code    int
 	err     error
@@ -40,17 +40,12 @@ func exits() []exit {
 		{10, nft.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
 			"run mesh-init apply there, or name the pod's namespace with --netns"},
 		{11, errDrifted, "drifted: check found differences",
-			"run mesh-init apply with the same configuration to put them right"},
-		{12, nft.ErrUnsupported, "the kernel lacks support",
-			"load nf_tables, nft_chain_nat, nft_redir and nft_ct on the node (modprobe); Linux 5.2 is the first that has all it takes"},
-		{13, nft.ErrPermission, "no permission",
-			"run it as root with CAP_NET_ADMIN in the pod's network namespace (securityContext.capabilities.add: [NET_ADMIN], runAsUser: 0)"},
-		{14, dataplane.ErrHostNetNS, "refused: the host's own network namespace",
-			"run it in the pod (not hostNetwork: true) or name the pod's namespace with --netns; where a pod lives in its machine's own namespace, as in a Kata guest, --allow-host-netns permits it"},
-		{15, nft.ErrForeign, "a table of our name that someone else made",
-			"find out who made it; if nothing needs it: nft delete table inet " + nft.Table},
-		{16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns",
-			"give a path such as /run/netns/NAME or /proc/PID/ns/net"},
+			"run mesh-init apply with this configuration to put them right"},
+		{12, nft.ErrUnsupported, "the kernel lacks support", ""},
+		{13, nft.ErrPermission, "no permission", ""},
+		{14, dataplane.ErrHostNetNS, "refused: the host's own network namespace", ""},
+		{15, nft.ErrForeign, "a table of our name that someone else made", ""},
+		{16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns", ""},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -145,7 +146,7 @@ func (d *fileDecoder) structure(path string, n node, v reflect.Value) {
 		return
 	}
 	known := fieldNames(v.Type())
-	for _, name := range slices.Sorted(keys(n.fields)) {
+	for _, name := range slices.Sorted(maps.Keys(n.fields)) {
 		if !slices.Contains(known, name) {
 			d.errs = append(d.errs, under(join(path, name), fmt.Errorf("unknown field; %s",
 				hint(name, known, "the fields here are "+strings.Join(known, ", ")))))
@@ -154,16 +155,6 @@ func (d *fileDecoder) structure(path string, n node, v reflect.Value) {
 	for _, name := range known {
 		if f, ok := n.fields[name]; ok {
 			d.value(join(path, name), f, fieldByName(v, name))
-		}
-	}
-}
-
-func keys(m map[string]node) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
 		}
 	}
 }
@@ -218,6 +209,10 @@ func (d *fileDecoder) textList(path string, n node, v reflect.Value) {
 func (d *fileDecoder) list(path string, n node, v reflect.Value) {
 	if n.kind != list {
 		d.fail(path, fmt.Errorf("%s where a list belongs: write [%s]", n.kind, n.text))
+		return
+	}
+	if len(n.items) == 0 {
+		v.SetZero()
 		return
 	}
 	fresh := reflect.MakeSlice(v.Type(), len(n.items), len(n.items))

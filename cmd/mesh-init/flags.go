@@ -85,8 +85,8 @@ func flags() []flag {
 		{"outbound-exclude", "RULE", groupOutbound, configures, "outbound.exclude", "none",
 			"leave alone what has all of a rule's properties:\n" +
 				"[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]\n" +
-				"as in 'udp 10.0.0.0/8:5000-6000 uid=1000-1999' or '[fd00::/8]:53';\n" +
-				"can be given again; several in one are separated by ;"},
+				"as in 'udp 10.0.0.0/8:5000-6000 uid=1000-1999', or\n" +
+				"'[fd00::/8]:53'; give it again for another, or write ;\nbetween them"},
 
 		{"include-uids", "IDS", groupOwners, configures, "outbound.includeUIDs", "none",
 			"capture these users (and --include-gids) alone"},
@@ -121,7 +121,7 @@ func flags() []flag {
 		{"allow-host-netns", "", groupWhere, touches, "", "false",
 			"permit the host's own network namespace"},
 		{"backend", "auto|nft", groupWhere, touches, "", "auto",
-			"how rules get into the kernel; nft: nftables over netlink"},
+			"how rules get into the kernel; nft: over netlink"},
 		{"dry-run", "", groupWhere, applyVerb, "", "false",
 			"print what render prints, and change nothing"},
 

@@ -58,6 +58,7 @@ type job struct {
 }
 
 func (p program) run(ctx context.Context, args, env []string) int {
+	explicit := len(args) > 0 && !strings.HasPrefix(args[0], "-")
 	v, args, err := chooseVerb(args)
 	if err != nil {
 		return p.fail(ctx, nil, usageError{err})
@@ -67,7 +68,7 @@ func (p program) run(ctx context.Context, args, env []string) int {
 	}
 	in := gather(v, args, env)
 	if in.help {
-		return p.print(ctx, helpFor(v, args))
+		return p.print(ctx, helpFor(v, explicit))
 	}
 	s, err := in.settings(p.stdin)
 	log := newLogger(s.logFormat, s.logLevel, p.stderr)
@@ -104,7 +105,7 @@ func (p program) fail(ctx context.Context, log *slog.Logger, err error) int {
 	exit := exitFor(err)
 	for _, e := range flatten(err) {
 		line := e.Error()
-		if exit.remedy != "" {
+		if exit.remedy != "" && errors.Is(e, exit.err) {
 			line += "; " + exit.remedy
 		}
 		if log != nil {
@@ -121,8 +122,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	var usage usageError
-	if errors.As(err, &usage) {
+	if usage, ok := err.(usageError); ok {
 		err = usage.error
 	}
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -130,8 +130,13 @@ func flatten(err error) []error {
 		return []error{err}
 	}
 	var all []error
+	var text []string
 	for _, e := range joined.Unwrap() {
 		all = append(all, flatten(e)...)
+		text = append(text, e.Error())
+	}
+	if err.Error() != strings.Join(text, "\n") {
+		return []error{err} // a sentence around several errors (fmt.Errorf)
 	}
 	return all
 }

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -15,7 +15,6 @@ import (
 
 // settings is what the inputs come to.
 type settings struct {
-	verb      verbRow
 	config    intercept.Config
 	target    dataplane.Target
 	dryRun    bool
@@ -33,11 +32,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	for _, f := range flags() {
 		values[f.name] = setting{flag: f, source: "--" + f.name, text: f.initial}
 	}
-	for _, s := range in.settings { // the later wins, and that is the flag
+	for _, s := range in.given { // the later wins, and that is the flag
 		values[s.name] = s
 	}
 	s := settings{
-		verb:   in.verb,
 		config: intercept.Default(),
 		target: dataplane.Target{
 			NetNS:          values["netns"].text,
@@ -52,7 +50,12 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	}
 	errs := in.errs
 	if in.verb.verb&configures != 0 {
-		errs = append(errs, in.configure(&s.config, values, stdin)...)
+		d := decoder{c: &s.config, inputs: in, values: values, unread: map[string]bool{}}
+		d.file(stdin)
+		d.settings()
+		d.resolvConf()
+		d.validate()
+		errs = append(errs, d.errs...)
 	}
 	if in.verb.verb == explainVerb {
 		// Whatever is wrong with the packet belongs among the other errors.
@@ -63,77 +66,121 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// configure fills in c and returns everything that is wrong with it.
-func (in inputs) configure(c *intercept.Config, values map[string]setting, stdin io.Reader) (errs []error) {
-	bad := len(in.errs) > 0
-	unknown := map[string]bool{} // fields whose values could not be read
-	if file := values[configFlag]; file.text != "" {
-		data, err := readFile(file.text, stdin)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", file.source, err))
-		} else if fields, err := decodeFile(data, c); err != nil {
-			errs = append(errs, under(file.text, err))
-			for _, f := range fields {
-				unknown[f] = true
-			}
-		}
-		bad = bad || len(errs) > 0
+// decoder fills in a configuration and collects everything that is wrong.
+type decoder struct {
+	c      *intercept.Config
+	inputs inputs
+	values map[string]setting
+	// unread are the fields whose values could not be read, "" for all.
+	unread map[string]bool
+	errs   []error
+}
+
+// file reads the configuration file, if there is one.
+func (d *decoder) file(stdin io.Reader) {
+	file := d.values[configFlag]
+	if file.text == "" {
+		return
 	}
-	sources := map[string]string{}
-	for _, s := range in.settings {
+	data, err := readFile(file.text, stdin)
+	if err != nil {
+		d.unread[""] = true
+		d.errs = append(d.errs, fmt.Errorf("%s: %w", file.source, err))
+		return
+	}
+	fields, err := decodeFile(data, d.c)
+	for _, f := range fields {
+		d.unread[f] = true
+	}
+	if err != nil {
+		name := file.text
+		if name == "-" {
+			name = "standard input"
+		}
+		d.errs = append(d.errs, under(name, err))
+	}
+}
+
+// settings sets the fields that the environment and then the flags name.
+func (d *decoder) settings() {
+	for _, s := range d.inputs.given {
 		if s.field == "" {
 			continue
 		}
-		sources[s.field] = s.source
-		if err := setField(c, s.field, s.text); err != nil {
-			errs = append(errs, under(s.source, err))
-			unknown[s.field] = true
+		if err := setField(d.c, s.field, s.text); err != nil {
+			d.unread[s.field] = true
+			d.errs = append(d.errs, under(s.source, err))
 		}
 	}
-	// An empty list that was asked for stays empty, and is refused below.
-	if c.DNS.Mode == intercept.DNSResolvConf && len(c.DNS.Servers) == 0 && sources["dns.servers"] == "" && !unknown["dns.servers"] {
-		var err error
-		if c.DNS.Servers, err = resolvers(values[resolvConfFlag].text); err != nil {
-			errs = append(errs, under(values[resolvConfFlag].source, err))
-			unknown["dns.servers"] = true
-		}
+}
+
+// resolvConf finds the servers of mode resolvconf where none are named. An
+// empty list that was asked for stays empty, for validate to refuse.
+func (d *decoder) resolvConf() {
+	const field = "dns.servers"
+	if d.c.DNS.Mode != intercept.DNSResolvConf || len(d.c.DNS.Servers) > 0 || d.sourceOf(field) != "" || d.isUnread(field) {
+		return
 	}
-	for _, err := range flatten(c.Validate()) {
+	path := d.values[resolvConfFlag]
+	servers, err := resolvers(path.text)
+	if err != nil {
+		d.unread[field] = true
+		d.errs = append(d.errs, under(path.source, err))
+		return
+	}
+	d.c.DNS.Servers = servers
+}
+
+// validate adds what the configuration itself finds wrong, and where that
+// comes from. It leaves out what follows from errors that are there already.
+func (d *decoder) validate() {
+	bad := len(d.errs) > 0 || len(d.inputs.errs) > 0
+	for _, err := range flatten(d.c.Validate()) {
 		var field *intercept.FieldError
 		switch {
-		case !errors.As(err, &field):
-			// Nothing captured: maybe only because of what could not be read.
-			if !bad && len(unknown) == 0 {
-				errs = append(errs, err)
+		case !errors.As(err, &field): // nothing is captured
+			if bad {
+				continue
 			}
-		case unknown[""] || slices.ContainsFunc(mapKeys(unknown), func(f string) bool { return related(f, field.Field) }):
-			// A consequence of an error that is reported already.
+		case d.isUnread(field.Field):
+			continue
 		default:
-			source := sources[field.Field]
-			if base, _, ok := strings.Cut(field.Field, "["); ok {
-				source = sources[base]
-			}
-			if source != "" {
+			if source := d.sourceOf(field.Field); source != "" {
 				err = fmt.Errorf("%w (from %s)", err, source)
 			}
-			errs = append(errs, err)
+		}
+		d.errs = append(d.errs, err)
+	}
+}
+
+// sourceOf returns the flag or variable that set a field, or "".
+func (d *decoder) sourceOf(field string) (source string) {
+	for _, s := range d.inputs.given {
+		if s.field != "" && isPart(field, s.field) {
+			source = s.source
 		}
 	}
-	return errs
+	return source
 }
 
-func mapKeys(m map[string]bool) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
+// isUnread reports whether a field, a part of it or what it is a part of
+// could not be read.
+func (d *decoder) isUnread(field string) bool {
+	for f := range d.unread {
+		if isPart(field, f) || isPart(f, field) {
+			return true
+		}
 	}
-	return keys
+	return false
 }
 
-// related reports whether one of two field paths is the other or a part of it.
-func related(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) }
+// isPart reports whether the field at path is the one at of, or inside it.
+func isPart(path, of string) bool {
+	rest, ok := strings.CutPrefix(path, of)
+	return ok && (rest == "" || of == "" || rest[0] == '.' || rest[0] == '[')
+}
 
-func resolvers(path string) ([]netipAddr, error) {
+func resolvers(path string) ([]netip.Addr, error) {
 	data, err := readFile(path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w; name the servers with --dns-servers", err)

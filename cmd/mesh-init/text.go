@@ -11,8 +11,6 @@ import (
 	"github.com/mesh-intercept/intercept"
 )
 
-type netipAddr = netip.Addr
-
 // setText sets one of the values that a configuration is made of from its
 // text form, which is the same in a flag, a variable and a file.
 func setText(target any, text string) error {

@@ -136,13 +136,6 @@ func New(o Options) (_ *Lab, err error) {
 // Connections from [Lab.Dial] are their owners' to close. Closing again does
 // nothing.
 func (l *Lab) Close() error {
-	var errs []error
-	// Processes first: they may be using the servers.
-	for _, n := range []*Namespace{l.Pod, l.Peer} {
-		if n != nil {
-			errs = append(errs, n.Close())
-		}
-	}
 	l.mu.Lock()
 	sidecars := l.sidecars
 	l.sidecars = nil
@@ -151,6 +144,12 @@ func (l *Lab) Close() error {
 		s.sockets.close()
 	}
 	l.own.close()
+	var errs []error
+	for _, n := range []*Namespace{l.Pod, l.Peer} {
+		if n != nil {
+			errs = append(errs, n.Close())
+		}
+	}
 	return errors.Join(errs...)
 }
 

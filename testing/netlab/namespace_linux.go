@@ -56,25 +56,40 @@ func NewNamespace() (*Namespace, error) {
 // f must not call [runtime.Goexit], and so not t.Fatal.
 func (n *Namespace) Do(f func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("netlab: enter the network namespace: %w", err)
+		if err := n.enter(); err != nil {
+			return fmt.Errorf("netlab: %w", err)
 		}
 		return f()
 	})
+}
+
+// enter puts the calling thread into the namespace.
+func (n *Namespace) enter() error {
+	raw, err := n.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var setErr error
+	// While Control runs, Close cannot give the number to another file.
+	if err = raw.Control(func(fd uintptr) { setErr = unix.Setns(int(fd), unix.CLONE_NEWNET) }); err == nil {
+		err = setErr
+	}
+	if err != nil {
+		return fmt.Errorf("enter the network namespace: %w", err)
+	}
+	return nil
 }
 
 // onThread runs f on a thread of its own and puts the thread back into the
 // namespace it was in.
 func onThread(f func() error) error {
 	result := make(chan error, 1)
-	go func() {
+	lockThread(func() {
 		err := errors.New("netlab: the function did not return")
 		defer func() { result <- err }()
-		// A thread that cannot return to its namespace stays locked, so that
-		// the runtime destroys it at the end of this goroutine.
-		runtime.LockOSThread()
-		var home *os.File
-		if home, err = os.Open(threadNetNS); err != nil {
+		home, openErr := os.Open(threadNetNS)
+		if openErr != nil {
+			err = openErr
 			return
 		}
 		defer home.Close()
@@ -84,8 +99,31 @@ func onThread(f func() error) error {
 			return
 		}
 		runtime.UnlockOSThread()
-	}()
+	})
 	return <-result
+}
+
+// lockThread runs f in a goroutine of its own that is locked to a thread. If f
+// leaves it locked, the runtime destroys the thread when f ends.
+//
+// It is never the main thread, whose namespace is the process's in the eyes of
+// others, and which the runtime parks for ever instead of destroying it. If the
+// goroutine finds itself there it stays, so that f gets another.
+func lockThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			f()
+			return
+		}
+		done := make(chan struct{})
+		lockThread(func() {
+			defer close(done)
+			f()
+		})
+		<-done
+		runtime.UnlockOSThread()
+	}()
 }
 
 // FD returns the file descriptor that holds the namespace. It belongs to the
@@ -130,14 +168,15 @@ func (n *Namespace) Start(cmd *exec.Cmd, owner *intercept.Owner) error {
 		return fmt.Errorf("netlab: start %s: the namespace is closed", cmd.Path)
 	}
 	if n.spawner == nil {
-		n.spawner = make(chan func())
-		go n.spawn(n.spawner)
+		work := make(chan func())
+		n.spawner = work
+		lockThread(func() { spawn(work) })
 	}
 	result := make(chan error)
 	n.spawner <- func() {
-		// Setting it again costs little and spares remembering the first failure.
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			result <- fmt.Errorf("enter the network namespace: %w", err)
+		defer keepDumpable()()
+		if err := n.enter(); err != nil {
+			result <- err
 			return
 		}
 		result <- cmd.Start()
@@ -149,12 +188,11 @@ func (n *Namespace) Start(cmd *exec.Cmd, owner *intercept.Owner) error {
 	return nil
 }
 
-// spawn carries out what is sent to it on one thread. The kernel sends a
+// spawn carries out what is sent to it on its thread. The kernel sends a
 // process its parent-death signal when the thread that started it ends, so
 // the thread has to live as long as the namespace is open. It never returns
-// to the namespace it came from: ending while locked, it is destroyed.
-func (n *Namespace) spawn(work <-chan func()) {
-	runtime.LockOSThread()
+// to the namespace it came from: still locked, it is destroyed.
+func spawn(work <-chan func()) {
 	for f := range work {
 		f()
 	}
@@ -191,9 +229,7 @@ func as(owner intercept.Owner, f func() error) error {
 	if owner == self {
 		return f()
 	}
-	// Changing them makes the whole process undumpable, which takes from others
-	// the right to open Path (PR_SET_DUMPABLE in prctl(2)).
-	defer unix.Prctl(unix.PR_SET_DUMPABLE, dumpable(), 0, 0, 0)
+	defer keepDumpable()()
 
 	runtime.LockOSThread()
 	err := setFSIDs(owner)
@@ -207,7 +243,17 @@ func as(owner intercept.Owner, f func() error) error {
 	return err
 }
 
-// dumpable returns whether the process is dumpable before [as] changes it.
+// keepDumpable is for a thread about to change its user or group, or about to
+// start a process that shares its memory until it has done so: that makes this
+// whole process undumpable, and others lose the right to open Path
+// (PR_SET_DUMPABLE in prctl(2)). The function it returns makes up for it.
+func keepDumpable() (restore func()) {
+	was := dumpable()
+	return func() { unix.Prctl(unix.PR_SET_DUMPABLE, was, 0, 0, 0) }
+}
+
+// dumpable returns whether the process was dumpable when it was first asked.
+// Later it may be another thread that is about to restore it.
 var dumpable = sync.OnceValue(func() uintptr {
 	v, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err != nil || v != 1 { // 2 cannot be set

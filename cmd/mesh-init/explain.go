@@ -1,0 +1,362 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// packetFlags are the settings, by flag, that describe a packet.
+type packetFlags map[string]setting
+
+// The addresses a packet is given where none is said: documentation addresses
+// (RFC 5737, RFC 3849), which no configuration means by accident.
+var (
+	elsewhere4 = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+	elsewhere6 = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1})
+)
+
+const somePort = 40000
+
+func (p packetFlags) given(name string) bool { return p[name].given }
+
+// packet makes the packet that the flags describe, or says everything that is
+// wrong with the description.
+func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
+	var errs []error
+	fail := func(name, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{name}, args...)...))
+	}
+	out := intercept.Packet{Hook: intercept.Output, Interface: p["interface"].text}
+	var dst, src netip.AddrPort
+	var err error
+	proto := p["proto"].text
+	if dst, err = parseEndpoint(p["dst"].text, proto, proto != "icmp"); err != nil {
+		fail("dst", "%w", err)
+	}
+	if p.given("src") {
+		if src, err = parseEndpoint(p["src"].text, proto, false); err != nil {
+			fail("src", "%w", err)
+		} else if dst.IsValid() && src.Addr().Is4() != dst.Addr().Is4() {
+			fail("src", "%s and --dst %s are of different families", src.Addr(), dst.Addr())
+		}
+	}
+	switch proto {
+	case "tcp":
+		out.Protocol = intercept.TCP
+	case "udp":
+		out.Protocol = intercept.UDP
+	default:
+		out.Protocol = intercept.ICMP
+		if dst.Addr().Is6() {
+			out.Protocol = intercept.ICMPv6
+		}
+	}
+	switch from := p["from"].text; from {
+	case "outside":
+		out.Hook = intercept.Prerouting
+		for _, name := range []string{"uid", "gid"} {
+			if p.given(name) {
+				fail(name, "%s: a packet from outside has no owner; leave it out", p[name].text)
+			}
+		}
+		if p["to-self"].text == "true" {
+			fail("to-self", "what comes from outside has left the pod it came from; use --from app or --from proxy")
+		}
+	case "proxy":
+		out.Owner = &intercept.Owner{UID: first(c.Proxy.UIDs), GID: first(c.Proxy.GIDs)}
+		for _, name := range []string{"uid", "gid"} {
+			if p.given(name) {
+				fail(name, "%s: the proxy's is configured (--proxy-%s); leave it out", p[name].text, name)
+			}
+		}
+	default:
+		out.Owner = &intercept.Owner{
+			UID: p.id("uid", c.Proxy.UIDs, fail),
+			GID: p.id("gid", c.Proxy.GIDs, fail),
+		}
+	}
+	toSelf := p["to-self"].text == "true"
+	inside := toSelf || out.Hook == intercept.Output && dst.Addr().IsLoopback()
+	switch {
+	case out.Interface != "":
+		if toSelf && out.Interface != "lo" {
+			fail("interface", "%q: what goes to the pod itself leaves by lo; leave it out", out.Interface)
+		}
+	case inside:
+		out.Interface = "lo"
+	default:
+		out.Interface = "eth0"
+	}
+	switch p["state"].text {
+	case "established":
+		// NAT has forgotten nothing: it never knew. For a connection that
+		// conntrack knows, what it decided on the first packet still holds.
+		if out.Protocol != intercept.TCP {
+			fail("state", "established: only a TCP packet shows that it opens nothing; use --proto tcp")
+		}
+		out.Flags = intercept.ACK
+	case "invalid":
+		out.State = intercept.CTInvalid
+	}
+	if err := errors.Join(errs...); err != nil {
+		return intercept.Packet{}, err
+	}
+	out.Dst, out.Src = dst, p.source(src, dst, inside)
+	return out, nil
+}
+
+// source completes the source: a packet inside the pod comes from the address
+// it goes to, unless it is said to come from another.
+func (p packetFlags) source(src, dst netip.AddrPort, inside bool) netip.AddrPort {
+	addr, port := src.Addr(), src.Port()
+	switch {
+	case addr.IsValid():
+	case inside:
+		addr = dst.Addr()
+	case dst.Addr().Is4():
+		addr = elsewhere4
+	default:
+		addr = elsewhere6
+	}
+	if port == 0 && dst.Port() != 0 {
+		port = somePort
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+func (p packetFlags) id(name string, proxy intercept.IDs, fail func(name, format string, args ...any)) uint32 {
+	text := p[name].text
+	ids, err := intercept.ParseIDs(text)
+	switch {
+	case err != nil:
+		fail(name, "%w", err)
+		return 0
+	case len(ids) != 1 || ids[0].First != ids[0].Last:
+		fail(name, "%q is not one ID; a packet has one owner", text)
+		return 0
+	case !p.given(name) && proxy.Contains(ids[0].First):
+		fail(name, "the default, %s, is the proxy's here; give the app's", text)
+	}
+	return ids[0].First
+}
+
+// first returns the first ID of a list. If there is none, nobody's: the packet
+// is known by its other ID.
+func first(ids intercept.IDs) uint32 {
+	if len(ids) == 0 {
+		return 65534
+	}
+	return ids[0].First
+}
+
+// parseEndpoint reads an address and a port, as in 10.1.2.3:443 or
+// [fd00::1]:443. Without needPort it can be an address alone.
+func parseEndpoint(s, proto string, needPort bool) (netip.AddrPort, error) {
+	if s == "" {
+		return netip.AddrPort{}, errors.New("missing; write where the packet goes, as in --dst 10.1.2.3:443")
+	}
+	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	addr, err := netip.ParseAddr(bare)
+	to := netip.AddrPortFrom(addr, 0)
+	if err != nil {
+		to, err = netip.ParseAddrPort(s)
+	}
+	switch {
+	case err != nil:
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address and a port (as in 10.1.2.3:443 or [fd00::1]:443)", s)
+	case to.Addr().Is4In6():
+		return netip.AddrPort{}, fmt.Errorf("%q is IPv4 written as IPv6; write %s", s, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+	case to.Addr().Zone() != "":
+		return netip.AddrPort{}, fmt.Errorf("%q has a zone; leave it off and name the interface with --interface", s)
+	case needPort && to.Port() == 0:
+		return netip.AddrPort{}, fmt.Errorf("%q has no port, and rules for %s look at it; write %s", s, proto, exampleWithPort(to.Addr()))
+	case proto == "icmp" && to.Port() != 0:
+		return netip.AddrPort{}, fmt.Errorf("%q has a port, and icmp has none; write %s", s, to.Addr())
+	}
+	return to, nil
+}
+
+func exampleWithPort(a netip.Addr) string { return netip.AddrPortFrom(a, 443).String() }
+
+// explanation is what explain says of a packet.
+type explanation struct {
+	Fate   intercept.Fate `json:"fate"`
+	Words  string         `json:"words"`
+	Packet packetJSON     `json:"packet"`
+	// Line and Reason are those of the rule that decided; empty if none did.
+	Line   string     `json:"line"`
+	Reason string     `json:"reason"`
+	Zone   uint16     `json:"conntrackZone,omitempty"`
+	Steps  []stepJSON `json:"steps"`
+}
+
+type packetJSON struct {
+	From      string         `json:"from"`
+	UID       *uint32        `json:"uid,omitempty"`
+	GID       *uint32        `json:"gid,omitempty"`
+	Protocol  string         `json:"protocol"`
+	Src       netip.AddrPort `json:"src"`
+	Dst       netip.AddrPort `json:"dst"`
+	Interface string         `json:"interface"`
+	State     string         `json:"state"`
+}
+
+type stepJSON struct {
+	Chain   string `json:"chain"`
+	Line    string `json:"line"`
+	Reason  string `json:"reason"`
+	Matched bool   `json:"matched"`
+	Target  string `json:"target,omitempty"` // of a rule that matched
+	Because string `json:"because,omitempty"`
+}
+
+func (j job) explain() error {
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return usageError{err}
+	}
+	packet, err := j.packet.packet(j.config)
+	if err != nil {
+		return usageError{err}
+	}
+	e := explain(j.config, packet, rs.Trace(packet))
+	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
+	if j.json {
+		return j.printJSON(e)
+	}
+	j.out.WriteString(e.String())
+	return nil
+}
+
+func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
+	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
+	if e.Reason == "" {
+		e.Reason = "no rule decides on such a packet"
+		if p.State == intercept.CTInvalid {
+			e.Reason = "redirecting rules are not asked about an invalid packet, and --drop-invalid is off"
+		}
+	}
+	for _, s := range t.Steps {
+		step := stepJSON{Chain: s.Chain, Line: s.Rule.Line, Reason: s.Rule.Reason, Matched: s.Matched}
+		if s.Matched {
+			step.Target = s.Rule.Target.String()
+		} else {
+			step.Because = contrary(s.Failed)
+		}
+		e.Steps = append(e.Steps, step)
+	}
+	return e
+}
+
+// contrary says what is the case if a condition does not hold.
+func contrary(m intercept.Match) string {
+	if not, ok := m.(intercept.Not); ok {
+		return not.Match.String()
+	}
+	return "not " + m.String()
+}
+
+// words says a fate to someone who does not know the ports by heart.
+func words(c intercept.Config, f intercept.Fate) string {
+	switch f.Action {
+	case intercept.Pass:
+		return "goes on untouched, past the proxy"
+	case intercept.Redirected:
+		to := "one of the proxy's ports " + f.Ports.String()
+		if f.Ports.First == f.Ports.Last {
+			to = "the proxy's port " + f.Ports.String()
+		}
+		switch f.Ports {
+		case c.Outbound.Port:
+			return "goes to " + to + " for outbound connections"
+		case c.Inbound.Port:
+			return "goes to " + to + " for inbound connections"
+		case intercept.Port(c.DNS.Port):
+			return "goes to " + to + " for name lookups"
+		}
+		return "goes to " + to
+	case intercept.Translated:
+		return "goes to " + f.To.String() + " instead"
+	case intercept.Transparent:
+		return "goes to the proxy's port " + f.Ports.String() + ", addresses unchanged"
+	case intercept.Rejected:
+		return "is discarded, and its sender told"
+	case intercept.Dropped:
+		return "is discarded"
+	}
+	return "has an unknown fate"
+}
+
+func describe(p intercept.Packet, from, state string) packetJSON {
+	out := packetJSON{From: from, Protocol: p.Protocol.String(), Src: p.Src, Dst: p.Dst, Interface: p.Interface, State: state}
+	if p.Owner != nil {
+		out.UID, out.GID = &p.Owner.UID, &p.Owner.GID
+	}
+	return out
+}
+
+func (p packetJSON) String() string {
+	end := func(a netip.AddrPort) string {
+		if a.Port() == 0 {
+			return a.Addr().String()
+		}
+		return a.String()
+	}
+	s := fmt.Sprintf("%s %s -> %s", p.Protocol, end(p.Src), end(p.Dst))
+	if p.State != "new" {
+		s += " (" + p.State + ")"
+	}
+	if p.UID == nil {
+		return s + ", arriving by " + p.Interface
+	}
+	return s + ", leaving by " + p.Interface + ", from the " + p.From +
+		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
+}
+
+func (e explanation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n\n", e.Fate, e.Words)
+	fmt.Fprintf(&b, "packet:  %s\n", oneLine(e.Packet.String()))
+	steps := e.Steps
+	if e.Line == "" {
+		fmt.Fprintf(&b, "decided: %s\n", e.Reason)
+	} else {
+		fmt.Fprintf(&b, "decided: %s %s\n", e.Line, e.Reason)
+		// The last one that matched decided; what it took to get there is below.
+		last := len(steps) - 1
+		for last > 0 && !steps[last].Matched {
+			last--
+		}
+		steps = slices.Delete(slices.Clone(steps), last, last+1)
+	}
+	for i, s := range steps {
+		if i == 0 || steps[i-1].Chain != s.Chain {
+			fmt.Fprintf(&b, "\npassed on the way, in chain %s:\n", s.Chain)
+		}
+		because := s.Because
+		if s.Matched {
+			because = "matched: " + s.Target
+		}
+		fmt.Fprintf(&b, "  %s %s — %s\n", s.Line, s.Reason, shorten(because))
+	}
+	return b.String()
+}
+
+// shorten cuts a list of thousands to what fits beside a rule.
+func shorten(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	cut := most
+	if i := strings.LastIndexByte(s[:most], ','); i > 0 {
+		cut = i
+	}
+	return fmt.Sprintf("%s, … (%d more)", s[:cut], strings.Count(s[cut:], ","))
+}

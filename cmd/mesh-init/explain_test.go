@@ -1,0 +1,162 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestExplainText(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		args string
+		want string
+	}{
+		{"an app's call", "--dst 10.1.2.3:443 --exclude-interfaces net1", `redirect(15001): goes to the proxy's port 15001 for outbound connections
+
+packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
+decided: O12 every destination is included
+
+passed on the way, in chain output:
+  O1 excluded interface — not leaving by net1
+  O2 the proxy's passthrough source — not leaving by lo
+  O3 the proxy calls its own pod (by user) — not leaving by lo
+  O3 the proxy calls its own pod (by group) — not leaving by lo
+  O4 from the proxy (by user) — not UID 1337
+  O4 from the proxy (by group) — not GID 1337
+  O6 inside the pod — not leaving by lo
+  O9 the exempt loopback range — not destination 127.0.0.1,::1
+`},
+		{"a probe", "--from outside --dst [fd00::1]:15021 --src fd00::9", `pass: goes on untouched, past the proxy
+
+packet:  tcp [fd00::9]:40000 -> [fd00::1]:15021, arriving by eth0
+decided: I6 excluded port
+
+passed on the way, in chain prerouting:
+  I4 the tunnel port — not port 15008
+`},
+		{"an owner who is included, by way of another chain", "--dst 10.1.2.3:443 --include-uids 1000 --passthrough-sources none --inbound-mode off", `redirect(15001): goes to the proxy's port 15001 for outbound connections
+
+packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
+decided: O12 every destination is included
+
+passed on the way, in chain output:
+  O4 from the proxy (by user) — not UID 1337
+  O4 from the proxy (by group) — not GID 1337
+  O6 inside the pod — not leaving by lo
+  O7 included user — matched: goto output_included
+
+passed on the way, in chain output_included:
+  O9 the exempt loopback range — not destination 127.0.0.1,::1
+`},
+		{"a family left out", "--dst [fd00::1]:443 --families ipv4", `pass: goes on untouched, past the proxy
+
+packet:  tcp [2001:db8::1]:40000 -> [fd00::1]:443, leaving by eth0, from the app (UID 1000, GID 1000)
+decided: IPv6 is not captured
+`},
+		{"nothing is asked", "--from outside --inbound-mode off --dst 10.0.0.1:80", `pass: goes on untouched, past the proxy
+
+packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80, arriving by eth0
+decided: no rule decides on such a packet
+`},
+		{"invalid, dropped", "--from outside --dst 10.0.0.1:80 --state invalid --drop-invalid", `drop: is discarded
+
+packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
+decided: I3 conntrack calls it invalid
+`},
+		{"invalid, let go", "--from outside --dst 10.0.0.1:80 --state invalid", `pass: goes on untouched, past the proxy
+
+packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
+decided: redirecting rules are not asked about an invalid packet, and --drop-invalid is off
+`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(tc.args)...)...)
+			if diff := cmp.Diff(tc.want, r.out); diff != "" || r.code != exitDone {
+				t.Errorf("exit code %d, %s (-want +got):\n%s", r.code, r.stderr, diff)
+			}
+		})
+	}
+}
+
+// TestExplain holds the packet that the flags describe against its fate.
+func TestExplain(t *testing.T) {
+	for _, tc := range []struct {
+		args               string
+		fate, line, packet string
+	}{
+		{"--dst 10.1.2.3:443", "redirect(15001)", "O12", "tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst [fd00::1]:443 --uid 5 --gid 6 --src [fd00::2]:7 --interface net1", "redirect(15001)", "O12", "tcp [fd00::2]:7 -> [fd00::1]:443, leaving by net1, from the app (UID 5, GID 6)"},
+		{"--dst 127.0.0.1:80", "pass", "O6", "tcp 127.0.0.1:40000 -> 127.0.0.1:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst [::1]:80 --interface lo", "pass", "O6", "tcp [::1]:40000 -> [::1]:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:80 --to-self", "pass", "O6", "tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:80 --uid 1337", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the app (UID 1337, GID 1000)"},
+		{"--from proxy --dst 10.1.2.3:80", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 1337, GID 1337)"},
+		{"--from proxy --dst 10.1.2.3:80 --proxy-uid none --proxy-gid 5-9", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 65534, GID 5)"},
+		{"--from proxy --to-self --dst 10.1.2.3:80", "redirect(15006)", "O3", "tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
+		{"--from proxy --to-self --dst 10.1.2.3:80 --src 127.0.0.6", "pass", "O2", "tcp 127.0.0.6:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
+		{"--from outside --dst 10.1.2.3:80", "redirect(15006)", "I7", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, arriving by eth0"},
+		{"--from outside --dst 10.1.2.3:80 --src 10.9.9.9:1 --inbound-exclude-sources 10.9.0.0/16 --interface net1", "pass", "I5", "tcp 10.9.9.9:1 -> 10.1.2.3:80, arriving by net1"},
+		{"--dst 10.0.0.10:53 --proto udp --dns all", "redirect(15053)", "O8", "udp 192.0.2.1:40000 -> 10.0.0.10:53, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.0.0.10 --proto icmp", "pass", "O14", "icmp 192.0.2.1 -> 10.0.0.10, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst [fd00::1] --proto icmp", "pass", "O14", "ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:443 --state established", "pass", "O14", "tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
+	} {
+		r := invoke(t, "", nil, append([]string{"explain", "--format", "json"}, strings.Fields(tc.args)...)...)
+		if r.code != exitDone {
+			t.Errorf("%s: exit code %d, %s", tc.args, r.code, r.stderr)
+			continue
+		}
+		var e struct {
+			Fate, Line string
+			Packet     packetJSON
+			Steps      []stepJSON
+		}
+		if err := json.Unmarshal([]byte(r.out), &e); err != nil {
+			t.Errorf("%s: %v", tc.args, err)
+			continue
+		}
+		if e.Fate != tc.fate || e.Line != tc.line || e.Packet.String() != tc.packet || len(e.Steps) == 0 {
+			t.Errorf("%s:\n got %s, %s, %s, %d steps\nwant %s, %s, %s", tc.args, e.Fate, e.Line, e.Packet, len(e.Steps), tc.fate, tc.line, tc.packet)
+		}
+	}
+}
+
+func TestExplainRefuses(t *testing.T) {
+	for args, want := range map[string]string{
+		"--dst x":                                           `--dst: "x" is not an address and a port`,
+		"--dst 10.0.0.1:80:90":                              `--dst: "10.0.0.1:80:90" is not an address and a port`,
+		"--dst fd00::1 --proto udp":                         `--dst: "fd00::1" has no port, and rules for udp look at it; write [fd00::1]:443`,
+		"--dst 10.0.0.1:0":                                  `--dst: "10.0.0.1:0" has no port`,
+		"--dst 10.0.0.1:99999":                              `--dst: "10.0.0.1:99999" is not`,
+		"--dst [::ffff:10.0.0.1]:80":                        `IPv4 written as IPv6; write 10.0.0.1:80`,
+		"--dst [fe80::1%eth0]:80":                           `has a zone; leave it off`,
+		"--dst 10.0.0.1:80 --proto icmp":                    `--dst: "10.0.0.1:80" has a port, and icmp has none; write 10.0.0.1`,
+		"--dst 10.0.0.1:80 --proto sctp":                    `--proto: "sctp" is not one of tcp, udp, icmp`,
+		"--dst 10.0.0.1:80 --src 10.0.0.2:x":                `--src: "10.0.0.2:x"`,
+		"--dst 10.0.0.1:80 --uid root":                      `--uid: "root" is not a user`,
+		"--dst 10.0.0.1:80 --gid 1,2":                       `--gid: "1,2" is not one ID`,
+		"--dst 10.0.0.1:80 --proxy-uid 1000":                `--uid: the default, 1000, is the proxy's here; give the app's`,
+		"--dst 10.0.0.1:80 --from proxy --uid 1":            `--uid: 1: the proxy's is configured (--proxy-uid); leave it out`,
+		"--dst 10.0.0.1:80 --to-self --interface eth0":      `--interface: "eth0": what goes to the pod itself leaves by lo`,
+		"--dst 10.0.0.1:80 --proto udp --state established": `--state: established: only a TCP packet`,
+	} {
+		r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(args)...)...)
+		if r.code != exitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {
+			t.Errorf("%s: exit code %d, standard error %q; want %q", args, r.code, r.stderr, want)
+		}
+	}
+}
+
+func TestShorten(t *testing.T) {
+	long := strings.TrimSuffix(strings.Repeat("10.0.0.1,", 5000), ",")
+	got := shorten("not destination " + long)
+	if len(got) > 130 || !strings.Contains(got, "more)") {
+		t.Errorf("%q", got)
+	}
+	if got := shorten("not UID 5"); got != "not UID 5" {
+		t.Errorf("%q", got)
+	}
+}

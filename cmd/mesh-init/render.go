@@ -1,0 +1,77 @@
+package main
+
+import (
+	"net/netip"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/nft"
+)
+
+func (j job) render() error {
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return usageError{err}
+	}
+	if j.json {
+		return j.printJSON(struct {
+			Config   intercept.Config `json:"config"`
+			Families []string         `json:"families"`
+			Chains   []chainJSON      `json:"chains"`
+		}{withoutNull(j.config), familyNames(rs), chainsJSON(rs)})
+	}
+	text, err := nft.Render(rs)
+	j.out.WriteString(text)
+	return err
+}
+
+type chainJSON struct {
+	Name     string     `json:"name"`
+	Hook     string     `json:"hook,omitempty"`     // of a base chain
+	Priority *int32     `json:"priority,omitempty"` // of a base chain
+	Type     string     `json:"type"`
+	Rules    []ruleJSON `json:"rules"`
+}
+
+type ruleJSON struct {
+	Line   string   `json:"line"`
+	Reason string   `json:"reason"`
+	Match  []string `json:"match"`
+	Target string   `json:"target"`
+}
+
+func chainsJSON(rs intercept.Ruleset) []chainJSON {
+	chains := make([]chainJSON, len(rs.Chains))
+	for i, c := range rs.Chains {
+		out := chainJSON{Name: c.Name, Type: c.Type.String(), Rules: []ruleJSON{}}
+		if c.Hook != 0 {
+			priority := int32(c.Priority)
+			out.Hook, out.Priority = c.Hook.String(), &priority
+		}
+		for _, r := range c.Rules {
+			match := make([]string, len(r.Match))
+			for k, m := range r.Match {
+				match[k] = m.String()
+			}
+			out.Rules = append(out.Rules, ruleJSON{r.Line, r.Reason, match, r.Target.String()})
+		}
+		chains[i] = out
+	}
+	return chains
+}
+
+// withoutNull returns c with its empty lists written [] in JSON: a file with
+// null in it is refused, as is one that breaks off after a field's name.
+func withoutNull(c intercept.Config) intercept.Config {
+	c.ExcludeInterfaces = nonNil(c.ExcludeInterfaces)
+	c.PassthroughSources = nonNil(c.PassthroughSources)
+	c.Outbound.Exclude = nonNil(c.Outbound.Exclude)
+	c.DNS.Servers = nonNil(c.DNS.Servers)
+	return c
+}
+
+func nonNil[E string | netip.Addr | intercept.Exclusion](list []E) []E {
+	if list == nil {
+		return []E{}
+	}
+	return list
+}

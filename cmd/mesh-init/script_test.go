@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"mesh-init": main})
+}
+
+// scriptCommands are the words that the scripts have besides testscript's.
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	// exits CODE COMMAND... runs a command that has to end with the code.
+	"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) < 2 {
+			ts.Fatalf("usage: exits CODE COMMAND...")
+		}
+		err := ts.Exec(args[1], args[2:]...)
+		code := 0
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			code = exit.ExitCode()
+		} else if err != nil {
+			ts.Fatalf("%s: %v", args[1], err)
+		}
+		if want, err := strconv.Atoi(args[0]); err != nil || code != want {
+			ts.Fatalf("%q: exit code %d, want %s", args[1:], code, args[0])
+		}
+	},
+}
+
+// TestScripts runs what needs no privilege.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Cmds:                scriptCommands,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// TestKernelScripts runs what acts on a network namespace. Each script has one
+// of its own at $NETNS.
+func TestKernelScripts(t *testing.T) {
+	netlab.Require(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script/kernel",
+		Cmds:                scriptCommands,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			n, err := netlab.NewNamespace()
+			if err != nil {
+				return err
+			}
+			env.Defer(func() {
+				if err := n.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			env.Setenv("NETNS", n.Path())
+			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "hostnetns" {
+				return false, errors.New("unknown condition " + name)
+			}
+			// Linux shows it in the namespace it booted with alone.
+			_, err := os.Stat("/proc/sys/net/core/dev_weight")
+			return err == nil, nil
+		},
+	})
+}
