@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -226,53 +225,14 @@ func (b *Backend) generation() (uint32, error) {
 // there. What is not there is not removed: removing anything makes the closing
 // of the socket wait for the kernel (5 to 15 ms).
 func (b *Backend) write(prog program, old state, generation uint32) error {
-	for _, t := range old {
-		b.conn.DelTable(&nftables.Table{Name: Table, Family: t.family})
+	var t batch
+	for _, kt := range old {
+		t.deleteTable(kt.family, Table)
 	}
-	for _, t := range prog {
-		if err := b.queue(t, Table, nil); err != nil {
-			return err
-		}
+	for _, tab := range prog {
+		t.addTable(tab, Table, func(*rule) bool { return true })
 	}
-	if len(old) > 0 {
-		return b.conn.FlushWithGenID(generation)
-	}
-	return b.conn.Flush()
-}
-
-// queue adds a table and all in it to the next transaction, or of its rules
-// only the one given.
-func (b *Backend) queue(t table, name string, only *rule) error {
-	nt := b.conn.CreateTable(&nftables.Table{Name: name, Family: t.family})
-	b.conn.AddChain(&nftables.Chain{Name: t.spec, Table: nt})
-	for _, s := range t.sets {
-		ns := &nftables.Set{Table: nt, Name: s.name, KeyType: s.key.datatype, Interval: s.key.interval}
-		if err := b.conn.AddSet(ns, s.elements()); err != nil {
-			return fmt.Errorf("encode set %s: %w", s.name, err)
-		}
-	}
-	chains := make([]*nftables.Chain, len(t.chains))
-	for i, c := range t.chains {
-		nc := &nftables.Chain{Name: c.name, Table: nt}
-		if c.isBase() {
-			nc.Hooknum, nc.Priority = hookNumber(c.hook), nftables.ChainPriorityRef(nftables.ChainPriority(c.priority))
-			nc.Type = nftables.ChainType(c.typ.String())
-			accept := nftables.ChainPolicyAccept
-			nc.Policy = &accept
-		}
-		chains[i] = b.conn.AddChain(nc)
-	}
-	for i, c := range t.chains {
-		for j := range c.rules {
-			r := &c.rules[j]
-			if only != nil && r != only {
-				continue
-			}
-			b.conn.AddRule(&nftables.Rule{Table: nt, Chain: chains[i], Exprs: r.exprs(),
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
-		}
-	}
-	return nil
+	return b.commit(&t, generation)
 }
 
 // isChange reports whether a transaction failed because somebody else changed
@@ -280,7 +240,7 @@ func (b *Backend) queue(t table, name string, only *rule) error {
 // there already (EEXIST) or gone (ENOENT from its removal).
 func isChange(err error) bool {
 	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EEXIST) ||
-		errors.Is(err, unix.ENOENT) && strings.Contains(err.Error(), "DELTABLE")
+		errors.Is(err, unix.ENOENT) && isDeletion(err)
 }
 
 // blame finds the rule that the kernel refused: the error of a transaction
@@ -291,18 +251,17 @@ func (b *Backend) blame(prog program, failure error) error {
 		return explain(failure, "apply the rules")
 	}
 	const trial = Table + "_trial"
-	try := func(t table, r *rule) error {
-		if err := b.queue(t, trial, r); err != nil {
-			return err
-		}
-		b.conn.CreateTable(&nftables.Table{Name: trial, Family: t.family})
-		if err := b.conn.Flush(); !errors.Is(err, unix.EEXIST) {
+	try := func(t table, only *rule) error {
+		var tr batch
+		tr.addTable(t, trial, func(r *rule) bool { return r == only })
+		tr.createTable(t.family, trial)
+		if err := b.commit(&tr, 0); !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 		return nil
 	}
 	for _, t := range prog {
-		if err := try(table{family: t.family, spec: t.spec, sets: t.sets, chains: t.chains}, &rule{}); err != nil {
+		if err := try(t, nil); err != nil {
 			return explain(err, fmt.Sprintf("apply the table %s %s, its sets and chains", familyName(t.family), Table))
 		}
 		for _, c := range t.chains {
@@ -363,10 +322,11 @@ func (b *Backend) Remove() (removed bool, err error) {
 		if err := st.foreign(); err != nil {
 			return false, err
 		}
-		for _, t := range st {
-			b.conn.DelTable(&nftables.Table{Name: Table, Family: t.family})
+		var t batch
+		for _, kt := range st {
+			t.deleteTable(kt.family, Table)
 		}
-		err = b.conn.FlushWithGenID(generation)
+		err = b.commit(&t, generation)
 		if err == nil {
 			return true, nil
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
 )
@@ -109,7 +110,7 @@ func (c chain) baseProblem(kc *nftables.Chain) string {
 	switch {
 	case kc.Hooknum == nil || kc.Priority == nil:
 		return "is not a base chain"
-	case *kc.Hooknum != *hookNumber(c.hook):
+	case *kc.Hooknum != hookNumber(c.hook):
 		return "is on another hook"
 	case *kc.Priority != nftables.ChainPriority(c.priority):
 		return fmt.Sprintf("has priority %d, not %d", *kc.Priority, c.priority)
@@ -166,9 +167,7 @@ func (c chain) ruleDifferences(family nftables.TableFamily, kernel []kernelRule)
 	return diffs, nil
 }
 
-func ruleKey(comment string, body []string) string {
-	return comment + "\x00" + strings.Join(body, "\x00")
-}
+func ruleKey(comment, body string) string { return comment + "\x00" + body }
 
 func elementsProblem(want, have []string) string {
 	count := func(a, b []string) (n int) {
@@ -186,9 +185,10 @@ func elementsProblem(want, have []string) string {
 	return fmt.Sprintf("%d ranges missing, %d not ours", missing, extra)
 }
 
-func hookNumber(h intercept.Hook) *nftables.ChainHook {
+// hookNumber returns the kernel's number of a hook (linux/netfilter.h).
+func hookNumber(h intercept.Hook) nftables.ChainHook {
 	if h == intercept.Prerouting {
-		return nftables.ChainHookPrerouting
+		return unix.NF_INET_PRE_ROUTING
 	}
-	return nftables.ChainHookOutput
+	return unix.NF_INET_LOCAL_OUT
 }

@@ -3,8 +3,10 @@ package nft
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -37,7 +39,7 @@ type kernelSet struct {
 
 type kernelRule struct {
 	comment        string
-	body           []string // canonical expressions, in order
+	body           string // canonical
 	packets, bytes uint64
 }
 
@@ -109,217 +111,260 @@ func (b *Backend) loadTable(t *kernelTable) (err error) {
 		return err
 	}
 	for _, s := range sets {
-		elems, err := b.conn.GetSetElements(s)
+		elems, err := b.elements(t.family, s.Name)
 		if err != nil {
 			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
-		t.sets = append(t.sets, kernelSet{s.Name, s.KeyType, s.Interval, canonicalElements(elems)})
+		t.sets = append(t.sets, kernelSet{s.Name, s.KeyType, s.Interval, elems})
 	}
 	return nil
 }
 
-// canonicalElements leaves out the end mark that nft(8) puts before the first
-// range: it excludes nothing.
-func canonicalElements(elems []nftables.SetElement) []string {
+// elements reads the elements of a set, as canonicalElements writes ours.
+func (b *Backend) elements(family nftables.TableFamily, set string) ([]string, error) {
+	var keys []string
+	err := b.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(Table + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
+	}, func(message []byte) error {
+		for typ, list := range attributes(message) {
+			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				continue
+			}
+			for _, elem := range attributes(list) {
+				var key []byte
+				end := false
+				for typ, data := range attributes(elem) {
+					switch typ {
+					case unix.NFTA_SET_ELEM_KEY:
+						for _, key = range attributes(data) {
+						}
+					case unix.NFTA_SET_ELEM_FLAGS:
+						end = binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+					}
+				}
+				keys = appendElement(keys, key, end)
+			}
+		}
+		return nil
+	})
+	slices.Sort(keys)
+	return keys, err
+}
+
+func canonicalElements(elems []element) []string {
 	keys := make([]string, 0, len(elems))
 	for _, e := range elems {
-		if !e.IntervalEnd {
-			keys = append(keys, string(e.Key)+"+")
-		} else if !allZero(e.Key) {
-			keys = append(keys, string(e.Key)+"-")
-		}
+		keys = appendElement(keys, e.key, e.end)
 	}
 	slices.Sort(keys)
 	return keys
 }
 
-func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
-
-// rules reads all rules of our table of one family, by chain. It does so
-// itself, since the library passes over expressions it does not know, and what
-// is passed over would count as equal.
-func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
-	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")},
-	})
-	if err != nil {
-		return nil, err
+// appendElement leaves out the end mark that nft(8) puts before the first
+// range: it excludes nothing.
+func appendElement(keys []string, key []byte, end bool) []string {
+	switch {
+	case !end:
+		return append(keys, string(key)+"+")
+	case len(bytes.Trim(key, "\x00")) > 0:
+		return append(keys, string(key)+"-")
 	}
+	return keys
+}
+
+// rules reads all rules of our table of one family, by chain.
+func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
+	rules := map[string][]kernelRule{}
+	err := b.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
+		{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")},
+	}, func(message []byte) error {
+		var chain string
+		var r kernelRule
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_RULE_CHAIN:
+				chain = string(bytes.TrimRight(data, "\x00"))
+			case unix.NFTA_RULE_USERDATA:
+				r.comment, _ = userdata.GetString(data, userdata.TypeComment)
+			case unix.NFTA_RULE_EXPRESSIONS:
+				r.body, r.packets, r.bytes = canonical(data)
+			}
+		}
+		rules[chain] = append(rules[chain], r)
+		return nil
+	})
+	return rules, err
+}
+
+// dump asks the kernel for objects and hands each of its messages to f. It
+// reads them itself: the library passes over expressions it does not know, and
+// what is passed over would count as equal.
+func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
+	attrs, err := netlink.MarshalAttributes(filter)
+	if err != nil {
+		return err
+	}
+	const header = 4 // struct nfgenmsg
 	replies, err := b.sock.Execute(netlink.Message{
 		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE),
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | netlink.Dump,
 		},
 		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	rules := map[string][]kernelRule{}
 	for _, m := range replies {
-		chain, r, err := decodeRule(family, m.Data)
-		if err != nil {
-			return nil, err
+		if len(m.Data) < header {
+			return fmt.Errorf("netlink message of %d bytes", len(m.Data))
 		}
-		rules[chain] = append(rules[chain], r)
+		if err := f(m.Data[header:]); err != nil {
+			return err
+		}
 	}
-	return rules, nil
+	return nil
 }
 
-func decodeRule(family nftables.TableFamily, data []byte) (chain string, r kernelRule, err error) {
-	if len(data) < 4 {
-		return "", r, fmt.Errorf("rule message of %d bytes", len(data))
-	}
-	ad, err := netlink.NewAttributeDecoder(data[4:])
-	if err != nil {
-		return "", r, err
-	}
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_RULE_CHAIN:
-			chain = ad.String()
-		case unix.NFTA_RULE_USERDATA:
-			r.comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
-		case unix.NFTA_RULE_EXPRESSIONS:
-			r.body, r.packets, r.bytes, err = canonical(family, ad.Bytes())
-			if err != nil {
-				return "", r, err
+// attributes yields the netlink attributes in b, without the flags of their
+// types. It ends at one that is cut short.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.NLA_HDRLEN {
+			length := int(binary.NativeEndian.Uint16(b))
+			typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if length < unix.NLA_HDRLEN || length > len(b) || !yield(typ, b[unix.NLA_HDRLEN:length]) {
+				return
 			}
+			b = b[min(len(b), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
 		}
 	}
-	return chain, r, ad.Err()
 }
 
-// canonical writes each expression of a rule in a form that is the same for
+// canonical writes the expressions of a rule in a form that is the same for
 // what was sent and for what the kernel gives back, and takes out the counts.
-func canonical(family nftables.TableFamily, list []byte) (body []string, packets, counted uint64, err error) {
-	ad, err := netlink.NewAttributeDecoder(list)
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	for ad.Next() {
+func canonical(list []byte) (body string, packets, counted uint64) {
+	var b []byte
+	for _, e := range attributes(list) {
 		var name string
 		var data []byte
-		ad.Nested(func(nad *netlink.AttributeDecoder) error {
-			for nad.Next() {
-				switch nad.Type() {
-				case unix.NFTA_EXPR_NAME:
-					name = nad.String()
-				case unix.NFTA_EXPR_DATA:
-					data = nad.Bytes()
+		for typ, d := range attributes(e) {
+			switch typ {
+			case unix.NFTA_EXPR_NAME:
+				name = string(bytes.TrimRight(d, "\x00"))
+			case unix.NFTA_EXPR_DATA:
+				data = d
+			}
+		}
+		b = append(append(b, name...), '(')
+		if name == "counter" {
+			for typ, d := range attributes(data) {
+				switch {
+				case len(d) != 8:
+				case typ == unix.NFTA_COUNTER_PACKETS:
+					packets += binary.BigEndian.Uint64(d)
+				case typ == unix.NFTA_COUNTER_BYTES:
+					counted += binary.BigEndian.Uint64(d)
 				}
 			}
-			return nil
-		})
-		e, known := newExpr(name, data)
-		if !known {
-			flat, err := flatten(data)
-			if err != nil {
-				return nil, 0, 0, fmt.Errorf("expression %q: %w", name, err)
-			}
-			body = append(body, name+" "+flat)
+		} else {
+			b = appendExpression(b, name, data)
+		}
+		b = append(b, ')')
+	}
+	return string(b), packets, counted
+}
+
+// appendExpression writes the attributes of an expression that are part of its
+// meaning, in the order of their types.
+func appendExpression(b []byte, name string, data []byte) []byte {
+	const most = 10
+	var values [most][]byte
+	for typ, d := range attributes(data) {
+		// Greater types are none of those we send; kernels may come to add some.
+		if typ < most {
+			values[typ] = d
+		}
+	}
+	drop := func(typ int, why bool) {
+		if why {
+			values[typ] = nil
+		}
+	}
+	zero := func(typ int) bool { return len(bytes.Trim(values[typ], "\x00")) == 0 }
+	same := func(x, y int) bool { return bytes.Equal(values[x], values[y]) }
+	switch name {
+	case "lookup":
+		drop(unix.NFTA_LOOKUP_SET_ID, true) // of the transaction that made the set
+		drop(unix.NFTA_LOOKUP_FLAGS, zero(unix.NFTA_LOOKUP_FLAGS))
+	case "bitwise":
+		drop(bitwiseOp, zero(bitwiseOp)) // since Linux 5.6
+	case "nat":
+		// The kernel gives the end of a range where none was sent.
+		drop(unix.NFTA_NAT_REG_ADDR_MAX, same(unix.NFTA_NAT_REG_ADDR_MAX, unix.NFTA_NAT_REG_ADDR_MIN))
+		if f := values[unix.NFTA_NAT_FLAGS]; len(f) == 4 {
+			// It also sets a flag that says there is an address.
+			values[unix.NFTA_NAT_FLAGS] = be32(binary.BigEndian.Uint32(f) &^ unix.NF_NAT_RANGE_MAP_IPS)
+		}
+		drop(unix.NFTA_NAT_REG_PROTO_MAX, same(unix.NFTA_NAT_REG_PROTO_MAX, unix.NFTA_NAT_REG_PROTO_MIN))
+	case "redir":
+		drop(unix.NFTA_REDIR_REG_PROTO_MAX, same(unix.NFTA_REDIR_REG_PROTO_MAX, unix.NFTA_REDIR_REG_PROTO_MIN))
+	}
+	for typ, v := range values {
+		if v == nil {
 			continue
 		}
-		if err := expr.Unmarshal(byte(family), data, e); err != nil {
-			return nil, 0, 0, fmt.Errorf("expression %q: %w", name, err)
+		b = append(append(b, byte('0'+typ)), '=')
+		if isNested(name, uint16(typ)) {
+			// struct nft_data: a value, or a verdict with its code and chain.
+			for inner, d := range attributes(v) {
+				b = append(b, byte('0'+inner), ':')
+				if inner != unix.NFTA_DATA_VERDICT {
+					b = hex.AppendEncode(b, d)
+					continue
+				}
+				for part, d := range attributes(d) {
+					b = hex.AppendEncode(append(b, byte('0'+part), '.'), d)
+				}
+			}
+		} else {
+			b = hex.AppendEncode(b, v)
 		}
-		switch e := e.(type) {
-		case *expr.Counter:
-			packets, counted = packets+e.Packets, counted+e.Bytes
-			*e = expr.Counter{}
-		case *expr.Lookup:
-			e.SetID = 0 // of the transaction that made the set
-		case *expr.NAT:
-			e.RegAddrMax, e.RegProtoMax = same(e.RegAddrMax, e.RegAddrMin), same(e.RegProtoMax, e.RegProtoMin)
-		case *expr.Redir:
-			e.RegisterProtoMax = same(e.RegisterProtoMax, e.RegisterProtoMin)
-		}
-		b, err := expr.MarshalExprData(byte(family), e)
-		if err != nil {
-			return nil, 0, 0, fmt.Errorf("expression %q: %w", name, err)
-		}
-		body = append(body, fmt.Sprintf("%s %x", name, b))
+		b = append(b, ' ')
 	}
-	return body, packets, counted, ad.Err()
+	return b
 }
 
-// same leaves out the end of a range that is its beginning: some kernels give
-// it back where none was sent.
-func same(last, first uint32) uint32 {
-	if last == first {
-		return 0
-	}
-	return last
-}
+const bitwiseOp = 6 // NFTA_BITWISE_OP
 
-// newExpr returns an empty expression to decode data into, for those the
-// renderer writes.
-func newExpr(name string, data []byte) (_ expr.Any, known bool) {
+// isNested reports whether an attribute of an expression is a struct nft_data.
+func isNested(name string, typ uint16) bool {
 	switch name {
-	case "meta":
-		return &expr.Meta{}, true
-	case "cmp":
-		return &expr.Cmp{}, true
-	case "range":
-		return &expr.Range{}, true
-	case "payload":
-		return &expr.Payload{}, true
-	case "bitwise":
-		return &expr.Bitwise{}, true
-	case "lookup":
-		return &expr.Lookup{}, true
-	case "ct":
-		return &expr.Ct{}, true
-	case "counter":
-		return &expr.Counter{}, true
-	case "redir":
-		return &expr.Redir{}, true
-	case "nat":
-		return &expr.NAT{}, true
-	case "reject":
-		return &expr.Reject{}, true
 	case "immediate":
-		if isVerdict(data) {
-			return &expr.Verdict{}, true
-		}
-		return &expr.Immediate{}, true
-	}
-	// byteorder and tproxy are among them: the library encodes but cannot
-	// decode them.
-	return nil, false
-}
-
-// flatten writes an expression's attributes as they came, in the order of
-// their types.
-func flatten(data []byte) (string, error) {
-	ad, err := netlink.NewAttributeDecoder(data)
-	if err != nil {
-		return "", err
-	}
-	var attrs []string
-	for ad.Next() {
-		attrs = append(attrs, fmt.Sprintf("%d=%x", ad.Type(), ad.Bytes()))
-	}
-	slices.Sort(attrs)
-	return strings.Join(attrs, " "), ad.Err()
-}
-
-func isVerdict(immediate []byte) bool {
-	ad, err := netlink.NewAttributeDecoder(immediate)
-	if err != nil {
-		return false
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		if ad.Type() == unix.NFTA_IMMEDIATE_DREG {
-			return ad.Uint32() == unix.NFT_REG_VERDICT
-		}
+		return typ == unix.NFTA_IMMEDIATE_DATA
+	case "cmp":
+		return typ == unix.NFTA_CMP_DATA
+	case "range":
+		return typ == unix.NFTA_RANGE_FROM_DATA || typ == unix.NFTA_RANGE_TO_DATA
+	case "bitwise":
+		return typ == unix.NFTA_BITWISE_MASK || typ == unix.NFTA_BITWISE_XOR
 	}
 	return false
 }
 
 // body returns the canonical form of a rule of ours.
-func (r rule) body(family nftables.TableFamily) ([]string, error) {
+func (r rule) body(family nftables.TableFamily) (string, error) {
+	data, err := r.marshal(family)
+	if err != nil {
+		return "", err
+	}
+	body, _, _ := canonical(data)
+	return body, nil
+}
+
+// marshal encodes a rule's expressions.
+func (r rule) marshal(family nftables.TableFamily) ([]byte, error) {
 	var list []netlink.Attribute
 	for _, e := range r.exprs() {
 		b, err := expr.Marshal(byte(family), e)
@@ -328,12 +373,7 @@ func (r rule) body(family nftables.TableFamily) ([]string, error) {
 		}
 		list = append(list, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: b})
 	}
-	data, err := netlink.MarshalAttributes(list)
-	if err != nil {
-		return nil, err
-	}
-	body, _, _, err := canonical(family, data)
-	return body, err
+	return netlink.MarshalAttributes(list)
 }
 
 // familyOfRules returns a function that says which one family a rule is for,
@@ -354,11 +394,10 @@ func familyOfRules(t nftables.TableFamily) (func(kernelRule) string, error) {
 		return nil, err
 	}
 	return func(r kernelRule) string {
-		switch n := len(ipv4); {
-		case len(r.body) < n:
-		case slices.Equal(r.body[:n], ipv4):
+		switch {
+		case strings.HasPrefix(r.body, ipv4):
 			return intercept.IPv4.String()
-		case slices.Equal(r.body[:n], ipv6):
+		case strings.HasPrefix(r.body, ipv6):
 			return intercept.IPv6.String()
 		}
 		return ""

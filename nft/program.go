@@ -506,19 +506,26 @@ func (t *table) reject() stmt {
 		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}
 }
 
+// element is one key of a set, or a mark at it.
+type element struct {
+	key  []byte
+	end  bool // the first key that is not in the range before
+	open bool // the range that begins here has no end
+}
+
 // elements returns the set's keys as the kernel takes them: an interval set
 // gets the start of each range and the key after its end, unless there is none.
-func (s set) elements() []nftables.SetElement {
-	elems := make([]nftables.SetElement, 0, 2*len(s.ranges))
+func (s set) elements() []element {
+	elems := make([]element, 0, 2*len(s.ranges))
 	for _, r := range s.ranges {
 		if !s.key.interval {
-			elems = append(elems, nftables.SetElement{Key: r.first})
+			elems = append(elems, element{key: r.first})
 			continue
 		}
 		end, ok := increment(r.last)
-		elems = append(elems, nftables.SetElement{Key: r.first, IntervalOpen: !ok})
+		elems = append(elems, element{key: r.first, open: !ok})
 		if ok {
-			elems = append(elems, nftables.SetElement{Key: end, IntervalEnd: true})
+			elems = append(elems, element{key: end, end: true})
 		}
 	}
 	return elems

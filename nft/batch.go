@@ -1,0 +1,230 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A batch is one transaction: messages that take effect together or not at
+// all. The library can send one, too, but asks the kernel to send every rule
+// back, which takes longer than all the rest.
+type batch struct {
+	messages []netlink.Message
+	err      error // the first that encoding met
+}
+
+func (b *batch) add(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs ...netlink.Attribute) {
+	data, err := netlink.MarshalAttributes(attrs)
+	b.err = errors.Join(b.err, err)
+	b.messages = append(b.messages, netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
+			Flags: netlink.Request | flags,
+		},
+		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...),
+	})
+}
+
+func text(typ uint16, s string) netlink.Attribute {
+	return netlink.Attribute{Type: typ, Data: append([]byte(s), 0)}
+}
+
+func number(typ uint16, n uint32) netlink.Attribute {
+	return netlink.Attribute{Type: typ, Data: be32(n)}
+}
+
+func (b *batch) nested(typ uint16, attrs ...netlink.Attribute) netlink.Attribute {
+	data, err := netlink.MarshalAttributes(attrs)
+	b.err = errors.Join(b.err, err)
+	return netlink.Attribute{Type: unix.NLA_F_NESTED | typ, Data: data}
+}
+
+// createTable fails with EEXIST if the table is there already.
+func (b *batch) createTable(family nftables.TableFamily, name string) {
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, family, text(unix.NFTA_TABLE_NAME, name))
+}
+
+// deleteTable fails with ENOENT if the table is not there.
+func (b *batch) deleteTable(family nftables.TableFamily, name string) {
+	b.add(unix.NFT_MSG_DELTABLE, 0, family, text(unix.NFTA_TABLE_NAME, name))
+}
+
+// addTable adds a table under a name, with its sets, chains and those of its
+// rules that pass the filter.
+func (b *batch) addTable(t table, name string, filter func(*rule) bool) {
+	b.createTable(t.family, name)
+	b.addChain(t.family, name, chain{name: t.spec})
+	for i, s := range t.sets {
+		b.addSet(t.family, name, s, uint32(i+1))
+	}
+	// Rules may continue in any chain, so all chains come first.
+	for _, c := range t.chains {
+		b.addChain(t.family, name, c)
+	}
+	for _, c := range t.chains {
+		for i := range c.rules {
+			if r := &c.rules[i]; filter(r) {
+				b.addRule(t.family, name, c.name, *r)
+			}
+		}
+	}
+}
+
+func (b *batch) addChain(family nftables.TableFamily, table string, c chain) {
+	attrs := []netlink.Attribute{text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, c.name)}
+	if c.isBase() {
+		attrs = append(attrs,
+			b.nested(unix.NFTA_CHAIN_HOOK,
+				number(unix.NFTA_HOOK_HOOKNUM, uint32(hookNumber(c.hook))),
+				number(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))),
+			number(unix.NFTA_CHAIN_POLICY, uint32(nftables.ChainPolicyAccept)),
+			text(unix.NFTA_CHAIN_TYPE, c.typ.String()))
+	}
+	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, family, attrs...)
+}
+
+// maxElements is the room for a message's list of elements: an attribute's
+// length has 16 bits, and the list is one.
+const maxElements = 1<<16 - 1024
+
+func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint32) {
+	var flags uint32
+	if s.key.interval {
+		flags = unix.NFT_SET_INTERVAL
+	}
+	b.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
+		text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, s.name),
+		number(unix.NFTA_SET_FLAGS, flags),
+		number(unix.NFTA_SET_KEY_TYPE, s.key.datatype.GetNFTMagic()),
+		number(unix.NFTA_SET_KEY_LEN, s.key.datatype.Bytes),
+		number(unix.NFTA_SET_ID, id),
+		// For nft(8), which would else take the keys for little-endian: 2 is
+		// big-endian (BYTEORDER_BIG_ENDIAN in nftables' include/datatype.h).
+		netlink.Attribute{Type: unix.NFTA_SET_USERDATA,
+			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2)})
+
+	var list []netlink.Attribute
+	size := 0
+	flush := func() {
+		if len(list) > 0 {
+			b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, family,
+				text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, s.name),
+				number(unix.NFTA_SET_ELEM_LIST_SET_ID, id),
+				b.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))
+		}
+		list, size = nil, 0
+	}
+	for _, e := range s.elements() {
+		elem := b.nested(unix.NFTA_LIST_ELEM, e.attributes(b)...)
+		if size += unix.NLA_HDRLEN + len(elem.Data); size > maxElements {
+			flush()
+			size = unix.NLA_HDRLEN + len(elem.Data)
+		}
+		list = append(list, elem)
+	}
+	flush()
+}
+
+func (e element) attributes(b *batch) []netlink.Attribute {
+	attrs := make([]netlink.Attribute, 0, 3)
+	if e.end {
+		attrs = append(attrs, number(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
+	}
+	attrs = append(attrs, b.nested(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: e.key}))
+	if e.open {
+		// For nft(8), which would else expect an end.
+		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_ELEM_USERDATA,
+			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS, userdata.NFTNL_UDATA_SET_ELEM_F_INTERVAL_OPEN)})
+	}
+	return attrs
+}
+
+func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule) {
+	exprs, err := r.marshal(family)
+	b.err = errors.Join(b.err, err)
+	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, family,
+		text(unix.NFTA_RULE_TABLE, table), text(unix.NFTA_RULE_CHAIN, chain),
+		netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_RULE_EXPRESSIONS, Data: exprs},
+		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
+}
+
+// replyTimeout bounds the wait for the kernel, which has answered by the time
+// a message is sent. It is for a kernel that does not.
+const replyTimeout = 10 * time.Second
+
+// commit sends a batch. If generation is not zero, it fails with ERESTART where
+// the rules are of another one. The error of the first message that failed
+// comes back, and nothing has then changed.
+func (b *Backend) commit(t *batch, generation uint32) error {
+	if t.err != nil {
+		return fmt.Errorf("encode the rules: %w", t.err)
+	}
+	head := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
+	if generation != 0 {
+		attr, err := netlink.MarshalAttributes([]netlink.Attribute{number(unix.NFNL_BATCH_GENID, generation)})
+		if err != nil {
+			return err
+		}
+		head = append(head, attr...)
+	}
+	begin := netlink.Message{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request}, Data: head}
+	end := begin
+	end.Header.Type = unix.NFNL_MSG_BATCH_END
+	messages := append(append([]netlink.Message{begin}, t.messages...), end)
+	// The last of the messages is acknowledged, others answered only if they
+	// fail: what comes before the acknowledgment are all the errors.
+	last := len(messages) - 2
+	messages[last].Header.Flags |= netlink.Acknowledge
+
+	if err := b.sock.SetReadDeadline(time.Now().Add(replyTimeout)); err != nil {
+		return err
+	}
+	sent, err := b.sock.SendMessages(messages)
+	if err != nil {
+		return err
+	}
+	first, final := sent[0].Header.Sequence, sent[last].Header.Sequence
+	var failure error
+	for {
+		var seq uint32
+		replies, err := b.sock.Receive()
+		var op *netlink.OpError
+		switch {
+		case errors.As(err, &op) && op.Sequence != 0:
+			seq = op.Sequence
+			if failure == nil {
+				failure = &messageError{uint16(sent[seq-first].Header.Type), op.Err}
+			}
+		case err != nil:
+			return err
+		case len(replies) > 0:
+			seq = replies[len(replies)-1].Header.Sequence
+		}
+		// An error of the beginning is the only answer: no privilege, or
+		// another generation.
+		if seq == final || seq == first {
+			return failure
+		}
+	}
+}
+
+// messageError is the error of one message of a batch.
+type messageError struct {
+	typ uint16
+	err error
+}
+
+func (e *messageError) Error() string { return e.err.Error() }
+func (e *messageError) Unwrap() error { return e.err }
+
+// isDeletion reports whether err is of a message that deletes a table.
+func isDeletion(err error) bool {
+	var m *messageError
+	return errors.As(err, &m) && m.typ == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE
+}
