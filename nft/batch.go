@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
@@ -154,10 +153,6 @@ func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule
 		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
 }
 
-// replyTimeout bounds the wait for the kernel, which has answered by the time
-// a message is sent. It is for a kernel that does not.
-const replyTimeout = 10 * time.Second
-
 // commit sends a batch. If generation is not zero, it fails with ERESTART where
 // the rules are of another one. The error of the first message that failed
 // comes back, and nothing has then changed.
@@ -182,9 +177,6 @@ func (b *Backend) commit(t *batch, generation uint32) error {
 	last := len(messages) - 2
 	messages[last].Header.Flags |= netlink.Acknowledge
 
-	if err := b.sock.SetReadDeadline(time.Now().Add(replyTimeout)); err != nil {
-		return err
-	}
 	sent, err := b.sock.SendMessages(messages)
 	if err != nil {
 		return err

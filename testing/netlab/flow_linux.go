@@ -163,11 +163,9 @@ func (l *Lab) Send(f Flow) (Delivery, error) {
 	if conn == nil {
 		return d, err
 	}
-	// Reset the connection: its addresses can be used again at once.
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		err = tcp.SetLinger(0)
-	}
-	return d, errors.Join(err, conn.Close())
+	// Whatever its addresses, they can be used again at once.
+	hangUp(conn.(syscall.Conn))
+	return d, conn.Close()
 }
 
 // Dial is [Lab.Send] and leaves the connection open. What is written to it
@@ -189,7 +187,12 @@ func (l *Lab) dial(f Flow) (_ net.Conn, d Delivery, err error) {
 	if err != nil {
 		return nil, Delivery{}, err
 	}
-	defer socket.Close()
+	defer func() {
+		if err != nil || d.Role == "" {
+			hangUp(socket)
+		}
+		socket.Close()
+	}()
 	timeout := f.Timeout
 	if timeout == 0 {
 		timeout = 2 * time.Second
@@ -408,10 +411,10 @@ func addPassthrough() error {
 		return err
 	}
 	defer h.Close()
-	if err := addAddr(h, lo, host(passthrough6)); !errors.Is(err, unix.EEXIST) {
+	if err := addAddr(h, lo, host(passthrough6)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	return nil
+	return awaitLocal(h, passthrough6)
 }
 
 // unspecified returns the address that stands for all of a's family.

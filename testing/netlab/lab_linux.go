@@ -115,7 +115,7 @@ func New(o Options) (_ *Lab, err error) {
 	}{
 		{l.Pod, l.configurePod},
 		{l.Peer, l.configurePeer},
-		{l.Pod, l.awaitCables},
+		{l.Pod, l.awaitPod},
 	} {
 		err := step.in.Do(func() error {
 			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -238,27 +238,53 @@ func (l *Lab) configurePeer(h *netlink.Handle) error {
 	return nil
 }
 
-// awaitCables waits until the pod's interfaces carry packets: having got a
-// carrier last, they are connected to a queue by a kernel thread. Since Linux
-// 6.8 the kernel settles that before it answers for the first time.
-func (l *Lab) awaitCables(h *netlink.Handle) error {
-	deadline := time.Now().Add(5 * time.Second)
+// awaitPod waits until the kernel's threads have finished what configuring the
+// pod started.
+func (l *Lab) awaitPod(h *netlink.Handle) error {
 	for _, c := range l.cables {
-		for {
+		// An interface that got its carrier after it was set up cannot send yet.
+		// Since Linux 6.8 the kernel settles that before it answers.
+		err := until(c.name+" to be up", func() (bool, error) {
 			link, err := h.LinkByName(c.name)
-			if err != nil {
+			return err == nil && link.Attrs().OperState == netlink.OperUp, err
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range c.ends {
+			if err := awaitLocal(h, e.pod.Addr()); err != nil {
 				return err
 			}
-			if link.Attrs().OperState == netlink.OperUp {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("%s does not come up: it is %s", c.name, link.Attrs().OperState)
-			}
-			runtime.Gosched()
 		}
 	}
 	return nil
+}
+
+// awaitLocal waits until an address that was added is the namespace's own. An
+// IPv6 address gets its local route later than itself, IFA_F_NODAD or not
+// (addrconf_dad_work in the kernel's net/ipv6/addrconf.c), and until then
+// packets to it leave by the default route.
+func awaitLocal(h *netlink.Handle, a netip.Addr) error {
+	return until(a.String()+" to be local", func() (bool, error) {
+		routes, err := h.RouteGet(a.AsSlice())
+		if errors.Is(err, unix.ENETUNREACH) {
+			return false, nil
+		}
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, err
+	})
+}
+
+// until asks again and again until the answer is true.
+func until(what string, ok func() (bool, error)) error {
+	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+		done, err := ok()
+		if done || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waited in vain for %s", what)
+		}
+	}
 }
 
 // configureHost does what both namespaces need.
@@ -282,8 +308,8 @@ func configureHost(h *netlink.Handle) error {
 	return nil
 }
 
-// addAddr adds an address that is usable at once. It makes no route to the
-// rest of the prefix.
+// addAddr adds an address, without duplicate address detection and without a
+// route to the rest of its prefix. See awaitLocal.
 func addAddr(h *netlink.Handle, index int, p netip.Prefix) error {
 	err := h.AddrAdd(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, &netlink.Addr{
 		IPNet: ipNet(p),

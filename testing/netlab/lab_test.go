@@ -546,6 +546,58 @@ func TestSidecar(t *testing.T) {
 	}
 }
 
+// TestReady sends at once what nothing sends again if it is lost.
+func TestReady(t *testing.T) {
+	t.Parallel()
+	for range 40 {
+		lab := netlab.NewT(t, netlab.Options{SecondInterface: true})
+		for _, f := range []netlab.Flow{
+			{Dst: addr("[fd00:244::5]:80")},
+			{Dst: addr("[fd00:245::5]:80")},
+			{Dst: addr("[2001:db8::7]:80")},
+			{Dst: addr("[2001:db8:1::7]:80")},
+			{Dst: addr("[::1]:80"), Src: addr("[::6]:80")},
+			{Dst: addr("[fd00:244::5]:80"), From: netlab.FromPeer, Src: addr("[2001:db8::9]:80")},
+		} {
+			f.Protocol = udp
+			if d, err := lab.Send(f); err != nil || d.Fate != (intercept.Fate{}) {
+				t.Errorf("%s: %s, %v", f, d, err)
+			}
+		}
+	}
+}
+
+// TestSameSource sends again and again from one port while other processes are
+// being started, which have copies of all sockets for a moment.
+func TestSameSource(t *testing.T) {
+	t.Parallel()
+	lab := netlab.NewT(t, netlab.Options{})
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if err := exec.Command("true").Run(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 200 {
+		for _, proto := range []intercept.Protocol{tcp, udp} {
+			f := netlab.Flow{Protocol: proto, Src: addr("10.244.0.5:5353"), Dst: addr("203.0.113.7:53")}
+			if d, err := lab.Send(f); err != nil || d.Fate != (intercept.Fate{}) {
+				t.Errorf("%s: %s, %v", f, d, err)
+			}
+		}
+	}
+	close(done)
+	wg.Wait()
+}
+
 // TestParallelLabs has 32 labs at once, with the same addresses in each.
 func TestParallelLabs(t *testing.T) {
 	t.Parallel()

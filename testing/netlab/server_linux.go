@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -380,22 +382,32 @@ func (g *group) serve(f *os.File, answer func()) {
 	})
 }
 
-// close closes the group's sockets and waits for its goroutines. Connections
-// are reset: one that waited for its end to be acknowledged would hold its
-// namespace, for minutes if a rule drops the packets.
+// close closes the group's sockets and waits for its goroutines.
 func (g *group) close() {
 	g.mu.Lock()
 	g.closed = true
 	for f := range g.open {
-		if raw, err := f.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) {
-				unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-			})
-		}
+		hangUp(f)
 		f.Close()
 	}
 	g.mu.Unlock()
 	g.wg.Wait()
+}
+
+// hangUp ends what a socket does, at once: it resets a connection, stops
+// listening, or disconnects a UDP socket. Closing it alone may do that later: a
+// child process between fork and exec has a copy of it, marked close-on-exec or
+// not, and a connection whose end is not acknowledged, perhaps since a rule
+// drops the packets, would hold its namespace for minutes.
+func hangUp(socket syscall.Conn) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return
+	}
+	nowhere := unix.RawSockaddr{Family: unix.AF_UNSPEC} // connect(2); no type of package unix's stands for it
+	raw.Control(func(fd uintptr) {
+		unix.Syscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&nowhere)), unsafe.Sizeof(nowhere))
+	})
 }
 
 // bind sets a socket's local address; a zero port is for the kernel to
