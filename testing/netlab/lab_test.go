@@ -632,8 +632,12 @@ func TestParallelLabs(t *testing.T) {
 }
 
 func BenchmarkNew(b *testing.B) {
+	netlab.Require(b)
 	for b.Loop() {
-		lab := netlab.NewT(b, netlab.Options{})
+		lab, err := netlab.New(netlab.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
 		b.StopTimer()
 		lab.Close()
 		b.StartTimer()

@@ -1,0 +1,103 @@
+# make help lists the targets.
+
+MODULE   := github.com/mesh-intercept/intercept
+MAXSIZE  := 5000000
+FUZZTIME ?= 30s
+BENCH    ?= .
+BENCHFLAGS ?= -count=6
+# A cached result says nothing about the kernel it is read on.
+TESTFLAGS ?= $(if $(CI),-count=1)
+
+# Tools have a go.mod of their own, to keep theirs out of the module's.
+TOOL := go tool -modfile=tools/go.mod
+
+# The programs that tests run, and Debian's packages of them.
+PROGRAMS := nft:nftables ip:iproute2 haproxy:haproxy dnsmasq:dnsmasq-base
+
+.DEFAULT_GOAL := help
+.PHONY: help build size demo deps test race bench fuzz lint fmt vet arch golangci tidy clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
+
+build: ## build bin/mesh-init, static and stripped
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init
+
+size: build ## fail if a binary has grown over its limit
+	@size=$$(wc -c < bin/mesh-init); \
+	echo "bin/mesh-init: $$size bytes of at most $(MAXSIZE)"; \
+	[ "$$size" -le $(MAXSIZE) ]
+
+demo: build ## show interception at work, in namespaces of its own (root)
+	go run ./testing/demo -mesh-init bin/mesh-init
+
+# As root on Debian, install what is missing. The services of what is installed
+# are not started: policy-rc.d forbids it meanwhile.
+deps: ## install the programs that tests run, where they are missing (root)
+	@missing=; \
+	for p in $(PROGRAMS); do \
+		command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p#*:}"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	why=; \
+	if ! command -v apt-get >/dev/null; then why="there is no apt-get here"; \
+	elif [ "$$(id -u)" -ne 0 ]; then why="it takes root"; \
+	else \
+		echo "installing$$missing"; \
+		log=$$(mktemp); policy=/usr/sbin/policy-rc.d; \
+		if [ -e $$policy ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; fi; \
+		trap 'rm -f "$$log" $$policy' EXIT; \
+		trap 'exit 1' HUP INT TERM; \
+		apt="apt-get -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ $$apt update && $$apt install -y --no-install-recommends $$missing; } >"$$log" 2>&1 </dev/null || \
+			{ cat "$$log"; why="apt-get failed"; }; \
+	fi; \
+	[ -n "$$why" ] || exit 0; \
+	echo "not installed:$$missing ($$why); install the packages of these names, else the tests that need them are skipped" >&2; \
+	[ "$$MESH_TEST_REQUIRE" != 1 ]
+
+test: deps vet ## vet, then run all tests; as root the kernel's, too
+	go test $(TESTFLAGS) ./...
+
+race: deps ## run all tests under the race detector (needs a C compiler)
+	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs cgo, and that $$(go env CC): apt-get install gcc" >&2; exit 1; }
+	CGO_ENABLED=1 go test -race $(TESTFLAGS) ./...
+
+bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
+	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count)
+	@go test -list '^Fuzz' ./... >/dev/null
+	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
+	while read -r package name; do \
+		echo "$$package $$name"; \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
+	done
+
+lint: fmt vet arch golangci ## check format, go vet, the imports and golangci-lint
+
+fmt:
+	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted, run gofmt -w:" $$files >&2; exit 1; fi
+
+vet:
+	go vet ./...
+
+# What golangci-lint's depguard cannot see: indirect imports, other systems.
+arch:
+	@bad=$$(go list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' . | grep -vx '$(MODULE)'); \
+	if [ -n "$$bad" ]; then echo "the root package imports the standard library alone, but it needs:" $$bad >&2; exit 1; fi
+	@bad=$$(go list -deps ./cmd/mesh-init | grep -E '^(net/http|text/template|html/template|testing|os/exec)$$|^(k8s\.io|github\.com/vishvananda|$(MODULE)/testing)/'); \
+	if [ -n "$$bad" ]; then echo "mesh-init has no room for" $$bad >&2; exit 1; fi
+	GOOS=darwin go build .
+	GOOS=windows go build .
+
+# The first time it is built from source, which takes minutes.
+golangci:
+	$(TOOL) golangci-lint run
+
+tidy: ## fail if go.mod and go.sum are not as go mod tidy leaves them
+	go mod tidy -diff
+
+clean: ## remove what make built
+	rm -rf bin
