@@ -1,0 +1,210 @@
+// Package bench measures what people wait for: a whole run of mesh-init, and
+// a new connection. Its figures are ratios of things measured in turn in one
+// run, since absolute times drift.
+package bench
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+const hello = `package main
+
+import "fmt"
+
+func main() { fmt.Println("hello, world") }
+`
+
+// build compiles a Go program as the Makefile does.
+func build(b *testing.B, output, source string) {
+	b.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, source)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+}
+
+// BenchmarkProcess runs mesh-init and a Go hello world in turn, from start to
+// exit. The metric x-hello is the ratio of the medians.
+func BenchmarkProcess(b *testing.B) {
+	netlab.Require(b)
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "hello.go"), []byte(hello), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	build(b, filepath.Join(dir, "hello"), filepath.Join(dir, "hello.go"))
+	build(b, filepath.Join(dir, "mesh-init"), "github.com/mesh-intercept/intercept/cmd/mesh-init")
+	many := filepath.Join(dir, "many.yaml")
+	if err := os.WriteFile(many, []byte("outbound: {excludeCIDRs: ["+cidrText(5000)+"]}\n"), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	for _, bb := range []struct {
+		name string
+		args []string
+		runs int // the last of so many runs in one namespace counts
+	}{
+		{"version", []string{"version"}, 1},
+		{"apply", []string{"apply"}, 1},
+		{"apply-again", []string{"apply"}, 2},
+		{"apply-5000-cidrs", []string{"apply", "--config", many}, 1},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			var ours, theirs []time.Duration
+			for b.Loop() {
+				ns, err := netlab.NewNamespace()
+				if err != nil {
+					b.Fatal(err)
+				}
+				var took time.Duration
+				for range bb.runs {
+					took = process(b, ns, filepath.Join(dir, "mesh-init"), bb.args...)
+				}
+				ours = append(ours, took)
+				theirs = append(theirs, process(b, ns, filepath.Join(dir, "hello")))
+				if err := ns.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(median(ours))/float64(time.Millisecond), "ms")
+			b.ReportMetric(float64(median(ours))/float64(median(theirs)), "x-hello")
+		})
+	}
+}
+
+func process(b *testing.B, ns *netlab.Namespace, name string, args ...string) time.Duration {
+	b.Helper()
+	cmd := exec.Command(name, args...)
+	start := time.Now()
+	if err := ns.Start(cmd, nil); err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		b.Fatalf("%s: %v", cmd, err)
+	}
+	return time.Since(start)
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// cidr returns networks of both families that do not merge.
+func cidr(i int) [2]string {
+	return [2]string{fmt.Sprintf("10.%d.%d.0/25", i/250, i%250), fmt.Sprintf("2001:db8:%x::/49", i)}
+}
+
+func cidrText(n int) (s string) {
+	for i := range n / 2 {
+		c := cidr(i)
+		s += fmt.Sprintf("%q,%q,", c[0], c[1])
+	}
+	return s
+}
+
+// BenchmarkNewConnection connects through the redirect, under default rules
+// with more and more exclusions and, in turn, under a single redirect rule.
+// The metric x-bare is the ratio of the medians of connect(2).
+func BenchmarkNewConnection(b *testing.B) {
+	netlab.Require(b)
+	for _, dst := range []string{"203.0.113.10:80", "[2001:db8::10]:80"} {
+		dst := netip.MustParseAddrPort(dst)
+		bare := labWith(b, func(l *netlab.Lab) error { return bareRedirect(l, 15001) })
+		for _, n := range []int{0, 100, 1000, 5000} {
+			b.Run(fmt.Sprintf("%s/exclusions-%d", intercept.FamilyOf(dst.Addr()), n), func(b *testing.B) {
+				lab := labWith(b, func(l *netlab.Lab) error {
+					c := intercept.Default()
+					for i := range n {
+						c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
+							netip.MustParsePrefix(cidr(i)[0]), netip.MustParsePrefix(cidr(i)[1]))
+					}
+					_, err := dataplane.Target{NetNS: l.Pod.Path()}.Apply(c)
+					return err
+				})
+				var ours, theirs []time.Duration
+				for b.Loop() {
+					ours = append(ours, connect(b, lab, dst))
+					theirs = append(theirs, connect(b, bare, dst))
+				}
+				b.ReportMetric(float64(median(ours).Nanoseconds()), "ns/connect")
+				b.ReportMetric(float64(median(ours))/float64(median(theirs)), "x-bare")
+			})
+		}
+	}
+}
+
+func labWith(b *testing.B, rules func(*netlab.Lab) error) *netlab.Lab {
+	b.Helper()
+	lab := netlab.NewT(b, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		b.Fatal(err)
+	}
+	if err := rules(lab); err != nil {
+		b.Fatal(err)
+	}
+	return lab
+}
+
+// bareRedirect is the least there can be: one rule, that redirects TCP.
+func bareRedirect(l *netlab.Lab, port uint16) error {
+	c, err := nftables.New(nftables.WithNetNSFd(l.Pod.FD()))
+	if err != nil {
+		return err
+	}
+	t := c.AddTable(&nftables.Table{Name: "bare", Family: nftables.TableFamilyINet})
+	chain := c.AddChain(&nftables.Chain{Name: "output", Table: t, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Redir{RegisterProtoMin: 1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED},
+	}})
+	return c.Flush()
+}
+
+// connect returns the time of connect(2) alone. It ends the connection by a
+// reset, so that nothing of it stays behind.
+func connect(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) time.Duration {
+	b.Helper()
+	domain, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(dst.Port())})
+	if dst.Addr().Is4() {
+		sa.(*unix.SockaddrInet4).Addr = dst.Addr().As4()
+	} else {
+		domain, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(dst.Port()), Addr: dst.Addr().As16()}
+	}
+	fd, err := lab.Pod.Socket(domain, unix.SOCK_STREAM, &intercept.Owner{UID: 1000, GID: 1000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetNonblock(fd, false); err != nil {
+		b.Fatal(err)
+	}
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		b.Fatal(err)
+	}
+	start := time.Now()
+	err = unix.Connect(fd, sa)
+	took := time.Since(start)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return took
+}
