@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -139,11 +140,10 @@ func (r AddrRange) String() string {
 	if r.First == r.Last {
 		return r.First.String()
 	}
-	for bits := range r.First.BitLen() {
-		p := netip.PrefixFrom(r.First, bits)
-		if p == p.Masked() && lastAddr(p) == r.Last {
-			return p.String()
-		}
+	// If it is a CIDR, then one as long as what both ends have in common.
+	p := netip.PrefixFrom(r.First, commonBits(r.First, r.Last))
+	if p == p.Masked() && lastAddr(p) == r.Last {
+		return p.String()
 	}
 	return r.First.String() + "-" + r.Last.String()
 }
@@ -159,12 +159,28 @@ func (c CIDRs) Merge() []AddrRange {
 		func(a, b netip.Addr) AddrRange { return AddrRange{a, b} }, netip.Addr.Next, netip.Addr.Compare)
 }
 
-func lastAddr(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
+// commonBits returns how many leading bits a and b share.
+func commonBits(a, b netip.Addr) int {
+	x, y := a.As16(), b.As16()
+	skip := 128 - a.BitLen()
+	for i := range x {
+		if d := x[i] ^ y[i]; d != 0 {
+			return 8*i + bits.LeadingZeros8(d) - skip
+		}
 	}
-	a, _ := netip.AddrFromSlice(b)
+	return a.BitLen()
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Addr().As16()
+	skip := 128 - p.Addr().BitLen()
+	for i, bit := (p.Bits()+skip)/8, (p.Bits()+skip)%8; i < len(b); i, bit = i+1, 0 {
+		b[i] |= 0xff >> bit
+	}
+	a := netip.AddrFrom16(b)
+	if p.Addr().Is4() {
+		return a.Unmap()
+	}
 	return a
 }
 

@@ -93,15 +93,16 @@ func (b *batch) addChain(family nftables.TableFamily, table string, c chain) {
 const maxElements = 1<<16 - 1024
 
 func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint32) {
+	typ := s.key.datatype()
 	var flags uint32
-	if s.key.interval {
+	if s.key.isInterval() {
 		flags = unix.NFT_SET_INTERVAL
 	}
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
 		text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, s.name),
 		number(unix.NFTA_SET_FLAGS, flags),
-		number(unix.NFTA_SET_KEY_TYPE, s.key.datatype.GetNFTMagic()),
-		number(unix.NFTA_SET_KEY_LEN, s.key.datatype.Bytes),
+		number(unix.NFTA_SET_KEY_TYPE, typ.GetNFTMagic()),
+		number(unix.NFTA_SET_KEY_LEN, typ.Bytes),
 		number(unix.NFTA_SET_ID, id),
 		// For nft(8), which would else take the keys for little-endian: 2 is
 		// big-endian (BYTEORDER_BIG_ENDIAN in nftables' include/datatype.h).

@@ -59,7 +59,7 @@ func (t table) differences(kt kernelTable) ([]Difference, error) {
 			continue
 		}
 		ks := kt.sets[i]
-		if ks.key.Name != s.key.datatype.Name || ks.interval != s.key.interval {
+		if ks.key.Name != s.key.datatype().Name || ks.interval != s.key.isInterval() {
 			add("set "+s.name, "is of another type (%s)", ks.key.Name)
 			continue
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -36,10 +38,7 @@ type set struct {
 	ranges []keyRange
 }
 
-type keyRange struct {
-	first, last []byte
-	text        string
-}
+type keyRange struct{ first, last []byte }
 
 type chain struct {
 	name     string
@@ -71,20 +70,49 @@ func (r rule) exprs() []expr.Any {
 }
 
 // keyType is the type of a set's keys.
-type keyType struct {
-	datatype nftables.SetDatatype
-	prefix   string // of set names
-	interval bool   // the kernel keeps ranges, not single keys
+type keyType uint8
+
+const (
+	keyPort keyType = iota
+	keyIPv4
+	keyIPv6
+	keyUID
+	keyGID
+	keyProto
+)
+
+func (k keyType) datatype() nftables.SetDatatype {
+	return [...]nftables.SetDatatype{
+		keyPort: nftables.TypeInetService, keyIPv4: nftables.TypeIPAddr, keyIPv6: nftables.TypeIP6Addr,
+		keyUID: nftables.TypeUID, keyGID: nftables.TypeGID, keyProto: nftables.TypeInetProto,
+	}[k]
 }
 
-var (
-	keyPort  = keyType{nftables.TypeInetService, "ports", true}
-	keyIPv4  = keyType{nftables.TypeIPAddr, "ipv4", true}
-	keyIPv6  = keyType{nftables.TypeIP6Addr, "ipv6", true}
-	keyUID   = keyType{nftables.TypeUID, "uids", true}
-	keyGID   = keyType{nftables.TypeGID, "gids", true}
-	keyProto = keyType{nftables.TypeInetProto, "protocols", false}
-)
+// prefix begins the names of sets of the type.
+func (k keyType) prefix() string {
+	return [...]string{
+		keyPort: "ports", keyIPv4: "ipv4", keyIPv6: "ipv6", keyUID: "uids", keyGID: "gids", keyProto: "protocols",
+	}[k]
+}
+
+// isInterval reports whether the kernel keeps ranges of the type, not single
+// keys.
+func (k keyType) isInterval() bool { return k != keyProto }
+
+// text writes a range as nft(8) reads it.
+func (k keyType) text(r keyRange) string {
+	switch k {
+	case keyPort:
+		return intercept.PortRange{First: binary.BigEndian.Uint16(r.first), Last: binary.BigEndian.Uint16(r.last)}.String()
+	case keyUID, keyGID:
+		return intercept.IDRange{First: binary.BigEndian.Uint32(r.first), Last: binary.BigEndian.Uint32(r.last)}.String()
+	case keyIPv4, keyIPv6:
+		first, _ := netip.AddrFromSlice(r.first)
+		last, _ := netip.AddrFromSlice(r.last)
+		return intercept.AddrRange{First: first, Last: last}.String()
+	}
+	return fmt.Sprint(r.first[0])
+}
 
 // layout says which tables hold the rules of both families.
 type layout uint8
@@ -146,7 +174,16 @@ const specPrefix = "spec_"
 // write its fingerprint, and the content is compared as well.
 func fingerprint(t table) string {
 	h := fnv.New128a()
-	_, _ = h.Write([]byte(t.render())) // a hash.Hash never fails
+	sets := t.sets
+	t.sets = nil
+	_, _ = io.WriteString(h, t.render()) // a hash.Hash never fails
+	for _, s := range sets {
+		_, _ = fmt.Fprintf(h, "%s %d", s.name, len(s.ranges))
+		for _, r := range s.ranges {
+			_, _ = h.Write(r.first)
+			_, _ = h.Write(r.last)
+		}
+	}
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
@@ -217,7 +254,7 @@ func (t *table) match(m intercept.Match) (stmt, error) {
 	case intercept.Proto:
 		var keys []keyRange
 		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
-			keys = append(keys, keyRange{[]byte{byte(p)}, []byte{byte(p)}, fmt.Sprint(uint8(p))})
+			keys = append(keys, keyRange{[]byte{byte(p)}, []byte{byte(p)}})
 		}
 		return t.compare("meta l4proto", meta(expr.MetaKeyL4PROTO), keyProto, keys, negated), nil
 	case intercept.SrcPort:
@@ -286,18 +323,18 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRan
 		// IDs are loaded in host byte order, in which ranges do not sort.
 		if single {
 			host := binaryutil.NativeEndian.PutUint32(binary.BigEndian.Uint32(keys[0].first))
-			return stmt{text(keys[0].text), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
+			return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
 		}
 		load = append(load, &expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4})
 	}
 	switch {
 	case single:
-		return stmt{text(keys[0].text), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
+		return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
 	case len(keys) > 1 || key == keyIPv4 || key == keyIPv6: // below
 	case negated:
-		return stmt{text(keys[0].text), append(load, &expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
+		return stmt{text(key.text(keys[0])), append(load, &expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
 	default:
-		return stmt{text(keys[0].text), append(load,
+		return stmt{text(key.text(keys[0])), append(load,
 			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: keys[0].first},
 			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: keys[0].last})}
 	}
@@ -320,45 +357,42 @@ func (t *table) set(key keyType, keys []keyRange) string {
 		}
 		n++
 	}
-	name := fmt.Sprintf("%s_%d", key.prefix, n)
+	name := fmt.Sprintf("%s_%d", key.prefix(), n)
 	t.sets = append(t.sets, set{name, key, keys})
 	return name
 }
 
 func (t *table) address(list intercept.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
-	keys, key := addressKeys(list)
-	switch key {
-	case keyIPv4:
+	keys, key, err := addressKeys(list)
+	switch {
+	case err != nil:
+		return stmt{}, err
+	case key == keyIPv4:
 		return t.compare("ip "+field, network(offset4, 4), key, keys, negated), nil
-	case keyIPv6:
-		return t.compare("ip6 "+field, network(offset6, 16), key, keys, negated), nil
 	}
-	return stmt{}, fmt.Errorf("addresses of both families in one rule: %s", list)
+	return t.compare("ip6 "+field, network(offset6, 16), key, keys, negated), nil
 }
 
-func addressKeys(list intercept.CIDRs) ([]keyRange, keyType) {
-	var keys []keyRange
-	var types []keyType
-	for _, r := range list.Merge() {
-		keys = append(keys, keyRange{r.First.AsSlice(), r.Last.AsSlice(), r.String()})
-		typ := keyIPv6
-		if r.First.Is4() {
-			typ = keyIPv4
-		}
-		if !slices.Contains(types, typ) {
-			types = append(types, typ)
-		}
+func addressKeys(list intercept.CIDRs) ([]keyRange, keyType, error) {
+	merged := list.Merge()
+	keys := make([]keyRange, len(merged))
+	for i, r := range merged {
+		keys[i] = keyRange{r.First.AsSlice(), r.Last.AsSlice()}
 	}
-	if len(types) != 1 {
-		return nil, keyType{}
+	// Merge puts IPv4 before IPv6.
+	switch first, last := merged[0].First, merged[len(merged)-1].First; {
+	case first.Is4() != last.Is4():
+		return nil, 0, fmt.Errorf("addresses of both families in one rule: %s", list)
+	case first.Is4():
+		return keys, keyIPv4, nil
 	}
-	return keys, types[0]
+	return keys, keyIPv6, nil
 }
 
 func portKeys(list intercept.Ports) []keyRange {
 	var keys []keyRange
 	for _, r := range list.Merge() {
-		keys = append(keys, keyRange{be16(r.First), be16(r.Last), r.String()})
+		keys = append(keys, keyRange{be16(r.First), be16(r.Last)})
 	}
 	return keys
 }
@@ -366,7 +400,7 @@ func portKeys(list intercept.Ports) []keyRange {
 func idKeys(list intercept.IDs) []keyRange {
 	var keys []keyRange
 	for _, r := range list.Merge() {
-		keys = append(keys, keyRange{be32(r.First), be32(r.Last), r.String()})
+		keys = append(keys, keyRange{be32(r.First), be32(r.Last)})
 	}
 	return keys
 }
@@ -518,7 +552,7 @@ type element struct {
 func (s set) elements() []element {
 	elems := make([]element, 0, 2*len(s.ranges))
 	for _, r := range s.ranges {
-		if !s.key.interval {
+		if !s.key.isInterval() {
 			elems = append(elems, element{key: r.first})
 			continue
 		}

@@ -37,8 +37,8 @@ func (t table) render() string {
 		fmt.Fprintf(&b, "\tchain %s {\n\t}\n\n", t.spec)
 	}
 	for _, s := range t.sets {
-		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.name, s.key.datatype.Name)
-		if s.key.interval {
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.name, s.key.datatype().Name)
+		if s.key.isInterval() {
 			b.WriteString("\t\tflags interval\n")
 		}
 		b.WriteString("\t\telements = { ")
@@ -46,7 +46,7 @@ func (t table) render() string {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			b.WriteString(r.text)
+			b.WriteString(s.key.text(r))
 		}
 		b.WriteString(" }\n\t}\n\n")
 	}
