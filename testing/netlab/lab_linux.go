@@ -94,6 +94,10 @@ func (c cable) end(a netip.Addr) ends {
 	return c.ends[slices.IndexFunc(c.ends, func(e ends) bool { return e.peer.Is4() == a.Is4() })]
 }
 
+// OnPaper returns a lab that does not exist. It needs no privilege, and is good
+// for [Flow.Packet] alone.
+func OnPaper(o Options) *Lab { return &Lab{cables: cables(o)} }
+
 // New makes a lab. It fails without the privileges or the kernel it needs;
 // [Require] tells whether they are there.
 func New(o Options) (_ *Lab, err error) {
