@@ -462,11 +462,15 @@ func (t *table) target(target intercept.Target) (stmt, error) {
 	case intercept.Redirect:
 		redir := &expr.Redir{RegisterProtoMin: 1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED}
 		exprs := []expr.Any{&expr.Immediate{Register: 1, Data: be16(target.Ports.First)}}
+		text := "redirect to :" + target.Ports.String()
 		if target.Ports.Last != target.Ports.First {
+			// Without random the kernel takes the first port whenever it can.
+			text += " random"
 			exprs = append(exprs, &expr.Immediate{Register: 2, Data: be16(target.Ports.Last)})
 			redir.RegisterProtoMax = 2
+			redir.Flags |= expr.NF_NAT_RANGE_PROTO_RANDOM
 		}
-		return stmt{"redirect to :" + target.Ports.String(), append(exprs, redir)}, nil
+		return stmt{text, append(exprs, redir)}, nil
 	case intercept.DNAT:
 		family, word := uint32(unix.NFPROTO_IPV6), "ip6"
 		if target.To.Addr().Is4() {

@@ -59,7 +59,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	const replacements, perReplacement = 12, 250
+	const replacements, perReplacement = 12, 800
 	var captured, escaped, failed, slowest atomic.Int64
 	var stop atomic.Bool
 	var clients sync.WaitGroup

@@ -1,0 +1,70 @@
+package traffic
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// TestSpread: a range of outbound or inbound ports gets an even share of the
+// new connections each, and the original destination stays readable (Send
+// checks it).
+func TestSpread(t *testing.T) {
+	// So many that a tenth is five standard deviations of chance.
+	const connections, ports = 8000, 4
+	c := intercept.Default()
+	c.Outbound.Port = intercept.PortRange{First: 15101, Last: 15104}
+	c.Inbound.Port = intercept.PortRange{First: 15201, Last: 15204}
+	rs, err := intercept.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, flow := range map[string]netlab.Flow{
+		"outbound IPv4": {Protocol: intercept.TCP, Dst: outside[0], Owner: app},
+		"outbound IPv6": {Protocol: intercept.TCP, Dst: outside[1], Owner: app},
+		"inbound IPv4":  {Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer},
+		"inbound IPv6":  {Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[fd00:244::5]:8080"), From: netlab.FromPeer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lab := netlab.NewT(t, netlab.Options{})
+			if _, err := lab.StartSidecar(netlab.SidecarConfig{Outbound: c.Outbound.Port, Inbound: c.Inbound.Port}); err != nil {
+				t.Fatal(err)
+			}
+			apply(t, lab, rs)
+			want := intercept.Fate{Action: intercept.Redirected, Ports: c.Outbound.Port}
+			if flow.From == netlab.FromPeer {
+				want.Ports = c.Inbound.Port
+			}
+			var counts [ports]atomic.Int64
+			var clients sync.WaitGroup
+			for range 4 {
+				clients.Go(func() {
+					for range connections / 4 {
+						got, err := lab.Send(flow)
+						if err != nil || !got.Is(want) {
+							t.Errorf("%s, %v; want %s", got, err, want)
+							return
+						}
+						counts[got.Port-want.Ports.First].Add(1)
+					}
+				})
+			}
+			clients.Wait()
+			var shares []int64
+			even := true
+			for i := range counts {
+				n := counts[i].Load()
+				shares = append(shares, n)
+				even = even && n > connections/ports*9/10 && n < connections/ports*11/10
+			}
+			t.Logf("connections to each port: %v", shares)
+			if !even {
+				t.Error("not within 10% of an even share")
+			}
+		})
+	}
+}
