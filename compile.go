@@ -53,6 +53,7 @@ func (c Config) families() []Family {
 		return []Family{IPv4}
 	case FamiliesIPv6:
 		return []Family{IPv6}
+	case FamiliesAuto, FamiliesDual:
 	}
 	return []Family{IPv4, IPv6}
 }
@@ -177,7 +178,7 @@ func (c Config) inbound() []Rule {
 // dropInvalid returns line I3, and I1 before it.
 func (c Config) dropInvalid() []Rule {
 	return append(c.excludedInInterfaces(),
-		Rule{"I3", "conntrack calls it invalid", []Match{CTState(CTInvalid)}, Drop{}})
+		Rule{"I3", "conntrack calls it invalid", []Match{CTInvalid}, Drop{}})
 }
 
 // excludedInInterfaces returns line I1.
@@ -354,8 +355,15 @@ func single(addrs []netip.Addr) CIDRs {
 // to O7, so that a lookup is in zone 2 exactly if O8 redirects it.
 func (c Config) zonesOfQueries() []Rule {
 	upstream, captured := CTZone{zoneUpstream}, CTZone{zoneCaptured}
-	// This chain sees every packet of the pod: let the others go at once.
-	rules := []Rule{{"O8", "not UDP", []Match{Not{Proto{UDP}}}, Return{}}}
+	errors := Proto{ICMP, ICMPv6}
+	rules := []Rule{
+		// This chain sees every packet of the pod: let the others go at once.
+		{"O8", "neither UDP nor ICMP", []Match{Not{Proto{UDP, ICMP, ICMPv6}}}, Return{}},
+		// If nothing listens on the DNS port the kernel says so, and conntrack
+		// has to find the lookup to translate that for the application.
+		{"O8", "zone of errors to captured lookups", []Match{errors, OutInterface(loopbackInterface)}, captured},
+		{"O8", "other ICMP", []Match{errors}, Return{}},
+	}
 	add := func(what string, more []Rule) {
 		for _, r := range more {
 			r.Reason = what + ": " + r.Reason

@@ -157,6 +157,10 @@ func TestThreadsComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
@@ -168,17 +172,16 @@ func TestThreadsComeBack(t *testing.T) {
 				inside, err = os.Readlink("/proc/thread-self/ns/net")
 				return err
 			})
-			if own, _ := os.Readlink("/proc/self/ns/net"); err != nil || inside == own {
+			if err != nil || inside == own {
 				t.Errorf("inside is %s, outside %s, %v", inside, own, err)
+			}
+			if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
+				t.Errorf("meanwhile the process is in %s, %v", now, err)
 			}
 		})
 	}
 	wg.Wait()
 	if err := n.close(); err != nil {
-		t.Fatal(err)
-	}
-	own, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
 		t.Fatal(err)
 	}
 	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")

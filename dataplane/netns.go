@@ -66,6 +66,15 @@ func (n netns) do(fn func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread's namespace is what /proc/self shows of the
+			// process, and the runtime cannot end that thread. While it is
+			// locked here, another goroutine runs on another thread.
+			err := n.do(fn)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
 		err, restored := n.doLocked(fn)
 		if restored {
 			runtime.UnlockOSThread()

@@ -34,6 +34,7 @@ func warnings(n netns, c intercept.Config) ([]string, error) {
 		if addr.IsValid() {
 			warn = append(warn, fmt.Sprintf("%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families auto", other, addr))
 		}
+	case intercept.FamiliesAuto:
 	}
 	if n.file == nil {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)

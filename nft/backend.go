@@ -100,23 +100,20 @@ func (b *Backend) apply(rs intercept.Ruleset, lay layout) (Outcome, error) {
 var errChanged = errors.New("the tables changed meanwhile")
 
 func (b *Backend) attempt(prog program) (Outcome, error) {
+	// What is written below holds only for what was looked at: a table of
+	// another family that came up meanwhile would otherwise stay beside ours.
+	generation, err := b.generation()
+	if err != nil {
+		return "", err
+	}
 	st, err := b.find()
 	if err != nil {
 		return "", err
 	}
 	outcome := Created
-	var generation uint32
 	if len(st) > 0 {
-		// Look again, knowing of which generation it is: what is deleted below
-		// has to be what was looked at.
 		outcome = Replaced
-		if generation, err = b.generation(); err != nil {
-			return "", err
-		}
-		if st, err = b.find(); err != nil {
-			return "", err
-		}
-		if err := st.foreign(); err != nil {
+		if err := b.refuseForeign(st, generation); err != nil {
 			return "", err
 		}
 		same, err := b.holds(prog, st)
@@ -134,6 +131,24 @@ func (b *Backend) attempt(prog program) (Outcome, error) {
 		return "", b.blame(prog, err)
 	}
 	return outcome, b.verify(prog)
+}
+
+// refuseForeign reports a table of our name that is not ours. One that was
+// replaced between the look at the tables and the look at their chains looks
+// like it, too, so the generation has to be the one from before.
+func (b *Backend) refuseForeign(st state, generation uint32) error {
+	foreign := st.foreign()
+	if foreign == nil {
+		return nil
+	}
+	now, err := b.generation()
+	switch {
+	case err != nil:
+		return err
+	case now != generation:
+		return errChanged
+	}
+	return foreign
 }
 
 // holds reports whether the kernel has exactly the program.
@@ -211,14 +226,6 @@ func joinDifferences(diffs []Difference) string {
 		s[i] = d.String()
 	}
 	return strings.Join(s, "; ")
-}
-
-func (b *Backend) generation() (uint32, error) {
-	gen, err := b.conn.GetGen()
-	if err != nil {
-		return 0, explain(err, "read the generation of the rules")
-	}
-	return gen.ID, nil
 }
 
 // write sends the program in one transaction, after the removal of what is
@@ -319,7 +326,9 @@ func (b *Backend) Remove() (removed bool, err error) {
 		if err != nil || len(st) == 0 {
 			return false, err
 		}
-		if err := st.foreign(); err != nil {
+		if err := b.refuseForeign(st, generation); errors.Is(err, errChanged) {
+			continue
+		} else if err != nil {
 			return false, err
 		}
 		var t batch

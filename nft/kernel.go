@@ -197,10 +197,32 @@ func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 	return rules, err
 }
 
-// dump asks the kernel for objects and hands each of its messages to f. It
-// reads them itself: the library passes over expressions it does not know, and
-// what is passed over would count as equal.
+// generation returns the number of the rules' generation: every transaction
+// that changes rules in the namespace, anybody's, makes a new one.
+func (b *Backend) generation() (id uint32, err error) {
+	err = b.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(message []byte) error {
+		for typ, data := range attributes(message) {
+			if typ == unix.NFTA_GEN_ID && len(data) == 4 {
+				id = binary.BigEndian.Uint32(data)
+			}
+		}
+		return nil
+	})
+	if err == nil && id == 0 {
+		err = errors.New("the kernel did not tell")
+	}
+	return id, explain(err, "read the generation of the rules")
+}
+
+// dump asks the kernel for objects and hands each of its messages to f.
 func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
+	return b.ask(message, netlink.Dump, family, filter, f)
+}
+
+// ask reads the kernel's answer itself: the library passes over expressions it
+// does not know, and what is passed over would count as equal; and it does not
+// always hand on the errno.
+func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
 	attrs, err := netlink.MarshalAttributes(filter)
 	if err != nil {
 		return err
@@ -209,7 +231,7 @@ func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []net
 	replies, err := b.sock.Execute(netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
-			Flags: netlink.Request | netlink.Dump,
+			Flags: netlink.Request | flags,
 		},
 		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, attrs...),
 	})

@@ -110,6 +110,7 @@ func (k keyType) text(r keyRange) string {
 		first, _ := netip.AddrFromSlice(r.first)
 		last, _ := netip.AddrFromSlice(r.last)
 		return intercept.AddrRange{First: first, Last: last}.String()
+	case keyProto:
 	}
 	return fmt.Sprint(r.first[0])
 }

@@ -33,7 +33,7 @@ func vocabulary() intercept.Ruleset {
 		intercept.OutInterface("lo"), intercept.OutInterface("fifteen-bytes-x"), intercept.OutInterface("k6t-*"),
 		intercept.Mark{Value: 0x539, Mask: 0xfff}, intercept.Mark{Value: 7, Mask: 1<<32 - 1},
 		intercept.ConnMark{Value: 0x539, Mask: 0xfff}, intercept.ConnMark{Value: 7, Mask: 1<<32 - 1},
-		intercept.CTState(intercept.CTInvalid), intercept.CTNew | intercept.CTEstablished,
+		intercept.CTInvalid, intercept.CTNew | intercept.CTEstablished,
 		intercept.IsFamily(intercept.IPv4), intercept.IsFamily(intercept.IPv6),
 	} {
 		add(intercept.Return{}, m)

@@ -27,13 +27,13 @@ func decodeFile(data []byte, c *intercept.Config) (fields []string, err error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.SetStrict(true) // no key twice
 	switch err := decodeDocument(d, &root); {
-	case err == io.EOF || err == nil && root.kind == null:
+	case errors.Is(err, io.EOF) || err == nil && root.kind == null:
 		return []string{""}, errors.New("empty file; write the fields that differ from the defaults, or leave the file out")
 	case err != nil:
 		return []string{""}, yamlErrors(err)
 	}
 	var second node
-	if err := decodeDocument(d, &second); err != io.EOF {
+	if err := decodeDocument(d, &second); !errors.Is(err, io.EOF) {
 		return []string{""}, errors.New("more after the end of the first YAML document; a configuration is one document")
 	}
 	dec := fileDecoder{}
@@ -119,7 +119,7 @@ func (d *fileDecoder) fail(path string, err error) {
 // value sets v, the field of the configuration at path.
 func (d *fileDecoder) value(path string, n node, v reflect.Value) {
 	// Ports, IDs and CIDRs have a text form of their own; other slices do not.
-	_, hasText := v.Addr().Interface().(interface{ Set(string) error })
+	_, hasText := reflect.TypeAssert[interface{ Set(string) error }](v.Addr())
 	switch {
 	case n.kind == null:
 		d.fail(path, errors.New("no value: write one, [] for an empty list, or leave the field out for its default"))
@@ -161,8 +161,8 @@ func (d *fileDecoder) structure(path string, n node, v reflect.Value) {
 
 func fieldNames(t reflect.Type) []string {
 	var names []string
-	for i := range t.NumField() {
-		names = append(names, jsonName(t.Field(i)))
+	for field := range t.Fields() {
+		names = append(names, jsonName(field))
 	}
 	return names
 }
@@ -183,6 +183,7 @@ func (d *fileDecoder) textList(path string, n node, v reflect.Value) {
 	case mapping:
 		d.fail(path, fmt.Errorf("%s where a list belongs", n.kind))
 		return
+	case null, list:
 	}
 	texts := make([]string, len(n.items))
 	for i, item := range n.items {

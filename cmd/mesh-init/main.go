@@ -122,7 +122,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if usage, ok := err.(usageError); ok {
+	if usage, ok := errors.AsType[usageError](err); ok {
 		err = usage.error
 	}
 	joined, ok := err.(interface{ Unwrap() []error })

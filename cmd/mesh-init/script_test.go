@@ -25,8 +25,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 		}
 		err := ts.Exec(args[1], args[2:]...)
 		code := 0
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			code = exit.ExitCode()
 		} else if err != nil {
 			ts.Fatalf("%s: %v", args[1], err)
