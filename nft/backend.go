@@ -159,8 +159,7 @@ func (b *Backend) holds(prog program, st state) (bool, error) {
 	if err := b.load(st); err != nil {
 		return false, err
 	}
-	diffs, err := prog.differences(st)
-	return len(diffs) == 0, err
+	return len(prog.differences(st)) == 0, nil
 }
 
 // verify reads back what was committed. Another apply may have replaced it
@@ -182,7 +181,7 @@ func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]Di
 	if err != nil || !prog.isIn(st) {
 		return nil, err
 	}
-	return prog.differences(st)
+	return prog.differences(st), nil
 }
 
 // read returns the content of our tables. If they are replaced meanwhile it is
@@ -298,7 +297,7 @@ func (b *Backend) Check(rs intercept.Ruleset) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	return prog.differences(st)
+	return prog.differences(st), nil
 }
 
 // ours returns the content of our tables, or says that there are none or that

@@ -146,11 +146,9 @@ func (e element) attributes(b *batch) []netlink.Attribute {
 }
 
 func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule) {
-	exprs, err := r.marshal(family)
-	b.err = errors.Join(b.err, err)
 	b.add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, family,
 		text(unix.NFTA_RULE_TABLE, table), text(unix.NFTA_RULE_CHAIN, chain),
-		netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_RULE_EXPRESSIONS, Data: exprs},
+		netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_RULE_EXPRESSIONS, Data: r.encoded},
 		netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
 }
 

@@ -21,7 +21,7 @@ func (p program) isIn(st state) bool {
 
 // differences compares what the kernel holds with a program: tables, chains
 // with their hooks, sets with their elements, rules and their order.
-func (p program) differences(st state) ([]Difference, error) {
+func (p program) differences(st state) []Difference {
 	var diffs []Difference
 	for _, kt := range st {
 		if !slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family }) {
@@ -34,16 +34,12 @@ func (p program) differences(st state) ([]Difference, error) {
 			diffs = append(diffs, Difference{"table " + familyName(t.family) + " " + Table, "missing"})
 			continue
 		}
-		more, err := t.differences(st[i])
-		if err != nil {
-			return nil, err
-		}
-		diffs = append(diffs, more...)
+		diffs = append(diffs, t.differences(st[i])...)
 	}
-	return diffs, nil
+	return diffs
 }
 
-func (t table) differences(kt kernelTable) ([]Difference, error) {
+func (t table) differences(kt kernelTable) []Difference {
 	var diffs []Difference
 	add := func(what, format string, args ...any) {
 		diffs = append(diffs, Difference{what, fmt.Sprintf(format, args...)})
@@ -82,11 +78,7 @@ func (t table) differences(kt kernelTable) ([]Difference, error) {
 		if problem := c.baseProblem(kt.chains[i]); problem != "" {
 			add("chain "+c.name, "%s", problem)
 		}
-		more, err := c.ruleDifferences(t.family, kt.rules[c.name])
-		if err != nil {
-			return nil, err
-		}
-		diffs = append(diffs, more...)
+		diffs = append(diffs, c.ruleDifferences(kt.rules[c.name])...)
 	}
 	for _, kc := range kt.chains {
 		if kc.Name == kt.spec {
@@ -97,7 +89,7 @@ func (t table) differences(kt kernelTable) ([]Difference, error) {
 			add("chain "+kc.Name, "not ours")
 		}
 	}
-	return diffs, nil
+	return diffs
 }
 
 func (c chain) baseProblem(kc *nftables.Chain) string {
@@ -124,21 +116,17 @@ func (c chain) baseProblem(kc *nftables.Chain) string {
 
 // ruleDifferences names what is missing, what is not ours, and what stands in
 // another order.
-func (c chain) ruleDifferences(family nftables.TableFamily, kernel []kernelRule) ([]Difference, error) {
+func (c chain) ruleDifferences(kernel []kernelRule) []Difference {
 	want := make([]string, len(c.rules))
 	for i, r := range c.rules {
-		body, err := r.body(family)
-		if err != nil {
-			return nil, err
-		}
-		want[i] = ruleKey(r.comment, body)
+		want[i] = ruleKey(r.comment, r.body())
 	}
 	have := make([]string, len(kernel))
 	for i, r := range kernel {
 		have[i] = ruleKey(r.comment, r.body)
 	}
 	if slices.Equal(want, have) {
-		return nil, nil
+		return nil
 	}
 	var diffs []Difference
 	left := slices.Clone(have)
@@ -164,7 +152,7 @@ func (c chain) ruleDifferences(family nftables.TableFamily, kernel []kernelRule)
 	if len(diffs) == 0 {
 		diffs = append(diffs, Difference{"chain " + c.name, "its rules stand in another order"})
 	}
-	return diffs, nil
+	return diffs
 }
 
 func ruleKey(comment, body string) string { return comment + "\x00" + body }

@@ -3,7 +3,6 @@ package nft
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -337,25 +336,27 @@ func appendExpression(b []byte, name string, data []byte) []byte {
 		if v == nil {
 			continue
 		}
-		b = append(append(b, byte('0'+typ)), '=')
-		if isNested(name, uint16(typ)) {
-			// struct nft_data: a value, or a verdict with its code and chain.
-			for inner, d := range attributes(v) {
-				b = append(b, byte('0'+inner), ':')
-				if inner != unix.NFTA_DATA_VERDICT {
-					b = hex.AppendEncode(b, d)
-					continue
-				}
-				for part, d := range attributes(d) {
-					b = hex.AppendEncode(append(b, byte('0'+part), '.'), d)
-				}
-			}
-		} else {
-			b = hex.AppendEncode(b, v)
+		if !isNested(name, uint16(typ)) {
+			b = appendValue(b, uint16(typ), v)
+			continue
 		}
-		b = append(b, ' ')
+		// struct nft_data: a value, or a verdict with its code and chain.
+		for inner, d := range attributes(v) {
+			if inner != unix.NFTA_DATA_VERDICT {
+				b = appendValue(b, inner, d)
+				continue
+			}
+			for part, d := range attributes(d) {
+				b = appendValue(b, part, d)
+			}
+		}
 	}
 	return b
+}
+
+// appendValue writes an attribute so that no two values look alike.
+func appendValue(b []byte, typ uint16, value []byte) []byte {
+	return append(append(b, byte(typ), byte(len(value))), value...)
 }
 
 const bitwiseOp = 6 // NFTA_BITWISE_OP
@@ -376,24 +377,22 @@ func isNested(name string, typ uint16) bool {
 }
 
 // body returns the canonical form of a rule of ours.
-func (r rule) body(family nftables.TableFamily) (string, error) {
-	data, err := r.marshal(family)
-	if err != nil {
-		return "", err
-	}
-	body, _, _ := canonical(data)
-	return body, nil
+func (r rule) body() string {
+	body, _, _ := canonical(r.encoded)
+	return body
 }
 
-// marshal encodes a rule's expressions.
-func (r rule) marshal(family nftables.TableFamily) ([]byte, error) {
+// encode encodes the expressions of a rule's statements.
+func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
 	var list []netlink.Attribute
-	for _, e := range r.exprs() {
-		b, err := expr.Marshal(byte(family), e)
-		if err != nil {
-			return nil, err
+	for _, s := range stmts {
+		for _, e := range s.exprs {
+			b, err := expr.Marshal(byte(family), e)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: b})
 		}
-		list = append(list, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: b})
 	}
 	return netlink.MarshalAttributes(list)
 }
@@ -407,19 +406,19 @@ func familyOfRules(t nftables.TableFamily) (func(kernelRule) string, error) {
 	case nftables.TableFamilyIPv6:
 		return func(kernelRule) string { return intercept.IPv6.String() }, nil
 	}
-	ipv4, err := rule{stmts: []stmt{nfproto(intercept.IPv4)}}.body(t)
-	if err != nil {
-		return nil, err
-	}
-	ipv6, err := rule{stmts: []stmt{nfproto(intercept.IPv6)}}.body(t)
-	if err != nil {
-		return nil, err
+	var guards [2]string
+	for i, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+		guard, err := encode(t, []stmt{nfproto(f)})
+		if err != nil {
+			return nil, err
+		}
+		guards[i] = rule{encoded: guard}.body()
 	}
 	return func(r kernelRule) string {
 		switch {
-		case strings.HasPrefix(r.body, ipv4):
+		case strings.HasPrefix(r.body, guards[0]):
 			return intercept.IPv4.String()
-		case strings.HasPrefix(r.body, ipv6):
+		case strings.HasPrefix(r.body, guards[1]):
 			return intercept.IPv6.String()
 		}
 		return ""

@@ -53,20 +53,13 @@ func (c chain) isBase() bool { return c.hook != 0 }
 type rule struct {
 	comment string
 	stmts   []stmt
+	encoded []byte // the statements' expressions, as the kernel takes them
 }
 
 // stmt is one statement of a rule, as nft(8) reads it and as the kernel does.
 type stmt struct {
 	text  string
 	exprs []expr.Any
-}
-
-func (r rule) exprs() []expr.Any {
-	var all []expr.Any
-	for _, s := range r.stmts {
-		all = append(all, s.exprs...)
-	}
-	return all
 }
 
 // keyType is the type of a set's keys.
@@ -241,7 +234,12 @@ func (t *table) append(c *chain, r intercept.Rule, guard ...stmt) error {
 	if err != nil {
 		return err
 	}
-	c.rules = append(c.rules, rule{comment: r.Comment(), stmts: append(stmts, target)})
+	stmts = append(stmts, target)
+	encoded, err := encode(t.family, stmts)
+	if err != nil {
+		return err
+	}
+	c.rules = append(c.rules, rule{r.Comment(), stmts, encoded})
 	return nil
 }
 

@@ -148,8 +148,8 @@ func TestRenderKnowsTheVocabulary(t *testing.T) {
 							t.Errorf("chain %s: statement %q has %d expressions", c.name, s.text, len(s.exprs))
 						}
 					}
-					if _, err := r.body(tab.family); err != nil {
-						t.Errorf("chain %s: %v", c.name, err)
+					if r.body() == "" {
+						t.Errorf("chain %s: rule %q is nothing", c.name, r.comment)
 					}
 				}
 			}
