@@ -139,6 +139,8 @@ const MaxComment = 128
 // InInterface, OutInterface, UID, GID, Mark, ConnMark, CTState, TCPFlags,
 // IsFamily and Not. A match on a list holds if any item does; on an empty
 // list it never holds.
+//
+//sumtype:decl
 type Match interface {
 	isMatch()
 	// String says the condition in words close to nft's.
@@ -270,6 +272,8 @@ func (m TCPFlags) String() string {
 
 // Target is what happens to a packet: one of Accept, Return, Drop, Reject,
 // Jump, Goto, Redirect, DNAT, TProxy, SetMark, SaveMark, RestoreMark and CTZone.
+//
+//sumtype:decl
 type Target interface {
 	isTarget()
 	// String says the target in nft's words.
@@ -373,6 +377,8 @@ func (r Rule) For(f Family) (_ Rule, ok bool) {
 			never, inner = len(in) == 0, in
 		case IsFamily:
 			always, never = Family(in) == f, Family(in) != f
+		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, Mark, ConnMark, CTState, TCPFlags, Not:
+			// They read the same for both families.
 		}
 		if negated {
 			always, never = never, always
@@ -405,6 +411,7 @@ func (r Rule) IsFamilySpecific() bool {
 		switch m.(type) {
 		case Src, Dst, IsFamily:
 			return true
+		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, Mark, ConnMark, CTState, TCPFlags, Not:
 		}
 		return false
 	})

@@ -283,6 +283,8 @@ func (t *table) match(m intercept.Match) (stmt, error) {
 		return stmt{fmt.Sprintf("tcp flags & %#x %s %#x", m.Mask, word, m.Value), append(transport(13, 1),
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{m.Mask}, Xor: []byte{0}},
 			&expr.Cmp{Op: op, Register: 1, Data: []byte{m.Value}})}, nil
+	case intercept.IsFamily, intercept.Not:
+		// Rule.For has taken the one out, the lines above the other.
 	}
 	return stmt{}, fmt.Errorf("%w for match %T", ErrUnsupported, m)
 }
