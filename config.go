@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"encoding/json"
 	"net/netip"
 )
 
@@ -198,4 +199,22 @@ func Default() Config {
 		},
 		Families: FamiliesAuto,
 	}
+}
+
+// MarshalJSON writes the Config as `mesh-init --config` reads it. Empty lists
+// are written `[]`, never `null`.
+func (c Config) MarshalJSON() ([]byte, error) {
+	c.ExcludeInterfaces = nonNil(c.ExcludeInterfaces)
+	c.PassthroughSources = nonNil(c.PassthroughSources)
+	c.Outbound.Exclude = nonNil(c.Outbound.Exclude)
+	c.DNS.Servers = nonNil(c.DNS.Servers)
+	type plain Config // without this method
+	return json.Marshal(plain(c))
+}
+
+func nonNil[E any](list []E) []E {
+	if list == nil {
+		return []E{}
+	}
+	return list
 }

@@ -258,6 +258,9 @@ func TestConfigRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if strings.Contains(string(b), "null") {
+			t.Fatalf("mesh-init would refuse the null in %s", b)
+		}
 		got := intercept.Default()
 		if err := json.Unmarshal(b, &got); err != nil {
 			t.Fatalf("%s: %v", b, err)

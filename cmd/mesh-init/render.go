@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/netip"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/nft"
@@ -17,7 +16,7 @@ func (j job) render() error {
 			Config   intercept.Config `json:"config"`
 			Families []string         `json:"families"`
 			Chains   []chainJSON      `json:"chains"`
-		}{withoutNull(j.config), familyNames(rs), chainsJSON(rs)})
+		}{j.config, familyNames(rs), chainsJSON(rs)})
 	}
 	text, err := nft.Render(rs)
 	j.out.WriteString(text)
@@ -57,21 +56,4 @@ func chainsJSON(rs intercept.Ruleset) []chainJSON {
 		chains[i] = out
 	}
 	return chains
-}
-
-// withoutNull returns c with its empty lists written [] in JSON: a file with
-// null in it is refused, as is one that breaks off after a field's name.
-func withoutNull(c intercept.Config) intercept.Config {
-	c.ExcludeInterfaces = nonNil(c.ExcludeInterfaces)
-	c.PassthroughSources = nonNil(c.PassthroughSources)
-	c.Outbound.Exclude = nonNil(c.Outbound.Exclude)
-	c.DNS.Servers = nonNil(c.DNS.Servers)
-	return c
-}
-
-func nonNil[E string | netip.Addr | intercept.Exclusion](list []E) []E {
-	if list == nil {
-		return []E{}
-	}
-	return list
 }
