@@ -102,7 +102,7 @@ func TestDecodeFileReplacesLists(t *testing.T) {
 
 func marshal(t *testing.T, c intercept.Config) []byte {
 	t.Helper()
-	b, err := json.Marshal(withoutNull(c))
+	b, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
