@@ -1,7 +1,6 @@
 package main
 
 import (
-
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/nft"
 )
