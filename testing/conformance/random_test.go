@@ -27,6 +27,7 @@ const (
 // TestRandom applies random configurations to a kernel, sends random flows,
 // and holds what happens against what Trace foretold.
 func TestRandom(t *testing.T) {
+	netlab.Require(t)
 	var next, sent, captured atomic.Uint64
 	next.Store(*randomSeed)
 	t.Run("workers", func(t *testing.T) {

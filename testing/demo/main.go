@@ -41,7 +41,7 @@ func config() (intercept.Config, []string) {
 func demo(out io.Writer, meshInit string) (err error) {
 	lab, err := netlab.New(netlab.Options{})
 	if err != nil {
-		return fmt.Errorf("%w (the demo needs root)", err)
+		return fmt.Errorf("%w\nthe demo needs root: sudo env \"PATH=$PATH\" make demo", err)
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {

@@ -94,6 +94,10 @@ func onThread(f func() error) error {
 		}
 		defer home.Close()
 		err = f()
+		if isAt(home) { // f could not leave, and to return takes privilege
+			runtime.UnlockOSThread()
+			return
+		}
 		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
 			err = errors.Join(err, fmt.Errorf("netlab: return to the own network namespace: %w", back))
 			return
@@ -101,6 +105,13 @@ func onThread(f func() error) error {
 		runtime.UnlockOSThread()
 	})
 	return <-result
+}
+
+// isAt reports whether the thread is in the namespace.
+func isAt(namespace *os.File) bool {
+	var here, there unix.Stat_t
+	return unix.Stat(threadNetNS, &here) == nil && unix.Fstat(int(namespace.Fd()), &there) == nil &&
+		here.Dev == there.Dev && here.Ino == there.Ino
 }
 
 // lockThread runs f in a goroutine of its own that is locked to a thread. If f
