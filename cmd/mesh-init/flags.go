@@ -52,7 +52,7 @@ func flags() []flag {
 		{"inbound-port", "PORT", groupPorts, configures, "inbound.port", "15006",
 			"where the proxy accepts inbound connections, or a range"},
 		{"tunnel-port", "PORT", groupPorts, configures, "tunnelPort", "15008",
-			"where proxies talk to each other: never captured;\n0 or none: there is no such port"},
+			"where proxies talk to each other: inbound it is left\nalone; 0 or none: there is no such port"},
 		{"dns-port", "PORT", groupPorts, configures, "dns.port", "15053",
 			"where the resolver in the sidecar listens, UDP and TCP"},
 
