@@ -11,23 +11,29 @@ import (
 )
 
 // A batch is one transaction: messages that take effect together or not at
-// all. The library can send one, too, but asks the kernel to send every rule
-// back, which takes longer than all the rest.
+// all. The library can send one, too, but has the kernel send every rule back,
+// and reads each by itself.
 type batch struct {
 	messages []netlink.Message
 	err      error // the first that encoding met
 }
 
 func (b *batch) add(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs ...netlink.Attribute) {
-	data, err := netlink.MarshalAttributes(attrs)
+	m, err := request(message, flags, family, attrs)
 	b.err = errors.Join(b.err, err)
-	b.messages = append(b.messages, netlink.Message{
+	b.messages = append(b.messages, m)
+}
+
+// request makes a message of nf_tables.
+func request(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs []netlink.Attribute) (netlink.Message, error) {
+	data, err := netlink.MarshalAttributes(attrs)
+	return netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | flags,
 		},
 		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...),
-	})
+	}, err
 }
 
 func text(typ uint16, s string) netlink.Attribute {

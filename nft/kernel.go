@@ -123,8 +123,7 @@ func (b *Backend) loadTable(t *kernelTable) (err error) {
 func (b *Backend) elements(family nftables.TableFamily, set string) ([]string, error) {
 	var keys []string
 	err := b.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
-		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(Table + "\x00")},
-		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
+		text(unix.NFTA_SET_ELEM_LIST_TABLE, Table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}, func(message []byte) error {
 		for typ, list := range attributes(message) {
 			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
@@ -176,7 +175,7 @@ func appendElement(keys []string, key []byte, end bool) []string {
 func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
 	rules := map[string][]kernelRule{}
 	err := b.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
-		{Type: unix.NFTA_RULE_TABLE, Data: []byte(Table + "\x00")},
+		text(unix.NFTA_RULE_TABLE, Table),
 	}, func(message []byte) error {
 		var chain string
 		var r kernelRule
@@ -222,21 +221,15 @@ func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []net
 // does not know, and what is passed over would count as equal; and it does not
 // always hand on the errno.
 func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
-	attrs, err := netlink.MarshalAttributes(filter)
+	m, err := request(message, flags, family, filter)
+	if err != nil {
+		return err
+	}
+	replies, err := b.sock.Execute(m)
 	if err != nil {
 		return err
 	}
 	const header = 4 // struct nfgenmsg
-	replies, err := b.sock.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
-			Flags: netlink.Request | flags,
-		},
-		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return err
-	}
 	for _, m := range replies {
 		if len(m.Data) < header {
 			return fmt.Errorf("netlink message of %d bytes", len(m.Data))

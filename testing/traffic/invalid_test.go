@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -27,7 +26,7 @@ func TestDropInvalid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(t, lab, rs)
+		apply(t, backend(t, lab), rs)
 		// Conntrack takes up connections in the middle unless told not to.
 		if err := lab.Pod.Do(func() error {
 			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0)
@@ -123,11 +122,7 @@ func reset(t *testing.T, raw int, src, dst netip.AddrPort) ([]byte, bool) {
 // awaitCount waits until the rules of a line have counted so many packets.
 func awaitCount(t *testing.T, lab *netlab.Lab, line string, want uint64) {
 	t.Helper()
-	b, err := nft.Open(lab.Pod.FD())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	b := backend(t, lab)
 	for deadline := time.Now().Add(3 * time.Second); ; {
 		counters, err := b.Counters()
 		if err != nil {

@@ -48,18 +48,8 @@ func variant(t testing.TB, n int) intercept.Ruleset {
 // are replaced a dozen times. No connection slips past the proxy and none
 // waits.
 func TestReplaceUnderLoad(t *testing.T) {
-	lab := netlab.NewT(t, netlab.Options{})
-	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	b, err := nft.Open(lab.Pod.FD())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if _, err := b.Apply(variant(t, 0)); err != nil {
-		t.Fatal(err)
-	}
+	lab, b := labWithSidecar(t)
+	apply(t, b, variant(t, 0))
 
 	const replacements, perReplacement = 12, 2000
 	var captured, escaped, failed, stalled atomic.Int64
@@ -151,15 +141,7 @@ func write(w io.Writer, b []byte) error { _, err := w.Write(b); return err }
 // neither captured nor reset by it, by a replacement, by Remove or by another
 // Apply; captured ones are not by a replacement.
 func TestEstablishedConnections(t *testing.T) {
-	lab := netlab.NewT(t, netlab.Options{})
-	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	b, err := nft.Open(lab.Pod.FD())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	lab, b := labWithSidecar(t)
 
 	open := func(when string, want func(netlab.Flow) intercept.Fate) (conns []longLived) {
 		t.Helper()
@@ -194,12 +176,6 @@ func TestEstablishedConnections(t *testing.T) {
 			c.echo(t, when)
 		}
 	}
-	applyVariant := func(n int) {
-		t.Helper()
-		if _, err := b.Apply(variant(t, n)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	remove := func() {
 		t.Helper()
 		if removed, err := b.Remove(); err != nil || !removed {
@@ -208,18 +184,18 @@ func TestEstablishedConnections(t *testing.T) {
 	}
 
 	before := open("before the first Apply", pass)
-	applyVariant(0)
+	apply(t, b, variant(t, 0))
 	echo(before, "after the first Apply")
 	first := open("after the first Apply", captured)
 	for n := range 6 {
-		applyVariant(1 + n)
+		apply(t, b, variant(t, 1+n))
 		echo(before, fmt.Sprintf("after replacement %d", n))
 		echo(first, fmt.Sprintf("after replacement %d", n))
 	}
 	remove()
 	echo(before, "after Remove")
 	between := open("after Remove", pass)
-	applyVariant(3)
+	apply(t, b, variant(t, 3))
 	echo(before, "after another Apply")
 	echo(between, "after another Apply")
 	echo(open("after another Apply", captured), "at once")

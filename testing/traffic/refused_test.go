@@ -18,7 +18,7 @@ func TestNobodyListens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, lab, rs)
+	apply(t, backend(t, lab), rs)
 	for _, dst := range []string{"10.96.0.10:53", "[fd00:96::a]:53", "127.0.0.53:53", "10.244.0.5:53", "[::1]:53"} {
 		for _, proto := range []intercept.Protocol{intercept.UDP, intercept.TCP} {
 			expectRejected(t, lab, netlab.Flow{Protocol: proto, Dst: netip.MustParseAddrPort(dst), Owner: app})

@@ -34,7 +34,7 @@ func TestSpread(t *testing.T) {
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{Outbound: c.Outbound.Port, Inbound: c.Inbound.Port}); err != nil {
 				t.Fatal(err)
 			}
-			apply(t, lab, rs)
+			apply(t, backend(t, lab), rs)
 			want := intercept.Fate{Action: intercept.Redirected, Ports: c.Outbound.Port}
 			if flow.From == netlab.FromPeer {
 				want.Ports = c.Inbound.Port

@@ -67,17 +67,14 @@ func TestZonesAreNeeded(t *testing.T) {
 }
 
 func lookUpFromSharedPorts(t *testing.T, change func(intercept.Ruleset) intercept.Ruleset, ports, rounds int) *zoneResult {
-	lab := netlab.NewT(t, netlab.Options{})
-	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-		t.Fatal(err)
-	}
+	lab, b := labWithSidecar(t)
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
 	rs, err := intercept.Compile(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, lab, change(rs))
+	apply(t, b, change(rs))
 
 	var result zoneResult
 	var wg sync.WaitGroup
@@ -149,14 +146,35 @@ func (p sharedPort) lookUp(t *testing.T, rounds int, result *zoneResult) {
 	}
 }
 
-func apply(t testing.TB, lab *netlab.Lab, rs intercept.Ruleset) {
+// labWithSidecar returns a lab with the sidecar that fits the default
+// configuration, and the backend of its pod.
+func labWithSidecar(t testing.TB) (*netlab.Lab, *nft.Backend) {
+	t.Helper()
+	lab := netlab.NewT(t, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	return lab, backend(t, lab)
+}
+
+// backend returns the backend of the lab's pod.
+func backend(t testing.TB, lab *netlab.Lab) *nft.Backend {
 	t.Helper()
 	b, err := nft.Open(lab.Pod.FD())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = b.Apply(rs)
-	if err := errors.Join(err, b.Close()); err != nil {
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func apply(t testing.TB, b *nft.Backend, rs intercept.Ruleset) {
+	t.Helper()
+	if _, err := b.Apply(rs); err != nil {
 		t.Fatal(err)
 	}
 }
