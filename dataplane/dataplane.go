@@ -29,7 +29,7 @@ const (
 // Target is a network namespace to act on, and how. The zero Target is the
 // namespace the process is in, with the backend that suits it.
 //
-// The errors of its methods are those of package nft ([nft.ErrPermission] and
+// The errors of its methods are those of package nft ([intercept.ErrPermission] and
 // its siblings), [ErrHostNetNS], [ErrNotNetNS], or others that say what failed;
 // test with [errors.Is].
 type Target struct {
@@ -51,7 +51,7 @@ type Choice struct {
 // Result says what Apply did.
 type Result struct {
 	Choice
-	Outcome nft.Outcome `json:"outcome"`
+	Outcome intercept.Outcome `json:"outcome"`
 	// Warnings are things that work but may surprise.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -77,12 +77,12 @@ func (t Target) Apply(c intercept.Config) (Result, error) {
 
 // Check compares the kernel with c and returns the differences. None: it is as
 // Apply leaves it. It changes nothing.
-func (t Target) Check(c intercept.Config) ([]nft.Difference, error) {
+func (t Target) Check(c intercept.Config) ([]intercept.Difference, error) {
 	rs, err := intercept.Compile(c)
 	if err != nil {
 		return nil, err
 	}
-	var diffs []nft.Difference
+	var diffs []intercept.Difference
 	err = t.open(func(_ netns, b *nft.Backend, _ Choice) error {
 		diffs, err = b.Check(rs)
 		return err
@@ -100,8 +100,8 @@ func (t Target) Remove() (removed bool, err error) {
 }
 
 // Counters returns what our rules have counted, in the order packets meet
-// them. The error is [nft.ErrNotIntercepted] if there are none.
-func (t Target) Counters() (counters []nft.Counter, err error) {
+// them. The error is [intercept.ErrNotIntercepted] if there are none.
+func (t Target) Counters() (counters []intercept.Counter, err error) {
 	err = t.open(func(_ netns, b *nft.Backend, _ Choice) error {
 		counters, err = b.Counters()
 		return err

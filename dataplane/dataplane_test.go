@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -77,10 +76,10 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	target, c := Target{NetNS: lab.Pod.Path()}, intercept.Default()
-	if _, err := target.Check(c); !errors.Is(err, nft.ErrNotIntercepted) {
+	if _, err := target.Check(c); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Fatalf("Check before Apply: %v", err)
 	}
-	for _, want := range []nft.Outcome{nft.Created, nft.Unchanged} {
+	for _, want := range []intercept.Outcome{intercept.Created, intercept.Unchanged} {
 		got, err := target.Apply(c)
 		if err != nil || got.Outcome != want || got.Backend != BackendNFT || got.Reason == "" || len(got.Warnings) > 0 {
 			t.Fatalf("Apply: %+v, %v; want %s", got, err, want)

@@ -10,17 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // warnings returns what may surprise about c in the namespace. The error is
-// nft.ErrUnsupported if c asks for a family the kernel does not have.
+// intercept.ErrUnsupported if c asks for a family the kernel does not have.
 func warnings(n netns, c intercept.Config) ([]string, error) {
 	var warn []string
 	switch c.Families {
 	case intercept.FamiliesDual:
 		if !hasIPv6() {
-			return nil, fmt.Errorf("families dual: %w: it has no IPv6 (ipv6.disable=1); use families auto or ipv4", nft.ErrUnsupported)
+			return nil, fmt.Errorf("families dual: %w: it has no IPv6 (ipv6.disable=1); use families auto or ipv4", intercept.ErrUnsupported)
 		}
 	case intercept.FamiliesIPv4, intercept.FamiliesIPv6:
 		other := intercept.IPv6

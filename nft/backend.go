@@ -64,15 +64,16 @@ const maxAttempts = 100
 // or the new ones. Where the same rules are in place it writes nothing, and
 // their counters go on. It reads back what it wrote.
 //
-// The errors are ErrPermission, ErrUnsupported and ErrForeign, or others that
+// The errors are [intercept.ErrPermission], [intercept.ErrUnsupported] and
+// [intercept.ErrForeign], or others that
 // say what failed.
-func (b *Backend) Apply(rs intercept.Ruleset) (Outcome, error) {
+func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 	lay := oneTable
 	if b.only != nil {
 		lay = *b.only
 	}
 	outcome, err := b.apply(rs, lay)
-	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, ErrUnsupported) {
+	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, intercept.ErrUnsupported) {
 		// Before Linux 5.2 there is no NAT in an inet table.
 		if outcome, err2 := b.apply(rs, twoTables); err2 == nil {
 			return outcome, nil
@@ -81,7 +82,7 @@ func (b *Backend) Apply(rs intercept.Ruleset) (Outcome, error) {
 	return outcome, err
 }
 
-func (b *Backend) apply(rs intercept.Ruleset, lay layout) (Outcome, error) {
+func (b *Backend) apply(rs intercept.Ruleset, lay layout) (intercept.Outcome, error) {
 	prog, err := compile(rs, lay)
 	if err != nil {
 		return "", err
@@ -99,7 +100,7 @@ func (b *Backend) apply(rs intercept.Ruleset, lay layout) (Outcome, error) {
 // errChanged reports that the tables changed between looking and writing.
 var errChanged = errors.New("the tables changed meanwhile")
 
-func (b *Backend) attempt(prog program) (Outcome, error) {
+func (b *Backend) attempt(prog program) (intercept.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
 	// another family that came up meanwhile would otherwise stay beside ours.
 	generation, err := b.generation()
@@ -110,9 +111,9 @@ func (b *Backend) attempt(prog program) (Outcome, error) {
 	if err != nil {
 		return "", err
 	}
-	outcome := Created
+	outcome := intercept.Created
 	if len(st) > 0 {
-		outcome = Replaced
+		outcome = intercept.Replaced
 		if err := b.refuseForeign(st, generation); err != nil {
 			return "", err
 		}
@@ -121,7 +122,7 @@ func (b *Backend) attempt(prog program) (Outcome, error) {
 			return "", err
 		}
 		if same {
-			return Unchanged, nil
+			return intercept.Unchanged, nil
 		}
 	}
 	if err := b.write(prog, st, generation); err != nil {
@@ -176,7 +177,7 @@ func (b *Backend) verify(prog program) error {
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
 }
 
-func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]Difference, error) {
+func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]intercept.Difference, error) {
 	st, err := read()
 	if err != nil || !prog.isIn(st) {
 		return nil, err
@@ -219,7 +220,7 @@ func (b *Backend) readAtOnce() (state, error) {
 	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them", maxAttempts)
 }
 
-func joinDifferences(diffs []Difference) string {
+func joinDifferences(diffs []intercept.Difference) string {
 	s := make([]string, len(diffs))
 	for i, d := range diffs {
 		s[i] = d.String()
@@ -283,8 +284,8 @@ func (b *Backend) blame(prog program, failure error) error {
 
 // Check compares the kernel with rs and returns the differences. None: it is
 // as Apply leaves it. It changes nothing. Where there is nothing of ours the
-// error is ErrNotIntercepted.
-func (b *Backend) Check(rs intercept.Ruleset) ([]Difference, error) {
+// error is [intercept.ErrNotIntercepted].
+func (b *Backend) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
 	st, err := b.ours()
 	if err != nil {
 		return nil, err
@@ -308,7 +309,7 @@ func (b *Backend) ours() (state, error) {
 		return nil, err
 	}
 	if len(st) == 0 {
-		return nil, ErrNotIntercepted
+		return nil, intercept.ErrNotIntercepted
 	}
 	return st, st.foreign()
 }
@@ -347,13 +348,13 @@ func (b *Backend) Remove() (removed bool, err error) {
 
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. Where there is nothing of ours the error is
-// ErrNotIntercepted.
-func (b *Backend) Counters() ([]Counter, error) {
+// [intercept.ErrNotIntercepted].
+func (b *Backend) Counters() ([]intercept.Counter, error) {
 	st, err := b.ours()
 	if err != nil {
 		return nil, err
 	}
-	var counters []Counter
+	var counters []intercept.Counter
 	for _, t := range st {
 		family, err := familyOfRules(t.family)
 		if err != nil {
@@ -362,7 +363,7 @@ func (b *Backend) Counters() ([]Counter, error) {
 		for _, c := range t.chains {
 			for _, r := range t.rules[c.Name] {
 				line, reason, _ := strings.Cut(r.comment, ": ")
-				counters = append(counters, Counter{
+				counters = append(counters, intercept.Counter{
 					Chain: c.Name, Line: line, Reason: reason, Family: family(r),
 					Packets: r.packets, Bytes: r.bytes,
 				})
@@ -378,9 +379,9 @@ func explain(err error, attempted string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, intercept.ErrPermission, err)
 	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, intercept.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

@@ -48,9 +48,9 @@ func BenchmarkApply(b *testing.B) {
 		})
 		b.Run(bb.name+"/again", func(b *testing.B) {
 			_, backend := namespace(b)
-			apply(b, backend, rs, Created)
+			apply(b, backend, rs, intercept.Created)
 			for b.Loop() {
-				apply(b, backend, rs, Unchanged)
+				apply(b, backend, rs, intercept.Unchanged)
 			}
 		})
 	}

@@ -21,17 +21,17 @@ func (p program) isIn(st state) bool {
 
 // differences compares what the kernel holds with a program: tables, chains
 // with their hooks, sets with their elements, rules and their order.
-func (p program) differences(st state) []Difference {
-	var diffs []Difference
+func (p program) differences(st state) []intercept.Difference {
+	var diffs []intercept.Difference
 	for _, kt := range st {
 		if !slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family }) {
-			diffs = append(diffs, Difference{"table " + familyName(kt.family) + " " + Table, "not part of this configuration"})
+			diffs = append(diffs, intercept.Difference{What: "table " + familyName(kt.family) + " " + Table, Problem: "not part of this configuration"})
 		}
 	}
 	for _, t := range p {
 		i := slices.IndexFunc(st, func(kt kernelTable) bool { return kt.family == t.family })
 		if i < 0 {
-			diffs = append(diffs, Difference{"table " + familyName(t.family) + " " + Table, "missing"})
+			diffs = append(diffs, intercept.Difference{What: "table " + familyName(t.family) + " " + Table, Problem: "missing"})
 			continue
 		}
 		diffs = append(diffs, t.differences(st[i])...)
@@ -39,10 +39,10 @@ func (p program) differences(st state) []Difference {
 	return diffs
 }
 
-func (t table) differences(kt kernelTable) []Difference {
-	var diffs []Difference
+func (t table) differences(kt kernelTable) []intercept.Difference {
+	var diffs []intercept.Difference
 	add := func(what, format string, args ...any) {
-		diffs = append(diffs, Difference{what, fmt.Sprintf(format, args...)})
+		diffs = append(diffs, intercept.Difference{What: what, Problem: fmt.Sprintf(format, args...)})
 	}
 	if kt.spec != t.spec {
 		add("table "+familyName(t.family)+" "+Table, "made from another configuration (%s, not %s)", kt.spec, t.spec)
@@ -116,7 +116,7 @@ func (c chain) baseProblem(kc *nftables.Chain) string {
 
 // ruleDifferences names what is missing, what is not ours, and what stands in
 // another order.
-func (c chain) ruleDifferences(kernel []kernelRule) []Difference {
+func (c chain) ruleDifferences(kernel []kernelRule) []intercept.Difference {
 	want := make([]string, len(c.rules))
 	for i, r := range c.rules {
 		want[i] = ruleKey(r.comment, r.body())
@@ -128,14 +128,14 @@ func (c chain) ruleDifferences(kernel []kernelRule) []Difference {
 	if slices.Equal(want, have) {
 		return nil
 	}
-	var diffs []Difference
+	var diffs []intercept.Difference
 	left := slices.Clone(have)
 	for i, w := range want {
 		if j := slices.Index(left, w); j >= 0 {
 			left = slices.Delete(left, j, j+1)
 			continue
 		}
-		diffs = append(diffs, Difference{fmt.Sprintf("chain %s, rule %q", c.name, c.rules[i].comment), "missing"})
+		diffs = append(diffs, intercept.Difference{What: fmt.Sprintf("chain %s, rule %q", c.name, c.rules[i].comment), Problem: "missing"})
 	}
 	for _, l := range left {
 		comment, _, _ := strings.Cut(l, "\x00")
@@ -147,10 +147,10 @@ func (c chain) ruleDifferences(kernel []kernelRule) []Difference {
 		if slices.ContainsFunc(c.rules, func(r rule) bool { return r.comment == comment }) {
 			problem = "has other conditions or another target"
 		}
-		diffs = append(diffs, Difference{what, problem})
+		diffs = append(diffs, intercept.Difference{What: what, Problem: problem})
 	}
 	if len(diffs) == 0 {
-		diffs = append(diffs, Difference{"chain " + c.name, "its rules stand in another order"})
+		diffs = append(diffs, intercept.Difference{What: "chain " + c.name, Problem: "its rules stand in another order"})
 	}
 	return diffs
 }

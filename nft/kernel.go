@@ -81,8 +81,8 @@ func (b *Backend) find() (state, error) {
 func (st state) foreign() error {
 	for _, t := range st {
 		if t.spec == "" {
-			return fmt.Errorf("%w: %s %s; rename it or remove it with `nft delete table %s %s`",
-				ErrForeign, familyName(t.family), Table, familyName(t.family), Table)
+			return fmt.Errorf("table %s %s: %w; rename it or remove it with `nft delete table %s %s`",
+				familyName(t.family), Table, intercept.ErrForeign, familyName(t.family), Table)
 		}
 	}
 	return nil

@@ -79,7 +79,7 @@ func random(t testing.TB, seed uint64) intercept.Ruleset {
 	return compileConfig(t, gen.Config(rand.New(rand.NewPCG(seed, 11))))
 }
 
-func apply(t testing.TB, b *Backend, rs intercept.Ruleset, want Outcome) {
+func apply(t testing.TB, b *Backend, rs intercept.Ruleset, want intercept.Outcome) {
 	t.Helper()
 	got, err := b.Apply(rs)
 	if err != nil {
@@ -128,7 +128,7 @@ func TestOracle(t *testing.T) {
 				t.Parallel()
 				ns, b := namespace(t)
 				b.only = &lay
-				apply(t, b, rs, Created)
+				apply(t, b, rs, intercept.Created)
 				checkSame(t, b, rs)
 				other, _ := namespace(t)
 				prog, err := compile(rs, lay)
@@ -160,21 +160,21 @@ func TestTextLoadedByHandIsOurs(t *testing.T) {
 	}
 	run(t, ns, text, "nft", "-f", "-")
 	checkSame(t, b, rs)
-	apply(t, b, rs, Unchanged)
+	apply(t, b, rs, intercept.Unchanged)
 }
 
 // TestTwiceIsOnce: a second Apply writes nothing; not even a handle changes.
 func TestTwiceIsOnce(t *testing.T) {
 	for _, rs := range []intercept.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1), vocabulary()} {
 		ns, b := namespace(t)
-		apply(t, b, rs, Created)
+		apply(t, b, rs, intercept.Created)
 		before := listWithHandles(t, ns)
 		generation, err := b.generation()
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
-			apply(t, b, rs, Unchanged)
+			apply(t, b, rs, intercept.Unchanged)
 		}
 		if diff := cmp.Diff(before, listWithHandles(t, ns)); diff != "" {
 			t.Fatalf("the second Apply changed the kernel:\n%s", diff)
@@ -194,7 +194,7 @@ func TestRandomWalk(t *testing.T) {
 		apply(t, b, rs, "")
 		checkSame(t, b, rs)
 		fresh, fb := namespace(t)
-		apply(t, fb, rs, Created)
+		apply(t, fb, rs, intercept.Created)
 		if diff := cmp.Diff(list(t, fresh), list(t, ns)); diff != "" {
 			t.Fatalf("step %d: a fresh namespace (-) and this one (+) differ:\n%s", seed, diff)
 		}
@@ -208,16 +208,16 @@ func TestLayoutsReplaceEachOther(t *testing.T) {
 	two := twoTables
 	b.only = &two
 	rs := compileConfig(t, intercept.Default())
-	apply(t, b, rs, Created)
+	apply(t, b, rs, intercept.Created)
 	if l := list(t, ns); !strings.Contains(l, "table ip mesh_intercept") || !strings.Contains(l, "table ip6 mesh_intercept") {
 		t.Fatal(l)
 	}
 	checkSame(t, b, rs)
 	b.only = nil
-	apply(t, b, rs, Replaced)
+	apply(t, b, rs, intercept.Replaced)
 	only4 := intercept.Default()
 	only4.Families = intercept.FamiliesIPv4
-	apply(t, b, compileConfig(t, only4), Replaced)
+	apply(t, b, compileConfig(t, only4), intercept.Replaced)
 	if l := list(t, ns); strings.Count(l, "table ") != 1 || !strings.Contains(l, "table ip mesh_intercept") {
 		t.Fatal(l)
 	}
@@ -271,10 +271,10 @@ func TestRemoveRestores(t *testing.T) {
 		if removed, err := b.Remove(); err != nil || removed {
 			t.Fatalf("Remove again: %v, %v", removed, err)
 		}
-		if _, err := b.Check(random(t, 1)); !errors.Is(err, ErrNotIntercepted) {
+		if _, err := b.Check(random(t, 1)); !errors.Is(err, intercept.ErrNotIntercepted) {
 			t.Fatalf("Check of nothing: %v", err)
 		}
-		if _, err := b.Counters(); !errors.Is(err, ErrNotIntercepted) {
+		if _, err := b.Counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
 			t.Fatalf("Counters of nothing: %v", err)
 		}
 	}
@@ -316,7 +316,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ns, b := namespace(t)
-			apply(t, b, rs, Created)
+			apply(t, b, rs, intercept.Created)
 			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4: from the proxy (by user)")), "nft", "-f", "-")
 			before := listWithHandles(t, ns)
 			diffs, err := b.Check(rs)
@@ -330,13 +330,13 @@ func TestCheckNamesDifferences(t *testing.T) {
 				t.Errorf("Check changed the kernel:\n%s", diff)
 			}
 			// The hash alone would call it unchanged; the content does not.
-			apply(t, b, rs, Replaced)
+			apply(t, b, rs, intercept.Replaced)
 			checkSame(t, b, rs)
 		})
 	}
 	t.Run("another configuration", func(t *testing.T) {
 		_, b := namespace(t)
-		apply(t, b, random(t, 5), Created)
+		apply(t, b, random(t, 5), intercept.Created)
 		diffs, err := b.Check(rs)
 		if got := joinDifferences(diffs); err != nil || !strings.Contains(got, "made from another configuration") {
 			t.Errorf("%s, %v", got, err)
@@ -361,7 +361,7 @@ func TestForeignTable(t *testing.T) {
 		_, rerr := b.Remove()
 		_, nerr := b.Counters()
 		for _, err := range []error{aerr, cerr, rerr, nerr} {
-			if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "nft delete table") {
+			if !errors.Is(err, intercept.ErrForeign) || !strings.Contains(err.Error(), "nft delete table") {
 				t.Errorf("%s: %v", text, err)
 			}
 		}
@@ -376,7 +376,7 @@ func TestForeignTable(t *testing.T) {
 func TestRefusedRuleIsNamed(t *testing.T) {
 	ns, b := namespace(t)
 	old := compileConfig(t, intercept.Default())
-	apply(t, b, old, Created)
+	apply(t, b, old, intercept.Created)
 	before := listWithHandles(t, ns)
 
 	rs := compileConfig(t, intercept.Default())
@@ -389,7 +389,7 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 		}
 	}
 	_, err := b.Apply(rs)
-	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), `rule "O3: the culprit"`) {
+	if !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), `rule "O3: the culprit"`) {
 		t.Errorf("Apply: %v", err)
 	}
 	if diff := cmp.Diff(before, listWithHandles(t, ns)); diff != "" {
@@ -414,7 +414,7 @@ func TestNoPrivilege(t *testing.T) {
 			return err
 		}()
 	}()
-	if err := <-result; !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
+	if err := <-result; !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
 		t.Errorf("Apply: %v", err)
 	}
 	if l := list(t, ns); l != "" {
@@ -427,7 +427,7 @@ func TestConcurrentApplies(t *testing.T) {
 	for round := range uint64(10) {
 		ns, b := namespace(t)
 		if round%2 == 1 {
-			apply(t, b, random(t, 999), Created)
+			apply(t, b, random(t, 999), intercept.Created)
 		}
 		var wg sync.WaitGroup
 		errs := make([]error, 8)
@@ -473,7 +473,7 @@ func TestManyNamespaces(t *testing.T) {
 		_, b := namespace(t)
 		rs := random(t, 400+i)
 		wg.Go(func() {
-			if got, err := b.Apply(rs); err != nil || got != Created {
+			if got, err := b.Apply(rs); err != nil || got != intercept.Created {
 				t.Errorf("namespace %d: %s, %v", i, got, err)
 				return
 			}
@@ -516,7 +516,7 @@ func applyForever() {
 // it leaves is always a whole configuration.
 func TestKilled(t *testing.T) {
 	ns, b := namespace(t)
-	apply(t, b, random(t, 500), Created)
+	apply(t, b, random(t, 500), intercept.Created)
 	r := rand.New(rand.NewPCG(9, 9))
 	outcomes := map[string]int{}
 	for range 40 {

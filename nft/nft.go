@@ -2,50 +2,5 @@
 // and without the nft program.
 package nft
 
-import "errors"
-
 // Table is the name of the one table this package writes. It never touches another.
 const Table = "mesh_intercept"
-
-var (
-	// ErrNotIntercepted reports that none of our rules are in the namespace.
-	ErrNotIntercepted = errors.New("not intercepted: the namespace has no table " + Table)
-	// ErrForeign reports a table of our name that this package did not make.
-	ErrForeign = errors.New("a table " + Table + " is there that Intercept did not make")
-	// ErrPermission reports that the kernel refused for want of privilege.
-	ErrPermission = errors.New("no permission")
-	// ErrUnsupported reports that the kernel lacks something the rules need.
-	ErrUnsupported = errors.New("the kernel lacks support")
-)
-
-// Outcome says what Apply did.
-type Outcome string
-
-// What Apply can have done.
-const (
-	Created   Outcome = "created"   // there was nothing of ours
-	Replaced  Outcome = "replaced"  // there were other rules of ours
-	Unchanged Outcome = "unchanged" // the same rules were there; nothing was written
-)
-
-// Difference is one thing in which the kernel differs from a Ruleset.
-type Difference struct {
-	// What names the table, set, chain or rule (by its comment).
-	What string
-	// Problem says how it differs: "missing", "not ours", "changed", …
-	Problem string
-}
-
-func (d Difference) String() string { return d.What + ": " + d.Problem }
-
-// Counter is what one rule has counted.
-type Counter struct {
-	Chain string `json:"chain"`
-	// Line and Reason are the rule's, as in the policy.
-	Line   string `json:"line"`
-	Reason string `json:"reason"`
-	// Family is "IPv4" or "IPv6" for a rule that is written once for each, else "".
-	Family  string `json:"family,omitempty"`
-	Packets uint64 `json:"packets"`
-	Bytes   uint64 `json:"bytes"`
-}

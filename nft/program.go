@@ -124,7 +124,7 @@ func compile(rs intercept.Ruleset, lay layout) (program, error) {
 		return nil, err
 	}
 	if len(rs.Routes) > 0 {
-		return nil, fmt.Errorf("%w for marked routes in this backend", ErrUnsupported)
+		return nil, fmt.Errorf("%w for marked routes in this backend", intercept.ErrUnsupported)
 	}
 	var prog program
 	for _, fam := range tableFamilies(rs.Families, lay) {
@@ -286,7 +286,7 @@ func (t *table) match(m intercept.Match) (stmt, error) {
 	case intercept.IsFamily, intercept.Not:
 		// Rule.For has taken the one out, the lines above the other.
 	}
-	return stmt{}, fmt.Errorf("%w for match %T", ErrUnsupported, m)
+	return stmt{}, fmt.Errorf("%w for match %T", intercept.ErrUnsupported, m)
 }
 
 func equality(negated bool) (expr.CmpOp, string) {
@@ -504,7 +504,7 @@ func (t *table) target(target intercept.Target) (stmt, error) {
 		exprs = append(append(exprs, mark.exprs...), end.exprs...)
 		return stmt{fmt.Sprintf("tproxy to :%d %s %s", target.Port, mark.text, end.text), exprs}, nil
 	}
-	return stmt{}, fmt.Errorf("%w for target %T", ErrUnsupported, target)
+	return stmt{}, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, target)
 }
 
 // tproxyFamily is what nft sends: an inet table leaves the family to the packet.

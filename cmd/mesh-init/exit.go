@@ -3,8 +3,8 @@ package main
 import (
 	"errors"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // The exit codes that are not tied to one error.
@@ -37,14 +37,14 @@ func exits() []exit {
 		{code: exitDone, meaning: "done"},
 		{code: exitFailed, meaning: "failed"},
 		{code: exitUsage, meaning: "bad usage or configuration; nothing was touched"},
-		{10, nft.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
+		{10, intercept.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
 			"run mesh-init apply there, or name the pod's namespace with --netns"},
 		{11, errDrifted, "drifted: check found differences",
 			"run mesh-init apply with this configuration to put them right"},
-		{12, nft.ErrUnsupported, "the kernel lacks support", ""},
-		{13, nft.ErrPermission, "no permission", ""},
+		{12, intercept.ErrUnsupported, "the kernel lacks support", ""},
+		{13, intercept.ErrPermission, "no permission", ""},
 		{14, dataplane.ErrHostNetNS, "refused: the host's own network namespace", ""},
-		{15, nft.ErrForeign, "a table of our name that someone else made", ""},
+		{15, intercept.ErrForeign, "a table of our name that someone else made", ""},
 		{16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns", ""},
 	}
 }

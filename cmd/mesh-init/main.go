@@ -17,7 +17,6 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // Signals are not caught: what changes the kernel is one transaction, so a
@@ -43,9 +42,9 @@ type program struct {
 // plane is what a [dataplane.Target] can do; tests put another in its place.
 type plane interface {
 	Apply(intercept.Config) (dataplane.Result, error)
-	Check(intercept.Config) ([]nft.Difference, error)
+	Check(intercept.Config) ([]intercept.Difference, error)
 	Remove() (bool, error)
-	Counters() ([]nft.Counter, error)
+	Counters() ([]intercept.Counter, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

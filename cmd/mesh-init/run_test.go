@@ -14,7 +14,6 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // result is what a run left behind.
@@ -35,7 +34,7 @@ func (k noKernel) Apply(intercept.Config) (dataplane.Result, error) {
 	return dataplane.Result{}, errors.New("unreachable")
 }
 
-func (k noKernel) Check(intercept.Config) ([]nft.Difference, error) {
+func (k noKernel) Check(intercept.Config) ([]intercept.Difference, error) {
 	k.t.Error("check reached the kernel")
 	return nil, errors.New("unreachable")
 }
@@ -45,7 +44,7 @@ func (k noKernel) Remove() (bool, error) {
 	return false, errors.New("unreachable")
 }
 
-func (k noKernel) Counters() ([]nft.Counter, error) {
+func (k noKernel) Counters() ([]intercept.Counter, error) {
 	k.t.Error("status reached the kernel")
 	return nil, errors.New("unreachable")
 }
@@ -336,29 +335,31 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 // fakePlane answers as told.
 type fakePlane struct {
 	result      dataplane.Result
-	differences []nft.Difference
+	differences []intercept.Difference
 	removed     bool
-	counters    []nft.Counter
+	counters    []intercept.Counter
 	err         error
 }
 
 func (p fakePlane) Apply(intercept.Config) (dataplane.Result, error) { return p.result, p.err }
-func (p fakePlane) Check(intercept.Config) ([]nft.Difference, error) { return p.differences, p.err }
-func (p fakePlane) Remove() (bool, error)                            { return p.removed, p.err }
-func (p fakePlane) Counters() ([]nft.Counter, error)                 { return p.counters, p.err }
+func (p fakePlane) Check(intercept.Config) ([]intercept.Difference, error) {
+	return p.differences, p.err
+}
+func (p fakePlane) Remove() (bool, error)                  { return p.removed, p.err }
+func (p fakePlane) Counters() ([]intercept.Counter, error) { return p.counters, p.err }
 
 func TestResults(t *testing.T) {
 	applied := fakePlane{result: dataplane.Result{
 		Choice:   dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "asked for"},
-		Outcome:  nft.Created,
+		Outcome:  intercept.Created,
 		Warnings: []string{"IPv6 is not captured"},
 	}}
-	counted := fakePlane{counters: []nft.Counter{
+	counted := fakePlane{counters: []intercept.Counter{
 		{Chain: "prerouting", Line: "I4", Reason: "the tunnel port", Packets: 1, Bytes: 60},
 		{Chain: "output", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345, Bytes: 740700},
 		{Chain: "output", Line: "O14", Reason: "not included"},
 	}}
-	drifted := fakePlane{differences: []nft.Difference{{What: "chain output", Problem: "missing"}, {What: "set ports_1", Problem: "changed"}}}
+	drifted := fakePlane{differences: []intercept.Difference{{What: "chain output", Problem: "missing"}, {What: "set ports_1", Problem: "changed"}}}
 	for _, tc := range []struct {
 		plane plane
 		args  []string

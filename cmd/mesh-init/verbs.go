@@ -8,7 +8,6 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // verbs is a set of verbs.
@@ -148,7 +147,7 @@ func (j job) status() error {
 	}
 	if j.json {
 		if counters == nil {
-			counters = []nft.Counter{}
+			counters = []intercept.Counter{}
 		}
 		return j.printJSON(counters)
 	}

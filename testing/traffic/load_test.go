@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -80,7 +79,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 		for goal := int64((n + 1) * perReplacement); captured.Load() < goal && !t.Failed(); {
 			<-time.After(time.Millisecond)
 		}
-		if got, err := b.Apply(variant(t, 1+n)); err != nil || got != nft.Replaced {
+		if got, err := b.Apply(variant(t, 1+n)); err != nil || got != intercept.Replaced {
 			t.Errorf("replacement %d: %s, %v", n, got, err)
 		}
 	}
