@@ -148,6 +148,24 @@ func (r AddrRange) String() string {
 	return r.First.String() + "-" + r.Last.String()
 }
 
+// Prefixes returns the fewest prefixes that hold the same addresses.
+func (r AddrRange) Prefixes() CIDRs {
+	var prefixes CIDRs
+	for first := r.First; first.IsValid() && first.Compare(r.Last) <= 0; {
+		p := netip.PrefixFrom(first, first.BitLen())
+		for p.Bits() > 0 {
+			wider := netip.PrefixFrom(first, p.Bits()-1)
+			if wider.Masked().Addr() != first || lastAddr(wider).Compare(r.Last) > 0 {
+				break
+			}
+			p = wider
+		}
+		prefixes = append(prefixes, p)
+		first = lastAddr(p).Next()
+	}
+	return prefixes
+}
+
 // Merge returns the same addresses in ascending ranges that neither overlap
 // nor touch, IPv4 before IPv6.
 func (c CIDRs) Merge() []AddrRange {

@@ -417,6 +417,21 @@ func (r Rule) IsFamilySpecific() bool {
 	})
 }
 
+// AsksForOwner reports whether any rule asks for the owner of a packet's socket.
+func (rs Ruleset) AsksForOwner() bool {
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			for _, m := range r.Match {
+				switch m.(type) {
+				case UID, GID:
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // Check reports what every backend would stumble over: a rule that depends on
 // a protocol it does not ask for, a negation that backends read differently,
 // an address translation outside a NAT chain, a jump to nowhere, an empty

@@ -5,9 +5,11 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/iptables"
 )
 
 var (
@@ -17,21 +19,12 @@ var (
 	ErrNotNetNS = errors.New("not a network namespace")
 )
 
-// Backend names a way to put rules into the kernel.
-type Backend string
-
-// The backends.
-const (
-	BackendAuto Backend = "auto" // choose, and say why
-	BackendNFT  Backend = "nft"  // nftables over netlink
-)
-
 // Target is a network namespace to act on, and how. The zero Target is the
 // namespace the process is in, with the backend that suits it.
 //
-// The errors of its methods are those of package nft ([intercept.ErrPermission] and
-// its siblings), [ErrHostNetNS], [ErrNotNetNS], or others that say what failed;
-// test with [errors.Is].
+// The errors of its methods are those of package intercept
+// ([intercept.ErrPermission] and its siblings), [ErrHostNetNS], [ErrNotNetNS],
+// or others that say what failed; test with [errors.Is].
 type Target struct {
 	// NetNS is the path of a network namespace, such as /run/netns/pod or
 	// /proc/123/ns/net. Empty: the one the process is in.
@@ -40,12 +33,20 @@ type Target struct {
 	AllowHostNetNS bool
 	// Backend is how. Empty means BackendAuto.
 	Backend Backend
+	// IPTables says how the iptables backends write. Others ignore it.
+	IPTables IPTables
 }
 
-// Choice is the backend chosen and the reason for it.
-type Choice struct {
-	Backend Backend `json:"backend"`
-	Reason  string  `json:"reason"`
+// IPTables says how the iptables backends write.
+type IPTables struct {
+	// Dialect is how much of xtables the rules use. Empty: iptables.Standard.
+	Dialect iptables.Dialect
+	// Last puts the jumps to our chains behind the rules that the built-in
+	// chains have, not before them.
+	Last bool
+	// Wait is how long to wait for the lock of another program. Zero:
+	// iptables.DefaultWait.
+	Wait time.Duration
 }
 
 // Result says what Apply did.
@@ -57,22 +58,31 @@ type Result struct {
 }
 
 // Apply makes the namespace's rules those of c, all or nothing. It is safe to
-// call again, with the same Config or another, and while others do.
+// call again, with the same Config or another, and while others do. What
+// another backend of ours had put there is removed.
 func (t Target) Apply(c intercept.Config) (Result, error) {
 	rs, err := intercept.Compile(c)
 	if err != nil {
 		return Result{}, err
 	}
 	var res Result
-	err = t.open(func(n netns, b *nft.Backend, choice Choice) error {
-		res.Choice = choice
-		if res.Warnings, err = warnings(n, c); err != nil {
+	err = t.open(func(s *space) error {
+		if res.Warnings, err = warnings(s.netns, c); err != nil {
 			return err
 		}
-		res.Outcome, err = b.Apply(rs)
+		res.Choice, res.Outcome, err = s.apply(t.Backend, forKernel(rs, c.Families, hasIPv6()))
 		return err
 	})
 	return res, err
+}
+
+// forKernel leaves out the family that the kernel does not have, if the
+// configuration asks for what there is.
+func forKernel(rs intercept.Ruleset, want intercept.Families, hasIPv6 bool) intercept.Ruleset {
+	if want == intercept.FamiliesAuto && !hasIPv6 {
+		rs.Families = []intercept.Family{intercept.IPv4}
+	}
+	return rs
 }
 
 // Check compares the kernel with c and returns the differences. None: it is as
@@ -82,39 +92,86 @@ func (t Target) Check(c intercept.Config) ([]intercept.Difference, error) {
 	if err != nil {
 		return nil, err
 	}
+	rs = forKernel(rs, c.Families, hasIPv6())
 	var diffs []intercept.Difference
-	err = t.open(func(_ netns, b *nft.Backend, _ Choice) error {
-		diffs, err = b.Check(rs)
+	err = t.open(func(s *space) error {
+		choice, err := choose(t.Backend, s.prober(rs))
+		if err != nil {
+			return err
+		}
+		holding, err := s.holding()
+		if err != nil {
+			return err
+		}
+		for _, b := range holding {
+			if b != choice.Backend {
+				diffs = append(diffs, intercept.Difference{What: "backend " + string(b), Problem: "has rules of ours, which belong to " + string(choice.Backend)})
+			}
+		}
+		b, err := s.backend(choice.Backend)
+		if err != nil {
+			return err
+		}
+		more, err := b.Check(rs)
+		if errors.Is(err, intercept.ErrNotIntercepted) && len(diffs) > 0 {
+			return nil
+		}
+		diffs = append(diffs, more...)
 		return err
 	})
 	return diffs, err
 }
 
-// Remove takes our rules out. It reports whether there were any.
+// Remove takes our rules out: those of the backend asked for, or of all. It
+// reports whether there were any.
 func (t Target) Remove() (removed bool, err error) {
-	err = t.open(func(_ netns, b *nft.Backend, _ Choice) error {
-		removed, err = b.Remove()
+	if _, err := candidates(t.Backend); err != nil {
+		return false, err
+	}
+	err = t.open(func(s *space) error {
+		removed, err = s.removeFrom(t.Backend)
 		return err
 	})
 	return removed, err
 }
 
 // Counters returns what our rules have counted, in the order packets meet
-// them. The error is [intercept.ErrNotIntercepted] if there are none.
+// them: those of the backend asked for, or of the one that has rules. The error
+// is [intercept.ErrNotIntercepted] if there are none.
 func (t Target) Counters() (counters []intercept.Counter, err error) {
-	err = t.open(func(_ netns, b *nft.Backend, _ Choice) error {
-		counters, err = b.Counters()
-		return err
+	wanted, err := candidates(t.Backend)
+	if err != nil {
+		return nil, err
+	}
+	err = t.open(func(s *space) error {
+		if len(wanted) > 1 {
+			holding, err := s.holding()
+			if err != nil {
+				return err
+			}
+			wanted = slices.DeleteFunc(wanted, func(b Backend) bool { return !slices.Contains(holding, b) })
+		}
+		for _, w := range wanted {
+			b, err := s.backend(w)
+			if err != nil {
+				return err
+			}
+			more, err := b.Counters()
+			if err != nil {
+				return err
+			}
+			counters = append(counters, more...)
+		}
+		if len(wanted) == 0 {
+			return intercept.ErrNotIntercepted
+		}
+		return nil
 	})
 	return counters, err
 }
 
-// open connects the chosen backend to the namespace for the time of fn.
-func (t Target) open(fn func(netns, *nft.Backend, Choice) error) (err error) {
-	choice, err := choose(t.Backend)
-	if err != nil {
-		return err
-	}
+// open opens the namespace for the time of fn, and refuses the host's.
+func (t Target) open(fn func(*space) error) (err error) {
 	n, err := openNetNS(t.NetNS)
 	if err != nil {
 		return err
@@ -129,21 +186,7 @@ func (t Target) open(fn func(netns, *nft.Backend, Choice) error) (err error) {
 			return fmt.Errorf("%w: rules here would capture the traffic of the whole node; name the pod's namespace with --netns PATH, or insist with --allow-host-netns", ErrHostNetNS)
 		}
 	}
-	b, err := nft.Open(n.fd())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	return fn(n, b, choice)
-}
-
-// choose picks the backend and gives the reason.
-func choose(want Backend) (Choice, error) {
-	switch want {
-	case "", BackendAuto:
-		return Choice{BackendNFT, "nftables over netlink needs no program and writes both families in one transaction"}, nil
-	case BackendNFT:
-		return Choice{BackendNFT, "asked for"}, nil
-	}
-	return Choice{}, fmt.Errorf("backend %q is not one of auto, nft", string(want))
+	s := &space{netns: n, how: t.IPTables}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return fn(s)
 }

@@ -193,16 +193,3 @@ func TestThreadsComeBack(t *testing.T) {
 		}
 	}
 }
-
-// TestChoice: the choice of a backend comes with its reason.
-func TestChoice(t *testing.T) {
-	for want, backend := range map[Backend]Backend{"": BackendNFT, BackendAuto: BackendNFT, BackendNFT: BackendNFT} {
-		got, err := choose(want)
-		if err != nil || got.Backend != backend || got.Reason == "" {
-			t.Errorf("%q: %+v, %v", want, got, err)
-		}
-	}
-	if _, err := choose("ebpf"); err == nil || !strings.Contains(err.Error(), `"ebpf"`) {
-		t.Errorf("an unknown backend: %v", err)
-	}
-}

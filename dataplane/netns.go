@@ -100,6 +100,54 @@ func (n netns) doLocked(fn func() error) (err error, restored bool) {
 	return err, true
 }
 
+// elsewhere runs fn in a new network namespace, which goes with it.
+func elsewhere(fn func() error) error {
+	done := make(chan error)
+	go func() {
+		// The thread is not given back: it dies with the goroutine.
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			err := elsewhere(fn) // see do
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("make a network namespace to try in: %w", err)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// isOfOwnUser reports whether the namespace belongs to the user namespace the
+// process is in.
+func (n netns) isOfOwnUser() (bool, error) {
+	file := n.file
+	if file == nil {
+		own, err := os.Open("/proc/self/ns/net")
+		if err != nil {
+			return false, err
+		}
+		defer func() { _ = own.Close() }()
+		file = own
+	}
+	fd, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_USERNS)
+	if errors.Is(err, unix.EPERM) {
+		return false, nil // it is not below the process's own (ioctl_ns(2))
+	}
+	if err != nil {
+		return false, fmt.Errorf("find the user namespace of the network namespace: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var owner, own unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &owner), unix.Stat("/proc/self/ns/user", &own)); err != nil {
+		return false, err
+	}
+	return owner.Dev == own.Dev && owner.Ino == own.Ino, nil
+}
+
 // isHost reports whether the namespace is the one the system booted with.
 // Linux shows net.core.dev_weight there alone (net/core/sysctl_net_core.c),
 // and somaxconn everywhere.

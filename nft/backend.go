@@ -16,7 +16,6 @@ import (
 // Backend speaks nf_tables with one network namespace, over one socket. It is
 // for one goroutine at a time.
 type Backend struct {
-	conn *nftables.Conn
 	sock *netlink.Conn
 	// only restricts Apply to one layout of tables. Nil: oneTable, and
 	// twoTables where the kernel cannot do that.
@@ -31,18 +30,16 @@ const bufferSize = 64 << 20
 // of it (/proc/PID/ns/net), or as zero for that of the calling thread. The
 // file can be closed afterwards. Open needs no privilege; what follows does.
 func Open(netns int) (*Backend, error) {
-	b := &Backend{}
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns),
-		nftables.WithSockOptions(func(s *netlink.Conn) error {
-			b.sock = s
-			// Without privilege the limits of the system hold: enough to read.
-			return errors.Join(ignorePermission(s.SetWriteBuffer(bufferSize)), ignorePermission(s.SetReadBuffer(bufferSize)))
-		}))
+	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {
 		return nil, explain(err, "open a netlink socket")
 	}
-	b.conn = conn
-	return b, nil
+	// Without privilege the limits of the system hold: enough to read.
+	err = errors.Join(ignorePermission(sock.SetWriteBuffer(bufferSize)), ignorePermission(sock.SetReadBuffer(bufferSize)))
+	if err != nil {
+		return nil, errors.Join(explain(err, "open a netlink socket"), sock.Close())
+	}
+	return &Backend{sock: sock}, nil
 }
 
 func ignorePermission(err error) error {
@@ -53,7 +50,7 @@ func ignorePermission(err error) error {
 }
 
 // Close closes the socket.
-func (b *Backend) Close() error { return b.conn.CloseLasting() }
+func (b *Backend) Close() error { return b.sock.Close() }
 
 // maxAttempts bounds how often a change starts over because somebody else
 // changed the tables meanwhile.
@@ -250,6 +247,9 @@ func isChange(err error) bool {
 		errors.Is(err, unix.ENOENT) && isDeletion(err)
 }
 
+// trial is a table that never comes to be.
+const trial = Table + "_trial"
+
 // blame finds the rule that the kernel refused: the error of a transaction
 // does not say. Each rule is tried in a transaction of its own that ends in
 // creating its table twice, so that it always fails and changes nothing.
@@ -257,7 +257,6 @@ func (b *Backend) blame(prog program, failure error) error {
 	if errors.Is(failure, unix.EPERM) || errors.Is(failure, unix.EACCES) {
 		return explain(failure, "apply the rules")
 	}
-	const trial = Table + "_trial"
 	try := func(t table, only *rule) error {
 		var tr batch
 		tr.addTable(t, trial, func(r *rule) bool { return r == only })
@@ -346,6 +345,12 @@ func (b *Backend) Remove() (removed bool, err error) {
 	return false, fmt.Errorf("remove the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
 }
 
+// Holds reports whether there is a table of our name.
+func (b *Backend) Holds() (bool, error) {
+	st, err := b.find()
+	return len(st) > 0, err
+}
+
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. Where there is nothing of ours the error is
 // [intercept.ErrNotIntercepted].
@@ -361,10 +366,10 @@ func (b *Backend) Counters() ([]intercept.Counter, error) {
 			return nil, err
 		}
 		for _, c := range t.chains {
-			for _, r := range t.rules[c.Name] {
+			for _, r := range t.rules[c.name] {
 				line, reason, _ := strings.Cut(r.comment, ": ")
 				counters = append(counters, intercept.Counter{
-					Chain: c.Name, Line: line, Reason: reason, Family: family(r),
+					Chain: c.name, Line: line, Reason: reason, Family: family(r),
 					Packets: r.packets, Bytes: r.bytes,
 				})
 			}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/rulediff"
 )
 
 // isIn reports whether the kernel has all tables of the program, going by
@@ -55,8 +56,9 @@ func (t table) differences(kt kernelTable) []intercept.Difference {
 			continue
 		}
 		ks := kt.sets[i]
-		if ks.key.Name != s.key.datatype().Name || ks.interval != s.key.isInterval() {
-			add("set "+s.name, "is of another type (%s)", ks.key.Name)
+		typ := s.key.datatype()
+		if ks.key != typ.GetNFTMagic() || ks.interval != s.key.isInterval() {
+			add("set "+s.name, "is of another type")
 			continue
 		}
 		if want := canonicalElements(s.elements()); !slices.Equal(ks.elements, want) {
@@ -70,7 +72,7 @@ func (t table) differences(kt kernelTable) []intercept.Difference {
 	}
 
 	for _, c := range t.chains {
-		i := slices.IndexFunc(kt.chains, func(kc *nftables.Chain) bool { return kc.Name == c.name })
+		i := slices.IndexFunc(kt.chains, func(kc kernelChain) bool { return kc.name == c.name })
 		if i < 0 {
 			add("chain "+c.name, "missing")
 			continue
@@ -81,81 +83,48 @@ func (t table) differences(kt kernelTable) []intercept.Difference {
 		diffs = append(diffs, c.ruleDifferences(kt.rules[c.name])...)
 	}
 	for _, kc := range kt.chains {
-		if kc.Name == kt.spec {
-			if n := len(kt.rules[kc.Name]); n > 0 {
-				add("chain "+kc.Name, "has %d rules that are not ours", n)
+		if kc.name == kt.spec {
+			if n := len(kt.rules[kc.name]); n > 0 {
+				add("chain "+kc.name, "has %d rules that are not ours", n)
 			}
-		} else if !slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == kc.Name }) {
-			add("chain "+kc.Name, "not ours")
+		} else if !slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == kc.name }) {
+			add("chain "+kc.name, "not ours")
 		}
 	}
 	return diffs
 }
 
-func (c chain) baseProblem(kc *nftables.Chain) string {
-	if !c.isBase() {
-		if kc.Hooknum != nil {
-			return "is a base chain"
-		}
-		return ""
-	}
+func (c chain) baseProblem(kc kernelChain) string {
 	switch {
-	case kc.Hooknum == nil || kc.Priority == nil:
+	case !c.isBase() && !kc.base:
+		return ""
+	case !c.isBase():
+		return "is a base chain"
+	case !kc.base:
 		return "is not a base chain"
-	case *kc.Hooknum != hookNumber(c.hook):
+	case nftables.ChainHook(kc.hook) != hookNumber(c.hook):
 		return "is on another hook"
-	case *kc.Priority != nftables.ChainPriority(c.priority):
-		return fmt.Sprintf("has priority %d, not %d", *kc.Priority, c.priority)
-	case string(kc.Type) != c.typ.String():
-		return fmt.Sprintf("is of type %s, not %s", kc.Type, c.typ)
-	case kc.Policy != nil && *kc.Policy != nftables.ChainPolicyAccept:
+	case kc.priority != int32(c.priority):
+		return fmt.Sprintf("has priority %d, not %d", kc.priority, c.priority)
+	case kc.typ != c.typ.String():
+		return fmt.Sprintf("is of type %s, not %s", kc.typ, c.typ)
+	case kc.drops:
 		return "has policy drop"
 	}
 	return ""
 }
 
-// ruleDifferences names what is missing, what is not ours, and what stands in
-// another order.
 func (c chain) ruleDifferences(kernel []kernelRule) []intercept.Difference {
-	want := make([]string, len(c.rules))
+	want := make([]rulediff.Rule, len(c.rules))
 	for i, r := range c.rules {
-		want[i] = ruleKey(r.comment, r.body())
+		want[i] = rulediff.Rule{Comment: r.comment, Body: r.body()}
 	}
-	have := make([]string, len(kernel))
+	have := make([]rulediff.Rule, len(kernel))
 	for i, r := range kernel {
-		have[i] = ruleKey(r.comment, r.body)
+		have[i] = rulediff.Rule{Comment: r.comment, Body: r.body}
 	}
-	if slices.Equal(want, have) {
-		return nil
-	}
-	var diffs []intercept.Difference
-	left := slices.Clone(have)
-	for i, w := range want {
-		if j := slices.Index(left, w); j >= 0 {
-			left = slices.Delete(left, j, j+1)
-			continue
-		}
-		diffs = append(diffs, intercept.Difference{What: fmt.Sprintf("chain %s, rule %q", c.name, c.rules[i].comment), Problem: "missing"})
-	}
-	for _, l := range left {
-		comment, _, _ := strings.Cut(l, "\x00")
-		what := fmt.Sprintf("chain %s, rule %q", c.name, comment)
-		if comment == "" {
-			what = "chain " + c.name + ", a rule without comment"
-		}
-		problem := "not ours"
-		if slices.ContainsFunc(c.rules, func(r rule) bool { return r.comment == comment }) {
-			problem = "has other conditions or another target"
-		}
-		diffs = append(diffs, intercept.Difference{What: what, Problem: problem})
-	}
-	if len(diffs) == 0 {
-		diffs = append(diffs, intercept.Difference{What: "chain " + c.name, Problem: "its rules stand in another order"})
-	}
-	return diffs
+	return rulediff.Chain(c.name, want, have)
 }
-
-func ruleKey(comment, body string) string { return comment + "\x00" + body }
 
 func elementsProblem(want, have []string) string {
 	count := func(a, b []string) (n int) {

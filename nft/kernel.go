@@ -24,14 +24,23 @@ type state []kernelTable
 type kernelTable struct {
 	family nftables.TableFamily
 	spec   string // empty: not ours
-	chains []*nftables.Chain
+	chains []kernelChain
 	sets   []kernelSet
 	rules  map[string][]kernelRule // by chain
 }
 
+type kernelChain struct {
+	name     string
+	base     bool
+	hook     uint32
+	priority int32
+	typ      string
+	drops    bool // its policy
+}
+
 type kernelSet struct {
 	name     string
-	key      nftables.SetDatatype
+	key      uint32 // number of the type, as nft(8) has it
 	interval bool
 	elements []string // sorted
 }
@@ -45,36 +54,110 @@ type kernelRule struct {
 // find returns our tables without their content: enough to know whether there
 // is anything and who made it.
 func (b *Backend) find() (state, error) {
-	tables, err := b.conn.ListTables()
+	tables, err := b.tables(unix.NFPROTO_UNSPEC)
 	if err != nil {
-		return nil, explain(err, "list tables")
+		return nil, err
 	}
 	var st state
 	for _, t := range tables {
-		if t.Name == Table {
-			st = append(st, kernelTable{family: t.Family})
+		if t.name == Table {
+			st = append(st, kernelTable{family: t.family})
 		}
 	}
 	if len(st) == 0 {
 		return nil, nil
 	}
-	chains, err := b.conn.ListChains()
-	if err != nil {
-		return nil, explain(err, "list chains")
-	}
-	for i := range st {
-		t := &st[i]
-		for _, c := range chains {
-			if c.Table.Name != Table || c.Table.Family != t.family {
+	err = b.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+		for i := range st {
+			if in.name != Table || in.family != st[i].family {
 				continue
 			}
-			if strings.HasPrefix(c.Name, specPrefix) {
-				t.spec = c.Name
+			if strings.HasPrefix(c.name, specPrefix) {
+				st[i].spec = c.name
 			}
-			t.chains = append(t.chains, c)
+			st[i].chains = append(st[i].chains, c)
 		}
-	}
-	return st, nil
+	})
+	return st, err
+}
+
+type tableName struct {
+	family nftables.TableFamily
+	name   string
+}
+
+// tables lists the tables of a family, or of all.
+func (b *Backend) tables(family nftables.TableFamily) (tables []tableName, err error) {
+	err = b.dump(unix.NFT_MSG_GETTABLE, family, nil, func(family nftables.TableFamily, message []byte) error {
+		for typ, data := range attributes(message) {
+			if typ == unix.NFTA_TABLE_NAME {
+				tables = append(tables, tableName{family, zeroTerminated(data)})
+			}
+		}
+		return nil
+	})
+	return tables, explain(subsystem(err), "list tables")
+}
+
+// chains lists the chains of a family, or of all.
+func (b *Backend) chains(family nftables.TableFamily, f func(tableName, kernelChain)) error {
+	err := b.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
+		in := tableName{family: family}
+		var c kernelChain
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				in.name = zeroTerminated(data)
+			case unix.NFTA_CHAIN_NAME:
+				c.name = zeroTerminated(data)
+			case unix.NFTA_CHAIN_TYPE:
+				c.typ = zeroTerminated(data)
+			case unix.NFTA_CHAIN_POLICY:
+				c.drops = len(data) == 4 && binary.BigEndian.Uint32(data) != uint32(nftables.ChainPolicyAccept)
+			case unix.NFTA_CHAIN_HOOK:
+				c.base = true
+				for typ, data := range attributes(data) {
+					switch {
+					case len(data) != 4:
+					case typ == unix.NFTA_HOOK_HOOKNUM:
+						c.hook = binary.BigEndian.Uint32(data)
+					case typ == unix.NFTA_HOOK_PRIORITY:
+						c.priority = int32(binary.BigEndian.Uint32(data))
+					}
+				}
+			}
+		}
+		f(in, c)
+		return nil
+	})
+	return explain(err, "list chains")
+}
+
+// sets lists the sets of a table, without their elements.
+func (b *Backend) sets(family nftables.TableFamily, table string) (sets []kernelSet, err error) {
+	err = b.dump(unix.NFT_MSG_GETSET, family, []netlink.Attribute{text(unix.NFTA_SET_TABLE, table)},
+		func(_ nftables.TableFamily, message []byte) error {
+			var s kernelSet
+			for typ, data := range attributes(message) {
+				switch {
+				case typ == unix.NFTA_SET_NAME:
+					s.name = zeroTerminated(data)
+				case len(data) != 4:
+				case typ == unix.NFTA_SET_KEY_TYPE:
+					s.key = binary.BigEndian.Uint32(data)
+				case typ == unix.NFTA_SET_FLAGS:
+					s.interval = binary.BigEndian.Uint32(data)&unix.NFT_SET_INTERVAL != 0
+				}
+			}
+			sets = append(sets, s)
+			return nil
+		})
+	return sets, err
+}
+
+func zeroTerminated(b []byte) string {
+	before, _, _ := bytes.Cut(b, []byte{0})
+	return string(before)
 }
 
 // foreign reports a table of our name that has no mark of ours.
@@ -105,16 +188,14 @@ func (b *Backend) loadTable(t *kernelTable) (err error) {
 	if t.rules, err = b.rules(t.family); err != nil {
 		return err
 	}
-	sets, err := b.conn.GetSets(&nftables.Table{Name: Table, Family: t.family})
-	if err != nil {
+	if t.sets, err = b.sets(t.family, Table); err != nil {
 		return err
 	}
-	for _, s := range sets {
-		elems, err := b.elements(t.family, s.Name)
-		if err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
+	for i := range t.sets {
+		s := &t.sets[i]
+		if s.elements, err = b.elements(t.family, s.name); err != nil {
+			return fmt.Errorf("set %s: %w", s.name, err)
 		}
-		t.sets = append(t.sets, kernelSet{s.Name, s.KeyType, s.Interval, elems})
 	}
 	return nil
 }
@@ -124,7 +205,7 @@ func (b *Backend) elements(family nftables.TableFamily, set string) ([]string, e
 	var keys []string
 	err := b.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
 		text(unix.NFTA_SET_ELEM_LIST_TABLE, Table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
-	}, func(message []byte) error {
+	}, func(_ nftables.TableFamily, message []byte) error {
 		for typ, list := range attributes(message) {
 			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -176,13 +257,13 @@ func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 	rules := map[string][]kernelRule{}
 	err := b.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
 		text(unix.NFTA_RULE_TABLE, Table),
-	}, func(message []byte) error {
+	}, func(_ nftables.TableFamily, message []byte) error {
 		var chain string
 		var r kernelRule
 		for typ, data := range attributes(message) {
 			switch typ {
 			case unix.NFTA_RULE_CHAIN:
-				chain = string(bytes.TrimRight(data, "\x00"))
+				chain = zeroTerminated(data)
 			case unix.NFTA_RULE_USERDATA:
 				r.comment, _ = userdata.GetString(data, userdata.TypeComment)
 			case unix.NFTA_RULE_EXPRESSIONS:
@@ -198,7 +279,7 @@ func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 // generation returns the number of the rules' generation: every transaction
 // that changes rules in the namespace, anybody's, makes a new one.
 func (b *Backend) generation() (id uint32, err error) {
-	err = b.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(message []byte) error {
+	err = b.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(_ nftables.TableFamily, message []byte) error {
 		for typ, data := range attributes(message) {
 			if typ == unix.NFTA_GEN_ID && len(data) == 4 {
 				id = binary.BigEndian.Uint32(data)
@@ -209,18 +290,28 @@ func (b *Backend) generation() (id uint32, err error) {
 	if err == nil && id == 0 {
 		err = errors.New("the kernel did not tell")
 	}
-	return id, explain(err, "read the generation of the rules")
+	return id, explain(subsystem(err), "read the generation of the rules")
+}
+
+// subsystem reads the errno of a request in which nothing can be invalid: the
+// kernel says EINVAL if it has no nf_tables (net/netfilter/nfnetlink.c).
+func subsystem(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w, so it has no nf_tables: %w", err, unix.EPROTONOSUPPORT)
+	}
+	return err
 }
 
 // dump asks the kernel for objects and hands each of its messages to f.
-func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
+func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
 	return b.ask(message, netlink.Dump, family, filter, f)
 }
 
 // ask reads the kernel's answer itself: the library passes over expressions it
-// does not know, and what is passed over would count as equal; and it does not
-// always hand on the errno.
-func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func([]byte) error) error {
+// does not know, and what is passed over would count as equal; it does not
+// always hand on the errno; and it waits with select(2), which knows no file
+// descriptor above 1023 and makes it panic in a process that has more.
+func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
 	m, err := request(message, flags, family, filter)
 	if err != nil {
 		return err
@@ -234,7 +325,7 @@ func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables
 		if len(m.Data) < header {
 			return fmt.Errorf("netlink message of %d bytes", len(m.Data))
 		}
-		if err := f(m.Data[header:]); err != nil {
+		if err := f(nftables.TableFamily(m.Data[0]), m.Data[header:]); err != nil {
 			return err
 		}
 	}
@@ -266,7 +357,7 @@ func canonical(list []byte) (body string, packets, counted uint64) {
 		for typ, d := range attributes(e) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
-				name = string(bytes.TrimRight(d, "\x00"))
+				name = zeroTerminated(d)
 			case unix.NFTA_EXPR_DATA:
 				data = d
 			}

@@ -5,7 +5,8 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -58,47 +59,58 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// TestKernel sends the table's flows through the kernel: what Trace foretells
-// is what happens.
+// backends are the ways into the kernel, all of which have to give the same.
+var backends = []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy}
+
+// TestKernel sends the table's flows through the kernel, for each backend: what
+// Trace foretells is what happens.
 func TestKernel(t *testing.T) {
-	for _, c := range cases(t) {
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			lab := netlab.NewT(t, Options())
-			if _, err := lab.StartSidecar(c.Sidecar); err != nil {
-				t.Fatal(err)
-			}
-			rs, err := intercept.Compile(c.Config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			backend, err := nft.Open(lab.Pod.FD())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer backend.Close()
-			if _, err := backend.Apply(rs); err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range c.Flows {
-				trace := rs.Trace(f.Packet(lab))
-				got, err := lab.Send(f.Flow)
-				if err != nil {
-					t.Errorf("%s: %v", f.Flow, err)
-				} else if got.Fate.String() != f.Fate || !got.Is(trace.Fate) {
-					t.Errorf("%s: the kernel says %s, Trace %s, the table %s", f.Flow, got, trace.Fate, f.Fate)
+	for _, backend := range backends {
+		for _, c := range cases(t) {
+			t.Run(string(backend)+"/"+c.Name, func(t *testing.T) {
+				t.Parallel()
+				requireIPTables(t)
+				lab := netlab.NewT(t, Options())
+				if _, err := lab.StartSidecar(c.Sidecar); err != nil {
+					t.Fatal(err)
 				}
-			}
-			if t.Failed() {
-				t.Log(listing(backend))
-			}
-		})
+				rs, err := intercept.Compile(c.Config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				target := dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}
+				if _, err := target.Apply(c.Config); err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range c.Flows {
+					trace := rs.Trace(f.Packet(lab))
+					got, err := lab.Send(f.Flow)
+					if err != nil {
+						t.Errorf("%s: %v", f.Flow, err)
+					} else if got.Fate.String() != f.Fate || !got.Is(trace.Fate) {
+						t.Errorf("%s: the kernel says %s, Trace %s, the table %s", f.Flow, got, trace.Fate, f.Fate)
+					}
+				}
+				if t.Failed() {
+					t.Log(listing(target))
+				}
+			})
+		}
+	}
+}
+
+// requireIPTables skips the test where there is no iptables.
+func requireIPTables(t *testing.T) {
+	t.Helper()
+	for _, v := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
+		netlab.RequireProgram(t, "iptables-"+string(v)+"-restore")
+		netlab.RequireProgram(t, "ip6tables-"+string(v)+"-restore")
 	}
 }
 
 // listing shows the rules with what they have counted.
-func listing(b *nft.Backend) string {
-	counters, err := b.Counters()
+func listing(target dataplane.Target) string {
+	counters, err := target.Counters()
 	if err != nil {
 		return err.Error()
 	}

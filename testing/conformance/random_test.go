@@ -9,13 +9,13 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/testing/gen"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
 var (
-	randomConfigs = flag.Uint64("random.configs", 1000, "how many random configurations to compare with the kernel")
+	randomConfigs = flag.Uint64("random.configs", 400, "how many random configurations to compare with the kernel, by each backend")
 	randomSeed    = flag.Uint64("random.seed", 1, "the seed of the first one; the others follow")
 )
 
@@ -24,44 +24,50 @@ const (
 	randomFlows   = 16
 )
 
-// TestRandom applies random configurations to a kernel, sends random flows,
-// and holds what happens against what Trace foretold.
+// TestRandom applies random configurations to a kernel, by each backend, sends
+// random flows, and holds what happens against what Trace foretold.
 func TestRandom(t *testing.T) {
 	netlab.Require(t)
+	requireIPTables(t)
 	var next, sent, captured atomic.Uint64
 	next.Store(*randomSeed)
 	t.Run("workers", func(t *testing.T) {
 		for w := range randomWorkers {
 			t.Run(fmt.Sprint(w), func(t *testing.T) {
 				t.Parallel()
-				lab := netlab.NewT(t, Options())
-				if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-					t.Fatal(err)
+				// A namespace for each backend: they all see the same flows.
+				pods := make([]pod, len(backends))
+				for i, backend := range backends {
+					lab := netlab.NewT(t, Options())
+					if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+						t.Fatal(err)
+					}
+					pods[i] = pod{lab, dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}}
 				}
-				backend, err := nft.Open(lab.Pod.FD())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer backend.Close()
 				for {
 					seed := next.Add(1) - 1
 					if seed >= *randomSeed+*randomConfigs || t.Failed() {
 						return
 					}
-					s, c := compareRandom(t, lab, backend, seed)
+					s, c := compareRandom(t, pods, seed)
 					sent.Add(s)
 					captured.Add(c)
 				}
 			})
 		}
 	})
-	t.Logf("%d configurations, %d flows, %d of them captured", *randomConfigs, sent.Load(), captured.Load())
+	t.Logf("%d configurations, %d flows through each of %d backends, %d of them captured", *randomConfigs, sent.Load(), len(backends), captured.Load())
 	if !t.Failed() && (sent.Load() < *randomConfigs*randomFlows || captured.Load()*10 < sent.Load()) {
 		t.Error("too few flows, or too few of them captured, to mean anything")
 	}
 }
 
-func compareRandom(t *testing.T, lab *netlab.Lab, backend *nft.Backend, seed uint64) (sent, captured uint64) {
+type pod struct {
+	lab    *netlab.Lab
+	target dataplane.Target
+}
+
+func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64) {
 	r := rand.New(rand.NewPCG(seed, 42))
 	c := gen.Config(r)
 	rs, err := intercept.Compile(c)
@@ -69,24 +75,29 @@ func compareRandom(t *testing.T, lab *netlab.Lab, backend *nft.Backend, seed uin
 		t.Errorf("seed %d: %v", seed, err)
 		return
 	}
-	if _, err := backend.Apply(rs); err != nil {
-		t.Errorf("seed %d: %v", seed, err)
-		return
+	reproduce := fmt.Sprintf("reproduce: go test ./testing/conformance -run TestRandom -random.configs 1 -random.seed %d", seed)
+	for _, p := range pods {
+		if _, err := p.target.Apply(c); err != nil {
+			t.Errorf("%s: %v\nconfiguration: %+v\n%s", p.target.Backend, err, c, reproduce)
+			return
+		}
 	}
 	for range randomFlows {
 		f := flowOf(r, gen.Packet(r))
-		trace := rs.Trace(f.Packet(lab))
-		got, err := lab.Send(f)
+		trace := rs.Trace(f.Packet(pods[0].lab))
 		sent++
-		if got.Fate.Action == intercept.Redirected {
+		if trace.Fate.Action == intercept.Redirected {
 			captured++
 		}
-		if err == nil && got.Is(trace.Fate) {
-			continue
+		for _, p := range pods {
+			got, err := p.lab.Send(f)
+			if err == nil && got.Is(trace.Fate) {
+				continue
+			}
+			t.Errorf("%s: by %s the kernel says %s (%v), Trace %s by %s (%s)\nconfiguration: %+v\n%s\n%s",
+				f, p.target.Backend, got, err, trace.Fate, trace.Line, trace.Reason, c, listing(p.target), reproduce)
+			return
 		}
-		t.Errorf("%s: the kernel says %s (%v), Trace %s by %s (%s)\nconfiguration: %+v\n%s\nreproduce: go test ./testing/conformance -run TestRandom -random.configs 1 -random.seed %d",
-			f, got, err, trace.Fate, trace.Line, trace.Reason, c, listing(backend), seed)
-		return
 	}
 	return
 }

@@ -1,0 +1,317 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/nft"
+)
+
+// backend is what all backends can do.
+type backend interface {
+	Apply(intercept.Ruleset) (intercept.Outcome, error)
+	Check(intercept.Ruleset) ([]intercept.Difference, error)
+	Remove() (bool, error)
+	Counters() ([]intercept.Counter, error)
+}
+
+// space is an open network namespace and the backends in it.
+type space struct {
+	netns
+	how  IPTables
+	sock *nft.Backend // nil until it is needed
+}
+
+// nft returns the namespace's nf_tables.
+func (s *space) nft() (*nft.Backend, error) {
+	if s.sock != nil {
+		return s.sock, nil
+	}
+	b, err := nft.Open(s.fd())
+	if err != nil {
+		return nil, err
+	}
+	s.sock = b
+	return b, nil
+}
+
+func (s *space) close() error {
+	if s.sock == nil {
+		return nil
+	}
+	return s.sock.Close()
+}
+
+// backend returns a backend that acts on the namespace.
+func (s *space) backend(b Backend) (backend, error) {
+	if b == BackendNFT {
+		return s.nft()
+	}
+	x, err := s.iptables(b)
+	if err != nil {
+		return nil, err
+	}
+	return inside{s.netns, x}, nil
+}
+
+func (s *space) iptables(b Backend) (*iptables.Backend, error) {
+	o := iptables.Options{
+		Variant: b.variant(), Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait,
+		// Others' programs in a pod have another file system, and the node's
+		// write to other namespaces.
+		SharedLock: s.file == nil,
+	}
+	if b == BackendIPTablesNFT {
+		o.Objects = objects{s}
+	}
+	return iptables.Open(o)
+}
+
+// inside runs a backend that acts on its thread's namespace in another.
+type inside struct {
+	netns
+	b *iptables.Backend
+}
+
+func (i inside) Apply(rs intercept.Ruleset) (out intercept.Outcome, err error) {
+	err = i.do(func() error { out, err = i.b.Apply(rs); return err })
+	return out, err
+}
+
+func (i inside) Check(rs intercept.Ruleset) (diffs []intercept.Difference, err error) {
+	err = i.do(func() error { diffs, err = i.b.Check(rs); return err })
+	return diffs, err
+}
+
+func (i inside) Remove() (removed bool, err error) {
+	err = i.do(func() error { removed, err = i.b.Remove(); return err })
+	return removed, err
+}
+
+func (i inside) Counters() (counters []intercept.Counter, err error) {
+	err = i.do(func() error { counters, err = i.b.Counters(); return err })
+	return counters, err
+}
+
+// objects are the objects of nf_tables that iptables-nft makes.
+type objects struct{ *space }
+
+func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
+	b, err := o.nft()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := b.Chains(f)
+	if err != nil {
+		return nil, err
+	}
+	base := map[string][]string{}
+	for _, c := range chains {
+		names := base[c.Table]
+		if c.Base {
+			names = append(names, c.Name)
+		}
+		base[c.Table] = names
+	}
+	return base, nil
+}
+
+func (o objects) RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error {
+	b, err := o.nft()
+	if err != nil {
+		return err
+	}
+	return b.RemoveEmpty(f, table, chains, andTable)
+}
+
+// apply chooses a backend, applies with it, and removes what others of ours
+// had there. That nftables works is proven by using it.
+func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcome intercept.Outcome, err error) {
+	probe := s.prober(rs)
+	var refusal error
+	for {
+		choice, err = choose(want, func(b Backend) Finding {
+			switch {
+			case b != BackendNFT && (want == b):
+				return s.quickProbe(b, rs)
+			case b != BackendNFT:
+				return probe(b)
+			case refusal != nil && want != BackendNFT:
+				return missing(b, refusal)
+			}
+			return Finding{Backend: b, State: StateUnknown, Reason: b.praise()}
+		})
+		if err != nil {
+			return choice, "", err
+		}
+		var b backend
+		if b, err = s.backend(choice.Backend); err == nil {
+			outcome, err = b.Apply(rs)
+		}
+		if choice.Backend == BackendNFT && want != BackendNFT && refusal == nil && errors.Is(err, intercept.ErrUnsupported) {
+			refusal = err
+			continue
+		}
+		if err != nil {
+			return choice, "", err
+		}
+		return choice, outcome, s.removeOthers(choice.Backend)
+	}
+}
+
+// removeOthers takes out what backends other than the one in use have there.
+func (s *space) removeOthers(inUse Backend) error {
+	holding, err := s.holding()
+	if err != nil {
+		return err
+	}
+	for _, other := range holding {
+		if other == inUse {
+			continue
+		}
+		if err := s.remove(other); err != nil {
+			return fmt.Errorf("the rules are in force by %s, but those that %s had put there are still there, too: %w", inUse, other, err)
+		}
+	}
+	return nil
+}
+
+func (s *space) remove(b Backend) error {
+	x, err := s.backend(b)
+	if err == nil {
+		_, err = x.Remove()
+	}
+	return err
+}
+
+// removeFrom takes out our rules, of one backend or of all that have some.
+func (s *space) removeFrom(want Backend) (removed bool, err error) {
+	wanted, err := candidates(want)
+	if err != nil {
+		return false, err
+	}
+	if len(wanted) == 1 {
+		b, err := s.backend(want)
+		if err != nil {
+			return false, err
+		}
+		return b.Remove()
+	}
+	holding, err := s.holding()
+	if err != nil {
+		return false, err
+	}
+	for _, b := range wanted {
+		if !slices.Contains(holding, b) {
+			continue
+		}
+		if err := s.remove(b); err != nil {
+			return removed, fmt.Errorf("backend %s: %w", b, err)
+		}
+		removed = true
+	}
+	return removed, nil
+}
+
+// holding returns the backends that have something under our names in the
+// namespace. It reads, and runs no program.
+func (s *space) holding() (all []Backend, err error) {
+	has := map[Backend]bool{}
+	b, err := s.nft()
+	if err == nil {
+		has[BackendNFT], err = b.Holds()
+	}
+	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+		var chains []nft.Chain
+		if err == nil {
+			chains, err = b.Chains(f)
+		}
+		for _, c := range chains {
+			has[BackendIPTablesNFT] = has[BackendIPTablesNFT] || iptables.IsOurs(c.Name)
+		}
+	}
+	// Where there is no nf_tables, there is nothing of ours in it.
+	if err != nil && !errors.Is(err, intercept.ErrUnsupported) {
+		return nil, err
+	}
+	err = s.do(func() error {
+		for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+			legacy, err := iptables.LegacyHolds(f)
+			if err != nil {
+				return err
+			}
+			has[BackendIPTablesLegacy] = has[BackendIPTablesLegacy] || legacy
+		}
+		return nil
+	})
+	return slices.DeleteFunc(concrete(), func(b Backend) bool { return !has[b] }), err
+}
+
+// prober returns what choose asks: it tries the rules for real, where nothing
+// comes of it.
+func (s *space) prober(rs intercept.Ruleset) func(Backend) Finding {
+	return func(b Backend) Finding {
+		if b == BackendNFT {
+			x, err := s.nft()
+			if err == nil {
+				err = x.Probe(rs)
+			}
+			return finding(b, err, b.praise())
+		}
+		if f := s.quickProbe(b, rs); f.State == StateMissing {
+			return f
+		}
+		return s.tryElsewhere(b, rs)
+	}
+}
+
+// finding judges the outcome of a try. What could not be tried for want of
+// privilege is not proven to be missing.
+func finding(b Backend, err error, works string) Finding {
+	switch {
+	case err == nil:
+		return Finding{Backend: b, State: StateOK, Reason: works}
+	case errors.Is(err, intercept.ErrUnsupported):
+		return missing(b, err)
+	}
+	return Finding{Backend: b, State: StateUnknown, Reason: err.Error()}
+}
+
+// quickProbe looks at what stands in the way of an iptables backend without
+// trying it.
+func (s *space) quickProbe(b Backend, rs intercept.Ruleset) Finding {
+	if b == BackendNFT {
+		return Finding{Backend: b, State: StateUnknown, Reason: b.praise()}
+	}
+	if _, err := s.iptables(b); err != nil {
+		return missing(b, err)
+	}
+	own, err := s.isOfOwnUser()
+	if err == nil && !own && rs.AsksForOwner() {
+		return missing(b, errForeignUser)
+	}
+	return Finding{Backend: b, State: StateUnknown, Reason: "asked for"}
+}
+
+// tryElsewhere applies the rules in a network namespace made for it, so that
+// nothing is written where they are to be: to ask legacy xtables for a table
+// is to have it from then on.
+func (s *space) tryElsewhere(b Backend, rs intercept.Ruleset) Finding {
+	x, err := iptables.Open(iptables.Options{Variant: b.variant(), Dialect: s.how.Dialect, Wait: s.how.Wait})
+	if err != nil {
+		return missing(b, err)
+	}
+	err = elsewhere(func() error {
+		_, err := x.Apply(rs)
+		return err
+	})
+	if errors.Is(err, unix.EPERM) && !errors.Is(err, intercept.ErrPermission) {
+		return Finding{Backend: b, State: StateUnknown, Reason: fmt.Sprintf("%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
+	}
+	return finding(b, err, b.praise())
+}

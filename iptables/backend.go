@@ -1,0 +1,500 @@
+// Package iptables puts a Ruleset into the kernel with iptables-restore and
+// ip6tables-restore, of either variant, for kernels without nf_tables and for
+// those who insist. Its methods act on the network namespace of the calling
+// thread.
+package iptables
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Options say how rules are written.
+type Options struct {
+	// Variant is the program to write them with.
+	Variant Variant
+	// Dialect is how much of xtables they use. Empty: Standard.
+	Dialect Dialect
+	// Last puts the jumps to our chains after the rules that the built-in
+	// chains have, not before them.
+	Last bool
+	// Wait is how long to wait for a lock that another program holds. Zero:
+	// DefaultWait.
+	Wait time.Duration
+	// SharedLock says that the other programs that write to the namespace use
+	// the same file as a lock (XTABLES_LOCKFILE, /run/xtables.lock) as
+	// programs started from here. It is true of the process's own namespace.
+	SharedLock bool
+	// Objects makes Remove take out what iptables-nft itself leaves of
+	// nf_tables. Nil: it stays, empty. It is of no use with Legacy.
+	Objects Objects
+}
+
+// Objects are the tables and base chains of nf_tables in the namespace.
+// iptables-nft makes them when it writes and has no command to remove them.
+type Objects interface {
+	// BaseChains returns the base chains of each table of a family.
+	BaseChains(intercept.Family) (map[string][]string, error)
+	// RemoveEmpty removes those of the base chains that have no rules, and the
+	// table if it is to go and nothing is left in it.
+	RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error
+}
+
+// DefaultWait is how long one waits for a lock if Options do not say.
+const DefaultWait = 5 * time.Second
+
+func (o Options) dialect() Dialect { return cmp.Or(o.Dialect, Standard) }
+
+// Backend writes with one variant of iptables.
+type Backend struct {
+	o        Options
+	programs map[intercept.Family]programs
+	missing  map[intercept.Family]error
+}
+
+var families = []intercept.Family{intercept.IPv4, intercept.IPv6}
+
+// Open looks for the programs. It fails with [intercept.ErrUnsupported] if
+// there are none for either family.
+func Open(o Options) (*Backend, error) {
+	switch {
+	case o.Variant != NFT && o.Variant != Legacy:
+		return nil, fmt.Errorf("%q is no variant of iptables; there are %q and %q", o.Variant, NFT, Legacy)
+	case o.dialect() != Standard && o.dialect() != Minimal:
+		return nil, fmt.Errorf("%q is no dialect of iptables; there are %q and %q", o.Dialect, Standard, Minimal)
+	}
+	b := &Backend{o: o, programs: map[intercept.Family]programs{}, missing: map[intercept.Family]error{}}
+	for _, f := range families {
+		p, err := find(o.Variant, f)
+		if err != nil {
+			b.missing[f] = err
+			continue
+		}
+		b.programs[f] = p
+	}
+	if len(b.programs) == 0 {
+		return nil, b.missing[intercept.IPv4]
+	}
+	return b, nil
+}
+
+// Apply makes the kernel's rules those of rs. Each table of each family is one
+// transaction: a packet meets its old rules or its new ones. If one fails, those
+// before it are undone. Where the same rules are in place it writes nothing,
+// and their counters go on. It reads back what it wrote.
+//
+// The errors are [intercept.ErrPermission], [intercept.ErrUnsupported],
+// [intercept.ErrForeign] and [intercept.ErrLocked], or others that say what failed.
+func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
+	want := map[intercept.Family]program{}
+	for _, f := range families {
+		p, err := compile(rs, f, b.o.dialect())
+		if err != nil {
+			return "", err
+		}
+		if err := b.missing[f]; err != nil && len(p.tables) > 0 {
+			return "", fmt.Errorf("%s: %w", f, err)
+		}
+		want[f] = p
+	}
+	s, err := b.begin()
+	if err != nil {
+		return "", err
+	}
+	defer s.end()
+	outcome, err := s.apply(want)
+	// Another program, which our lock does not keep out, can have changed what
+	// was read before it was written to.
+	for range 3 {
+		if !errors.Is(err, errChanged) {
+			break
+		}
+		outcome, err = s.apply(want)
+	}
+	return outcome, err
+}
+
+// errChanged reports that the tables changed between looking and writing.
+var errChanged = errors.New("another program changed the tables meanwhile")
+
+// session is a change or a look, with the namespace locked.
+type session struct {
+	*Backend
+	env    []string
+	unlock func()
+	lock   *os.File
+}
+
+func (b *Backend) begin() (*session, error) {
+	unlock, err := lockNamespace(b.o.wait())
+	if err != nil {
+		return nil, err
+	}
+	path, lock, err := b.o.xtablesLock()
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	env := []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "XTABLES_LOCKFILE=" + path}
+	if dir, ok := os.LookupEnv("XTABLES_LIBDIR"); ok {
+		env = append(env, "XTABLES_LIBDIR="+dir)
+	}
+	return &session{b, env, unlock, lock}, nil
+}
+
+func (s *session) end() {
+	_ = s.lock.Close()
+	s.unlock()
+}
+
+func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, error) {
+	before, err := s.read()
+	if err != nil {
+		return "", err
+	}
+	outcome := intercept.Unchanged
+	inputs := map[intercept.Family]string{}
+	wasOurs := false
+	for _, f := range families {
+		if err := before[f].foreign(f); err != nil {
+			return "", err
+		}
+		wasOurs = wasOurs || before[f].isOurs()
+		if transition(before[f], want[f], s.o) != "" {
+			outcome = intercept.Created
+			p, err := s.remember(want[f])
+			if err != nil {
+				return "", err
+			}
+			want[f] = p
+			inputs[f] = transition(before[f], p, s.o)
+		}
+	}
+	if outcome == intercept.Unchanged {
+		return outcome, nil
+	}
+	if wasOurs {
+		outcome = intercept.Replaced
+	}
+	for _, f := range families {
+		if inputs[f] == "" {
+			continue
+		}
+		if err := s.restore(f, inputs[f]); err != nil {
+			return "", s.undo(before, f, err)
+		}
+	}
+	// What a family no longer needs goes last.
+	for _, f := range families {
+		if err := s.tidy(f, before[f], want[f]); err != nil {
+			return "", err
+		}
+	}
+	return outcome, s.verify(want)
+}
+
+// undo puts back what was there, in all families, after f could not be written.
+func (s *session) undo(before map[intercept.Family]listing, f intercept.Family, cause error) error {
+	now, err := s.read()
+	if err != nil {
+		return fmt.Errorf("%s: %w; what was written before it could not be read to be undone: %w", f, cause, err)
+	}
+	for _, g := range families {
+		if input := restoration(before[g], now[g]); input != "" {
+			if err := s.restore(g, input); err != nil {
+				return fmt.Errorf("%s: %w; the %s rules written before it could not be undone: %w", f, cause, g, err)
+			}
+		}
+		if err := s.tidy(g, now[g], program{family: g}); err != nil {
+			return fmt.Errorf("%s: %w; undone, but %w", f, cause, err)
+		}
+	}
+	if now, err = s.read(); err != nil {
+		return fmt.Errorf("%s: %w; undone, but it could not be read back: %w", f, cause, err)
+	}
+	for _, g := range families {
+		if !before[g].same(now[g]) {
+			// Not by us: what failed was meant for something else.
+			return fmt.Errorf("%s: %w: %w", f, errChanged, cause)
+		}
+	}
+	return fmt.Errorf("%s: %w", f, cause)
+}
+
+// verify reads back what was written.
+func (s *session) verify(want map[intercept.Family]program) error {
+	now, err := s.read()
+	if err != nil {
+		return fmt.Errorf("the rules are written, but could not be read back: %w", err)
+	}
+	if diffs := s.differences(want, now); len(diffs) > 0 {
+		text := make([]string, len(diffs))
+		for i, d := range diffs {
+			text[i] = d.String()
+		}
+		return fmt.Errorf("the kernel does not hold what it was given: %s", strings.Join(text, "; "))
+	}
+	return nil
+}
+
+func (s *session) differences(want map[intercept.Family]program, have map[intercept.Family]listing) []intercept.Difference {
+	var diffs []intercept.Difference
+	for _, f := range families {
+		for _, name := range tableNames {
+			for _, d := range have[f].table(name).differences(want[f].table(name), s.o) {
+				d.What = f.String() + ", " + d.What
+				diffs = append(diffs, d)
+			}
+		}
+	}
+	return diffs
+}
+
+// Check compares the kernel with rs and returns the differences. None: it is
+// as Apply leaves it. It changes nothing. Where there is nothing of ours the
+// error is [intercept.ErrNotIntercepted].
+func (b *Backend) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
+	want := map[intercept.Family]program{}
+	for _, f := range families {
+		p, err := compile(rs, f, b.o.dialect())
+		if err != nil {
+			return nil, err
+		}
+		want[f] = p
+	}
+	s, have, err := b.look()
+	if err != nil {
+		return nil, err
+	}
+	return s.differences(want, have), nil
+}
+
+// look reads what is there, or says that nothing of it is ours.
+func (b *Backend) look() (*session, map[intercept.Family]listing, error) {
+	s, err := b.begin()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.end()
+	have, err := s.read()
+	if err != nil {
+		return nil, nil, err
+	}
+	ours := false
+	for _, f := range families {
+		if err := have[f].foreign(f); err != nil {
+			return nil, nil, err
+		}
+		ours = ours || have[f].isOurs()
+	}
+	if !ours {
+		return nil, nil, intercept.ErrNotIntercepted
+	}
+	return s, have, nil
+}
+
+// Remove takes our chains and the jumps to them out. It reports whether there
+// were any. Of the legacy variant the tables stay, empty, since the kernel
+// keeps them as long as the namespace.
+func (b *Backend) Remove() (removed bool, err error) {
+	s, err := b.begin()
+	if err != nil {
+		return false, err
+	}
+	defer s.end()
+	before, err := s.read()
+	if err != nil {
+		return false, err
+	}
+	for _, f := range families {
+		if err := before[f].foreign(f); err != nil {
+			return false, err
+		}
+	}
+	for _, f := range families {
+		if !before[f].isOurs() {
+			continue
+		}
+		none := program{family: f}
+		if err := s.restore(f, transition(before[f], none, s.o)); err != nil {
+			return false, s.undo(before, f, fmt.Errorf("remove the rules: %w", err))
+		}
+		removed = true
+	}
+	for _, f := range families {
+		if err := s.tidy(f, before[f], program{family: f}); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// Counters returns what the rules have counted since they were applied, in the
+// order packets meet them. The many rules that one rule of the policy can be
+// are added up. Where there is nothing of ours the error is
+// [intercept.ErrNotIntercepted].
+func (b *Backend) Counters() ([]intercept.Counter, error) {
+	_, have, err := b.look()
+	if err != nil {
+		return nil, err
+	}
+	var counters []intercept.Counter
+	for _, f := range families {
+		for _, name := range tableNames {
+			for _, c := range have[f].table(name).ours() {
+				for _, r := range c.rules {
+					key := r.key()
+					if key.Comment == plumbing {
+						continue
+					}
+					k := intercept.Counter{Chain: partOf(c.name), Reason: r.spec, Family: f.String(), Packets: r.packets, Bytes: r.bytes}
+					if line, reason, ok := strings.Cut(key.Comment, ": "); ok {
+						k.Line, k.Reason = line, reason
+					}
+					if n := len(counters); n > 0 && counters[n-1].Chain == k.Chain && counters[n-1].Line == k.Line &&
+						counters[n-1].Reason == k.Reason && counters[n-1].Family == k.Family {
+						counters[n-1].Packets += k.Packets
+						counters[n-1].Bytes += k.Bytes
+						continue
+					}
+					counters = append(counters, k)
+				}
+			}
+		}
+	}
+	return counters, nil
+}
+
+// partOf returns the Ruleset's name of a chain or of a part of it.
+func partOf(name string) string {
+	name = strings.ToLower(strings.TrimPrefix(name, prefix))
+	if i := strings.LastIndexByte(name, '_'); i >= 0 {
+		if _, err := strconv.Atoi(name[i+1:]); err == nil {
+			return name[:i]
+		}
+	}
+	return name
+}
+
+// read lists both families.
+func (s *session) read() (map[intercept.Family]listing, error) {
+	have := map[intercept.Family]listing{}
+	for _, f := range families {
+		if s.missing[f] != nil || s.o.Variant == Legacy && !legacyLoaded(f) {
+			continue // there can be nothing of this variant
+		}
+		text, err := s.programs[f].save.run("", s.env, s.lock, "-c")
+		if err != nil {
+			return nil, fmt.Errorf("list the rules: %w", err)
+		}
+		l, err := parse(text)
+		if err != nil {
+			return nil, err
+		}
+		have[f] = l
+	}
+	return have, nil
+}
+
+// legacyLoaded reports whether the namespace of the calling thread has any
+// table of the legacy variant. It asks for none, so it brings none about.
+func legacyLoaded(f intercept.Family) bool {
+	names, err := os.ReadFile("/proc/thread-self/net/" + namesFile(f))
+	return err == nil && len(names) > 0
+}
+
+// restore loads a text.
+func (s *session) restore(f intercept.Family, input string) error {
+	args := []string{"--noflush", "--counters"}
+	if s.o.Variant == Legacy {
+		args = append(args, "--wait="+strconv.Itoa(int(max(s.o.wait()/time.Second, 1))))
+	}
+	_, err := s.programs[f].restore.run(input, s.env, s.lock, args...)
+	if errors.Is(err, intercept.ErrLocked) {
+		return fmt.Errorf("%w: the lock %s is held, %s", err, s.lock.Name(), holder(s.lock))
+	}
+	return err
+}
+
+// remember adds to p the chains that say which objects of nf_tables are made
+// for it.
+func (s *session) remember(p program) (program, error) {
+	if s.o.Variant != NFT || s.o.Objects == nil || len(p.tables) == 0 {
+		return p, nil
+	}
+	there, err := s.o.Objects.BaseChains(p.family)
+	if err != nil {
+		return program{}, err
+	}
+	tables := slices.Clone(p.tables)
+	for i, t := range tables {
+		made := []chain{}
+		chains, hasTable := there[t.name]
+		if !hasTable {
+			made = append(made, chain{name: madeTable})
+		}
+		for _, j := range t.jumps {
+			if !slices.Contains(chains, j.builtin) {
+				made = append(made, chain{name: madePrefix + j.builtin})
+			}
+		}
+		tables[i].chains = slices.Concat(t.chains, made)
+	}
+	p.tables = tables
+	return p, nil
+}
+
+// tidy removes the objects of nf_tables that were made for rules which are gone.
+func (s *session) tidy(f intercept.Family, before listing, want program) error {
+	if s.o.Variant != NFT || s.o.Objects == nil {
+		return nil
+	}
+	for _, t := range before {
+		var chains []string
+		andTable := false
+		for _, c := range t.ours() {
+			if what, ok := strings.CutPrefix(c.name, madePrefix); ok {
+				if c.name == madeTable {
+					andTable = true
+				} else {
+					chains = append(chains, what)
+				}
+			}
+		}
+		if len(want.table(t.name).chains) > 0 || len(chains) == 0 && !andTable {
+			continue
+		}
+		if err := s.o.Objects.RemoveEmpty(f, t.name, chains, andTable); err != nil {
+			return fmt.Errorf("remove what is left of table %s: %w", t.name, err)
+		}
+	}
+	return nil
+}
+
+// same reports whether two listings have the same rules in the same chains.
+// Tables without rules do not count: the kernel keeps those of the legacy
+// variant once they were asked for.
+func (l listing) same(other listing) bool {
+	rules := func(l listing) (all []string) {
+		for _, name := range tableNames {
+			for _, c := range l.table(name).chains {
+				if !c.builtin {
+					all = append(all, name+" "+c.name)
+				}
+				for _, r := range c.rules {
+					all = append(all, name+" "+c.name+" "+r.spec)
+				}
+			}
+		}
+		return all
+	}
+	return slices.Equal(rules(l), rules(other))
+}

@@ -1,0 +1,103 @@
+package iptables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// LegacyHolds reports whether legacy tables of the calling thread's namespace
+// have chains of ours. It needs no program, and asks for no table that is not
+// there already: asking the kernel for one makes it.
+func LegacyHolds(f intercept.Family) (bool, error) {
+	names, err := os.ReadFile("/proc/thread-self/net/" + namesFile(f))
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(names) == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list the legacy tables: %w", err)
+	}
+	domain, level := unix.AF_INET, unix.SOL_IP
+	if f == intercept.IPv6 {
+		domain, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("look into the legacy tables: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for name := range strings.Lines(string(names)) {
+		entries, err := entries(fd, level, strings.TrimSpace(name))
+		if err != nil {
+			return false, fmt.Errorf("look into the legacy table %s of %s: %w", strings.TrimSpace(name), f, err)
+		}
+		if bytes.Contains(entries, []byte(specPrefix)) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func namesFile(f intercept.Family) string {
+	if f == intercept.IPv6 {
+		return "ip6_tables_names"
+	}
+	return "ip_tables_names"
+}
+
+// entries returns a table's content, as linux/netfilter_ipv4/ip_tables.h has
+// it. The structures of IPv6 and the numbers of the options are the same.
+func entries(fd, level int, table string) ([]byte, error) {
+	const (
+		getInfo    = 64 // IPT_SO_GET_INFO
+		getEntries = 65 // IPT_SO_GET_ENTRIES
+		nameSize   = 32 // XT_TABLE_MAXNAMELEN
+		infoSize   = 84 // struct ipt_getinfo
+		sizeAt     = 80
+		header     = 40 // struct ipt_get_entries, to the entries
+	)
+	for range 10 {
+		info := make([]byte, infoSize)
+		copy(info[:nameSize-1], table)
+		if err := getsockopt(fd, level, getInfo, info); err != nil {
+			return nil, err
+		}
+		size := binary.NativeEndian.Uint32(info[sizeAt:])
+		buffer := make([]byte, header+size)
+		copy(buffer[:nameSize-1], table)
+		binary.NativeEndian.PutUint32(buffer[nameSize:], size)
+		err := getsockopt(fd, level, getEntries, buffer)
+		if err == nil {
+			return buffer[header:], nil
+		}
+		if !errors.Is(err, unix.EAGAIN) { // it has another size by now
+			return nil, err
+		}
+	}
+	return nil, unix.EAGAIN
+}
+
+func getsockopt(fd, level, option int, buffer []byte) error {
+	length := uint32(len(buffer))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&buffer[0])), uintptr(unsafe.Pointer(&length)), 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.EPERM:
+		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", intercept.ErrPermission, errno)
+	}
+	return errno
+}
+
+// IsOurs reports whether a chain of this name was made by this package to mark
+// a table: where it is, there are rules of ours.
+func IsOurs(chain string) bool { return strings.HasPrefix(chain, specPrefix) }

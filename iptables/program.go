@@ -1,0 +1,677 @@
+package iptables
+
+import (
+	"fmt"
+	"hash/fnv"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// A program is what stands in the kernel for a Ruleset in one address family:
+// chains of our own in the tables of xtables, and jumps to them from the
+// built-in chains. It is data; text.go writes it, backend.go loads it.
+type program struct {
+	family intercept.Family
+	tables []table // in the order of tableNames
+}
+
+// tableNames are the tables in the order they are written in. NAT comes last,
+// so that what it redirects finds its conntrack zones.
+var tableNames = []string{"raw", "mangle", "filter", "nat"}
+
+type table struct {
+	name   string
+	chains []chain
+	jumps  []jump
+}
+
+type chain struct {
+	name  string
+	rules []rule
+}
+
+// rule is what follows `-A CHAIN`.
+type rule struct {
+	words   []string // conditions and target, without the comment
+	comment string
+}
+
+// jump is a rule of a built-in chain that sends packets to a chain of ours.
+type jump struct {
+	builtin, chain string
+	comment        string
+}
+
+const (
+	// prefix begins the names of all our chains.
+	prefix = "MESH_"
+	// specPrefix begins the name of an empty chain that every table of ours
+	// has. The rest is the fingerprint of the table's content. A MESH_ chain
+	// in a table without it is somebody else's.
+	specPrefix = prefix + "SPEC_"
+	// madePrefix begins the names of empty chains that say what of nf_tables
+	// was made for our sake, and goes with the rest: the table itself, or a
+	// base chain of it.
+	madePrefix = prefix + "MADE_"
+	madeTable  = madePrefix + "TABLE"
+	// maxChainName is XT_EXTENSION_MAXNAMELEN of linux/netfilter/x_tables.h,
+	// less the final zero.
+	maxChainName = 28
+)
+
+// compile lowers a Ruleset for one family. It decides nothing about packets.
+func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, error) {
+	if err := rs.Check(); err != nil {
+		return program{}, err
+	}
+	if len(rs.Routes) > 0 {
+		return program{}, fmt.Errorf("%w for marked routes in this backend", intercept.ErrUnsupported)
+	}
+	p := program{family: f}
+	if !slices.Contains(rs.Families, f) {
+		return p, nil
+	}
+	homes, err := homes(rs)
+	if err != nil {
+		return program{}, err
+	}
+	for _, name := range tableNames {
+		l := lowering{family: f, dialect: d, table: table{name: name}}
+		for _, c := range rs.Chains {
+			if !slices.Contains(homes[c.Name], name) {
+				continue
+			}
+			if err := l.chain(c); err != nil {
+				return program{}, err
+			}
+			if c.Hook != 0 {
+				l.table.jumps = append(l.table.jumps, jump{builtin: builtin(c.Hook), chain: chainName(c.Name), comment: l.comment("Intercept")})
+			}
+		}
+		if len(l.table.chains) == 0 {
+			continue
+		}
+		if size := l.table.size(f); d == Minimal && size > maxMinimal {
+			return program{}, fmt.Errorf("%s, table %s: %w: its rules take %d bytes, and kernels that need the minimal dialect take %d; exclude fewer ports and CIDRs, or use another backend",
+				f, name, intercept.ErrUnsupported, size, maxMinimal)
+		}
+		l.table.chains = append(l.table.chains, chain{name: specPrefix + fingerprint(l.table)})
+		p.tables = append(p.tables, l.table)
+	}
+	return p, nil
+}
+
+func chainName(name string) string { return prefix + strings.ToUpper(name) }
+
+func builtin(h intercept.Hook) string { return strings.ToUpper(h.String()) }
+
+// homes returns the tables that each chain stands in: a base chain in the one
+// with its hook and priority, another in those from which it is reached.
+func homes(rs intercept.Ruleset) (map[string][]string, error) {
+	out := map[string][]string{}
+	byName := map[string]intercept.Chain{}
+	for _, c := range rs.Chains {
+		byName[c.Name] = c
+	}
+	var visit func(name, table string)
+	visit = func(name, table string) {
+		if slices.Contains(out[name], table) {
+			return
+		}
+		out[name] = append(out[name], table)
+		for _, r := range byName[name].Rules {
+			switch t := r.Target.(type) {
+			case intercept.Jump:
+				visit(t.Chain, table)
+			case intercept.Goto:
+				visit(t.Chain, table)
+			}
+		}
+	}
+	for _, c := range rs.Chains {
+		if c.Hook == 0 {
+			continue
+		}
+		table, err := home(c)
+		if err != nil {
+			return nil, fmt.Errorf("chain %s: %w", c.Name, err)
+		}
+		visit(c.Name, table)
+	}
+	return out, nil
+}
+
+// home returns the table whose built-in chain is at the hook and priority of c.
+func home(c intercept.Chain) (string, error) {
+	switch {
+	case c.Type == intercept.NATChain && c.Priority == intercept.PriorityDstNAT:
+		return "nat", nil
+	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityRaw:
+		return "raw", nil
+	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityMangle && c.Hook == intercept.Prerouting,
+		// In OUTPUT, xtables' mangle routes a packet again whose mark changed.
+		c.Type == intercept.RouteChain && c.Priority == intercept.PriorityMangle && c.Hook == intercept.Output:
+		return "mangle", nil
+	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityFilter && c.Hook == intercept.Output:
+		return "filter", nil
+	}
+	return "", fmt.Errorf("%w: xtables has no table of type %s at hook %s, priority %d", intercept.ErrUnsupported, c.Type, c.Hook, c.Priority)
+}
+
+// lowering builds one table.
+type lowering struct {
+	family  intercept.Family
+	dialect Dialect
+	table   table
+}
+
+func (l *lowering) comment(s string) string {
+	if l.dialect == Minimal {
+		return ""
+	}
+	return s
+}
+
+// open begins a chain.
+func (l *lowering) open(name string) (*chain, error) {
+	if len(name) > maxChainName {
+		return nil, fmt.Errorf("chain name %s has %d bytes, over %d", name, len(name), maxChainName)
+	}
+	if slices.ContainsFunc(l.table.chains, func(c chain) bool { return c.name == name }) {
+		return nil, fmt.Errorf("chain name %s is taken", name)
+	}
+	l.table.chains = append(l.table.chains, chain{name: name})
+	return &l.table.chains[len(l.table.chains)-1], nil
+}
+
+// chain lowers a chain. A rule that xtables cannot say in a few plain ones
+// ends its chain, and the rules after it stand in another: NAME_1, NAME_2, …
+func (l *lowering) chain(c intercept.Chain) error {
+	name := chainName(c.Name)
+	parts := 0
+	part := func() string {
+		parts++
+		return name + "_" + strconv.Itoa(parts)
+	}
+	here := name
+	if _, err := l.open(here); err != nil {
+		return err
+	}
+	for _, r := range c.Rules {
+		lowered, ok := r.For(l.family)
+		if !ok {
+			continue
+		}
+		alternatives, err := l.alternatives(lowered)
+		if err == nil {
+			here, err = l.rule(here, part, alternatives, l.comment(r.Comment()))
+		}
+		if err != nil {
+			return fmt.Errorf("chain %s, rule %q: %w", c.Name, r.Comment(), err)
+		}
+	}
+	return nil
+}
+
+func (l *lowering) add(chainName string, comment string, words ...[]string) {
+	i := slices.IndexFunc(l.table.chains, func(c chain) bool { return c.name == chainName })
+	l.table.chains[i].rules = append(l.table.chains[i].rules, rule{slices.Concat(words...), comment})
+}
+
+// lowered is a rule in the pieces that rules of xtables are put together from.
+type lowered struct {
+	// protos are the -p of each alternative protocol; one, maybe empty, at least.
+	protos [][]string
+	// fixed stands in every rule.
+	fixed []string
+	// lists are conditions of which any item will do, one item a rule.
+	lists [][][]string
+	// nots are conditions of which no item may hold, one item a rule.
+	nots   [][]string
+	target []string
+	// never is true if no packet satisfies the rule.
+	never bool
+}
+
+// maxProduct is up to how many rules two lists are multiplied out to. Beyond
+// it they get a chain each, so that the rules add up instead.
+const maxProduct = 8
+
+// rule appends a rule to the chain here and returns the chain in which the next
+// one goes.
+func (l *lowering) rule(here string, part func() string, a lowered, comment string) (string, error) {
+	if a.never {
+		return here, nil
+	}
+	product := 1
+	for _, list := range a.lists {
+		product *= len(list)
+	}
+	if len(a.nots) == 0 && (len(a.lists) <= 1 || product <= maxProduct) {
+		l.multiply(here, a, comment)
+		return here, nil
+	}
+	// What is on a negated list, and what is on none of an asked for one, goes
+	// on with the rules that follow. They get a chain of their own, since a rule
+	// further down the way has to get there without coming back.
+	chains := []string{here}
+	for range max(len(a.lists)-1, 0) {
+		chains = append(chains, part())
+	}
+	rest := part()
+	for _, name := range append(chains[1:], rest) {
+		if _, err := l.open(name); err != nil {
+			return "", err
+		}
+	}
+	follow := l.comment(plumbing)
+	for _, p := range a.protos {
+		for _, item := range a.nots {
+			l.add(here, follow, p, item, []string{"-g", rest})
+		}
+	}
+	for i, name := range chains {
+		last := i == len(chains)-1
+		switch {
+		case last && len(a.lists) == 0:
+			l.multiply(name, a, comment)
+		case last:
+			l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i:], target: a.target}, comment)
+		default:
+			l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i : i+1], target: []string{"-g", chains[i+1]}}, follow)
+		}
+		if !last || !a.unconditional() {
+			l.add(name, follow, []string{"-g", rest})
+		}
+	}
+	return rest, nil
+}
+
+// unconditional reports whether the rule decides about every packet that is on
+// none of its negated lists.
+func (a lowered) unconditional() bool {
+	return len(a.protos) == 1 && len(a.protos[0]) == 0 && len(a.fixed) == 0 && len(a.lists) == 0 &&
+		slices.Contains([]string{"RETURN", "ACCEPT", "DROP"}, a.target[1])
+}
+
+// plumbing is the comment of rules that only lead from one part of a chain to
+// another.
+const plumbing = "go on"
+
+// multiply appends a rule for each combination of the items of the lists.
+func (l *lowering) multiply(here string, a lowered, comment string) {
+	combinations := [][]string{nil}
+	for _, list := range a.lists {
+		var longer [][]string
+		for _, c := range combinations {
+			for _, item := range list {
+				longer = append(longer, slices.Concat(c, item))
+			}
+		}
+		combinations = longer
+	}
+	for _, p := range a.protos {
+		for _, c := range combinations {
+			l.add(here, comment, p, a.fixed, c, a.target)
+		}
+	}
+}
+
+// alternatives takes a rule apart.
+func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
+	a := lowered{protos: [][]string{nil}}
+	kinds := map[reflect.Type]bool{}
+	for _, m := range r.Match {
+		kind := reflect.TypeOf(m)
+		if n, is := m.(intercept.Not); is {
+			kind = reflect.TypeOf(n.Match)
+		}
+		if kinds[kind] {
+			// xtables refuses the second -d, and iptables-nft 1.8.9 drops a second --dport.
+			return lowered{}, fmt.Errorf("%w for two conditions %s in a rule", intercept.ErrUnsupported, kind)
+		}
+		kinds[kind] = true
+		if err := l.match(&a, m); err != nil {
+			return lowered{}, err
+		}
+	}
+	var err error
+	a.target, err = l.target(r.Target)
+	return a, err
+}
+
+// match lowers a condition into a.
+func (l *lowering) match(a *lowered, m intercept.Match) error {
+	negated := false
+	if n, is := m.(intercept.Not); is {
+		m, negated = n.Match, true
+	}
+	// fix is for what one rule can say either way.
+	fix := func(module, option string, values ...string) {
+		if module != "" {
+			a.fixed = append(a.fixed, "-m", module)
+		}
+		if negated {
+			a.fixed = append(a.fixed, "!")
+		}
+		a.fixed = append(append(a.fixed, option), values...)
+	}
+	// list is for what takes a rule for each item.
+	list := func(items [][]string, one func(item []string)) {
+		switch {
+		case len(items) == 1:
+			one(items[0])
+		case negated:
+			a.nots = append(a.nots, items...)
+		default:
+			a.lists = append(a.lists, items)
+		}
+	}
+	switch m := m.(type) {
+	case intercept.Proto:
+		var items [][]string
+		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
+			items = append(items, []string{"-p", protocolName(p)})
+		}
+		switch {
+		case len(items) == 1:
+			fix("", "-p", items[0][1])
+		case negated:
+			a.nots = append(a.nots, items...)
+		default:
+			a.protos = items
+		}
+	case intercept.SrcPort:
+		l.ports(a, "sport", intercept.Ports(m), negated)
+	case intercept.DstPort:
+		l.ports(a, "dport", intercept.Ports(m), negated)
+	case intercept.Src:
+		l.addresses(a, "-s", intercept.CIDRs(m), negated)
+	case intercept.Dst:
+		l.addresses(a, "-d", intercept.CIDRs(m), negated)
+	case intercept.InInterface:
+		fix("", "-i", interfaceName(string(m)))
+	case intercept.OutInterface:
+		fix("", "-o", interfaceName(string(m)))
+	case intercept.UID:
+		list(owners("--uid-owner", intercept.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
+	case intercept.GID:
+		list(owners("--gid-owner", intercept.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
+	case intercept.Mark:
+		fix("mark", "--mark", masked(m.Value, m.Mask))
+	case intercept.ConnMark:
+		fix("connmark", "--mark", masked(m.Value, m.Mask))
+	case intercept.CTState:
+		fix("conntrack", "--ctstate", states(m))
+	case intercept.TCPFlags:
+		// Not -m tcp: -p loads it, and iptables-nft 1.8.9 makes one of two.
+		fix("", "--tcp-flags", flagNames(m.Mask), flagNames(m.Value))
+	case intercept.IsFamily, intercept.Not:
+		return fmt.Errorf("%w for match %T here", intercept.ErrUnsupported, m) // Rule.For has taken the one out, the lines above the other
+	default:
+		return fmt.Errorf("%w for match %T", intercept.ErrUnsupported, m)
+	}
+	return nil
+}
+
+// protocolName is what iptables-save calls a protocol.
+func protocolName(p intercept.Protocol) string { return p.String() }
+
+// interfaceName writes a glob the way xtables does.
+func interfaceName(pattern string) string {
+	if stem, ok := strings.CutSuffix(pattern, "*"); ok {
+		return stem + "+"
+	}
+	return pattern
+}
+
+func masked(value, mask uint32) string {
+	if mask == 1<<32-1 {
+		return fmt.Sprintf("%#x", value)
+	}
+	return fmt.Sprintf("%#x/%#x", value, mask)
+}
+
+func states(s intercept.CTState) string {
+	var names []string
+	for _, b := range []struct {
+		bit  intercept.CTState
+		name string
+	}{{intercept.CTInvalid, "INVALID"}, {intercept.CTNew, "NEW"}, {intercept.CTRelated, "RELATED"}, {intercept.CTEstablished, "ESTABLISHED"}} {
+		if s&b.bit != 0 {
+			names = append(names, b.name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+func flagNames(f uint8) string {
+	var names []string
+	for _, b := range tcpFlags {
+		if f&b.bit != 0 {
+			names = append(names, b.name)
+		}
+	}
+	if len(names) == 0 {
+		return "NONE"
+	}
+	return strings.Join(names, ",")
+}
+
+var tcpFlags = []struct {
+	bit  uint8
+	name string
+}{{intercept.FIN, "FIN"}, {intercept.SYN, "SYN"}, {intercept.RST, "RST"}, {intercept.PSH, "PSH"}, {intercept.ACK, "ACK"}, {1 << 5, "URG"}}
+
+// ports lowers a list of ports. multiport has room for fifteen, and a range
+// takes the room of two (XT_MULTI_PORTS of linux/netfilter/xt_multiport.h).
+func (l *lowering) ports(a *lowered, option string, ports intercept.Ports, negated bool) {
+	words := func(p intercept.PortRange) string {
+		if p.First == p.Last {
+			return strconv.Itoa(int(p.First))
+		}
+		return fmt.Sprintf("%d:%d", p.First, p.Last)
+	}
+	const room = 15
+	var chunks [][]string
+	used := room
+	for _, p := range ports.Merge() {
+		size := 1
+		if p.First != p.Last {
+			size = 2
+		}
+		if l.dialect == Minimal || used+size > room {
+			chunks = append(chunks, nil)
+			used = 0
+		}
+		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], words(p))
+		used += size
+	}
+	not := []string{}
+	if negated && len(chunks) == 1 {
+		not = []string{"!"}
+	}
+	var items [][]string
+	for _, chunk := range chunks {
+		if len(chunk) == 1 {
+			// The module of a port is the protocol's, which -p loads.
+			items = append(items, append(slices.Clone(not), "--"+option, chunk[0]))
+		} else {
+			items = append(items, slices.Concat([]string{"-m", "multiport"}, not, []string{"--" + option + "s", strings.Join(chunk, ",")}))
+		}
+	}
+	switch {
+	case len(items) == 1:
+		a.fixed = append(a.fixed, items[0]...)
+	case negated:
+		// The protocol has to stand before the port in these rules, too.
+		p := protoWords(a.fixed)
+		for _, item := range items {
+			a.nots = append(a.nots, slices.Concat(p, item))
+		}
+	default:
+		a.lists = append(a.lists, items)
+	}
+}
+
+// protoWords returns the -p of the words, if there is one.
+func protoWords(words []string) []string {
+	if i := slices.Index(words, "-p"); i >= 0 && (i == 0 || words[i-1] != "!") {
+		return words[i : i+2]
+	}
+	return nil
+}
+
+// addresses lowers a list of prefixes of the family.
+func (l *lowering) addresses(a *lowered, option string, cidrs intercept.CIDRs, negated bool) {
+	var items [][]string
+	for _, r := range cidrs.Merge() {
+		for _, p := range r.Prefixes() {
+			items = append(items, []string{option, p.String()})
+		}
+	}
+	switch {
+	case len(items) == 1 && strings.HasSuffix(items[0][1], "/0"):
+		// Every address. xtables keeps no condition for it.
+		a.never = a.never || negated
+	case len(items) == 1 && negated:
+		a.fixed = append(a.fixed, "!", option, items[0][1])
+	case len(items) == 1:
+		a.fixed = append(a.fixed, items[0]...)
+	case negated:
+		a.nots = append(a.nots, items...)
+	default:
+		a.lists = append(a.lists, items)
+	}
+}
+
+func owners(option string, ids intercept.IDs) [][]string {
+	var items [][]string
+	for _, r := range ids.Merge() {
+		items = append(items, []string{"-m", "owner", option, r.String()})
+	}
+	return items
+}
+
+// target lowers what happens to a packet.
+func (l *lowering) target(t intercept.Target) ([]string, error) {
+	switch t := t.(type) {
+	case intercept.Accept:
+		return []string{"-j", "ACCEPT"}, nil
+	case intercept.Return:
+		return []string{"-j", "RETURN"}, nil
+	case intercept.Drop:
+		return []string{"-j", "DROP"}, nil
+	case intercept.Reject:
+		if l.table.name != "filter" {
+			return nil, fmt.Errorf("%w: xtables rejects in its filter table alone", intercept.ErrUnsupported)
+		}
+		if l.family == intercept.IPv4 {
+			return []string{"-j", "REJECT", "--reject-with", "icmp-port-unreachable"}, nil
+		}
+		return []string{"-j", "REJECT", "--reject-with", "icmp6-port-unreachable"}, nil
+	case intercept.Jump:
+		return []string{"-j", chainName(t.Chain)}, nil
+	case intercept.Goto:
+		return []string{"-g", chainName(t.Chain)}, nil
+	case intercept.Redirect:
+		words := []string{"-j", "REDIRECT", "--to-ports", t.Ports.String()}
+		if t.Ports.First != t.Ports.Last {
+			// Without it all connections get the first port.
+			words = append(words, "--random")
+		}
+		return words, nil
+	case intercept.DNAT:
+		return []string{"-j", "DNAT", "--to-destination", t.To.String()}, nil
+	case intercept.TProxy:
+		return []string{"-j", "TPROXY", "--on-port", strconv.Itoa(int(t.Port)), "--tproxy-mark", fmt.Sprintf("%#x/%#x", t.Mark.Value, t.Mark.Mask)}, nil
+	case intercept.SetMark:
+		return []string{"-j", "MARK", "--set-xmark", fmt.Sprintf("%#x/%#x", t.Value, t.Mask)}, nil
+	case intercept.SaveMark:
+		return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}, nil
+	case intercept.RestoreMark:
+		return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}, nil
+	case intercept.CTZone:
+		if l.table.name != "raw" {
+			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", intercept.ErrUnsupported)
+		}
+		// Evaluation goes on, but what comes after it in a raw table cannot
+		// choose another zone: xt_CT leaves a packet alone that has one.
+		return []string{"-j", "CT", "--zone", strconv.Itoa(int(t.Zone))}, nil
+	}
+	return nil, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, t)
+}
+
+// fingerprint need not withstand an adversary: who can write the table can
+// write its fingerprint, and the content is compared as well.
+func fingerprint(t table) string {
+	h := fnv.New64a()
+	var b strings.Builder
+	t.write(&b, false)
+	_, _ = io.WriteString(h, b.String()) // a hash.Hash never fails
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
+// maxMinimal is how much of a table gVisor's kernel takes at once, in bytes
+// (setsockopt of IPT_SO_SET_REPLACE).
+const maxMinimal = 8 << 10
+
+// size is what the table takes in legacy xtables, beside other people's rules:
+// struct ipt_entry or ip6t_entry, then matches and a target, each with a
+// header of 32 bytes and rounded up to 8 (linux/netfilter/x_tables.h).
+func (t table) size(f intercept.Family) int {
+	entry := 112
+	if f == intercept.IPv6 {
+		entry = 168
+	}
+	const header, standard, errorTarget = 32, 40, 64
+	builtins := map[string]int{"raw": 2, "mangle": 5, "filter": 3, "nat": 4}[t.name]
+	size := builtins*(entry+standard) + entry + errorTarget
+	size += len(t.jumps) * (entry + standard)
+	size += entry + errorTarget + entry + standard // the chain of the fingerprint
+	for _, c := range t.chains {
+		size += entry + errorTarget + entry + standard
+		for _, r := range c.rules {
+			size += entry + r.size(f, header, standard)
+		}
+	}
+	return size
+}
+
+func (r rule) size(f intercept.Family, header, standard int) int {
+	matches := map[string]int{}
+	target := standard
+	for i, w := range r.words {
+		switch w {
+		case "--sport", "--dport", "--tcp-flags":
+			matches["ports"] = header + 16
+		case "--uid-owner", "--gid-owner":
+			matches[w] = header + 24
+		case "--mark":
+			matches[w] = header + 16
+		case "--ctstate":
+			matches[w] = header + 160
+		case "-j":
+			switch r.words[i+1] {
+			case "REDIRECT", "DNAT":
+				target = header + 24
+				if f == intercept.IPv6 {
+					target = header + 40
+				}
+			case "CT":
+				target = header + 72
+			case "MARK", "CONNMARK", "TPROXY", "REJECT":
+				target = header + 40
+			}
+		}
+	}
+	for _, n := range matches {
+		target += n
+	}
+	return target
+}

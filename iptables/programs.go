@@ -1,0 +1,246 @@
+package iptables
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Variant is one of the two programs that are called iptables.
+type Variant string
+
+const (
+	// NFT is iptables-nft: the kernel's nf_tables, with rules as iptables writes them.
+	NFT Variant = "nft"
+	// Legacy is iptables-legacy: the kernel's ip_tables and ip6_tables.
+	Legacy Variant = "legacy"
+)
+
+// command is a program and the arguments that it always gets.
+type command []string
+
+// programs are those of one variant and one family.
+type programs struct{ save, restore command }
+
+// sbins are looked through after PATH, which in a CNI plugin's environment or
+// an init container often lacks them.
+var sbins = []string{"/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"}
+
+func lookPath(name string) (string, bool) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, true
+	}
+	for _, dir := range sbins {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+// find returns the programs of a variant: by their own names, through the
+// binary that holds them all, or by the names without a suffix if those are
+// of the variant.
+func find(v Variant, f intercept.Family) (programs, error) {
+	base := "iptables"
+	if f == intercept.IPv6 {
+		base = "ip6tables"
+	}
+	own := base + "-" + string(v)
+	save, ok1 := lookPath(own + "-save")
+	restore, ok2 := lookPath(own + "-restore")
+	if ok1 && ok2 {
+		return programs{command{save}, command{restore}}, nil
+	}
+	if multi, ok := lookPath("xtables-" + string(v) + "-multi"); ok {
+		return programs{command{multi, base + "-save"}, command{multi, base + "-restore"}}, nil
+	}
+	save, ok1 = lookPath(base + "-save")
+	restore, ok2 = lookPath(base + "-restore")
+	if !ok1 || !ok2 {
+		return programs{}, fmt.Errorf("%w: there is no %s-restore and no %s-restore in PATH or %s: install iptables, or use the backend nft, which needs no program",
+			intercept.ErrUnsupported, own, base, strings.Join(sbins, ", "))
+	}
+	is, err := variantOf(restore)
+	switch {
+	case err != nil:
+		return programs{}, err
+	case is != v:
+		return programs{}, fmt.Errorf("%w: %s is the %s variant, and there is no %s-restore: install it, or use the backend iptables-%s", intercept.ErrUnsupported, restore, is, own, is)
+	}
+	return programs{command{save}, command{restore}}, nil
+}
+
+// variantOf asks a program which variant it is of. It says so since 1.8.0;
+// before, there was only the legacy one.
+func variantOf(path string) (Variant, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		switch name := filepath.Base(real); {
+		case strings.HasPrefix(name, "xtables-nft"):
+			return NFT, nil
+		case strings.HasPrefix(name, "xtables-legacy"):
+			return Legacy, nil
+		}
+	}
+	out, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", path, err)
+	}
+	if bytes.Contains(out, []byte("nf_tables")) {
+		return NFT, nil
+	}
+	return Legacy, nil
+}
+
+// run runs a program in the namespace of the calling thread and returns what
+// it prints. Input and output are files in memory: no goroutine copies them,
+// and no size of either can block. The child has the file extra as its
+// descriptor 3.
+func (c command) run(input string, env []string, extra *os.File, args ...string) (stdout string, err error) {
+	in, err := memory("input", input)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	out, err := memory("output", "")
+	if err != nil {
+		return "", err
+	}
+	defer out.Close()
+	complaint, err := memory("errors", "")
+	if err != nil {
+		return "", err
+	}
+	defer complaint.Close()
+
+	cmd := exec.Command(c[0], append(c[1:len(c):len(c)], args...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, complaint
+	cmd.Env, cmd.ExtraFiles = env, []*os.File{extra}
+	runErr := cmd.Run()
+	text, err := contents(out)
+	if err != nil {
+		return "", err
+	}
+	if runErr == nil {
+		return text, nil
+	}
+	said, err := contents(complaint)
+	if err != nil {
+		return "", err
+	}
+	return text, &failure{program: c[len(c)-1], err: runErr, said: said, input: input}
+}
+
+// memory returns a file that is nowhere but in memory.
+func memory(name, content string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("mesh-"+name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.WriteString(content); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func contents(f *os.File) (string, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(f)
+	return string(b), err
+}
+
+// failure is a program's refusal.
+type failure struct {
+	program string
+	err     error // as of exec.Cmd
+	said    string
+	input   string
+}
+
+func (f *failure) Unwrap() []error {
+	if kind := f.kind(); kind != nil {
+		return []error{kind, f.err}
+	}
+	return []error{f.err}
+}
+
+// kind reads what the program said: exit codes do not tell. 4 is a lock held
+// by another, but also a busy chain, and no permission.
+func (f *failure) kind() error {
+	says := func(words ...string) bool {
+		for _, w := range words {
+			if strings.Contains(f.said, w) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case says("xtables lock"):
+		return intercept.ErrLocked
+	case says("Permission denied", "Operation not permitted", "must be root"):
+		return intercept.ErrPermission
+	case errors.Is(f.err, fs.ErrNotExist), errors.Is(f.err, fs.ErrPermission),
+		says("can't initialize", "Table does not exist", "do you need to insmod", "No chain/target/match by that name",
+			"missing kernel module", "Couldn't load", "unknown option", "Protocol not supported",
+			"Operation not supported", "Address family not supported", "Failed to initialize nft", "is incompatible"):
+		return intercept.ErrUnsupported
+	}
+	return nil
+}
+
+var lineNumber = regexp.MustCompile(`line:? (\d+)`)
+
+// Error says what failed, in which line of the input, and what the line is.
+func (f *failure) Error() string {
+	said := strings.Join(strings.FieldsFunc(strings.TrimSpace(f.said), func(r rune) bool { return r == '\n' }), "; ")
+	if i := strings.Index(said, "; Try `"); i >= 0 {
+		said = said[:i]
+	}
+	text := fmt.Sprintf("%s: %s", f.program, f.err)
+	if said != "" {
+		text += ": " + said
+	}
+	if m := lineNumber.FindStringSubmatch(f.said); m != nil && f.input != "" {
+		n, _ := strconv.Atoi(m[1])
+		if lines := strings.Split(f.input, "\n"); n >= 1 && n <= len(lines) {
+			text += fmt.Sprintf("; line %d is %q", n, lines[n-1])
+			if lines[n-1] == "COMMIT" {
+				text += ", where the kernel is asked: it refused one of the rules before it"
+			}
+		}
+	}
+	switch f.kind() {
+	case intercept.ErrPermission:
+		text += ": it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]"
+	case intercept.ErrUnsupported:
+		text += ": `mesh-init doctor` says what this system lacks"
+	}
+	return text
+}
+
+func (o Options) wait() time.Duration {
+	if o.Wait <= 0 {
+		return DefaultWait
+	}
+	return o.Wait
+}

@@ -1,0 +1,230 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Dialect is how much of xtables rules are written in.
+type Dialect string
+
+const (
+	// Standard uses the comment and multiport matches.
+	Standard Dialect = "standard"
+	// Minimal does without them: one value a rule, no comments, and at most
+	// 8 KiB a table. It is for small kernels and gVisor.
+	Minimal Dialect = "minimal"
+)
+
+// Input is what one iptables-restore or ip6tables-restore reads, with the flag
+// --noflush.
+type Input struct {
+	Family intercept.Family
+	Text   string
+}
+
+// Program is the name of the program that reads it.
+func (i Input) Program() string { return restoreName(i.Family) }
+
+func restoreName(f intercept.Family) string {
+	if f == intercept.IPv6 {
+		return "ip6tables-restore"
+	}
+	return "iptables-restore"
+}
+
+// Render returns the rules of rs as text for iptables-restore and
+// ip6tables-restore, as they are written into a namespace that has none of
+// ours. It does no I/O.
+func Render(rs intercept.Ruleset, o Options) ([]Input, error) {
+	var inputs []Input
+	for _, f := range rs.Families {
+		p, err := compile(rs, f, o.dialect())
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, Input{f, transition(nil, p, o)})
+	}
+	return inputs, nil
+}
+
+// write appends the table's chains and rules, and its jumps if asked for.
+func (t table) write(b *strings.Builder, jumps bool) {
+	b.WriteString("*" + t.name + "\n")
+	for _, c := range t.chains {
+		b.WriteString(":" + c.name + " - [0:0]\n")
+	}
+	for _, c := range t.chains {
+		for _, r := range c.rules {
+			b.WriteString("-A " + c.name)
+			r.write(b)
+		}
+	}
+	if jumps {
+		for _, j := range t.jumps {
+			b.WriteString("-A " + j.builtin)
+			j.rule().write(b)
+		}
+	}
+	b.WriteString("COMMIT\n")
+}
+
+func (j jump) rule() rule { return rule{[]string{"-j", j.chain}, j.comment} }
+
+// write appends a rule, in the order in which iptables-save does: conditions,
+// comment, target.
+func (r rule) write(b *strings.Builder) {
+	at := slices.IndexFunc(r.words, func(w string) bool { return w == "-j" || w == "-g" })
+	for i, w := range r.words {
+		if i == at && r.comment != "" {
+			b.WriteString(" -m comment --comment " + quote(r.comment))
+		}
+		b.WriteString(" " + w)
+	}
+	b.WriteByte('\n')
+}
+
+// quote writes a word as iptables-restore reads it.
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// transition returns the input that makes of what is there what p says, a
+// transaction for each table that differs. It touches our chains, the jumps to
+// them, and nothing else. Nothing to do is the empty text.
+func transition(have listing, p program, o Options) string {
+	var b strings.Builder
+	order := slices.Clone(tableNames)
+	if len(p.tables) == 0 {
+		slices.Reverse(order) // nothing is redirected any more before its zones go
+	}
+	for _, name := range order {
+		want := p.table(name)
+		b.WriteString(have.table(name).transition(want, o))
+	}
+	return b.String()
+}
+
+func (p program) table(name string) table {
+	i := slices.IndexFunc(p.tables, func(t table) bool { return t.name == name })
+	if i < 0 {
+		return table{name: name}
+	}
+	return p.tables[i]
+}
+
+// transition returns the transaction for one table.
+func (have savedTable) transition(want table, o Options) string {
+	if have.holds(want, o) {
+		return ""
+	}
+	var b strings.Builder
+	line := func(words ...string) { b.WriteString(strings.Join(words, " ") + "\n") }
+	line("*" + want.name)
+	var obsolete []string
+	for _, c := range have.ours() {
+		if !want.has(c.name) && !strings.HasPrefix(c.name, madePrefix) {
+			obsolete = append(obsolete, c.name)
+		}
+	}
+	keepMade := len(want.chains) > 0
+	for _, c := range want.chains {
+		line(":"+c.name, "- [0:0]") // made, or emptied
+	}
+	if !keepMade {
+		for _, c := range have.ours() {
+			if strings.HasPrefix(c.name, madePrefix) {
+				obsolete = append(obsolete, c.name)
+			}
+		}
+	}
+	for _, name := range obsolete {
+		line(":"+name, "- [0:0]")
+	}
+	for _, c := range have.chains {
+		if c.builtin && !have.jumpsRight(want, c, o) {
+			for _, r := range c.rules {
+				if r.isJump() {
+					line("-D", c.name, r.spec)
+				}
+			}
+		}
+	}
+	for _, c := range want.chains {
+		for _, r := range c.rules {
+			b.WriteString("-A " + c.name)
+			r.write(&b)
+		}
+	}
+	for _, j := range want.jumps {
+		if have.jumpsRight(want, have.chain(j.builtin), o) {
+			continue
+		}
+		where := "-I " + j.builtin + " 1"
+		if o.Last {
+			where = "-A " + j.builtin
+		}
+		b.WriteString(where)
+		j.rule().write(&b)
+	}
+	for _, name := range obsolete {
+		line("-X", name)
+	}
+	line("COMMIT")
+	return b.String()
+}
+
+func (t table) has(name string) bool {
+	return slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == name })
+}
+
+// restoration returns the input that puts our chains, rules, counters and
+// jumps back to what was there before, after an attempt to write p.
+func restoration(before, now listing) string {
+	var b strings.Builder
+	for _, name := range tableNames {
+		old, cur := before.table(name), now.table(name)
+		if old.sameOurs(cur) {
+			continue
+		}
+		line := func(words ...string) { b.WriteString(strings.Join(words, " ") + "\n") }
+		line("*" + name)
+		var obsolete []string
+		for _, c := range old.ours() {
+			line(":"+c.name, "- [0:0]")
+		}
+		for _, c := range cur.ours() {
+			if !slices.ContainsFunc(old.ours(), func(o savedChain) bool { return o.name == c.name }) {
+				line(":"+c.name, "- [0:0]")
+				obsolete = append(obsolete, c.name)
+			}
+		}
+		for _, c := range cur.chains {
+			for _, r := range c.rules {
+				if c.builtin && r.isJump() {
+					line("-D", c.name, r.spec)
+				}
+			}
+		}
+		for _, c := range old.ours() {
+			for _, r := range c.rules {
+				line(fmt.Sprintf("[%d:%d]", r.packets, r.bytes), "-A", c.name, r.spec)
+			}
+		}
+		for _, c := range old.chains {
+			for i, r := range c.rules {
+				if c.builtin && r.isJump() {
+					line("-I", c.name, fmt.Sprint(i+1), r.spec)
+				}
+			}
+		}
+		for _, name := range obsolete {
+			line("-X", name)
+		}
+		line("COMMIT")
+	}
+	return b.String()
+}

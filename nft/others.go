@@ -1,0 +1,172 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
+)
+
+// Chain is a chain of somebody else's table.
+type Chain struct {
+	Table, Name string
+	Base        bool // it has a hook
+}
+
+// Chains returns all chains in tables of one family that are not ours. Tables
+// without chains have an entry without a Name.
+func (b *Backend) Chains(f intercept.Family) ([]Chain, error) {
+	tables, err := b.tables(tableFamily(f))
+	if err != nil || len(tables) == 0 {
+		return nil, err
+	}
+	var out []Chain
+	for _, t := range tables {
+		if t.name != Table {
+			out = append(out, Chain{Table: t.name})
+		}
+	}
+	err = b.chains(tableFamily(f), func(in tableName, c kernelChain) {
+		if in.name != Table {
+			out = append(out, Chain{in.name, c.name, c.base})
+		}
+	})
+	return out, err
+}
+
+func tableFamily(f intercept.Family) nftables.TableFamily {
+	if f == intercept.IPv4 {
+		return nftables.TableFamilyIPv4
+	}
+	return nftables.TableFamilyIPv6
+}
+
+// RemoveEmpty removes those of the named chains of a table that have no rules
+// and, if asked to, the table if nothing is left in it. What is not there is
+// no failure.
+func (b *Backend) RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error {
+	for range maxAttempts {
+		generation, err := b.generation()
+		if err != nil {
+			return err
+		}
+		t, err := b.emptying(f, table, chains, andTable)
+		if err != nil || len(t.messages) == 0 {
+			return err
+		}
+		err = b.commit(&t, generation)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.ERESTART) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+			return explain(err, "remove what is empty of table "+table)
+		}
+	}
+	return fmt.Errorf("remove what is empty of table %s: the tables changed under %d attempts; another program keeps writing them", table, maxAttempts)
+}
+
+func (b *Backend) emptying(f intercept.Family, table string, chains []string, andTable bool) (t batch, err error) {
+	family := tableFamily(f)
+	all, err := b.Chains(f)
+	if err != nil {
+		return t, err
+	}
+	used := map[string]bool{}
+	err = b.dump(unix.NFT_MSG_GETRULE, family, nil, func(_ nftables.TableFamily, message []byte) error {
+		var in, chain string
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_RULE_TABLE:
+				in = zeroTerminated(data)
+			case unix.NFTA_RULE_CHAIN:
+				chain = zeroTerminated(data)
+			}
+		}
+		if in == table {
+			used[chain] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return t, explain(err, "list rules")
+	}
+	there, left := false, 0
+	for _, c := range all {
+		if c.Table != table {
+			continue
+		}
+		there = true
+		if c.Name == "" {
+			continue
+		}
+		asked := false
+		for _, name := range chains {
+			asked = asked || name == c.Name
+		}
+		if asked && !used[c.Name] {
+			t.deleteChain(family, table, c.Name)
+		} else {
+			left++
+		}
+	}
+	if !andTable || !there || left > 0 {
+		return t, nil
+	}
+	sets, err := b.sets(family, table)
+	if err != nil {
+		return t, explain(err, "list sets")
+	}
+	if len(sets) == 0 {
+		t.deleteTable(family, table)
+	}
+	return t, nil
+}
+
+func (b *batch) deleteChain(family nftables.TableFamily, table, chain string) {
+	b.add(unix.NFT_MSG_DELCHAIN, 0, family, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, chain))
+}
+
+// Probe asks the kernel whether it takes the rules of rs, in a transaction that
+// ends in an error on purpose, so that nothing of it comes to be. The answer
+// is nil, [intercept.ErrPermission] or [intercept.ErrUnsupported] with the
+// rule that is refused.
+func (b *Backend) Probe(rs intercept.Ruleset) error {
+	lays := []layout{oneTable}
+	if b.only != nil {
+		lays = []layout{*b.only}
+	} else if len(rs.Families) == 2 {
+		lays = append(lays, twoTables)
+	}
+	var first error
+	for _, lay := range lays {
+		prog, err := compile(rs, lay)
+		if err != nil {
+			return err
+		}
+		err = b.probe(prog)
+		if err == nil || !errors.Is(err, intercept.ErrUnsupported) {
+			return err
+		}
+		first = errors.Join(first, err)
+	}
+	return first
+}
+
+func (b *Backend) probe(prog program) error {
+	if _, err := b.generation(); err != nil {
+		return err
+	}
+	var t batch
+	for _, tab := range prog {
+		t.addTable(tab, trial, func(*rule) bool { return true })
+	}
+	t.createTable(prog[0].family, trial)
+	err := b.commit(&t, 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return b.blame(prog, err)
+}
