@@ -422,8 +422,9 @@ func (rs Ruleset) AsksForOwner() bool {
 	for _, c := range rs.Chains {
 		for _, r := range c.Rules {
 			for _, m := range r.Match {
-				switch m.(type) {
-				case UID, GID:
+				_, isUID := m.(UID)
+				_, isGID := m.(GID)
+				if isUID || isGID {
 					return true
 				}
 			}

@@ -89,10 +89,10 @@ func getsockopt(fd, level, option int, buffer []byte) error {
 	length := uint32(len(buffer))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
 		uintptr(unsafe.Pointer(&buffer[0])), uintptr(unsafe.Pointer(&length)), 0)
-	switch errno {
-	case 0:
+	if errno == 0 {
 		return nil
-	case unix.EPERM:
+	}
+	if errno == unix.EPERM {
 		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", intercept.ErrPermission, errno)
 	}
 	return errno

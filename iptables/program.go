@@ -125,10 +125,10 @@ func homes(rs intercept.Ruleset) (map[string][]string, error) {
 		}
 		out[name] = append(out[name], table)
 		for _, r := range byName[name].Rules {
-			switch t := r.Target.(type) {
-			case intercept.Jump:
+			if t, is := r.Target.(intercept.Jump); is {
 				visit(t.Chain, table)
-			case intercept.Goto:
+			}
+			if t, is := r.Target.(intercept.Goto); is {
 				visit(t.Chain, table)
 			}
 		}

@@ -229,10 +229,10 @@ func (f *failure) Error() string {
 			}
 		}
 	}
-	switch f.kind() {
-	case intercept.ErrPermission:
+	switch kind := f.kind(); {
+	case errors.Is(kind, intercept.ErrPermission):
 		text += ": it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]"
-	case intercept.ErrUnsupported:
+	case errors.Is(kind, intercept.ErrUnsupported):
 		text += ": `mesh-init doctor` says what this system lacks"
 	}
 	return text

@@ -41,11 +41,14 @@ func exits() []exit {
 			"run mesh-init apply there, or name the pod's namespace with --netns"},
 		{11, errDrifted, "drifted: check found differences",
 			"run mesh-init apply with this configuration to put them right"},
-		{12, intercept.ErrUnsupported, "the kernel lacks support", ""},
+		{12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support",
+			"mesh-init doctor says what is missing and what mends it"},
 		{13, intercept.ErrPermission, "no permission", ""},
 		{14, dataplane.ErrHostNetNS, "refused: the host's own network namespace", ""},
-		{15, intercept.ErrForeign, "a table of our name that someone else made", ""},
+		{15, intercept.ErrForeign, "a table or chain of our name that someone else made", ""},
 		{16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns", ""},
+		{17, intercept.ErrLocked, "another program held a lock for the whole wait",
+			"wait for it, or wait longer with --iptables-wait"},
 	}
 }
 

@@ -37,10 +37,13 @@ const (
 )
 
 // configures are the verbs that work from a configuration.
-const configures = applyVerb | checkVerb | renderVerb | explainVerb
+const configures = applyVerb | checkVerb | renderVerb | explainVerb | doctorVerb
 
 // touches are the verbs that look into a kernel.
-const touches = applyVerb | checkVerb | removeVerb | statusVerb
+const touches = applyVerb | checkVerb | removeVerb | statusVerb | doctorVerb
+
+// writes are the verbs for which it matters how rules are written.
+const writes = touches | renderVerb
 
 const everywhere = configures | touches | versionVerb
 
@@ -120,8 +123,14 @@ func flags() []flag {
 			"network namespace, such as /run/netns/NAME or\n/proc/PID/ns/net, instead of the process's own"},
 		{"allow-host-netns", "", groupWhere, touches, "", "false",
 			"permit the host's own network namespace"},
-		{"backend", "auto|nft", groupWhere, touches, "", "auto",
-			"how rules get into the kernel; nft: over netlink"},
+		{backendFlag, "auto|nft|iptables|iptables-nft|iptables-legacy", groupWhere, writes, "", "auto",
+			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\nwhat is asked for by name is never replaced"},
+		{"iptables-dialect", "standard|minimal", groupWhere, writes, "", "standard",
+			"minimal: no comments, one value a rule, for small\nkernels and gVisor"},
+		{"iptables-jumps", "first|last", groupWhere, writes, "", "first",
+			"of the built-in chains' rules, where ours are called"},
+		{"iptables-wait", "DURATION", groupWhere, touches, "", "5s",
+			"how long to wait for another program's lock"},
 		{"dry-run", "", groupWhere, applyVerb, "", "false",
 			"print what render prints, and change nothing"},
 
@@ -150,6 +159,7 @@ func flags() []flag {
 
 // The flags that the code itself has to name.
 const (
+	backendFlag    = "backend"
 	configFlag     = "config"
 	helpFlag       = "help"
 	logFormatFlag  = "log-format"

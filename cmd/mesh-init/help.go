@@ -110,6 +110,10 @@ func writeFlags(b *strings.Builder, of verbs) {
 		if !f.isSwitch() {
 			left += " " + f.value
 		}
+		if len(left) >= usageColumn {
+			b.WriteString(left + "\n")
+			left = ""
+		}
 		lines := strings.Split(f.usage, "\n")
 		if f.initial != "" && !f.isSwitch() {
 			last := &lines[len(lines)-1]

@@ -45,6 +45,7 @@ type plane interface {
 	Check(intercept.Config) ([]intercept.Difference, error)
 	Remove() (bool, error)
 	Counters() ([]intercept.Counter, error)
+	Doctor(intercept.Config) (dataplane.Report, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 )
 
@@ -17,8 +21,23 @@ func (j job) render() error {
 			Chains   []chainJSON      `json:"chains"`
 		}{j.config, familyNames(rs), chainsJSON(rs)})
 	}
+	switch j.target.Backend {
+	case dataplane.BackendIPTables, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy:
+		return j.renderIPTables(rs)
+	case dataplane.BackendAuto, dataplane.BackendNFT:
+	}
 	text, err := nft.Render(rs)
 	j.out.WriteString(text)
+	return err
+}
+
+// renderIPTables prints what each program reads, one after the other: the first
+// line of each part names it.
+func (j job) renderIPTables(rs intercept.Ruleset) error {
+	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
+	for _, in := range inputs {
+		fmt.Fprintf(j.out, "# %s: %s --noflush, in a namespace that has none of these rules\n%s", in.Family, in.Program(), in.Text)
+	}
 	return err
 }
 

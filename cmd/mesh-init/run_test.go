@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/iptables"
 )
 
 // result is what a run left behind.
@@ -47,6 +49,11 @@ func (k noKernel) Remove() (bool, error) {
 func (k noKernel) Counters() ([]intercept.Counter, error) {
 	k.t.Error("status reached the kernel")
 	return nil, errors.New("unreachable")
+}
+
+func (k noKernel) Doctor(intercept.Config) (dataplane.Report, error) {
+	k.t.Error("doctor reached the kernel")
+	return dataplane.Report{}, errors.New("unreachable")
 }
 
 // invoke runs the command without a kernel beneath it.
@@ -223,7 +230,7 @@ func TestMistakes(t *testing.T) {
 		{name: "wrong verb", args: []string{"check", "--dry-run"}, want: []string{"--dry-run: check does not use it; it is for apply"}},
 		{name: "configuration for remove", args: []string{"remove", "--dns", "all"}, want: []string{"--dns: remove does not use it; it is for apply, check, render, explain"}},
 		{name: "a namespace for explain", args: []string{"explain", "--dst", "10.0.0.1:1", "--netns", "/x"}, want: []string{"--netns: explain does not use it"}},
-		{name: "choice", args: []string{"--dns", "on"}, env: []string{"MESH_BACKEND=iptables"}, want: []string{`--dns: "on" is not one of off, resolvconf, all`, `MESH_BACKEND: "iptables" is not one of auto, nft`}},
+		{name: "choice", args: []string{"--dns", "on"}, env: []string{"MESH_BACKEND=ebpf"}, want: []string{`--dns: "on" is not one of off, resolvconf, all`, `MESH_BACKEND: "ebpf" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`}},
 
 		{name: "port 0", args: []string{"--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`}},
 		{name: "port 65536", args: []string{"--inbound-port", "65536"}, want: []string{`--inbound-port: "65536" is not a port`}},
@@ -334,6 +341,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 
 // fakePlane answers as told.
 type fakePlane struct {
+	report      dataplane.Report
 	result      dataplane.Result
 	differences []intercept.Difference
 	removed     bool
@@ -345,8 +353,45 @@ func (p fakePlane) Apply(intercept.Config) (dataplane.Result, error) { return p.
 func (p fakePlane) Check(intercept.Config) ([]intercept.Difference, error) {
 	return p.differences, p.err
 }
-func (p fakePlane) Remove() (bool, error)                  { return p.removed, p.err }
-func (p fakePlane) Counters() ([]intercept.Counter, error) { return p.counters, p.err }
+func (p fakePlane) Remove() (bool, error)                             { return p.removed, p.err }
+func (p fakePlane) Counters() ([]intercept.Counter, error)            { return p.counters, p.err }
+func (p fakePlane) Doctor(intercept.Config) (dataplane.Report, error) { return p.report, p.err }
+
+// TestDoctor: what holds, what does not and why, and what mends it.
+func TestDoctor(t *testing.T) {
+	nothing := dataplane.Report{
+		Kernel: "6.1.0", HostNetNS: true, ForeignUserNS: true,
+		Privileges: []dataplane.Privilege{{Name: "CAP_NET_RAW", For: "iptables-legacy"}},
+		Backends: []dataplane.Diagnosis{{Finding: dataplane.Finding{Backend: dataplane.BackendNFT, State: dataplane.StateMissing, Reason: "no redirect"},
+			Capabilities: []dataplane.Capability{{Name: "redirect", State: dataplane.StateMissing, Needed: true, Errno: "ENOENT", Cause: "no such file", Modules: []string{"nft_redir"}}}}},
+		Error:   "the kernel lacks support: no backend works here",
+		Modules: []string{"nft_redir"},
+	}
+	r := invokeOn(t, fakePlane{report: nothing}, "", nil, "doctor")
+	for _, want := range []string{"\nthe host's network namespace     yes      apply refuses it", "\nCAP_NET_RAW                      no       for iptables-legacy\n",
+		"\nrules of ours now                none\n", "\nnft                              missing  no redirect\n  redirect                       missing  ENOENT no such file\n",
+		"\napply would fail: the kernel lacks support: no backend works here\n", "/etc/modules-load.d/intercept.conf:\nnft_redir\n"} {
+		if !strings.Contains(r.out, want) {
+			t.Errorf("not in the report: %q\n%s", want, r.out)
+		}
+	}
+	if r.code != 12 || !strings.Contains(r.stderr, "lacks support: no backend works here") {
+		t.Errorf("exit code %d, %q", r.code, r.stderr)
+	}
+	fine := dataplane.Report{Present: []dataplane.Backend{dataplane.BackendNFT}, Choice: dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "it works"}, Modules: []string{}}
+	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor")
+	if r.code != exitDone || !strings.HasSuffix(r.out, "\napply takes nft: it works\n") || r.stderr != "" {
+		t.Errorf("exit code %d, %q, %q", r.code, r.out, r.stderr)
+	}
+	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor", "--format", "json")
+	var got dataplane.Report
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(fine, got, cmp.AllowUnexported(dataplane.Finding{})); diff != "" {
+		t.Error(diff)
+	}
+}
 
 func TestResults(t *testing.T) {
 	applied := fakePlane{result: dataplane.Result{
@@ -430,7 +475,7 @@ func TestExitCodes(t *testing.T) {
 		if e.err == nil {
 			continue
 		}
-		for _, verb := range []string{"apply", "check", "remove", "status"} {
+		for _, verb := range []string{"apply", "check", "remove", "status", "doctor"} {
 			r := invokeOn(t, fakePlane{err: fmt.Errorf("attempt: %w (%w)", e.err, errors.New("cause"))}, "", nil, verb)
 			if r.code != e.code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.err.Error()) || !strings.Contains(r.stderr, e.remedy) {
 				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.err, r.code, e.code, r.out, r.stderr)
@@ -464,13 +509,16 @@ func TestTarget(t *testing.T) {
 		got = target
 		return fakePlane{}
 	}}
+	standard := dataplane.IPTables{Dialect: iptables.Standard, Wait: iptables.DefaultWait}
 	for _, tc := range []struct {
 		args, env []string
 		want      dataplane.Target
 	}{
-		{nil, nil, dataplane.Target{Backend: dataplane.BackendAuto}},
-		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"}, dataplane.Target{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT}},
-		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"}, dataplane.Target{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto}},
+		{nil, nil, dataplane.Target{Backend: dataplane.BackendAuto, IPTables: standard}},
+		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"}, dataplane.Target{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT, IPTables: standard}},
+		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"}, dataplane.Target{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto, IPTables: standard}},
+		{[]string{"check", "--backend", "iptables-legacy", "--iptables-dialect", "minimal", "--iptables-jumps", "last", "--iptables-wait", "1m"}, nil,
+			dataplane.Target{Backend: dataplane.BackendIPTablesLegacy, IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
 	} {
 		if code := p.run(t.Context(), tc.args, tc.env); code != exitDone {
 			t.Errorf("%q: exit code %d", tc.args, code)

@@ -8,9 +8,11 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/iptables"
 )
 
 // settings is what the inputs come to.
@@ -40,7 +42,11 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		target: dataplane.Target{
 			NetNS:          values["netns"].text,
 			AllowHostNetNS: values["allow-host-netns"].text == "true",
-			Backend:        dataplane.Backend(values["backend"].text),
+			Backend:        dataplane.Backend(values[backendFlag].text),
+			IPTables: dataplane.IPTables{
+				Dialect: iptables.Dialect(values["iptables-dialect"].text),
+				Last:    values["iptables-jumps"].text == "last",
+			},
 		},
 		dryRun:    values["dry-run"].text == "true",
 		json:      values["format"].text == "json",
@@ -49,6 +55,12 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		packet:    packetFlags(values),
 	}
 	errs := in.errs
+	if wait := values["iptables-wait"]; in.verb.verb&wait.verbs != 0 {
+		var err error
+		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
+			errs = append(errs, under(wait.source, err))
+		}
+	}
 	if in.verb.verb&configures != 0 {
 		d := decoder{c: &s.config, inputs: in, values: values, unread: map[string]bool{}}
 		d.file(stdin)
@@ -64,6 +76,18 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		}
 	}
 	return s, errors.Join(errs...)
+}
+
+// parseWait reads a time to wait. iptables-restore counts it in seconds.
+func parseWait(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a duration; write one like 5s or 1m", text)
+	}
+	if d < time.Second || d > time.Hour || d%time.Second != 0 {
+		return 0, fmt.Errorf("%q is not a number of seconds from 1s to 1h", text)
+	}
+	return d, nil
 }
 
 // decoder fills in a configuration and collects everything that is wrong.

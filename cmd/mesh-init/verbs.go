@@ -11,7 +11,7 @@ import (
 )
 
 // verbs is a set of verbs.
-type verbs uint8
+type verbs uint16
 
 const (
 	applyVerb verbs = 1 << iota
@@ -20,6 +20,7 @@ const (
 	statusVerb
 	renderVerb
 	explainVerb
+	doctorVerb
 	versionVerb
 	helpVerb
 )
@@ -58,10 +59,12 @@ func verbTable() []verbRow {
 		{statusVerb, "status", "show the rules in force and what each has counted", job.status,
 			"NAT rules count connections, since they see the first packet of each alone.", "[flags]"},
 		{renderVerb, "render", "print the rules for the configuration; no privilege needed", job.render,
-			"The text is for people and for nft -f.", "[flags]"},
+			"The text is for people and for nft -f; with --backend iptables, -nft or -legacy, for\niptables-restore --noflush.", "[flags]"},
 		{explainVerb, "explain", "say what happens to a packet and why; no privilege needed", job.explain,
 			"It follows the rules that this configuration makes, not those in a kernel:\ncheck says whether the two are the same.",
 			"--dst ADDRESS:PORT [--from app|proxy|outside] [flags]"},
+		{doctorVerb, "doctor", "say what this system can do, what it lacks and what mends that", job.doctor,
+			"It tries every backend and changes nothing: nftables in a transaction that ends in an\nerror, iptables in a network namespace of its own (which takes CAP_SYS_ADMIN).", "[flags]"},
 		{versionVerb, "version", "print the version", job.version, "", "[flags]"},
 		{helpVerb, "help", "print this text, or that of a verb", nil, "", "[verb]"},
 	}

@@ -48,15 +48,15 @@ func Chain(name string, want, have []Rule) []intercept.Difference {
 	for _, r := range want {
 		comments[r.Comment] = true
 	}
-	for i := len(have) - 1; i >= 0; i-- { // the first of equal ones is the one that is ours
-		if left[have[i]] == 0 {
+	for _, r := range slices.Backward(have) { // the first of equal ones is the one that is ours
+		if left[r] == 0 {
 			continue
 		}
-		left[have[i]]--
-		if comments[have[i].Comment] {
-			add(have[i], "has other conditions or another target")
+		left[r]--
+		if comments[r.Comment] {
+			add(r, "has other conditions or another target")
 		} else {
-			add(have[i], "not ours")
+			add(r, "not ours")
 		}
 	}
 	if len(diffs) == 0 {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+)
+
+// doctor reports what the system can do. Its answer to "would apply work?" is
+// its exit code.
+func (j job) doctor() error {
+	r, err := j.plane.Doctor(j.config)
+	if err != nil {
+		return err
+	}
+	if j.json {
+		err = j.printJSON(r)
+	} else {
+		j.out.WriteString(doctorText(r))
+	}
+	if err == nil && r.Error != "" {
+		err = fmt.Errorf("%w: %s", intercept.ErrUnsupported, strings.TrimPrefix(r.Error, intercept.ErrUnsupported.Error()+": "))
+	}
+	return err
+}
+
+// doctorText is the report for people: what holds, what does not and why, and
+// what mends it.
+func doctorText(r dataplane.Report) string {
+	var b strings.Builder
+	line := func(what, state, more string) {
+		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, oneLine(more))
+		trimmed := strings.TrimRight(b.String(), " ")
+		b.Reset()
+		b.WriteString(trimmed + "\n")
+	}
+	yes := func(v bool) string {
+		if v {
+			return "yes"
+		}
+		return "no"
+	}
+	line("kernel", r.Kernel, "")
+	line("IPv6", yes(r.IPv6), "")
+	host := ""
+	if r.HostNetNS {
+		host = "apply refuses it without --allow-host-netns"
+	}
+	line("the host's network namespace", yes(r.HostNetNS), host)
+	foreign := ""
+	if r.ForeignUserNS {
+		foreign = "iptables cannot know owners there; nft can"
+	}
+	line("another user namespace", yes(r.ForeignUserNS), foreign)
+	for _, p := range r.Privileges {
+		line(p.Name, yes(p.Held), "for "+p.For)
+	}
+	present := "none"
+	if len(r.Present) > 0 {
+		present = joinBackends(r.Present)
+	}
+	line("rules of ours now", present, "")
+	for _, d := range r.Backends {
+		b.WriteString("\n")
+		line(string(d.Backend), string(d.State), d.Reason)
+		for _, c := range d.Capabilities {
+			more := ""
+			if !c.Needed {
+				more = "(not needed by this configuration)"
+			}
+			if c.Errno != "" {
+				more = strings.TrimSpace(c.Errno + " " + more)
+			}
+			if c.Cause != "" {
+				more = strings.TrimSpace(more + " " + c.Cause)
+			}
+			line("  "+c.Name, string(c.State), more)
+		}
+	}
+	b.WriteString("\n")
+	if r.Error != "" {
+		fmt.Fprintf(&b, "apply would fail: %s\n", oneLine(r.Error))
+	} else {
+		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, oneLine(r.Choice.Reason))
+	}
+	if len(r.Modules) > 0 {
+		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))
+	}
+	return b.String()
+}
+
+func joinBackends(all []dataplane.Backend) string {
+	names := make([]string, len(all))
+	for i, b := range all {
+		names[i] = string(b)
+	}
+	return strings.Join(names, ", ")
+}
