@@ -17,7 +17,9 @@ import (
 // TestDropInvalid sends a segment that belongs to no connection. Left alone it
 // is answered with a reset; with DropInvalid it is counted by I3 and not
 // answered.
-func TestDropInvalid(t *testing.T) {
+func TestDropInvalid(t *testing.T) { each(t, dropInvalid) }
+
+func dropInvalid(t *testing.T, w way) {
 	for _, drop := range []bool{false, true} {
 		lab := netlab.NewT(t, netlab.Options{})
 		c := intercept.Default()
@@ -26,7 +28,8 @@ func TestDropInvalid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		apply(t, backend(t, lab), rs)
+		b := w.open(t, lab)
+		apply(t, b, rs)
 		// Conntrack takes up connections in the middle unless told not to.
 		if err := lab.Pod.Do(func() error {
 			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0)
@@ -41,7 +44,7 @@ func TestDropInvalid(t *testing.T) {
 		}
 		if drop {
 			// By the time it is counted it is dropped: there will be no answer.
-			awaitCount(t, lab, "I3", 1)
+			awaitCount(t, b, "I3", 1)
 			if got, ok := reset(t, raw, dst, src); ok {
 				t.Errorf("an invalid segment was answered: % x", got)
 			}
@@ -120,9 +123,8 @@ func reset(t *testing.T, raw int, src, dst netip.AddrPort) ([]byte, bool) {
 }
 
 // awaitCount waits until the rules of a line have counted so many packets.
-func awaitCount(t *testing.T, lab *netlab.Lab, line string, want uint64) {
+func awaitCount(t *testing.T, b backend, line string, want uint64) {
 	t.Helper()
-	b := backend(t, lab)
 	for deadline := time.Now().Add(3 * time.Second); ; {
 		counters, err := b.Counters()
 		if err != nil {

@@ -46,8 +46,10 @@ func variant(t testing.TB, n int) intercept.Ruleset {
 // TestReplaceUnderLoad: four clients connect without a pause while the rules
 // are replaced a dozen times. No connection slips past the proxy and none
 // waits.
-func TestReplaceUnderLoad(t *testing.T) {
-	lab, b := labWithSidecar(t)
+func TestReplaceUnderLoad(t *testing.T) { each(t, replaceUnderLoad) }
+
+func replaceUnderLoad(t *testing.T, w way) {
+	lab, b := labWithSidecar(t, w)
 	apply(t, b, variant(t, 0))
 
 	const replacements, perReplacement = 12, 2000
@@ -139,8 +141,10 @@ func write(w io.Writer, b []byte) error { _, err := w.Write(b); return err }
 // Those from before the first Apply, when conntrack was not at work, are
 // neither captured nor reset by it, by a replacement, by Remove or by another
 // Apply; captured ones are not by a replacement.
-func TestEstablishedConnections(t *testing.T) {
-	lab, b := labWithSidecar(t)
+func TestEstablishedConnections(t *testing.T) { each(t, establishedConnections) }
+
+func establishedConnections(t *testing.T, w way) {
+	lab, b := labWithSidecar(t, w)
 
 	open := func(when string, want func(netlab.Flow) intercept.Fate) (conns []longLived) {
 		t.Helper()

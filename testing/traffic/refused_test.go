@@ -10,7 +10,9 @@ import (
 
 // TestNobodyListens: where the sidecar is not there, what is captured is
 // refused at once, lookups over UDP too, and nothing slips past it.
-func TestNobodyListens(t *testing.T) {
+func TestNobodyListens(t *testing.T) { each(t, nobodyListens) }
+
+func nobodyListens(t *testing.T, w way) {
 	lab := netlab.NewT(t, netlab.Options{})
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
@@ -18,7 +20,7 @@ func TestNobodyListens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, backend(t, lab), rs)
+	apply(t, w.open(t, lab), rs)
 	for _, dst := range []string{"10.96.0.10:53", "[fd00:96::a]:53", "127.0.0.53:53", "10.244.0.5:53", "[::1]:53"} {
 		for _, proto := range []intercept.Protocol{intercept.UDP, intercept.TCP} {
 			expectRejected(t, lab, netlab.Flow{Protocol: proto, Dst: netip.MustParseAddrPort(dst), Owner: app})

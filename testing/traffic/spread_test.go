@@ -13,7 +13,9 @@ import (
 // TestSpread: a range of outbound or inbound ports gets an even share of the
 // new connections each, and the original destination stays readable (Send
 // checks it).
-func TestSpread(t *testing.T) {
+func TestSpread(t *testing.T) { each(t, spread) }
+
+func spread(t *testing.T, w way) {
 	// So many that a tenth is five standard deviations of chance.
 	const connections, ports = 8000, 4
 	c := intercept.Default()
@@ -34,7 +36,7 @@ func TestSpread(t *testing.T) {
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{Outbound: c.Outbound.Port, Inbound: c.Inbound.Port}); err != nil {
 				t.Fatal(err)
 			}
-			apply(t, backend(t, lab), rs)
+			apply(t, w.open(t, lab), rs)
 			want := intercept.Fate{Action: intercept.Redirected, Ports: c.Outbound.Port}
 			if flow.From == netlab.FromPeer {
 				want.Ports = c.Inbound.Port

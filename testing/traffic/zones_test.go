@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -45,16 +44,18 @@ func (z *zoneResult) String() string {
 // and sees questions lost or crossed. Conntrack then knows one connection for
 // both sockets, and the second one's packets go where the first one's went.
 func TestZones(t *testing.T) {
-	result := lookUpFromSharedPorts(t, func(rs intercept.Ruleset) intercept.Ruleset { return rs }, 32, 100)
-	t.Log(result)
-	if result.lost.Load() > 0 || result.crossed.Load() > 0 {
-		t.Error("lookups were lost or crossed")
-	}
+	each(t, func(t *testing.T, w way) {
+		result := lookUpFromSharedPorts(t, w, func(rs intercept.Ruleset) intercept.Ruleset { return rs }, 32, 100)
+		t.Log(result)
+		if result.lost.Load() > 0 || result.crossed.Load() > 0 {
+			t.Error("lookups were lost or crossed")
+		}
+	})
 }
 
 // TestZonesAreNeeded is TestZones without the rules that make it pass.
 func TestZonesAreNeeded(t *testing.T) {
-	result := lookUpFromSharedPorts(t, func(rs intercept.Ruleset) intercept.Ruleset {
+	result := lookUpFromSharedPorts(t, byNFT, func(rs intercept.Ruleset) intercept.Ruleset {
 		rs.Chains = slices.DeleteFunc(slices.Clone(rs.Chains), func(c intercept.Chain) bool {
 			return c.Priority == intercept.PriorityRaw
 		})
@@ -66,8 +67,8 @@ func TestZonesAreNeeded(t *testing.T) {
 	}
 }
 
-func lookUpFromSharedPorts(t *testing.T, change func(intercept.Ruleset) intercept.Ruleset, ports, rounds int) *zoneResult {
-	lab, b := labWithSidecar(t)
+func lookUpFromSharedPorts(t *testing.T, w way, change func(intercept.Ruleset) intercept.Ruleset, ports, rounds int) *zoneResult {
+	lab, b := labWithSidecar(t, w)
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
 	rs, err := intercept.Compile(c)
@@ -143,39 +144,6 @@ func (p sharedPort) lookUp(t *testing.T, rounds int, result *zoneResult) {
 		close(answers)
 	}()
 	for range answers {
-	}
-}
-
-// labWithSidecar returns a lab with the sidecar that fits the default
-// configuration, and the backend of its pod.
-func labWithSidecar(t testing.TB) (*netlab.Lab, *nft.Backend) {
-	t.Helper()
-	lab := netlab.NewT(t, netlab.Options{})
-	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	return lab, backend(t, lab)
-}
-
-// backend returns the backend of the lab's pod.
-func backend(t testing.TB, lab *netlab.Lab) *nft.Backend {
-	t.Helper()
-	b, err := nft.Open(lab.Pod.FD())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
-}
-
-func apply(t testing.TB, b *nft.Backend, rs intercept.Ruleset) {
-	t.Helper()
-	if _, err := b.Apply(rs); err != nil {
-		t.Fatal(err)
 	}
 }
 
