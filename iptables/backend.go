@@ -43,7 +43,7 @@ type Options struct {
 type Objects interface {
 	// BaseChains returns the base chains of each table of a family.
 	BaseChains(intercept.Family) (map[string][]string, error)
-	// RemoveEmpty removes those of the base chains that have no rules, and the
+	// RemoveEmpty removes, at once, those of the chains that have no rules, and the
 	// table if it is to go and nothing is left in it.
 	RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error
 }
@@ -112,47 +112,58 @@ func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 	defer s.end()
 	outcome, err := s.apply(want)
 	// Another program, which our lock does not keep out, can have changed what
-	// was read before it was written to.
+	// was read before it was written to, or what was written.
 	for range 3 {
-		if !errors.Is(err, errChanged) {
+		if !errors.Is(err, errChanged) && !errors.Is(err, errNotHeld) {
 			break
 		}
-		outcome, err = s.apply(want)
+		var again intercept.Outcome
+		again, err = s.apply(want)
+		outcome = cmp.Or(outcome, again)
 	}
-	return outcome, err
+	if err != nil {
+		return "", err
+	}
+	return outcome, nil
 }
 
-// errChanged reports that the tables changed between looking and writing.
-var errChanged = errors.New("another program changed the tables meanwhile")
+var (
+	// errChanged reports that the tables changed between looking and writing.
+	errChanged = errors.New("another program changed the tables meanwhile")
+	// errNotHeld reports that what was written reads differently.
+	errNotHeld = errors.New("the kernel does not hold what it was given")
+)
 
 // session is a change or a look, with the namespace locked.
 type session struct {
 	*Backend
-	env    []string
-	unlock func()
-	lock   *os.File
+	env []string
+	// files are for the programs: the lock of xtables, and that of the
+	// namespace. One that outlives this process keeps the others of us out
+	// until it has ended, so that it cannot write over what they do.
+	files []*os.File
 }
 
 func (b *Backend) begin() (*session, error) {
-	unlock, err := lockNamespace(b.o.wait())
+	namespace, err := lockNamespace(b.o.wait())
 	if err != nil {
 		return nil, err
 	}
 	path, lock, err := b.o.xtablesLock()
 	if err != nil {
-		unlock()
-		return nil, err
+		return nil, errors.Join(err, namespace.Close())
 	}
 	env := []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "XTABLES_LOCKFILE=" + path}
 	if dir, ok := os.LookupEnv("XTABLES_LIBDIR"); ok {
 		env = append(env, "XTABLES_LIBDIR="+dir)
 	}
-	return &session{b, env, unlock, lock}, nil
+	return &session{b, env, []*os.File{lock, namespace}}, nil
 }
 
 func (s *session) end() {
-	_ = s.lock.Close()
-	s.unlock()
+	for _, f := range s.files {
+		_ = f.Close()
+	}
 }
 
 func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, error) {
@@ -178,8 +189,17 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 			inputs[f] = transition(before[f], p, s.o)
 		}
 	}
+	tidy := func() error {
+		for _, f := range families {
+			err := s.tidy(f, before[f], func(table string) bool { return len(want[f].table(table).chains) > 0 })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if outcome == intercept.Unchanged {
-		return outcome, nil
+		return outcome, tidy() // an earlier one may have been killed before it came to that
 	}
 	if wasOurs {
 		outcome = intercept.Replaced
@@ -193,10 +213,8 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 		}
 	}
 	// What a family no longer needs goes last.
-	for _, f := range families {
-		if err := s.tidy(f, before[f], want[f]); err != nil {
-			return "", err
-		}
+	if err := tidy(); err != nil {
+		return "", err
 	}
 	return outcome, s.verify(want)
 }
@@ -208,12 +226,12 @@ func (s *session) undo(before map[intercept.Family]listing, f intercept.Family, 
 		return fmt.Errorf("%s: %w; what was written before it could not be read to be undone: %w", f, cause, err)
 	}
 	for _, g := range families {
-		if input := restoration(before[g], now[g]); input != "" {
+		if input := restoration(before[g], now[g], s.o); input != "" {
 			if err := s.restore(g, input); err != nil {
 				return fmt.Errorf("%s: %w; the %s rules written before it could not be undone: %w", f, cause, g, err)
 			}
 		}
-		if err := s.tidy(g, now[g], program{family: g}); err != nil {
+		if err := s.tidy(g, now[g], func(table string) bool { return len(before[g].table(table).ours()) > 0 }); err != nil {
 			return fmt.Errorf("%s: %w; undone, but %w", f, cause, err)
 		}
 	}
@@ -225,6 +243,9 @@ func (s *session) undo(before map[intercept.Family]listing, f intercept.Family, 
 			// Not by us: what failed was meant for something else.
 			return fmt.Errorf("%s: %w: %w", f, errChanged, cause)
 		}
+	}
+	if refusal := (*failure)(nil); errors.As(cause, &refusal) && refusal.missed() {
+		return fmt.Errorf("%s: %w: %w", f, errChanged, cause)
 	}
 	return fmt.Errorf("%s: %w", f, cause)
 }
@@ -240,7 +261,7 @@ func (s *session) verify(want map[intercept.Family]program) error {
 		for i, d := range diffs {
 			text[i] = d.String()
 		}
-		return fmt.Errorf("the kernel does not hold what it was given: %s", strings.Join(text, "; "))
+		return fmt.Errorf("%w: %s", errNotHeld, strings.Join(text, "; "))
 	}
 	return nil
 }
@@ -323,14 +344,15 @@ func (b *Backend) Remove() (removed bool, err error) {
 		if !before[f].isOurs() {
 			continue
 		}
-		none := program{family: f}
-		if err := s.restore(f, transition(before[f], none, s.o)); err != nil {
-			return false, s.undo(before, f, fmt.Errorf("remove the rules: %w", err))
+		if input := transition(before[f], program{family: f}, s.o); input != "" {
+			if err := s.restore(f, input); err != nil {
+				return false, s.undo(before, f, fmt.Errorf("remove the rules: %w", err))
+			}
 		}
 		removed = true
 	}
 	for _, f := range families {
-		if err := s.tidy(f, before[f], program{family: f}); err != nil {
+		if err := s.tidy(f, before[f], func(string) bool { return false }); err != nil {
 			return removed, err
 		}
 	}
@@ -349,13 +371,14 @@ func (b *Backend) Counters() ([]intercept.Counter, error) {
 	var counters []intercept.Counter
 	for _, f := range families {
 		for _, name := range tableNames {
-			for _, c := range have[f].table(name).ours() {
+			for _, c := range inOrder(have[f].table(name).ours()) {
 				for _, r := range c.rules {
 					key := r.key()
 					if key.Comment == plumbing {
 						continue
 					}
-					k := intercept.Counter{Chain: partOf(c.name), Reason: r.spec, Family: f.String(), Packets: r.packets, Bytes: r.bytes}
+					chain, _ := partOf(c.name)
+					k := intercept.Counter{Chain: chain, Reason: r.spec, Family: f.String(), Packets: r.packets, Bytes: r.bytes}
 					if line, reason, ok := strings.Cut(key.Comment, ": "); ok {
 						k.Line, k.Reason = line, reason
 					}
@@ -373,15 +396,26 @@ func (b *Backend) Counters() ([]intercept.Counter, error) {
 	return counters, nil
 }
 
-// partOf returns the Ruleset's name of a chain or of a part of it.
-func partOf(name string) string {
+// inOrder puts the parts of each chain into the order of their numbers. They
+// are listed by name, NAME_10 before NAME_2.
+func inOrder(chains []savedChain) []savedChain {
+	return slices.SortedStableFunc(slices.Values(chains), func(a, b savedChain) int {
+		nameA, numberA := partOf(a.name)
+		nameB, numberB := partOf(b.name)
+		return cmp.Or(cmp.Compare(nameA, nameB), cmp.Compare(numberA, numberB))
+	})
+}
+
+// partOf returns the Ruleset's name of a chain or of a part of it, and the
+// part's number.
+func partOf(name string) (string, int) {
 	name = strings.ToLower(strings.TrimPrefix(name, prefix))
 	if i := strings.LastIndexByte(name, '_'); i >= 0 {
-		if _, err := strconv.Atoi(name[i+1:]); err == nil {
-			return name[:i]
+		if n, err := strconv.Atoi(name[i+1:]); err == nil {
+			return name[:i], n
 		}
 	}
-	return name
+	return name, 0
 }
 
 // read lists both families.
@@ -391,7 +425,7 @@ func (s *session) read() (map[intercept.Family]listing, error) {
 		if s.missing[f] != nil || s.o.Variant == Legacy && !legacyLoaded(f) {
 			continue // there can be nothing of this variant
 		}
-		text, err := s.programs[f].save.run("", s.env, s.lock, "-c")
+		text, err := s.programs[f].save.run("", s.env, s.files, "-c")
 		if err != nil {
 			return nil, fmt.Errorf("list the rules: %w", err)
 		}
@@ -417,9 +451,12 @@ func (s *session) restore(f intercept.Family, input string) error {
 	if s.o.Variant == Legacy {
 		args = append(args, "--wait="+strconv.Itoa(int(max(s.o.wait()/time.Second, 1))))
 	}
-	_, err := s.programs[f].restore.run(input, s.env, s.lock, args...)
+	_, err := s.programs[f].restore.run(input, s.env, s.files, args...)
+	if failed, ok := errors.AsType[*failure](err); ok && s.o.Variant == Legacy {
+		failed.askForTable(f)
+	}
 	if errors.Is(err, intercept.ErrLocked) {
-		return fmt.Errorf("%w: the lock %s is held, %s", err, s.lock.Name(), holder(s.lock))
+		return fmt.Errorf("%w: the lock %s is held, %s", err, s.files[0].Name(), holder(s.files[0]))
 	}
 	return err
 }
@@ -452,16 +489,19 @@ func (s *session) remember(p program) (program, error) {
 	return p, nil
 }
 
-// tidy removes the objects of nf_tables that were made for rules which are gone.
-func (s *session) tidy(f intercept.Family, before listing, want program) error {
+// tidy removes the objects of nf_tables that were made for rules which are
+// gone, and the chains that say so, all of them of a table at once: whoever is
+// killed before it leaves the chains, so that the next one does it.
+func (s *session) tidy(f intercept.Family, have listing, inUse func(table string) bool) error {
 	if s.o.Variant != NFT || s.o.Objects == nil {
 		return nil
 	}
-	for _, t := range before {
+	for _, t := range have {
 		var chains []string
 		andTable := false
 		for _, c := range t.ours() {
 			if what, ok := strings.CutPrefix(c.name, madePrefix); ok {
+				chains = append(chains, c.name)
 				if c.name == madeTable {
 					andTable = true
 				} else {
@@ -469,7 +509,7 @@ func (s *session) tidy(f intercept.Family, before listing, want program) error {
 				}
 			}
 		}
-		if len(want.table(t.name).chains) > 0 || len(chains) == 0 && !andTable {
+		if len(chains) == 0 || inUse(t.name) {
 			continue
 		}
 		if err := s.o.Objects.RemoveEmpty(f, t.name, chains, andTable); err != nil {
@@ -486,7 +526,7 @@ func (l listing) same(other listing) bool {
 	rules := func(l listing) (all []string) {
 		for _, name := range tableNames {
 			for _, c := range l.table(name).chains {
-				if !c.builtin {
+				if !c.builtin && !strings.HasPrefix(c.name, madePrefix) {
 					all = append(all, name+" "+c.name)
 				}
 				for _, r := range c.rules {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"unsafe"
 
@@ -85,6 +86,31 @@ func entries(fd, level int, table string) ([]byte, error) {
 	return nil, unix.EAGAIN
 }
 
+var noTable = regexp.MustCompile(`unable to initialize table '(\w+)'`)
+
+// askForTable finds out what the kernel answered where iptables-restore says
+// only that it was unable to initialize a table: whether the kernel has none, or
+// the process may not have it, are two things. It asks as libiptc does, in the
+// namespace of the calling thread.
+func (f *failure) askForTable(family intercept.Family) {
+	m := noTable.FindStringSubmatch(f.said)
+	if m == nil {
+		return
+	}
+	domain, level := unix.AF_INET, unix.SOL_IP
+	if family == intercept.IPv6 {
+		domain, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err == nil {
+		_, err = entries(fd, level, m[1])
+		_ = unix.Close(fd)
+	}
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		f.errno = errno
+	}
+}
+
 func getsockopt(fd, level, option int, buffer []byte) error {
 	length := uint32(len(buffer))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
@@ -99,5 +125,7 @@ func getsockopt(fd, level, option int, buffer []byte) error {
 }
 
 // IsOurs reports whether a chain of this name was made by this package to mark
-// a table: where it is, there are rules of ours.
-func IsOurs(chain string) bool { return strings.HasPrefix(chain, specPrefix) }
+// a table: where it is, there are rules of ours, or what was made for them.
+func IsOurs(chain string) bool {
+	return strings.HasPrefix(chain, specPrefix) || strings.HasPrefix(chain, madePrefix)
+}

@@ -42,6 +42,14 @@ func parse(text string) (listing, error) {
 			return fmt.Errorf("what iptables-save prints was not understood: %s: %q", why, line)
 		}
 		switch {
+		case strings.HasSuffix(line, "is incompatible, use 'nft' tool."):
+			// It has rules that iptables-nft has no words for, and so lists none.
+			// What is ours in it could be neither seen nor taken out.
+			for _, name := range tableNames {
+				if strings.Contains(line, "`"+name+"'") {
+					return nil, fmt.Errorf("%w: table %s has rules that iptables cannot list, written with nft or by another program: move them to a table of another name, or use the backend nft", intercept.ErrUnsupported, name)
+				}
+			}
 		case line == "" || line[0] == '#':
 		case line[0] == '*':
 			l = append(l, savedTable{name: line[1:]})
@@ -125,7 +133,7 @@ func (l listing) isOurs() bool {
 func (l listing) foreign(f intercept.Family) error {
 	for _, t := range l {
 		ours := t.ours()
-		if len(ours) > 0 && !slices.ContainsFunc(ours, func(c savedChain) bool { return strings.HasPrefix(c.name, specPrefix) }) {
+		if len(ours) > 0 && !slices.ContainsFunc(ours, func(c savedChain) bool { return IsOurs(c.name) }) {
 			return fmt.Errorf("%s, table %s, chain %s: %w; rename it, or remove it and the rules that lead to it", f, t.name, ours[0].name, intercept.ErrForeign)
 		}
 	}
@@ -173,7 +181,7 @@ func (t savedTable) sameOurs(other savedTable) bool {
 	list := func(t savedTable) (parts []part) {
 		for _, c := range t.chains {
 			isOurs := strings.HasPrefix(c.name, prefix)
-			if isOurs {
+			if isOurs && !strings.HasPrefix(c.name, madePrefix) {
 				parts = append(parts, part{c.name, ""})
 			}
 			for i, r := range c.rules {
@@ -196,7 +204,7 @@ func (t savedTable) differences(want table, o Options) []intercept.Difference {
 		diffs = append(diffs, intercept.Difference{What: "table " + t.name + ", " + what, Problem: problem})
 	}
 	for _, c := range t.ours() {
-		if strings.HasPrefix(c.name, madePrefix) && len(want.chains) > 0 || want.has(c.name) {
+		if strings.HasPrefix(c.name, madePrefix) && (len(want.chains) > 0 || o.Objects != nil) || want.has(c.name) {
 			continue
 		}
 		if strings.HasPrefix(c.name, specPrefix) && len(want.chains) > 0 {
@@ -299,6 +307,7 @@ func canonical(words []string) rulediff.Rule {
 	type option struct{ name, value string }
 	var conditions, target []option
 	inTarget := false
+	module := ""
 	for i := 0; i < len(words); {
 		not := ""
 		if words[i] == "!" && i+1 < len(words) {
@@ -312,20 +321,23 @@ func canonical(words []string) rulediff.Rule {
 			args = append(args, words[i])
 			i++
 		}
-		value := strings.Join(args, " ")
+		value := normal(name, strings.Join(args, " "))
 		if name == "-j" || name == "-g" {
 			inTarget = true
 		}
 		switch {
 		case name == "-m" || name == "--match":
-			continue // the options say which match they belong to
+			module = value
+			continue // most options say which match they belong to
+		case name == "--mark":
+			name = module + " --mark"
 		case name == "--comment":
 			out.Comment = value
 			continue
 		case name == "--on-ip" && (value == "0.0.0.0" || value == "::"):
 			continue // what TPROXY without an address is listed as
 		}
-		o := option{not + name, normal(name, value)}
+		o := option{not + name, value}
 		if inTarget {
 			target = append(target, o)
 		} else {

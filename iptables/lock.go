@@ -17,8 +17,9 @@ import (
 // What is read in order to write it must still hold when it is written, and the
 // lock of xtables covers no more than one program's run. The lock is on the
 // namespace itself (flock(2) on the file of nsfs): it takes no file system to
-// write to, pods do not share it, and it goes with the process.
-func lockNamespace(wait time.Duration) (unlock func(), err error) {
+// write to, pods do not share it, and it goes with the process and those of its
+// children that have the file. Closing the file unlocks.
+func lockNamespace(wait time.Duration) (*os.File, error) {
 	f, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("lock the network namespace: %w", err)
@@ -27,7 +28,7 @@ func lockNamespace(wait time.Duration) (unlock func(), err error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			return func() { _ = f.Close() }, nil // closing it unlocks
+			return f, nil
 		case errors.Is(err, unix.EINTR):
 			continue
 		case !errors.Is(err, unix.EWOULDBLOCK):
@@ -71,7 +72,7 @@ const defaultLock = "/run/xtables.lock"
 // and where it cannot be written, for want of a writable file system or of
 // room on it, there is none to share. Then the lock is a file in memory.
 func (o Options) xtablesLock() (path string, f *os.File, err error) {
-	if o.SharedLock {
+	if o.SharedLock && o.Variant == Legacy { // the other takes none
 		path = os.Getenv("XTABLES_LOCKFILE")
 		if path == "" {
 			path = defaultLock

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/mesh-intercept/intercept"
 )
@@ -83,15 +85,25 @@ func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, erro
 	for _, name := range tableNames {
 		l := lowering{family: f, dialect: d, table: table{name: name}}
 		for _, c := range rs.Chains {
-			if !slices.Contains(homes[c.Name], name) {
+			l.hooks = homes[c.Name][name]
+			if len(l.hooks) == 0 {
 				continue
 			}
 			if err := l.chain(c); err != nil {
 				return program{}, err
 			}
-			if c.Hook != 0 {
-				l.table.jumps = append(l.table.jumps, jump{builtin: builtin(c.Hook), chain: chainName(c.Name), comment: l.comment("Intercept")})
+			if c.Hook == 0 {
+				continue
 			}
+			if slices.ContainsFunc(l.table.jumps, func(j jump) bool { return j.builtin == builtin(c.Hook) }) {
+				return program{}, fmt.Errorf("chain %s: %w for a second base chain at hook %s, priority %d", c.Name, intercept.ErrUnsupported, c.Hook, c.Priority)
+			}
+			l.table.jumps = append(l.table.jumps, jump{builtin: builtin(c.Hook), chain: chainName(c.Name), comment: l.comment("Intercept")})
+		}
+		if l.zones && l.others != nil {
+			// xt_CT leaves a packet alone that has a zone, so the first one
+			// counts; but evaluation goes on, and other targets have effect.
+			return program{}, fmt.Errorf("%w: xtables goes on after it has chosen a zone, so %s cannot be in its raw table, too", intercept.ErrUnsupported, l.others)
 		}
 		if len(l.table.chains) == 0 {
 			continue
@@ -110,26 +122,30 @@ func chainName(name string) string { return prefix + strings.ToUpper(name) }
 
 func builtin(h intercept.Hook) string { return strings.ToUpper(h.String()) }
 
-// homes returns the tables that each chain stands in: a base chain in the one
-// with its hook and priority, another in those from which it is reached.
-func homes(rs intercept.Ruleset) (map[string][]string, error) {
-	out := map[string][]string{}
+// homes returns the tables that each chain stands in, and the hooks from which
+// it is reached there: a base chain in the one with its hook and priority,
+// another in those from which it is reached.
+func homes(rs intercept.Ruleset) (map[string]map[string][]intercept.Hook, error) {
+	out := map[string]map[string][]intercept.Hook{}
 	byName := map[string]intercept.Chain{}
 	for _, c := range rs.Chains {
 		byName[c.Name] = c
 	}
-	var visit func(name, table string)
-	visit = func(name, table string) {
-		if slices.Contains(out[name], table) {
+	var visit func(name, table string, from intercept.Hook)
+	visit = func(name, table string, from intercept.Hook) {
+		if slices.Contains(out[name][table], from) {
 			return
 		}
-		out[name] = append(out[name], table)
+		if out[name] == nil {
+			out[name] = map[string][]intercept.Hook{}
+		}
+		out[name][table] = append(out[name][table], from)
 		for _, r := range byName[name].Rules {
 			if t, is := r.Target.(intercept.Jump); is {
-				visit(t.Chain, table)
+				visit(t.Chain, table, from)
 			}
 			if t, is := r.Target.(intercept.Goto); is {
-				visit(t.Chain, table)
+				visit(t.Chain, table, from)
 			}
 		}
 	}
@@ -141,7 +157,7 @@ func homes(rs intercept.Ruleset) (map[string][]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("chain %s: %w", c.Name, err)
 		}
-		visit(c.Name, table)
+		visit(c.Name, table, c.Hook)
 	}
 	return out, nil
 }
@@ -168,6 +184,11 @@ type lowering struct {
 	family  intercept.Family
 	dialect Dialect
 	table   table
+	hooks   []intercept.Hook // from which the chain at hand is reached
+	// zones is true if the table chooses zones, and others is a target that it
+	// then cannot have.
+	zones  bool
+	others intercept.Target
 }
 
 func (l *lowering) comment(s string) string {
@@ -179,14 +200,26 @@ func (l *lowering) comment(s string) string {
 
 // open begins a chain.
 func (l *lowering) open(name string) (*chain, error) {
-	if len(name) > maxChainName {
+	switch {
+	case len(name) > maxChainName:
 		return nil, fmt.Errorf("chain name %s has %d bytes, over %d", name, len(name), maxChainName)
+	case strings.HasPrefix(name, specPrefix) || strings.HasPrefix(name, madePrefix):
+		return nil, fmt.Errorf("chain name %s is one that this backend needs", name)
+	case !isPlain(name):
+		return nil, fmt.Errorf("chain name %q: only letters, digits, _, - and . can be in it", name)
 	}
 	if slices.ContainsFunc(l.table.chains, func(c chain) bool { return c.name == name }) {
 		return nil, fmt.Errorf("chain name %s is taken", name)
 	}
 	l.table.chains = append(l.table.chains, chain{name: name})
 	return &l.table.chains[len(l.table.chains)-1], nil
+}
+
+// isPlain reports whether a name can stand in the text as it is.
+func isPlain(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-.", r)
+	})
 }
 
 // chain lowers a chain. A rule that xtables cannot say in a few plain ones
@@ -208,6 +241,9 @@ func (l *lowering) chain(c intercept.Chain) error {
 			continue
 		}
 		alternatives, err := l.alternatives(lowered)
+		if err == nil && strings.ContainsFunc(r.Comment(), unicode.IsControl) {
+			err = errors.New("its comment has a control character, which would end the line")
+		}
 		if err == nil {
 			here, err = l.rule(here, part, alternatives, l.comment(r.Comment()))
 		}
@@ -234,6 +270,8 @@ type lowered struct {
 	// nots are conditions of which no item may hold, one item a rule.
 	nots   [][]string
 	target []string
+	// twoPorts is true if the rule asks for source and destination port.
+	twoPorts bool
 	// never is true if no packet satisfies the rule.
 	never bool
 }
@@ -326,11 +364,21 @@ func (l *lowering) multiply(here string, a lowered, comment string) {
 func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
 	a := lowered{protos: [][]string{nil}}
 	kinds := map[reflect.Type]bool{}
-	for _, m := range r.Match {
-		kind := reflect.TypeOf(m)
+	kindOf := func(m intercept.Match) reflect.Type {
 		if n, is := m.(intercept.Not); is {
-			kind = reflect.TypeOf(n.Match)
+			m = n.Match
 		}
+		return reflect.TypeOf(m)
+	}
+	ports := 0
+	for _, m := range r.Match {
+		if kind := kindOf(m); kind == reflect.TypeFor[intercept.SrcPort]() || kind == reflect.TypeFor[intercept.DstPort]() {
+			ports++
+		}
+	}
+	a.twoPorts = ports == 2
+	for _, m := range r.Match {
+		kind := kindOf(m)
 		if kinds[kind] {
 			// xtables refuses the second -d, and iptables-nft 1.8.9 drops a second --dport.
 			return lowered{}, fmt.Errorf("%w for two conditions %s in a rule", intercept.ErrUnsupported, kind)
@@ -376,6 +424,11 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 	case intercept.Proto:
 		var items [][]string
 		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
+			if _, err := strconv.Atoi(p.String()); err == nil {
+				// -p 0 is every protocol, and others are listed by names that
+				// the system has for them.
+				return fmt.Errorf("%w for protocol %s: this backend knows TCP, UDP and ICMP", intercept.ErrUnsupported, p)
+			}
 			items = append(items, []string{"-p", protocolName(p)})
 		}
 		switch {
@@ -395,9 +448,17 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 	case intercept.Dst:
 		l.addresses(a, "-d", intercept.CIDRs(m), negated)
 	case intercept.InInterface:
-		fix("", "-i", interfaceName(string(m)))
+		name, err := interfaceName(string(m))
+		if err != nil {
+			return err
+		}
+		fix("", "-i", name)
 	case intercept.OutInterface:
-		fix("", "-o", interfaceName(string(m)))
+		name, err := interfaceName(string(m))
+		if err != nil {
+			return err
+		}
+		fix("", "-o", name)
 	case intercept.UID:
 		list(owners("--uid-owner", intercept.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
 	case intercept.GID:
@@ -407,8 +468,14 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 	case intercept.ConnMark:
 		fix("connmark", "--mark", masked(m.Value, m.Mask))
 	case intercept.CTState:
+		if all := intercept.CTInvalid | intercept.CTNew | intercept.CTRelated | intercept.CTEstablished; m == 0 || m&^all != 0 {
+			return fmt.Errorf("%w for connection state %#x", intercept.ErrUnsupported, uint8(m))
+		}
 		fix("conntrack", "--ctstate", states(m))
 	case intercept.TCPFlags:
+		if (m.Mask|m.Value)&^63 != 0 {
+			return fmt.Errorf("%w for TCP flags %#x: xtables knows six", intercept.ErrUnsupported, m.Mask|m.Value)
+		}
 		// Not -m tcp: -p loads it, and iptables-nft 1.8.9 makes one of two.
 		fix("", "--tcp-flags", flagNames(m.Mask), flagNames(m.Value))
 	case intercept.IsFamily, intercept.Not:
@@ -422,12 +489,19 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 // protocolName is what iptables-save calls a protocol.
 func protocolName(p intercept.Protocol) string { return p.String() }
 
-// interfaceName writes a glob the way xtables does.
-func interfaceName(pattern string) string {
-	if stem, ok := strings.CutSuffix(pattern, "*"); ok {
-		return stem + "+"
+// interfaceName writes a glob the way xtables does. A name that ends in its
+// own sign for one would match more than itself, and others would not be read
+// as one word.
+func interfaceName(pattern string) (string, error) {
+	stem, isGlob := strings.CutSuffix(pattern, "*")
+	if stem == "" || strings.HasPrefix(stem, "-") || strings.HasSuffix(stem, "+") ||
+		strings.ContainsFunc(stem, func(r rune) bool { return r <= ' ' || strings.ContainsRune("\"\\'!*", r) }) {
+		return "", fmt.Errorf("%w for interface %q", intercept.ErrUnsupported, pattern)
 	}
-	return pattern
+	if isGlob {
+		stem += "+"
+	}
+	return stem, nil
 }
 
 func masked(value, mask uint32) string {
@@ -498,8 +572,9 @@ func (l *lowering) ports(a *lowered, option string, ports intercept.Ports, negat
 	}
 	var items [][]string
 	for _, chunk := range chunks {
-		if len(chunk) == 1 {
-			// The module of a port is the protocol's, which -p loads.
+		if len(chunk) == 1 && (!a.twoPorts || l.dialect == Minimal) {
+			// The module of a port is the protocol's, which -p loads. But after
+			// multiport, --sport would be taken for the beginning of --sports.
 			items = append(items, append(slices.Clone(not), "--"+option, chunk[0]))
 		} else {
 			items = append(items, slices.Concat([]string{"-m", "multiport"}, not, []string{"--" + option + "s", strings.Join(chunk, ",")}))
@@ -560,12 +635,22 @@ func owners(option string, ids intercept.IDs) [][]string {
 
 // target lowers what happens to a packet.
 func (l *lowering) target(t intercept.Target) ([]string, error) {
+	switch t.(type) {
+	case intercept.Accept, intercept.Return, intercept.Goto, intercept.CTZone:
+	default:
+		if l.table.name == "raw" {
+			l.others = t
+		}
+	}
 	switch t := t.(type) {
 	case intercept.Accept:
 		return []string{"-j", "ACCEPT"}, nil
 	case intercept.Return:
 		return []string{"-j", "RETURN"}, nil
 	case intercept.Drop:
+		if l.table.name == "nat" {
+			return nil, fmt.Errorf("%w: xtables does not drop in its nat table", intercept.ErrUnsupported)
+		}
 		return []string{"-j", "DROP"}, nil
 	case intercept.Reject:
 		if l.table.name != "filter" {
@@ -589,9 +674,12 @@ func (l *lowering) target(t intercept.Target) ([]string, error) {
 	case intercept.DNAT:
 		return []string{"-j", "DNAT", "--to-destination", t.To.String()}, nil
 	case intercept.TProxy:
-		return []string{"-j", "TPROXY", "--on-port", strconv.Itoa(int(t.Port)), "--tproxy-mark", fmt.Sprintf("%#x/%#x", t.Mark.Value, t.Mark.Mask)}, nil
+		if l.table.name != "mangle" || slices.Contains(l.hooks, intercept.Output) {
+			return nil, fmt.Errorf("%w: xtables has TPROXY in its mangle table's PREROUTING alone", intercept.ErrUnsupported)
+		}
+		return []string{"-j", "TPROXY", "--on-port", strconv.Itoa(int(t.Port)), "--tproxy-mark", setMark(t.Mark.Value, t.Mark.Mask)}, nil
 	case intercept.SetMark:
-		return []string{"-j", "MARK", "--set-xmark", fmt.Sprintf("%#x/%#x", t.Value, t.Mask)}, nil
+		return []string{"-j", "MARK", "--set-xmark", setMark(t.Value, t.Mask)}, nil
 	case intercept.SaveMark:
 		return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}, nil
 	case intercept.RestoreMark:
@@ -600,12 +688,15 @@ func (l *lowering) target(t intercept.Target) ([]string, error) {
 		if l.table.name != "raw" {
 			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", intercept.ErrUnsupported)
 		}
-		// Evaluation goes on, but what comes after it in a raw table cannot
-		// choose another zone: xt_CT leaves a packet alone that has one.
+		l.zones = true
 		return []string{"-j", "CT", "--zone", strconv.Itoa(int(t.Zone))}, nil
 	}
 	return nil, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, t)
 }
+
+// setMark writes a mark to set. xtables clears the bits of the mask and then
+// flips those of the value: those outside the mask would depend on what was there.
+func setMark(value, mask uint32) string { return fmt.Sprintf("%#x/%#x", value, mask|value) }
 
 // fingerprint need not withstand an adversary: who can write the table can
 // write its fingerprint, and the content is compared as well.
@@ -644,25 +735,27 @@ func (t table) size(f intercept.Family) int {
 }
 
 func (r rule) size(f intercept.Family, header, standard int) int {
-	matches := map[string]int{}
+	matches, ports := 0, 0
 	target := standard
 	for i, w := range r.words {
 		switch w {
 		case "--sport", "--dport", "--tcp-flags":
-			matches["ports"] = header + 16
+			ports = header + 16 // one match, the protocol's
 		case "--uid-owner", "--gid-owner":
-			matches[w] = header + 24
+			matches += header + 24
 		case "--mark":
-			matches[w] = header + 16
+			matches += header + 16
 		case "--ctstate":
-			matches[w] = header + 160
+			matches += header + 168
 		case "-j":
 			switch r.words[i+1] {
-			case "REDIRECT", "DNAT":
+			case "REDIRECT":
 				target = header + 24
 				if f == intercept.IPv6 {
 					target = header + 40
 				}
+			case "DNAT":
+				target = header + 48
 			case "CT":
 				target = header + 72
 			case "MARK", "CONNMARK", "TPROXY", "REJECT":
@@ -670,8 +763,5 @@ func (r rule) size(f intercept.Family, header, standard int) int {
 			}
 		}
 	}
-	for _, n := range matches {
-		target += n
-	}
-	return target
+	return matches + ports + target
 }

@@ -107,9 +107,9 @@ func variantOf(path string) (Variant, error) {
 
 // run runs a program in the namespace of the calling thread and returns what
 // it prints. Input and output are files in memory: no goroutine copies them,
-// and no size of either can block. The child has the file extra as its
-// descriptor 3.
-func (c command) run(input string, env []string, extra *os.File, args ...string) (stdout string, err error) {
+// and no size of either can block. The child has the extra files as its
+// descriptors from 3 on.
+func (c command) run(input string, env []string, extra []*os.File, args ...string) (stdout string, err error) {
 	in, err := memory("input", input)
 	if err != nil {
 		return "", err
@@ -128,7 +128,7 @@ func (c command) run(input string, env []string, extra *os.File, args ...string)
 
 	cmd := exec.Command(c[0], append(c[1:len(c):len(c)], args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, complaint
-	cmd.Env, cmd.ExtraFiles = env, []*os.File{extra}
+	cmd.Env, cmd.ExtraFiles = env, extra
 	runErr := cmd.Run()
 	text, err := contents(out)
 	if err != nil {
@@ -174,13 +174,18 @@ type failure struct {
 	err     error // as of exec.Cmd
 	said    string
 	input   string
+	errno   unix.Errno // the kernel's answer, where the program keeps it to itself
 }
 
 func (f *failure) Unwrap() []error {
+	all := []error{f.err}
 	if kind := f.kind(); kind != nil {
-		return []error{kind, f.err}
+		all = append(all, kind)
 	}
-	return []error{f.err}
+	if f.errno != 0 {
+		all = append(all, f.errno)
+	}
+	return all
 }
 
 // kind reads what the program said: exit codes do not tell. 4 is a lock held
@@ -197,9 +202,9 @@ func (f *failure) kind() error {
 	switch {
 	case says("xtables lock"):
 		return intercept.ErrLocked
-	case says("Permission denied", "Operation not permitted", "must be root"):
+	case f.errno == unix.EPERM, says("Permission denied", "Operation not permitted", "must be root"):
 		return intercept.ErrPermission
-	case errors.Is(f.err, fs.ErrNotExist), errors.Is(f.err, fs.ErrPermission),
+	case f.errno != 0, errors.Is(f.err, fs.ErrNotExist), errors.Is(f.err, fs.ErrPermission),
 		says("can't initialize", "Table does not exist", "do you need to insmod", "No chain/target/match by that name",
 			"missing kernel module", "Couldn't load", "unknown option", "Protocol not supported",
 			"Operation not supported", "Address family not supported", "Failed to initialize nft", "is incompatible"):
@@ -209,6 +214,28 @@ func (f *failure) kind() error {
 }
 
 var lineNumber = regexp.MustCompile(`line:? (\d+)`)
+
+// line returns the line of the input that was refused, and its number, if the
+// program says which.
+func (f *failure) line() (int, string) {
+	m := lineNumber.FindStringSubmatch(f.said)
+	if m == nil {
+		return 0, ""
+	}
+	n, _ := strconv.Atoi(m[1])
+	lines := strings.Split(f.input, "\n")
+	if n < 1 || n > len(lines) {
+		return 0, ""
+	}
+	return n, lines[n-1]
+}
+
+// missed reports whether a rule could not be deleted: it was there when the
+// tables were listed.
+func (f *failure) missed() bool {
+	_, line := f.line()
+	return strings.HasPrefix(line, "-D ")
+}
 
 // Error says what failed, in which line of the input, and what the line is.
 func (f *failure) Error() string {
@@ -220,13 +247,13 @@ func (f *failure) Error() string {
 	if said != "" {
 		text += ": " + said
 	}
-	if m := lineNumber.FindStringSubmatch(f.said); m != nil && f.input != "" {
-		n, _ := strconv.Atoi(m[1])
-		if lines := strings.Split(f.input, "\n"); n >= 1 && n <= len(lines) {
-			text += fmt.Sprintf("; line %d is %q", n, lines[n-1])
-			if lines[n-1] == "COMMIT" {
-				text += ", where the kernel is asked: it refused one of the rules before it"
-			}
+	if f.errno != 0 {
+		text += fmt.Sprintf("; the kernel says %s", f.errno)
+	}
+	if n, line := f.line(); n > 0 {
+		text += fmt.Sprintf("; line %d is %q", n, line)
+		if line == "COMMIT" {
+			text += ", where the kernel is asked: it refused one of the rules before it"
 		}
 	}
 	switch kind := f.kind(); {

@@ -3,6 +3,7 @@ package iptables
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -89,8 +90,10 @@ func (r rule) write(b *strings.Builder) {
 
 // quote writes a word as iptables-restore reads it.
 func quote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	return `"` + escape.Replace(s) + `"`
 }
+
+var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // transition returns the input that makes of what is there what p says, a
 // transaction for each table that differs. It touches our chains, the jumps to
@@ -130,11 +133,10 @@ func (have savedTable) transition(want table, o Options) string {
 			obsolete = append(obsolete, c.name)
 		}
 	}
-	keepMade := len(want.chains) > 0
 	for _, c := range want.chains {
 		line(":"+c.name, "- [0:0]") // made, or emptied
 	}
-	if !keepMade {
+	if len(want.chains) == 0 && o.Objects == nil { // else they go with what they speak of
 		for _, c := range have.ours() {
 			if strings.HasPrefix(c.name, madePrefix) {
 				obsolete = append(obsolete, c.name)
@@ -183,7 +185,7 @@ func (t table) has(name string) bool {
 
 // restoration returns the input that puts our chains, rules, counters and
 // jumps back to what was there before, after an attempt to write p.
-func restoration(before, now listing) string {
+func restoration(before, now listing, o Options) string {
 	var b strings.Builder
 	for _, name := range tableNames {
 		old, cur := before.table(name), now.table(name)
@@ -197,6 +199,9 @@ func restoration(before, now listing) string {
 			line(":"+c.name, "- [0:0]")
 		}
 		for _, c := range cur.ours() {
+			if o.Objects != nil && strings.HasPrefix(c.name, madePrefix) {
+				continue
+			}
 			if !slices.ContainsFunc(old.ours(), func(o savedChain) bool { return o.name == c.name }) {
 				line(":"+c.name, "- [0:0]")
 				obsolete = append(obsolete, c.name)
@@ -211,13 +216,13 @@ func restoration(before, now listing) string {
 		}
 		for _, c := range old.ours() {
 			for _, r := range c.rules {
-				line(fmt.Sprintf("[%d:%d]", r.packets, r.bytes), "-A", c.name, r.spec)
+				line(r.counters(), "-A", c.name, r.spec)
 			}
 		}
 		for _, c := range old.chains {
 			for i, r := range c.rules {
 				if c.builtin && r.isJump() {
-					line("-I", c.name, fmt.Sprint(i+1), r.spec)
+					line(r.counters(), "-I", c.name, strconv.Itoa(i+1), r.spec)
 				}
 			}
 		}
@@ -228,3 +233,5 @@ func restoration(before, now listing) string {
 	}
 	return b.String()
 }
+
+func (r savedRule) counters() string { return fmt.Sprintf("[%d:%d]", r.packets, r.bytes) }

@@ -1,0 +1,980 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/testing/gen"
+)
+
+// machine does what xtables does with the text that Render writes: it knows
+// built-in chains, -j and -g, what RETURN goes back to, and what each option
+// asks. It shares nothing with the code under test, and refuses every word and
+// every order of words that iptables-restore would refuse.
+type machine struct {
+	tables map[string]map[string][]xrule
+	// standard is true if rules have comments.
+	standard bool
+}
+
+// xrule is a rule, taken apart.
+type xrule struct {
+	text       string
+	conditions []xcondition
+	comment    string
+	target     []string // -j or -g, its name, and its options
+}
+
+type xcondition struct {
+	module, option string
+	values         []string
+	negated        bool
+}
+
+// load reads the input of one family.
+func load(text string) (*machine, error) {
+	m := &machine{tables: map[string]map[string][]xrule{}}
+	var table map[string][]xrule
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		fail := func(why string) error { return fmt.Errorf("%s: %q", why, line) }
+		switch {
+		case strings.HasPrefix(line, "*"):
+			if m.tables[line[1:]] != nil {
+				return nil, fail("a table twice")
+			}
+			table = map[string][]xrule{}
+			m.tables[line[1:]] = table
+		case strings.HasPrefix(line, ":"):
+			name, rest, _ := strings.Cut(line[1:], " ")
+			if rest != "- [0:0]" || !strings.HasPrefix(name, "MESH_") || len(name) > 28 {
+				return nil, fail("not a chain of ours")
+			}
+			if _, dup := table[name]; dup {
+				return nil, fail("a chain twice")
+			}
+			table[name] = nil
+		case line == "COMMIT":
+			for name, rules := range table {
+				for _, r := range rules {
+					if to := r.target[1]; strings.HasPrefix(to, "MESH_") {
+						if _, ok := table[to]; !ok {
+							return nil, fmt.Errorf("%s leads to %s, which is not there", name, to)
+						}
+					}
+				}
+			}
+			table = nil
+		default:
+			words, err := shellWords(line)
+			if err != nil {
+				return nil, fail(err.Error())
+			}
+			chain, rest := words[1], words[2:]
+			switch {
+			case words[0] == "-A":
+				if _, ok := table[chain]; !ok {
+					return nil, fail("no such chain")
+				}
+			case words[0] == "-I" && words[2] == "1":
+				rest = words[3:]
+			default:
+				return nil, fail("neither -A nor -I first")
+			}
+			r, err := readRule(rest)
+			if err != nil {
+				return nil, fail(err.Error())
+			}
+			r.text = line
+			if r.comment != "" {
+				m.standard = true
+			}
+			table[chain] = append(table[chain], r)
+		}
+	}
+	return m, nil
+}
+
+// parts counts the chains that hold the rest of another one.
+func (m *machine) parts() (n int) {
+	for _, table := range m.tables {
+		for name := range table {
+			if i := strings.LastIndexByte(name, '_'); name[i+1] >= '1' && name[i+1] <= '9' && !strings.Contains(name, "SPEC") {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// shellWords splits as iptables-restore does.
+func shellWords(line string) ([]string, error) {
+	var words []string
+	for line != "" {
+		switch {
+		case line[0] == ' ':
+			line = line[1:]
+		case line[0] == '"':
+			word, i := "", 1
+			for ; i < len(line) && line[i] != '"'; i++ {
+				if line[i] == '\\' {
+					i++
+				}
+				word += line[i : i+1]
+			}
+			if i >= len(line) {
+				return nil, errors.New("a quote that does not end")
+			}
+			words, line = append(words, word), line[i+1:]
+		default:
+			word, rest, _ := strings.Cut(line, " ")
+			words, line = append(words, word), rest
+		}
+	}
+	return words, nil
+}
+
+func readRule(words []string) (xrule, error) {
+	var r xrule
+	module := ""
+	proto := ""
+	modules := map[string]bool{}
+	seen := map[string]bool{}
+	for i := 0; i < len(words); {
+		if words[i] == "-j" || words[i] == "-g" {
+			r.target = words[i:]
+			return r, nil
+		}
+		c := xcondition{}
+		if words[i] == "!" {
+			c.negated = true
+			i++
+		}
+		c.option = words[i]
+		i++
+		n := 1
+		if c.option == "--tcp-flags" {
+			n = 2
+		}
+		if i+n > len(words) {
+			return r, fmt.Errorf("%s without its value", c.option)
+		}
+		c.values = words[i : i+n]
+		i += n
+		needs := map[string]string{
+			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
+			"--ctstate": "conntrack", "--comment": "comment",
+		}[c.option]
+		switch c.option {
+		case "-m":
+			module = c.values[0]
+			modules[module] = true
+			continue
+		case "-p":
+			if !c.negated {
+				proto = c.values[0]
+			}
+		case "-s", "-d", "-i", "-o":
+		case "--comment":
+			r.comment = c.values[0]
+			if module != needs {
+				return r, errors.New("a comment without its module")
+			}
+			continue
+		case "--dport", "--sport", "--dports", "--sports":
+			if proto != "tcp" && proto != "udp" {
+				return r, errors.New("a port without a protocol before it")
+			}
+			// getopt_long(3) takes the beginning of an option for the option, as
+			// long as the protocol's module, which has this one, is not there.
+			if needs == "" && modules["multiport"] && !modules[proto] {
+				return r, errors.New("a port that multiport would take for its own")
+			}
+			if needs == "" {
+				modules[proto] = true
+			}
+			if needs != "" && seen["multiport"] {
+				return r, errors.New("two conditions for one multiport")
+			}
+		case "--tcp-flags":
+			if proto != "tcp" {
+				return r, errors.New("TCP flags without the protocol")
+			}
+			modules[proto] = true
+		case "--uid-owner", "--gid-owner", "--ctstate":
+		case "--mark":
+			if module != "mark" && module != "connmark" {
+				return r, errors.New("a mark of what?")
+			}
+		default:
+			return r, fmt.Errorf("unknown option %s", c.option)
+		}
+		if needs != "" && module != needs {
+			return r, fmt.Errorf("%s after -m %q", c.option, module)
+		}
+		c.module = module
+		key := c.option
+		if key == "--mark" {
+			key = module + key
+		}
+		if seen[key] {
+			return r, fmt.Errorf("%s twice", key)
+		}
+		seen[key] = true
+		r.conditions = append(r.conditions, c)
+	}
+	return r, errors.New("no target")
+}
+
+// run is one packet's way through the tables.
+type run struct {
+	*machine
+	p     intercept.Packet
+	out   intercept.Trace
+	inRaw bool
+	zoned bool
+	steps int
+}
+
+// trace says what xtables does with the packet.
+func (m *machine) trace(p intercept.Packet) (intercept.Trace, error) {
+	if p.State == 0 {
+		p.State = intercept.CTNew
+	}
+	if p.Flags == 0 {
+		p.Flags = intercept.SYN
+	}
+	r := run{machine: m, p: p}
+	order := []string{"raw", "mangle", "nat", "filter"}
+	for _, name := range order {
+		if name == "nat" && p.State != intercept.CTNew {
+			continue
+		}
+		r.inRaw = name == "raw"
+		v, err := r.chain(m.tables[name], strings.ToUpper(p.Hook.String()))
+		if err != nil {
+			return r.out, fmt.Errorf("table %s: %w", name, err)
+		}
+		if v == stops {
+			break
+		}
+	}
+	return r.out, nil
+}
+
+type ends uint8
+
+const (
+	returns ends = iota // to where the last -j was
+	accepts             // the table lets the packet on
+	stops               // the packet's way is over
+)
+
+func (r *run) chain(table map[string][]xrule, name string) (ends, error) {
+	for _, rule := range table[name] {
+		if r.steps++; r.steps > 100_000 {
+			return 0, errors.New("it goes round in circles")
+		}
+		ok := true
+		for _, c := range rule.conditions {
+			holds, err := r.holds(c)
+			if err != nil {
+				return 0, fmt.Errorf("%q: %w", rule.text, err)
+			}
+			if holds == c.negated {
+				ok = false
+				break
+			}
+		}
+		if !ok {
+			continue
+		}
+		v, done, err := r.target(table, rule)
+		if err != nil {
+			return 0, fmt.Errorf("%q: %w", rule.text, err)
+		}
+		if done {
+			return v, nil
+		}
+	}
+	return returns, nil
+}
+
+func (r *run) decide(rule xrule, f intercept.Fate) {
+	r.out.Fate = f
+	r.out.Line, r.out.Reason, _ = strings.Cut(rule.comment, ": ")
+}
+
+func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _ error) {
+	options := map[string]string{}
+	for i := 2; i < len(rule.target); i++ {
+		name := rule.target[i]
+		options[name] = ""
+		if i+1 < len(rule.target) && !strings.HasPrefix(rule.target[i+1], "--") {
+			i++
+			options[name] = rule.target[i]
+		}
+	}
+	switch name := rule.target[1]; name {
+	case "ACCEPT":
+		r.decide(rule, intercept.Fate{})
+		return accepts, true, nil
+	case "RETURN":
+		if !r.inRaw {
+			r.decide(rule, intercept.Fate{})
+		}
+		return returns, true, nil
+	case "DROP":
+		r.decide(rule, intercept.Fate{Action: intercept.Dropped})
+		return stops, true, nil
+	case "REJECT":
+		r.decide(rule, intercept.Fate{Action: intercept.Rejected})
+		return stops, true, nil
+	case "REDIRECT":
+		ports, err := intercept.ParsePortRange(options["--to-ports"])
+		if _, random := options["--random"]; random != (ports.First != ports.Last) {
+			err = errors.New("spread over one port, or not over several")
+		}
+		r.decide(rule, intercept.Fate{Action: intercept.Redirected, Ports: ports})
+		return stops, true, err
+	case "DNAT":
+		to, err := netip.ParseAddrPort(options["--to-destination"])
+		r.decide(rule, intercept.Fate{Action: intercept.Translated, To: to})
+		return stops, true, err
+	case "TPROXY":
+		port, err := intercept.ParsePortRange(options["--on-port"])
+		r.decide(rule, intercept.Fate{Action: intercept.Transparent, Ports: port})
+		return stops, true, err
+	case "CT":
+		zone, err := strconv.ParseUint(options["--zone"], 10, 16)
+		if !r.zoned { // xt_ct_target of net/netfilter/xt_CT.c
+			r.out.Zone, r.zoned = uint16(zone), true
+		}
+		return 0, false, err
+	case "MARK":
+		// --set-xmark clears the bits of the mask and flips those of the value.
+		value, mask, err := markOf(options["--set-xmark"])
+		r.p.Mark = r.p.Mark&^mask ^ value
+		return 0, false, err
+	case "CONNMARK":
+		nf, _, err1 := markOf(options["--nfmask"])
+		ct, _, err2 := markOf(options["--ctmask"])
+		_, save := options["--save-mark"]
+		if _, restore := options["--restore-mark"]; save == restore {
+			return 0, false, errors.New("saves and restores, or neither")
+		}
+		if save {
+			r.p.ConnMark = r.p.ConnMark&^ct ^ r.p.Mark&nf
+		} else {
+			r.p.Mark = r.p.Mark&^nf ^ r.p.ConnMark&ct
+		}
+		return 0, false, errors.Join(err1, err2)
+	default:
+		if !strings.HasPrefix(name, "MESH_") {
+			return 0, false, fmt.Errorf("unknown target %s", name)
+		}
+		v, err := r.chain(table, name)
+		// After -g a chain that returns does so for the one it was reached from.
+		return v, v != returns || rule.target[0] == "-g", err
+	}
+}
+
+// markOf reads VALUE or VALUE/MASK.
+func markOf(s string) (value, mask uint32, err error) {
+	v, m, hasMask := strings.Cut(s, "/")
+	a, err1 := strconv.ParseUint(v, 0, 32)
+	b := uint64(1<<32 - 1)
+	var err2 error
+	if hasMask {
+		b, err2 = strconv.ParseUint(m, 0, 32)
+	}
+	return uint32(a), uint32(b), errors.Join(err1, err2)
+}
+
+func (r *run) holds(c xcondition) (bool, error) {
+	value := c.values[0]
+	port := func(p uint16) (bool, error) {
+		parts := strings.Split(value, ",")
+		room := 0
+		for _, part := range parts {
+			room++
+			if strings.Contains(part, ":") {
+				room++
+			}
+		}
+		if many := strings.HasSuffix(c.option, "s"); room > 15 || !many && len(parts) > 1 {
+			return false, errors.New("more ports than there is room for")
+		}
+		for _, part := range parts {
+			list, err := intercept.ParsePorts(strings.Replace(part, ":", "-", 1))
+			if err != nil {
+				return false, err
+			}
+			if list.Contains(p) {
+				return true, nil
+			}
+		}
+		return false, nil
+	}
+	owner := func(id func(intercept.Owner) uint32) (bool, error) {
+		ids, err := intercept.ParseIDs(value)
+		if err != nil || r.p.Owner == nil || len(ids) != 1 {
+			return false, err
+		}
+		return ids.Contains(id(*r.p.Owner)), nil
+	}
+	prefix := func(a netip.Addr) (bool, error) {
+		p, err := netip.ParsePrefix(value)
+		if err == nil && p.Addr().Is4() != a.Is4() {
+			err = errors.New("of another family")
+		}
+		return p.Contains(a), err
+	}
+	iface := func(hook intercept.Hook) (bool, error) {
+		name := r.p.Interface
+		if r.p.Hook != hook {
+			name = ""
+		}
+		if stem, glob := strings.CutSuffix(value, "+"); glob {
+			return strings.HasPrefix(name, stem), nil
+		}
+		return name == value, nil
+	}
+	switch c.option {
+	case "-p":
+		number, known := map[string]intercept.Protocol{"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58}[value]
+		if !known {
+			return false, errors.New("unknown protocol")
+		}
+		return r.p.Protocol == number, nil
+	case "-s":
+		return prefix(r.p.Src.Addr())
+	case "-d":
+		return prefix(r.p.Dst.Addr())
+	case "-i":
+		return iface(intercept.Prerouting)
+	case "-o":
+		return iface(intercept.Output)
+	case "--sport", "--sports":
+		return port(r.p.Src.Port())
+	case "--dport", "--dports":
+		return port(r.p.Dst.Port())
+	case "--uid-owner":
+		return owner(func(o intercept.Owner) uint32 { return o.UID })
+	case "--gid-owner":
+		return owner(func(o intercept.Owner) uint32 { return o.GID })
+	case "--mark":
+		v, mask, err := markOf(value)
+		mark := r.p.Mark
+		if c.module == "connmark" {
+			mark = r.p.ConnMark
+		}
+		return mark&mask == v, err
+	case "--ctstate":
+		for name := range strings.SplitSeq(value, ",") {
+			bit, known := map[string]intercept.CTState{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8}[name]
+			if !known {
+				return false, errors.New("unknown state")
+			}
+			if r.p.State&bit != 0 {
+				return true, nil
+			}
+		}
+		return false, nil
+	case "--tcp-flags":
+		flags := func(s string) (all uint8, err error) {
+			for name := range strings.SplitSeq(s, ",") {
+				bit, known := map[string]uint8{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "NONE": 0}[name]
+				if !known {
+					return 0, errors.New("unknown flag")
+				}
+				all |= bit
+			}
+			return all, nil
+		}
+		mask, err1 := flags(value)
+		want, err2 := flags(c.values[1])
+		return r.p.Flags&mask == want, errors.Join(err1, err2)
+	}
+	return false, errors.New("unknown condition")
+}
+
+// machines renders a Ruleset and loads what comes out, by family.
+func machines(rs intercept.Ruleset, d Dialect) (map[intercept.Family]*machine, error) {
+	inputs, err := Render(rs, Options{Dialect: d})
+	if err != nil {
+		return nil, err
+	}
+	all := map[intercept.Family]*machine{}
+	for _, in := range inputs {
+		if all[in.Family], err = load(in.Text); err != nil {
+			return nil, fmt.Errorf("%s: %w\n%s", in.Family, err, in.Text)
+		}
+	}
+	return all, nil
+}
+
+// compare fails unless xtables does with the packet what Trace foretells.
+func compare(t *testing.T, rs intercept.Ruleset, all map[intercept.Family]*machine, p intercept.Packet) intercept.Fate {
+	t.Helper()
+	want := rs.Trace(p)
+	m := all[intercept.FamilyOf(p.Dst.Addr())]
+	if m == nil {
+		return want.Fate
+	}
+	got, err := m.trace(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := got.Fate == want.Fate && got.Zone == want.Zone
+	if m.standard {
+		same = same && got.Line == want.Line && got.Reason == want.Reason
+	}
+	if !same {
+		owner := "nobody"
+		if p.Owner != nil {
+			owner = fmt.Sprintf("%+v", *p.Owner)
+		}
+		t.Errorf("%+v, owner %s: the text says %s by %s: %s, zone %d; Trace says %s by %s: %s, zone %d",
+			p, owner, got.Fate, got.Line, got.Reason, got.Zone, want.Fate, want.Line, want.Reason, want.Zone)
+	}
+	return want.Fate
+}
+
+// TestMeaningOfConfigs: what is rendered of a configuration means to xtables
+// what Trace says of it, in both dialects.
+func TestMeaningOfConfigs(t *testing.T) {
+	t.Parallel()
+	const configs = 2000
+	fates := map[string]int{}
+	judged := map[Dialect]int{}
+	// Not every configuration fits into what the minimal dialect has room for.
+	for seed := uint64(0); judged[Minimal] < configs; seed++ {
+		r := rand.New(rand.NewPCG(seed, 21))
+		rs := compileConfig(t, gen.Config(r))
+		for _, d := range []Dialect{Standard, Minimal} {
+			if judged[d] >= configs {
+				continue
+			}
+			all, err := machines(rs, d)
+			if isTooBig(d, err) {
+				continue
+			}
+			judged[d]++
+			if err != nil {
+				t.Fatalf("seed %d, %s: %v", seed, d, err)
+			}
+			for range 12 {
+				p := disturb(r, gen.Packet(r))
+				fates[compare(t, rs, all, p).String()]++
+			}
+			for range 12 {
+				fates[compare(t, rs, all, aimed(r, rs)).String()]++
+			}
+			if t.Failed() {
+				for _, f := range rs.Families {
+					t.Logf("seed %d, %s, %s:\n%s", seed, d, f, textOf(t, rs, d, f))
+				}
+				t.FailNow()
+			}
+		}
+	}
+	for _, fate := range []string{"pass", "redirect(15001)", "redirect(15006)", "redirect(15053)", "drop"} {
+		if fates[fate] < configs/20 {
+			t.Errorf("the fate %s came up %d times only", fate, fates[fate])
+		}
+	}
+}
+
+func isTooBig(d Dialect, err error) bool {
+	return d == Minimal && errors.Is(err, intercept.ErrUnsupported) && strings.Contains(err.Error(), "bytes")
+}
+
+// TestMeaningOfRules: the same for rules that no configuration has: several
+// long lists in one rule, plain and negated, and every target.
+func TestMeaningOfRules(t *testing.T) {
+	for _, d := range []Dialect{Standard, Minimal} {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			rulesets, longest := 2000, 9
+			if d == Minimal {
+				rulesets, longest = 5500, 2 // all has to fit in 8 KiB
+			}
+			fates := map[intercept.Action]int{}
+			apart, judged, zones := 0, 0, map[uint16]int{}
+			for seed := range uint64(rulesets) {
+				r := rand.New(rand.NewPCG(seed, 22))
+				rs := randomRuleset(r, longest)
+				if err := rs.Check(); err != nil {
+					t.Fatal(err)
+				}
+				all, err := machines(rs, d)
+				if isTooBig(d, err) {
+					continue
+				}
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				judged++
+				apart += all[intercept.IPv4].parts()
+				for i := range 40 {
+					p := disturb(r, gen.Packet(r))
+					if i >= 10 {
+						p = aimed(r, rs)
+					}
+					fates[compare(t, rs, all, p).Action]++
+					zones[rs.Trace(p).Zone]++
+				}
+				if t.Failed() {
+					for _, f := range rs.Families {
+						t.Logf("seed %d, %s, %s:\n%s", seed, d, f, textOf(t, rs, d, f))
+					}
+					for _, c := range rs.Chains {
+						for _, r := range c.Rules {
+							t.Logf("%s: %s: %v %s", c.Name, r.Comment(), r.Match, r.Target)
+						}
+					}
+					t.FailNow()
+				}
+			}
+			for a := intercept.Pass; a <= intercept.Dropped; a++ {
+				if fates[a] < 100 {
+					t.Errorf("fate %v came up %d times only", intercept.Fate{Action: a}, fates[a])
+				}
+			}
+			if zones[1] < 100 || zones[2] < 100 {
+				t.Errorf("zones came up too seldom: %v", zones)
+			}
+			if judged < 2000 || apart < judged {
+				t.Errorf("%d rulesets judged, with %d chains made of parts of others", judged, apart)
+			}
+		})
+	}
+}
+
+func textOf(t *testing.T, rs intercept.Ruleset, d Dialect, f intercept.Family) string {
+	t.Helper()
+	inputs, err := Render(rs, Options{Dialect: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(inputs, func(in Input) bool { return in.Family == f })
+	return inputs[i].Text
+}
+
+// The worlds that random rules and packets are drawn from. They are small, so
+// that the two meet.
+var (
+	worldPorts    = []uint16{1, 22, 53, 80, 81, 82, 85, 90, 443, 1000, 1500, 8080, 8081, 9000, 15008, 40000, 65534, 65535}
+	worldPrefixes = mustCIDRs("10.0.0.0/8,10.96.0.0/12,10.96.0.10,192.0.2.0/24,192.0.2.128/25,203.0.113.10,127.0.0.0/8,127.0.0.1,0.0.0.0/1,128.0.0.0/1,224.0.0.0/3,10.244.0.5,172.16.0.0/12," +
+		"fd00::/8,fd00:96::/32,2001:db8::/32,2001:db8::10,2001:db8:0:1::/64,8000::/1,::/1,::1,fd00:244::5,2001:db8:7::7")
+	worldIDs        = []uint32{0, 1, 5, 1000, 1001, 1500, 1337, 1338, 2000, 65534, 4294967294}
+	worldInterfaces = []string{"lo", "eth0", "net1", "eth*", "n*"}
+	worldMarks      = []uint32{0, 1, 2, 3, 5, 7}
+)
+
+func mustCIDRs(s string) intercept.CIDRs { return must(intercept.ParseCIDRs(s)) }
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func pick[E any](r *rand.Rand, from []E) E { return from[r.IntN(len(from))] }
+
+// one is true once in n times.
+func one(r *rand.Rand, n int) bool { return r.IntN(n) == 0 }
+
+// several returns 1 to most items, often 1.
+func several[E any](r *rand.Rand, most int, item func() E) []E {
+	n := 1
+	if !one(r, 3) {
+		n += r.IntN(most)
+	}
+	var out []E
+	for range n {
+		out = append(out, item())
+	}
+	return out
+}
+
+func somePorts(r *rand.Rand, most int) intercept.Ports {
+	return several(r, 3*most, func() intercept.PortRange {
+		a, b := pick(r, worldPorts), pick(r, worldPorts)
+		if one(r, 3) && min(a, b)+2000 > max(a, b) { // wide ranges swallow the rest
+			return intercept.PortRange{First: min(a, b), Last: max(a, b)}
+		}
+		if one(r, 3) {
+			return intercept.Port(uint16(100 + 2*r.IntN(100))) // they do not merge
+		}
+		return intercept.Port(a)
+	})
+}
+
+func someIDs(r *rand.Rand, most int) intercept.IDs {
+	return several(r, most, func() intercept.IDRange {
+		a, b := pick(r, worldIDs), pick(r, worldIDs)
+		if one(r, 4) && min(a, b)+600 > max(a, b) {
+			return intercept.IDRange{First: min(a, b), Last: max(a, b)}
+		}
+		return intercept.ID(a)
+	})
+}
+
+func someCIDRs(r *rand.Rand, most int) intercept.CIDRs {
+	return several(r, 2*most, func() netip.Prefix {
+		if one(r, 2) {
+			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(2 * r.IntN(8)), 3}), 32)
+		}
+		return pick(r, worldPrefixes)
+	})
+}
+
+// someMatches returns conditions of different kinds, several of them long lists.
+func someMatches(r *rand.Rand, longest int) (match []intercept.Match, proto intercept.Proto) {
+	add := func(m intercept.Match, negatable bool) {
+		if negatable && one(r, 3) {
+			m = intercept.Not{Match: m}
+		}
+		match = append(match, m)
+	}
+	protos := []intercept.Proto{{intercept.TCP}, {intercept.UDP}, {intercept.TCP, intercept.UDP}, {intercept.ICMP, intercept.ICMPv6}, {intercept.UDP, intercept.UDP, intercept.ICMP}}
+	switch r.IntN(8) {
+	case 0:
+	case 1:
+		add(intercept.Not{Match: pick(r, protos)}, false)
+	default:
+		proto = pick(r, protos[:3])
+		add(proto, false)
+	}
+	if proto != nil {
+		if one(r, 3) {
+			add(intercept.DstPort(somePorts(r, longest)), true)
+		}
+		if one(r, 5) {
+			add(intercept.SrcPort(somePorts(r, longest)), true)
+		}
+		if len(proto) == 1 && proto[0] == intercept.TCP && one(r, 4) {
+			add(pick(r, []intercept.TCPFlags{intercept.Opens(), {Mask: intercept.RST, Value: intercept.RST}, {Mask: intercept.PSH | intercept.ACK}}), true)
+		}
+	}
+	if one(r, 3) {
+		add(intercept.Dst(someCIDRs(r, longest)), true)
+	}
+	if one(r, 4) {
+		add(intercept.Src(someCIDRs(r, longest)), true)
+	}
+	if one(r, 4) {
+		add(intercept.UID(someIDs(r, longest)), false)
+	}
+	if one(r, 4) {
+		add(intercept.GID(someIDs(r, longest)), false)
+	}
+	if one(r, 6) {
+		add(intercept.OutInterface(pick(r, worldInterfaces)), true)
+	}
+	if one(r, 6) {
+		add(intercept.InInterface(pick(r, worldInterfaces)), true)
+	}
+	if one(r, 5) {
+		mask := pick(r, []uint32{1, 3, 7, 1<<32 - 1})
+		add(intercept.Mark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
+	}
+	if one(r, 6) {
+		mask := pick(r, []uint32{1, 3, 7, 1<<32 - 1})
+		add(intercept.ConnMark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
+	}
+	if one(r, 8) {
+		add(pick(r, []intercept.CTState{intercept.CTNew, intercept.CTInvalid, intercept.CTEstablished | intercept.CTRelated, 15}), true)
+	}
+	if one(r, 10) {
+		add(pick(r, []intercept.IsFamily{intercept.IsFamily(intercept.IPv4), intercept.IsFamily(intercept.IPv6)}), true)
+	}
+	return match, proto
+}
+
+// randomRuleset returns rules of every kind that xtables has, in two base chains
+// of a hook and in chains that those lead to.
+func randomRuleset(r *rand.Rand, longest int) intercept.Ruleset {
+	rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4, intercept.IPv6}}
+	bases := []intercept.Chain{
+		{Name: "raw_output", Hook: intercept.Output, Priority: intercept.PriorityRaw},
+		{Name: "raw_prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityRaw},
+		{Name: "mangle_output", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain},
+		{Name: "mangle_prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle},
+		{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain},
+		{Name: "prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain},
+		{Name: "filter_output", Hook: intercept.Output, Priority: intercept.PriorityFilter},
+	}
+	r.Shuffle(len(bases), func(i, j int) { bases[i], bases[j] = bases[j], bases[i] })
+	line, zones := 0, one(r, 2)
+	for _, base := range bases[:1+r.IntN(3)] {
+		subs := []string{base.Name + "_x", base.Name + "_y"}
+		chain := func(c intercept.Chain, next []string) {
+			for range 1 + r.IntN(6) {
+				line++
+				match, proto := someMatches(r, longest)
+				rule := intercept.Rule{Line: "O" + strconv.Itoa(line), Reason: `rule "` + c.Name + `"`, Match: match}
+				rule.Target = someTarget(r, base, proto, zones, next)
+				if to, is := rule.Target.(intercept.DNAT); is {
+					rule.Match = slices.DeleteFunc(rule.Match, func(m intercept.Match) bool { return strings.Contains(m.String(), "IPv") })
+					rule.Match = append(rule.Match, intercept.IsFamily(intercept.FamilyOf(to.To.Addr())))
+				}
+				c.Rules = append(c.Rules, rule)
+			}
+			rs.Chains = append(rs.Chains, c)
+		}
+		chain(base, subs)
+		chain(intercept.Chain{Name: subs[0], Type: base.Type}, subs[1:])
+		chain(intercept.Chain{Name: subs[1], Type: base.Type}, nil)
+	}
+	return rs
+}
+
+func someTarget(r *rand.Rand, base intercept.Chain, proto intercept.Proto, zones bool, next []string) intercept.Target {
+	targets := []intercept.Target{intercept.Return{}, intercept.Return{}}
+	if len(next) > 0 {
+		targets = append(targets, intercept.Goto{Chain: pick(r, next)})
+	}
+	isRaw := base.Priority == intercept.PriorityRaw
+	if isRaw && zones {
+		// In xtables evaluation goes on after a zone: no more than this may follow.
+		targets = append(targets, intercept.CTZone{Zone: 1}, intercept.CTZone{Zone: 2})
+		return pick(r, targets)
+	}
+	if len(next) > 0 {
+		targets = append(targets, intercept.Jump{Chain: pick(r, next)}, intercept.Jump{Chain: pick(r, next)})
+	}
+	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
+	targets = append(targets, intercept.Accept{}, intercept.SetMark{Value: pick(r, worldMarks), Mask: mask}, intercept.SaveMark{}, intercept.RestoreMark{})
+	hasPorts := len(proto) == 1
+	switch {
+	case base.Type == intercept.NATChain && hasPorts:
+		targets = append(targets, intercept.Redirect{Ports: intercept.Port(15001)}, intercept.Redirect{Ports: intercept.PortRange{First: 15001, Last: 15004}},
+			intercept.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}, intercept.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})
+	case base.Type != intercept.NATChain:
+		targets = append(targets, intercept.Drop{})
+	}
+	if base.Priority == intercept.PriorityFilter {
+		targets = append(targets, intercept.Reject{}, intercept.Reject{})
+	}
+	if base.Priority == intercept.PriorityMangle && base.Hook == intercept.Prerouting && hasPorts {
+		for range 3 {
+			targets = append(targets, intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 5, Mask: 5}})
+		}
+	}
+	return pick(r, targets)
+}
+
+// disturb makes of a packet one that gen does not make: without a socket, in
+// the midst of a connection, marked.
+func disturb(r *rand.Rand, p intercept.Packet) intercept.Packet {
+	if one(r, 6) {
+		p.Owner = nil
+	}
+	if one(r, 6) {
+		p.Flags = pick(r, []uint8{intercept.SYN | intercept.ACK, intercept.ACK, intercept.RST, intercept.FIN | intercept.ACK | intercept.PSH})
+	}
+	if one(r, 6) {
+		p.State = pick(r, []intercept.CTState{intercept.CTEstablished, intercept.CTInvalid, intercept.CTRelated})
+	}
+	if one(r, 10) {
+		p.Protocol = pick(r, []intercept.Protocol{intercept.ICMP, intercept.ICMPv6})
+		p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(p.Dst.Addr(), 0)
+	}
+	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
+	return p
+}
+
+// aimed returns a packet that satisfies many of the conditions of one rule. At
+// random, packets hardly ever meet a rule of many conditions.
+func aimed(r *rand.Rand, rs intercept.Ruleset) intercept.Packet {
+	p := gen.Packet(r)
+	chain := pick(r, rs.Chains)
+	if len(chain.Rules) == 0 {
+		return p
+	}
+	if chain.Hook != 0 && chain.Hook != p.Hook {
+		for p.Hook != chain.Hook {
+			p = gen.Packet(r)
+		}
+	}
+	if one(r, 4) {
+		p = disturb(r, p)
+	}
+	for _, m := range pick(r, chain.Rules).Match {
+		if one(r, 12) {
+			continue // to miss one condition is of interest, too
+		}
+		negated := false
+		if n, is := m.(intercept.Not); is {
+			m, negated = n.Match, true
+		}
+		if negated && !one(r, 3) {
+			continue
+		}
+		src, dst := p.Src, p.Dst
+		switch m := m.(type) {
+		case intercept.Proto:
+			p.Protocol = pick(r, m)
+		case intercept.SrcPort:
+			p.Src = netip.AddrPortFrom(src.Addr(), edge(r, pick(r, m)))
+		case intercept.DstPort:
+			p.Dst = netip.AddrPortFrom(dst.Addr(), edge(r, pick(r, m)))
+		case intercept.Src:
+			if of := intercept.CIDRs(m).Of(intercept.FamilyOf(src.Addr())); len(of) > 0 {
+				p.Src = netip.AddrPortFrom(pick(r, of).Addr(), src.Port())
+			}
+		case intercept.Dst:
+			if of := intercept.CIDRs(m).Of(intercept.FamilyOf(dst.Addr())); len(of) > 0 {
+				p.Dst = netip.AddrPortFrom(pick(r, of).Addr(), dst.Port())
+			}
+		case intercept.UID:
+			if p.Owner != nil {
+				p.Owner.UID = edgeID(r, pick(r, m))
+			}
+		case intercept.GID:
+			if p.Owner != nil {
+				p.Owner.GID = edgeID(r, pick(r, m))
+			}
+		case intercept.InInterface:
+			p.Interface = strings.Replace(string(m), "*", "7", 1)
+		case intercept.OutInterface:
+			p.Interface = strings.Replace(string(m), "*", "7", 1)
+		case intercept.Mark:
+			p.Mark = m.Value
+		case intercept.ConnMark:
+			p.ConnMark = m.Value
+		case intercept.CTState:
+			for p.State = 1; p.State&m == 0; {
+				p.State <<= 1
+			}
+		case intercept.TCPFlags:
+			p.Flags = m.Value
+		case intercept.IsFamily, intercept.Not:
+		}
+	}
+	return p
+}
+
+func edge(r *rand.Rand, p intercept.PortRange) uint16 { return pick(r, []uint16{p.First, p.Last}) }
+
+func edgeID(r *rand.Rand, p intercept.IDRange) uint32 { return pick(r, []uint32{p.First, p.Last}) }
+
+func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
+	t.Helper()
+	rs, err := intercept.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
