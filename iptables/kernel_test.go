@@ -22,15 +22,22 @@ import (
 
 // variants runs a test with each variant.
 func variants(t *testing.T, f func(*testing.T, Variant)) {
-	netlab.Require(t)
+	t.Parallel()
 	for _, v := range []Variant{NFT, Legacy} {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			for _, f := range []string{"iptables", "ip6tables"} {
-				netlab.RequireProgram(t, f+"-"+string(v)+"-restore")
-			}
+			require(t, v)
 			f(t, v)
 		})
+	}
+}
+
+// require skips the test where there are no namespaces or no programs.
+func require(t testing.TB, v Variant) {
+	t.Helper()
+	netlab.Require(t)
+	for _, f := range []string{"iptables", "ip6tables"} {
+		netlab.RequireProgram(t, f+"-"+string(v)+"-restore")
 	}
 }
 
@@ -654,11 +661,96 @@ func TestCheckNamesDifferences(t *testing.T) {
 					Rules: []intercept.Rule{{Line: "O1", Reason: "marked", Match: []intercept.Match{m}, Target: intercept.Drop{}}}}}}
 			}
 			s.mustApply(t, of(intercept.Mark{Value: 1, Mask: 1}), intercept.Created)
-			s.restore(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 -m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n")
+			s.run(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 -m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n", s.program(intercept.IPv4, "restore"), "--noflush")
 			diffs, err := s.check(of(intercept.Mark{Value: 1, Mask: 1}))
-			if got := joinDifferences(diffs); !errors.Is(err, intercept.ErrForeign) && (err != nil || !strings.Contains(got, `"O1: marked": has other conditions`)) {
+			if got := joinDifferences(diffs); err != nil || !strings.Contains(got, `"O1: marked": has other conditions`) {
 				t.Errorf("%s, %v", got, err)
 			}
 		})
 	})
+}
+
+// noTidying are objects that cannot be removed: as if the process ended there.
+type noTidying struct{ Objects }
+
+func (noTidying) RemoveEmpty(intercept.Family, string, []string, bool) error {
+	return errors.New("the end")
+}
+
+// TestEndsBeforeTidying: what was made of nf_tables for rules that are gone is
+// still there. The next one of us takes it away.
+func TestEndsBeforeTidying(t *testing.T) {
+	t.Parallel()
+	require(t, NFT) // the tables of the legacy variant stay
+	plain := compileConfig(t, intercept.Default())
+	c := intercept.Default()
+	c.DNS.Mode = intercept.DNSAll
+	for name, next := range map[string]func(*testing.T, site){
+		"Apply again":   func(t *testing.T, s site) { s.mustApply(t, plain, intercept.Unchanged) },
+		"Apply another": func(t *testing.T, s site) { s.mustApply(t, compileConfig(t, many()), intercept.Replaced) },
+		"Remove":        func(*testing.T, site) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Options{Variant: NFT})
+			was := s.everything(t)
+			s.mustApply(t, compileConfig(t, c), intercept.Created)
+			dead := s
+			dead.b = &Backend{s.b.o, s.b.programs, s.b.missing}
+			dead.b.o.Objects = noTidying{s.b.o.Objects}
+			if _, err := dead.apply(plain); err == nil || !strings.Contains(err.Error(), "remove what is left of table raw: the end") {
+				t.Fatal(err)
+			}
+			s.mustBe(t, plain)
+			next(t, s)
+			if l := s.saved(t); name == "Apply again" && strings.Contains(l, "*raw") {
+				t.Errorf("left:\n%s", l)
+			}
+			// And the same when everything is removed.
+			if _, err := dead.remove(); err == nil {
+				t.Fatal("no error")
+			}
+			if l := s.saved(t); strings.Contains(l, "-A ") || !strings.Contains(l, ":MESH_MADE_TABLE") || !IsOurs("MESH_MADE_TABLE") {
+				t.Fatalf("left:\n%s", l)
+			}
+			s.mustRemove(t)
+			checkRestored(t, s, was)
+		})
+	}
+}
+
+// TestLegacyHolds: it finds our chains, and brings no table about.
+func TestLegacyHolds(t *testing.T) {
+	t.Parallel()
+	require(t, Legacy)
+	s := newSite(t, Options{Variant: Legacy})
+	holds := func(want bool) {
+		t.Helper()
+		for _, f := range families {
+			err := s.Do(func() error {
+				if got, err := LegacyHolds(f); err != nil || got != want {
+					return fmt.Errorf("%s: %t, %v", f, got, err)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	holds(false)
+	if err := s.Do(func() error {
+		if legacyLoaded(intercept.IPv4) || legacyLoaded(intercept.IPv6) {
+			return errors.New("LegacyHolds made tables")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	s.restore(t, foreign)
+	s.restore(t, "*nat\n:NOT_MESH_SPEC - [0:0]\nCOMMIT\n")
+	holds(false)
+	s.mustApply(t, compileConfig(t, many()), intercept.Created)
+	holds(true)
+	s.mustRemove(t)
+	holds(false)
 }

@@ -40,12 +40,17 @@ func LegacyHolds(f intercept.Family) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("look into the legacy table %s of %s: %w", strings.TrimSpace(name), f, err)
 		}
-		if bytes.Contains(entries, []byte(specPrefix)) {
+		if bytes.Contains(entries, []byte(chainHead+specPrefix)) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
+
+// chainHead is what stands before a chain's name in a table's content: the name
+// of the target that an entry at its head has (XT_ERROR_TARGET, in 29 bytes),
+// and the target's revision.
+var chainHead = "ERROR" + strings.Repeat("\x00", 29-len("ERROR")+1)
 
 func namesFile(f intercept.Family) string {
 	if f == intercept.IPv6 {

@@ -118,10 +118,10 @@ func (m *machine) parts() (n int) {
 func shellWords(line string) ([]string, error) {
 	var words []string
 	for line != "" {
-		switch {
-		case line[0] == ' ':
+		switch line[0] {
+		case ' ':
 			line = line[1:]
-		case line[0] == '"':
+		case '"':
 			word, i := "", 1
 			for ; i < len(line) && line[i] != '"'; i++ {
 				if line[i] == '\\' {
@@ -571,11 +571,11 @@ func TestMeaningOfConfigs(t *testing.T) {
 			if err != nil {
 				t.Fatalf("seed %d, %s: %v", seed, d, err)
 			}
-			for range 12 {
+			for range 8 {
 				p := disturb(r, gen.Packet(r))
 				fates[compare(t, rs, all, p).String()]++
 			}
-			for range 12 {
+			for range 8 {
 				fates[compare(t, rs, all, aimed(r, rs)).String()]++
 			}
 			if t.Failed() {
@@ -605,7 +605,7 @@ func TestMeaningOfRules(t *testing.T) {
 			t.Parallel()
 			rulesets, longest := 2000, 9
 			if d == Minimal {
-				rulesets, longest = 5500, 2 // all has to fit in 8 KiB
+				rulesets, longest = 3400, 2 // all has to fit in 8 KiB
 			}
 			fates := map[intercept.Action]int{}
 			apart, judged, zones := 0, 0, map[uint16]int{}
@@ -624,9 +624,9 @@ func TestMeaningOfRules(t *testing.T) {
 				}
 				judged++
 				apart += all[intercept.IPv4].parts()
-				for i := range 40 {
+				for i := range 32 {
 					p := disturb(r, gen.Packet(r))
-					if i >= 10 {
+					if i >= 6 {
 						p = aimed(r, rs)
 					}
 					fates[compare(t, rs, all, p).Action]++
@@ -652,7 +652,7 @@ func TestMeaningOfRules(t *testing.T) {
 			if zones[1] < 100 || zones[2] < 100 {
 				t.Errorf("zones came up too seldom: %v", zones)
 			}
-			if judged < 2000 || apart < judged {
+			if judged < 1000 || apart < judged {
 				t.Errorf("%d rulesets judged, with %d chains made of parts of others", judged, apart)
 			}
 		})

@@ -637,7 +637,8 @@ func owners(option string, ids intercept.IDs) [][]string {
 func (l *lowering) target(t intercept.Target) ([]string, error) {
 	switch t.(type) {
 	case intercept.Accept, intercept.Return, intercept.Goto, intercept.CTZone:
-	default:
+	case intercept.Drop, intercept.Reject, intercept.Jump, intercept.Redirect, intercept.DNAT, intercept.TProxy,
+		intercept.SetMark, intercept.SaveMark, intercept.RestoreMark:
 		if l.table.name == "raw" {
 			l.others = t
 		}

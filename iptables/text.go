@@ -184,7 +184,8 @@ func (t table) has(name string) bool {
 }
 
 // restoration returns the input that puts our chains, rules, counters and
-// jumps back to what was there before, after an attempt to write p.
+// jumps back to what was there before, after an attempt to write something
+// else. ip6tables-nft-restore (1.8.9) takes no counters: those begin anew.
 func restoration(before, now listing, o Options) string {
 	var b strings.Builder
 	for _, name := range tableNames {

@@ -155,48 +155,45 @@ func TestMinimalDialect(t *testing.T) {
 // TestSize: the size that the minimal dialect counts is what the kernel takes,
 // or a little more, never less.
 func TestSize(t *testing.T) {
-	variants(t, func(t *testing.T, v Variant) {
-		if v != Legacy {
-			t.Skip("it is the size of legacy tables")
-		}
-		rulesets := inDialect(t, vocabulary(), Minimal)
-		rulesets = append(rulesets, compileConfig(t, intercept.Default()))
-		compared := 0
-		for _, rs := range rulesets {
-			s := newSite(t, Options{Variant: Legacy, Dialect: Minimal})
-			s.mustApply(t, rs, intercept.Created)
-			for _, f := range rs.Families {
-				p, err := compile(rs, f, Minimal)
-				if err != nil {
-					t.Fatal(err)
-				}
-				domain, level := unix.AF_INET, unix.SOL_IP
-				if f == intercept.IPv6 {
-					domain, level = unix.AF_INET6, unix.SOL_IPV6
-				}
-				fd, err := s.Socket(domain, unix.SOCK_DGRAM, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, table := range p.tables {
-					content, err := entries(fd, level, table.name)
-					if err != nil {
-						t.Fatal(err)
-					}
-					// The chain of the fingerprint is counted before it is there.
-					table.chains = table.chains[:len(table.chains)-1]
-					if size := table.size(f); size < len(content) || size > len(content)*11/10 {
-						t.Errorf("%s, table %s: %d bytes are counted, and the kernel takes %d\n%s", f, table.name, size, len(content), textOf(t, rs, Minimal, f))
-					}
-					compared++
-				}
-				unix.Close(fd)
+	t.Parallel()
+	require(t, Legacy)
+	rulesets := inDialect(t, vocabulary(), Minimal)
+	rulesets = append(rulesets, compileConfig(t, intercept.Default()))
+	compared := 0
+	for _, rs := range rulesets {
+		s := newSite(t, Options{Variant: Legacy, Dialect: Minimal})
+		s.mustApply(t, rs, intercept.Created)
+		for _, f := range rs.Families {
+			p, err := compile(rs, f, Minimal)
+			if err != nil {
+				t.Fatal(err)
 			}
+			domain, level := unix.AF_INET, unix.SOL_IP
+			if f == intercept.IPv6 {
+				domain, level = unix.AF_INET6, unix.SOL_IPV6
+			}
+			fd, err := s.Socket(domain, unix.SOCK_DGRAM, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, table := range p.tables {
+				content, err := entries(fd, level, table.name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// The chain of the fingerprint is counted before it is there.
+				table.chains = table.chains[:len(table.chains)-1]
+				if size := table.size(f); size < len(content) || size > len(content)*11/10 {
+					t.Errorf("%s, table %s: %d bytes are counted, and the kernel takes %d\n%s", f, table.name, size, len(content), textOf(t, rs, Minimal, f))
+				}
+				compared++
+			}
+			unix.Close(fd)
 		}
-		if compared < 20 {
-			t.Errorf("%d tables compared", compared)
-		}
-	})
+	}
+	if compared < 20 {
+		t.Errorf("%d tables compared", compared)
+	}
 }
 
 // TestCanonical: what programs of different versions print of one rule is one
