@@ -36,17 +36,31 @@ type Config struct {
 	// of each family, on the loopback interface.
 	PassthroughSources []netip.Addr `json:"passthroughSources"`
 
+	// VirtualInterfaces names interfaces behind which there is a virtual machine
+	// or a container inside the pod (KubeVirt, Docker in Docker), with globs as
+	// in ExcludeInterfaces. What arrives by them is outbound: inclusions,
+	// exclusions and DNS apply to it, owners do not.
+	VirtualInterfaces []string `json:"virtualInterfaces"`
+
 	// Families selects the address families that are captured.
 	Families Families `json:"families"`
+	// OtherFamily says what happens to what would be captured if it were not of
+	// the family that Families leaves out. Rejected, it cannot go past the proxy.
+	OtherFamily Treatment `json:"otherFamily"`
 }
 
 // Proxy is the identity of the sidecar: a packet is "from the proxy" if its
-// socket's user is one of UIDs or its group is one of GIDs. Either suffices,
-// and at least one must be given: without it the proxy's own connections
-// would come back to it for ever.
+// socket's user is one of UIDs, its group is one of GIDs, or its mark is Mark.
+// Any suffices, and at least one must be given: without it the proxy's own
+// connections would come back to it for ever.
 type Proxy struct {
 	UIDs IDs `json:"uids"`
 	GIDs IDs `json:"gids"`
+
+	// Mark is what the proxy sets on its sockets with SO_MARK (socket(7)), which
+	// takes CAP_NET_ADMIN or, since Linux 5.17, CAP_NET_RAW: an application
+	// without them cannot pass for the proxy. The zero Mark is none.
+	Mark Mark `json:"mark"`
 
 	// AllowRoot permits 0 among UIDs and GIDs. Every process of the pod that
 	// runs as root then escapes interception.
@@ -58,6 +72,10 @@ type Outbound struct {
 	// Port is where the proxy accepts outbound connections. A range spreads new
 	// connections over its ports; the proxy then has to listen on all of them.
 	Port PortRange `json:"port"`
+	// Target is where the proxy is if it is not in the pod, at most one of each
+	// family. Connections are then sent there and not to Port. The proxy learns
+	// no original destination from the kernel.
+	Target []netip.AddrPort `json:"target"`
 
 	// IncludeCIDRs are the destinations to capture. [AllCIDRs] captures all,
 	// an empty list none.
@@ -81,7 +99,24 @@ type Outbound struct {
 	// included.
 	ExcludeUIDs IDs `json:"excludeUIDs"`
 	ExcludeGIDs IDs `json:"excludeGIDs"`
+
+	// UDP says what happens to UDP, other than DNS, to destinations to which TCP
+	// would be captured. The proxy does not take it.
+	UDP Treatment `json:"udp"`
+	// QUIC says the same of UDP port 443 alone. Rejected, clients fall back to
+	// TCP at once.
+	QUIC Treatment `json:"quic"`
 }
+
+// Treatment is what happens to traffic that the proxy does not take.
+type Treatment string
+
+const (
+	// TreatmentPass lets it pass.
+	TreatmentPass Treatment = "pass"
+	// TreatmentReject rejects it, and its sender learns at once (ICMP port unreachable).
+	TreatmentReject Treatment = "reject"
+)
 
 // Exclusion leaves alone the outbound TCP and UDP packets that have all of
 // the properties given. A property that is empty matches everything; an
@@ -110,11 +145,38 @@ type Inbound struct {
 	ExcludePorts Ports `json:"excludePorts"`
 	// ExcludeSources are clients left alone.
 	ExcludeSources CIDRs `json:"excludeSources"`
+	// Exclude holds exclusions that combine clients and ports.
+	Exclude []InboundExclusion `json:"exclude"`
+
+	// TProxy says how mode [InboundTProxy] tells packets apart. Other modes
+	// ignore it.
+	TProxy TProxyMarks `json:"tproxy"`
 
 	// DropInvalid drops arriving packets that conntrack(8) calls INVALID: they
 	// belong to no connection it knows and would otherwise reach a socket
 	// untranslated, which answers with a reset.
 	DropInvalid bool `json:"dropInvalid"`
+}
+
+// InboundExclusion leaves alone the inbound connections that have all of the
+// properties given. A property that is empty matches everything; an exclusion
+// with none is refused.
+type InboundExclusion struct {
+	Sources CIDRs `json:"sources,omitempty"`
+	Ports   Ports `json:"ports,omitempty"`
+}
+
+// TProxyMarks are the marks and the routing table of mode [InboundTProxy].
+type TProxyMarks struct {
+	// Mark is set on packets that are delivered to the proxy whatever their
+	// destination. A proxy that dials the application from its client's address
+	// sets it on its socket; the replies are then brought back to it.
+	Mark Mark `json:"mark"`
+	// SelfMark is set on the proxy's own calls to its pod, and on the
+	// connections (conntrack's mark) that it accepts as inbound.
+	SelfMark Mark `json:"selfMark"`
+	// Table is the routing table that delivers marked packets to this host.
+	Table uint32 `json:"table"`
 }
 
 // DNS says which name lookups (port 53, UDP and TCP) go to the resolver in
@@ -124,6 +186,11 @@ type DNS struct {
 	Mode DNSMode `json:"mode"`
 	// Port is where the resolver listens, UDP and TCP.
 	Port uint16 `json:"port"`
+	// Target is where the resolver is if it is not in the sidecar, such as a
+	// node-local one at a link-local address: at most one of each family.
+	// Lookups are then sent there and not to Port. Those to loopback addresses
+	// cannot leave the pod and are left alone if Target is outside it.
+	Target []netip.AddrPort `json:"target"`
 	// Servers are the name servers whose traffic is captured in mode
 	// [DNSResolvConf]; [ParseResolvConf] reads them from a resolv.conf.
 	Servers []netip.Addr `json:"servers"`
@@ -136,6 +203,9 @@ const (
 	// InboundRedirect rewrites the destination to the proxy's port. The proxy
 	// learns the original with getsockopt SO_ORIGINAL_DST.
 	InboundRedirect InboundMode = "redirect"
+	// InboundTProxy gives connections to the proxy with both addresses
+	// unchanged. Its socket has to be transparent (IP_TRANSPARENT, ip(7)).
+	InboundTProxy InboundMode = "tproxy"
 	// InboundOff leaves inbound traffic alone: an ingress controller.
 	InboundOff InboundMode = "off"
 )
@@ -179,6 +249,8 @@ func Default() Config {
 		Outbound: Outbound{
 			Port:         Port(15001),
 			IncludeCIDRs: AllCIDRs(),
+			UDP:          TreatmentPass,
+			QUIC:         TreatmentPass,
 		},
 		Inbound: Inbound{
 			Mode:         InboundRedirect,
@@ -186,6 +258,11 @@ func Default() Config {
 			IncludePorts: AllPorts(),
 			// The proxy's own statistics, health and metrics.
 			ExcludePorts: Ports{Port(15020), Port(15021), Port(15090)},
+			TProxy: TProxyMarks{
+				Mark:     Mark{Value: 1337, Mask: allBits},
+				SelfMark: Mark{Value: 1338, Mask: allBits},
+				Table:    133,
+			},
 		},
 		DNS:        DNS{Mode: DNSOff, Port: 15053},
 		TunnelPort: 15008,
@@ -197,7 +274,8 @@ func Default() Config {
 			netip.MustParseAddr("127.0.0.6"),
 			netip.MustParseAddr("::6"),
 		},
-		Families: FamiliesAuto,
+		Families:    FamiliesAuto,
+		OtherFamily: TreatmentPass,
 	}
 }
 
@@ -208,6 +286,10 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	c.PassthroughSources = nonNil(c.PassthroughSources)
 	c.Outbound.Exclude = nonNil(c.Outbound.Exclude)
 	c.DNS.Servers = nonNil(c.DNS.Servers)
+	c.DNS.Target = nonNil(c.DNS.Target)
+	c.Outbound.Target = nonNil(c.Outbound.Target)
+	c.Inbound.Exclude = nonNil(c.Inbound.Exclude)
+	c.VirtualInterfaces = nonNil(c.VirtualInterfaces)
 	type plain Config // without this method
 	return json.Marshal(plain(c))
 }

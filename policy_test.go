@@ -14,76 +14,116 @@ import (
 // judge reads the policy of docs/policy.md line by line, on the Config itself.
 // It shares nothing with Compile, so that the two can disagree.
 func judge(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
-	pass := intercept.Fate{}
 	family := intercept.FamilyOf(p.Dst.Addr())
-	if c.Families == intercept.FamiliesIPv4 && family != intercept.IPv4 || c.Families == intercept.FamiliesIPv6 && family != intercept.IPv6 {
-		return pass, ""
+	if c.Families == intercept.FamiliesAuto || c.Families == intercept.FamiliesDual ||
+		c.Families == intercept.FamiliesIPv4 && family == intercept.IPv4 || c.Families == intercept.FamiliesIPv6 && family == intercept.IPv6 {
+		return judgeFamily(c, p)
 	}
-	interfaceExcluded := slices.ContainsFunc(c.ExcludeInterfaces, func(pattern string) bool {
+	// A family that is not captured: what would be is rejected, if so asked.
+	if c.OtherFamily != intercept.TreatmentReject || p.State == intercept.CTInvalid {
+		return intercept.Fate{}, ""
+	}
+	c.DNS.Target, c.Outbound.Target = nil, nil
+	switch fate, line := judgeFamily(c, p); {
+	case fate.Action == intercept.Rejected:
+		return fate, line
+	case fate.Action != intercept.Pass && (line != "O3" && (line != "I7" || p.Hook == intercept.Prerouting)): // the proxy's own calls pass
+		return intercept.Fate{Action: intercept.Rejected}, line
+	}
+	return intercept.Fate{}, ""
+}
+
+func oneOf(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		if stem, glob := strings.CutSuffix(pattern, "*"); glob {
-			return strings.HasPrefix(p.Interface, stem)
+			return strings.HasPrefix(name, stem)
 		}
-		return pattern == p.Interface
+		return pattern == name
 	})
+}
+
+func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
+	pass := intercept.Fate{}
+	dropped := intercept.Fate{Action: intercept.Dropped}
+	family := intercept.FamilyOf(p.Dst.Addr())
+	interfaceExcluded := oneOf(c.ExcludeInterfaces, p.Interface)
 	tcp, udp := p.Protocol == intercept.TCP, p.Protocol == intercept.UDP
 	opens := tcp && (p.Flags == 0 || p.Flags&(intercept.FIN|intercept.SYN|intercept.RST|intercept.ACK) == intercept.SYN)
-	redirect := func(to intercept.PortRange, line string) (intercept.Fate, string) {
+	capture := func(to intercept.PortRange, target []netip.AddrPort, line string) (intercept.Fate, string) {
 		if tcp && !opens {
 			return pass, "" // redirects are of connections that open
+		}
+		for _, t := range target {
+			if intercept.FamilyOf(t.Addr()) == family {
+				return intercept.Fate{Action: intercept.Translated, To: t}, line
+			}
 		}
 		return intercept.Fate{Action: intercept.Redirected, Ports: to}, line
 	}
 	port := p.Dst.Port()
+	tproxy := c.Inbound.Mode == intercept.InboundTProxy
+	inbound := func(line string) (intercept.Fate, string) {
+		if tproxy && opens {
+			return intercept.Fate{Action: intercept.Transparent, Ports: c.Inbound.Port}, "I7"
+		}
+		return capture(c.Inbound.Port, nil, line)
+	}
+	virtual := p.Hook == intercept.Prerouting && oneOf(c.VirtualInterfaces, p.Interface)
 
-	if p.Hook == intercept.Prerouting {
+	if p.State == intercept.CTInvalid {
+		arrives := p.Hook == intercept.Prerouting || p.Interface == "lo"
+		if c.Inbound.DropInvalid && arrives && !interfaceExcluded {
+			return dropped, "I3"
+		}
+		return pass, ""
+	}
+	if p.Hook == intercept.Prerouting && !virtual {
 		switch {
-		case interfaceExcluded && p.State == intercept.CTInvalid:
-			return pass, "" // no chain need look at it
 		case interfaceExcluded && c.Inbound.Mode == intercept.InboundOff:
 			return pass, ""
 		case interfaceExcluded:
 			return pass, "I1"
-		case p.State == intercept.CTInvalid:
-			if c.Inbound.DropInvalid {
-				return intercept.Fate{Action: intercept.Dropped}, "I3"
-			}
-			return pass, ""
-		case c.Inbound.Mode == intercept.InboundOff || !tcp:
+		case c.Inbound.Mode == intercept.InboundOff || !tcp || tproxy && !opens:
 			return pass, ""
 		case port == c.TunnelPort:
 			return pass, "I4"
-		case c.Inbound.ExcludeSources.Contains(p.Src.Addr()):
+		case c.Inbound.ExcludeSources.Contains(p.Src.Addr()) || slices.ContainsFunc(c.Inbound.Exclude, func(e intercept.InboundExclusion) bool {
+			return (len(e.Sources) == 0 || e.Sources.Contains(p.Src.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(port))
+		}):
 			return pass, "I5"
 		case c.Inbound.ExcludePorts.Contains(port):
 			return pass, "I6"
 		case c.Inbound.IncludePorts.Contains(port):
-			return redirect(c.Inbound.Port, "I7")
+			return inbound("I7")
 		}
 		return pass, "I8"
 	}
-
-	if p.State == intercept.CTInvalid {
-		return pass, ""
+	if virtual && interfaceExcluded {
+		return pass, "I1"
 	}
+
 	uidIn := func(l intercept.IDs) bool { return p.Owner != nil && l.Contains(p.Owner.UID) }
 	gidIn := func(l intercept.IDs) bool { return p.Owner != nil && l.Contains(p.Owner.GID) }
-	fromProxy := uidIn(c.Proxy.UIDs) || gidIn(c.Proxy.GIDs)
+	fromProxy := uidIn(c.Proxy.UIDs) || gidIn(c.Proxy.GIDs) || c.Proxy.Mark.Mask != 0 && p.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value
+	fromClientsAddress := tproxy && p.Mark&c.Inbound.TProxy.Mark.Mask == c.Inbound.TProxy.Mark.Value // the proxy, on to the app
 	onLo := p.Interface == "lo"
 	loopback := c.Loopback.Contains(p.Dst.Addr())
 	dnsOn := c.DNS.Mode != intercept.DNSOff
 
-	if interfaceExcluded {
-		return pass, "O1"
-	}
-	if onLo && slices.Contains(c.PassthroughSources, p.Src.Addr()) {
-		return pass, "O2"
-	}
-	if opens && onLo && fromProxy && !loopback && (c.TunnelPort == 0 || port != c.TunnelPort) &&
-		!(dnsOn && port == 53) && c.Inbound.Mode != intercept.InboundOff {
-		return redirect(c.Inbound.Port, "O3")
-	}
-	if fromProxy {
-		return pass, "O4"
+	if !virtual {
+		if interfaceExcluded {
+			return pass, "O1"
+		}
+		if onLo && slices.Contains(c.PassthroughSources, p.Src.Addr()) {
+			return pass, "O2"
+		}
+		if opens && onLo && fromProxy && !loopback && (c.TunnelPort == 0 || port != c.TunnelPort) &&
+			!(dnsOn && port == 53) && c.Inbound.Mode != intercept.InboundOff && !fromClientsAddress {
+			return inbound("O3")
+		}
+		if fromProxy {
+			return pass, "O4"
+		}
 	}
 	if tcp || udp {
 		if c.Outbound.ExcludePorts.Contains(port) {
@@ -99,32 +139,40 @@ func judge(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
 			}
 		}
 	}
-	loopbackIncluded := slices.ContainsFunc(c.Outbound.IncludeCIDRs, func(q netip.Prefix) bool {
-		return q.Addr().IsLoopback() && (q.Addr().Is4() && q.Bits() >= 8 || q.Bits() == 128)
-	})
-	if onLo && !(dnsOn && (tcp || udp) && port == 53) && !loopbackIncluded {
-		return pass, "O6"
-	}
-	if uidIn(c.Outbound.ExcludeUIDs) || gidIn(c.Outbound.ExcludeGIDs) {
-		return pass, "O7"
-	}
-	if len(c.Outbound.IncludeUIDs)+len(c.Outbound.IncludeGIDs) > 0 && !uidIn(c.Outbound.IncludeUIDs) && !gidIn(c.Outbound.IncludeGIDs) {
-		return pass, "O7"
-	}
-	if (tcp || udp) && port == 53 {
-		if c.DNS.Mode == intercept.DNSAll || c.DNS.Mode == intercept.DNSResolvConf && slices.Contains(c.DNS.Servers, p.Dst.Addr()) {
-			return redirect(intercept.Port(c.DNS.Port), "O8")
+	if !virtual {
+		loopbackIncluded := slices.ContainsFunc(c.Outbound.IncludeCIDRs, func(q netip.Prefix) bool {
+			return q.Addr().IsLoopback() && (q.Addr().Is4() && q.Bits() >= 8 || q.Bits() == 128)
+		})
+		if onLo && !(dnsOn && (tcp || udp) && port == 53) && !loopbackIncluded {
+			return pass, "O6"
+		}
+		if uidIn(c.Outbound.ExcludeUIDs) || gidIn(c.Outbound.ExcludeGIDs) {
+			return pass, "O7"
+		}
+		if len(c.Outbound.IncludeUIDs)+len(c.Outbound.IncludeGIDs) > 0 && !uidIn(c.Outbound.IncludeUIDs) && !gidIn(c.Outbound.IncludeGIDs) {
+			return pass, "O7"
 		}
 	}
-	switch {
-	case loopback:
+	if (tcp || udp) && port == 53 && (c.DNS.Mode == intercept.DNSAll || c.DNS.Mode == intercept.DNSResolvConf && slices.Contains(c.DNS.Servers, p.Dst.Addr())) {
+		stays := slices.ContainsFunc(c.DNS.Target, func(t netip.AddrPort) bool { return !t.Addr().IsLoopback() }) && p.Dst.Addr().IsLoopback()
+		if !stays {
+			return capture(intercept.Port(c.DNS.Port), c.DNS.Target, "O8")
+		}
+	}
+	if loopback {
 		return pass, "O9"
-	case c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()):
+	}
+	if tcp && slices.Contains(c.Outbound.Target, p.Dst) || c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()) {
 		return pass, "O10"
-	case tcp && c.Outbound.IncludePorts.Contains(port):
-		return redirect(c.Outbound.Port, "O11")
-	case tcp && c.Outbound.IncludeCIDRs.Contains(p.Dst.Addr()):
-		return redirect(c.Outbound.Port, "O12")
+	}
+	byPort, byCIDR := c.Outbound.IncludePorts.Contains(port), c.Outbound.IncludeCIDRs.Contains(p.Dst.Addr())
+	switch {
+	case udp && (byPort || byCIDR) && (c.Outbound.UDP == intercept.TreatmentReject || c.Outbound.QUIC == intercept.TreatmentReject && port == 443):
+		return intercept.Fate{Action: intercept.Rejected}, "O13"
+	case tcp && byPort:
+		return capture(c.Outbound.Port, c.Outbound.Target, "O11")
+	case tcp && byCIDR:
+		return capture(c.Outbound.Port, c.Outbound.Target, "O12")
 	}
 	return pass, "O14"
 }
@@ -179,14 +227,14 @@ func vary(r *rand.Rand, p *intercept.Packet) {
 // checkNever holds for every configuration, whatever the lines say.
 func checkNever(t *testing.T, c intercept.Config, p intercept.Packet, trace intercept.Trace) {
 	t.Helper()
-	captured := trace.Fate.Action == intercept.Redirected
-	if p.Owner != nil && (c.Proxy.UIDs.Contains(p.Owner.UID) || c.Proxy.GIDs.Contains(p.Owner.GID)) && captured && trace.Fate.Ports != c.Inbound.Port {
+	captured := trace.Fate.Action == intercept.Redirected || trace.Fate.Action == intercept.Translated || trace.Fate.Action == intercept.Transparent
+	if p.Hook == intercept.Output && p.Owner != nil && (c.Proxy.UIDs.Contains(p.Owner.UID) || c.Proxy.GIDs.Contains(p.Owner.GID)) && captured && trace.Fate.Ports != c.Inbound.Port {
 		t.Fatalf("the proxy's own packet %+v loops: %s by %s", p, trace.Fate, trace.Line)
 	}
 	if captured && p.Protocol == intercept.TCP && p.Flags != 0 && p.Flags != intercept.SYN {
 		t.Fatalf("a packet in the middle of a connection is captured: %+v", p)
 	}
-	if captured && p.Hook == intercept.Output && trace.Fate.Ports == c.Outbound.Port &&
+	if captured && p.Hook == intercept.Output && (trace.Fate.Ports == c.Outbound.Port || p.Protocol == intercept.TCP && p.Dst.Port() != 53 && trace.Fate.Action == intercept.Translated) &&
 		(c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()) || c.Outbound.ExcludePorts.Contains(p.Dst.Port())) {
 		t.Fatalf("an excluded destination is captured: %+v by %s", p, trace.Line)
 	}
@@ -213,7 +261,7 @@ func TestFamiliesAgree(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 6))
 		c := gen.Config(r)
-		c.Families = intercept.FamiliesAuto
+		c.Families, c.OtherFamily = intercept.FamiliesAuto, intercept.TreatmentPass
 		c.PassthroughSources, c.Loopback = intercept.Default().PassthroughSources, intercept.Default().Loopback
 		c.Outbound.IncludeCIDRs, c.Outbound.ExcludeCIDRs, c.Outbound.Exclude = both(r), both(r), nil
 		c.DNS.Mode, c.DNS.Servers = intercept.DNSAll, nil

@@ -64,6 +64,8 @@ type Hook uint8
 // The hooks that interception uses (linux/netfilter.h).
 const (
 	Prerouting Hook = iota + 1 // a packet has arrived
+	Input                      // it is for this host
+	Forward                    // it is for another
 	Output                     // a local process has sent a packet
 )
 
@@ -72,6 +74,10 @@ func (h Hook) String() string {
 	switch h {
 	case Prerouting:
 		return "prerouting"
+	case Input:
+		return "input"
+	case Forward:
+		return "forward"
 	case Output:
 		return "output"
 	}
@@ -271,7 +277,7 @@ func (m TCPFlags) String() string {
 }
 
 // Target is what happens to a packet: one of Accept, Return, Drop, Reject,
-// Jump, Goto, Redirect, DNAT, TProxy, SetMark, SaveMark, RestoreMark and CTZone.
+// Jump, Goto, Redirect, DNAT, TProxy, SetMark, SetConnMark and CTZone.
 //
 //sumtype:decl
 type Target interface {
@@ -290,8 +296,12 @@ type Return struct{}
 // Drop discards the packet.
 type Drop struct{}
 
-// Reject discards the packet and tells its sender with an ICMP port
-// unreachable message.
+// Reject discards the packet and tells its sender: in a rule of TCP alone with
+// a reset, else with an ICMP port unreachable message.
+//
+// A process that connects holds its socket's lock while the packet is on its
+// way through the chains. The kernel throws away what ICMP says of such a
+// socket (LockDroppedIcmps), and keeps a reset until the lock is free.
 type Reject struct{}
 
 // Jump continues in the named chain and comes back if that returns.
@@ -319,11 +329,8 @@ type TProxy struct {
 // SetMark sets the masked bits of the packet's mark and goes on.
 type SetMark struct{ Value, Mask uint32 }
 
-// SaveMark copies the packet's mark to the connection and goes on.
-type SaveMark struct{}
-
-// RestoreMark copies the connection's mark to the packet and goes on.
-type RestoreMark struct{}
+// SetConnMark sets the masked bits of the connection's mark and goes on.
+type SetConnMark struct{ Value, Mask uint32 }
 
 // CTZone puts the packet into a conntrack zone and ends the evaluation of the
 // chain. It has effect in raw chains only, before conntrack has seen the packet.
@@ -339,23 +346,31 @@ func (Redirect) isTarget()    {}
 func (DNAT) isTarget()        {}
 func (TProxy) isTarget()      {}
 func (SetMark) isTarget()     {}
-func (SaveMark) isTarget()    {}
-func (RestoreMark) isTarget() {}
+func (SetConnMark) isTarget() {}
 func (CTZone) isTarget()      {}
 
-func (Accept) String() string      { return "accept" }
-func (Return) String() string      { return "return" }
-func (Drop) String() string        { return "drop" }
-func (Reject) String() string      { return "reject" }
-func (t Jump) String() string      { return "jump " + t.Chain }
-func (t Goto) String() string      { return "goto " + t.Chain }
-func (t Redirect) String() string  { return "redirect to :" + t.Ports.String() }
-func (t DNAT) String() string      { return "dnat to " + t.To.String() }
-func (t TProxy) String() string    { return fmt.Sprintf("tproxy to :%d", t.Port) }
-func (t SetMark) String() string   { return fmt.Sprintf("set mark %#x/%#x", t.Value, t.Mask) }
-func (SaveMark) String() string    { return "save mark" }
-func (RestoreMark) String() string { return "restore mark" }
-func (t CTZone) String() string    { return fmt.Sprintf("conntrack zone %d", t.Zone) }
+func (Accept) String() string     { return "accept" }
+func (Return) String() string     { return "return" }
+func (Drop) String() string       { return "drop" }
+func (Reject) String() string     { return "reject" }
+func (t Jump) String() string     { return "jump " + t.Chain }
+func (t Goto) String() string     { return "goto " + t.Chain }
+func (t Redirect) String() string { return "redirect to :" + t.Ports.String() }
+func (t DNAT) String() string     { return "dnat to " + t.To.String() }
+func (t TProxy) String() string   { return fmt.Sprintf("tproxy to :%d", t.Port) }
+func (t SetMark) String() string  { return fmt.Sprintf("set mark %#x/%#x", t.Value, t.Mask) }
+func (t SetConnMark) String() string {
+	return fmt.Sprintf("set connection mark %#x/%#x", t.Value, t.Mask)
+}
+func (t CTZone) String() string { return fmt.Sprintf("conntrack zone %d", t.Zone) }
+
+// OnlyTCP reports whether the rule is of TCP alone.
+func (r Rule) OnlyTCP() bool {
+	return slices.ContainsFunc(r.Match, func(m Match) bool {
+		p, is := m.(Proto)
+		return is && len(p) == 1 && p[0] == TCP
+	})
+}
 
 // For returns the rule as it reads for packets of one family: address lists
 // hold that family's items only, and a condition that always holds is gone.
@@ -518,12 +533,15 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 		}
 		return protos.checkOne(t)
 	case TProxy:
+		if c.Type == NATChain {
+			return fmt.Errorf("%s in a NAT chain, which sees the first packet alone", t)
+		}
 		return protos.checkOne(t)
 	case Jump:
 		return checkJump(c, chains, t.Chain)
 	case Goto:
 		return checkJump(c, chains, t.Chain)
-	case Accept, Return, Drop, Reject, SetMark, SaveMark, RestoreMark, CTZone:
+	case Accept, Return, Drop, Reject, SetMark, SetConnMark, CTZone:
 	default:
 		return fmt.Errorf("unknown target %T", t)
 	}

@@ -133,8 +133,7 @@ type Trace struct {
 	Line, Reason string
 	// Zone is the conntrack zone the packet was put into. Zero is the default one.
 	Zone uint16
-	// Steps are the rules that looked at the packet, in order. The last one
-	// that matched in the last chain decided.
+	// Steps are the rules that looked at the packet, in order.
 	Steps []Step
 }
 
@@ -146,6 +145,8 @@ type Step struct {
 	// Failed is the first condition that did not hold.
 	Matched bool
 	Failed  Match
+	// Decided is true of the one step that gave the packet its fate.
+	Decided bool
 }
 
 // Trace says what happens to p, and which rules led to it, as the kernel would.
@@ -161,20 +162,42 @@ func (rs Ruleset) Trace(p Packet) Trace {
 		t.out.Reason = fmt.Sprintf("%s is not captured", FamilyOf(p.Dst.Addr()))
 		return t.out
 	}
-	bases := slices.DeleteFunc(slices.Clone(rs.Chains), func(c Chain) bool {
-		// The kernel asks NAT chains about the first packet of a connection alone.
-		return c.Hook != p.Hook || c.Type == NATChain && p.State != CTNew
-	})
-	slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
-	for _, c := range bases {
-		// A raw chain chooses a conntrack zone. That lets a packet go on is no
-		// decision about its fate.
-		t.undecided = c.Priority == PriorityRaw
-		if t.chain(c) == stop {
-			break
+	// Which of Input and Forward a packet passes that arrives depends on its
+	// destination's being local. Compile's rules say the same at both.
+	hooks := []Hook{Prerouting, Input, Forward}
+	if p.Hook == Output {
+		hooks = []Hook{Output}
+	}
+	if t.hooks(hooks) == stop || p.Hook != Output || p.Interface != loopbackInterface {
+		return t.out
+	}
+	// What is sent inside the pod arrives there, with its mark and without a
+	// socket. NAT and the conntrack zone are settled by then.
+	t.p.Hook, t.p.Owner, t.arrived = Prerouting, nil, true
+	t.hooks([]Hook{Prerouting, Input})
+	return t.out
+}
+
+// hooks evaluates the base chains of the hooks, as one after the other a
+// packet passes them.
+func (t *tracer) hooks(hooks []Hook) verdict {
+	for _, h := range hooks {
+		bases := slices.DeleteFunc(slices.Clone(t.rs.Chains), func(c Chain) bool {
+			// The kernel asks NAT chains about the first packet of a connection alone.
+			return c.Hook != h || c.Type == NATChain && (t.p.State != CTNew || t.arrived) || t.arrived && c.Priority == PriorityRaw
+		})
+		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
+		for _, c := range bases {
+			// Chains that choose a zone or set marks, and those that reject after
+			// NAT has decided, say nothing of a packet's fate by letting it go on.
+			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain || c.Priority == PriorityFilter && t.asked
+			t.asked = t.asked || c.Type == NATChain
+			if t.chain(c) == stop {
+				return stop
+			}
 		}
 	}
-	return t.out
+	return next
 }
 
 type tracer struct {
@@ -183,6 +206,10 @@ type tracer struct {
 	out Trace
 	// undecided is true in chains in which to return decides nothing.
 	undecided bool
+	// asked is true once a NAT chain has looked at the packet.
+	asked bool
+	// arrived is true once a packet that the pod sent to itself arrives.
+	arrived bool
 }
 
 // verdict says where evaluation goes on after a rule or a chain.
@@ -219,6 +246,9 @@ func (t *tracer) chain(c Chain) verdict {
 // looked at.
 func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 	decide := func(f Fate) {
+		for i := range t.out.Steps {
+			t.out.Steps[i].Decided = i == len(t.out.Steps)-1
+		}
 		t.out.Fate, t.out.Line, t.out.Reason = f, r.Line, r.Reason
 	}
 	switch target := r.Target.(type) {
@@ -253,14 +283,14 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 	case SetMark:
 		t.p.Mark = t.p.Mark&^target.Mask | target.Value
 		return next, false
-	case SaveMark:
-		t.p.ConnMark = t.p.Mark
-		return next, false
-	case RestoreMark:
-		t.p.Mark = t.p.ConnMark
+	case SetConnMark:
+		t.p.ConnMark = t.p.ConnMark&^target.Mask | target.Value
 		return next, false
 	case CTZone:
-		t.out.Zone = target.Zone
+		// A packet that has a zone keeps it (net/netfilter/xt_CT.c, nft_ct.c).
+		if t.out.Zone == 0 {
+			t.out.Zone = target.Zone
+		}
 		return next, true
 	}
 	panic(fmt.Sprintf("intercept: unknown target %T", r.Target))

@@ -33,7 +33,22 @@ func (c Config) Validate() error {
 	v.outbound(c.Outbound)
 	v.inbound(c.Inbound)
 	v.dns(c.DNS, c.families())
+	v.target("outbound.target", c.Outbound.Target, c.families())
+	v.target("dns.target", c.DNS.Target, c.families())
+	v.tproxy(c)
 	v.roles(c)
+	for _, name := range c.VirtualInterfaces {
+		v.check("virtualInterfaces", validateInterface(name))
+		if matchInterface(name, loopbackInterface) {
+			v.fail("virtualInterfaces", "%q is the pod's own loopback interface, too", name)
+		}
+	}
+	v.treatment("outbound.udp", c.Outbound.UDP)
+	v.treatment("outbound.quic", c.Outbound.QUIC)
+	v.treatment("otherFamily", c.OtherFamily)
+	if c.OtherFamily == TreatmentReject && len(c.families()) == 2 {
+		v.fail("otherFamily", "reject, but both families are captured; name the one to capture with families (--families)")
+	}
 	for _, name := range c.ExcludeInterfaces {
 		v.check("excludeInterfaces", validateInterface(name))
 	}
@@ -65,8 +80,9 @@ func (v *validator) fail(field, format string, args ...any) {
 func (v *validator) proxy(p Proxy) {
 	v.ids("proxy.uids", p.UIDs)
 	v.ids("proxy.gids", p.GIDs)
-	if len(p.UIDs) == 0 && len(p.GIDs) == 0 {
-		v.fail("proxy", "neither a UID nor a GID: the proxy's own connections would come back to it for ever")
+	v.check("proxy.mark", p.Mark.validate())
+	if len(p.UIDs) == 0 && len(p.GIDs) == 0 && p.Mark.Mask == 0 {
+		v.fail("proxy", "neither a UID nor a GID nor a mark: the proxy's own connections would come back to it for ever")
 	}
 	if p.AllowRoot {
 		return
@@ -108,14 +124,91 @@ func (v *validator) outbound(o Outbound) {
 
 func (v *validator) inbound(in Inbound) {
 	switch in.Mode {
-	case InboundRedirect, InboundOff:
+	case InboundRedirect, InboundTProxy, InboundOff:
 	default:
-		v.fail("inbound.mode", "%q is not one of redirect, off", string(in.Mode))
+		v.fail("inbound.mode", "%q is not one of redirect, tproxy, off", string(in.Mode))
 	}
 	v.check("inbound.port", in.Port.validate())
 	v.ports("inbound.includePorts", in.IncludePorts)
 	v.ports("inbound.excludePorts", in.ExcludePorts)
 	v.cidrs("inbound.excludeSources", in.ExcludeSources)
+	for i, e := range in.Exclude {
+		field := fmt.Sprintf("inbound.exclude[%d]", i)
+		if len(e.Sources) == 0 && len(e.Ports) == 0 {
+			v.fail(field, "no property given: it would exclude everything")
+		}
+		v.cidrs(field+".sources", e.Sources)
+		v.ports(field+".ports", e.Ports)
+	}
+}
+
+// tproxy checks what mode tproxy alone uses.
+func (v *validator) tproxy(c Config) {
+	if c.Inbound.Mode != InboundTProxy {
+		return
+	}
+	if p := c.Inbound.Port; p.First != p.Last {
+		v.fail("inbound.port", "%s: mode tproxy delivers to one port; name one, or use mode redirect", p)
+	}
+	t := c.Inbound.TProxy
+	for field, m := range map[string]Mark{"inbound.tproxy.mark": t.Mark, "inbound.tproxy.selfMark": t.SelfMark} {
+		v.check(field, m.validate())
+		if m.Mask == 0 {
+			v.fail(field, "none: mode tproxy tells packets by it")
+		}
+	}
+	if both := t.Mark.Mask & t.SelfMark.Mask; t.Mark.Value&both == t.SelfMark.Value&both {
+		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things", t.SelfMark.text(), t.Mark.text())
+	}
+	// A socket's mark chooses the route of its packets, too.
+	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.Mark.Mask == t.Mark.Value {
+		v.fail("proxy.mark", "%s is also inbound.tproxy.mark %s: what the proxy sends out of the pod would be delivered to the pod", m.text(), t.Mark.text())
+	}
+	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.SelfMark.Mask == t.SelfMark.Value {
+		v.fail("proxy.mark", "%s is also inbound.tproxy.selfMark %s: all that the proxy sends inside the pod would come back to it", m.text(), t.SelfMark.text())
+	}
+	if t.Table == 0 || t.Table >= 253 && t.Table <= 255 {
+		v.fail("inbound.tproxy.table", "%d is the kernel's own (253 default, 254 main, 255 local, 0 unspecified); name another", t.Table)
+	}
+}
+
+// target checks where connections go instead of to a port of the pod.
+func (v *validator) target(field string, target []netip.AddrPort, families []Family) {
+	seen := map[Family]netip.AddrPort{}
+	inside := 0
+	for _, t := range target {
+		if err := validateAddr(t.Addr()); err != nil {
+			v.check(field, err)
+			continue
+		}
+		if t.Port() == 0 {
+			v.fail(field, "%s: 0 is not a port; ports are 1 to 65535", t)
+		}
+		if other, dup := seen[FamilyOf(t.Addr())]; dup {
+			v.fail(field, "%s and %s: at most one of each family", other, t)
+		}
+		seen[FamilyOf(t.Addr())] = t
+		if t.Addr().IsLoopback() {
+			inside++
+		}
+	}
+	if len(target) == 0 {
+		return
+	}
+	if inside > 0 && inside < len(target) {
+		v.fail(field, "%s and %s: one is in the pod and the other is not", target[0], target[1])
+	}
+	for _, f := range families {
+		if _, ok := seen[f]; !ok {
+			v.fail(field, "none for %s, which is captured, too; name one, or capture the other family alone (families)", f)
+		}
+	}
+}
+
+func (v *validator) treatment(field string, t Treatment) {
+	if t != TreatmentPass && t != TreatmentReject {
+		v.fail(field, "%q is not one of pass, reject", string(t))
+	}
 }
 
 func (v *validator) dns(d DNS, families []Family) {
@@ -136,6 +229,9 @@ func (v *validator) dns(d DNS, families []Family) {
 		v.check("dns.servers", validateAddr(a))
 		captured = captured || slices.Contains(families, FamilyOf(a))
 	}
+	if d.Mode == DNSResolvConf && leavesPod(d.Target) && len(d.Servers) > 0 && !slices.ContainsFunc(d.Servers, func(a netip.Addr) bool { return !a.IsLoopback() }) {
+		v.fail("dns.servers", "%s: lookups to loopback addresses cannot go to a target outside the pod (dns.target)", single(d.Servers))
+	}
 	if len(d.Servers) > 0 && !captured {
 		v.fail("dns.servers", "%s: no server is of a family that is captured (families)", single(d.Servers))
 	}
@@ -147,11 +243,14 @@ func (v *validator) roles(c Config) {
 		field string
 		ports PortRange
 	}
-	roles := []role{{"outbound.port", c.Outbound.Port}}
+	var roles []role
+	if len(c.Outbound.Target) == 0 {
+		roles = append(roles, role{"outbound.port", c.Outbound.Port})
+	}
 	if c.Inbound.Mode != InboundOff {
 		roles = append(roles, role{"inbound.port", c.Inbound.Port})
 	}
-	if c.DNS.Mode != DNSOff {
+	if c.DNS.Mode != DNSOff && len(c.DNS.Target) == 0 {
 		roles = append(roles, role{"dns.port", Port(c.DNS.Port)})
 	}
 	if c.TunnelPort != 0 {

@@ -133,7 +133,7 @@ func joinLine(errs []error) error {
 	return joined
 }
 
-// asked says of a backend how good it is if nothing speaks against it.
+// praise says of a backend how good it is if nothing speaks against it.
 func (b Backend) praise() string {
 	switch b {
 	case BackendNFT:

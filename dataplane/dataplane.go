@@ -35,6 +35,9 @@ type Target struct {
 	Backend Backend
 	// IPTables says how the iptables backends write. Others ignore it.
 	IPTables IPTables
+	// SetSysctls permits Apply to set the namespace's sysctls that the
+	// configuration needs. Otherwise it fails and names them.
+	SetSysctls bool
 }
 
 // IPTables says how the iptables backends write.
@@ -67,7 +70,10 @@ func (t Target) Apply(c intercept.Config) (Result, error) {
 	}
 	var res Result
 	err = t.open(func(s *space) error {
-		if res.Warnings, err = warnings(s.netns, c); err != nil {
+		if res.Warnings, err = s.warnings(c); err != nil {
+			return err
+		}
+		if err := s.requireSysctls(c, t.SetSysctls); err != nil {
 			return err
 		}
 		res.Choice, res.Outcome, err = s.apply(t.Backend, forKernel(rs, c.Families, hasIPv6()))
@@ -93,6 +99,8 @@ func (t Target) Check(c intercept.Config) ([]intercept.Difference, error) {
 		return nil, err
 	}
 	rs = forKernel(rs, c.Families, hasIPv6())
+	routes := rs.Routes
+	rs.Routes = nil
 	var diffs []intercept.Difference
 	err = t.open(func(s *space) error {
 		choice, err := choose(t.Backend, s.prober(rs))
@@ -114,8 +122,17 @@ func (t Target) Check(c intercept.Config) ([]intercept.Difference, error) {
 		}
 		more, err := b.Check(rs)
 		if errors.Is(err, intercept.ErrNotIntercepted) && len(diffs) > 0 {
-			return nil
+			err = nil
 		}
+		if err != nil {
+			return err
+		}
+		diffs = append(diffs, more...)
+		c, err := s.routing()
+		if err != nil {
+			return err
+		}
+		more, err = c.Check(routes, rs.Families)
 		diffs = append(diffs, more...)
 		return err
 	})

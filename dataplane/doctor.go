@@ -82,6 +82,7 @@ func (t Target) Doctor(c intercept.Config) (Report, error) {
 	}
 	r := Report{IPv6: hasIPv6(), Kernel: release(), Privileges: privileges(), Present: []Backend{}, Modules: []string{}}
 	rs = forKernel(rs, c.Families, r.IPv6)
+	rs.Routes = nil
 	t.AllowHostNetNS = true // nothing is written
 	err = t.open(func(s *space) error {
 		// What cannot be found out is not so.
@@ -202,9 +203,9 @@ func needs() []need {
 			hasTarget(intercept.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
 		{"conntrack states", in(filter, arriving, intercept.PriorityMangle, drop, intercept.CTInvalid),
 			hasMatch(intercept.CTInvalid), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
-		{"marks", in(route, output, intercept.PriorityMangle, intercept.SaveMark{}, intercept.Mark{Value: 1, Mask: 1}, intercept.ConnMark{Value: 1, Mask: 1}),
+		{"marks", in(route, output, intercept.PriorityMangle, intercept.SetConnMark{Value: 1, Mask: 1}, intercept.Mark{Value: 1, Mask: 1}, intercept.ConnMark{Value: 1, Mask: 1}),
 			func(c intercept.Chain, r intercept.Rule) bool {
-				return hasMatch(intercept.Mark{}, intercept.ConnMark{})(c, r) || hasTarget(intercept.SetMark{})(c, r) || hasTarget(intercept.SaveMark{})(c, r)
+				return hasMatch(intercept.Mark{}, intercept.ConnMark{})(c, r) || hasTarget(intercept.SetMark{})(c, r) || hasTarget(intercept.SetConnMark{})(c, r)
 			}, []string{"nft_ct"}, []string{"xt_mark", "xt_connmark"}},
 		{"TPROXY", in(filter, arriving, intercept.PriorityMangle, intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 1, Mask: 1}}, tcp),
 			hasTarget(intercept.TProxy{}), []string{"nft_tproxy", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}, []string{"xt_TPROXY"}},

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 )
@@ -23,8 +24,9 @@ type backend interface {
 // space is an open network namespace and the backends in it.
 type space struct {
 	netns
-	how  IPTables
-	sock *nft.Backend // nil until it is needed
+	how    IPTables
+	sock   *nft.Backend    // nil until it is needed
+	routes *markroute.Conn // nil until it is needed
 }
 
 // nft returns the namespace's nf_tables.
@@ -41,11 +43,27 @@ func (s *space) nft() (*nft.Backend, error) {
 	return s.sock, err
 }
 
-func (s *space) close() error {
-	if s.sock == nil {
-		return nil
+// routing returns the namespace's routes and rules.
+func (s *space) routing() (*markroute.Conn, error) {
+	if s.routes != nil {
+		return s.routes, nil
 	}
-	return s.sock.Close()
+	c, err := markroute.Open(s.fd())
+	if err != nil {
+		return nil, err
+	}
+	s.routes = c
+	return c, nil
+}
+
+func (s *space) close() (err error) {
+	if s.sock != nil {
+		err = s.sock.Close()
+	}
+	if s.routes != nil {
+		err = errors.Join(err, s.routes.Close())
+	}
+	return err
 }
 
 // backend returns a backend that acts on the namespace.
@@ -107,12 +125,15 @@ func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	chains, err := b.Chains(f)
+	chains, err := b.Chains()
 	if err != nil {
 		return nil, err
 	}
 	base := map[string][]string{}
 	for _, c := range chains {
+		if (c.Family == "ip") != (f == intercept.IPv4) || c.Family != "ip" && c.Family != "ip6" {
+			continue
+		}
 		names := base[c.Table]
 		if c.Base {
 			names = append(names, c.Name)
@@ -130,22 +151,55 @@ func (o objects) RemoveEmpty(f intercept.Family, table string, chains []string, 
 	return b.RemoveEmpty(f, table, chains, andTable)
 }
 
-// apply chooses a backend, applies with it, and removes what others of ours
-// had there. That nftables works is proven by using it.
+// apply puts routes, then rules, in place, and removes what others of ours had
+// there: no rule ever marks packets that nothing delivers.
 func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcome intercept.Outcome, err error) {
+	routes := rs.Routes
+	rs.Routes = nil
+	undo := func() error { return nil }
+	if len(routes) > 0 {
+		c, err := s.routing()
+		if err != nil {
+			return choice, "", err
+		}
+		if undo, err = c.Add(routes, rs.Families); err != nil {
+			return choice, "", err
+		}
+	}
+	if choice, outcome, err = s.applyRules(want, rs); err != nil {
+		return choice, "", errors.Join(err, undo())
+	}
+	others, err := s.removeOthers(choice.Backend)
+	if err == nil && (outcome == intercept.Replaced || others) {
+		var c *markroute.Conn
+		if c, err = s.routing(); err == nil {
+			_, err = c.Keep(routes, rs.Families)
+		}
+	}
+	return choice, outcome, err
+}
+
+// applyRules chooses a backend and applies with it. That nftables works is
+// proven by using it, and so is what could not be tried before. What the
+// kernel then refuses is proven missing, and the next is chosen, unless the
+// backend was asked for by name.
+func (s *space) applyRules(want Backend, rs intercept.Ruleset) (choice Choice, outcome intercept.Outcome, err error) {
+	all, err := candidates(want)
+	if err != nil {
+		return choice, "", err
+	}
 	probe := s.prober(rs)
-	var refusal error
+	refused := map[Backend]Finding{}
 	for {
 		choice, err = choose(want, func(b Backend) Finding {
+			f, is := refused[b]
 			switch {
-			case b != BackendNFT && (want == b):
+			case is:
+				return f
+			case len(all) == 1, b == BackendNFT:
 				return s.quickProbe(b, rs)
-			case b != BackendNFT:
-				return probe(b)
-			case refusal != nil && want != BackendNFT:
-				return missing(b, refusal)
 			}
-			return Finding{Backend: b, State: StateUnknown, Reason: b.praise()}
+			return probe(b)
 		})
 		if err != nil {
 			return choice, "", err
@@ -154,32 +208,29 @@ func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcom
 		if b, err = s.backend(choice.Backend); err == nil {
 			outcome, err = b.Apply(rs)
 		}
-		if choice.Backend == BackendNFT && want != BackendNFT && refusal == nil && errors.Is(err, intercept.ErrUnsupported) {
-			refusal = err
-			continue
+		if len(all) == 1 || !errors.Is(err, intercept.ErrUnsupported) {
+			return choice, outcome, err
 		}
-		if err != nil {
-			return choice, "", err
-		}
-		return choice, outcome, s.removeOthers(choice.Backend)
+		refused[choice.Backend] = missing(choice.Backend, err)
 	}
 }
 
 // removeOthers takes out what backends other than the one in use have there.
-func (s *space) removeOthers(inUse Backend) error {
+func (s *space) removeOthers(inUse Backend) (removed bool, err error) {
 	holding, err := s.holding()
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, other := range holding {
 		if other == inUse {
 			continue
 		}
 		if err := s.remove(other); err != nil {
-			return fmt.Errorf("the rules are in force by %s, but those that %s had put there are still there, too: %w", inUse, other, err)
+			return removed, fmt.Errorf("the rules are in force by %s, but those that %s had put there are still there, too: %w", inUse, other, err)
 		}
+		removed = true
 	}
-	return nil
+	return removed, nil
 }
 
 func (s *space) remove(b Backend) error {
@@ -192,6 +243,19 @@ func (s *space) remove(b Backend) error {
 
 // removeFrom takes out our rules, of one backend or of all that have some.
 func (s *space) removeFrom(want Backend) (removed bool, err error) {
+	removed, err = s.removeRules(want)
+	if err != nil {
+		return removed, err
+	}
+	c, err := s.routing()
+	if err != nil {
+		return removed, err
+	}
+	routes, err := c.Keep(nil, nil)
+	return removed || routes, err
+}
+
+func (s *space) removeRules(want Backend) (removed bool, err error) {
 	wanted, err := candidates(want)
 	if err != nil {
 		return false, err
@@ -227,14 +291,12 @@ func (s *space) holding() (all []Backend, err error) {
 	if err == nil {
 		has[BackendNFT], err = b.Holds()
 	}
-	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
-		var chains []nft.Chain
-		if err == nil {
-			chains, err = b.Chains(f)
-		}
-		for _, c := range chains {
-			has[BackendIPTablesNFT] = has[BackendIPTablesNFT] || iptables.IsOurs(c.Name)
-		}
+	var chains []nft.Chain
+	if err == nil {
+		chains, err = b.Chains()
+	}
+	for _, c := range chains {
+		has[BackendIPTablesNFT] = has[BackendIPTablesNFT] || iptables.IsOurs(c.Name)
 	}
 	// Where there is no nf_tables, there is nothing of ours in it.
 	if err != nil && !errors.Is(err, intercept.ErrUnsupported) {

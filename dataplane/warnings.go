@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,12 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/nft"
 )
 
 // warnings returns what may surprise about c in the namespace. The error is
 // intercept.ErrUnsupported if c asks for a family the kernel does not have.
-func warnings(n netns, c intercept.Config) ([]string, error) {
-	var warn []string
+func (s *space) warnings(c intercept.Config) ([]string, error) {
+	n := s.netns
+	warn := intercept.Lint(c)
+	earlier, err := s.earlierNAT()
+	if err != nil {
+		return nil, err
+	}
+	warn = append(warn, earlier...)
 	switch c.Families {
 	case intercept.FamiliesDual:
 		if !hasIPv6() {
@@ -30,14 +38,40 @@ func warnings(n netns, c intercept.Config) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if addr.IsValid() {
-			warn = append(warn, fmt.Sprintf("%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families auto", other, addr))
+		if addr.IsValid() && c.OtherFamily != intercept.TreatmentReject {
+			warn = append(warn, fmt.Sprintf("%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families auto, or other-family reject", other, addr))
 		}
 	case intercept.FamiliesAuto:
 	}
 	if n.file == nil {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
 		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
+	}
+	return warn, nil
+}
+
+// earlierNAT warns of others' NAT chains that are asked before ours: of what
+// they translate, ours never hear. At the same priority the chain that was made
+// last is the first to be asked.
+func (s *space) earlierNAT() ([]string, error) {
+	b, err := s.nft()
+	var chains []nft.Chain
+	if err == nil {
+		chains, err = b.Chains()
+	}
+	if errors.Is(err, intercept.ErrUnsupported) || errors.Is(err, intercept.ErrPermission) {
+		return nil, nil // there are none; or the backend will say what is missing
+	}
+	if err != nil {
+		return nil, err
+	}
+	var warn []string
+	for _, c := range chains {
+		ours := c.Hook == intercept.Prerouting.String() || c.Hook == intercept.Output.String()
+		if c.Type == intercept.NATChain.String() && ours && c.Priority < int32(intercept.PriorityDstNAT) {
+			warn = append(warn, fmt.Sprintf("chain %s of table %s %s (NAT at hook %s, priority %d) is asked before ours, at %d: what it translates is not captured",
+				c.Name, c.Family, c.Table, c.Hook, c.Priority, intercept.PriorityDstNAT))
+		}
 	}
 	return warn, nil
 }

@@ -420,22 +420,44 @@ func partOf(name string) (string, int) {
 
 // read lists both families.
 func (s *session) read() (map[intercept.Family]listing, error) {
+	var errs []error
+	running := map[intercept.Family]*process{}
+	for _, f := range families {
+		there, err := s.mayHave(f)
+		if err == nil && there {
+			running[f], err = s.programs[f].save.start("", s.env, s.files, "-c")
+		}
+		errs = append(errs, err)
+	}
 	have := map[intercept.Family]listing{}
 	for _, f := range families {
-		if s.missing[f] != nil || s.o.Variant == Legacy && !legacyLoaded(f) {
-			continue // there can be nothing of this variant
+		if running[f] == nil {
+			continue
 		}
-		text, err := s.programs[f].save.run("", s.env, s.files, "-c")
-		if err != nil {
-			return nil, fmt.Errorf("list the rules: %w", err)
+		text, err := running[f].finish()
+		if err == nil {
+			have[f], err = parse(text)
 		}
-		l, err := parse(text)
-		if err != nil {
-			return nil, err
-		}
-		have[f] = l
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("list the rules: %w", err)
 	}
 	return have, nil
+}
+
+// mayHave reports whether there can be anything of this variant.
+func (s *session) mayHave(f intercept.Family) (bool, error) {
+	switch {
+	case s.missing[f] != nil:
+		return false, nil
+	case s.o.Variant == Legacy:
+		return legacyLoaded(f), nil
+	case s.o.Objects == nil:
+		return true, nil
+	}
+	tables, err := s.o.Objects.BaseChains(f)
+	return len(tables) > 0, err
 }
 
 // legacyLoaded reports whether the namespace of the calling thread has any

@@ -101,6 +101,7 @@ func applyForever(v Variant) {
 		for i := uint64(0); err == nil; i++ {
 			var rs intercept.Ruleset
 			rs, err = intercept.Compile(choice(i % choices))
+			rs.Routes = nil
 			if err == nil {
 				_, err = b.Apply(rs)
 			}

@@ -82,12 +82,15 @@ func (s site) open(t testing.TB, o Options) *Backend {
 type objects struct{ *nft.Backend }
 
 func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
-	chains, err := o.Chains(f)
+	chains, err := o.Chains()
 	if err != nil {
 		return nil, err
 	}
 	base := map[string][]string{}
 	for _, c := range chains {
+		if (c.Family == "ip") != (f == intercept.IPv4) || c.Family != "ip" && c.Family != "ip6" {
+			continue
+		}
 		names := base[c.Table]
 		if c.Base {
 			names = append(names, c.Name)

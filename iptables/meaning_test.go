@@ -236,11 +236,11 @@ func readRule(words []string) (xrule, error) {
 // run is one packet's way through the tables.
 type run struct {
 	*machine
-	p     intercept.Packet
-	out   intercept.Trace
-	inRaw bool
-	zoned bool
-	steps int
+	p      intercept.Packet
+	out    intercept.Trace
+	silent bool
+	zoned  bool
+	steps  int
 }
 
 // trace says what xtables does with the packet.
@@ -252,15 +252,28 @@ func (m *machine) trace(p intercept.Packet) (intercept.Trace, error) {
 		p.Flags = intercept.SYN
 	}
 	r := run{machine: m, p: p}
-	order := []string{"raw", "mangle", "nat", "filter"}
-	for _, name := range order {
-		if name == "nat" && p.State != intercept.CTNew {
+	type stop struct{ table, chain string }
+	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}, {"filter", "INPUT"}, {"filter", "FORWARD"}}
+	if p.Hook == intercept.Output {
+		way = []stop{{"raw", "OUTPUT"}, {"mangle", "OUTPUT"}, {"nat", "OUTPUT"}, {"filter", "OUTPUT"}}
+		if p.Interface == "lo" {
+			way = append(way, stop{"mangle", "PREROUTING"}, stop{"filter", "INPUT"})
+		}
+	}
+	asked := false
+	for i, s := range way {
+		if s.table == "nat" && p.State != intercept.CTNew {
 			continue
 		}
-		r.inRaw = name == "raw"
-		v, err := r.chain(m.tables[name], strings.ToUpper(p.Hook.String()))
+		arrived := p.Hook == intercept.Output && i >= 4
+		if arrived {
+			r.p.Hook, r.p.Owner = intercept.Prerouting, nil
+		}
+		asked = asked || s.table == "nat" && len(m.tables["nat"][s.chain]) > 0
+		r.silent = arrived || s.table == "raw" || s == stop{"mangle", "OUTPUT"} || s.table == "filter" && asked
+		v, err := r.chain(m.tables[s.table], s.chain)
 		if err != nil {
-			return r.out, fmt.Errorf("table %s: %w", name, err)
+			return r.out, fmt.Errorf("table %s: %w", s.table, err)
 		}
 		if v == stops {
 			break
@@ -327,7 +340,7 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, intercept.Fate{})
 		return accepts, true, nil
 	case "RETURN":
-		if !r.inRaw {
+		if !r.silent {
 			r.decide(rule, intercept.Fate{})
 		}
 		return returns, true, nil
@@ -335,6 +348,9 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, intercept.Fate{Action: intercept.Dropped})
 		return stops, true, nil
 	case "REJECT":
+		if reset := options["--reject-with"] == "tcp-reset"; reset && (!strings.Contains(rule.text, "-p tcp ") || strings.Contains(rule.text, "! -p tcp ")) {
+			return 0, false, errors.New("a reset of what may not be TCP")
+		}
 		r.decide(rule, intercept.Fate{Action: intercept.Rejected})
 		return stops, true, nil
 	case "REDIRECT":
@@ -364,18 +380,9 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.p.Mark = r.p.Mark&^mask ^ value
 		return 0, false, err
 	case "CONNMARK":
-		nf, _, err1 := markOf(options["--nfmask"])
-		ct, _, err2 := markOf(options["--ctmask"])
-		_, save := options["--save-mark"]
-		if _, restore := options["--restore-mark"]; save == restore {
-			return 0, false, errors.New("saves and restores, or neither")
-		}
-		if save {
-			r.p.ConnMark = r.p.ConnMark&^ct ^ r.p.Mark&nf
-		} else {
-			r.p.Mark = r.p.Mark&^nf ^ r.p.ConnMark&ct
-		}
-		return 0, false, errors.Join(err1, err2)
+		value, mask, err := markOf(options["--set-xmark"])
+		r.p.ConnMark = r.p.ConnMark&^mask ^ value
+		return 0, false, err
 	default:
 		if !strings.HasPrefix(name, "MESH_") {
 			return 0, false, fmt.Errorf("unknown target %s", name)
@@ -855,7 +862,7 @@ func someTarget(r *rand.Rand, base intercept.Chain, proto intercept.Proto, zones
 		targets = append(targets, intercept.Jump{Chain: pick(r, next)}, intercept.Jump{Chain: pick(r, next)})
 	}
 	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
-	targets = append(targets, intercept.Accept{}, intercept.SetMark{Value: pick(r, worldMarks), Mask: mask}, intercept.SaveMark{}, intercept.RestoreMark{})
+	targets = append(targets, intercept.Accept{}, intercept.SetMark{Value: pick(r, worldMarks), Mask: mask}, intercept.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
 	hasPorts := len(proto) == 1
 	switch {
 	case base.Type == intercept.NATChain && hasPorts:
@@ -903,8 +910,8 @@ func aimed(r *rand.Rand, rs intercept.Ruleset) intercept.Packet {
 	if len(chain.Rules) == 0 {
 		return p
 	}
-	if chain.Hook != 0 && chain.Hook != p.Hook {
-		for p.Hook != chain.Hook {
+	if chain.Hook != 0 {
+		for (p.Hook == intercept.Output) != (chain.Hook == intercept.Output) {
 			p = gen.Packet(r)
 		}
 	}
@@ -976,5 +983,6 @@ func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rs.Routes = nil // they are not this package's
 	return rs
 }

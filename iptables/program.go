@@ -72,7 +72,7 @@ func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, erro
 		return program{}, err
 	}
 	if len(rs.Routes) > 0 {
-		return program{}, fmt.Errorf("%w for marked routes in this backend", intercept.ErrUnsupported)
+		return program{}, fmt.Errorf("%w for routes here: package dataplane writes them", intercept.ErrUnsupported)
 	}
 	p := program{family: f}
 	if !slices.Contains(rs.Families, f) {
@@ -173,7 +173,7 @@ func home(c intercept.Chain) (string, error) {
 		// In OUTPUT, xtables' mangle routes a packet again whose mark changed.
 		c.Type == intercept.RouteChain && c.Priority == intercept.PriorityMangle && c.Hook == intercept.Output:
 		return "mangle", nil
-	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityFilter && c.Hook == intercept.Output:
+	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityFilter && c.Hook != intercept.Prerouting:
 		return "filter", nil
 	}
 	return "", fmt.Errorf("%w: xtables has no table of type %s at hook %s, priority %d", intercept.ErrUnsupported, c.Type, c.Hook, c.Priority)
@@ -389,7 +389,7 @@ func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
 		}
 	}
 	var err error
-	a.target, err = l.target(r.Target)
+	a.target, err = l.target(r)
 	return a, err
 }
 
@@ -634,11 +634,12 @@ func owners(option string, ids intercept.IDs) [][]string {
 }
 
 // target lowers what happens to a packet.
-func (l *lowering) target(t intercept.Target) ([]string, error) {
+func (l *lowering) target(r intercept.Rule) ([]string, error) {
+	t := r.Target
 	switch t.(type) {
 	case intercept.Accept, intercept.Return, intercept.Goto, intercept.CTZone:
 	case intercept.Drop, intercept.Reject, intercept.Jump, intercept.Redirect, intercept.DNAT, intercept.TProxy,
-		intercept.SetMark, intercept.SaveMark, intercept.RestoreMark:
+		intercept.SetMark, intercept.SetConnMark:
 		if l.table.name == "raw" {
 			l.others = t
 		}
@@ -657,7 +658,10 @@ func (l *lowering) target(t intercept.Target) ([]string, error) {
 		if l.table.name != "filter" {
 			return nil, fmt.Errorf("%w: xtables rejects in its filter table alone", intercept.ErrUnsupported)
 		}
-		if l.family == intercept.IPv4 {
+		switch {
+		case r.OnlyTCP():
+			return []string{"-j", "REJECT", "--reject-with", "tcp-reset"}, nil
+		case l.family == intercept.IPv4:
 			return []string{"-j", "REJECT", "--reject-with", "icmp-port-unreachable"}, nil
 		}
 		return []string{"-j", "REJECT", "--reject-with", "icmp6-port-unreachable"}, nil
@@ -681,10 +685,8 @@ func (l *lowering) target(t intercept.Target) ([]string, error) {
 		return []string{"-j", "TPROXY", "--on-port", strconv.Itoa(int(t.Port)), "--tproxy-mark", setMark(t.Mark.Value, t.Mark.Mask)}, nil
 	case intercept.SetMark:
 		return []string{"-j", "MARK", "--set-xmark", setMark(t.Value, t.Mask)}, nil
-	case intercept.SaveMark:
-		return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}, nil
-	case intercept.RestoreMark:
-		return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}, nil
+	case intercept.SetConnMark:
+		return []string{"-j", "CONNMARK", "--set-xmark", setMark(t.Value, t.Mask)}, nil
 	case intercept.CTZone:
 		if l.table.name != "raw" {
 			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", intercept.ErrUnsupported)

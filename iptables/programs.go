@@ -106,42 +106,72 @@ func variantOf(path string) (Variant, error) {
 }
 
 // run runs a program in the namespace of the calling thread and returns what
-// it prints. Input and output are files in memory: no goroutine copies them,
-// and no size of either can block. The child has the extra files as its
-// descriptors from 3 on.
+// it prints.
 func (c command) run(input string, env []string, extra []*os.File, args ...string) (stdout string, err error) {
-	in, err := memory("input", input)
+	p, err := c.start(input, env, extra, args...)
 	if err != nil {
 		return "", err
 	}
-	defer in.Close()
-	out, err := memory("output", "")
-	if err != nil {
-		return "", err
-	}
-	defer out.Close()
-	complaint, err := memory("errors", "")
-	if err != nil {
-		return "", err
-	}
-	defer complaint.Close()
+	return p.finish()
+}
 
-	cmd := exec.Command(c[0], append(c[1:len(c):len(c)], args...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, complaint
-	cmd.Env, cmd.ExtraFiles = env, extra
-	runErr := cmd.Run()
-	text, err := contents(out)
-	if err != nil {
-		return "", err
+// process is a program that was started. Its input and output are files in
+// memory: no goroutine copies them, no size of either can block, and several
+// can run at once without a thread for each.
+type process struct {
+	name                  string
+	cmd                   *exec.Cmd
+	input                 string
+	stdin, stdout, stderr *os.File
+	err                   error // of the start
+}
+
+// start starts a program in the namespace of the calling thread. The child has
+// the files extra as its descriptors 3 and up.
+func (c command) start(input string, env []string, extra []*os.File, args ...string) (*process, error) {
+	p := &process{name: c[len(c)-1], input: input}
+	for _, f := range []struct {
+		file          **os.File
+		name, content string
+	}{{&p.stdin, "input", input}, {&p.stdout, "output", ""}, {&p.stderr, "errors", ""}} {
+		var err error
+		if *f.file, err = memory(f.name, f.content); err != nil {
+			return nil, errors.Join(err, p.close())
+		}
 	}
+	p.cmd = exec.Command(c[0], append(c[1:len(c):len(c)], args...)...)
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = p.stdin, p.stdout, p.stderr
+	p.cmd.Env, p.cmd.ExtraFiles = env, extra
+	p.err = p.cmd.Start()
+	return p, nil
+}
+
+// finish waits for the program and returns what it has printed.
+func (p *process) finish() (stdout string, err error) {
+	defer func() { _ = p.close() }() // in memory
+	runErr := p.err
 	if runErr == nil {
-		return text, nil
+		runErr = p.cmd.Wait()
 	}
-	said, err := contents(complaint)
+	text, err := contents(p.stdout)
+	if err != nil || runErr == nil {
+		return text, err
+	}
+	said, err := contents(p.stderr)
 	if err != nil {
 		return "", err
 	}
-	return text, &failure{program: c[len(c)-1], err: runErr, said: said, input: input}
+	return text, &failure{program: p.name, err: runErr, said: said, input: p.input}
+}
+
+func (p *process) close() error {
+	var errs []error
+	for _, f := range []*os.File{p.stdin, p.stdout, p.stderr} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // memory returns a file that is nowhere but in memory.

@@ -78,8 +78,8 @@ func vocabulary() intercept.Ruleset {
 		{Line: "O14", Reason: "some bits", Target: intercept.SetMark{Value: 0x539, Mask: 0xfff}},
 		{Line: "O14", Reason: "all bits", Target: intercept.SetMark{Value: 0x539, Mask: 1<<32 - 1}},
 		{Line: "O14", Reason: "more bits than its mask", Target: intercept.SetMark{Value: 3, Mask: 1}},
-		{Line: "O14", Reason: "save", Target: intercept.SaveMark{}},
-		{Line: "O14", Reason: "restore", Target: intercept.RestoreMark{}},
+		{Line: "O14", Reason: "some bits of the connection's", Target: intercept.SetConnMark{Value: 0x539, Mask: 0xfff}},
+		{Line: "O14", Reason: "all bits of the connection's", Target: intercept.SetConnMark{Value: 0x539, Mask: 1<<32 - 1}},
 	}
 	arriving := []intercept.Rule{
 		{Line: "I1", Reason: "by eth0", Match: []intercept.Match{intercept.InInterface("eth0")}, Target: intercept.Return{}},
@@ -112,6 +112,10 @@ func vocabulary() intercept.Ruleset {
 			{Name: "marks", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain, Rules: marks},
 			{Name: "arriving", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle, Rules: arriving},
 			{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},
+			{Name: "in", Hook: intercept.Input, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
+				{Line: "O13", Reason: "for the pod", Match: []intercept.Match{udp, intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
+			{Name: "through", Hook: intercept.Forward, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
+				{Line: "O13", Reason: "through the pod", Match: []intercept.Match{udp, intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
 			{Name: "prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},
 		},
 	}

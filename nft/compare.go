@@ -144,8 +144,14 @@ func elementsProblem(want, have []string) string {
 
 // hookNumber returns the kernel's number of a hook (linux/netfilter.h).
 func hookNumber(h intercept.Hook) nftables.ChainHook {
-	if h == intercept.Prerouting {
+	switch h {
+	case intercept.Prerouting:
 		return unix.NF_INET_PRE_ROUTING
+	case intercept.Input:
+		return unix.NF_INET_LOCAL_IN
+	case intercept.Forward:
+		return unix.NF_INET_FORWARD
+	case intercept.Output:
 	}
 	return unix.NF_INET_LOCAL_OUT
 }

@@ -413,6 +413,10 @@ func appendExpression(b []byte, name string, data []byte) []byte {
 			values[unix.NFTA_NAT_FLAGS] = be32(binary.BigEndian.Uint32(f) &^ unix.NF_NAT_RANGE_MAP_IPS)
 		}
 		drop(unix.NFTA_NAT_REG_PROTO_MAX, same(unix.NFTA_NAT_REG_PROTO_MAX, unix.NFTA_NAT_REG_PROTO_MIN))
+	case "reject":
+		// A reset has no code. We send one all the same, and get none back.
+		reset := bytes.Equal(values[unix.NFTA_REJECT_TYPE], be32(unix.NFT_REJECT_TCP_RST))
+		drop(unix.NFTA_REJECT_ICMP_CODE, reset)
 	case "redir":
 		drop(unix.NFTA_REDIR_REG_PROTO_MAX, same(unix.NFTA_REDIR_REG_PROTO_MAX, unix.NFTA_REDIR_REG_PROTO_MIN))
 	}

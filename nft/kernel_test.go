@@ -71,6 +71,7 @@ func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rs.Routes = nil // they are not this package's
 	return rs
 }
 
@@ -379,9 +380,11 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 	apply(t, b, old, intercept.Created)
 	before := listWithHandles(t, ns)
 
-	rs := compileConfig(t, intercept.Default())
+	dns := intercept.Default()
+	dns.DNS.Mode = intercept.DNSAll
+	rs := compileConfig(t, dns)
 	for i, c := range rs.Chains {
-		if c.Name == intercept.ChainOutput {
+		if c.Name == intercept.ChainRawOutput {
 			// nft_tproxy works on arriving packets alone.
 			rs.Chains[i].Rules = append([]intercept.Rule{}, c.Rules...)
 			rs.Chains[i].Rules[2] = intercept.Rule{Line: "O3", Reason: "the culprit", Match: []intercept.Match{intercept.Proto{intercept.TCP}},
@@ -503,6 +506,7 @@ func applyForever() {
 		for i := uint64(0); err == nil; i++ {
 			var rs intercept.Ruleset
 			rs, err = intercept.Compile(gen.Config(rand.New(rand.NewPCG(500+i%4, 11))))
+			rs.Routes = nil
 			if err == nil {
 				_, err = b.Apply(rs)
 			}

@@ -12,27 +12,42 @@ import (
 
 // Chain is a chain of somebody else's table.
 type Chain struct {
+	// Family is nft's word for the table's: ip, ip6, inet, …
+	Family      string
 	Table, Name string
-	Base        bool // it has a hook
+	// Base is true if it has a hook. The rest is of those alone: nft's words
+	// for the type and the hook, and the priority.
+	Base       bool
+	Type, Hook string
+	Priority   int32
 }
 
-// Chains returns all chains in tables of one family that are not ours. Tables
-// without chains have an entry without a Name.
-func (b *Backend) Chains(f intercept.Family) ([]Chain, error) {
-	tables, err := b.tables(tableFamily(f))
-	if err != nil || len(tables) == 0 {
+// Chains returns all chains in tables that are not ours. A table has an entry
+// without a Name, too.
+func (b *Backend) Chains() ([]Chain, error) {
+	tables, err := b.tables(unix.NFPROTO_UNSPEC)
+	if err != nil {
 		return nil, err
 	}
 	var out []Chain
 	for _, t := range tables {
 		if t.name != Table {
-			out = append(out, Chain{Table: t.name})
+			out = append(out, Chain{Family: familyName(t.family), Table: t.name})
 		}
 	}
-	err = b.chains(tableFamily(f), func(in tableName, c kernelChain) {
-		if in.name != Table {
-			out = append(out, Chain{in.name, c.name, c.base})
+	if len(out) == 0 {
+		return nil, nil
+	}
+	hooks := []intercept.Hook{intercept.Prerouting, intercept.Input, intercept.Forward, intercept.Output}
+	err = b.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+		if in.name == Table {
+			return
 		}
+		o := Chain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ, Priority: c.priority}
+		if c.base && int(c.hook) < len(hooks) {
+			o.Hook = hooks[c.hook].String()
+		}
+		out = append(out, o)
 	})
 	return out, err
 }
@@ -70,7 +85,7 @@ func (b *Backend) RemoveEmpty(f intercept.Family, table string, chains []string,
 
 func (b *Backend) emptying(f intercept.Family, table string, chains []string, andTable bool) (t batch, err error) {
 	family := tableFamily(f)
-	all, err := b.Chains(f)
+	all, err := b.Chains()
 	if err != nil {
 		return t, err
 	}
@@ -95,7 +110,7 @@ func (b *Backend) emptying(f intercept.Family, table string, chains []string, an
 	}
 	there, left := false, 0
 	for _, c := range all {
-		if c.Table != table {
+		if c.Table != table || c.Family != familyName(family) {
 			continue
 		}
 		there = true

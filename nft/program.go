@@ -124,7 +124,7 @@ func compile(rs intercept.Ruleset, lay layout) (program, error) {
 		return nil, err
 	}
 	if len(rs.Routes) > 0 {
-		return nil, fmt.Errorf("%w for marked routes in this backend", intercept.ErrUnsupported)
+		return nil, fmt.Errorf("%w for routes here: package dataplane writes them", intercept.ErrUnsupported)
 	}
 	var prog program
 	for _, fam := range tableFamilies(rs.Families, lay) {
@@ -230,7 +230,7 @@ func (t *table) append(c *chain, r intercept.Rule, guard ...stmt) error {
 		stmts = append(stmts, s)
 	}
 	stmts = append(stmts, stmt{"counter", []expr.Any{&expr.Counter{}}})
-	target, err := t.target(r.Target)
+	target, err := t.target(r)
 	if err != nil {
 		return err
 	}
@@ -446,8 +446,8 @@ func ctState(m intercept.CTState, negated bool) stmt {
 }
 
 // target lowers what happens to a packet.
-func (t *table) target(target intercept.Target) (stmt, error) {
-	switch target := target.(type) {
+func (t *table) target(r intercept.Rule) (stmt, error) {
+	switch target := r.Target.(type) {
 	case intercept.Accept:
 		return verdict("accept", expr.VerdictAccept, ""), nil
 	case intercept.Return:
@@ -459,7 +459,7 @@ func (t *table) target(target intercept.Target) (stmt, error) {
 	case intercept.Goto:
 		return verdict("goto "+target.Chain, expr.VerdictGoto, target.Chain), nil
 	case intercept.Reject:
-		return t.reject(), nil
+		return t.reject(r.OnlyTCP()), nil
 	case intercept.Redirect:
 		redir := &expr.Redir{RegisterProtoMin: 1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED}
 		exprs := []expr.Any{&expr.Immediate{Register: 1, Data: be16(target.Ports.First)}}
@@ -484,12 +484,8 @@ func (t *table) target(target intercept.Target) (stmt, error) {
 		}}, nil
 	case intercept.SetMark:
 		return setMark(target.Value, target.Mask), nil
-	case intercept.SaveMark:
-		return stmt{"ct mark set meta mark", append(meta(expr.MetaKeyMARK),
-			&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})}, nil
-	case intercept.RestoreMark:
-		return stmt{"meta mark set ct mark", []expr.Any{
-			&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, writeMark()}}, nil
+	case intercept.SetConnMark:
+		return setConnMark(target.Value, target.Mask), nil
 	case intercept.CTZone:
 		end := verdict("return", expr.VerdictReturn, "")
 		return stmt{fmt.Sprintf("ct zone set %d %s", target.Zone, end.text), append([]expr.Any{
@@ -504,7 +500,7 @@ func (t *table) target(target intercept.Target) (stmt, error) {
 		exprs = append(append(exprs, mark.exprs...), end.exprs...)
 		return stmt{fmt.Sprintf("tproxy to :%d %s %s", target.Port, mark.text, end.text), exprs}, nil
 	}
-	return stmt{}, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, target)
+	return stmt{}, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, r.Target)
 }
 
 // tproxyFamily is what nft sends: an inet table leaves the family to the packet.
@@ -532,7 +528,20 @@ func setMark(value, mask uint32) stmt {
 		append(meta(expr.MetaKeyMARK), and(^mask, value), writeMark())}
 }
 
-func (t *table) reject() stmt {
+func setConnMark(value, mask uint32) stmt {
+	write := &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true}
+	if mask == 1<<32-1 {
+		return stmt{fmt.Sprintf("ct mark set %#x", value), []expr.Any{
+			&expr.Immediate{Register: 1, Data: host32(value)}, write}}
+	}
+	return stmt{fmt.Sprintf("ct mark set ct mark & %#x ^ %#x", ^mask, value),
+		[]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, and(^mask, value), write}}
+}
+
+func (t *table) reject(tcp bool) stmt {
+	if tcp {
+		return stmt{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}}
+	}
 	// The codes are those of linux/netfilter/nf_tables.h and the ICMP RFCs
 	// (792, type 3 code 3; 4443, type 1 code 4).
 	switch t.family {

@@ -57,12 +57,13 @@ func vocabulary() intercept.Ruleset {
 	add(intercept.Accept{}, intercept.OutInterface("a0"))
 	add(intercept.Drop{}, intercept.OutInterface("a1"))
 	add(intercept.Reject{}, intercept.OutInterface("a2"))
+	add(intercept.Reject{}, tcp, intercept.OutInterface("a2"))
 	add(intercept.Jump{Chain: "sub"}, intercept.OutInterface("a3"))
 	add(intercept.Goto{Chain: "sub"}, intercept.OutInterface("a4"))
 	add(intercept.SetMark{Value: 0x539, Mask: 0xfff})
 	add(intercept.SetMark{Value: 0x539, Mask: 1<<32 - 1})
-	add(intercept.SaveMark{})
-	add(intercept.RestoreMark{})
+	add(intercept.SetConnMark{Value: 0x539, Mask: 0xfff})
+	add(intercept.SetConnMark{Value: 0x539, Mask: 1<<32 - 1})
 
 	nat := []intercept.Rule{
 		{Line: "O12", Reason: "one port", Match: []intercept.Match{tcp}, Target: intercept.Redirect{Ports: intercept.Port(15001)}},
@@ -76,6 +77,10 @@ func vocabulary() intercept.Ruleset {
 			{Name: "zones", Hook: intercept.Output, Priority: intercept.PriorityRaw, Rules: []intercept.Rule{
 				{Line: "O8", Reason: "zone", Match: []intercept.Match{udp}, Target: intercept.CTZone{Zone: 2}}}},
 			{Name: "sub", Rules: []intercept.Rule{{Line: "O14", Reason: "back", Target: intercept.Return{}}}},
+			{Name: "in", Hook: intercept.Input, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
+				{Line: "O13", Reason: "reject", Match: []intercept.Match{intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
+			{Name: "through", Hook: intercept.Forward, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
+				{Line: "O13", Reason: "reject", Match: []intercept.Match{intercept.OutInterface("eth0")}, Target: intercept.Reject{}}}},
 			{Name: "filters", Hook: intercept.Output, Priority: intercept.PriorityFilter, Rules: filter},
 			{Name: "marks", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain},
 			{Name: "nats", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},

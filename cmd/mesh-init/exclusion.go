@@ -29,6 +29,35 @@ func parseExclusions(s string) ([]intercept.Exclusion, error) {
 	return list, nil
 }
 
+// parseInboundExclusions reads clients and ports, [CIDRS][:PORTS], separated by
+// semicolons, or "none".
+func parseInboundExclusions(s string) ([]intercept.InboundExclusion, error) {
+	if strings.TrimSpace(s) == "none" {
+		return nil, nil
+	}
+	var list []intercept.InboundExclusion
+	var errs []error
+	for item := range strings.SplitSeq(s, ";") {
+		item = strings.TrimSpace(item)
+		var e intercept.InboundExclusion
+		var err error
+		if words := strings.Fields(item); len(words) != 1 || !strings.ContainsAny(item, ".:/*[") {
+			err = errors.New("write clients and ports in one word: [CIDRS][:PORTS]")
+		} else {
+			e.Sources, e.Ports, err = parseDestination(item)
+		}
+		if err != nil {
+			errs = append(errs, under(fmt.Sprintf("%q", item), err))
+			continue
+		}
+		list = append(list, e)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
 const exclusionForm = "[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]"
 
 // parseExclusion reads `udp 10.0.0.0/8:5000-6000 uid=1000-1999`: words in any

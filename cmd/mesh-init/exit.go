@@ -17,6 +17,9 @@ const (
 // errDrifted reports that check found differences.
 var errDrifted = errors.New("drifted: the rules are not what this configuration makes")
 
+// errNotVerified reports that verify found something amiss.
+var errNotVerified = errors.New("interception does not work as this configuration asks")
+
 // usageError marks what the caller has to correct.
 type usageError struct{ error }
 
@@ -49,6 +52,7 @@ func exits() []exit {
 		{16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns", ""},
 		{17, intercept.ErrLocked, "another program held a lock for the whole wait",
 			"wait for it, or wait longer with --iptables-wait"},
+		{18, errNotVerified, "verify found that interception does not work", ""},
 	}
 }
 

@@ -70,6 +70,7 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 		}
 	case "proxy":
 		out.Owner = &intercept.Owner{UID: first(c.Proxy.UIDs), GID: first(c.Proxy.GIDs)}
+		out.Mark = c.Proxy.Mark.Value
 		for _, name := range []string{"uid", "gid"} {
 			if p.given(name) {
 				fail(name, "%s: the proxy's is configured (--proxy-%s); leave it out", p[name].text, name)
@@ -80,6 +81,16 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 			UID: p.id("uid", c.Proxy.UIDs, fail),
 			GID: p.id("gid", c.Proxy.GIDs, fail),
 		}
+	}
+	if p.given("mark") {
+		mark, err := strconv.ParseUint(p["mark"].text, 0, 32)
+		if err != nil {
+			fail("mark", "%q is not a mark (a number, as in 1337 or 0x539)", p["mark"].text)
+		}
+		if p["from"].text == "outside" {
+			fail("mark", "%s: a packet from outside has no socket that could mark it; leave it out", p["mark"].text)
+		}
+		out.Mark = uint32(mark)
 	}
 	toSelf := p["to-self"].text == "true"
 	inside := toSelf || out.Hook == intercept.Output && dst.Addr().IsLoopback()
@@ -205,6 +216,7 @@ type packetJSON struct {
 	Dst       netip.AddrPort `json:"dst"`
 	Interface string         `json:"interface"`
 	State     string         `json:"state"`
+	Mark      uint32         `json:"mark,omitempty"`
 }
 
 type stepJSON struct {
@@ -212,6 +224,7 @@ type stepJSON struct {
 	Line    string `json:"line"`
 	Reason  string `json:"reason"`
 	Matched bool   `json:"matched"`
+	Decided bool   `json:"decided,omitempty"`
 	Target  string `json:"target,omitempty"` // of a rule that matched
 	Because string `json:"because,omitempty"`
 }
@@ -243,7 +256,7 @@ func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanat
 		}
 	}
 	for _, s := range t.Steps {
-		step := stepJSON{Chain: s.Chain, Line: s.Rule.Line, Reason: s.Rule.Reason, Matched: s.Matched}
+		step := stepJSON{Chain: s.Chain, Line: s.Rule.Line, Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
 		if s.Matched {
 			step.Target = s.Rule.Target.String()
 		} else {
@@ -294,7 +307,7 @@ func words(c intercept.Config, f intercept.Fate) string {
 }
 
 func describe(p intercept.Packet, from, state string) packetJSON {
-	out := packetJSON{From: from, Protocol: p.Protocol.String(), Src: p.Src, Dst: p.Dst, Interface: p.Interface, State: state}
+	out := packetJSON{From: from, Protocol: p.Protocol.String(), Src: p.Src, Dst: p.Dst, Interface: p.Interface, State: state, Mark: p.Mark}
 	if p.Owner != nil {
 		out.UID, out.GID = &p.Owner.UID, &p.Owner.GID
 	}
@@ -309,6 +322,9 @@ func (p packetJSON) String() string {
 		return a.String()
 	}
 	s := fmt.Sprintf("%s %s -> %s", p.Protocol, end(p.Src), end(p.Dst))
+	if p.Mark != 0 {
+		s += fmt.Sprintf(" mark %#x", p.Mark)
+	}
 	if p.State != "new" {
 		s += " (" + p.State + ")"
 	}
@@ -328,12 +344,8 @@ func (e explanation) String() string {
 		fmt.Fprintf(&b, "decided: %s\n", e.Reason)
 	} else {
 		fmt.Fprintf(&b, "decided: %s %s\n", e.Line, e.Reason)
-		// The last one that matched decided; what it took to get there is below.
-		last := len(steps) - 1
-		for last > 0 && !steps[last].Matched {
-			last--
-		}
-		steps = slices.Delete(slices.Clone(steps), last, last+1)
+		// What it took to get there is below.
+		steps = slices.DeleteFunc(slices.Clone(steps), func(s stepJSON) bool { return s.Decided })
 	}
 	for i, s := range steps {
 		if i == 0 || steps[i-1].Chain != s.Chain {

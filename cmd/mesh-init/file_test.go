@@ -54,8 +54,10 @@ func TestDecodeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := intercept.Port
+	defaults := intercept.Default()
 	want := intercept.Config{
-		Proxy: intercept.Proxy{UIDs: intercept.IDs{intercept.ID(1337), {First: 2000, Last: 2999}}, GIDs: intercept.IDs{intercept.ID(1337)}},
+		OtherFamily: intercept.TreatmentPass,
+		Proxy:       intercept.Proxy{UIDs: intercept.IDs{intercept.ID(1337), {First: 2000, Last: 2999}}, GIDs: intercept.IDs{intercept.ID(1337)}},
 		Outbound: intercept.Outbound{
 			Port:         intercept.PortRange{First: 15001, Last: 15004},
 			IncludeCIDRs: intercept.AllCIDRs(),
@@ -66,9 +68,11 @@ func TestDecodeFile(t *testing.T) {
 				{GIDs: intercept.IDs{intercept.ID(7)}},
 			},
 			ExcludeUIDs: intercept.IDs{intercept.ID(intercept.MaxID)},
+			UDP:         intercept.TreatmentPass,
+			QUIC:        intercept.TreatmentPass,
 		},
 		Inbound: intercept.Inbound{
-			Mode: intercept.InboundOff, Port: port(15006),
+			Mode: intercept.InboundOff, Port: port(15006), TProxy: defaults.Inbound.TProxy,
 			ExcludePorts: intercept.Ports{port(15020), port(15021)}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true,
 		},
 		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053},

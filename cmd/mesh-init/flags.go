@@ -37,10 +37,10 @@ const (
 )
 
 // configures are the verbs that work from a configuration.
-const configures = applyVerb | checkVerb | renderVerb | explainVerb | doctorVerb
+const configures = applyVerb | checkVerb | verifyVerb | renderVerb | explainVerb | doctorVerb
 
 // touches are the verbs that look into a kernel.
-const touches = applyVerb | checkVerb | removeVerb | statusVerb | doctorVerb
+const touches = applyVerb | checkVerb | verifyVerb | removeVerb | statusVerb | doctorVerb
 
 // writes are the verbs for which it matters how rules are written.
 const writes = touches | renderVerb
@@ -63,17 +63,27 @@ func flags() []flag {
 			"users the proxy runs as; a user or a group suffices"},
 		{"proxy-gid", "IDS", groupProxy, configures, "proxy.gids", "1337",
 			"groups the proxy runs as"},
+		{"proxy-mark", "MARK", groupProxy, configures, "proxy.mark", "none",
+			"mark the proxy sets on its sockets (SO_MARK), as in\n0x539/0xfff: the bits after / are those that count"},
 		{"allow-root-proxy", "", groupProxy, configures, "proxy.allowRoot", "false",
 			"permit 0 among them: whatever runs as root then escapes"},
 
-		{"inbound-mode", "redirect|off", groupInbound, configures, "inbound.mode", "redirect",
-			"off: leave them alone (an ingress controller)"},
+		{"inbound-mode", "redirect|tproxy|off", groupInbound, configures, "inbound.mode", "redirect",
+			"tproxy: the proxy sees both addresses as they are;\noff: leave them alone (an ingress controller)"},
 		{"inbound-include-ports", "PORTS", groupInbound, configures, "inbound.includePorts", "*",
 			"ports to capture"},
 		{"inbound-exclude-ports", "PORTS", groupInbound, configures, "inbound.excludePorts", "15020,15021,15090",
 			"ports to leave alone"},
 		{"inbound-exclude-sources", "CIDRS", groupInbound, configures, "inbound.excludeSources", "none",
 			"clients to leave alone"},
+		{"inbound-exclude", "RULE", groupInbound, configures, "inbound.exclude", "none",
+			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090; give it\nagain for another, or write ; between them"},
+		{"tproxy-mark", "MARK", groupInbound, configures, "inbound.tproxy.mark", "0x539",
+			"mark of what mode tproxy delivers to the pod"},
+		{"tproxy-self-mark", "MARK", groupInbound, configures, "inbound.tproxy.selfMark", "0x53a",
+			"mark of the proxy's own calls to its pod, and of\nthe connections that it has accepted"},
+		{"tproxy-table", "NUMBER", groupInbound, configures, "inbound.tproxy.table", "133",
+			"routing table that delivers what has the mark"},
 		{"drop-invalid", "", groupInbound, configures, "inbound.dropInvalid", "false",
 			"drop arriving packets that conntrack calls invalid"},
 
@@ -91,6 +101,13 @@ func flags() []flag {
 				"as in 'udp 10.0.0.0/8:5000-6000 uid=1000-1999', or\n" +
 				"'[fd00::/8]:53'; give it again for another, or write ;\nbetween them"},
 
+		{"outbound-target", "ADDRESSES:PORT", groupOutbound, configures, "outbound.target", "none",
+			"a proxy outside the pod, one address a family,\ninstead of --outbound-port"},
+		{"udp", "pass|reject", groupOutbound, configures, "outbound.udp", "pass",
+			"UDP to destinations that are captured; reject: its\nsender learns at once"},
+		{"quic", "pass|reject", groupOutbound, configures, "outbound.quic", "pass",
+			"the same of UDP port 443 alone: clients fall back to\nTCP"},
+
 		{"include-uids", "IDS", groupOwners, configures, "outbound.includeUIDs", "none",
 			"capture these users (and --include-gids) alone"},
 		{"exclude-uids", "IDS", groupOwners, configures, "outbound.excludeUIDs", "none",
@@ -102,6 +119,8 @@ func flags() []flag {
 
 		{"dns", "off|resolvconf|all", groupDNS, configures, "dns.mode", "off",
 			"lookups to capture: none, those to the servers of\nresolv.conf, or all"},
+		{"dns-target", "ADDRESSES:PORT", groupDNS, configures, "dns.target", "none",
+			"a resolver outside the sidecar, one address a family,\nas in 169.254.20.10:53, instead of --dns-port"},
 		{"dns-servers", "ADDRESSES", groupDNS, configures, "dns.servers", "none",
 			"the servers, instead of those in resolv.conf"},
 		{resolvConfFlag, "PATH", groupDNS, configures, "", "/etc/resolv.conf",
@@ -109,12 +128,16 @@ func flags() []flag {
 
 		{"exclude-interfaces", "NAMES", groupNetwork, configures, "excludeInterfaces", "none",
 			"interfaces to leave alone; net* for all that begin so"},
+		{"virtual-interfaces", "NAMES", groupNetwork, configures, "virtualInterfaces", "none",
+			"interfaces to a VM or container behind the pod, as in\nk6t-*,docker0: what comes from there is outbound"},
 		{"loopback", "CIDRS", groupNetwork, configures, "loopback", "127.0.0.1,::1",
 			"loopback addresses never captured; up to 127.0.0.0/8"},
 		{"passthrough-sources", "ADDRESSES", groupNetwork, configures, "passthroughSources", "127.0.0.6,::6",
 			"sources the proxy binds to reach the app, one a family"},
 		{"families", "auto|ipv4|ipv6|dual", groupNetwork, configures, "families", "auto",
 			"auto: what the kernel has; dual: fail unless both;\nthe family left out is not captured"},
+		{"other-family", "pass|reject", groupNetwork, configures, "otherFamily", "pass",
+			"what would be captured, of the family left out"},
 
 		{configFlag, "FILE", groupSource, configures, "", "",
 			"YAML or JSON; - for standard input; the fields are\nthose of \"config\" in render --format json"},
@@ -131,6 +154,8 @@ func flags() []flag {
 			"of the built-in chains' rules, where ours are called"},
 		{"iptables-wait", "DURATION", groupWhere, touches, "", "5s",
 			"how long to wait for another program's lock"},
+		{"set-sysctls", "", groupWhere, applyVerb, "", "false",
+			"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"},
 		{"dry-run", "", groupWhere, applyVerb, "", "false",
 			"print what render prints, and change nothing"},
 
@@ -143,6 +168,7 @@ func flags() []flag {
 		{"proto", "tcp|udp|icmp", groupPacket, explainVerb, "", "tcp", "its protocol"},
 		{"uid", "ID", groupPacket, explainVerb, "", "1000", "the app's user"},
 		{"gid", "ID", groupPacket, explainVerb, "", "1000", "the app's group"},
+		{"mark", "NUMBER", groupPacket, explainVerb, "", "0", "the mark of the sender's socket (SO_MARK)"},
 		{"interface", "NAME", groupPacket, explainVerb, "", "",
 			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"},
 		{"to-self", "", groupPacket, explainVerb, "", "false",
@@ -170,7 +196,7 @@ const (
 func (f flag) isSwitch() bool { return f.value == "" }
 
 // repeats reports whether the flag can be given more than once.
-func (f flag) repeats() bool { return f.name == "outbound-exclude" }
+func (f flag) repeats() bool { return f.value == "RULE" }
 
 // choices are all the values there are, or nil if they cannot be counted.
 func (f flag) choices() []string {

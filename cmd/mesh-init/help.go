@@ -40,6 +40,7 @@ Values:
   PORTS      ports and ranges, 80,8000-8010; * for all, none for none
   IDS        user or group numbers and ranges, 1337,2000-2999; none for none
   CIDRS      addresses and prefixes, 10.0.0.0/8,fd00::1; * for all, none for none
+  MARK       a number and the bits that count, 1337 or 0x539/0xfff; none for none
   ADDRESSES  addresses, 10.0.0.10,fd00::10; none for none
   An empty value is an error, and so is a flag that is given twice.
 

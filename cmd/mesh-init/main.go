@@ -45,6 +45,7 @@ type plane interface {
 	Check(intercept.Config) ([]intercept.Difference, error)
 	Remove() (bool, error)
 	Counters() ([]intercept.Counter, error)
+	Verify(intercept.Config) ([]dataplane.Verdict, error)
 	Doctor(intercept.Config) (dataplane.Report, error)
 }
 

@@ -14,6 +14,9 @@ func (j job) render() error {
 	if err != nil {
 		return usageError{err}
 	}
+	for _, w := range intercept.Lint(j.config) {
+		j.log.WarnContext(j.ctx, w)
+	}
 	if j.json {
 		return j.printJSON(struct {
 			Config   intercept.Config `json:"config"`

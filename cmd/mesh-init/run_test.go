@@ -51,6 +51,11 @@ func (k noKernel) Counters() ([]intercept.Counter, error) {
 	return nil, errors.New("unreachable")
 }
 
+func (k noKernel) Verify(intercept.Config) ([]dataplane.Verdict, error) {
+	k.t.Error("verify reached the kernel")
+	return nil, errors.New("unreachable")
+}
+
 func (k noKernel) Doctor(intercept.Config) (dataplane.Report, error) {
 	k.t.Error("doctor reached the kernel")
 	return dataplane.Report{}, errors.New("unreachable")
@@ -342,6 +347,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 // fakePlane answers as told.
 type fakePlane struct {
 	report      dataplane.Report
+	verdicts    []dataplane.Verdict
 	result      dataplane.Result
 	differences []intercept.Difference
 	removed     bool
@@ -353,9 +359,10 @@ func (p fakePlane) Apply(intercept.Config) (dataplane.Result, error) { return p.
 func (p fakePlane) Check(intercept.Config) ([]intercept.Difference, error) {
 	return p.differences, p.err
 }
-func (p fakePlane) Remove() (bool, error)                             { return p.removed, p.err }
-func (p fakePlane) Counters() ([]intercept.Counter, error)            { return p.counters, p.err }
-func (p fakePlane) Doctor(intercept.Config) (dataplane.Report, error) { return p.report, p.err }
+func (p fakePlane) Remove() (bool, error)                                { return p.removed, p.err }
+func (p fakePlane) Counters() ([]intercept.Counter, error)               { return p.counters, p.err }
+func (p fakePlane) Verify(intercept.Config) ([]dataplane.Verdict, error) { return p.verdicts, p.err }
+func (p fakePlane) Doctor(intercept.Config) (dataplane.Report, error)    { return p.report, p.err }
 
 // TestDoctor: what holds, what does not and why, and what mends it.
 func TestDoctor(t *testing.T) {
@@ -434,6 +441,8 @@ func TestResults(t *testing.T) {
   ]
 }
 `, "mesh-init: drifted: "},
+		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0, "ok      rules: as they should\n", ""},
+		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}}, []string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
 		{counted, []string{"status"}, 0, "" +
 			"PACKETS  BYTES   LINE  FAMILY  REASON\n" +
 			"prerouting:\n" +
@@ -475,7 +484,7 @@ func TestExitCodes(t *testing.T) {
 		if e.err == nil {
 			continue
 		}
-		for _, verb := range []string{"apply", "check", "remove", "status", "doctor"} {
+		for _, verb := range []string{"apply", "check", "verify", "remove", "status", "doctor"} {
 			r := invokeOn(t, fakePlane{err: fmt.Errorf("attempt: %w (%w)", e.err, errors.New("cause"))}, "", nil, verb)
 			if r.code != e.code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.err.Error()) || !strings.Contains(r.stderr, e.remedy) {
 				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.err, r.code, e.code, r.out, r.stderr)

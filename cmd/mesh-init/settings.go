@@ -43,6 +43,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			NetNS:          values["netns"].text,
 			AllowHostNetNS: values["allow-host-netns"].text == "true",
 			Backend:        dataplane.Backend(values[backendFlag].text),
+			SetSysctls:     values["set-sysctls"].text == "true",
 			IPTables: dataplane.IPTables{
 				Dialect: iptables.Dialect(values["iptables-dialect"].text),
 				Last:    values["iptables-jumps"].text == "last",

@@ -4,8 +4,10 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -15,10 +17,17 @@ import (
 // text form, which is the same in a flag, a variable and a file.
 func setText(target any, text string) error {
 	switch t := target.(type) {
-	case interface{ Set(string) error }: // PortRange, Ports, IDs, CIDRs
+	case interface{ Set(string) error }: // PortRange, Ports, IDs, CIDRs, Mark
 		return t.Set(text)
 	case *uint16:
 		return setPort(t, text)
+	case *uint32:
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is not a number from 0 to %d", text, uint32(math.MaxUint32))
+		}
+		*t = uint32(n)
+		return nil
 	case *bool:
 		if text != "true" && text != "false" {
 			return fmt.Errorf("%q is not true or false", text)
@@ -31,16 +40,26 @@ func setText(target any, text string) error {
 		return err
 	case *[]netip.Addr:
 		return setList(t, "address", text, parseAddr)
+	case *netip.AddrPort:
+		a, err := parseAddrPort(text)
+		*t = a
+		return err
+	case *[]netip.AddrPort:
+		return setList(t, "address and port", text, parseAddrPort)
 	case *[]string:
 		return setList(t, "name", text, func(s string) (string, error) { return s, nil })
 	case *[]intercept.Exclusion:
 		exclusions, err := parseExclusions(text)
 		*t = exclusions
 		return err
+	case *[]intercept.InboundExclusion:
+		exclusions, err := parseInboundExclusions(text)
+		*t = exclusions
+		return err
 	case encoding.TextUnmarshaler: // Protocol
 		return t.UnmarshalText([]byte(text))
 	}
-	if v := reflect.ValueOf(target).Elem(); v.Kind() == reflect.String { // InboundMode, DNSMode, Families
+	if v := reflect.ValueOf(target).Elem(); v.Kind() == reflect.String { // InboundMode, DNSMode, Families, Treatment
 		v.SetString(text)
 		return nil
 	}
@@ -92,6 +111,14 @@ func setList[E any](list *[]E, what, text string, parse func(string) (E, error))
 		*list = append(*list, e)
 	}
 	return errors.Join(errs...)
+}
+
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not an address and a port (as in 169.254.20.10:53 or [fd00::10]:53)", s)
+	}
+	return a, nil
 }
 
 func parseAddr(s string) (netip.Addr, error) {

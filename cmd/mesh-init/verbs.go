@@ -20,6 +20,7 @@ const (
 	statusVerb
 	renderVerb
 	explainVerb
+	verifyVerb
 	doctorVerb
 	versionVerb
 	helpVerb
@@ -63,6 +64,8 @@ func verbTable() []verbRow {
 		{explainVerb, "explain", "say what happens to a packet and why; no privilege needed", job.explain,
 			"It follows the rules that this configuration makes, not those in a kernel:\ncheck says whether the two are the same.",
 			"--dst ADDRESS:PORT [--from app|proxy|outside] [flags]"},
+		{verifyVerb, "verify", "say whether interception works: rules, listeners, a connection", job.verify,
+			"It opens connections to addresses nobody has (RFC 5737, RFC 3849), with a hop limit of 1:\nthey get no further than the node if they are not captured.", "[flags]"},
 		{doctorVerb, "doctor", "say what this system can do, what it lacks and what mends that", job.doctor,
 			"It tries every backend and changes nothing: nftables in a transaction that ends in an\nerror, iptables in a network namespace of its own (which takes CAP_SYS_ADMIN).", "[flags]"},
 		{versionVerb, "version", "print the version", job.version, "", "[flags]"},
@@ -139,6 +142,36 @@ func (j job) check() error {
 	}
 	if len(differences) > 0 && err == nil {
 		err = errDrifted
+	}
+	return err
+}
+
+// verify says of each thing that interception needs whether it is there.
+func (j job) verify() error {
+	verdicts, err := j.plane.Verify(j.config)
+	if err != nil {
+		return err
+	}
+	ok := true
+	for _, v := range verdicts {
+		ok = ok && v.OK
+	}
+	if j.json {
+		err = j.printJSON(struct {
+			OK       bool                `json:"ok"`
+			Verdicts []dataplane.Verdict `json:"verdicts"`
+		}{ok, verdicts})
+	} else {
+		for _, v := range verdicts {
+			state := "FAILED"
+			if v.OK {
+				state = "ok"
+			}
+			fmt.Fprintf(j.out, "%-6s  %s: %s\n", state, oneLine(v.What), oneLine(v.Found))
+		}
+	}
+	if !ok && err == nil {
+		err = errNotVerified
 	}
 	return err
 }

@@ -29,6 +29,8 @@ type Case struct {
 	Config  intercept.Config
 	Sidecar netlab.SidecarConfig
 	Flows   []Flow
+	// VM is true if flows come from a machine behind the pod.
+	VM bool
 }
 
 // Flow is a flow, the fate it has to meet, and the line of the policy that
@@ -39,8 +41,8 @@ type Flow struct {
 	Fate string // as intercept.Fate's String
 }
 
-// Options are those of the lab in which the table can be run.
-func Options() netlab.Options { return netlab.Options{SecondInterface: true} }
+// Options are those of the lab in which the case can be run.
+func (c Case) Options() netlab.Options { return netlab.Options{SecondInterface: true, VM: c.VM} }
 
 // words stand for an address of each family.
 var words = map[string][2]string{
@@ -55,6 +57,7 @@ var words = map[string][2]string{
 	"management":  {"198.51.100.9", "2001:db8:1::9"}, // somewhere beyond net1
 	"localhost":   {"127.0.0.1", "::1"},
 	"passthrough": {"127.0.0.6", "::6"},
+	"bridge":      {"10.246.0.1", "fd00:246::1"}, // the pod, on the VM's bridge
 }
 
 // people are owners by name; others are written "UID:GID".
@@ -70,14 +73,17 @@ type rawCase struct {
 		DNS      uint16 `json:"dns"`
 		UID      uint32 `json:"uid"`
 		GID      uint32 `json:"gid"`
+		// Transparent sidecars listen with IP_TRANSPARENT.
+		Transparent bool `json:"transparent"`
 	} `json:"sidecar"`
 	Flows []rawFlow `json:"flows"`
 }
 
 type rawFlow struct {
 	Line  string `json:"line"`
-	From  string `json:"from"`  // "pod" (the default) or "peer"
+	From  string `json:"from"`  // "pod" (the default), "peer" or "vm"
 	As    string `json:"as"`    // who sends, from the pod
+	Mark  uint32 `json:"mark"`  // of the sender's socket
 	Proto string `json:"proto"` // "tcp" (the default) or "udp"
 	Src   string `json:"src"`   // an address or a word; default the kernel's choice
 	To    string `json:"to"`    // an address or a word, and a port
@@ -114,7 +120,7 @@ func (r rawCase) decode() (Case, error) {
 		return Case{}, err
 	}
 	s := r.Sidecar
-	c.Sidecar = netlab.SidecarConfig{DNSPort: s.DNS}
+	c.Sidecar = netlab.SidecarConfig{DNSPort: s.DNS, Transparent: s.Transparent}
 	if s.Outbound != 0 {
 		c.Sidecar.Outbound = intercept.Port(s.Outbound)
 	}
@@ -130,6 +136,7 @@ func (r rawCase) decode() (Case, error) {
 			return Case{}, fmt.Errorf("flow %+v: %w", f, err)
 		}
 		c.Flows = append(c.Flows, flows...)
+		c.VM = c.VM || f.From == "vm"
 	}
 	return c, nil
 }
@@ -143,9 +150,11 @@ func (r rawFlow) decode() ([]Flow, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.Owner = &owner
+		f.Owner, f.Mark = &owner, r.Mark
 	case "peer":
 		f.From = netlab.FromPeer
+	case "vm":
+		f.From = netlab.FromVM
 	default:
 		return nil, fmt.Errorf("from %q", r.From)
 	}

@@ -16,6 +16,12 @@ var (
 	PodIPv6 = netip.MustParseAddr("fd00:244::5")
 )
 
+// Where packets come from that arrive by a virtual interface.
+var (
+	VirtualIPv4 = netip.MustParseAddr("10.246.0.5")
+	VirtualIPv6 = netip.MustParseAddr("fd00:246::5")
+)
+
 // Everything is drawn from small worlds that overlap, so that inclusions,
 // exclusions and packets meet.
 var (
@@ -42,6 +48,9 @@ var (
 	packetPorts = []uint16{22, 53, 80, 85, 443, 1500, 1999, 8080, 8081, 9000, 9001, 15008, 15020, 15021, 15090, 65535}
 	people      = []uint32{0, 1000, 1500, 1337, 1338, 2000, 65534, 3999999999}
 )
+
+// marks are those that a proxy is known by, and marks of sockets that carry one.
+var marks = []intercept.Mark{{Value: 0x700, Mask: 0xf00}, {Value: 7, Mask: 7}, {Value: 0x7007, Mask: 1<<32 - 1}}
 
 func prefixes(s ...string) (out intercept.CIDRs) {
 	for _, p := range s {
@@ -96,11 +105,23 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.Outbound.ExcludeGIDs = maybe(r, owners, 2)
 	}
 
-	switch r.IntN(4) {
-	case 0:
-		c.Inbound.Mode = intercept.InboundOff
-	case 1:
+	c.Inbound.Mode = pick(r, []intercept.InboundMode{intercept.InboundOff, intercept.InboundTProxy, intercept.InboundTProxy, intercept.InboundRedirect, intercept.InboundRedirect})
+	if one(r, 4) {
 		c.Inbound.IncludePorts = some(r, ports, 4)
+	}
+	for one(r, 4) {
+		c.Inbound.Exclude = append(c.Inbound.Exclude, intercept.InboundExclusion{Sources: maybe(r, sources, 2), Ports: maybe(r, ports, 2)})
+	}
+	if one(r, 5) {
+		c.Inbound.TProxy = intercept.TProxyMarks{Mark: intercept.Mark{Value: 0x100, Mask: 0xf00}, SelfMark: intercept.Mark{Value: 0x200, Mask: 0xf00}, Table: 7}
+	}
+	if one(r, 4) {
+		c.Proxy.Mark = pick(r, marks)
+	}
+	c.Outbound.UDP = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass, intercept.TreatmentReject})
+	c.Outbound.QUIC = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass, intercept.TreatmentReject})
+	if one(r, 4) {
+		c.VirtualInterfaces = some(r, []string{"br-vm", "br-*", "docker0"}, 2)
 	}
 	if one(r, 2) {
 		c.Inbound.ExcludePorts = maybe(r, ports, 4)
@@ -133,6 +154,7 @@ func candidate(r *rand.Rand) intercept.Config {
 	}
 	if one(r, 6) {
 		c.Families = pick(r, []intercept.Families{intercept.FamiliesIPv4, intercept.FamiliesIPv6})
+		c.OtherFamily = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentReject})
 	}
 	return c
 }
@@ -143,6 +165,20 @@ func Packet(r *rand.Rand) intercept.Packet {
 	p := intercept.Packet{Protocol: pick(r, []intercept.Protocol{intercept.TCP, intercept.TCP, intercept.UDP})}
 	port := pick(r, packetPorts)
 	srcPort := uint16(40000 + r.IntN(20000))
+	if one(r, 8) {
+		// From behind the pod.
+		p.Hook, p.Interface = intercept.Prerouting, "br-vm"
+		dst := pick(r, destinations)
+		for dst.IsLoopback() {
+			dst = pick(r, destinations)
+		}
+		src := VirtualIPv4
+		if dst.Is6() {
+			src = VirtualIPv6
+		}
+		p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
+		return p
+	}
 	if one(r, 3) {
 		p.Hook, p.Interface = intercept.Prerouting, pick(r, []string{"eth0", "eth0", "net1"})
 		src := pick(r, clients)
@@ -168,6 +204,9 @@ func Packet(r *rand.Rand) intercept.Packet {
 	}
 	p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
 	p.Owner = &intercept.Owner{UID: pick(r, people), GID: pick(r, people)}
+	if one(r, 4) {
+		p.Mark = pick(r, marks).Value
+	}
 	return p
 }
 

@@ -10,17 +10,27 @@
 //	│ 10.244.0.5/24, fd00:244::5/64   │         │ 10.244.0.1, fd00:244::1     │
 //	│                                 │  net1   │                             │
 //	│ 10.245.0.5/24, fd00:245::5/64   ├─ ─ ─ ─ ─┤ 10.245.0.1, fd00:245::1     │
-//	└─────────────────────────────────┘         └─────────────────────────────┘
+//	└────────────────┬ br-vm ─────────┘         └─────────────────────────────┘
+//	                 ╎ 10.246.0.1/24, fd00:246::1/64
+//	                 ╎
+//	┌── VM ──────────┴ eth0 ──────────┐
+//	│ 10.246.0.5, fd00:246::5         │
+//	└─────────────────────────────────┘
 //
 // As in many clusters the pod has no neighbours: all it sends goes to its
 // gateway, the peer. The second cable, net1, is there if
 // [Options].SecondInterface asks for it. The pod then reaches 10.245.0.0/24,
 // fd00:245::/64, 198.51.100.0/24 and 2001:db8:1::/48 by it.
 //
+// The VM is there if [Options].VM asks for it, and stands for a machine or a
+// nested container inside the pod. Its cable ends in the pod's bridge br-vm,
+// and the pod is its router; the peer answers it by way of the pod's eth0.
+//
 // [Lab.StartSidecar] runs a proxy's listening side in the pod: it redirects
-// nothing and forwards nothing, but says which connections came to it.
-// [Lab.Send] then sends a [Flow], from the pod under any user and group or from
-// the peer, and returns its [Delivery]: its fate in the words of
+// nothing, but says which connections came to it, or passes them on to the app
+// if [SidecarConfig].Forward asks for it. [Lab.Send] then sends a [Flow], from
+// the pod under any user, group and mark, from the peer or from the VM, and
+// returns its [Delivery]: its fate in the words of
 // [github.com/mesh-intercept/intercept.Fate], and who answered. [Flow.Packet]
 // is the packet for which [github.com/mesh-intercept/intercept.Ruleset.Trace]
 // should foretell that fate, and [Delivery.Is] compares the two.

@@ -26,14 +26,20 @@ type Side uint8
 const (
 	FromPod  Side = iota // a process of the pod: outbound
 	FromPeer             // the peer: inbound
+	FromVM               // the VM behind the pod: inbound for the kernel, outbound for the mesh
 )
 
-// String returns "pod" or "peer".
+// String returns "pod", "peer" or "vm".
 func (s Side) String() string {
-	if s == FromPeer {
+	switch s {
+	case FromPod:
+		return "pod"
+	case FromPeer:
 		return "peer"
+	case FromVM:
+		return "vm"
 	}
-	return "pod"
+	return fmt.Sprintf("Side(%d)", uint8(s))
 }
 
 // Flow is a connection to be opened, or for UDP a datagram to be sent and
@@ -45,13 +51,17 @@ type Flow struct {
 	// Src is the source. A zero address is the kernel's choice, a zero port
 	// the lab's. From the peer it may be any address; from the pod one of the
 	// pod's, any of 127.0.0.0/8, or ::1 or ::6 (::6 becomes an address of the
-	// pod's lo when it is first used).
+	// pod's lo when it is first used); from the VM one of the VM's.
 	Src netip.AddrPort
-	// Dst is the destination. From the peer it is an address of the pod.
+	// Dst is the destination. From the peer it is an address of the pod on
+	// eth0 or net1; from the VM any address but the VM's own and loopback.
 	Dst netip.AddrPort
-	// Owner is the sender's user and group. Nil is root. From the peer it
-	// makes no difference.
+	// Owner is the sender's user and group. Nil is root. From elsewhere than
+	// the pod it makes no difference.
 	Owner *intercept.Owner
+	// Mark is the mark of the sender's packets (SO_MARK). It does not leave
+	// the namespace, so only flows from the pod can have one.
+	Mark uint32
 	// Timeout is how long to wait before the flow counts as dropped. Zero
 	// stands for two seconds. Less than one may take a rejection for a drop:
 	// an ICMP message about a TCP connection often finds the socket busy
@@ -60,7 +70,7 @@ type Flow struct {
 }
 
 // String describes the flow, as in "tcp from pod to 203.0.113.7:80 as
-// 1000:1000".
+// 1000:1000 with mark 0x539".
 func (f Flow) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s from %s", f.Protocol, f.From)
@@ -75,6 +85,9 @@ func (f Flow) String() string {
 		o := orRoot(f.Owner)
 		fmt.Fprintf(&b, " as %d:%d", o.UID, o.GID)
 	}
+	if f.Mark != 0 {
+		fmt.Fprintf(&b, " with mark %#x", f.Mark)
+	}
 	return b.String()
 }
 
@@ -84,14 +97,14 @@ func (f Flow) String() string {
 // is a placeholder. It knows the lab's own addresses and routes, not those
 // added to it.
 func (f Flow) Packet(l *Lab) intercept.Packet {
-	p := intercept.Packet{Protocol: f.Protocol, Dst: f.Dst}
+	p := intercept.Packet{Protocol: f.Protocol, Dst: f.Dst, Mark: f.Mark}
 	src := f.Src.Addr()
-	if f.From == FromPeer {
+	if f.From != FromPod {
 		p.Hook = intercept.Prerouting
-		c, _ := l.cableOf(f.Dst.Addr())
+		c, ok := l.arrival(f)
 		p.Interface = c.name
-		if !src.IsValid() && c.name != "" {
-			src = c.end(f.Dst.Addr()).peer
+		if !src.IsValid() && ok {
+			src = c.end(f.Dst.Addr()).far
 		}
 	} else {
 		p.Hook = intercept.Output
@@ -116,14 +129,31 @@ type Delivery struct {
 	// Fate is what the flow met:
 	//
 	//   - Pass: the destination itself answered.
-	//   - Redirected, Transparent: a port of the sidecar answered; with
-	//     Transparent it saw the destination's address as its own.
+	//   - Redirected, Transparent: a port of the sidecar answered, or relayed;
+	//     with Transparent it saw the destination's address as its own.
 	//   - Translated: an app or the peer answered at another destination.
 	//   - Rejected: the sender was told so, by a reset or by ICMP.
 	//   - Dropped: nothing came back in time.
 	Fate intercept.Fate
-	// Banner is who answered. It is zero if nobody did.
+	// Source is the sender's own end of the flow. If no address and no port
+	// was changed on the way, it is the Client that the server saw. It is zero
+	// if nobody answered.
+	Source netip.AddrPort
+	// Banner is who answered, and which Client it saw. It is zero if nobody
+	// did.
 	Banner
+	// Via is the sidecar's listener that relayed the flow to who answered (see
+	// [SidecarConfig].Forward), and the Client that it saw. It is zero if none
+	// did.
+	Via Banner
+}
+
+// first returns the server that the flow itself came to.
+func (d Delivery) first() Banner {
+	if d.Via.Role != "" {
+		return d.Via
+	}
+	return d.Banner
 }
 
 // Is reports whether the delivery is what the fate f leads to. It differs from
@@ -134,7 +164,8 @@ func (d Delivery) Is(f intercept.Fate) bool {
 	if f.Action != intercept.Redirected && f.Action != intercept.Transparent {
 		return d.Fate == f
 	}
-	return d.Role.sidecar() && intercept.Ports{f.Ports}.Contains(d.Port) &&
+	first := d.first()
+	return first.Role.sidecar() && intercept.Ports{f.Ports}.Contains(first.Port) &&
 		(d.Fate.Action == f.Action || d.Fate.Action == intercept.Pass)
 }
 
@@ -148,6 +179,9 @@ func (d Delivery) String() string {
 	s := fmt.Sprintf("%s: %s at %s answered %s", d.Fate, d.Role, d.Local, d.Client)
 	if d.Original.IsValid() {
 		s += fmt.Sprintf(", original destination %s", d.Original)
+	}
+	if d.Via.Role != "" {
+		s += fmt.Sprintf("; relayed by %s at %s for %s", d.Via.Role, d.Via.Local, d.Via.Client)
 	}
 	return s
 }
@@ -216,7 +250,11 @@ func (l *Lab) dial(f Flow) (_ net.Conn, d Delivery, err error) {
 	switch {
 	case err == nil:
 		d.Banner = b
-		d.Fate, err = f.fate(b)
+		d.Source = conn.LocalAddr().(interface{ AddrPort() netip.AddrPort }).AddrPort()
+		if f.Protocol == intercept.TCP {
+			d.Via = l.relayOf(d.Source, f.Dst)
+		}
+		d.Fate, err = f.fate(d.first())
 		return conn, d, err
 	case f.Protocol == intercept.TCP:
 		return nil, Delivery{}, fmt.Errorf("connected, but: %w", err)
@@ -235,19 +273,24 @@ func (l *Lab) prepare(f Flow) error {
 		return fmt.Errorf("%s is not a destination", f.Dst)
 	case f.Src.Addr().IsValid() && f.Src.Addr().Is4() != dst.Is4():
 		return errors.New("source and destination are not of one family")
+	case f.Mark != 0 && f.From != FromPod:
+		return errors.New("a mark does not leave the namespace: only flows from the pod have one")
+	case l.namespace(f.From) == nil:
+		return fmt.Errorf("the lab has no %s; see Options", f.From)
 	}
-	if f.From == FromPeer {
-		if _, ok := l.cableOf(dst); !ok {
-			return fmt.Errorf("%s is not an address of the pod's interfaces", dst)
+	if f.From != FromPod {
+		if c, ok := l.arrival(f); !ok {
+			return fmt.Errorf("%s does not lead from the %s through an interface of the pod", dst, f.From)
+		} else if c.end(dst).far == dst {
+			return fmt.Errorf("%s is the %s's own", dst, f.From)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f.From == FromPod && (f.Src.Addr() == passthrough6 || dst == passthrough6) && !l.passthrough {
-		if err := l.Pod.Do(addPassthrough); err != nil {
+	if f.From == FromPod && (f.Src.Addr() == passthrough6 || dst == passthrough6) {
+		if err := l.ensurePassthrough(); err != nil {
 			return err
 		}
-		l.passthrough = true
 	}
 	if _, local := l.local(dst); !local {
 		return nil
@@ -268,22 +311,30 @@ func (l *Lab) prepare(f Flow) error {
 
 // clientSocket opens the socket of a flow's sender and binds its source.
 func (l *Lab) clientSocket(f Flow) (*os.File, error) {
-	in, typ := l.Pod, unix.SOCK_STREAM
-	if f.From == FromPeer {
-		in = l.Peer
-	}
+	typ := unix.SOCK_STREAM
 	if f.Protocol == intercept.UDP {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := in.Socket(domain(f.Dst.Addr()), typ, f.Owner)
+	fd, err := l.namespace(f.From).Socket(domain(f.Dst.Addr()), typ, f.Owner)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.bindClient(fd, f); err != nil {
+	if err = setMark(fd, f.Mark); err == nil {
+		err = l.bindClient(fd, f)
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "client"), nil
+}
+
+// setMark gives the socket's packets a mark; zero is what they have anyway.
+func setMark(fd int, mark uint32) error {
+	if mark == 0 {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
 }
 
 // The lab chooses the source ports of its flows, one after the other. Left to
@@ -299,17 +350,23 @@ func (l *Lab) bindClient(fd int, f Flow) error {
 	if port := f.Src.Port(); port != 0 {
 		return bind(fd, netip.AddrPortFrom(addr, port), f.From == FromPeer)
 	}
-	var err error
+	_, err := l.bindNext(fd, f.Protocol, addr, f.From == FromPeer)
+	return err
+}
+
+// bindNext binds a socket to the next port, and returns what it is bound to.
+func (l *Lab) bindNext(fd int, p intercept.Protocol, addr netip.Addr, transparent bool) (bound netip.AddrPort, err error) {
 	for range lastClientPort - firstClientPort {
 		port := uint16(firstClientPort + l.lastPort.Add(1)%(lastClientPort-firstClientPort+1))
-		if l.listens(f.Protocol, port) {
+		if l.listens(p, port) {
 			continue
 		}
-		if err = bind(fd, netip.AddrPortFrom(addr, port), f.From == FromPeer); !errors.Is(err, unix.EADDRINUSE) {
-			return err
+		bound = netip.AddrPortFrom(addr, port)
+		if err = bind(fd, bound, transparent); !errors.Is(err, unix.EADDRINUSE) {
+			break
 		}
 	}
-	return err
+	return bound, err
 }
 
 // listens reports whether a server in the pod has the port: over UDP the
@@ -400,8 +457,19 @@ func (f Flow) fate(b Banner) (intercept.Fate, error) {
 
 var (
 	loopback4    = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	passthrough4 = netip.AddrFrom4([4]byte{127, 0, 0, 6})
 	passthrough6 = netip.AddrFrom16([16]byte{15: 6}) // ::6
 )
+
+// ensurePassthrough makes ::6 an address of the pod's. l.mu is held.
+func (l *Lab) ensurePassthrough() error {
+	if l.passthrough {
+		return nil
+	}
+	err := l.Pod.Do(addPassthrough)
+	l.passthrough = err == nil
+	return err
+}
 
 // addPassthrough makes ::6 an address of the loopback interface, as 127.0.0.6
 // is by itself.
@@ -429,6 +497,24 @@ func unspecified(a netip.Addr) netip.Addr {
 func (l *Lab) cableOf(a netip.Addr) (cable, bool) {
 	for _, c := range l.cables {
 		if c.end(a).pod.Addr() == a {
+			return c, true
+		}
+	}
+	return cable{}, false
+}
+
+// arrival returns the cable by which a flow from outside the pod arrives
+// there.
+func (l *Lab) arrival(f Flow) (cable, bool) {
+	dst := f.Dst.Addr()
+	to, onCable := l.cableOf(dst)
+	if f.From == FromPeer {
+		return to, onCable && to.far == FromPeer
+	}
+	for _, c := range l.cables {
+		// What is local to the pod without being on a cable is loopback, which
+		// every namespace has for itself.
+		if _, local := l.local(dst); c.far == f.From && (onCable || !local) {
 			return c, true
 		}
 	}

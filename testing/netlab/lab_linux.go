@@ -29,6 +29,8 @@ type Lab struct {
 	// Pod is the namespace to put rules into. Peer stands for the rest of the
 	// world.
 	Pod, Peer *Namespace
+	// VM is the machine behind the pod. It is nil without [Options].VM.
+	VM *Namespace
 
 	cables   []cable
 	own      group // the sockets of the peer and of the apps
@@ -38,30 +40,36 @@ type Lab struct {
 	listening   map[endpoint]*group // what listens in the pod
 	sidecars    []*Sidecar
 	passthrough bool // ::6 is an address of the pod
+	relays      relays
 }
 
 // Options are choices about a [Lab]. The zero Options are the usual ones.
 type Options struct {
 	// SecondInterface adds net1 to the pod.
 	SecondInterface bool
+	// VM adds a machine behind the pod, for flows [FromVM]. The pod then
+	// forwards, IPv4 and IPv6.
+	VM bool
 }
 
-// cable is a veth pair between pod and peer.
+// cable is a veth pair between the pod and the peer or the VM.
 type cable struct {
-	name string         // of the pod's end
+	name string         // of the interface that has the pod's addresses
+	far  Side           // who is at the other end
 	ends []ends         // one of each family
 	to   []netip.Prefix // where the pod sends by it
 }
 
 // ends are the addresses of a cable's ends.
 type ends struct {
-	pod  netip.Prefix
-	peer netip.Addr
+	pod netip.Prefix
+	far netip.Addr
 }
 
 func cables(o Options) []cable {
-	all := []cable{{
+	eth0 := cable{
 		name: "eth0",
+		far:  FromPeer,
 		ends: []ends{
 			{netip.MustParsePrefix("10.244.0.5/24"), netip.MustParseAddr("10.244.0.1")},
 			{netip.MustParsePrefix("fd00:244::5/64"), netip.MustParseAddr("fd00:244::1")},
@@ -70,8 +78,10 @@ func cables(o Options) []cable {
 			netip.MustParsePrefix("0.0.0.0/0"),
 			netip.MustParsePrefix("::/0"),
 		},
-	}, {
+	}
+	net1 := cable{
 		name: "net1",
+		far:  FromPeer,
 		ends: []ends{
 			{netip.MustParsePrefix("10.245.0.5/24"), netip.MustParseAddr("10.245.0.1")},
 			{netip.MustParsePrefix("fd00:245::5/64"), netip.MustParseAddr("fd00:245::1")},
@@ -82,16 +92,45 @@ func cables(o Options) []cable {
 			netip.MustParsePrefix("198.51.100.0/24"),
 			netip.MustParsePrefix("2001:db8:1::/48"),
 		},
-	}}
-	if !o.SecondInterface {
-		return all[:1]
+	}
+	vm := cable{
+		name: "br-vm",
+		far:  FromVM,
+		ends: []ends{
+			{netip.MustParsePrefix("10.246.0.1/24"), netip.MustParseAddr("10.246.0.5")},
+			{netip.MustParsePrefix("fd00:246::1/64"), netip.MustParseAddr("fd00:246::5")},
+		},
+		to: []netip.Prefix{
+			netip.MustParsePrefix("10.246.0.0/24"),
+			netip.MustParsePrefix("fd00:246::/64"),
+		},
+	}
+	all := []cable{eth0}
+	if o.SecondInterface {
+		all = append(all, net1)
+	}
+	if o.VM {
+		all = append(all, vm)
 	}
 	return all
 }
 
 // end returns the cable's addresses of the family of a.
 func (c cable) end(a netip.Addr) ends {
-	return c.ends[slices.IndexFunc(c.ends, func(e ends) bool { return e.peer.Is4() == a.Is4() })]
+	return c.ends[slices.IndexFunc(c.ends, func(e ends) bool { return e.far.Is4() == a.Is4() })]
+}
+
+// namespace returns what is at a side of the lab, or nil if there is nothing.
+func (l *Lab) namespace(s Side) *Namespace {
+	switch s {
+	case FromPod:
+		return l.Pod
+	case FromPeer:
+		return l.Peer
+	case FromVM:
+		return l.VM
+	}
+	return nil
 }
 
 // OnPaper returns a lab that does not exist. It needs no privilege, and is good
@@ -113,14 +152,22 @@ func New(o Options) (_ *Lab, err error) {
 	if l.Peer, err = NewNamespace(); err != nil {
 		return nil, err
 	}
-	for _, step := range []struct {
+	type step struct {
 		in *Namespace
 		do func(*netlink.Handle) error
-	}{
+	}
+	steps := []step{
 		{l.Pod, l.configurePod},
 		{l.Peer, l.configurePeer},
 		{l.Pod, l.awaitPod},
-	} {
+	}
+	if o.VM {
+		if l.VM, err = NewNamespace(); err != nil {
+			return nil, err
+		}
+		steps = slices.Insert(steps, 2, step{l.VM, l.configureVM})
+	}
+	for _, step := range steps {
 		err := step.in.Do(func() error {
 			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 			if err != nil {
@@ -149,7 +196,7 @@ func (l *Lab) Close() error {
 	}
 	l.own.close()
 	var errs []error
-	for _, n := range []*Namespace{l.Pod, l.Peer} {
+	for _, n := range []*Namespace{l.Pod, l.Peer, l.VM} {
 		if n != nil {
 			errs = append(errs, n.Close())
 		}
@@ -161,8 +208,8 @@ func (l *Lab) Close() error {
 // for them: for its first second an interface has no link-local address to ask
 // from over IPv6 (RFC 4862, duplicate address detection).
 var (
-	podMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 5}
-	peerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	podMAC = net.HardwareAddr{2, 0, 0, 0, 0, 5}
+	farMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 )
 
 const lo = 1 // the index of every namespace's loopback interface
@@ -173,31 +220,18 @@ func (l *Lab) configurePod(h *netlink.Handle) error {
 		return err
 	}
 	for _, c := range l.cables {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.Flags, attrs.HardwareAddr = c.name, net.FlagUp, podMAC
-		veth := &netlink.Veth{
-			LinkAttrs:        attrs,
-			PeerName:         c.name,
-			PeerHardwareAddr: peerMAC,
-			PeerNamespace:    netlink.NsFd(l.Peer.FD()),
-		}
-		if err := h.LinkAdd(veth); err != nil {
+		index, err := l.addCable(h, c)
+		if err != nil {
 			return fmt.Errorf("add %s: %w", c.name, err)
 		}
 		for _, e := range c.ends {
-			if err := addAddr(h, veth.Index, e.pod); err != nil {
-				return err
-			}
-			if err := addRoute(h, netlink.Route{LinkIndex: veth.Index, Scope: unix.RT_SCOPE_LINK}, host(e.peer)); err != nil {
-				return err
-			}
-			if err := addNeighbor(h, veth.Index, e.peer, peerMAC); err != nil {
+			if err := addEnd(h, index, e.pod, e.far, farMAC); err != nil {
 				return err
 			}
 		}
 		for _, to := range c.to {
-			via := c.end(to.Addr()).peer.AsSlice()
-			if err := addRoute(h, netlink.Route{LinkIndex: veth.Index, Gw: via}, to); err != nil {
+			via := c.end(to.Addr()).far.AsSlice()
+			if err := addRoute(h, netlink.Route{LinkIndex: index, Gw: via}, to); err != nil {
 				return err
 			}
 		}
@@ -205,28 +239,56 @@ func (l *Lab) configurePod(h *netlink.Handle) error {
 	return nil
 }
 
-// configurePeer makes every address the peer's, except the pod's.
+// addCable makes a cable and returns the index of the pod's interface.
+func (l *Lab) addCable(h *netlink.Handle, c cable) (index int, err error) {
+	if c.far == FromVM {
+		return l.addBridge(h, c)
+	}
+	return addVeth(h, podLink(c.name), c.name, l.Peer)
+}
+
+// podLink describes an interface of the pod.
+func podLink(name string) netlink.LinkAttrs {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Flags, attrs.HardwareAddr = name, net.FlagUp, podMAC
+	return attrs
+}
+
+// addVeth makes a veth pair. The far end is not set up yet.
+func addVeth(h *netlink.Handle, near netlink.LinkAttrs, farName string, far *Namespace) (index int, err error) {
+	veth := &netlink.Veth{
+		LinkAttrs:        near,
+		PeerName:         farName,
+		PeerHardwareAddr: farMAC,
+		PeerNamespace:    netlink.NsFd(far.FD()),
+	}
+	if err := h.LinkAdd(veth); err != nil {
+		return 0, err
+	}
+	return veth.Index, nil
+}
+
+// configurePeer makes every address the peer's, except the pod's and those
+// behind it.
 func (l *Lab) configurePeer(h *netlink.Handle) error {
 	if err := configureHost(h); err != nil {
 		return err
 	}
 	for _, c := range l.cables {
-		link, err := h.LinkByName(c.name)
-		if err != nil {
+		if c.far != FromPeer {
+			continue
+		}
+		if _, err := configureFar(h, c, c.name); err != nil {
 			return err
 		}
-		if err := h.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set the peer's %s up: %w", c.name, err)
+	}
+	for _, c := range l.cables {
+		if c.far != FromVM {
+			continue
 		}
-		index := link.Attrs().Index
-		for _, e := range c.ends {
-			if err := addAddr(h, index, host(e.peer)); err != nil {
-				return err
-			}
-			if err := addRoute(h, netlink.Route{LinkIndex: index, Scope: unix.RT_SCOPE_LINK}, host(e.pod.Addr())); err != nil {
-				return err
-			}
-			if err := addNeighbor(h, index, e.pod.Addr(), podMAC); err != nil {
+		for _, to := range c.to {
+			via := l.cables[0].end(to.Addr()).pod.Addr().AsSlice()
+			if err := addRoute(h, netlink.Route{Gw: via}, to); err != nil {
 				return err
 			}
 		}
@@ -240,6 +302,35 @@ func (l *Lab) configurePeer(h *netlink.Handle) error {
 		}
 	}
 	return nil
+}
+
+// configureFar gives a cable's far end what it needs, and returns its index.
+func configureFar(h *netlink.Handle, c cable, name string) (index int, err error) {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return 0, fmt.Errorf("set the other end of %s up: %w", c.name, err)
+	}
+	index = link.Attrs().Index
+	for _, e := range c.ends {
+		if err := addEnd(h, index, host(e.far), e.pod.Addr(), podMAC); err != nil {
+			return 0, err
+		}
+	}
+	return index, nil
+}
+
+// addEnd gives an end of a cable its address, and the way to the other end's.
+func addEnd(h *netlink.Handle, index int, own netip.Prefix, other netip.Addr, otherMAC net.HardwareAddr) error {
+	if err := addAddr(h, index, own); err != nil {
+		return err
+	}
+	if err := addRoute(h, netlink.Route{LinkIndex: index, Scope: unix.RT_SCOPE_LINK}, host(other)); err != nil {
+		return err
+	}
+	return addNeighbor(h, index, other, otherMAC)
 }
 
 // awaitPod waits until the kernel's threads have finished what configuring the
@@ -299,17 +390,22 @@ func configureHost(h *netlink.Handle) error {
 	// New namespaces inherit the host's reverse path filter, which would
 	// discard what arrives by one interface and is answered by another.
 	for _, conf := range []string{"all", "default"} {
-		path := "/proc/sys/net/ipv4/conf/" + conf + "/rp_filter"
-		off, got := []byte("0\n"), []byte(nil)
-		got, err := os.ReadFile(path)
-		if err == nil && !bytes.Equal(got, off) { // may be read-only where it is off
-			err = os.WriteFile(path, off, 0)
-		}
-		if err != nil {
+		if err := sysctl("net/ipv4/conf/"+conf+"/rp_filter", "0"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sysctl sets a kernel parameter of the calling thread's namespace. It may be
+// read-only if that is its value already.
+func sysctl(name, value string) error {
+	path, want := "/proc/sys/"+name, []byte(value+"\n")
+	got, err := os.ReadFile(path)
+	if err != nil || bytes.Equal(got, want) {
+		return err
+	}
+	return os.WriteFile(path, want, 0)
 }
 
 // addAddr adds an address, without duplicate address detection and without a

@@ -41,7 +41,7 @@ func addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 // and sees the source that Packet foretells.
 func TestPass(t *testing.T) {
 	t.Parallel()
-	lab := netlab.NewT(t, netlab.Options{SecondInterface: true})
+	lab := netlab.NewT(t, netlab.Options{SecondInterface: true, VM: true})
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +90,23 @@ func TestPass(t *testing.T) {
 		{netlab.FromPeer, anyPort("203.0.113.9"), "10.245.0.5:80", netlab.RoleApp, "203.0.113.9", "net1"},
 		{netlab.FromPeer, anyPort("2001:db8::9"), "[fd00:244::5]:80", netlab.RoleApp, "2001:db8::9", "eth0"},
 		{netlab.FromPeer, addr("[2001:db8::9]:53"), "[fd00:245::5]:80", netlab.RoleApp, "2001:db8::9", "net1"},
+		{netlab.FromPod, zero, "10.246.0.1:80", netlab.RoleApp, "10.246.0.1", "lo"},
+		{netlab.FromPod, zero, "[fd00:246::1]:80", netlab.RoleApp, "fd00:246::1", "lo"},
+		{netlab.FromVM, zero, "203.0.113.7:80", netlab.RolePeer, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[2001:db8::7]:80", netlab.RolePeer, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, zero, "198.51.100.1:80", netlab.RolePeer, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[2001:db8:1::1]:80", netlab.RolePeer, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, zero, "10.244.0.1:53", netlab.RolePeer, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[fd00:244::99]:53", netlab.RolePeer, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, zero, "10.244.0.5:80", netlab.RoleApp, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[fd00:244::5]:80", netlab.RoleApp, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, zero, "10.245.0.5:80", netlab.RoleApp, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "10.246.0.1:80", netlab.RoleApp, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[fd00:246::1]:80", netlab.RoleApp, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, zero, "10.246.0.1:15053", netlab.RoleDNS, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, zero, "[fd00:246::1]:15053", netlab.RoleDNS, "fd00:246::5", "br-vm"},
+		{netlab.FromVM, addr("10.246.0.5:5353"), "203.0.113.7:53", netlab.RolePeer, "10.246.0.5", "br-vm"},
+		{netlab.FromVM, addr("[fd00:246::5]:5353"), "[2001:db8::7]:53", netlab.RolePeer, "fd00:246::5", "br-vm"},
 	} {
 		for _, proto := range []intercept.Protocol{tcp, udp} {
 			for _, owner := range []*intercept.Owner{nil, app} {
@@ -109,6 +126,9 @@ func TestPass(t *testing.T) {
 				if f.Src.Port() != 0 && got.Client.Port() != f.Src.Port() {
 					t.Errorf("%s: comes from port %d", f, got.Client.Port())
 				}
+				if got.Source != got.Client || got.Via != (netlab.Banner{}) {
+					t.Errorf("%s: sent by %s; %s", f, got.Source, got)
+				}
 			}
 		}
 	}
@@ -121,26 +141,7 @@ func TestRedirect(t *testing.T) {
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := nftables.New(nftables.WithNetNSFd(lab.Pod.FD()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "by-hand"})
-	chain := c.AddChain(&nftables.Chain{
-		Name: "output", Table: table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(app.UID)},
-		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(15001)},
-		&expr.Redir{RegisterProtoMin: 1},
-	}})
-	if err := c.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	redirectUser(t, lab, app.UID, 15001)
 	for _, dst := range []string{"203.0.113.7:80", "[2001:db8::7]:80", "127.0.0.1:80", "[::1]:80", "10.244.0.5:80"} {
 		for _, test := range []struct {
 			proto intercept.Protocol
@@ -165,19 +166,51 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// redirectUser redirects the TCP connections of one of the pod's users, without
+// a program that may be missing.
+func redirectUser(t *testing.T, lab *netlab.Lab, uid uint32, port uint16) {
+	t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(lab.Pod.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "by-hand"})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "output", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
+	})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(uid)},
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Redir{RegisterProtoMin: 1},
+	}})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // nft puts rules into the pod with nft(8), run by Start.
 func nft(t *testing.T, lab *netlab.Lab, rules string) {
 	t.Helper()
-	netlab.RequireProgram(t, "nft")
-	cmd := exec.Command("nft", "-f", "-")
+	runInPod(t, lab, rules, "nft", "-f", "-")
+}
+
+// runInPod runs a program with an input.
+func runInPod(t *testing.T, lab *netlab.Lab, input, program string, args ...string) {
+	t.Helper()
+	netlab.RequireProgram(t, program)
+	cmd := exec.Command(program, args...)
 	var out bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(rules), &out, &out
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &out
 	err := lab.Pod.Start(cmd, nil)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		t.Fatalf("%v: %s", err, &out)
+		t.Fatalf("%s: %v: %s", cmd, err, &out)
 	}
 }
 
@@ -293,6 +326,69 @@ func TestFates(t *testing.T) {
 	}
 }
 
+// TestMark sends marked flows past rules that look at the mark alone.
+func TestMark(t *testing.T) {
+	t.Parallel()
+	lab := netlab.NewT(t, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	nft(t, lab, `
+		table inet t {
+			chain nat-output {
+				type nat hook output priority -100
+				meta mark 0x539 meta l4proto tcp redirect to :15001
+			}
+			chain output {
+				type filter hook output priority 0
+				meta mark 0xfffffffe reject
+			}
+		}`)
+	var wg sync.WaitGroup
+	for _, dst := range []string{"203.0.113.7:80", "[2001:db8::7]:80", "127.0.0.1:80", "[::1]:80"} {
+		for _, test := range []struct {
+			proto intercept.Protocol
+			mark  uint32
+			want  intercept.Fate
+		}{
+			{tcp, 0, intercept.Fate{}},
+			{tcp, 0x539, intercept.RedirectedTo(15001)},
+			{udp, 0x539, intercept.Fate{}},
+			{tcp, 0x53a, intercept.Fate{}},
+			{tcp, 0xfffffffe, intercept.Fate{Action: intercept.Rejected}},
+			{udp, 0xfffffffe, intercept.Fate{Action: intercept.Rejected}},
+		} {
+			f := netlab.Flow{Protocol: test.proto, Dst: addr(dst), Owner: app, Mark: test.mark, Timeout: 10 * time.Second}
+			if p := f.Packet(lab); p.Mark != test.mark {
+				t.Errorf("%s: Packet has mark %#x", f, p.Mark)
+			}
+			wg.Go(func() { // some take the kernel a second
+				got, err := lab.Send(f)
+				if err != nil {
+					t.Error(err)
+				} else if got.Fate != test.want {
+					t.Errorf("%s: %s; want %s", f, got, test.want)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// TestFlowString describes flows with all that sets them apart.
+func TestFlowString(t *testing.T) {
+	for want, f := range map[string]netlab.Flow{
+		"tcp from pod to 203.0.113.7:80 as 1000:1000 with mark 0x539": {Protocol: tcp, Dst: addr("203.0.113.7:80"), Owner: app, Mark: 1337},
+		"udp from pod (port 53) to [::1]:80 as 0:0":                   {Protocol: udp, Src: netip.AddrPortFrom(netip.Addr{}, 53), Dst: addr("[::1]:80")},
+		"tcp from peer (203.0.113.9:0) to 10.244.0.5:80":              {Protocol: tcp, From: netlab.FromPeer, Src: addr("203.0.113.9:0"), Dst: addr("10.244.0.5:80")},
+		"udp from vm to 203.0.113.7:53":                               {Protocol: udp, From: netlab.FromVM, Dst: addr("203.0.113.7:53"), Owner: app},
+	} {
+		if got := f.String(); got != want {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}
+
 // TestIs compares deliveries that no flow above tells apart.
 func TestIs(t *testing.T) {
 	redirected := func(port uint16) netlab.Delivery {
@@ -300,6 +396,8 @@ func TestIs(t *testing.T) {
 	}
 	direct := redirected(15001)
 	direct.Fate = intercept.Fate{}
+	relayed := netlab.Delivery{Fate: intercept.RedirectedTo(15006), Banner: netlab.Banner{Role: netlab.RoleApp, Port: 80}}
+	relayed.Via = netlab.Banner{Role: netlab.RoleInbound, Port: 15006}
 	elsewhere := netlab.Delivery{Banner: netlab.Banner{Role: netlab.RolePeer, Port: 15001}}
 	several := intercept.Fate{Action: intercept.Redirected, Ports: intercept.PortRange{First: 15001, Last: 15002}}
 	for _, test := range []struct {
@@ -315,6 +413,9 @@ func TestIs(t *testing.T) {
 		{direct, intercept.Fate{}, true},
 		{direct, intercept.RedirectedTo(15001), true},
 		{direct, intercept.RedirectedTo(15002), false},
+		{relayed, intercept.RedirectedTo(15006), true},
+		{relayed, intercept.RedirectedTo(80), false},
+		{relayed, intercept.Fate{}, false},
 		{elsewhere, intercept.Fate{}, true},
 		{elsewhere, intercept.RedirectedTo(15001), false},
 		{netlab.Delivery{Fate: intercept.Fate{Action: intercept.Dropped}}, intercept.Fate{}, false},
@@ -329,7 +430,7 @@ func TestIs(t *testing.T) {
 // TestBadFlow asks for what cannot be sent.
 func TestBadFlow(t *testing.T) {
 	t.Parallel()
-	lab := netlab.NewT(t, netlab.Options{})
+	lab := netlab.NewT(t, netlab.Options{VM: true})
 	for _, f := range []netlab.Flow{
 		{},
 		{Protocol: intercept.ICMP, Dst: addr("203.0.113.7:80")},
@@ -340,8 +441,26 @@ func TestBadFlow(t *testing.T) {
 		{Protocol: tcp, Src: addr("203.0.113.9:0"), Dst: addr("203.0.113.7:80")},
 		{Protocol: tcp, Dst: addr("203.0.113.7:80"), From: netlab.FromPeer},
 		{Protocol: tcp, Dst: addr("10.245.0.5:80"), From: netlab.FromPeer},
+		{Protocol: tcp, Dst: addr("10.246.0.1:80"), From: netlab.FromPeer},
+		{Protocol: tcp, Dst: addr("10.244.0.5:80"), From: netlab.FromPeer, Mark: 1},
+		{Protocol: tcp, Dst: addr("203.0.113.7:80"), From: netlab.FromVM, Mark: 1},
+		{Protocol: tcp, Dst: addr("127.0.0.1:80"), From: netlab.FromVM},
+		{Protocol: tcp, Dst: addr("[::1]:80"), From: netlab.FromVM},
+		{Protocol: tcp, Dst: addr("[::6]:80"), From: netlab.FromVM},
+		{Protocol: tcp, Dst: addr("10.246.0.5:80"), From: netlab.FromVM},
+		{Protocol: tcp, Dst: addr("203.0.113.7:80"), From: netlab.FromVM, Src: addr("203.0.113.9:0")},
+		{Protocol: tcp, Dst: addr("203.0.113.7:80"), From: netlab.FromVM + 1},
 	} {
 		if d, err := lab.Send(f); err == nil {
+			t.Errorf("%s: %s; want an error", f, d)
+		}
+	}
+	plain := netlab.NewT(t, netlab.Options{})
+	for _, f := range []netlab.Flow{
+		{Protocol: tcp, Dst: addr("203.0.113.7:80"), From: netlab.FromVM},
+		{Protocol: tcp, Dst: addr("10.245.0.5:80"), From: netlab.FromPeer},
+	} {
+		if d, err := plain.Send(f); err == nil {
 			t.Errorf("%s: %s; want an error", f, d)
 		}
 	}
@@ -550,7 +669,7 @@ func TestSidecar(t *testing.T) {
 func TestReady(t *testing.T) {
 	t.Parallel()
 	for range 40 {
-		lab := netlab.NewT(t, netlab.Options{SecondInterface: true})
+		lab := netlab.NewT(t, netlab.Options{SecondInterface: true, VM: true})
 		for _, f := range []netlab.Flow{
 			{Dst: addr("[fd00:244::5]:80")},
 			{Dst: addr("[fd00:245::5]:80")},
@@ -558,6 +677,9 @@ func TestReady(t *testing.T) {
 			{Dst: addr("[2001:db8:1::7]:80")},
 			{Dst: addr("[::1]:80"), Src: addr("[::6]:80")},
 			{Dst: addr("[fd00:244::5]:80"), From: netlab.FromPeer, Src: addr("[2001:db8::9]:80")},
+			{Dst: addr("[fd00:246::1]:80"), From: netlab.FromVM},
+			{Dst: addr("[2001:db8::7]:80"), From: netlab.FromVM},
+			{Dst: addr("203.0.113.7:80"), From: netlab.FromVM},
 		} {
 			f.Protocol = udp
 			if d, err := lab.Send(f); err != nil || d.Fate != (intercept.Fate{}) {

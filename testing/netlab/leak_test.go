@@ -111,7 +111,7 @@ func (w *watch) wait(t *testing.T, n int) {
 func TestClose(t *testing.T) {
 	w := newWatch(t)
 	use := func(number int) {
-		lab, err := netlab.New(netlab.Options{SecondInterface: true})
+		lab, err := netlab.New(netlab.Options{SecondInterface: true, VM: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,10 +119,13 @@ func TestClose(t *testing.T) {
 		if number > 0 {
 			w.add(t, lab.Pod.Path(), number)
 			w.add(t, lab.Peer.Path(), number+1)
+			w.add(t, lab.VM.Path(), number+2)
 		}
-		if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		if _, err := lab.StartSidecar(netlab.SidecarConfig{Forward: netlab.ForwardPassthrough}); err != nil {
 			t.Fatal(err)
 		}
+		caller := &intercept.Owner{UID: 1001, GID: 1001}
+		redirectUser(t, lab, caller.UID, 15006)
 		for _, dst := range []string{"203.0.113.7:80", "[::1]:80", "10.244.0.5:15001"} {
 			for _, proto := range []intercept.Protocol{tcp, udp} {
 				conn, _, err := lab.Dial(netlab.Flow{Protocol: proto, Dst: addr(dst), Owner: app})
@@ -132,6 +135,18 @@ func TestClose(t *testing.T) {
 				defer conn.Close()
 			}
 		}
+		for _, dst := range []string{"203.0.113.7:80", "[2001:db8::7]:80", "10.244.0.5:80"} {
+			conn, _, err := lab.Dial(netlab.Flow{From: netlab.FromVM, Protocol: tcp, Dst: addr(dst)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+		}
+		conn, d, err := lab.Dial(netlab.Flow{Protocol: tcp, Dst: addr("10.244.0.5:80"), Owner: caller})
+		if err != nil || d.Via.Role != netlab.RoleInbound {
+			t.Fatal(d, err)
+		}
+		defer conn.Close()
 		for range 3 {
 			if err := lab.Pod.Start(exec.Command("sleep", "1000"), app); err != nil {
 				t.Fatal(err)
@@ -153,7 +168,7 @@ func TestClose(t *testing.T) {
 	use(0) // the first one opens what the runtime keeps
 	before := openFiles(t)
 	use(1)
-	w.wait(t, 2)
+	w.wait(t, 3)
 	if after := openFiles(t); after != before {
 		t.Errorf("open files before:\n%s\nafter:\n%s", before, after)
 	}
@@ -308,12 +323,15 @@ func TestSocketOwner(t *testing.T) {
 
 // hold holds a lab, with a process and a connection in it, until it is killed.
 func hold() {
-	lab, err := netlab.New(netlab.Options{})
+	lab, err := netlab.New(netlab.Options{VM: true})
 	if err == nil {
 		_, err = lab.StartSidecar(netlab.SidecarConfig{})
 	}
 	if err == nil {
 		_, _, err = lab.Dial(netlab.Flow{Protocol: tcp, Dst: addr("203.0.113.7:80"), Owner: app})
+	}
+	if err == nil {
+		_, _, err = lab.Dial(netlab.Flow{From: netlab.FromVM, Protocol: tcp, Dst: addr("203.0.113.7:80")})
 	}
 	sleep := exec.Command("sleep", "1000")
 	if err == nil {
@@ -323,7 +341,7 @@ func hold() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(lab.Pod.Path(), lab.Peer.Path())
+	fmt.Println(lab.Pod.Path(), lab.Peer.Path(), lab.VM.Path())
 	select {}
 }
 
@@ -350,7 +368,7 @@ func TestKill(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	w.wait(t, 2)
+	w.wait(t, 3)
 }
 
 // TestHost watches the host's namespace for interfaces while labs come and go.
@@ -365,7 +383,7 @@ func TestHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		lab, err := netlab.New(netlab.Options{SecondInterface: true})
+		lab, err := netlab.New(netlab.Options{SecondInterface: true, VM: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -392,7 +410,9 @@ func TestHost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name := link.Attrs().Name; link.Type() == "veth" && (name == "eth0" || name == "net1") {
+			name := link.Attrs().Name
+			cable := link.Type() == "veth" && (name == "eth0" || name == "net1" || name == "vm0")
+			if cable || link.Type() == "bridge" && name == "br-vm" {
 				t.Errorf("%s was seen in the host's namespace", name)
 			}
 		}

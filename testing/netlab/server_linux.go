@@ -65,6 +65,8 @@ type server struct {
 	// transparent: takes packets to any address that are steered to it, and
 	// answers from that address.
 	transparent bool
+	// relay passes TCP connections on. Nil: the server answers them itself.
+	relay *relay
 }
 
 // start opens the server's socket and answers on it until g is closed.
@@ -123,20 +125,24 @@ func (s server) serveTCP(g *group, socket *os.File) {
 			return
 		default:
 			conn := os.NewFile(uintptr(fd), string(s.role))
-			g.serve(conn, func() { s.converse(conn, fd) })
+			g.serve(conn, func() { s.converse(g, conn, fd) })
 		}
 	}
 }
 
 // converse answers on one connection until its client is done. The
 // conversation's end is the only thing to do about its errors.
-func (s server) converse(conn *os.File, fd int) {
-	r := bufio.NewReader(conn)
-	first, err := r.Peek(1)
+func (s server) converse(g *group, conn *os.File, fd int) {
+	b, err := s.connBanner(fd)
 	if err != nil {
 		return
 	}
-	b, err := s.connBanner(fd)
+	if s.relay != nil && s.relay.takes(b) {
+		s.relay.run(g, conn, b)
+		return
+	}
+	r := bufio.NewReader(conn)
+	first, err := r.Peek(1)
 	if err != nil {
 		return
 	}
@@ -365,21 +371,43 @@ type group struct {
 func (g *group) serve(f *os.File, answer func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !g.add(f) {
+		return
+	}
+	g.wg.Go(func() {
+		answer()
+		g.release(f)
+	})
+}
+
+// hold is serve for a socket of a goroutine that the group runs already. It
+// reports whether the group is still open; if so, the goroutine releases f.
+func (g *group) hold(f *os.File) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.add(f)
+}
+
+// add puts f into the group, or closes it if the group is closed. g.mu is
+// held.
+func (g *group) add(f *os.File) bool {
 	if g.closed {
 		f.Close()
-		return
+		return false
 	}
 	if g.open == nil {
 		g.open = map[*os.File]bool{}
 	}
 	g.open[f] = true
-	g.wg.Go(func() {
-		answer()
-		g.mu.Lock()
-		delete(g.open, f)
-		g.mu.Unlock()
-		f.Close()
-	})
+	return true
+}
+
+// release closes a socket of the group.
+func (g *group) release(f *os.File) {
+	g.mu.Lock()
+	delete(g.open, f)
+	g.mu.Unlock()
+	f.Close()
 }
 
 // close closes the group's sockets and waits for its goroutines.

@@ -23,11 +23,21 @@ type SidecarConfig struct {
 	// Transparent makes the inbound listeners accept connections that tproxy
 	// gives them with their addresses unchanged (IP_TRANSPARENT).
 	Transparent bool
+	// Forward is what it does with the connections that come to its inbound
+	// ports.
+	Forward Forward
+	// ForwardMark is the mark of the connections that it opens to pass others
+	// on (SO_MARK).
+	ForwardMark uint32
 }
 
 // Sidecar is the listening side of a proxy in the pod. It accepts connections
 // to its outbound and inbound ports on all of the pod's addresses, and DNS
-// over UDP and TCP on 127.0.0.1 and ::1, and answers them itself.
+// over UDP and TCP on 127.0.0.1 and ::1, and answers them itself, unless
+// [SidecarConfig].Forward says otherwise.
+//
+// With a VM it serves DNS on the bridge's addresses as well: there arrives what
+// is redirected as it comes from the VM.
 type Sidecar struct {
 	lab     *Lab
 	sockets group
@@ -47,27 +57,48 @@ func (l *Lab) StartSidecar(c SidecarConfig) (*Sidecar, error) {
 	}
 
 	var servers []server
-	add := func(r Role, p intercept.Protocol, addr netip.AddrPort, transparent bool) {
-		servers = append(servers, server{endpoint: endpoint{p, addr}, role: r, in: l.Pod, owner: owner, transparent: transparent})
+	add := func(r Role, p intercept.Protocol, addr netip.AddrPort) *server {
+		servers = append(servers, server{endpoint: endpoint{p, addr}, role: r, in: l.Pod, owner: owner})
+		return &servers[len(servers)-1]
+	}
+	var pass *relay
+	if c.Forward != ForwardNothing {
+		pass = &relay{lab: l, from: c.Forward, mark: c.ForwardMark, owner: owner}
 	}
 	for port := range ports(outbound) {
 		for _, addr := range anyAddr(port) {
-			add(RoleOutbound, intercept.TCP, addr, false)
+			add(RoleOutbound, intercept.TCP, addr)
 		}
 	}
 	for port := range ports(inbound) {
 		for _, addr := range anyAddr(port) {
-			add(RoleInbound, intercept.TCP, addr, c.Transparent)
+			s := add(RoleInbound, intercept.TCP, addr)
+			s.transparent, s.relay = c.Transparent, pass
 		}
 	}
-	for _, addr := range []netip.Addr{loopback4, netip.IPv6Loopback()} {
+	resolvers := []netip.Addr{loopback4, netip.IPv6Loopback()}
+	for _, c := range l.cables {
+		if c.far != FromVM {
+			continue
+		}
+		for _, e := range c.ends {
+			resolvers = append(resolvers, e.pod.Addr())
+		}
+	}
+	for _, addr := range resolvers {
 		for _, p := range []intercept.Protocol{intercept.UDP, intercept.TCP} {
-			add(RoleDNS, p, netip.AddrPortFrom(addr, dnsPort), false)
+			add(RoleDNS, p, netip.AddrPortFrom(addr, dnsPort))
 		}
 	}
 
 	s := &Sidecar{lab: l}
 	l.mu.Lock()
+	if c.Forward == ForwardPassthrough {
+		if err := l.ensurePassthrough(); err != nil {
+			l.mu.Unlock()
+			return nil, fmt.Errorf("netlab: start a sidecar: %w", err)
+		}
+	}
 	l.sidecars = append(l.sidecars, s)
 	for _, server := range servers {
 		if err := server.start(&s.sockets); err != nil {

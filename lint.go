@@ -1,0 +1,99 @@
+package intercept
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Lint returns what is allowed in a valid Config but is rarely meant, a
+// sentence each.
+func Lint(c Config) []string {
+	var warn []string
+	say := func(format string, args ...any) { warn = append(warn, fmt.Sprintf(format, args...)) }
+	o := c.Outbound
+
+	for _, f := range c.families() {
+		included, excluded := o.IncludeCIDRs.Of(f), o.ExcludeCIDRs.Of(f)
+		if len(included) > 0 && covers(excluded, included) {
+			say("outbound.excludeCIDRs excludes everything of %s that outbound.includeCIDRs includes: no connection of it is captured", f)
+		}
+	}
+	if len(o.IncludePorts) > 0 && coversPorts(o.ExcludePorts, o.IncludePorts) {
+		say("outbound.excludePorts excludes every port that outbound.includePorts includes")
+	}
+	if c.Inbound.Mode != InboundOff && len(c.Inbound.IncludePorts) > 0 && coversPorts(c.Inbound.ExcludePorts, c.Inbound.IncludePorts) {
+		say("inbound.excludePorts excludes every port that inbound.includePorts includes: no inbound connection is captured")
+	}
+	if c.DNS.Mode == DNSResolvConf {
+		for _, s := range c.DNS.Servers {
+			if o.ExcludeCIDRs.Contains(s) {
+				say("the name server %s is in outbound.excludeCIDRs, but its lookups are captured all the same; exclude them with outbound.exclude %s:53", s, bracketed(s))
+			}
+		}
+	}
+	if c.DNS.Mode != DNSOff && o.ExcludePorts.Contains(dnsPort) {
+		say("outbound.excludePorts has port 53: no name lookup is captured, although dns.mode is %s", c.DNS.Mode)
+	}
+	for _, who := range []struct {
+		field      string
+		proxy, app IDs
+	}{
+		{"outbound.includeUIDs", c.Proxy.UIDs, o.IncludeUIDs}, {"outbound.excludeUIDs", c.Proxy.UIDs, o.ExcludeUIDs},
+		{"outbound.includeGIDs", c.Proxy.GIDs, o.IncludeGIDs}, {"outbound.excludeGIDs", c.Proxy.GIDs, o.ExcludeGIDs},
+	} {
+		if id, ok := common(who.proxy, who.app); ok {
+			say("%s has %d, which is the proxy's: what it sends is never captured", who.field, id)
+		}
+	}
+	if len(o.IncludeUIDs) > 0 && coversIDs(o.ExcludeUIDs, o.IncludeUIDs) {
+		say("outbound.excludeUIDs excludes every user that outbound.includeUIDs includes")
+	}
+	if o.UDP == TreatmentReject && o.QUIC == TreatmentReject {
+		say("outbound.quic is part of outbound.udp, which rejects all UDP already")
+	}
+	return warn
+}
+
+func bracketed(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]"
+	}
+	return a.String()
+}
+
+// covers reports whether every address of inner is in outer.
+func covers(outer, inner CIDRs) bool {
+	ranges := outer.Merge()
+	return !slices.ContainsFunc(inner.Merge(), func(in AddrRange) bool {
+		return !slices.ContainsFunc(ranges, func(r AddrRange) bool {
+			return r.First.Compare(in.First) <= 0 && in.Last.Compare(r.Last) <= 0
+		})
+	})
+}
+
+func coversPorts(outer, inner Ports) bool {
+	ranges := outer.Merge()
+	return !slices.ContainsFunc(inner.Merge(), func(in PortRange) bool {
+		return !slices.ContainsFunc(ranges, func(r PortRange) bool { return r.First <= in.First && in.Last <= r.Last })
+	})
+}
+
+func coversIDs(outer, inner IDs) bool {
+	ranges := outer.Merge()
+	return !slices.ContainsFunc(inner.Merge(), func(in IDRange) bool {
+		return !slices.ContainsFunc(ranges, func(r IDRange) bool { return r.First <= in.First && in.Last <= r.Last })
+	})
+}
+
+// common returns an ID that is in both lists.
+func common(a, b IDs) (uint32, bool) {
+	for _, x := range a {
+		for _, y := range b {
+			if first := max(x.First, y.First); first <= min(x.Last, y.Last) {
+				return first, true
+			}
+		}
+	}
+	return 0, false
+}
