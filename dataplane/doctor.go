@@ -31,7 +31,8 @@ type Report struct {
 	// Backends is what each can do.
 	Backends []Diagnosis `json:"backends"`
 	// Choice is the backend that Apply takes for the configuration. Its
-	// Backend is empty if there is none, and Error says why.
+	// Backend is empty if there is none. Error says why, or why the one chosen
+	// could not be tried.
 	Choice Choice `json:"choice"`
 	Error  string `json:"error,omitempty"`
 	// Modules are the kernel modules that may mend what is missing.
@@ -102,6 +103,8 @@ func (t Target) Doctor(c intercept.Config) (Report, error) {
 		r.Choice, err = choose(t.Backend, func(b Backend) Finding { return found[b] })
 		if err != nil {
 			r.Error = err.Error()
+		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
+			r.Error = f.Reason
 		}
 		return nil
 	})

@@ -20,6 +20,9 @@ func (j job) doctor() error {
 	} else {
 		j.out.WriteString(doctorText(r))
 	}
+	if err == nil && r.Error != "" && r.Choice.Backend != "" {
+		return fmt.Errorf("%w to find out whether apply would work", intercept.ErrPermission)
+	}
 	if err == nil && r.Error != "" {
 		err = fmt.Errorf("%w: %s", intercept.ErrUnsupported, strings.TrimPrefix(r.Error, intercept.ErrUnsupported.Error()+": "))
 	}
@@ -80,9 +83,12 @@ func doctorText(r dataplane.Report) string {
 		}
 	}
 	b.WriteString("\n")
-	if r.Error != "" {
+	switch {
+	case r.Error != "" && r.Choice.Backend != "":
+		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, oneLine(r.Error))
+	case r.Error != "":
 		fmt.Fprintf(&b, "apply would fail: %s\n", oneLine(r.Error))
-	} else {
+	default:
 		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, oneLine(r.Choice.Reason))
 	}
 	if len(r.Modules) > 0 {
