@@ -156,25 +156,24 @@ func (o objects) RemoveEmpty(f intercept.Family, table string, chains []string, 
 func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcome intercept.Outcome, err error) {
 	routes := rs.Routes
 	rs.Routes = nil
-	undo := func() error { return nil }
-	if len(routes) > 0 {
-		c, err := s.routing()
-		if err != nil {
-			return choice, "", err
-		}
-		if undo, err = c.Add(routes, rs.Families); err != nil {
-			return choice, "", err
-		}
+	c, err := s.routing()
+	if err != nil {
+		return choice, "", err
+	}
+	added, undo, err := c.Add(routes, rs.Families)
+	if err != nil {
+		return choice, "", err
 	}
 	if choice, outcome, err = s.applyRules(want, rs); err != nil {
 		return choice, "", errors.Join(err, undo())
 	}
-	others, err := s.removeOthers(choice.Backend)
-	if err == nil && (outcome == intercept.Replaced || others) {
-		var c *markroute.Conn
-		if c, err = s.routing(); err == nil {
-			_, err = c.Keep(routes, rs.Families)
-		}
+	if _, err = s.removeOthers(choice.Backend); err != nil {
+		return choice, outcome, err
+	}
+	// Whatever the outcome: somebody who was killed may have left them.
+	removed, err := c.Keep(routes, rs.Families)
+	if outcome == intercept.Unchanged && (added || removed) {
+		outcome = intercept.Replaced
 	}
 	return choice, outcome, err
 }
@@ -245,6 +244,10 @@ func (s *space) remove(b Backend) error {
 func (s *space) removeFrom(want Backend) (removed bool, err error) {
 	removed, err = s.removeRules(want)
 	if err != nil {
+		return removed, err
+	}
+	// The rules of a backend that was not asked for still need their routes.
+	if holding, err := s.holding(); err != nil || len(holding) > 0 {
 		return removed, err
 	}
 	c, err := s.routing()

@@ -14,6 +14,7 @@ import (
 // sysctl is a setting of the namespace that rules do not work without.
 type sysctl struct {
 	name, value string // the name with slashes, since interfaces can have dots
+	or          string // another that will do
 	reason      string
 }
 
@@ -32,7 +33,7 @@ func sysctls(c intercept.Config, interfaces []string) []sysctl {
 		for _, name := range interfaces {
 			stem, glob := strings.CutSuffix(pattern, "*")
 			if name == pattern || glob && strings.HasPrefix(name, stem) {
-				all = append(all, sysctl{"net/ipv4/conf/" + name + "/route_localnet", "1",
+				all = append(all, sysctl{"net/ipv4/conf/" + name + "/route_localnet", "1", "net/ipv4/conf/all/route_localnet",
 					"what arrives by " + name + " goes to a target in 127.0.0.0/8, which Linux takes from lo alone"})
 			}
 		}
@@ -62,6 +63,9 @@ func (s *space) requireSysctls(c intercept.Config, set bool) error {
 }
 
 func (s sysctl) require(set bool) error {
+	if have, err := os.ReadFile("/proc/sys/" + s.or); err == nil && strings.TrimSpace(string(have)) == s.value {
+		return nil
+	}
 	file := "/proc/sys/" + s.name
 	have, err := os.ReadFile(file)
 	switch {

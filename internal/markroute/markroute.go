@@ -100,16 +100,19 @@ func (c *Conn) possible(want []object) ([]object, error) {
 	return want, nil
 }
 
-// Add makes what is missing and returns what undoes that. What is there
-// already, whoever made it, is not made again: the kernel would keep it twice.
-func (c *Conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (undo func() error, err error) {
+// Add makes what is missing, reports whether that was anything, and returns
+// what undoes it. What is there already, whoever made it, is not made again: the
+// kernel would keep it twice.
+func (c *Conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (added bool, undo func() error, err error) {
 	want, err := c.possible(wanted(routes, families))
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
-	there, err := c.list()
-	if err != nil {
-		return nil, err
+	var there []object
+	if len(want) > 0 {
+		if there, err = c.list(); err != nil {
+			return false, nil, err
+		}
 	}
 	var made []object
 	undo = func() error {
@@ -130,10 +133,10 @@ func (c *Conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (u
 			made = append(made, o)
 		}
 		if err != nil {
-			return nil, errors.Join(explain("add the "+o.String(), err), undo())
+			return false, nil, errors.Join(explain("add the "+o.String(), err), undo())
 		}
 	}
-	return undo, nil
+	return len(made) > 0, undo, nil
 }
 
 // isThere looks again for what the kernel says it has. It may be something

@@ -81,7 +81,7 @@ func (n namespace) expect(when, want string) {
 
 func add(t *testing.T, c *Conn, routes []intercept.MarkRoute, families []intercept.Family) (undo func() error) {
 	t.Helper()
-	undo, err := c.Add(routes, families)
+	_, undo, err := c.Add(routes, families)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,6 +123,9 @@ func TestAdd(t *testing.T) {
 						t.Errorf("%s: table %s:\n%s", f, r.table, got)
 					}
 				}
+			}
+			if added, _, err := c.Add(all, families); err != nil || added {
+				t.Errorf("the second Add: %v, %v", added, err)
 			}
 			nothing := add(t, c, all, families)
 			n.expect("the second Add", made)
@@ -282,7 +285,7 @@ func TestTableInUse(t *testing.T) {
 		n := newNamespace(t)
 		n.run(line)
 		c, before := n.open(), n.contents()
-		_, err := c.Add(routes, both)
+		_, _, err := c.Add(routes, both)
 		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") || !strings.Contains(err.Error(), "table 133 has another default route") {
 			t.Errorf("%s: %v", line, err)
 		}
@@ -340,12 +343,12 @@ func TestPermission(t *testing.T) {
 			if removed, err := c.Keep(nil, nil); err != nil || removed {
 				t.Errorf("Keep of nothing: %v, %v", removed, err)
 			}
-			if _, err := c.Add(routes, both); !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			if _, _, err := c.Add(routes, both); !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 				t.Errorf("Add: %v", err)
 			}
 			return nil
-		}), func() error { _, there = c.Add(routes, both); return there }(), withoutNetAdmin(func() error {
-			if _, err := c.Add(routes, both); err != nil {
+		}), func() error { _, _, there = c.Add(routes, both); return there }(), withoutNetAdmin(func() error {
+			if _, _, err := c.Add(routes, both); err != nil {
 				t.Errorf("Add of what is there: %v", err)
 			}
 			if _, err := c.Keep(nil, nil); !errors.Is(err, intercept.ErrPermission) {
@@ -400,7 +403,7 @@ func TestConcurrent(t *testing.T) {
 			adders.Go(func() {
 				<-start
 				var err error
-				if undo[i], err = c.Add(append(routes, masked...), both); err != nil {
+				if _, undo[i], err = c.Add(append(routes, masked...), both); err != nil {
 					t.Errorf("Add: %v", err)
 				}
 			})
@@ -460,7 +463,7 @@ func TestLoDown(t *testing.T) {
 	n := newNamespace(t)
 	n.run("ip link set lo down")
 	c, before := n.open(), n.contents()
-	if _, err := c.Add(routes, both); err == nil || !strings.Contains(err.Error(), "ip link set lo up") {
+	if _, _, err := c.Add(routes, both); err == nil || !strings.Contains(err.Error(), "ip link set lo up") {
 		t.Errorf("Add: %v", err)
 	}
 	n.expect("Add", before)

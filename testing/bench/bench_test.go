@@ -4,11 +4,13 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -299,4 +301,179 @@ func connect(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) time.Duration {
 		b.Fatal(err)
 	}
 	return took
+}
+
+// BenchmarkTProxy sends a byte to and fro over an established inbound
+// connection in mode tproxy, with none, 100 and 1,000 port ranges excluded, in
+// turn. The metrics x-100 and x-1000 are the ratios of the medians to that
+// without.
+func BenchmarkTProxy(b *testing.B) {
+	netlab.Require(b)
+	eachBackend(b, func(b *testing.B, backend dataplane.Backend, dst netip.Addr) {
+		var pairs []pair
+		for _, n := range []int{0, 100, 1000} {
+			c := intercept.Default()
+			c.Inbound.Mode = intercept.InboundTProxy
+			for i := range n { // with gaps, so that they do not merge
+				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
+			}
+			lab := netlab.NewT(b, netlab.Options{})
+			if _, err := (dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}).Apply(c); err != nil {
+				b.Fatal(err)
+			}
+			pairs = append(pairs, tcpPair(b, lab, netip.AddrPortFrom(dst, 8080)))
+		}
+		ratios := pingPong(b, pairs)
+		b.ReportMetric(ratios[1], "x-100")
+		b.ReportMetric(ratios[2], "x-1000")
+	})
+}
+
+// BenchmarkOtherUDP sends a datagram to and fro that is no name lookup, while
+// DNS is not captured and while it is, in turn. The metric x-off is the ratio
+// of the medians.
+func BenchmarkOtherUDP(b *testing.B) {
+	netlab.Require(b)
+	eachBackend(b, func(b *testing.B, backend dataplane.Backend, pod netip.Addr) {
+		var pairs []pair
+		for _, mode := range []intercept.DNSMode{intercept.DNSOff, intercept.DNSAll} {
+			c := intercept.Default()
+			c.DNS.Mode = mode
+			lab := netlab.NewT(b, netlab.Options{})
+			if _, err := (dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}).Apply(c); err != nil {
+				b.Fatal(err)
+			}
+			pairs = append(pairs, udpPair(b, lab, pod))
+		}
+		b.ReportMetric(pingPong(b, pairs)[1], "x-off")
+	})
+}
+
+// eachBackend runs a benchmark by each backend for each address of the pod.
+func eachBackend(b *testing.B, bench func(*testing.B, dataplane.Backend, netip.Addr)) {
+	b.Helper()
+	for _, backend := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
+		for _, pod := range []string{"10.244.0.5", "fd00:244::5"} {
+			pod := netip.MustParseAddr(pod)
+			b.Run(fmt.Sprintf("%s/%s", backend, intercept.FamilyOf(pod)), func(b *testing.B) {
+				if backend != dataplane.BackendNFT {
+					netlab.RequireProgram(b, string(backend)+"-restore")
+				}
+				bench(b, backend, pod)
+			})
+		}
+	}
+}
+
+// pair is the two ends of a connection, as file descriptors. They block.
+type pair [2]int
+
+// pingPong sends bytes to and fro on each of the pairs in turn, and returns the
+// ratios of the medians to the first one's. Both ends are served by one thread:
+// what one sends has arrived at the other when it is sent, so that nobody waits
+// to be woken, and what is measured is the packets' way.
+func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
+	b.Helper()
+	const batch = 100
+	took := make([][]time.Duration, len(pairs))
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	buf := []byte{0}
+	for round := 0; b.Loop(); round++ {
+		for i := range pairs {
+			i = (i + round) % len(pairs) // each is first as often
+			p := pairs[i]
+			start := time.Now()
+			for range batch {
+				for _, ends := range []pair{p, {p[1], p[0]}} {
+					if _, err := unix.Write(ends[0], buf); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := unix.Read(ends[1], buf); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			took[i] = append(took[i], time.Since(start)/batch)
+		}
+	}
+	for i := range took {
+		ratios = append(ratios, float64(median(took[i]))/float64(median(took[0])))
+	}
+	b.ReportMetric(float64(median(took[0]).Nanoseconds()), "ns/roundtrip")
+	return ratios
+}
+
+// tcpPair connects the peer to the pod, where a transparent socket at port
+// 15006 takes it.
+func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) (p pair) {
+	b.Helper()
+	domain, level, transparent, listen := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, unix.Sockaddr(&unix.SockaddrInet4{Port: 15006})
+	if dst.Addr().Is6() {
+		domain, level, transparent, listen = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, &unix.SockaddrInet6{Port: 15006}
+	}
+	listener, p0 := socket(b, lab.Pod, domain, unix.SOCK_STREAM), socket(b, lab.Peer, domain, unix.SOCK_STREAM)
+	for _, err := range []error{
+		unix.SetsockoptInt(listener, level, transparent, 1),
+		unix.Bind(listener, listen),
+		unix.Listen(listener, 1),
+		unix.Connect(p0, sockaddr(dst)),
+	} {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	accepted, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { unix.Close(accepted) })
+	for _, fd := range []int{p0, accepted} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return pair{p0, accepted}
+}
+
+// udpPair connects the pod with the peer, on a port that is nobody's.
+func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
+	b.Helper()
+	domain, peer := unix.AF_INET, netip.MustParseAddr("10.244.0.1")
+	if pod.Is6() {
+		domain, peer = unix.AF_INET6, netip.MustParseAddr("fd00:244::1")
+	}
+	p := pair{socket(b, lab.Pod, domain, unix.SOCK_DGRAM), socket(b, lab.Peer, domain, unix.SOCK_DGRAM)}
+	ends := [2]unix.Sockaddr{sockaddr(netip.AddrPortFrom(pod, 9998)), sockaddr(netip.AddrPortFrom(peer, 9999))}
+	for i := range p {
+		if err := errors.Join(unix.Bind(p[i], ends[i]), unix.Connect(p[i], ends[1-i])); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return p
+}
+
+// socket opens a socket that blocks, but not for ever.
+func socket(b *testing.B, in *netlab.Namespace, domain, typ int) int {
+	b.Helper()
+	fd, err := in.Socket(domain, typ, &intercept.Owner{UID: 1000, GID: 1000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { unix.Close(fd) })
+	timeout := unix.Timeval{Sec: 5}
+	err = errors.Join(unix.SetNonblock(fd, false),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return fd
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }

@@ -132,12 +132,13 @@ func lateSegment(t *testing.T, lab *netlab.Lab, conn net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(dst.Addr().AsSlice())})
+	family := unix.AF_INET
 	if dst.Addr().Is6() {
-		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: dst.Addr().As16()}
+		family = unix.AF_INET6
 	}
 	segment := tcpSegment(src, dst, uint32(next[send])+100_000_000, uint32(next[receive]))
-	if err := unix.Sendto(rawTCP(t, lab, family), segment, 0, to); err != nil {
+	to := netip.AddrPortFrom(dst.Addr(), 0)
+	if err := unix.Sendto(rawTCP(t, lab, family), segment, 0, sockaddr(to)); err != nil {
 		t.Fatal(err)
 	}
 }

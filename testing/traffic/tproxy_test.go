@@ -359,6 +359,7 @@ func TestTProxySYNCookies(t *testing.T) {
 							chain lose6 { limit rate 1/hour burst 1 packets drop; }
 							chain c {
 								type filter hook prerouting priority -400
+								meta l4proto != tcp accept
 								tcp flags & (syn | ack) != syn | ack accept
 								meta nfproto ipv4 goto lose4
 								goto lose6
