@@ -154,4 +154,6 @@ func missing(b Backend, err error) Finding {
 
 // errForeignUser explains why iptables cannot know owners in a namespace of
 // another user namespace.
-var errForeignUser = fmt.Errorf("%w: the network namespace belongs to another user namespace than this process (hostUsers: false), and the kernel takes the owner match of iptables from processes of its own user namespace alone (xt_owner, EINVAL); use the backend nft, which has no such limit", intercept.ErrUnsupported)
+func errForeignUser() error {
+	return fmt.Errorf("%w: the network namespace belongs to another user namespace than this process (hostUsers: false), and the kernel takes the owner match of iptables from processes of its own user namespace alone (xt_owner, EINVAL); use the backend nft, which has no such limit", intercept.ErrUnsupported)
+}

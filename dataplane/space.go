@@ -26,6 +26,7 @@ type space struct {
 	netns
 	how    IPTables
 	sock   *nft.Backend    // nil until it is needed
+	chains *[]nft.Chain    // others' in nf_tables; nil until they are needed
 	routes *markroute.Conn // nil until it is needed
 }
 
@@ -41,6 +42,22 @@ func (s *space) nft() (*nft.Backend, error) {
 		return err
 	})
 	return s.sock, err
+}
+
+// othersChains lists the chains of nf_tables that are not of our table, once.
+func (s *space) othersChains() ([]nft.Chain, error) {
+	if s.chains != nil {
+		return *s.chains, nil
+	}
+	b, err := s.nft()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := b.Chains()
+	if err == nil {
+		s.chains = &chains
+	}
+	return chains, err
 }
 
 // routing returns the namespace's routes and rules.
@@ -171,7 +188,13 @@ func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcom
 		return choice, outcome, err
 	}
 	// Whatever the outcome: somebody who was killed may have left them.
-	removed, err := c.Keep(routes, rs.Families)
+	removed, keep := false, len(routes) > 0
+	if !keep {
+		keep, err = c.Used()
+	}
+	if keep && err == nil {
+		removed, err = c.Keep(routes, rs.Families)
+	}
 	if outcome == intercept.Unchanged && (added || removed) {
 		outcome = intercept.Replaced
 	}
@@ -216,7 +239,7 @@ func (s *space) applyRules(want Backend, rs intercept.Ruleset) (choice Choice, o
 
 // removeOthers takes out what backends other than the one in use have there.
 func (s *space) removeOthers(inUse Backend) (removed bool, err error) {
-	holding, err := s.holding()
+	holding, err := s.holdingBeside(inUse)
 	if err != nil {
 		return false, err
 	}
@@ -289,14 +312,20 @@ func (s *space) removeRules(want Backend) (removed bool, err error) {
 // holding returns the backends that have something under our names in the
 // namespace. It reads, and runs no program.
 func (s *space) holding() (all []Backend, err error) {
+	s.chains = nil
+	return s.holdingBeside("")
+}
+
+// holdingBeside is holding, but for one backend. Of nf_tables it goes by what
+// was listed before, if it was.
+func (s *space) holdingBeside(known Backend) (all []Backend, err error) {
 	has := map[Backend]bool{}
-	b, err := s.nft()
-	if err == nil {
-		has[BackendNFT], err = b.Holds()
-	}
-	var chains []nft.Chain
-	if err == nil {
-		chains, err = b.Chains()
+	chains, err := s.othersChains()
+	if err == nil && known != BackendNFT {
+		var b *nft.Backend
+		if b, err = s.nft(); err == nil {
+			has[BackendNFT], err = b.Holds()
+		}
 	}
 	for _, c := range chains {
 		has[BackendIPTablesNFT] = has[BackendIPTablesNFT] || iptables.IsOurs(c.Name)
@@ -359,7 +388,7 @@ func (s *space) quickProbe(b Backend, rs intercept.Ruleset) Finding {
 	}
 	own, err := s.isOfOwnUser()
 	if err == nil && !own && rs.AsksForOwner() {
-		return missing(b, errForeignUser)
+		return missing(b, errForeignUser())
 	}
 	return Finding{Backend: b, State: StateUnknown, Reason: "asked for"}
 }

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 // warnings returns what may surprise about c in the namespace. The error is
@@ -54,11 +53,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 // they translate, ours never hear. At the same priority the chain that was made
 // last is the first to be asked.
 func (s *space) earlierNAT() ([]string, error) {
-	b, err := s.nft()
-	var chains []nft.Chain
-	if err == nil {
-		chains, err = b.Chains()
-	}
+	chains, err := s.othersChains()
 	if errors.Is(err, intercept.ErrUnsupported) || errors.Is(err, intercept.ErrPermission) {
 		return nil, nil // there are none; or the backend will say what is missing
 	}

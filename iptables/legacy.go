@@ -91,14 +91,12 @@ func entries(fd, level int, table string) ([]byte, error) {
 	return nil, unix.EAGAIN
 }
 
-var noTable = regexp.MustCompile(`unable to initialize table '(\w+)'`)
-
 // askForTable finds out what the kernel answered where iptables-restore says
 // only that it was unable to initialize a table: whether the kernel has none, or
 // the process may not have it, are two things. It asks as libiptc does, in the
 // namespace of the calling thread.
 func (f *failure) askForTable(family intercept.Family) {
-	m := noTable.FindStringSubmatch(f.said)
+	m := regexp.MustCompile(`unable to initialize table '(\w+)'`).FindStringSubmatch(f.said)
 	if m == nil {
 		return
 	}

@@ -243,12 +243,10 @@ func (f *failure) kind() error {
 	return nil
 }
 
-var lineNumber = regexp.MustCompile(`line:? (\d+)`)
-
 // line returns the line of the input that was refused, and its number, if the
 // program says which.
 func (f *failure) line() (int, string) {
-	m := lineNumber.FindStringSubmatch(f.said)
+	m := regexp.MustCompile(`line:? (\d+)`).FindStringSubmatch(f.said)
 	if m == nil {
 		return 0, ""
 	}

@@ -3,6 +3,7 @@
 package markroute
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -156,7 +157,18 @@ func (c *Conn) Keep(routes []intercept.MarkRoute, families []intercept.Family) (
 	if err != nil {
 		return false, err
 	}
-	want := wanted(routes, families)
+	return c.removeFrom(there, wanted(routes, families))
+}
+
+// Used reports whether a rule of ours leads packets anywhere. It costs half of
+// what Keep does to find nothing.
+func (c *Conn) Used() (bool, error) {
+	rules, err := c.listOf(true)
+	return slices.ContainsFunc(rules, func(o object) bool { return o.ours }), err
+}
+
+// removeFrom removes what is ours of there, but what is wanted.
+func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 	// Rules first: then nothing leads to the table when its route goes.
 	for _, rules := range []bool{true, false} {
 		for _, o := range there {
@@ -303,18 +315,28 @@ func family(f intercept.Family) byte {
 
 // list returns the namespace's mark rules and local default routes.
 func (c *Conn) list() ([]object, error) {
+	routes, err := c.listOf(false)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := c.listOf(true)
+	all := append(routes, rules...)
+	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
+	return all, err
+}
+
+// listOf returns the rules, or the routes, of both families.
+func (c *Conn) listOf(rules bool) ([]object, error) {
 	var all []object
 	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
-		for _, rules := range []bool{false, true} {
-			objects, err := c.dump(f, rules)
-			if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-				continue // the kernel has no such family, or no rules
-			}
-			if err != nil {
-				return nil, explain("list routes and rules", err)
-			}
-			all = append(all, objects...)
+		objects, err := c.dump(f, rules)
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // the kernel has no such family, or no rules
 		}
+		if err != nil {
+			return nil, explain("list routes and rules", err)
+		}
+		all = append(all, objects...)
 	}
 	return all, nil
 }
