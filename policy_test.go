@@ -265,6 +265,7 @@ func TestFamiliesAgree(t *testing.T) {
 		c.PassthroughSources, c.Loopback = intercept.Default().PassthroughSources, intercept.Default().Loopback
 		c.Outbound.IncludeCIDRs, c.Outbound.ExcludeCIDRs, c.Outbound.Exclude = both(r), both(r), nil
 		c.DNS.Mode, c.DNS.Servers = intercept.DNSAll, nil
+		c.DNS.Target, c.Outbound.Target = nil, nil // they differ by family
 		rs, err := intercept.Compile(c)
 		if err != nil {
 			t.Fatal(err)

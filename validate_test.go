@@ -248,7 +248,7 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
-var sameConfig = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})}
+var sameConfig = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})}
 
 // TestConfigRoundTrip: what is written as JSON is read back the same.
 func TestConfigRoundTrip(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 // equalConfigs compares configurations, empty lists like absent ones.
 func equalConfigs(a, b any) string {
-	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}))
+	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{}))
 }
 
 // leaves calls fn with the path of every field of a configuration that can be

@@ -52,6 +52,14 @@ var (
 // marks are those that a proxy is known by, and marks of sockets that carry one.
 var marks = []intercept.Mark{{Value: 0x700, Mask: 0xf00}, {Value: 7, Mask: 7}, {Value: 0x7007, Mask: 1<<32 - 1}}
 
+// targets are outside the pod, one of each family.
+func targets(port uint16) []netip.AddrPort {
+	return []netip.AddrPort{
+		netip.AddrPortFrom(netip.MustParseAddr("203.0.113.53"), port),
+		netip.AddrPortFrom(netip.MustParseAddr("2001:db8::53"), port),
+	}
+}
+
 func prefixes(s ...string) (out intercept.CIDRs) {
 	for _, p := range s {
 		out = append(out, netip.MustParsePrefix(p))
@@ -137,6 +145,12 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.DNS.Servers = append(some(r, servers, 3), pick(r, servers))
 	}
 
+	if one(r, 6) {
+		c.DNS.Target = targets(5300)
+	}
+	if one(r, 6) {
+		c.Outbound.Target = targets(15001)
+	}
 	if one(r, 5) {
 		c.TunnelPort = 0
 	}
