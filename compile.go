@@ -178,14 +178,10 @@ func (c Config) captured() []Rule {
 				match = append(opens(), DstPort{Port(dnsPort)})
 			}
 			reason := "a name lookup over " + strings.ToUpper(proto.String())
-			switch {
-			case c.DNS.Mode == DNSResolvConf:
-				match = append(match, Dst(c.dnsServers()))
+			if c.DNS.Mode == DNSResolvConf {
 				reason += ", to a server of resolv.conf"
-			case leavesPod(c.DNS.Target):
-				match = append(match, Not{Dst(loopbackNetworks())})
 			}
-			rules = append(rules, send("O8", reason, match, Port(c.DNS.Port), c.DNS.Target)...)
+			rules = append(rules, send("O8", reason, append(match, c.toServers()...), Port(c.DNS.Port), c.DNS.Target)...)
 		}
 	}
 	rules = append(rules, c.leftAlone()...)
@@ -559,6 +555,18 @@ func ports(protos Proto, p Ports) []Match {
 	return []Match{protos, DstPort(p)}
 }
 
+// toServers are the destinations of the lookups that are captured, where not
+// all are.
+func (c Config) toServers() []Match {
+	switch {
+	case c.DNS.Mode == DNSResolvConf:
+		return []Match{Dst(c.dnsServers())}
+	case leavesPod(c.DNS.Target):
+		return []Match{Not{Dst(loopbackNetworks())}}
+	}
+	return nil
+}
+
 // dnsServers are the servers to which lookups are captured in mode resolvconf.
 func (c Config) dnsServers() CIDRs {
 	servers := c.DNS.Servers
@@ -777,10 +785,7 @@ func (c Config) rejected() []Rule {
 		left := IsFamily(captured.other())
 		if c.capturesDNS() {
 			for _, proto := range [][]Match{{Proto{UDP}}, opens()} {
-				match := slices.Concat(proto, []Match{DstPort{Port(dnsPort)}, left})
-				if c.DNS.Mode == DNSResolvConf {
-					match = append(match, Dst(c.dnsServers()))
-				}
+				match := slices.Concat(proto, []Match{DstPort{Port(dnsPort)}, left}, c.toServers())
 				rules = append(rules, Rule{"O8", "a name lookup, of a family that is not captured", match, Reject{}})
 			}
 		}

@@ -23,7 +23,6 @@ func judge(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
 	if c.OtherFamily != intercept.TreatmentReject || p.State == intercept.CTInvalid {
 		return intercept.Fate{}, ""
 	}
-	c.DNS.Target, c.Outbound.Target = nil, nil
 	switch fate, line := judgeFamily(c, p); {
 	case fate.Action == intercept.Rejected:
 		return fate, line

@@ -78,7 +78,7 @@ func TestMain(m *testing.M) {
 // in the tables they need.
 func choice(i uint64) intercept.Config {
 	c := gen.Config(rand.New(rand.NewPCG(500+i, 11)))
-	c.Families = intercept.FamiliesAuto
+	c.Families, c.OtherFamily = intercept.FamiliesAuto, intercept.TreatmentPass
 	c.DNS.Mode = []intercept.DNSMode{intercept.DNSAll, intercept.DNSOff}[i%2]
 	c.DNS.Servers = nil
 	c.Inbound.DropInvalid = i < 2
