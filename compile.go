@@ -214,6 +214,10 @@ func loopbackNetworks() CIDRs { return CIDRs{loopbackIPv4, netip.PrefixFrom(loca
 // leftAlone returns lines O9 and O10.
 func (c Config) leftAlone() []Rule {
 	rules := []Rule{{"O9", "the exempt loopback range", []Match{Dst(c.Loopback)}, Return{}}}
+	if leavesPod(c.Outbound.Target) {
+		// A packet with a loopback address cannot leave the host.
+		rules[0] = Rule{"O9", "loopback, which cannot leave the pod", []Match{Dst(loopbackNetworks())}, Return{}}
+	}
 	for _, to := range c.Outbound.Target {
 		// Else what is sent on to the proxy would be sent to it again.
 		match := []Match{Proto{TCP}, Dst(single([]netip.Addr{to.Addr()})), DstPort{Port(to.Port())}}

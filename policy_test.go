@@ -158,7 +158,8 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 			return capture(intercept.Port(c.DNS.Port), c.DNS.Target, "O8")
 		}
 	}
-	if loopback {
+	outside := slices.ContainsFunc(c.Outbound.Target, func(t netip.AddrPort) bool { return !t.Addr().IsLoopback() })
+	if loopback || outside && p.Dst.Addr().IsLoopback() {
 		return pass, "O9"
 	}
 	if tcp && slices.Contains(c.Outbound.Target, p.Dst) || c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()) {
