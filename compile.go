@@ -603,11 +603,11 @@ func single(addrs []netip.Addr) CIDRs {
 // Two zones keep them apart: what goes to or comes from a real server is in
 // zone 1, what goes between the application and the resolver in zone 2.
 
-// zones returns the chains that choose them. A resolver outside the pod needs
-// none: it shares no tuple with the application, and its answers have to be
-// found in the zone of the lookup.
+// zones returns the chains that choose them. With a resolver outside the pod
+// captured lookups stay in zone 0, and the others go to zone 1 all the same: app
+// and proxy can use one tuple there, too.
 func (c Config) zones() []Chain {
-	if !c.capturesDNS() || leavesPod(c.DNS.Target) {
+	if !c.capturesDNS() {
 		return nil
 	}
 	chains := []Chain{
@@ -631,7 +631,30 @@ func (c Config) lookups() []Rule {
 	if c.DNS.Mode == DNSResolvConf {
 		rules = append(rules, Rule{"O8", "not a server of resolv.conf", []Match{Not{Dst(c.dnsServers())}}, Return{}})
 	}
+	if to := c.resolverOutside(); len(to) > 0 {
+		rules = append(rules, Rule{"O8", "to the resolver outside the pod", []Match{Dst(to)}, Return{}})
+	}
 	return rules
+}
+
+// resolverOutside are the addresses of a resolver that is not in the pod. What
+// goes to it stays in zone 0, captured or not: its answers come from the network
+// like ICMP errors about them, which can have no other zone.
+func (c Config) resolverOutside() (addrs CIDRs) {
+	if leavesPod(c.DNS.Target) {
+		for _, to := range c.DNS.Target {
+			addrs = append(addrs, single([]netip.Addr{to.Addr()})...)
+		}
+	}
+	return addrs
+}
+
+// zoneOfCaptured is what becomes of a lookup that O8 captures.
+func (c Config) zoneOfCaptured() Target {
+	if len(c.resolverOutside()) > 0 {
+		return Return{}
+	}
+	return CTZone{zoneCaptured}
 }
 
 // under says of rules what they are for here.
@@ -645,20 +668,25 @@ func under(what string, rules []Rule) []Rule {
 // zonesOfQueries returns the zones of what the pod sends. It follows lines O1
 // to O7, so that a lookup is in zone 2 exactly if O8 redirects it.
 func (c Config) zonesOfQueries() []Rule {
-	upstream, captured := CTZone{zoneUpstream}, CTZone{zoneCaptured}
+	upstream, captured := CTZone{zoneUpstream}, c.zoneOfCaptured()
 	errors := Proto{ICMP, ICMPv6}
 	rules := []Rule{
 		// This chain sees every packet of the pod: let the others go at once.
 		{"O8", "neither UDP nor ICMP", []Match{Not{Proto{UDP, ICMP, ICMPv6}}}, Return{}},
 	}
-	// If nothing listens on the DNS port the kernel says so, and conntrack
-	// has to find the lookup to translate that for who asked.
-	for _, name := range append([]string{loopbackInterface}, c.VirtualInterfaces...) {
-		rules = append(rules, Rule{"O8", "zone of errors to captured lookups", []Match{errors, OutInterface(name)}, captured})
-	}
 	add := func(r ...Rule) { rules = append(rules, r...) }
+	if len(c.resolverOutside()) == 0 {
+		// If nothing listens on the DNS port the kernel says so, and conntrack
+		// has to find the lookup to translate that for who asked.
+		for _, name := range append([]string{loopbackInterface}, c.VirtualInterfaces...) {
+			add(Rule{"O8", "zone of errors to captured lookups", []Match{errors, OutInterface(name)}, captured})
+		}
+	}
 	add(Rule{"O8", "other ICMP", []Match{errors}, Return{}})
 	for _, who := range c.proxy() {
+		if len(c.resolverOutside()) > 0 {
+			break
+		}
 		match := []Match{Proto{UDP}, SrcPort{Port(c.resolverPort())}, who.match}
 		add(Rule{"O8", "zone of the resolver's answers (" + who.by + ")", match, captured})
 	}
@@ -685,6 +713,9 @@ func (c Config) zonesOfArrivals() []Rule {
 		match = append(match, Src(c.dnsServers()))
 	}
 	rules := []Rule{{"O8", "not UDP", []Match{Not{Proto{UDP}}}, Return{}}}
+	if to := c.resolverOutside(); len(to) > 0 {
+		rules = append(rules, Rule{"O8", "from the resolver outside the pod", []Match{Src(to)}, Return{}})
+	}
 	for _, name := range c.VirtualInterfaces {
 		rules = append(rules, Rule{"I2", "from behind the pod", []Match{InInterface(name)}, Goto{ChainRawVirtual}})
 	}
@@ -699,7 +730,7 @@ func (c Config) zonesOfVirtual() []Rule {
 		rules = append(rules, Rule{"I1", exempt + ": excluded interface", []Match{InInterface(name)}, CTZone{zoneUpstream}})
 	}
 	rules = append(rules, under(exempt, c.exclusions(CTZone{zoneUpstream}, func(e Exclusion) bool { return e.ownerless() && e.concernsDNS() }))...)
-	return append(rules, Rule{"O8", redirected, nil, CTZone{zoneCaptured}})
+	return append(rules, Rule{"O8", redirected, nil, c.zoneOfCaptured()})
 }
 
 // rejections returns line O13, and what is rejected of a family that is not

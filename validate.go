@@ -33,8 +33,8 @@ func (c Config) Validate() error {
 	v.outbound(c.Outbound)
 	v.inbound(c.Inbound)
 	v.dns(c.DNS, c.families())
-	v.target("outbound.target", c.Outbound.Target, c.families())
-	v.target("dns.target", c.DNS.Target, c.families())
+	v.target("outbound.target", c.Outbound.Target, c.families(), c.VirtualInterfaces)
+	v.target("dns.target", c.DNS.Target, c.families(), c.VirtualInterfaces)
 	v.tproxy(c)
 	v.roles(c)
 	for _, name := range c.VirtualInterfaces {
@@ -173,7 +173,7 @@ func (v *validator) tproxy(c Config) {
 }
 
 // target checks where connections go instead of to a port of the pod.
-func (v *validator) target(field string, target []netip.AddrPort, families []Family) {
+func (v *validator) target(field string, target []netip.AddrPort, families []Family, virtual []string) {
 	seen := map[Family]netip.AddrPort{}
 	inside := 0
 	for _, t := range target {
@@ -194,6 +194,9 @@ func (v *validator) target(field string, target []netip.AddrPort, families []Fam
 	}
 	if len(target) == 0 {
 		return
+	}
+	if t, is := seen[IPv6]; is && t.Addr().IsLoopback() && len(virtual) > 0 && slices.Contains(families, IPv6) {
+		v.fail(field, "%s: what arrives by a virtual interface (%s) cannot go to ::1, since IPv6 has no route_localnet; let the target listen on another address, or use the redirect to a port", t, virtual[0])
 	}
 	if inside > 0 && inside < len(target) {
 		v.fail(field, "%s and %s: one is in the pod and the other is not", target[0], target[1])

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -69,7 +70,7 @@ func (t Target) Apply(c intercept.Config) (Result, error) {
 		return Result{}, err
 	}
 	var res Result
-	err = t.open(func(s *space) error {
+	err = t.openToWrite(func(s *space) error {
 		if res.Warnings, err = s.warnings(c); err != nil {
 			return err
 		}
@@ -145,7 +146,7 @@ func (t Target) Remove() (removed bool, err error) {
 	if _, err := candidates(t.Backend); err != nil {
 		return false, err
 	}
-	err = t.open(func(s *space) error {
+	err = t.openToWrite(func(s *space) error {
 		removed, err = s.removeFrom(t.Backend)
 		return err
 	})
@@ -206,4 +207,16 @@ func (t Target) open(fn func(*space) error) (err error) {
 	s := &space{netns: n, how: t.IPTables}
 	defer func() { err = errors.Join(err, s.close()) }()
 	return fn(s)
+}
+
+// openToWrite is open, and keeps others of ours from writing meanwhile.
+func (t Target) openToWrite(fn func(*space) error) error {
+	return t.open(func(s *space) (err error) {
+		unlock, err := s.lock(cmp.Or(t.IPTables.Wait, iptables.DefaultWait))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+		return fn(s)
+	})
 }

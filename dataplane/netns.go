@@ -6,8 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept"
 )
 
 // netns is an open network namespace, or the calling process's own.
@@ -119,6 +122,34 @@ func elsewhere(fn func() error) error {
 		done <- fn()
 	}()
 	return <-done
+}
+
+// lock waits until none of ours writes in the namespace, in whatever process.
+// The lock is an abstract name of a UNIX socket (unix(7)): a network namespace
+// has its own, they take no place in a file system, and the kernel lets go of
+// one when the process ends.
+//
+// Each backend has a lock of its own or needs none. This one is for what takes
+// several steps: routes and rules, or one backend's rules and another's.
+func (n netns) lock(wait time.Duration) (unlock func() error, err error) {
+	fd := -1
+	if err := n.do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(wait); ; <-time.After(2 * time.Millisecond) {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@mesh-intercept"})
+		switch {
+		case err == nil:
+			return func() error { return unix.Close(fd) }, nil
+		case !errors.Is(err, unix.EADDRINUSE):
+			return nil, errors.Join(err, unix.Close(fd))
+		case time.Now().After(deadline):
+			return nil, errors.Join(fmt.Errorf("%w for %s", intercept.ErrLocked, wait), unix.Close(fd))
+		}
+	}
 }
 
 // isOfOwnUser reports whether the namespace belongs to the user namespace the

@@ -155,6 +155,7 @@ const strangers = `
 for f in -4 -6; do
 	ip $f rule add pref 50 fwmark 0x53a lookup 133 protocol 5
 	ip $f rule add pref 99 fwmark 0x539/0xfff lookup 133
+	ip $f rule add pref 100 iif lo fwmark 0x539 lookup 133
 	ip $f rule add pref 101 fwmark 0x539 lookup 134
 	ip $f rule add pref 32765 lookup 133
 	ip $f rule add fwmark 0x100/0xf00 lookup 1001

@@ -92,3 +92,22 @@ func answerer(t *testing.T, lab *netlab.Lab, server netip.AddrPort) (from netip.
 	t.Fatal(err)
 	return
 }
+
+// TestZonesOfTarget is TestZones with a resolver on the node: the app's
+// questions go there, the proxy's to the server they are for.
+func TestZonesOfTarget(t *testing.T) {
+	each(t, func(t *testing.T, w way) {
+		asks := asking{
+			set: func(c *intercept.Config) { c.DNS.Target = nodeLocal },
+			answers: func(b netlab.Banner, proxy bool) bool {
+				return b.Role == netlab.RolePeer && (b.Local == nodeLocal[0] || b.Local == nodeLocal[1]) == !proxy
+			},
+			ports: 16, rounds: 50,
+		}
+		result := asks.fromSharedPorts(t, w)
+		t.Log(result)
+		if result.lost.Load() > 0 || result.crossed.Load() > 0 {
+			t.Error("lookups were lost or crossed")
+		}
+	})
+}

@@ -347,6 +347,7 @@ func TestTProxyNobodyListens(t *testing.T) {
 // the same: the app may listen there, or not.
 func TestTProxySYNCookies(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
+		t.Parallel()
 		for _, lossy := range []bool{false, true} {
 			for _, cookies := range []string{"1", "2"} {
 				t.Run(fmt.Sprintf("cookies %s, lossy %t", cookies, lossy), func(t *testing.T) {

@@ -45,7 +45,7 @@ func (z *zoneResult) String() string {
 // both sockets, and the second one's packets go where the first one's went.
 func TestZones(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
-		result := lookUpFromSharedPorts(t, w, func(rs intercept.Ruleset) intercept.Ruleset { return rs }, 32, 100)
+		result := asking{ports: 32, rounds: 100}.fromSharedPorts(t, w)
 		t.Log(result)
 		if result.lost.Load() > 0 || result.crossed.Load() > 0 {
 			t.Error("lookups were lost or crossed")
@@ -55,36 +55,58 @@ func TestZones(t *testing.T) {
 
 // TestZonesAreNeeded is TestZones without the rules that make it pass.
 func TestZonesAreNeeded(t *testing.T) {
-	result := lookUpFromSharedPorts(t, byNFT, func(rs intercept.Ruleset) intercept.Ruleset {
+	withoutZones := func(rs *intercept.Ruleset) {
 		rs.Chains = slices.DeleteFunc(slices.Clone(rs.Chains), func(c intercept.Chain) bool {
 			return c.Priority == intercept.PriorityRaw
 		})
-		return rs
-	}, 4, 3)
+	}
+	result := asking{change: withoutZones, ports: 4, rounds: 3}.fromSharedPorts(t, byNFT)
 	t.Log(result)
 	if result.lost.Load()+result.crossed.Load() == 0 {
 		t.Error("without zones nothing was lost or crossed: TestZones proves nothing")
 	}
 }
 
-func lookUpFromSharedPorts(t *testing.T, w way, change func(intercept.Ruleset) intercept.Ruleset, ports, rounds int) *zoneResult {
+// asking is how the application and the proxy ask.
+type asking struct {
+	set    func(*intercept.Config)  // nil: the defaults
+	change func(*intercept.Ruleset) // nil: not at all
+	// answers reports whether who answered is right. Nil: the resolver in the
+	// sidecar answers the application, and the server the proxy.
+	answers func(b netlab.Banner, proxy bool) bool
+	ports   int // so many of each family
+	rounds  int
+}
+
+func (a asking) fromSharedPorts(t *testing.T, w way) *zoneResult {
 	lab, b := labWithSidecar(t, w)
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
+	if a.set != nil {
+		a.set(&c)
+	}
 	rs, err := intercept.Compile(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, b, change(rs))
+	if a.change != nil {
+		a.change(&rs)
+	}
+	apply(t, b, rs)
+	if a.answers == nil {
+		a.answers = func(b netlab.Banner, proxy bool) bool {
+			return b.Role == map[bool]netlab.Role{false: netlab.RoleDNS, true: netlab.RolePeer}[proxy]
+		}
+	}
 
 	var result zoneResult
 	var wg sync.WaitGroup
 	for _, ends := range []struct{ src, dst string }{{"10.244.0.5", "10.96.0.10"}, {"fd00:244::5", "fd00:96::a"}} {
 		dst := netip.AddrPortFrom(netip.MustParseAddr(ends.dst), 53)
-		for i := range ports {
+		for i := range a.ports {
 			src := netip.AddrPortFrom(netip.MustParseAddr(ends.src), uint16(41000+i))
 			pair := sharedPort{sharedSocket(t, lab, app, src, dst), sharedSocket(t, lab, proxy, src, dst)}
-			wg.Go(func() { pair.lookUp(t, rounds, &result) })
+			wg.Go(func() { pair.lookUp(t, a, &result) })
 		}
 	}
 	wg.Wait()
@@ -100,13 +122,13 @@ func lookUpFromSharedPorts(t *testing.T, w way, change func(intercept.Ruleset) i
 type sharedPort struct{ app, proxy net.Conn }
 
 // lookUp asks with both sockets at once and waits for both answers.
-func (p sharedPort) lookUp(t *testing.T, rounds int, result *zoneResult) {
+func (p sharedPort) lookUp(t *testing.T, asks asking, result *zoneResult) {
 	answers := make(chan answer)
 	var readers sync.WaitGroup
 	for _, conn := range []net.Conn{p.app, p.proxy} {
 		readers.Go(func() { readAnswers(conn, answers) })
 	}
-	for round := range rounds {
+	for round := range asks.rounds {
 		// The application's questions have even IDs, the proxy's odd ones.
 		id := uint16(2 * round)
 		for i, conn := range []net.Conn{p.app, p.proxy} {
@@ -118,13 +140,9 @@ func (p sharedPort) lookUp(t *testing.T, rounds int, result *zoneResult) {
 		for left := 2; left > 0; {
 			select {
 			case a := <-answers:
-				want := netlab.RoleDNS
-				if a.id%2 == 1 {
-					want = netlab.RolePeer
-				}
 				switch {
 				case a.id/2 != id/2: // late: it was counted as lost
-				case a.role != want:
+				case !asks.answers(a.Banner, a.id%2 == 1):
 					result.crossed.Add(1)
 					left--
 				default:
@@ -195,8 +213,8 @@ func ask(conn net.Conn, id uint16) error {
 
 // answer is who answered which question.
 type answer struct {
-	id   uint16
-	role netlab.Role
+	id uint16
+	netlab.Banner
 }
 
 // readAnswers reads answers until conn is closed.
@@ -217,7 +235,7 @@ func readAnswers(conn net.Conn, answers chan<- answer) {
 		}
 		txt, ok := m.Answers[0].Body.(*dnsmessage.TXTResource)
 		if ok && json.Unmarshal([]byte(strings.Join(txt.TXT, "")), &banner) == nil {
-			answers <- answer{m.ID, banner.Role}
+			answers <- answer{m.ID, banner}
 		}
 	}
 }

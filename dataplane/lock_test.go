@@ -1,0 +1,60 @@
+package dataplane
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// TestConcurrent: of several who apply at once, one mode or another, by one
+// backend or another, all succeed, and what one of them wanted is there at the
+// end, whole.
+func TestConcurrent(t *testing.T) {
+	needPrograms(t)
+	type wish struct {
+		b Backend
+		c intercept.Config
+	}
+	modes := map[string][]wish{"backends": nil}
+	for _, b := range concrete() {
+		modes[string(b)] = []wish{{b, tproxy()}, {b, intercept.Default()}}
+		modes["backends"] = append(modes["backends"], wish{b, tproxy()})
+	}
+	for name, wishes := range modes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			netns := netlab.NewT(t, netlab.Options{}).Pod.Path()
+			for round := range 8 {
+				var appliers sync.WaitGroup
+				start := make(chan struct{})
+				for i := range 4 {
+					w := wishes[i%len(wishes)]
+					appliers.Go(func() {
+						<-start
+						if _, err := (Target{NetNS: netns, Backend: w.b}).Apply(w.c); err != nil {
+							t.Errorf("round %d: %v", round, err)
+						}
+					})
+				}
+				close(start)
+				appliers.Wait()
+				var problems []string
+				for _, w := range wishes {
+					diffs, err := Target{NetNS: netns, Backend: w.b}.Check(w.c)
+					if err == nil && len(diffs) == 0 {
+						problems = nil
+						break
+					}
+					problems = append(problems, fmt.Sprintf("%s by %s: %v, %v", w.c.Inbound.Mode, w.b, diffs, err))
+				}
+				if problems != nil {
+					t.Fatalf("round %d: nobody has what was wanted:\n%s", round, strings.Join(problems, "\n"))
+				}
+			}
+		})
+	}
+}
