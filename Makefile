@@ -1,7 +1,8 @@
 # make help lists the targets.
 
 MODULE   := github.com/mesh-intercept/intercept
-MAXSIZE  := 5000000
+# The programs, and how large they may be.
+SIZES    := mesh-init:5000000 mesh-cni:6000000
 FUZZTIME ?= 30s
 BENCH    ?= .
 BENCHFLAGS ?= -count=6
@@ -12,21 +13,24 @@ TESTFLAGS ?= $(if $(CI),-count=1)
 TOOL := go tool -modfile=tools/go.mod
 
 # The programs that tests run, and Debian's packages of them.
-PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:dnsmasq-base
+PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:dnsmasq-base \
+	containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help build size demo deps test race bench fuzz lint fmt vet arch golangci tidy clean
+.PHONY: help build size demo deps test cni race bench fuzz lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
-build: ## build bin/mesh-init, static and stripped
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init
+build: ## build bin/mesh-init and bin/mesh-cni, static and stripped
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
 
 size: build ## fail if a binary has grown over its limit
-	@size=$$(wc -c < bin/mesh-init); \
-	echo "bin/mesh-init: $$size bytes of at most $(MAXSIZE)"; \
-	[ "$$size" -le $(MAXSIZE) ]
+	@for p in $(SIZES); do \
+		size=$$(wc -c < "bin/$${p%%:*}"); \
+		echo "bin/$${p%%:*}: $$size bytes of at most $${p#*:}"; \
+		[ "$$size" -le "$${p#*:}" ] || exit 1; \
+	done
 
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
@@ -60,6 +64,9 @@ deps: ## install the programs that tests run, where they are missing (root)
 test: deps vet ## vet, then run all tests; as root the kernel's, too
 	go test $(TESTFLAGS) ./...
 
+cni: deps ## run the CNI plugin's tests: by hand, through libcni, under containerd
+	go test $(TESTFLAGS) ./cmd/mesh-cni ./internal/cniconf ./internal/cniwire ./podspec ./testing/cni
+
 race: deps ## run all tests under the race detector (needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs cgo, and that $$(go env CC): apt-get install gcc" >&2; exit 1; }
 	CGO_ENABLED=1 go test -race $(TESTFLAGS) ./...
@@ -89,6 +96,8 @@ arch:
 	if [ -n "$$bad" ]; then echo "the root package imports the standard library alone, but it needs:" $$bad >&2; exit 1; fi
 	@bad=$$(go list -deps ./cmd/mesh-init | grep -E '^(net/http|text/template|html/template|testing)$$|^(k8s\.io|github\.com/vishvananda|$(MODULE)/testing)/'); \
 	if [ -n "$$bad" ]; then echo "mesh-init has no room for" $$bad >&2; exit 1; fi
+	@bad=$$(go list -deps ./cmd/mesh-cni | grep -E '^(net/http|text/template|html/template|testing)$$|^(k8s\.io|google\.golang\.org|github\.com/(vishvananda/netlink|prometheus)|go\.yaml\.in|$(MODULE)/testing)(/|$$)'); \
+	if [ -n "$$bad" ]; then echo "mesh-cni has no room for" $$bad >&2; exit 1; fi
 	GOOS=darwin go build .
 	GOOS=windows go build .
 

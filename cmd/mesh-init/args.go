@@ -1,10 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/configtext"
 )
 
 const envPrefix = "MESH_"
@@ -134,7 +135,7 @@ func (in *inputs) unknownFlag(all []flag, token string) {
 			names = append(names, "--"+f.name)
 		}
 	}
-	in.fail(token, "unknown flag; %s", hint("--"+strings.TrimLeft(token, "-"), names, "mesh-init "+in.verb.name+" --help lists them"))
+	in.fail(token, "unknown flag; %s", configtext.Hint("--"+strings.TrimLeft(token, "-"), names, "mesh-init "+in.verb.name+" --help lists them"))
 }
 
 // isFlag reports whether an argument is one of our flags.
@@ -167,7 +168,7 @@ func (in *inputs) readEnv(all []flag, env []string, fromArgs []setting) {
 		switch {
 		case i < 0 && link:
 		case i < 0:
-			in.fail(name, "unknown variable; %s", hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
+			in.fail(name, "unknown variable; %s", configtext.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
 		case all[i].verbs&in.verb.verb == 0:
 		case link && slices.ContainsFunc(fromArgs, func(s setting) bool { return s.name == all[i].name }):
 			// The flag is the way out that the error below names.
@@ -180,32 +181,15 @@ func (in *inputs) readEnv(all []flag, env []string, fromArgs []setting) {
 	}
 }
 
-// plausible refuses values that are most likely a mistake in the quoting or
-// the templating around us.
+// plausible refuses values that are most likely a mistake.
 func (in *inputs) plausible(f flag, source string, values []string) bool {
 	before := len(in.errs)
 	for _, v := range values {
-		choices := f.choices()
-		switch {
-		case strings.TrimSpace(v) == "" && f.field != "" && choices == nil:
-			in.fail(source, `empty value %q; leave it out for the default (%s), or write "none" for an empty list`, v, f.initial)
-		case strings.TrimSpace(v) == "":
-			in.fail(source, "empty value %q; leave it out, or write %s", v, f.placeholder())
-		case strings.HasPrefix(v, "-") && v != "-":
-			in.fail(source, "%q looks like a flag, not a value; write %s", v, f.placeholder())
-		case choices != nil && !slices.Contains(choices, v):
-			in.fail(source, "%q is not one of %s", v, strings.Join(choices, ", "))
+		if err := f.asField().Plausible(v); err != nil {
+			in.fail(source, "%w", err)
 		}
 	}
 	return len(in.errs) == before
-}
-
-// placeholder is what stands for a value in messages.
-func (f flag) placeholder() string {
-	if f.isSwitch() {
-		return "true or false"
-	}
-	return strings.ReplaceAll(f.value, "|", " or ")
 }
 
 // Kubernetes sets variables for the Services of a pod's namespace, in the
@@ -254,53 +238,5 @@ func chooseVerb(args []string) (verbRow, []string, error) {
 	for _, v := range all {
 		names = append(names, v.name)
 	}
-	return verbRow{}, nil, fmt.Errorf("%q is not a verb; %s", args[0], hint(args[0], names, "the verbs are "+strings.Join(names, ", ")))
-}
-
-// hint names the candidate that is most like a misspelt name, if one is like
-// it at all, or says what else helps.
-func hint(name string, candidates []string, otherwise string) string {
-	if len(name) > 64 {
-		return otherwise
-	}
-	best, least := "", 1+max(1, len(name)/4)
-	for _, c := range candidates {
-		if d := distance(name, c); d < least {
-			best, least = c, d
-		}
-	}
-	if best == "" {
-		return otherwise
-	}
-	return "did you mean " + best + "?"
-}
-
-// distance is the number of letters to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-// under puts a name before each of the errors that are joined in err.
-func under(name string, err error) error {
-	var errs []error
-	for _, e := range flatten(err) {
-		errs = append(errs, fmt.Errorf("%s: %w", name, e))
-	}
-	return errors.Join(errs...)
+	return verbRow{}, nil, fmt.Errorf("%q is not a verb; %s", args[0], configtext.Hint(args[0], names, "the verbs are "+strings.Join(names, ", ")))
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/configtext"
 )
 
 // doctor reports what the system can do. Its answer to "would apply work?" is
@@ -34,7 +35,7 @@ func (j job) doctor() error {
 func doctorText(r dataplane.Report) string {
 	var b strings.Builder
 	line := func(what, state, more string) {
-		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, oneLine(more))
+		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, configtext.OneLine(more))
 		trimmed := strings.TrimRight(b.String(), " ")
 		b.Reset()
 		b.WriteString(trimmed + "\n")
@@ -85,11 +86,11 @@ func doctorText(r dataplane.Report) string {
 	b.WriteString("\n")
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":
-		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, oneLine(r.Error))
+		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, configtext.OneLine(r.Error))
 	case r.Error != "":
-		fmt.Fprintf(&b, "apply would fail: %s\n", oneLine(r.Error))
+		fmt.Fprintf(&b, "apply would fail: %s\n", configtext.OneLine(r.Error))
 	default:
-		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, oneLine(r.Choice.Reason))
+		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, configtext.OneLine(r.Choice.Reason))
 	}
 	if len(r.Modules) > 0 {
 		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/configtext"
 )
 
 // equalConfigs compares configurations, empty lists like absent ones.
@@ -18,52 +18,22 @@ func equalConfigs(a, b any) string {
 	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{}))
 }
 
-// leaves calls fn with the path of every field of a configuration that can be
-// set, and with its value.
-func leaves(path string, v reflect.Value, fn func(path string, v reflect.Value)) {
-	if v.Kind() != reflect.Struct || !isConfigStruct(v.Type()) {
-		fn(path, v)
-		return
+func mustCIDRs(t *testing.T, s string) intercept.CIDRs {
+	t.Helper()
+	c, err := intercept.ParseCIDRs(s)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, name := range fieldNames(v.Type()) {
-		leaves(join(path, name), fieldByName(v, name), fn)
-	}
+	return c
 }
 
-// TestEveryFieldHasAFlag holds the table against the configuration: each field
-// has one flag, and the default that the help names is the field's default.
+// TestEveryFieldHasAFlag holds that each row of the table of fields is a flag.
 func TestEveryFieldHasAFlag(t *testing.T) {
-	byField := map[string]flag{}
-	for _, f := range flags() {
-		if _, twice := byField[f.field]; twice && f.field != "" {
-			t.Errorf("%s has two flags", f.field)
+	for _, field := range configtext.Fields() {
+		f, ok := findFlag(flags(), field.Name)
+		if !ok || f.field != field.Path || f.initial != field.Initial {
+			t.Errorf("--%s: %+v", field.Name, f)
 		}
-		byField[f.field] = f
-	}
-	delete(byField, "")
-	defaults := intercept.Default()
-	leaves("", reflect.ValueOf(&defaults).Elem(), func(path string, want reflect.Value) {
-		f, ok := byField[path]
-		if !ok {
-			t.Errorf("%s has no flag", path)
-			return
-		}
-		delete(byField, path)
-		var c intercept.Config
-		if err := setField(&c, path, f.initial); err != nil {
-			t.Errorf("--%s %s: %v", f.name, f.initial, err)
-			return
-		}
-		leaves("", reflect.ValueOf(&c).Elem(), func(p string, got reflect.Value) {
-			if p == path {
-				if diff := equalConfigs(want.Interface(), got.Interface()); diff != "" {
-					t.Errorf("--%s: the default in the help is not that of %s (-default +help):\n%s", f.name, path, diff)
-				}
-			}
-		})
-	})
-	for field, f := range byField {
-		t.Errorf("--%s sets %s, which is no field", f.name, field)
 	}
 }
 

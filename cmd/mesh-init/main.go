@@ -11,12 +11,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/configtext"
 )
 
 // Signals are not caught: what changes the kernel is one transaction, so a
@@ -113,51 +112,17 @@ func (p program) fail(ctx context.Context, log *slog.Logger, err error) int {
 			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.code))
 			continue
 		}
-		fmt.Fprintln(p.stderr, "mesh-init: "+oneLine(line))
+		fmt.Fprintln(p.stderr, "mesh-init: "+configtext.OneLine(line))
 	}
 	return exit.code
 }
 
 // flatten returns the errors that errors.Join has joined, at any depth.
 func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
 	if usage, ok := errors.AsType[usageError](err); ok {
 		err = usage.error
 	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	var text []string
-	for _, e := range joined.Unwrap() {
-		all = append(all, flatten(e)...)
-		text = append(text, e.Error())
-	}
-	if err.Error() != strings.Join(text, "\n") {
-		return []error{err} // a sentence around several errors (fmt.Errorf)
-	}
-	return all
-}
-
-// oneLine writes control characters as escapes: a token from outside can
-// neither break a line in two nor move the cursor.
-func oneLine(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	return configtext.Flatten(err)
 }
 
 func newLogger(format, level string, w io.Writer) *slog.Logger {

@@ -6,12 +6,11 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"reflect"
-	"strings"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/configtext"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
@@ -59,7 +58,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	if wait := values["iptables-wait"]; in.verb.verb&wait.verbs != 0 {
 		var err error
 		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
-			errs = append(errs, under(wait.source, err))
+			errs = append(errs, configtext.Under(wait.source, err))
 		}
 	}
 	if in.verb.verb&configures != 0 {
@@ -122,7 +121,7 @@ func (d *decoder) file(stdin io.Reader) {
 		if name == "-" {
 			name = "standard input"
 		}
-		d.errs = append(d.errs, under(name, err))
+		d.errs = append(d.errs, configtext.Under(name, err))
 	}
 }
 
@@ -132,9 +131,9 @@ func (d *decoder) settings() {
 		if s.field == "" {
 			continue
 		}
-		if err := setField(d.c, s.field, s.text); err != nil {
+		if err := configtext.SetField(d.c, s.field, s.text); err != nil {
 			d.unread[s.field] = true
-			d.errs = append(d.errs, under(s.source, err))
+			d.errs = append(d.errs, configtext.Under(s.source, err))
 		}
 	}
 }
@@ -142,15 +141,14 @@ func (d *decoder) settings() {
 // resolvConf finds the servers of mode resolvconf where none are named. An
 // empty list that was asked for stays empty, for validate to refuse.
 func (d *decoder) resolvConf() {
-	const field = "dns.servers"
-	if d.c.DNS.Mode != intercept.DNSResolvConf || len(d.c.DNS.Servers) > 0 || d.sourceOf(field) != "" || d.isUnread(field) {
+	if d.c.DNS.Mode != intercept.DNSResolvConf || len(d.c.DNS.Servers) > 0 || d.sourceOf(serversField) != "" || d.isUnread(serversField) {
 		return
 	}
 	path := d.values[resolvConfFlag]
 	servers, err := resolvers(path.text)
 	if err != nil {
-		d.unread[field] = true
-		d.errs = append(d.errs, under(path.source, err))
+		d.unread[serversField] = true
+		d.errs = append(d.errs, configtext.Under(path.source, err))
 		return
 	}
 	d.c.DNS.Servers = servers
@@ -181,7 +179,7 @@ func (d *decoder) validate() {
 // sourceOf returns the flag or variable that set a field, or "".
 func (d *decoder) sourceOf(field string) (source string) {
 	for _, s := range d.inputs.given {
-		if s.field != "" && isPart(field, s.field) {
+		if s.field != "" && configtext.IsPart(field, s.field) {
 			source = s.source
 		}
 	}
@@ -192,17 +190,11 @@ func (d *decoder) sourceOf(field string) (source string) {
 // could not be read.
 func (d *decoder) isUnread(field string) bool {
 	for f := range d.unread {
-		if isPart(field, f) || isPart(f, field) {
+		if configtext.IsPart(field, f) || configtext.IsPart(f, field) {
 			return true
 		}
 	}
 	return false
-}
-
-// isPart reports whether the field at path is the one at of, or inside it.
-func isPart(path, of string) bool {
-	rest, ok := strings.CutPrefix(path, of)
-	return ok && (rest == "" || of == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func resolvers(path string) ([]netip.Addr, error) {
@@ -239,35 +231,4 @@ func readFile(path string, stdin io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("%s: over %d bytes, too large for a configuration", path, maxFile)
 	}
 	return data, nil
-}
-
-// setField sets the field of c at a path such as "outbound.excludePorts" from
-// a flag's text. On error it leaves the field as it is.
-func setField(c *intercept.Config, path, text string) error {
-	v := reflect.ValueOf(c).Elem()
-	for name := range strings.SplitSeq(path, ".") {
-		v = fieldByName(v, name)
-	}
-	fresh := reflect.New(v.Type())
-	if err := setText(fresh.Interface(), text); err != nil {
-		return err
-	}
-	v.Set(fresh.Elem())
-	return nil
-}
-
-// fieldByName returns the field of a struct by its name in JSON, or the zero
-// Value.
-func fieldByName(v reflect.Value, name string) reflect.Value {
-	for i := range v.NumField() {
-		if jsonName(v.Type().Field(i)) == name {
-			return v.Field(i)
-		}
-	}
-	return reflect.Value{}
-}
-
-func jsonName(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return name
 }

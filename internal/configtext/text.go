@@ -1,4 +1,4 @@
-package main
+package configtext
 
 import (
 	"encoding"
@@ -13,9 +13,9 @@ import (
 	"github.com/mesh-intercept/intercept"
 )
 
-// setText sets one of the values that a configuration is made of from its
-// text form, which is the same in a flag, a variable and a file.
-func setText(target any, text string) error {
+// Set sets one of the values that a configuration is made of from its text
+// form, which is the same in a flag, a variable, a file and an annotation.
+func Set(target any, text string) error {
 	switch t := target.(type) {
 	case interface{ Set(string) error }: // PortRange, Ports, IDs, CIDRs, Mark
 		return t.Set(text)
@@ -127,4 +127,19 @@ func parseAddr(s string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%q is not an address (as in 10.0.0.10 or fd00::10)", s)
 	}
 	return a, nil
+}
+
+// SetField sets the field of c at a path such as "outbound.excludePorts" from
+// its text form. On error it leaves the field as it is.
+func SetField(c *intercept.Config, path, text string) error {
+	v := reflect.ValueOf(c).Elem()
+	for name := range strings.SplitSeq(path, ".") {
+		v = fieldByName(v, name)
+	}
+	fresh := reflect.New(v.Type())
+	if err := Set(fresh.Interface(), text); err != nil {
+		return err
+	}
+	v.Set(fresh.Elem())
+	return nil
 }

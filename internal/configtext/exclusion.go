@@ -1,4 +1,4 @@
-package main
+package configtext
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ func parseExclusions(s string) ([]intercept.Exclusion, error) {
 	for item := range strings.SplitSeq(s, ";") {
 		e, err := parseExclusion(item)
 		if err != nil {
-			errs = append(errs, under(fmt.Sprintf("%q", strings.TrimSpace(item)), err))
+			errs = append(errs, Under(fmt.Sprintf("%q", strings.TrimSpace(item)), err))
 			continue
 		}
 		list = append(list, e)
@@ -47,7 +47,7 @@ func parseInboundExclusions(s string) ([]intercept.InboundExclusion, error) {
 			e.Sources, e.Ports, err = parseDestination(item)
 		}
 		if err != nil {
-			errs = append(errs, under(fmt.Sprintf("%q", item), err))
+			errs = append(errs, Under(fmt.Sprintf("%q", item), err))
 			continue
 		}
 		list = append(list, e)
@@ -94,7 +94,7 @@ func parseExclusion(s string) (intercept.Exclusion, error) {
 		}
 		seen[kind] = w
 		if err != nil && len(words) > 1 {
-			err = under(fmt.Sprintf("%q", w), err)
+			err = Under(fmt.Sprintf("%q", w), err)
 		}
 		errs = append(errs, err)
 	}

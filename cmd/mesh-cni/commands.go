@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+)
+
+// plane is what a [dataplane.Target] can do; tests put another in its place.
+type plane interface {
+	Apply(intercept.Config) (dataplane.Result, error)
+	Check(intercept.Config) ([]intercept.Difference, error)
+}
+
+// target is the pod's namespace. Sysctls are set: unlike an init container, a
+// plugin may.
+func (in input) target() dataplane.Target {
+	return dataplane.Target{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true}
+}
+
+// add puts the rules of a pod in force, if it asks for any, and passes on what
+// the plugins before have made of the pod.
+func (p *plugin) add(args *skel.CmdArgs) error {
+	begun, ctx := time.Now(), context.Background()
+	// Afterwards skel would refuse a pod that shares the plugin's namespace. It
+	// is left alone here, and to compare namespaces again takes a tenth of the
+	// time of a pod that is not ours.
+	args.NetnsOverride = "1"
+	if p.result = atOnce(args.StdinData); p.result != nil {
+		return nil
+	}
+	in, err := readInput(args)
+	p.cniVersion = in.cniVersion
+	if err != nil {
+		return failed(in.who(), err)
+	}
+	result, err := in.passed()
+	if err != nil {
+		return failed(in.who(), err)
+	}
+	r := report{in: in, command: "ADD", begun: begun}
+	v, err := in.judge(ctx)
+	if err == nil && v.skip == "" {
+		// It reads back what it wrote, and fails if that is not there.
+		r.applied, err = p.plane(in.target()).Apply(v.spec.Config)
+		if errors.Is(err, dataplane.ErrHostNetNS) {
+			v, err = verdict{skip: "host-network"}, nil
+		}
+		// A mistake of the pod's is not the node's failure.
+		v.lenient = !v.strict
+	}
+	switch {
+	case err == nil && v.skip != "":
+		r.skip(ctx, v.skip)
+	case err == nil:
+		r.intercepted(ctx)
+	case v.lenient && in.conf.FailurePolicy == cniconf.PolicyAllow:
+		r.allowed(ctx, failed(in.who(), err))
+	default:
+		e := failed(in.who(), err)
+		r.failed(ctx, e)
+		return e
+	}
+	p.result = result
+	return nil
+}
+
+// drift makes one error of differences.
+func drift(all []intercept.Difference) error {
+	if len(all) == 0 {
+		return nil
+	}
+	var named []string
+	for _, d := range all[:min(len(all), 3)] {
+		named = append(named, d.String())
+	}
+	if more := len(all) - len(named); more > 0 {
+		named = append(named, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("%w: %s", errDrifted, strings.Join(named, "; "))
+}
+
+// check compares the kernel with what the pod asks for.
+func (p *plugin) check(args *skel.CmdArgs) error {
+	begun, ctx := time.Now(), context.Background()
+	in, err := readInput(args)
+	p.cniVersion = in.cniVersion
+	if err != nil {
+		return failed(in.who(), err)
+	}
+	r := report{in: in, command: "CHECK", begun: begun}
+	v, err := in.judge(ctx)
+	if err == nil && v.skip == "" {
+		var differences []intercept.Difference
+		differences, err = p.plane(in.target()).Check(v.spec.Config)
+		if err == nil {
+			err = drift(differences)
+		}
+	}
+	if err == nil {
+		r.ok(ctx, v.skip)
+		return nil
+	}
+	e := failed(in.who(), err)
+	if _, statErr := os.Stat(in.netns); errors.Is(err, dataplane.ErrNotNetNS) && errors.Is(statErr, fs.ErrNotExist) {
+		e.Code = types.ErrUnknownContainer
+	}
+	r.failed(ctx, e)
+	return e
+}
+
+// status says whether the next ADD of a pod that asks for interception could
+// work. It tries the rules in the node's own namespace, in a transaction that
+// is not committed.
+func (p *plugin) status(args *skel.CmdArgs) error {
+	begun, ctx := time.Now(), context.Background()
+	in, err := readInput(args)
+	p.cniVersion = in.cniVersion
+	if err == nil {
+		err = errors.Join(in.confErr, in.err)
+	}
+	if err != nil {
+		return failed("the entry of mesh-cni", err)
+	}
+	r := report{in: in, command: "STATUS", begun: begun}
+	what := "backend " + string(in.conf.Backend)
+	host := in.target()
+	host.NetNS, host.AllowHostNetNS = "", true
+	_, err = p.plane(host).Check(in.conf.Defaults)
+	if errors.Is(err, intercept.ErrNotIntercepted) {
+		err = nil
+	}
+	if err == nil && !in.conf.Capabilities[cniconf.AnnotationsCapability] {
+		what, err = "the node's agent", in.reachAgent(ctx)
+	}
+	if err == nil {
+		r.ok(ctx, "")
+		return nil
+	}
+	e := failed(what, err)
+	e.Code = codeUnavailable
+	r.failed(ctx, e)
+	return e
+}
+
+// reachAgent says whether the agent answers, where runtimes give no annotations.
+func (in input) reachAgent(ctx context.Context) error {
+	if in.conf.AgentSocket == "" {
+		return fmt.Errorf("there is none (agentSocket), and the entry does not declare the capability %q: nobody can say which pods ask for interception; set either", cniconf.AnnotationsCapability)
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.conf.AgentTimeout)
+	defer cancel()
+	return cniwire.Ping(ctx, in.conf.AgentSocket)
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+)
+
+// input is what the runtime says in one call.
+type input struct {
+	cniVersion string
+	netns      string
+	pod        cniwire.Pod
+	prevResult json.RawMessage // nil: there is none
+	// annotations are the pod's, if the runtime gave them.
+	annotations map[string]string
+	annotated   bool // whether it did
+	nameservers []netip.Addr
+	conf        cniconf.Conf
+	// confErr is what is wrong with the entry. It fails no pod that is not ours.
+	confErr error
+	// err is what is wrong with what the runtime says.
+	err error
+}
+
+// readInput takes apart what skel has read. It returns an error for what no
+// decision can be made from.
+func readInput(args *skel.CmdArgs) (input, error) {
+	in := input{netns: args.Netns, pod: podOf(args)}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(args.StdinData, &fields); err != nil {
+		return in, fmt.Errorf("standard input: %w: %w", errDecode, err)
+	}
+	in.conf, in.confErr = cniconf.Read(fields)
+	if err := decode(fields, "cniVersion", &in.cniVersion); err != nil {
+		return in, err
+	}
+	if raw, ok := fields["prevResult"]; ok && !isNull(raw) {
+		in.prevResult = raw
+		if raw[0] != '{' {
+			return in, fmt.Errorf("prevResult: %w: it is no object", errDecode)
+		}
+	}
+	in.err = in.readRuntimeConfig(fields)
+	return in, nil
+}
+
+// readRuntimeConfig reads what the runtime says for declared capabilities.
+func (in *input) readRuntimeConfig(fields map[string]json.RawMessage) error {
+	var config map[string]json.RawMessage
+	if err := decode(fields, "runtimeConfig", &config); err != nil {
+		return err
+	}
+	var errs []error
+	if _, in.annotated = config[cniconf.AnnotationsCapability]; in.annotated {
+		if err := decode(config, cniconf.AnnotationsCapability, &in.annotations); err != nil {
+			errs = append(errs, fmt.Errorf("runtimeConfig: %w", err))
+		}
+	}
+	var dns struct {
+		Servers []string `json:"servers"`
+	}
+	if err := decode(config, "dns", &dns); err != nil {
+		errs = append(errs, fmt.Errorf("runtimeConfig: %w", err))
+	}
+	for _, s := range dns.Servers {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("runtimeConfig: dns: %w: %q is not an address", errDecode, s))
+			continue
+		}
+		in.nameservers = append(in.nameservers, a)
+	}
+	return errors.Join(errs...)
+}
+
+func decode(fields map[string]json.RawMessage, name string, to any) error {
+	raw, ok := fields[name]
+	if !ok || isNull(raw) {
+		return nil
+	}
+	if err := json.Unmarshal(raw, to); err != nil {
+		return fmt.Errorf("%s: %w: %w", name, errDecode, err)
+	}
+	return nil
+}
+
+func isNull(raw json.RawMessage) bool { return bytes.Equal(bytes.TrimSpace(raw), []byte("null")) }
+
+// podOf reads CNI_ARGS, KEY=VALUE;KEY=VALUE. What else there is belongs to
+// other plugins of the list.
+func podOf(args *skel.CmdArgs) cniwire.Pod {
+	pod := cniwire.Pod{ContainerID: args.ContainerID}
+	for pair := range strings.SplitSeq(args.Args, ";") {
+		key, value, _ := strings.Cut(pair, "=")
+		switch key {
+		case "K8S_POD_NAMESPACE":
+			pod.Namespace = value
+		case "K8S_POD_NAME":
+			pod.Name = value
+		case "K8S_POD_UID":
+			pod.UID = value
+		}
+	}
+	return pod
+}
+
+// named reports whether the runtime said which pod it is. Of anything else,
+// such as a container that nerdctl runs, nobody knows more than the runtime.
+func (in input) named() bool { return in.pod.Namespace != "" && in.pod.Name != "" }
+
+// who is the pod in messages.
+func (in input) who() string {
+	if in.named() {
+		return "pod " + in.pod.String()
+	}
+	return "container " + in.pod.ContainerID
+}
+
+// exempt says why a pod is left alone whatever it asks for, or "".
+func (in input) exempt() string {
+	if slices.Contains(in.conf.ExcludeNamespaces, in.pod.Namespace) {
+		return "excluded-namespace"
+	}
+	if ok, err := path.Match(in.conf.AgentPod, in.pod.String()); err == nil && ok && in.named() {
+		return "agent"
+	}
+	return ""
+}
+
+// ownNetNS reports whether CNI_NETNS is the plugin's own namespace: the pod
+// shares the node's network. What cannot be found out is not so; to apply will
+// then fail and say why.
+func (in input) ownNetNS() bool {
+	pod, err := os.Stat(in.netns)
+	if err != nil {
+		return false
+	}
+	own, err := os.Stat("/proc/self/ns/net")
+	return err == nil && os.SameFile(pod, own)
+}
+
+// passed is what ADD prints: prevResult as it came. It is written anew only if
+// it is of another version than the entry, and made up if there is none.
+func (in input) passed() ([]byte, error) {
+	if in.prevResult == nil {
+		return fmt.Appendf(nil, `{"cniVersion":%q}`, in.cniVersion), nil
+	}
+	var has struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(in.prevResult, &has); err != nil {
+		return nil, fmt.Errorf("prevResult: %w: %w", errDecode, err)
+	}
+	if has.CNIVersion == "" || has.CNIVersion == in.cniVersion {
+		return in.prevResult, nil
+	}
+	result, err := create.Create(has.CNIVersion, in.prevResult)
+	if err == nil {
+		result, err = result.GetAsVersion(in.cniVersion)
+	}
+	var text bytes.Buffer
+	if err == nil {
+		err = result.PrintTo(&text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prevResult: %w: version %q as %q: %w", errDecode, has.CNIVersion, in.cniVersion, err)
+	}
+	return text.Bytes(), nil
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/podspec"
+)
+
+// fakePlane records what is asked of it, and answers.
+type fakePlane struct {
+	applied *[]dataplane.Target
+	config  *intercept.Config
+	err     error
+	diffs   []intercept.Difference
+}
+
+func (f fakePlane) on(t dataplane.Target) plane {
+	*f.applied = append(*f.applied, t)
+	return f
+}
+
+func (f fakePlane) Apply(c intercept.Config) (dataplane.Result, error) {
+	*f.config = c
+	return dataplane.Result{Choice: dataplane.Choice{Backend: dataplane.BackendNFT}, Outcome: intercept.Created, Warnings: []string{"mind"}}, f.err
+}
+
+func (f fakePlane) Check(c intercept.Config) ([]intercept.Difference, error) {
+	*f.config = c
+	return f.diffs, f.err
+}
+
+func cmdArgs(stdin string) *skel.CmdArgs {
+	return &skel.CmdArgs{ContainerID: "c", Netns: "/gone", Args: "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web", StdinData: []byte(stdin)}
+}
+
+func entry(annotations, more string) string {
+	return `{"cniVersion":"1.0.0","name":"n","logFile":"","prevResult":{"cniVersion":"1.0.0"},"runtimeConfig":{"io.kubernetes.cri.pod-annotations":` + annotations + `}` + more + `}`
+}
+
+const asks = `{"intercept.mesh/enabled":"true"}`
+
+// TestAdd: what each failure of the kernel makes of an ADD, and how it is
+// applied.
+func TestAdd(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stdin   string
+		err     error
+		code    uint
+		applied int
+	}{
+		"done":                         {entry(asks, ""), nil, 0, 1},
+		"not ours":                     {entry(`{"a":"b"}`, ""), errors.New("x"), 0, 0},
+		"not ours, a broken entry":     {entry(`{"a":"b"}`, `,"logLevel":"debug","backend":5`), errors.New("x"), 0, 0},
+		"the host's":                   {entry(asks, ""), dataplane.ErrHostNetNS, 0, 1},
+		"unsupported":                  {entry(asks, ""), fmt.Errorf("a: %w", intercept.ErrUnsupported), codeKernel, 1},
+		"permission":                   {entry(asks, ""), intercept.ErrPermission, codePermission, 1},
+		"foreign":                      {entry(asks, ""), intercept.ErrForeign, codeForeign, 1},
+		"locked":                       {entry(asks, ""), intercept.ErrLocked, types.ErrTryAgainLater, 1},
+		"gone":                         {entry(asks, ""), dataplane.ErrNotNetNS, types.ErrInvalidNetNS, 1},
+		"something":                    {entry(asks, ""), errors.New("x"), codeFailed, 1},
+		"something, allowed":           {entry(asks, `,"failurePolicy":"allow"`), errors.New("x"), 0, 1},
+		"something, strict":            {entry(`{"intercept.mesh/enabled":"strict"}`, `,"failurePolicy":"allow"`), errors.New("x"), codeFailed, 1},
+		"a broken entry":               {entry(asks, `,"x":1`), nil, types.ErrUnsupportedField, 0},
+		"a broken entry, allowed":      {entry(asks, `,"x":1,"failurePolicy":"allow"`), nil, 0, 0},
+		"a broken entry, strict":       {entry(`{"intercept.mesh/enabled":"strict"}`, `,"x":1,"failurePolicy":"allow"`), nil, types.ErrUnsupportedField, 0},
+		"bad annotations, not lenient": {entry(`{"intercept.mesh/enabled":"x"}`, `,"failurePolicy":"allow"`), nil, codeAnnotations, 0},
+		"gVisor, not lenient":          {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
+	} {
+		f := fakePlane{applied: new([]dataplane.Target), config: new(intercept.Config), err: tt.err}
+		p := &plugin{plane: f.on}
+		err := p.add(cmdArgs(tt.stdin))
+		var e *types.Error
+		if err != nil && !errors.As(err, &e) {
+			t.Errorf("%s: %T", name, err)
+			continue
+		}
+		code := uint(0)
+		if e != nil {
+			code = e.Code
+		}
+		if code != tt.code || len(*f.applied) != tt.applied || (p.result == nil) != (code != 0) {
+			t.Errorf("%s: %v, applied to %v, result %s", name, err, *f.applied, p.result)
+		}
+		if code == 0 && string(p.result) != `{"cniVersion":"1.0.0"}` {
+			t.Errorf("%s: %s", name, p.result)
+		}
+		for _, target := range *f.applied {
+			if target.NetNS != "/gone" || target.AllowHostNetNS || !target.SetSysctls {
+				t.Errorf("%s: %+v", name, target)
+			}
+		}
+	}
+}
+
+// TestAtOnce: the short way and the long one come to the same.
+func TestAtOnce(t *testing.T) {
+	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`, `{"intercept.mesh\/enabled":"true"}`, `{"\u0069ntercept.mesh/enabled":"true"}`} {
+		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`, `,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`} {
+			stdin := entry(annotations, more)
+			short := atOnce([]byte(stdin))
+			if short == nil {
+				continue
+			}
+			in, err := readInput(cmdArgs(stdin))
+			if err != nil {
+				t.Errorf("%s: %v", stdin, err)
+				continue
+			}
+			v, err := in.judge(t.Context())
+			long, perr := in.passed()
+			if err != nil || perr != nil || v.skip == "" || string(long) != string(short) {
+				t.Errorf("%s: at once %s, else %+v, %v, %s, %v", stdin, short, v, err, long, perr)
+			}
+		}
+	}
+}
+
+func TestSentence(t *testing.T) {
+	var errs []error
+	for i := range 100 {
+		errs = append(errs, &podspec.Error{Annotation: fmt.Sprint("a/", i), Err: errors.New("is\nbad " + strings.Repeat("x", 50))})
+	}
+	got := sentence(errors.Join(errs...))
+	if len(got) > 2*maxMessage || strings.ContainsRune(got, '\n') || !strings.Contains(got, `is\nbad`) || !strings.HasSuffix(got, " more") {
+		t.Errorf("%d: %s", len(got), got)
+	}
+	if got := sentence(errors.New(strings.Repeat("ä", 1000))); len(got) > maxMessage+4 || !strings.HasSuffix(got, "ä…") {
+		t.Errorf("%d: %s", len(got), got)
+	}
+}
+
+// TestCodes: each is in the table once.
+func TestCodes(t *testing.T) {
+	seen := map[uint]bool{}
+	for _, c := range codes() {
+		if seen[c.code] || c.meaning == "" || c.reason == "" {
+			t.Errorf("%+v", c)
+		}
+		seen[c.code] = true
+	}
+	for _, err := range []error{errDecode, errDrifted, errForeignRuntime, errUnknowable, intercept.ErrForeign, intercept.ErrLocked, intercept.ErrPermission,
+		intercept.ErrUnsupported, intercept.ErrNotIntercepted, dataplane.ErrNotNetNS, &podspec.Error{Err: errDecode}, &cniconf.Error{Err: errDecode}, &cniconf.Error{Err: errDecode, Unknown: true}, errors.New("x")} {
+		if c, _ := classify(fmt.Errorf("x: %w", err)); !seen[c] {
+			t.Errorf("%v: code %d is not in the table", err, c)
+		}
+	}
+}
+
+// TestAppendLine: a full log is renamed, once, and a link is not followed.
+func TestAppendLine(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "log")
+	for range 25 {
+		if err := appendLine(path, 100, []byte("ten bytes\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, want := range map[string]int{path: 50, path + ".1": 100} {
+		if b, err := os.ReadFile(file); err != nil || len(b) != want {
+			t.Errorf("%s: %d bytes, %v", file, len(b), err)
+		}
+	}
+	if err := appendLine(path, 100, []byte(strings.Repeat("x", 500))); err != nil {
+		t.Error(err)
+	}
+	link := path + ".link"
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := appendLine(link, 100, []byte("x")); err == nil {
+		t.Error("followed a link")
+	}
+}
+
+// FuzzReadInput holds that no standard input and no CNI_ARGS make a panic, and
+// that a result that is passed on is JSON.
+func FuzzReadInput(f *testing.F) {
+	f.Add(entry(asks, ""), "K8S_POD_NAME=a;K8S_POD_NAMESPACE=b")
+	f.Add(entry(`{"a":"b"}`, `,"defaults":{"dns":{"mode":"all"}},"agentTimeout":"1s"`), "IgnoreUnknown=1;;=;x")
+	f.Add(`{"prevResult":{"cniVersion":"0.3.1"},"cniVersion":"1.1.0"}`, "")
+	f.Add(`[]`, "")
+	f.Fuzz(func(t *testing.T, stdin, args string) {
+		a := cmdArgs(stdin)
+		a.Args = args
+		if short := atOnce(a.StdinData); short != nil && !json.Valid(short) {
+			t.Fatalf("%s", short)
+		}
+		in, err := readInput(a)
+		if err != nil {
+			return
+		}
+		in.conf.AgentSocket = ""
+		if out, err := in.passed(); err == nil && !json.Valid(out) {
+			t.Fatalf("%s", out)
+		}
+		if _, err := in.judge(t.Context()); err != nil {
+			if e := failed(in.who(), err); e.Code == 0 || strings.ContainsAny(e.Msg, "\n") || len(e.Msg) > 4*maxMessage {
+				t.Fatalf("%+v", e)
+			}
+		}
+	})
+}
+
+const document = "../../docs/cni.md"
+
+// TestDocument keeps the tables of docs/cni.md the same as the code. With
+// MESH_TEST_UPDATE=1 it writes them instead.
+func TestDocument(t *testing.T) {
+	b, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	update := os.Getenv("MESH_TEST_UPDATE") == "1"
+	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(), "codes": codeTable()} {
+		begin, end := strings.Index(text, "<!-- "+name+":"), strings.Index(text, "<!-- /"+name+" -->")
+		if begin < 0 || end < begin {
+			t.Fatalf("no place for the table of %s", name)
+		}
+		begin += strings.Index(text[begin:], "\n") + 1
+		if update {
+			text = text[:begin] + want + text[end:]
+		} else if diff := cmp.Diff(want, text[begin:end]); diff != "" {
+			t.Errorf("the table of %s differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-cni -run Document\n%s", name, diff)
+		}
+	}
+	if update {
+		if err := os.WriteFile(document, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func fieldTable() string {
+	var b strings.Builder
+	b.WriteString("| field | value | default | meaning |\n| --- | --- | --- | --- |\n")
+	for _, f := range cniconf.Fields() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, cell(f.Form), cell(f.Initial), strings.ReplaceAll(f.Usage, "|", `\|`))
+	}
+	return b.String()
+}
+
+func annotationTable() string {
+	var b strings.Builder
+	b.WriteString("| annotation | value | field | default | meaning |\n| --- | --- | --- | --- | --- |\n")
+	for _, a := range podspec.Annotations() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.Name, cell(a.Form), cell(a.Field), cell(a.Initial), strings.ReplaceAll(a.Meaning, "|", `\|`))
+	}
+	return b.String()
+}
+
+func codeTable() string {
+	var b strings.Builder
+	b.WriteString("| code | `reason` in the log | meaning |\n| --- | --- | --- |\n")
+	for _, c := range codes() {
+		fmt.Fprintf(&b, "| %d | `%s` | %s |\n", c.code, c.reason, c.meaning)
+	}
+	return b.String()
+}
+
+func cell(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + strings.ReplaceAll(s, "|", `\|`) + "`"
+}

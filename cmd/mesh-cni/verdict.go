@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/podspec"
+)
+
+// verdict is what is to become of a pod.
+type verdict struct {
+	spec podspec.Spec // if skip is ""
+	// skip says why the pod is left alone, in a word for the log.
+	skip string
+	// strict is whether the pod must not start without its rules.
+	strict bool
+	// lenient is whether failurePolicy decides about the error.
+	lenient bool
+}
+
+// judge decides from what the runtime says, and what the agent says where that
+// does not suffice. Whatever can be told without looking at the entry comes
+// first: a pod that is not ours is broken by nothing of ours.
+func (in input) judge(ctx context.Context) (verdict, error) {
+	if why := in.exempt(); why != "" {
+		return verdict{skip: why}, nil
+	}
+	if in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix) {
+		return verdict{skip: "not-annotated"}, nil
+	}
+	if in.ownNetNS() {
+		return verdict{skip: "host-network"}, nil
+	}
+	if !in.annotated && !in.named() {
+		return verdict{skip: "no-pod"}, nil
+	}
+	if err := errors.Join(in.confErr, in.err); err != nil {
+		strict := in.annotations[in.conf.AnnotationPrefix+"/"+podspec.Enabled] == "strict"
+		return verdict{lenient: !strict}, err
+	}
+	facts := cniwire.Facts{Annotations: in.annotations}
+	if !in.annotated {
+		var err error
+		if facts, err = in.ask(ctx); err != nil {
+			return verdict{lenient: true}, err
+		}
+		switch {
+		case facts.HostNetwork:
+			return verdict{skip: "host-network"}, nil
+		case facts.InitContainer:
+			return verdict{skip: "init-container"}, nil
+		}
+	}
+	spec, err := podspec.Read(facts.Annotations, podspec.Options{
+		Prefix: in.conf.AnnotationPrefix, Defaults: in.conf.Defaults, Nameservers: in.nameservers,
+	})
+	if err != nil {
+		return verdict{}, err
+	}
+	switch spec.Reason {
+	case podspec.NotAnnotated:
+		return verdict{skip: "not-annotated"}, nil
+	case podspec.Disabled:
+		return verdict{skip: "disabled"}, nil
+	case podspec.InitContainer:
+		return verdict{skip: "init-container"}, nil
+	case podspec.Asked:
+	}
+	if in.annotated && in.named() && in.conf.AgentSocket != "" {
+		facts.RuntimeClass = in.runtimeClass(ctx)
+	}
+	if why := podspec.Foreign(facts.Annotations, in.conf.RefuseRuntimes, in.conf.Runtime, spec.RuntimeClass, facts.RuntimeClass); why != "" {
+		return verdict{}, fmt.Errorf("%w: %s, which brings a network stack of its own; intercept in the pod with an init container (mesh-init), or set %s/%s: \"false\"",
+			errForeignRuntime, why, in.conf.AnnotationPrefix, podspec.Enabled)
+	}
+	return verdict{spec: spec, strict: spec.Strict}, nil
+}
+
+// ask asks the agent about a pod of which the runtime gave no annotations.
+func (in input) ask(ctx context.Context) (cniwire.Facts, error) {
+	declare := fmt.Sprintf(`declare the capability %q in the entry of mesh-cni (containerd and CRI-O then give the annotations)`, cniconf.AnnotationsCapability)
+	if in.conf.AgentSocket == "" {
+		return cniwire.Facts{}, fmt.Errorf("%w: the runtime gave no annotations, and there is no agentSocket; %s, or name the agent's socket", errUnknowable, declare)
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.conf.AgentTimeout)
+	defer cancel()
+	facts, err := cniwire.Ask(ctx, in.conf.AgentSocket, in.pod)
+	switch {
+	case err != nil:
+		return facts, fmt.Errorf("%w: the runtime gave no annotations, and the agent: %w; see to the agent's pod on this node, or %s", errUnknowable, err, declare)
+	case !facts.Found:
+		return facts, fmt.Errorf("%w: the agent does not know the pod after %v; it is tried again", errUnknowable, in.conf.AgentTimeout)
+	}
+	return facts, nil
+}
+
+// runtimeClass asks the agent for what a runtime does not say. It is worth
+// little time: without an agent the rest of the checks has to do.
+func (in input) runtimeClass(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, min(in.conf.AgentTimeout, 250*time.Millisecond))
+	defer cancel()
+	facts, err := cniwire.AskNow(ctx, in.conf.AgentSocket, in.pod)
+	if err != nil {
+		return ""
+	}
+	return facts.RuntimeClass
+}

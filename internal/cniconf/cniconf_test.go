@@ -1,0 +1,115 @@
+package cniconf
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/configtext"
+)
+
+func equal(a, b any) string {
+	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}))
+}
+
+func TestParse(t *testing.T) {
+	got, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n","type":"mesh-cni","args":{},"dns":{},"ipam":{},"prevResult":{},"runtimeConfig":{},
+		"cni.dev/valid-attachments":[],"cni.dev/attachments":[],"capabilities":{"a":true},
+		"backend":"nft","failurePolicy":"allow","excludeNamespaces":[],"agentSocket":"/run/a.sock","agentTimeout":"500ms","agentPod":"a/b-*",
+		"annotationPrefix":"x.y","defaults":{"tunnelPort":0,"dns":{"mode":"resolvconf"}},"runtime":"runc","refuseRuntimes":["a*"],
+		"logFile":"","logLevel":"debug","logMaxSize":65536}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := intercept.Default()
+	defaults.TunnelPort, defaults.DNS.Mode = 0, intercept.DNSResolvConf
+	want := Conf{Backend: dataplane.BackendNFT, FailurePolicy: PolicyAllow, AgentSocket: "/run/a.sock", AgentTimeout: 500 * time.Millisecond, AgentPod: "a/b-*",
+		AnnotationPrefix: "x.y", Defaults: defaults, Runtime: "runc", RefuseRuntimes: []string{"a*"}, LogLevel: "debug", LogMaxSize: 65536, Capabilities: map[string]bool{"a": true}}
+	if diff := equal(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestDefaults: the table's are those of an entry that says nothing.
+func TestDefaults(t *testing.T) {
+	for _, f := range Fields() {
+		if f.Usage == "" || f.Form == "" {
+			t.Errorf("%+v", f)
+		}
+		if f.Name == "runtime" { // it cannot be given empty
+			continue
+		}
+		c, err := Parse([]byte(`{"` + f.Name + `":` + f.Initial + `}`))
+		if diff := equal(Default(), c); err != nil || diff != "" {
+			t.Errorf("%s: %v, %s", f.Name, err, diff)
+		}
+	}
+	var conf any = Default()
+	if b, err := json.Marshal(conf); err != nil || len(b) == 0 {
+		t.Error(err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		`[]`:                                   "not a JSON object",
+		`{"agentSockt":"/x"}`:                  `agentSockt: unknown field, with the value "/x"; did you mean agentSocket?`,
+		`{"Backend":"nft"}`:                    "Backend: unknown field",
+		`{"backend":"NFT"}`:                    `backend: "NFT" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`,
+		`{"backend":null}`:                     "backend: null is not a string",
+		`{"failurePolicy":true}`:               "failurePolicy: true is not a string",
+		`{"excludeNamespaces":"a"}`:            `excludeNamespaces: "a" is not a list`,
+		`{"excludeNamespaces":["a/b",""]}`:     `excludeNamespaces: "" is not a name`,
+		`{"agentSocket":"run/x"}`:              `agentSocket: "run/x" is not the absolute path`,
+		`{"agentTimeout":"2"}`:                 `agentTimeout: "2" is not a duration`,
+		`{"agentTimeout":"1h"}`:                `agentTimeout: "1h" is not a duration from 10ms to 1m`,
+		`{"agentPod":"x"}`:                     `agentPod: "x" is not NAMESPACE/NAME`,
+		`{"annotationPrefix":"a/b"}`:           `annotationPrefix: "a/b" is not a prefix`,
+		`{"defaults":{"outboud":{}}}`:          "defaults: outboud: unknown field; did you mean outbound?",
+		`{"defaults":{"proxy":{"uids":[0]}}}`:  "defaults: proxy.uids: 0",
+		`{"defaults":[]}`:                      "defaults: a list where fields belong",
+		`{"refuseRuntimes":["[a"]}`:            `refuseRuntimes: "[a" is not a glob`,
+		`{"logMaxSize":"10MB"}`:                `logMaxSize: "10MB" is not a number of bytes`,
+		`{"logMaxSize":1}`:                     "logMaxSize: 1 is not a number of bytes from 65536",
+		`{"logLevel":"loud"}`:                  `logLevel: "loud" is not one of`,
+		`{"capabilities":[]}`:                  "capabilities: [] is not an object",
+		`{"x":1,"backend":"y","logLevel":"z"}`: "x: unknown field",
+	} {
+		c, err := Parse([]byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", text, err, want)
+			continue
+		}
+		for _, e := range configtext.Flatten(err) {
+			if conf, ok := errors.AsType[*Error](e); !ok || conf.Unknown != strings.Contains(e.Error(), "unknown field, with") {
+				t.Errorf("%s: %T %v", text, e, e)
+			}
+		}
+		if c.Backend == "" || c.LogLevel == "" || c.Defaults.Validate() != nil {
+			t.Errorf("%s: %+v", text, c)
+		}
+	}
+}
+
+// FuzzParse holds that any bytes give an error or a Conf whose defaults can be
+// worked with, without a panic.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"defaults":{"dns":{"mode":"all"}},"agentTimeout":"1s","logMaxSize":65536,"x":[]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if err == nil && c.Defaults.DNS.Mode != intercept.DNSResolvConf && c.Defaults.Validate() != nil {
+			t.Fatalf("%s is accepted, but %v", b, c.Defaults.Validate())
+		}
+		if err != nil && strings.TrimSpace(err.Error()) == "" {
+			t.Fatal("an empty error")
+		}
+	})
+}

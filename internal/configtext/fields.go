@@ -1,0 +1,179 @@
+package configtext
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Field is one field of a configuration as people set it: by a flag, by an
+// environment variable or by an annotation.
+type Field struct {
+	// Name is that of the flag, without its dashes.
+	Name string
+	// Form stands for the value in help. Words joined by | are all the values
+	// there are; "" makes the field a switch.
+	Form  string
+	Group Group
+	// Path is the field of intercept.Config, as in JSON.
+	Path string
+	// Initial is the text of the value that holds if none is given.
+	Initial string
+	// Usage is what the field means, in lines that fit the help.
+	Usage string
+	// Again says, after Usage, how a flag sets several, if it can.
+	Again string
+}
+
+// Group is a heading in the help.
+type Group string
+
+// The groups of fields.
+const (
+	GroupPorts    Group = "The proxy's ports"
+	GroupProxy    Group = "Who the proxy is"
+	GroupInbound  Group = "Inbound: connections arriving in the pod"
+	GroupOutbound Group = "Outbound: connections opened in the pod"
+	GroupOwners   Group = "Outbound, by the user or group that opens the connection"
+	GroupDNS      Group = "Name lookups"
+	GroupNetwork  Group = "Interfaces, addresses, families"
+)
+
+// Fields is the one table of fields.
+func Fields() []Field {
+	return []Field{
+		{"outbound-port", "PORT", GroupPorts, "outbound.port", "15001",
+			"where the proxy accepts outbound connections;\na range, 15001-15004, spreads them over its ports", ""},
+		{"inbound-port", "PORT", GroupPorts, "inbound.port", "15006",
+			"where the proxy accepts inbound connections, or a range", ""},
+		{"tunnel-port", "PORT", GroupPorts, "tunnelPort", "15008",
+			"where proxies talk to each other: inbound it is left\nalone; 0 or none: there is no such port", ""},
+		{"dns-port", "PORT", GroupPorts, "dns.port", "15053",
+			"where the resolver in the sidecar listens, UDP and TCP", ""},
+
+		{"proxy-uid", "IDS", GroupProxy, "proxy.uids", "1337",
+			"users the proxy runs as; a user or a group suffices", ""},
+		{"proxy-gid", "IDS", GroupProxy, "proxy.gids", "1337",
+			"groups the proxy runs as", ""},
+		{"proxy-mark", "MARK", GroupProxy, "proxy.mark", "none",
+			"mark the proxy sets on its sockets (SO_MARK), as in\n0x539/0xfff: the bits after / are those that count", ""},
+		{"allow-root-proxy", "", GroupProxy, "proxy.allowRoot", "false",
+			"permit 0 among them: whatever runs as root then escapes", ""},
+
+		{"inbound-mode", "redirect|tproxy|off", GroupInbound, "inbound.mode", "redirect",
+			"tproxy: the proxy sees both addresses as they are;\noff: leave them alone (an ingress controller)", ""},
+		{"inbound-include-ports", "PORTS", GroupInbound, "inbound.includePorts", "*",
+			"ports to capture", ""},
+		{"inbound-exclude-ports", "PORTS", GroupInbound, "inbound.excludePorts", "15020,15021,15090",
+			"ports to leave alone", ""},
+		{"inbound-exclude-sources", "CIDRS", GroupInbound, "inbound.excludeSources", "none",
+			"clients to leave alone", ""},
+		{"inbound-exclude", "RULE", GroupInbound, "inbound.exclude", "none",
+			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090", "; give it\nagain for another, or write ; between them"},
+		{"tproxy-mark", "MARK", GroupInbound, "inbound.tproxy.mark", "0x539",
+			"mark of what mode tproxy delivers to the pod", ""},
+		{"tproxy-self-mark", "MARK", GroupInbound, "inbound.tproxy.selfMark", "0x53a",
+			"mark of the proxy's own calls to its pod, and of\nthe connections that it has accepted", ""},
+		{"tproxy-table", "NUMBER", GroupInbound, "inbound.tproxy.table", "133",
+			"routing table that delivers what has the mark", ""},
+		{"drop-invalid", "", GroupInbound, "inbound.dropInvalid", "false",
+			"drop arriving packets that conntrack calls invalid", ""},
+
+		{"outbound-include-cidrs", "CIDRS", GroupOutbound, "outbound.includeCIDRs", "*",
+			"destinations to capture", ""},
+		{"outbound-exclude-cidrs", "CIDRS", GroupOutbound, "outbound.excludeCIDRs", "none",
+			"destinations to leave alone (not name lookups)", ""},
+		{"outbound-include-ports", "PORTS", GroupOutbound, "outbound.includePorts", "none",
+			"ports to capture besides the included destinations", ""},
+		{"outbound-exclude-ports", "PORTS", GroupOutbound, "outbound.excludePorts", "none",
+			"ports to leave alone, TCP and UDP", ""},
+		{"outbound-exclude", "RULE", GroupOutbound, "outbound.exclude", "none",
+			"leave alone what has all of a rule's properties:\n" +
+				"[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]\n" +
+				"as in 'udp 10.0.0.0/8:5000-6000 uid=1000-1999', or\n" +
+				"'[fd00::/8]:53'", "; give it again for another, or write ;\nbetween them"},
+		{"outbound-target", "ADDRESSES:PORT", GroupOutbound, "outbound.target", "none",
+			"a proxy outside the pod, one address a family,\ninstead of --outbound-port", ""},
+		{"udp", "pass|reject", GroupOutbound, "outbound.udp", "pass",
+			"UDP to destinations that are captured; reject: its\nsender learns at once", ""},
+		{"quic", "pass|reject", GroupOutbound, "outbound.quic", "pass",
+			"the same of UDP port 443 alone: clients fall back to\nTCP", ""},
+
+		{"include-uids", "IDS", GroupOwners, "outbound.includeUIDs", "none",
+			"capture these users (and --include-gids) alone", ""},
+		{"exclude-uids", "IDS", GroupOwners, "outbound.excludeUIDs", "none",
+			"leave these users alone, name lookups included", ""},
+		{"include-gids", "IDS", GroupOwners, "outbound.includeGIDs", "none",
+			"capture these groups (and --include-uids) alone", ""},
+		{"exclude-gids", "IDS", GroupOwners, "outbound.excludeGIDs", "none",
+			"leave these groups alone, name lookups included", ""},
+
+		{"dns", "off|resolvconf|all", GroupDNS, "dns.mode", "off",
+			"lookups to capture: none, those to the servers of\nresolv.conf, or all", ""},
+		{"dns-target", "ADDRESSES:PORT", GroupDNS, "dns.target", "none",
+			"a resolver outside the sidecar, one address a family,\nas in 169.254.20.10:53, instead of --dns-port", ""},
+		{"dns-servers", "ADDRESSES", GroupDNS, "dns.servers", "none",
+			"the servers, instead of those in resolv.conf", ""},
+
+		{"exclude-interfaces", "NAMES", GroupNetwork, "excludeInterfaces", "none",
+			"interfaces to leave alone; net* for all that begin so", ""},
+		{"virtual-interfaces", "NAMES", GroupNetwork, "virtualInterfaces", "none",
+			"interfaces to a VM or container behind the pod, as in\nk6t-*,docker0: what comes from there is outbound", ""},
+		{"loopback", "CIDRS", GroupNetwork, "loopback", "127.0.0.1,::1",
+			"loopback addresses never captured; up to 127.0.0.0/8", ""},
+		{"passthrough-sources", "ADDRESSES", GroupNetwork, "passthroughSources", "127.0.0.6,::6",
+			"sources the proxy binds to reach the app, one a family", ""},
+		{"families", "auto|ipv4|ipv6|dual", GroupNetwork, "families", "auto",
+			"auto: what the kernel has; dual: fail unless both;\nthe family left out is not captured", ""},
+		{"other-family", "pass|reject", GroupNetwork, "otherFamily", "pass",
+			"what would be captured, of the family left out", ""},
+	}
+}
+
+// Meaning is what the field means, on one line and for text without flags.
+func (f Field) Meaning() string {
+	s := strings.ReplaceAll(strings.ReplaceAll(f.Usage, "\n", " "), "--", "")
+	if f.Again != "" {
+		s += "; write ; between several"
+	}
+	return s
+}
+
+// IsSwitch reports whether the field is true or false.
+func (f Field) IsSwitch() bool { return f.Form == "" }
+
+// Choices are all the values there are, or nil if they cannot be counted.
+func (f Field) Choices() []string {
+	switch {
+	case f.IsSwitch():
+		return []string{"true", "false"}
+	case strings.Contains(f.Form, "|"):
+		return strings.Split(f.Form, "|")
+	}
+	return nil
+}
+
+// Placeholder is what stands for a value in messages.
+func (f Field) Placeholder() string {
+	if f.IsSwitch() {
+		return "true or false"
+	}
+	return strings.ReplaceAll(f.Form, "|", " or ")
+}
+
+// Plausible refuses values that are most likely a mistake in the quoting or
+// the templating around us.
+func (f Field) Plausible(text string) error {
+	choices := f.Choices()
+	switch {
+	case strings.TrimSpace(text) == "" && f.Path != "" && choices == nil:
+		return fmt.Errorf(`empty value %q; leave it out for the default (%s), or write "none" for an empty list`, text, f.Initial)
+	case strings.TrimSpace(text) == "":
+		return fmt.Errorf("empty value %q; leave it out, or write %s", text, f.Placeholder())
+	case strings.HasPrefix(text, "-") && text != "-":
+		return fmt.Errorf("%q looks like a flag, not a value; write %s", text, f.Placeholder())
+	case choices != nil && !slices.Contains(choices, text):
+		return fmt.Errorf("%q is not one of %s", text, strings.Join(choices, ", "))
+	}
+	return nil
+}

@@ -1,0 +1,337 @@
+// Package podspec reads what a pod's annotations ask of interception.
+//
+// The annotations stand under a prefix, mostly [DefaultPrefix]:
+// intercept.mesh/enabled says whether the pod's connections are intercepted at
+// all, intercept.mesh/config is a whole configuration as JSON, and each field
+// of one has an annotation named like mesh-init's flag for it. [Annotations]
+// lists all.
+package podspec
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/configtext"
+)
+
+// DefaultPrefix is what stands before the slash of our annotations.
+const DefaultPrefix = "intercept.mesh"
+
+// Names of annotations, after the slash, that are no field of a configuration.
+const (
+	Enabled      = "enabled"
+	ConfigField  = "config"
+	Init         = "init"
+	RuntimeClass = "runtime-class"
+)
+
+// The values of the annotation [Init].
+const initContainer = "container"
+
+// Reason says why a pod is intercepted, or why not, in a word or two.
+type Reason string
+
+// The reasons.
+const (
+	Asked         Reason = "enabled"        // it is intercepted
+	NotAnnotated  Reason = "not annotated"  // it has none of our annotations
+	Disabled      Reason = "disabled"       // enabled is false
+	InitContainer Reason = "init container" // one of its containers sees to it
+)
+
+// Options say how to read a pod's annotations.
+type Options struct {
+	// Prefix of the annotations. Empty: DefaultPrefix.
+	Prefix string
+	// Defaults is the configuration that annotations are laid over.
+	Defaults intercept.Config
+	// Nameservers are the pod's own, where they are known: those of mode
+	// resolvconf, if no annotation names any.
+	Nameservers []netip.Addr
+}
+
+// Spec is what a pod asks for.
+type Spec struct {
+	// Reason is [Asked] if the pod is to be intercepted.
+	Reason Reason
+	// Strict is whether the pod rather does not start than start without its
+	// rules, whatever the failure policy.
+	Strict bool
+	// Config is how to intercept. It is valid if the Reason is [Asked].
+	Config intercept.Config
+	// RuntimeClass is what the annotation of that name says.
+	RuntimeClass string
+}
+
+// Error is one thing wrong with a pod's annotations.
+type Error struct {
+	// Annotation is the whole name, with its prefix, or empty where no one
+	// annotation is to blame.
+	Annotation string
+	Err        error
+}
+
+func (e *Error) Error() string {
+	if e.Annotation == "" {
+		return e.Err.Error()
+	}
+	return "annotation " + e.Annotation + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Annotation describes one annotation.
+type Annotation struct {
+	Name    string // after the slash
+	Form    string // what stands for its value
+	Field   string // of the configuration, as in JSON
+	Initial string
+	Meaning string
+}
+
+// Annotations is the table of all annotations: our own, and one a field.
+func Annotations() []Annotation {
+	all := []Annotation{
+		{Enabled, "true|false|strict", "", "false", "intercept the pod's connections; strict: the pod does not start without its rules even where failurePolicy is allow"},
+		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the annotations below go before it"},
+		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves the pod to it"},
+		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a container runtime does not tell a plugin"},
+	}
+	for _, f := range configtext.Fields() {
+		form := f.Form
+		if f.IsSwitch() {
+			form = "true|false"
+		}
+		all = append(all, Annotation{f.Name, form, f.Path, f.Initial, f.Meaning()})
+	}
+	return all
+}
+
+// Read says what annotations ask for. All that is wrong with them is reported
+// at once: the errors joined are of type [*Error]. Of a pod that is not to be
+// intercepted no annotation is read but those that say so.
+func Read(annotations map[string]string, o Options) (Spec, error) {
+	r := reader{prefix: prefix(o.Prefix), all: annotations, o: o, unread: map[string]bool{}}
+	return r.read()
+}
+
+// Mentioned reports whether any annotation stands under the prefix.
+func Mentioned(annotations map[string]string, under string) bool {
+	for name := range annotations {
+		if strings.HasPrefix(name, prefix(under)+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// ValidatePrefix reports why a prefix cannot be that of annotations: it has to
+// be a DNS subdomain (Kubernetes, "Annotations: syntax and character set").
+func ValidatePrefix(s string) error {
+	bad := s == "" || len(s) > 253
+	for label := range strings.SplitSeq(s, ".") {
+		bad = bad || label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
+			strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-")
+	}
+	if bad {
+		return fmt.Errorf("%q is not a prefix of annotations; write a DNS name in small letters, such as %s", s, DefaultPrefix)
+	}
+	return nil
+}
+
+func prefix(s string) string {
+	if s == "" {
+		return DefaultPrefix
+	}
+	return s
+}
+
+// reader reads one pod's annotations and collects everything that is wrong.
+type reader struct {
+	prefix string
+	all    map[string]string
+	o      Options
+	config intercept.Config
+	tree   configtext.Node // of the annotation config
+	// unread are the fields whose values could not be read, "" for all.
+	unread map[string]bool
+	errs   []error
+}
+
+func (r *reader) name(of string) string { return r.prefix + "/" + of }
+
+func (r *reader) get(of string) (string, bool) {
+	v, ok := r.all[r.name(of)]
+	return v, ok
+}
+
+func (r *reader) fail(annotation string, err error) {
+	for _, e := range configtext.Flatten(err) {
+		r.errs = append(r.errs, &Error{annotation, e})
+	}
+}
+
+func (r *reader) read() (Spec, error) {
+	if !Mentioned(r.all, r.prefix) {
+		return Spec{Reason: NotAnnotated}, nil
+	}
+	enabled, given := r.get(Enabled)
+	if enabled == "false" {
+		return Spec{Reason: Disabled}, nil
+	}
+	if by, ok := r.get(Init); ok {
+		if by == initContainer {
+			return Spec{Reason: InitContainer}, nil
+		}
+		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts", by, initContainer))
+	}
+	spec := Spec{Reason: Asked, Strict: enabled == "strict"}
+	switch {
+	case !given:
+		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q", r.first(), "true", "false"))
+	case enabled != "true" && !spec.Strict:
+		r.fail(r.name(Enabled), fmt.Errorf("%q is not one of true, false, strict", enabled))
+	}
+	if class, ok := r.get(RuntimeClass); ok {
+		spec.RuntimeClass = class
+		if strings.TrimSpace(class) == "" {
+			r.fail(r.name(RuntimeClass), fmt.Errorf("empty value %q; write the name of the pod's RuntimeClass, or leave the annotation out", class))
+		}
+	}
+	r.config = r.o.Defaults // its lists are replaced, never written to
+	r.whole()
+	r.fields()
+	r.unknown()
+	r.nameservers()
+	r.validate()
+	if err := errors.Join(r.errs...); err != nil {
+		return Spec{}, err
+	}
+	spec.Config = r.config
+	return spec, nil
+}
+
+// first is an annotation of ours that is there.
+func (r *reader) first() string {
+	for _, name := range slices.Sorted(maps.Keys(r.all)) {
+		if strings.HasPrefix(name, r.prefix+"/") {
+			return name
+		}
+	}
+	return ""
+}
+
+// whole lays the annotation config over the defaults.
+func (r *reader) whole() {
+	text, ok := r.get(ConfigField)
+	if !ok {
+		return
+	}
+	tree, err := configtext.ParseJSON([]byte(text))
+	if err != nil {
+		r.unread[""] = true
+		r.fail(r.name(ConfigField), err)
+		return
+	}
+	r.tree = tree
+	unread, err := tree.Into(&r.config)
+	for _, f := range unread {
+		r.unread[f] = true
+	}
+	r.fail(r.name(ConfigField), err)
+}
+
+// fields sets what has an annotation of its own.
+func (r *reader) fields() {
+	for _, f := range configtext.Fields() {
+		text, ok := r.get(f.Name)
+		if !ok {
+			continue
+		}
+		err := f.Plausible(text)
+		if err == nil {
+			err = configtext.SetField(&r.config, f.Path, text)
+		}
+		if err != nil {
+			r.unread[f.Path] = true
+			r.fail(r.name(f.Name), err)
+		}
+	}
+}
+
+// unknown refuses annotations of our prefix that nobody reads.
+func (r *reader) unknown() {
+	var known []string
+	for _, a := range Annotations() {
+		known = append(known, a.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.all)) {
+		own, ok := strings.CutPrefix(name, r.prefix+"/")
+		if ok && !slices.Contains(known, own) {
+			r.fail(name, fmt.Errorf("unknown annotation; %s", configtext.Hint(own, known, "docs/cni.md lists those there are")))
+		}
+	}
+}
+
+// nameservers finds those of mode resolvconf where none are named.
+func (r *reader) nameservers() {
+	const field = "dns.servers"
+	if r.config.DNS.Mode != intercept.DNSResolvConf || len(r.config.DNS.Servers) > 0 || r.sourceOf(field) != "" || r.isUnread(field) {
+		return
+	}
+	if len(r.o.Nameservers) == 0 {
+		r.unread[field] = true
+		r.fail(r.name("dns"), errors.New("resolvconf, but the pod's name servers are not known here: the runtime gives them to a plugin that declares the capability dns; "+
+			"name them with "+r.name("dns-servers")+", or write all"))
+		return
+	}
+	r.config.DNS.Servers = slices.Clone(r.o.Nameservers)
+}
+
+// validate adds what the configuration itself finds wrong, and where that
+// comes from. It leaves out what follows from errors that are there already.
+func (r *reader) validate() {
+	for _, err := range configtext.Flatten(r.config.Validate()) {
+		var field *intercept.FieldError
+		annotation := ""
+		switch {
+		case !errors.As(err, &field): // nothing is captured
+			if len(r.errs) > 0 {
+				continue
+			}
+		case r.isUnread(field.Field):
+			continue
+		default:
+			annotation = r.sourceOf(field.Field)
+		}
+		r.fail(annotation, err)
+	}
+}
+
+// sourceOf returns the annotation that set a field, a part of it or what it is
+// a part of, or "".
+func (r *reader) sourceOf(field string) string {
+	for _, f := range configtext.Fields() {
+		if _, ok := r.get(f.Name); ok && (configtext.IsPart(field, f.Path) || configtext.IsPart(f.Path, field)) {
+			return r.name(f.Name)
+		}
+	}
+	if r.tree.Has(field) {
+		return r.name(ConfigField)
+	}
+	return ""
+}
+
+func (r *reader) isUnread(field string) bool {
+	for f := range r.unread {
+		if configtext.IsPart(field, f) || configtext.IsPart(f, field) {
+			return true
+		}
+	}
+	return false
+}

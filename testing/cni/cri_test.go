@@ -1,0 +1,248 @@
+//go:build linux
+
+package cni_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// A cri speaks as much of the container runtime interface as a test needs
+// (k8s.io/cri-api, runtime.v1): gRPC is HTTP/2, and the messages are written
+// and read by the numbers of their fields. The module and gRPC's would be
+// dozens of others.
+type cri struct {
+	client *http.Client
+}
+
+func newCRI(socket string) cri {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return cri{&http.Client{Transport: &http.Transport{
+		Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}}
+}
+
+// call calls a method of a service, such as RuntimeService/Status.
+func (c cri) call(ctx context.Context, method string, m message) (fields, error) {
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cri/runtime.v1."+method, bytes.NewReader(frame))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("TE", "trailers")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	status, text := resp.Trailer.Get("Grpc-Status"), resp.Trailer.Get("Grpc-Message")
+	if status == "" {
+		status, text = resp.Header.Get("Grpc-Status"), resp.Header.Get("Grpc-Message")
+	}
+	if status != "0" {
+		if plain, err := url.PathUnescape(text); err == nil {
+			text = plain
+		}
+		return nil, fmt.Errorf("%s: status %s: %s", method, status, text)
+	}
+	if len(body) < 5 || int(binary.BigEndian.Uint32(body[1:])) != len(body)-5 {
+		return nil, fmt.Errorf("%s: an answer of %d bytes", method, len(body))
+	}
+	return parse(body[5:])
+}
+
+// message is a Protocol Buffers message in the making.
+type message []byte
+
+func (m message) tag(number, kind int) message {
+	return binary.AppendUvarint(m, uint64(number<<3|kind))
+}
+
+func (m message) text(number int, s string) message {
+	if s == "" {
+		return m
+	}
+	return append(binary.AppendUvarint(m.tag(number, 2), uint64(len(s))), s...)
+}
+
+func (m message) sub(number int, s message) message {
+	return append(binary.AppendUvarint(m.tag(number, 2), uint64(len(s))), s...)
+}
+
+func (m message) number(number int, n uint64) message {
+	return binary.AppendUvarint(m.tag(number, 0), n)
+}
+
+func (m message) pairs(number int, pairs map[string]string) message {
+	for k, v := range pairs {
+		m = m.sub(number, message{}.text(1, k).text(2, v))
+	}
+	return m
+}
+
+// fields are those of a message that has been read: bytes and numbers.
+type fields map[int][]any
+
+func parse(b []byte) (fields, error) {
+	f := fields{}
+	for len(b) > 0 {
+		tag, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, errors.New("a bad tag")
+		}
+		b = b[n:]
+		value, n := binary.Uvarint(b)
+		if n <= 0 {
+			return nil, errors.New("a bad number")
+		}
+		b = b[n:]
+		number := int(tag >> 3)
+		switch tag & 7 {
+		case 0:
+			f[number] = append(f[number], value)
+		case 2:
+			if value > uint64(len(b)) {
+				return nil, errors.New("a field that is cut off")
+			}
+			f[number] = append(f[number], string(b[:value]))
+			b = b[value:]
+		default:
+			return nil, fmt.Errorf("a field of kind %d", tag&7)
+		}
+	}
+	return f, nil
+}
+
+func (f fields) text(number int) string {
+	if len(f[number]) == 0 {
+		return ""
+	}
+	s, _ := f[number][0].(string)
+	return s
+}
+
+func (f fields) number(number int) uint64 {
+	if len(f[number]) == 0 {
+		return 0
+	}
+	n, _ := f[number][0].(uint64)
+	return n
+}
+
+func (f fields) sub(number int) fields {
+	s, err := parse([]byte(f.text(number)))
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+// A sandbox is a pod as kubelet asks for it.
+type sandbox struct {
+	namespace, name, uid string
+	annotations          map[string]string
+	handler              string // of the runtime
+	id                   string
+}
+
+func (s sandbox) config() message {
+	return message{}.
+		sub(1, message{}.text(1, s.name).text(2, s.uid).text(3, s.namespace)).
+		sub(4, message{}.text(1, "10.96.0.10")).
+		pairs(7, s.annotations).
+		sub(8, message{}.text(1, fmt.Sprintf("/mesh-cni-test-%d", os.Getpid())))
+}
+
+func (c cri) run(ctx context.Context, s *sandbox) error {
+	f, err := c.call(ctx, "RuntimeService/RunPodSandbox", message{}.sub(1, s.config()).text(2, s.handler))
+	s.id = f.text(1)
+	return err
+}
+
+func (c cri) stop(ctx context.Context, id string) error {
+	_, err := c.call(ctx, "RuntimeService/StopPodSandbox", message{}.text(1, id))
+	return err
+}
+
+func (c cri) remove(ctx context.Context, id string) error {
+	_, err := c.call(ctx, "RuntimeService/RemovePodSandbox", message{}.text(1, id))
+	return err
+}
+
+// address is the pod's.
+func (c cri) address(ctx context.Context, id string) (string, error) {
+	f, err := c.call(ctx, "RuntimeService/PodSandboxStatus", message{}.text(1, id))
+	return f.sub(1).sub(5).text(1), err
+}
+
+// sandboxes lists the pods there are.
+func (c cri) sandboxes(ctx context.Context) (ids []string, err error) {
+	f, err := c.call(ctx, "RuntimeService/ListPodSandbox", nil)
+	for _, item := range f[1] {
+		p, err := parse([]byte(item.(string)))
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, p.text(1))
+	}
+	return ids, err
+}
+
+// networkReady is what the runtime says of its network.
+func (c cri) networkReady(ctx context.Context) (bool, error) {
+	f, err := c.call(ctx, "RuntimeService/Status", nil)
+	for _, item := range f.sub(1)[1] {
+		if condition, err := parse([]byte(item.(string))); err == nil && condition.text(1) == "NetworkReady" {
+			return condition.number(2) == 1, nil
+		}
+	}
+	return false, err
+}
+
+// start starts a container that runs as a user and its group of the same number.
+func (c cri) start(ctx context.Context, s sandbox, name string, user uint64, args ...string) (id string, err error) {
+	config := message{}.sub(1, message{}.text(1, name)).sub(2, message{}.text(1, image))
+	for _, a := range append([]string{"/part"}, args...) {
+		config = config.text(3, a)
+	}
+	who := message{}.number(1, user)
+	config = config.sub(15, message{}.sub(2, message{}.sub(5, who).sub(12, who)))
+	f, err := c.call(ctx, "RuntimeService/CreateContainer", message{}.text(1, s.id).sub(2, config).sub(3, s.config()))
+	if err != nil {
+		return "", err
+	}
+	id = f.text(1)
+	_, err = c.call(ctx, "RuntimeService/StartContainer", message{}.text(1, id))
+	return id, err
+}
+
+// exec runs a program in a container and returns what it prints.
+func (c cri) exec(ctx context.Context, container string, args ...string) (string, error) {
+	m := message{}.text(1, container)
+	for _, a := range append([]string{"/part"}, args...) {
+		m = m.text(2, a)
+	}
+	f, err := c.call(ctx, "RuntimeService/ExecSync", m.number(3, 20))
+	if code := f.number(3); err == nil && code != 0 {
+		err = fmt.Errorf("exit code %d: %s", int32(code), f.text(2))
+	}
+	return strings.TrimSpace(f.text(1)), err
+}
