@@ -22,8 +22,8 @@ PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:d
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
-build: ## build bin/mesh-init and bin/mesh-cni, static and stripped
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
+build: ## build bin/mesh-init, bin/mesh-cni and bin/mesh-cni-agent, static and stripped
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni ./cmd/mesh-cni-agent
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \

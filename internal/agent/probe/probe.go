@@ -1,0 +1,124 @@
+// Package probe finds out whether the next pod of this node could be
+// intercepted: it runs the installed plugin as a runtime does, for a network
+// namespace that nobody else sees.
+package probe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/podspec"
+)
+
+// nameserver is what the probe's pod would have (RFC 5737: nobody's).
+const nameserver = "192.0.2.53"
+
+// Add runs an ADD of the plugin at a path, with an entry of a list, and
+// compares the rules with what the entry asks for. It leaves nothing.
+func Add(ctx context.Context, plugin string, entry []byte) error {
+	conf, err := cniconf.Parse(entry)
+	if err != nil {
+		return fmt.Errorf("the entry: %w", err)
+	}
+	annotations := map[string]string{conf.AnnotationPrefix + "/" + podspec.Enabled: "true"}
+	spec, err := podspec.Read(annotations, podspec.Options{
+		Prefix: conf.AnnotationPrefix, Defaults: conf.Defaults, Nameservers: []netip.Addr{netip.MustParseAddr(nameserver)},
+	})
+	if err != nil {
+		return fmt.Errorf("the entry's defaults: %w", err)
+	}
+	input, err := stdin(entry, annotations)
+	if err != nil {
+		return err
+	}
+	netns, err := newNetNS()
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	if err := run(ctx, plugin, path(netns), input); err != nil {
+		return err
+	}
+	differences, err := (dataplane.Target{NetNS: path(netns), Backend: conf.Backend}).Check(spec.Config)
+	if err == nil && len(differences) > 0 {
+		err = fmt.Errorf("%s, and %d more differences", differences[0], len(differences)-1)
+	}
+	if err != nil {
+		return fmt.Errorf("after an ADD of %s that succeeded, the rules are not in force: %w", plugin, err)
+	}
+	return nil
+}
+
+// path is the namespace's, for this process and its children.
+func path(netns *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), netns.Fd()) }
+
+// stdin is what a runtime hands to the plugin. The probe is in no log and no
+// metric: it is no pod.
+func stdin(entry []byte, annotations map[string]string) ([]byte, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(entry, &fields); err != nil {
+		return nil, err
+	}
+	fields["cniVersion"], fields["name"], fields["logFile"], fields["agentSocket"] = "1.0.0", "probe", "", ""
+	fields["prevResult"] = map[string]any{"cniVersion": "1.0.0", "ips": []any{}}
+	fields["runtimeConfig"] = map[string]any{cniconf.AnnotationsCapability: annotations, "dns": map[string]any{"servers": []string{nameserver}}}
+	return json.Marshal(fields)
+}
+
+func run(ctx context.Context, plugin, netns string, input []byte) error {
+	cmd := exec.CommandContext(ctx, plugin)
+	cmd.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=mesh-cni-probe", "CNI_IFNAME=eth0", "CNI_NETNS=" + netns, "CNI_PATH=" + strings.TrimSuffix(plugin, "/"+cniconf.PluginType), "PATH=" + os.Getenv("PATH")}
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	// Pdeathsig is about the thread that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Run()
+	if err == nil {
+		return nil
+	}
+	var said struct{ Msg, Details string }
+	if json.Unmarshal(out.Bytes(), &said) == nil && said.Msg != "" {
+		return fmt.Errorf("%s failed: %s", plugin, strings.TrimSuffix(said.Msg+": "+said.Details, ": "))
+	}
+	return fmt.Errorf("%s failed: %w %s", plugin, err, strings.TrimSpace(errOut.String()))
+}
+
+// newNetNS makes a network namespace that is there as long as the file is open.
+func newNetNS() (*os.File, error) {
+	type made struct {
+		file *os.File
+		err  error
+	}
+	result := make(chan made)
+	// The thread stays locked, and ends with the goroutine.
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { //nolint:forbidigo // a namespace is made, and none entered
+			if errors.Is(err, unix.EPERM) {
+				err = errors.New("no permission: the agent needs CAP_SYS_ADMIN")
+			}
+			result <- made{nil, fmt.Errorf("make a network namespace: %w", err)}
+			return
+		}
+		f, err := os.Open("/proc/thread-self/ns/net")
+		result <- made{f, err}
+	}()
+	m := <-result
+	return m.file, m.err
+}

@@ -1,0 +1,204 @@
+// Package sandbox finds the network namespaces of pods from /proc, with no
+// container runtime's help: by the pod's UID, which kubelet makes part of the
+// names of cgroups.
+package sandbox
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sandbox is a pod's network namespace, held open.
+type Sandbox struct {
+	// UID is the pod's, as kubelet has it.
+	UID string
+	// PID is that of the process it was found by: the pod's oldest.
+	PID   int
+	netns *os.File
+	root  *os.File // of the file system of that process
+}
+
+// NetNS is the path of the namespace, as long as the Sandbox is open.
+func (s Sandbox) NetNS() string { return fmt.Sprintf("/proc/self/fd/%d", s.netns.Fd()) }
+
+// Close lets go of the namespace.
+func (s Sandbox) Close() error { return errors.Join(s.netns.Close(), s.root.Close()) }
+
+// ResolvConf is the pod's /etc/resolv.conf.
+func (s Sandbox) ResolvConf() (string, error) {
+	// The root of a container is its owner's: no link leads out of it.
+	fd, err := unix.Openat2(int(s.root.Fd()), "etc/resolv.conf", &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return "", fmt.Errorf("/etc/resolv.conf of process %d: %w", s.PID, err)
+	}
+	f := os.NewFile(uintptr(fd), "resolv.conf")
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	return string(b), err
+}
+
+// Finder finds sandboxes.
+type Finder struct {
+	// Proc is where the node's processes are, mostly /proc. The agent's pod has
+	// to share the node's process IDs (hostPID).
+	Proc string
+}
+
+// process is a process of a pod.
+type process struct {
+	pid     int
+	started uint64 // in clock ticks after the boot
+	uid     string
+}
+
+// Find opens the sandboxes of pods, by UID. A pod that is not among them has no
+// process yet, or none any more. The oldest process of a pod is taken: the
+// container runtime starts the sandbox first, after the network is set up; what
+// makes namespaces of its own inside the pod comes later. Close them all.
+func (f Finder) Find(uids []string) (found map[string]Sandbox, err error) {
+	oldest, err := f.processes(func(uid string) bool { return slices.Contains(uids, uid) })
+	if err != nil {
+		return nil, err
+	}
+	found = map[string]Sandbox{}
+	var errs []error
+	for uid, p := range oldest {
+		s, err := f.open(p)
+		switch {
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ESRCH):
+			// It has ended since.
+		case errors.Is(err, os.ErrPermission):
+			errs = append(errs, fmt.Errorf("the namespace of process %d, of the pod with UID %s: %w; the agent needs CAP_SYS_PTRACE", p.pid, uid, err))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("the namespace of process %d, of the pod with UID %s: %w", p.pid, uid, err))
+		default:
+			found[uid] = s
+		}
+	}
+	return found, errors.Join(errs...)
+}
+
+// processes returns the oldest process of each pod.
+func (f Finder) processes(wanted func(uid string) bool) (map[string]process, error) {
+	dir, err := os.Open(f.Proc)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	oldest := map[string]process{}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		p, err := f.process(pid)
+		if err != nil || p.uid == "" || !wanted(p.uid) {
+			continue // a kernel's, a pod's of someone else, or gone
+		}
+		if before, ok := oldest[p.uid]; !ok || cmp.Or(cmp.Compare(p.started, before.started), cmp.Compare(p.pid, before.pid)) < 0 {
+			oldest[p.uid] = p
+		}
+	}
+	return oldest, nil
+}
+
+func (f Finder) path(pid int, name string) string {
+	return filepath.Join(f.Proc, strconv.Itoa(pid), name)
+}
+
+func (f Finder) process(pid int) (process, error) {
+	cgroup, err := os.ReadFile(f.path(pid, "cgroup"))
+	if err != nil {
+		return process{}, err
+	}
+	p := process{pid: pid, uid: podUID(string(cgroup))}
+	if p.uid == "" {
+		return p, nil
+	}
+	stat, err := os.ReadFile(f.path(pid, "stat"))
+	if err != nil {
+		return process{}, err
+	}
+	var alive bool
+	if p.started, alive = startTime(stat); !alive {
+		return process{}, os.ErrNotExist
+	}
+	return p, nil
+}
+
+// open opens a process's namespace, if it is still the same process then: its
+// number may have become another's.
+func (f Finder) open(p process) (Sandbox, error) {
+	netns, err := os.Open(f.path(p.pid, "ns/net"))
+	if err != nil {
+		return Sandbox{}, err
+	}
+	root, err := os.OpenFile(f.path(p.pid, "root"), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return Sandbox{}, errors.Join(err, netns.Close())
+	}
+	s := Sandbox{UID: p.uid, PID: p.pid, netns: netns, root: root}
+	now, err := f.process(p.pid)
+	if err == nil && now != p {
+		err = os.ErrNotExist
+	}
+	if err != nil {
+		return Sandbox{}, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// ofPod is a pod's part of a cgroup's path: of kubelet's driver cgroupfs
+// (kubepods/burstable/podUID/…), or of systemd
+// (kubepods-burstable-podUID.slice/…, with _ for -). The UID of a static pod is
+// a hash. In a cgroup namespace of our own the path begins with /.. instead.
+var ofPod = regexp.MustCompile(`(?:^|[/-])pod([0-9a-f]{8}([-_])[0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?(?:/|$)`)
+
+// podUID reads the UID of a pod from /proc/PID/cgroup, or returns "".
+func podUID(cgroup string) string {
+	for line := range strings.Lines(cgroup) {
+		// Its number, controllers and path, of which the last can have colons.
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		path := parts[len(parts)-1]
+		// The outermost: a kubelet inside a pod has pods of its own, which are
+		// that one's affair.
+		if m := ofPod.FindStringSubmatch(path); m != nil {
+			return strings.ReplaceAll(m[1], "_", "-")
+		}
+	}
+	return ""
+}
+
+// startTime reads field 22 of /proc/PID/stat, and whether the process lives.
+func startTime(stat []byte) (ticks uint64, alive bool) {
+	// The command, in parentheses, can have anything in it.
+	i := bytes.LastIndexByte(stat, ')')
+	if i < 0 {
+		return 0, false
+	}
+	fields := strings.Fields(string(stat[i+1:]))
+	const state, start = 0, 19 // of which the manual's numbers are 3 and 22
+	if len(fields) <= start || fields[state] == "Z" || fields[state] == "X" {
+		return 0, false
+	}
+	ticks, err := strconv.ParseUint(fields[start], 10, 64)
+	return ticks, err == nil
+}
