@@ -139,7 +139,8 @@ func TestFight(t *testing.T) {
 	})
 	cancel()
 	wg.Wait()
-	if n := len(s.wrote()); n > 9 {
+	// Without pauses there is one for every tick of the other, hundreds in all.
+	if n := len(s.wrote()); n > 30 {
 		t.Errorf("%d writes", n)
 	}
 	until(t, "it wins in the end", s.has)
