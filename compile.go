@@ -47,9 +47,7 @@ func Compile(c Config) (Ruleset, error) {
 	}
 	rs := Ruleset{Families: c.families()}
 	add := func(chains ...Chain) { rs.Chains = append(rs.Chains, chains...) }
-	if c.capturesDNS() {
-		add(c.zones()...)
-	}
+	add(c.zones()...)
 	virtual := len(c.VirtualInterfaces) > 0
 	tproxy := c.Inbound.Mode == InboundTProxy
 	switch {
@@ -123,42 +121,40 @@ func opens() []Match { return []Match{Proto{TCP}, Opens()} }
 
 // outbound returns lines O1 to O14: the chains for what the pod sends.
 func (c Config) outbound() []Chain {
-	var rules []Rule
-	add := func(r ...Rule) { rules = append(rules, r...) }
+	rules, chains := c.sent(c.proxyToItself(), c.captured(), ChainOutputIncluded, NATChain)
+	return append(chains, Chain{Name: ChainOutput, Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: rules})
+}
 
+// sent returns lines O1 to O7, which let go, and then the rules for the rest.
+// If owners are included, those rules are in a chain of their own, for them.
+func (c Config) sent(toItself, rest []Rule, included string, typ ChainType) (rules []Rule, chains []Chain) {
+	add := func(r ...Rule) { rules = append(rules, r...) }
 	add(c.excludedOutInterfaces(Return{})...)    // O1
 	add(c.passthrough(Return{})...)              // O2
-	add(c.proxyToItself()...)                    // O3
+	add(toItself...)                             // O3
 	add(c.fromProxy(Return{})...)                // O4
 	add(c.exclusions(Return{}, anyExclusion)...) // O5
-	if !slices.ContainsFunc(c.Outbound.IncludeCIDRs, inLoopback) {
-		add(c.insideThePod()...) // O6
-	}
-	add(c.excludedOwners(Return{})...) // O7
-
-	captured := c.captured()
+	add(c.insideThePod()...)                     // O6
+	add(c.excludedOwners(Return{})...)           // O7
 	if !c.includesOwners() {
-		add(captured...)
-		return []Chain{natOutput(rules)}
+		add(rest...)
+		return rules, nil
 	}
 	// Owners are matched positively only, so that a packet without a socket is
 	// on no list in every backend.
-	add(c.includedOwners(Goto{ChainOutputIncluded})...)
+	add(c.includedOwners(Goto{included})...)
 	add(Rule{"O7", "its owner is not included", nil, Return{}})
-	return []Chain{
-		{Name: ChainOutputIncluded, Type: NATChain, Rules: captured},
-		natOutput(rules),
-	}
+	return rules, []Chain{{Name: included, Type: typ, Rules: rest}}
 }
 
-func natOutput(rules []Rule) Chain {
-	return Chain{Name: ChainOutput, Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: rules}
-}
-
-// insideThePod returns line O6. While DNS is captured, port 53 is not exempt.
+// insideThePod returns line O6. While DNS is captured, port 53 is not exempt;
+// while a part of loopback is included, nothing is.
 func (c Config) insideThePod() []Rule {
 	lo := OutInterface(loopbackInterface)
-	if c.DNS.Mode == DNSOff {
+	switch {
+	case slices.ContainsFunc(c.Outbound.IncludeCIDRs, inLoopback):
+		return nil
+	case c.DNS.Mode == DNSOff:
 		return []Rule{{"O6", "inside the pod", []Match{lo}, Return{}}}
 	}
 	return []Rule{
@@ -256,10 +252,7 @@ func (c Config) destinations() []destination {
 // chains do not see invalid packets. In mode tproxy the chain is there for
 // virtual interfaces alone.
 func (c Config) prerouting() []Rule {
-	rules := c.excludedInInterfaces() // I1
-	for _, name := range c.VirtualInterfaces {
-		rules = append(rules, Rule{"I2", "from behind the pod", []Match{InInterface(name)}, Goto{ChainVirtual}})
-	}
+	rules := append(c.excludedInInterfaces(), c.fromBehind(Goto{ChainVirtual})...) // I1, I2
 	if c.Inbound.Mode != InboundRedirect {
 		return rules
 	}
@@ -335,9 +328,7 @@ func (c Config) tproxy() []Chain {
 	}
 	add(Rule{"O3", "the proxy calls its own pod", append(opens(), lo, self), Goto{ChainInboundCapture}},
 		Rule{"O6", "inside the pod", []Match{lo}, Return{}})
-	for _, name := range c.VirtualInterfaces {
-		add(Rule{"I2", "from behind the pod", []Match{InInterface(name)}, Return{}})
-	}
+	add(c.fromBehind(Return{})...)
 	// A first packet, too: it comes again when the answer is lost, and for
 	// conntrack, which saw the answer, it is then not new.
 	add(Rule{"I7", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)}, Goto{ChainInboundDeliver}},
@@ -388,6 +379,15 @@ func (c Config) marks() []Rule {
 func (c Config) dropInvalid() []Rule {
 	return append(c.excludedInInterfaces(),
 		Rule{"I3", "conntrack calls it invalid", []Match{CTInvalid}, Drop{}})
+}
+
+// fromBehind returns line I2: what arrives by a virtual interface.
+func (c Config) fromBehind(t Target) []Rule {
+	var rules []Rule
+	for _, name := range c.VirtualInterfaces {
+		rules = append(rules, Rule{"I2", "from behind the pod", []Match{InInterface(name)}, t})
+	}
+	return rules
 }
 
 // excludedInInterfaces returns line I1.
@@ -675,7 +675,8 @@ func (c Config) zonesOfQueries() []Rule {
 		{"O8", "neither UDP nor ICMP", []Match{Not{Proto{UDP, ICMP, ICMPv6}}}, Return{}},
 	}
 	add := func(r ...Rule) { rules = append(rules, r...) }
-	if len(c.resolverOutside()) == 0 {
+	inside := len(c.resolverOutside()) == 0
+	if inside {
 		// If nothing listens on the DNS port the kernel says so, and conntrack
 		// has to find the lookup to translate that for who asked.
 		for _, name := range append([]string{loopbackInterface}, c.VirtualInterfaces...) {
@@ -683,12 +684,11 @@ func (c Config) zonesOfQueries() []Rule {
 		}
 	}
 	add(Rule{"O8", "other ICMP", []Match{errors}, Return{}})
-	for _, who := range c.proxy() {
-		if len(c.resolverOutside()) > 0 {
-			break
+	if inside {
+		for _, who := range c.proxy() {
+			match := []Match{Proto{UDP}, SrcPort{Port(c.resolverPort())}, who.match}
+			add(Rule{"O8", "zone of the resolver's answers (" + who.by + ")", match, captured})
 		}
-		match := []Match{Proto{UDP}, SrcPort{Port(c.resolverPort())}, who.match}
-		add(Rule{"O8", "zone of the resolver's answers (" + who.by + ")", match, captured})
 	}
 	add(c.lookups()...)
 	add(under(exempt, c.excludedOutInterfaces(upstream))...)
@@ -716,9 +716,7 @@ func (c Config) zonesOfArrivals() []Rule {
 	if to := c.resolverOutside(); len(to) > 0 {
 		rules = append(rules, Rule{"O8", "from the resolver outside the pod", []Match{Src(to)}, Return{}})
 	}
-	for _, name := range c.VirtualInterfaces {
-		rules = append(rules, Rule{"I2", "from behind the pod", []Match{InInterface(name)}, Goto{ChainRawVirtual}})
-	}
+	rules = append(rules, c.fromBehind(Goto{ChainRawVirtual})...)
 	return append(rules, Rule{"O8", "zone of the servers' answers", match, CTZone{zoneUpstream}})
 }
 
@@ -742,26 +740,8 @@ func (c Config) rejections() []Chain {
 	if c.Outbound.UDP != TreatmentReject && c.Outbound.QUIC != TreatmentReject && !other {
 		return nil
 	}
-	var chains []Chain
-
-	rules := c.notToReject()
-	add := func(r ...Rule) { rules = append(rules, r...) }
-	add(c.excludedOutInterfaces(Return{})...)
-	add(c.passthrough(Return{})...)
-	add(c.fromProxy(Return{})...)
-	add(c.exclusions(Return{}, anyExclusion)...)
-	if !slices.ContainsFunc(c.Outbound.IncludeCIDRs, inLoopback) {
-		add(c.insideThePod()...)
-	}
-	add(c.excludedOwners(Return{})...)
-	if c.includesOwners() {
-		add(c.includedOwners(Goto{ChainRejectIncluded})...)
-		add(Rule{"O7", "its owner is not included", nil, Return{}})
-		chains = append(chains, Chain{Name: ChainRejectIncluded, Rules: c.rejected()})
-	} else {
-		add(c.rejected()...)
-	}
-	chains = append(chains, Chain{Name: ChainRejectOutput, Hook: Output, Priority: PriorityFilter, Rules: rules})
+	rules, chains := c.sent(nil, c.rejected(), ChainRejectIncluded, FilterChain)
+	chains = append(chains, Chain{Name: ChainRejectOutput, Hook: Output, Priority: PriorityFilter, Rules: append(c.notToReject(), rules...)})
 
 	// What arrives: for the pod itself, or to be forwarded by it.
 	var arriving []Rule
@@ -769,9 +749,7 @@ func (c Config) rejections() []Chain {
 		virtual := append(c.notToReject(), c.exclusions(Return{}, Exclusion.ownerless)...)
 		virtual = append(virtual, c.rejected()...)
 		chains = append(chains, Chain{Name: ChainRejectVirtual, Rules: virtual})
-		for _, name := range c.VirtualInterfaces {
-			arriving = append(arriving, Rule{"I2", "from behind the pod", []Match{InInterface(name)}, Goto{ChainRejectVirtual}})
-		}
+		arriving = c.fromBehind(Goto{ChainRejectVirtual})
 	}
 	if other && c.Inbound.Mode != InboundOff {
 		arriving = append(arriving, Rule{"I8", "inside the pod", []Match{InInterface(loopbackInterface)}, Return{}})
