@@ -3,6 +3,7 @@
 MODULE   := github.com/mesh-intercept/intercept
 # The programs, and how large they may be.
 SIZES    := mesh-init:5000000 mesh-cni:6000000
+IMAGE    ?= localhost/intercept:dev
 FUZZTIME ?= 30s
 BENCH    ?= .
 BENCHFLAGS ?= -count=6
@@ -17,7 +18,7 @@ PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:d
 	containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help build size demo deps test cni race bench fuzz lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster race bench fuzz lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -31,6 +32,9 @@ size: build ## fail if a binary has grown over its limit
 		echo "bin/$${p%%:*}: $$size bytes of at most $${p#*:}"; \
 		[ "$$size" -le "$${p#*:}" ] || exit 1; \
 	done
+
+image: build ## write bin/intercept-image.tar, a container image for docker, podman, ctr or kind to load
+	go run ./deploy/image -name '$(IMAGE)' -o bin/intercept-image.tar bin/mesh-init bin/mesh-cni bin/mesh-cni-agent
 
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
@@ -67,6 +71,15 @@ test: deps vet ## vet, then run all tests; as root the kernel's, too
 cni: deps ## run the CNI plugin's tests: by hand, through libcni, under containerd
 	go test $(TESTFLAGS) ./cmd/mesh-cni ./internal/cniconf ./internal/cniwire ./podspec ./testing/cni
 
+# Static, stripped, into bin/cluster.
+CLUSTER := CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/bin/cluster/
+
+cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
+	cd tools/containerd && $(CLUSTER) -ldflags '-s -w' -tags no_btrfs,no_devmapper,no_zfs,no_aufs tool
+	cd tools/kubernetes && $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
+	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -run Containerd ./testing/cni
+	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./testing/cluster
+
 race: deps ## run all tests under the race detector (needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs cgo, and that $$(go env CC): apt-get install gcc" >&2; exit 1; }
 	CGO_ENABLED=1 go test -race $(TESTFLAGS) ./...
@@ -89,6 +102,7 @@ fmt:
 
 vet:
 	go vet ./...
+	go vet -tags cluster ./testing/cluster
 
 # What golangci-lint's depguard cannot see: indirect imports, other systems.
 arch:

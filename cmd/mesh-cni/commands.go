@@ -162,5 +162,8 @@ func (in input) reachAgent(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.conf.AgentTimeout)
 	defer cancel()
-	return cniwire.Ping(ctx, in.conf.AgentSocket)
+	if err := cniwire.Ping(ctx, in.conf.AgentSocket); err != nil {
+		return fmt.Errorf("%w; see to the agent's pod on this node, or declare the capability %q", err, cniconf.AnnotationsCapability)
+	}
+	return nil
 }

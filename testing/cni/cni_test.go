@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		plugins = dir
 		if err := errors.Join(
 			goBuild(filepath.Join(dir, "mesh-cni"), "github.com/mesh-intercept/intercept/cmd/mesh-cni"),
-			goBuild(filepath.Join(dir, "first"), "github.com/mesh-intercept/intercept/testing/cni/part"),
+			goBuild(filepath.Join(dir, "first"), "github.com/mesh-intercept/intercept/testing/node/part"),
 		); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

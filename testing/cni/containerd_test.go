@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/testing/node"
 )
 
 // kubelet's own annotations, and what a pod asks for besides.
@@ -30,35 +31,35 @@ func asking(pairs ...string) map[string]string {
 }
 
 // pod runs a pod with a sidecar, of user 1337, and an app, of user 1000.
-func (n *node) pod(name string, annotations map[string]string) (s sandbox, app, sidecar, ip string) {
+func (n *host) pod(name string, annotations map[string]string) (s node.Sandbox, app, sidecar, ip string) {
 	n.t.Helper()
 	ctx := n.t.Context()
-	s = sandbox{namespace: "default", name: name, uid: "uid-" + name, annotations: annotations}
-	n.must(n.cri.run(ctx, &s))
-	sidecar, err := n.cri.start(ctx, s, "sidecar", 1337, "server", "sidecar", "15001", "15006", "udp:127.0.0.1:15053")
+	s = node.Sandbox{Namespace: "default", Name: name, UID: "uid-" + name, Annotations: annotations}
+	n.must(n.CRI.Run(ctx, &s))
+	sidecar, err := n.CRI.Start(ctx, s, "sidecar", 1337, "server", "sidecar", "15001", "15006", "udp:127.0.0.1:15053")
 	n.must(err)
-	app, err = n.cri.start(ctx, s, "app", 1000, "server", "app", "8080", "15021")
+	app, err = n.CRI.Start(ctx, s, "app", 1000, "server", "app", "8080", "15021")
 	n.must(err)
-	ip, err = n.cri.address(ctx, s.id)
+	ip, err = n.CRI.Address(ctx, s.ID)
 	n.must(err)
 	return s, app, sidecar, ip
 }
 
 // gone removes a pod as kubelet does: it stops it more than once.
-func (n *node) gone(s sandbox) {
+func (n *host) gone(s node.Sandbox) {
 	n.t.Helper()
 	ctx := context.WithoutCancel(n.t.Context())
-	n.must(n.cri.stop(ctx, s.id), n.cri.stop(ctx, s.id), n.cri.remove(ctx, s.id))
+	n.must(n.CRI.Stop(ctx, s.ID), n.CRI.Stop(ctx, s.ID), n.CRI.Remove(ctx, s.ID))
 }
 
 // says waits until a program in a container prints what it should: servers
 // take their time to listen.
-func (n *node) says(want, container string, args ...string) {
+func (n *host) says(want, container string, args ...string) {
 	n.t.Helper()
 	got := ""
 	deadline := time.Now().Add(10 * time.Second)
-	n.await(fmt.Sprintf("%q of %q", want, args), func() bool {
-		out, err := n.cri.exec(n.t.Context(), container, args...)
+	n.Await(fmt.Sprintf("%q of %q", want, args), func() bool {
+		out, err := n.CRI.Exec(n.t.Context(), container, args...)
 		got = fmt.Sprint(out, " ", err)
 		return out == want || time.Now().After(deadline)
 	})
@@ -68,22 +69,22 @@ func (n *node) says(want, container string, args ...string) {
 }
 
 // expectLeft waits until there is again what there was before.
-func (n *node) expectLeft(before string) {
+func (n *host) expectLeft(before string) {
 	n.t.Helper()
 	now := ""
 	deadline := time.Now().Add(20 * time.Second)
-	n.await("the end of pods", func() bool { now = n.left(); return now == before || time.Now().After(deadline) })
+	n.Await("the end of pods", func() bool { now = n.Left(); return now == before || time.Now().After(deadline) })
 	if now != before {
 		n.t.Errorf("there was before:\n%s\nand is now:\n%s", before, now)
 	}
 }
 
-func (n *node) arrives(want, addr string) {
+func (n *host) arrives(want, addr string) {
 	n.t.Helper()
 	got := ""
 	deadline := time.Now().Add(10 * time.Second)
-	n.await(want, func() bool {
-		got = n.inside(filepath.Join(plugins, "first"), "client", "tcp", addr)
+	n.Await(want, func() bool {
+		got = n.Inside(filepath.Join(plugins, "first"), "client", "tcp", addr)
 		return got == want || time.Now().After(deadline)
 	})
 	if got != want {
@@ -95,7 +96,7 @@ func (n *node) arrives(want, addr string) {
 func TestContainerd(t *testing.T) {
 	n := newNode(t, nil)
 	ctx := t.Context()
-	clean := n.left()
+	clean := n.Left()
 
 	meshed, app, sidecar, ip := n.pod("web", asking("enabled", "true", "dns", "all", "outbound-exclude-ports", "5432"))
 	n.says("sidecar 15001 203.0.113.7:80", app, "client", "tcp", "203.0.113.7:80")
@@ -114,56 +115,56 @@ func TestContainerd(t *testing.T) {
 
 	// A bad annotation reaches kubelet as a sentence, and leaves nothing.
 	for range 3 {
-		bad := sandbox{namespace: "default", name: "bad", uid: "b", annotations: asking("enabled", "true", "outbound-exclude-ports", "80-70")}
-		if err := n.cri.run(ctx, &bad); err == nil || !strings.Contains(err.Error(), `plugin type="mesh-cni" failed (add): pod default/bad: annotation intercept.mesh/outbound-exclude-ports: port range "80-70"`) {
+		bad := node.Sandbox{Namespace: "default", Name: "bad", UID: "b", Annotations: asking("enabled", "true", "outbound-exclude-ports", "80-70")}
+		if err := n.CRI.Run(ctx, &bad); err == nil || !strings.Contains(err.Error(), `plugin type="mesh-cni" failed (add): pod default/bad: annotation intercept.mesh/outbound-exclude-ports: port range "80-70"`) {
 			t.Errorf("a bad annotation: %v", err)
 		}
 	}
 
 	// A runtime of its own kind can have a list of its own, which says so.
-	foreign := sandbox{namespace: "default", name: "boxed", uid: "g", annotations: asking("enabled", "true"), handler: "gvisor"}
-	if err := n.cri.run(ctx, &foreign); err == nil || !strings.Contains(err.Error(), "pod default/boxed: the rules would not be asked: its runtime is runsc") {
+	foreign := node.Sandbox{Namespace: "default", Name: "boxed", UID: "g", Annotations: asking("enabled", "true"), Handler: "gvisor"}
+	if err := n.CRI.Run(ctx, &foreign); err == nil || !strings.Contains(err.Error(), "pod default/boxed: the rules would not be asked: its runtime is runsc") {
 		t.Errorf("a runtime with a network stack of its own: %v", err)
 	}
-	foreign.annotations = asking()
-	n.must(n.cri.run(ctx, &foreign))
+	foreign.Annotations = asking()
+	n.must(n.CRI.Run(ctx, &foreign))
 	n.gone(foreign)
 
 	// containerd is killed and comes back: its pods never notice, and it can
 	// take them down.
-	n.killContainerd()
+	n.KillContainerd()
 	n.arrives("sidecar 15006 "+ip+":8080", ip+":8080")
-	n.startContainerd()
+	n.StartContainerd()
 	n.says("sidecar 15001 203.0.113.7:80", app, "client", "tcp", "203.0.113.7:80")
 
 	// The list loses the capability, and there is no agent: what may be ours
 	// fails, what is excluded starts, and what runs can be taken down.
-	n.writeList("net.d", map[string]any{"capabilities": map[string]bool{}, "agentSocket": n.path("agent.sock"), "agentTimeout": "200ms"})
-	n.await("the new list", func() bool {
-		s := sandbox{namespace: "default", name: "unknown", uid: "u", annotations: asking()}
-		err := n.cri.run(ctx, &s)
+	n.writeList("net.d", map[string]any{"capabilities": map[string]bool{}, "agentSocket": n.Path("agent.sock"), "agentTimeout": "200ms"})
+	n.Await("the new list", func() bool {
+		s := node.Sandbox{Namespace: "default", Name: "unknown", UID: "u", Annotations: asking()}
+		err := n.CRI.Run(ctx, &s)
 		if err == nil {
 			n.gone(s)
 			return false
 		}
 		return strings.Contains(err.Error(), "pod default/unknown: nobody can say whether the pod asks for interception") && strings.Contains(err.Error(), "no agent listens there")
 	})
-	system := sandbox{namespace: "kube-system", name: "dns", uid: "d", annotations: asking()}
-	n.must(n.cri.run(ctx, &system))
+	system := node.Sandbox{Namespace: "kube-system", Name: "dns", UID: "d", Annotations: asking()}
+	n.must(n.CRI.Run(ctx, &system))
 	n.gone(system)
 
 	// The entry is broken: no more pods of ours, but every pod can go.
 	n.writeList("net.d", map[string]any{"nonsense": true})
-	n.await("the broken list", func() bool {
-		s := sandbox{namespace: "default", name: "broken", uid: "u", annotations: asking("enabled", "true")}
-		err := n.cri.run(ctx, &s)
+	n.Await("the broken list", func() bool {
+		s := node.Sandbox{Namespace: "default", Name: "broken", UID: "u", Annotations: asking("enabled", "true")}
+		err := n.CRI.Run(ctx, &s)
 		if err == nil {
 			n.gone(s)
 		}
 		return err != nil && strings.Contains(err.Error(), "nonsense: unknown field")
 	})
-	other := sandbox{namespace: "default", name: "other", uid: "o", annotations: asking()}
-	n.must(n.cri.run(ctx, &other))
+	other := node.Sandbox{Namespace: "default", Name: "other", UID: "o", Annotations: asking()}
+	n.must(n.CRI.Run(ctx, &other))
 	n.gone(other)
 	n.gone(meshed)
 	n.gone(plain)
@@ -177,17 +178,17 @@ func TestContainerdReboot(t *testing.T) {
 	ctx := t.Context()
 	n.pod("web", asking("enabled", "true"))
 	n.pod("plain", asking())
-	n.halt()
-	n.start()
-	ids, err := n.cri.sandboxes(ctx)
+	n.Halt()
+	n.Boot()
+	ids, err := n.CRI.Sandboxes(ctx)
 	if err != nil || len(ids) != 2 {
 		t.Fatalf("pods of before: %v, %v", ids, err)
 	}
 	for _, id := range ids {
 		for range 5 { // as kubelet does
-			n.must(n.cri.stop(ctx, id))
+			n.must(n.CRI.Stop(ctx, id))
 		}
-		n.must(n.cri.remove(ctx, id))
+		n.must(n.CRI.Remove(ctx, id))
 	}
 	_, app, _, ip := n.pod("web", asking("enabled", "true"))
 	n.says("sidecar 15001 203.0.113.7:80", app, "client", "tcp", "203.0.113.7:80")
@@ -205,30 +206,30 @@ func TestContainerdMany(t *testing.T) {
 	}
 	n := newNode(t, map[string]any{"logMaxSize": 64 << 20})
 	ctx := t.Context()
-	clean := n.left()
-	warm := sandbox{namespace: "default", name: "warm", uid: "w", annotations: asking("enabled", "true")}
-	n.must(n.cri.run(ctx, &warm))
+	clean := n.Left()
+	warm := node.Sandbox{Namespace: "default", Name: "warm", UID: "w", Annotations: asking("enabled", "true")}
+	n.must(n.CRI.Run(ctx, &warm))
 	n.gone(warm)
-	before := readLog(t, n.path("mesh-cni.log"))
+	before := readLog(t, n.Path("mesh-cni.log"))
 
 	begun := time.Now()
 	var wg sync.WaitGroup
 	for i := range count {
 		wg.Go(func() {
-			s := sandbox{namespace: "default", name: fmt.Sprint("pod-", i), uid: fmt.Sprint("uid-", i), annotations: asking()}
+			s := node.Sandbox{Namespace: "default", Name: fmt.Sprint("pod-", i), UID: fmt.Sprint("uid-", i), Annotations: asking()}
 			if i%2 == 0 {
-				s.annotations = asking("enabled", "true")
+				s.Annotations = asking("enabled", "true")
 			}
-			if err := n.cri.run(ctx, &s); err != nil {
+			if err := n.CRI.Run(ctx, &s); err != nil {
 				t.Error(err)
 				return
 			}
 			for range 3 {
-				if err := n.cri.stop(ctx, s.id); err != nil {
+				if err := n.CRI.Stop(ctx, s.ID); err != nil {
 					t.Error(err)
 				}
 			}
-			if err := n.cri.remove(ctx, s.id); err != nil {
+			if err := n.CRI.Remove(ctx, s.ID); err != nil {
 				t.Error(err)
 			}
 		})
@@ -237,7 +238,7 @@ func TestContainerdMany(t *testing.T) {
 	took := time.Since(begun)
 	var meshed []time.Duration
 	skipped := 0
-	for _, r := range readLog(t, n.path("mesh-cni.log"))[len(before):] {
+	for _, r := range readLog(t, n.Path("mesh-cni.log"))[len(before):] {
 		switch {
 		case r.Command != "ADD":
 		case r.Result == cniwire.ResultIntercepted:
@@ -255,4 +256,22 @@ func TestContainerdMany(t *testing.T) {
 		t.Logf("%d pods in %v; ADD of those that were intercepted: median %v, at most %v", count, took.Round(time.Millisecond), meshed[len(meshed)/2], meshed[len(meshed)-1])
 	}
 	n.expectLeft(clean)
+}
+
+// TestContainerdStatus: a node whose next pod could not be intercepted says so
+// before there is such a pod, if its runtime asks (STATUS, CNI 1.1).
+func TestContainerdStatus(t *testing.T) {
+	n := newNode(t, nil)
+	asks := node.CNIVersion() == "1.1.0"
+	for what, entry := range map[string]map[string]any{
+		"no agent listens there":  {"capabilities": map[string]bool{}, "agentSocket": n.Path("agent.sock")},
+		"nonsense: unknown field": {"nonsense": true},
+	} {
+		n.writeList("net.d", entry)
+		if why := n.awaitNetwork(!asks); asks && !strings.Contains(why, what) {
+			t.Errorf("%q does not say %q", why, what)
+		}
+		n.writeList("net.d", nil)
+		n.awaitNetwork(true)
+	}
 }

@@ -1,6 +1,4 @@
-//go:build linux
-
-package cni_test
+package node
 
 import (
 	"bytes"
@@ -12,22 +10,22 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 )
 
-// A cri speaks as much of the container runtime interface as a test needs
+// CRI speaks as much of the container runtime interface as a test needs
 // (k8s.io/cri-api, runtime.v1): gRPC is HTTP/2, and the messages are written
 // and read by the numbers of their fields. The module and gRPC's would be
 // dozens of others.
-type cri struct {
+type CRI struct {
 	client *http.Client
+	cgroup string
 }
 
-func newCRI(socket string) cri {
+func newCRI(socket, cgroup string) CRI {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return cri{&http.Client{Transport: &http.Transport{
+	return CRI{cgroup: cgroup, client: &http.Client{Transport: &http.Transport{
 		Protocols: protocols,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -36,7 +34,7 @@ func newCRI(socket string) cri {
 }
 
 // call calls a method of a service, such as RuntimeService/Status.
-func (c cri) call(ctx context.Context, method string, m message) (fields, error) {
+func (c CRI) call(ctx context.Context, method string, m message) (fields, error) {
 	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cri/runtime.v1."+method, bytes.NewReader(frame))
 	if err != nil {
@@ -155,46 +153,51 @@ func (f fields) sub(number int) fields {
 	return s
 }
 
-// A sandbox is a pod as kubelet asks for it.
-type sandbox struct {
-	namespace, name, uid string
-	annotations          map[string]string
-	handler              string // of the runtime
-	id                   string
+// Sandbox is a pod as kubelet asks for it.
+type Sandbox struct {
+	Namespace, Name, UID string
+	Annotations          map[string]string
+	// Handler is the runtime's name in containerd's configuration. Empty: its default.
+	Handler string
+	// ID is what the runtime calls it, once it runs.
+	ID string
 }
 
-func (s sandbox) config() message {
+func (c CRI) config(s Sandbox) message {
 	return message{}.
-		sub(1, message{}.text(1, s.name).text(2, s.uid).text(3, s.namespace)).
-		sub(4, message{}.text(1, "10.96.0.10")).
-		pairs(7, s.annotations).
-		sub(8, message{}.text(1, fmt.Sprintf("/mesh-cni-test-%d", os.Getpid())))
+		sub(1, message{}.text(1, s.Name).text(2, s.UID).text(3, s.Namespace)).
+		sub(4, message{}.text(1, nameserver)).
+		pairs(7, s.Annotations).
+		sub(8, message{}.text(1, c.cgroup))
 }
 
-func (c cri) run(ctx context.Context, s *sandbox) error {
-	f, err := c.call(ctx, "RuntimeService/RunPodSandbox", message{}.sub(1, s.config()).text(2, s.handler))
-	s.id = f.text(1)
+// Run starts a pod, and sets its ID.
+func (c CRI) Run(ctx context.Context, s *Sandbox) error {
+	f, err := c.call(ctx, "RuntimeService/RunPodSandbox", message{}.sub(1, c.config(*s)).text(2, s.Handler))
+	s.ID = f.text(1)
 	return err
 }
 
-func (c cri) stop(ctx context.Context, id string) error {
+// Stop ends a pod.
+func (c CRI) Stop(ctx context.Context, id string) error {
 	_, err := c.call(ctx, "RuntimeService/StopPodSandbox", message{}.text(1, id))
 	return err
 }
 
-func (c cri) remove(ctx context.Context, id string) error {
+// Remove forgets a pod that has ended.
+func (c CRI) Remove(ctx context.Context, id string) error {
 	_, err := c.call(ctx, "RuntimeService/RemovePodSandbox", message{}.text(1, id))
 	return err
 }
 
-// address is the pod's.
-func (c cri) address(ctx context.Context, id string) (string, error) {
+// Address is the pod's.
+func (c CRI) Address(ctx context.Context, id string) (string, error) {
 	f, err := c.call(ctx, "RuntimeService/PodSandboxStatus", message{}.text(1, id))
 	return f.sub(1).sub(5).text(1), err
 }
 
-// sandboxes lists the pods there are.
-func (c cri) sandboxes(ctx context.Context) (ids []string, err error) {
+// Sandboxes lists the pods there are.
+func (c CRI) Sandboxes(ctx context.Context) (ids []string, err error) {
 	f, err := c.call(ctx, "RuntimeService/ListPodSandbox", nil)
 	for _, item := range f[1] {
 		p, err := parse([]byte(item.(string)))
@@ -206,26 +209,27 @@ func (c cri) sandboxes(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-// networkReady is what the runtime says of its network.
-func (c cri) networkReady(ctx context.Context) (bool, error) {
+// NetworkReady is what the runtime says of its network, and why.
+func (c CRI) NetworkReady(ctx context.Context) (ready bool, why string, err error) {
 	f, err := c.call(ctx, "RuntimeService/Status", nil)
 	for _, item := range f.sub(1)[1] {
 		if condition, err := parse([]byte(item.(string))); err == nil && condition.text(1) == "NetworkReady" {
-			return condition.number(2) == 1, nil
+			return condition.number(2) == 1, condition.text(4), nil
 		}
 	}
-	return false, err
+	return false, "", err
 }
 
-// start starts a container that runs as a user and its group of the same number.
-func (c cri) start(ctx context.Context, s sandbox, name string, user uint64, args ...string) (id string, err error) {
-	config := message{}.sub(1, message{}.text(1, name)).sub(2, message{}.text(1, image))
+// Start starts a container that runs part as a user and its group of the same
+// number.
+func (c CRI) Start(ctx context.Context, s Sandbox, name string, user uint64, args ...string) (id string, err error) {
+	config := message{}.sub(1, message{}.text(1, name)).sub(2, message{}.text(1, Image))
 	for _, a := range append([]string{"/part"}, args...) {
 		config = config.text(3, a)
 	}
 	who := message{}.number(1, user)
 	config = config.sub(15, message{}.sub(2, message{}.sub(5, who).sub(12, who)))
-	f, err := c.call(ctx, "RuntimeService/CreateContainer", message{}.text(1, s.id).sub(2, config).sub(3, s.config()))
+	f, err := c.call(ctx, "RuntimeService/CreateContainer", message{}.text(1, s.ID).sub(2, config).sub(3, c.config(s)))
 	if err != nil {
 		return "", err
 	}
@@ -234,8 +238,8 @@ func (c cri) start(ctx context.Context, s sandbox, name string, user uint64, arg
 	return id, err
 }
 
-// exec runs a program in a container and returns what it prints.
-func (c cri) exec(ctx context.Context, container string, args ...string) (string, error) {
+// Exec runs part in a container and returns what it prints.
+func (c CRI) Exec(ctx context.Context, container string, args ...string) (string, error) {
 	m := message{}.text(1, container)
 	for _, a := range append([]string{"/part"}, args...) {
 		m = m.text(2, a)
