@@ -357,6 +357,27 @@ func TestRoutesKilled(t *testing.T) {
 	})
 }
 
+// TestRoutesHalfMade: who is killed between a route and its rule, or after the
+// routes and before the rules of packets, leaves nothing for good.
+func TestRoutesHalfMade(t *testing.T) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Target) {
+		netns := lab.Pod.Path()
+		expectApply(t, target, intercept.Default(), intercept.Created)
+		before := routing(t, netns)
+		for _, left := range []string{
+			"ip route add local default dev lo table 133 proto 177",
+			"ip -6 route add local default dev lo table 133 proto 177",
+			"ip rule add fwmark 0x539 lookup 133 priority 100 protocol 177",
+		} {
+			run(t, netns, "sh", "-ec", left)
+			expectApply(t, target, intercept.Default(), intercept.Replaced)
+			if diff := cmp.Diff(before, routing(t, netns)); diff != "" {
+				t.Errorf("%s: -before +after\n%s", left, diff)
+			}
+		}
+	})
+}
+
 // killWhileApplying has a process apply configurations in turn, lets it finish
 // some, and kills it a while later.
 func killWhileApplying(t *testing.T, target Target, configs []intercept.Config, finished int, later time.Duration) {

@@ -187,14 +187,8 @@ func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcom
 	if _, err = s.removeOthers(choice.Backend); err != nil {
 		return choice, outcome, err
 	}
-	// Whatever the outcome: somebody who was killed may have left them.
-	removed, keep := false, len(routes) > 0
-	if !keep {
-		keep, err = c.Used()
-	}
-	if keep && err == nil {
-		removed, err = c.Keep(routes, rs.Families)
-	}
+	// Whatever the outcome: somebody who was killed may have left some.
+	removed, err := c.Keep(routes, rs.Families)
 	if outcome == intercept.Unchanged && (added || removed) {
 		outcome = intercept.Replaced
 	}

@@ -160,13 +160,6 @@ func (c *Conn) Keep(routes []intercept.MarkRoute, families []intercept.Family) (
 	return c.removeFrom(there, wanted(routes, families))
 }
 
-// Used reports whether a rule of ours leads packets anywhere. It costs half of
-// what Keep does to find nothing.
-func (c *Conn) Used() (bool, error) {
-	rules, err := c.listOf(true)
-	return slices.ContainsFunc(rules, func(o object) bool { return o.ours }), err
-}
-
 // removeFrom removes what is ours of there, but what is wanted.
 func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 	// Rules first: then nothing leads to the table when its route goes.
@@ -327,48 +320,43 @@ func (c *Conn) list() ([]object, error) {
 
 // listOf returns the rules, or the routes, of both families.
 func (c *Conn) listOf(rules bool) ([]object, error) {
-	var all []object
-	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
-		objects, err := c.dump(f, rules)
-		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-			continue // the kernel has no such family, or no rules
-		}
-		if err != nil {
-			return nil, explain("list routes and rules", err)
-		}
-		all = append(all, objects...)
-	}
-	return all, nil
-}
-
-func (c *Conn) dump(f intercept.Family, rules bool) ([]object, error) {
 	typ := unix.RTM_GETROUTE
 	if rules {
 		typ = unix.RTM_GETRULE
 	}
-	header := make([]byte, unix.SizeofRtMsg)
-	header[0] = family(f)
+	// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
+	// fib_nl_dumprule in net/core/fib_rules.c).
 	replies, err := c.sock.Execute(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | netlink.Dump},
-		Data:   header,
+		Data:   make([]byte, unix.SizeofRtMsg),
 	})
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil // the kernel has no rules
+	}
 	if err != nil {
-		return nil, err
+		return nil, explain("list routes and rules", err)
 	}
 	var all []object
 	for _, m := range replies {
-		if len(m.Data) < unix.SizeofRtMsg || m.Data[0] != family(f) {
+		if len(m.Data) < unix.SizeofRtMsg {
 			continue
 		}
-		o := object{family: f, rule: rules, table: uint32(m.Data[4])}
-		var ok bool
-		if rules {
-			ok, err = o.readRule(m.Data)
-		} else {
-			ok, err = o.readRoute(m.Data)
+		o := object{rule: rules, table: uint32(m.Data[4])}
+		switch m.Data[0] {
+		case family(intercept.IPv4):
+			o.family = intercept.IPv4
+		case family(intercept.IPv6):
+			o.family = intercept.IPv6
+		default:
+			continue
 		}
+		read := o.readRoute
+		if rules {
+			read = o.readRule
+		}
+		ok, err := read(m.Data)
 		if err != nil {
-			return nil, err
+			return nil, explain("list routes and rules", err)
 		}
 		if ok {
 			all = append(all, o)
