@@ -74,7 +74,7 @@ func (t Target) Apply(c intercept.Config) (Result, error) {
 		if res.Warnings, err = s.warnings(c); err != nil {
 			return err
 		}
-		if err := s.requireSysctls(c, t.SetSysctls); err != nil {
+		if err := requireSysctls(c, t.SetSysctls); err != nil {
 			return err
 		}
 		res.Choice, res.Outcome, err = s.apply(t.Backend, forKernel(rs, c.Families, hasIPv6()))
@@ -195,31 +195,33 @@ func (t Target) Counters() (counters []intercept.Counter, err error) {
 	return counters, err
 }
 
-// open opens the namespace for the time of fn, and refuses the host's.
+// open runs fn in the namespace, which must not be the host's.
 func (t Target) open(fn func(*space) error) (err error) {
 	n, err := openNetNS(t.NetNS)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if !t.AllowHostNetNS {
-		host, err := n.isHost()
-		if err != nil {
-			return err
+	return n.do(func() (err error) {
+		if !t.AllowHostNetNS {
+			host, err := isHost()
+			if err != nil {
+				return err
+			}
+			if host {
+				return fmt.Errorf("%w: rules here would capture the traffic of the whole node; name the pod's namespace with --netns PATH, or insist with --allow-host-netns", ErrHostNetNS)
+			}
 		}
-		if host {
-			return fmt.Errorf("%w: rules here would capture the traffic of the whole node; name the pod's namespace with --netns PATH, or insist with --allow-host-netns", ErrHostNetNS)
-		}
-	}
-	s := &space{netns: n, how: t.IPTables}
-	defer func() { err = errors.Join(err, s.close()) }()
-	return fn(s)
+		s := &space{netns: n, how: t.IPTables}
+		defer func() { err = errors.Join(err, s.close()) }()
+		return fn(s)
+	})
 }
 
 // openToWrite is open, and keeps others of ours from writing meanwhile.
 func (t Target) openToWrite(fn func(*space) error) error {
 	return t.open(func(s *space) (err error) {
-		unlock, err := s.lock(cmp.Or(t.IPTables.Wait, iptables.DefaultWait))
+		unlock, err := lock(cmp.Or(t.IPTables.Wait, iptables.DefaultWait))
 		if err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func (t Target) Doctor(c intercept.Config) (Report, error) {
 	t.AllowHostNetNS = true // nothing is written
 	err = t.open(func(s *space) error {
 		// What cannot be found out is not so.
-		r.HostNetNS, _ = s.isHost()
+		r.HostNetNS, _ = isHost()
 		own, err := s.isOfOwnUser()
 		r.ForeignUserNS = err == nil && !own
 		if present, err := s.holding(); err == nil {

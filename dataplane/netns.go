@@ -49,19 +49,14 @@ func (n netns) close() error {
 	return n.file.Close()
 }
 
-// fd returns the descriptor of the namespace, zero for the process's own.
-func (n netns) fd() int {
-	if n.file == nil {
-		return 0
-	}
-	return int(n.file.Fd())
-}
-
 // do runs fn in the namespace. It is the one place that changes namespace: a
 // goroutine of its own, locked to its thread, which never goes back to other
-// work unless the thread is back in the namespace it came from.
+// work unless the thread is back in the namespace it came from. Everything that
+// is done in a namespace is done in one do: from thread to thread and back
+// takes longer than most of what is done there.
 //
-// fn must not start goroutines: they would run on threads elsewhere.
+// fn must not start goroutines that count on the namespace: they run on threads
+// elsewhere.
 func (n netns) do(fn func() error) error {
 	if n.file == nil {
 		return fn()
@@ -93,7 +88,7 @@ func (n netns) doLocked(fn func() error) (err error, restored bool) {
 		return err, true
 	}
 	defer func() { _ = own.Close() }() // opened for reading
-	if err := unix.Setns(n.fd(), unix.CLONE_NEWNET); err != nil {
+	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter network namespace %s: %w: it takes CAP_SYS_ADMIN", n.path, err), true
 	}
 	err = fn()
@@ -124,19 +119,16 @@ func elsewhere(fn func() error) error {
 	return <-done
 }
 
-// lock waits until none of ours writes in the namespace, in whatever process.
-// The lock is an abstract name of a UNIX socket (unix(7)): a network namespace
-// has its own, they take no place in a file system, and the kernel lets go of
-// one when the process ends.
+// lock waits until none of ours writes in the namespace of the calling thread,
+// in whatever process. The lock is an abstract name of a UNIX socket (unix(7)):
+// a network namespace has its own, they take no place in a file system, and the
+// kernel lets go of one when the process ends.
 //
 // Each backend has a lock of its own or needs none. This one is for what takes
 // several steps: routes and rules, or one backend's rules and another's.
-func (n netns) lock(wait time.Duration) (unlock func() error, err error) {
-	fd := -1
-	if err := n.do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		return err
-	}); err != nil {
+func lock(wait time.Duration) (unlock func() error, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
 		return nil, err
 	}
 	for deadline := time.Now().Add(wait); ; <-time.After(2 * time.Millisecond) {
@@ -179,21 +171,16 @@ func (n netns) isOfOwnUser() (bool, error) {
 	return owner.Dev == own.Dev && owner.Ino == own.Ino, nil
 }
 
-// isHost reports whether the namespace is the one the system booted with.
-// Linux shows net.core.dev_weight there alone (net/core/sysctl_net_core.c),
-// and somaxconn everywhere.
-func (n netns) isHost() (bool, error) {
-	host := false
-	err := n.do(func() error {
-		if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
-			return fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; mount /proc, or allow it with --allow-host-netns", err)
-		}
-		_, err := os.Stat("/proc/sys/net/core/dev_weight")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; allow it with --allow-host-netns", err)
-		}
-		host = err == nil
-		return nil
-	})
-	return host, err
+// isHost reports whether the calling thread is in the namespace that the system
+// booted with. Linux shows net.core.dev_weight there alone
+// (net/core/sysctl_net_core.c), and somaxconn everywhere.
+func isHost() (bool, error) {
+	if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
+		return false, fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; mount /proc, or allow it with --allow-host-netns", err)
+	}
+	_, err := os.Stat("/proc/sys/net/core/dev_weight")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("cannot tell whether this is the host's own network namespace: %w; allow it with --allow-host-netns", err)
+	}
+	return err == nil, nil
 }

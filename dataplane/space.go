@@ -21,7 +21,8 @@ type backend interface {
 	Counters() ([]intercept.Counter, error)
 }
 
-// space is an open network namespace and the backends in it.
+// space is an open network namespace and the backends in it. It is used on the
+// thread that is in the namespace, by [Target.open].
 type space struct {
 	netns
 	how    IPTables
@@ -35,13 +36,12 @@ func (s *space) nft() (*nft.Backend, error) {
 	if s.sock != nil {
 		return s.sock, nil
 	}
-	// Not by the file of the namespace: there mdlayher/socket 0.5.1 forgets the
-	// error of socket(2) and goes on with a nil connection (withNetNS).
-	err := s.do(func() (err error) {
-		s.sock, err = nft.Open(0)
-		return err
-	})
-	return s.sock, err
+	b, err := nft.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.sock = b
+	return b, nil
 }
 
 // othersChains lists the chains of nf_tables that are not of our table, once.
@@ -65,7 +65,7 @@ func (s *space) routing() (*markroute.Conn, error) {
 	if s.routes != nil {
 		return s.routes, nil
 	}
-	c, err := markroute.Open(s.fd())
+	c, err := markroute.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +88,7 @@ func (s *space) backend(b Backend) (backend, error) {
 	if b == BackendNFT {
 		return s.nft()
 	}
-	x, err := s.iptables(b)
-	if err != nil {
-		return nil, err
-	}
-	return inside{s.netns, x}, nil
+	return s.iptables(b)
 }
 
 func (s *space) iptables(b Backend) (*iptables.Backend, error) {
@@ -106,32 +102,6 @@ func (s *space) iptables(b Backend) (*iptables.Backend, error) {
 		o.Objects = objects{s}
 	}
 	return iptables.Open(o)
-}
-
-// inside runs a backend that acts on its thread's namespace in another.
-type inside struct {
-	netns
-	b *iptables.Backend
-}
-
-func (i inside) Apply(rs intercept.Ruleset) (out intercept.Outcome, err error) {
-	err = i.do(func() error { out, err = i.b.Apply(rs); return err })
-	return out, err
-}
-
-func (i inside) Check(rs intercept.Ruleset) (diffs []intercept.Difference, err error) {
-	err = i.do(func() error { diffs, err = i.b.Check(rs); return err })
-	return diffs, err
-}
-
-func (i inside) Remove() (removed bool, err error) {
-	err = i.do(func() error { removed, err = i.b.Remove(); return err })
-	return removed, err
-}
-
-func (i inside) Counters() (counters []intercept.Counter, err error) {
-	err = i.do(func() error { counters, err = i.b.Counters(); return err })
-	return counters, err
 }
 
 // objects are the objects of nf_tables that iptables-nft makes.
@@ -328,17 +298,14 @@ func (s *space) holdingBeside(known Backend) (all []Backend, err error) {
 	if err != nil && !errors.Is(err, intercept.ErrUnsupported) {
 		return nil, err
 	}
-	err = s.do(func() error {
-		for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
-			legacy, err := iptables.LegacyHolds(f)
-			if err != nil {
-				return err
-			}
-			has[BackendIPTablesLegacy] = has[BackendIPTablesLegacy] || legacy
+	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+		legacy, err := iptables.LegacyHolds(f)
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	return slices.DeleteFunc(concrete(), func(b Backend) bool { return !has[b] }), err
+		has[BackendIPTablesLegacy] = has[BackendIPTablesLegacy] || legacy
+	}
+	return slices.DeleteFunc(concrete(), func(b Backend) bool { return !has[b] }), nil
 }
 
 // prober returns what choose asks: it tries the rules for real, where nothing
@@ -401,7 +368,7 @@ func (s *space) tryElsewhere(b Backend, rs intercept.Ruleset) Finding {
 	})
 	if errors.Is(err, unix.EPERM) && !errors.Is(err, intercept.ErrPermission) {
 		// To list the rules takes no other namespace, and writes nothing.
-		if _, err := (inside{s.netns, x}).Counters(); errors.Is(err, intercept.ErrUnsupported) {
+		if _, err := x.Counters(); errors.Is(err, intercept.ErrUnsupported) {
 			return missing(b, err)
 		}
 		return Finding{Backend: b, State: StateUnknown, Reason: fmt.Sprintf("%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}

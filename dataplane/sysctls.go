@@ -41,25 +41,25 @@ func sysctls(c intercept.Config, interfaces []string) []sysctl {
 	return all
 }
 
-// requireSysctls makes sure of what c needs: it sets it if it may, or names it.
-func (s *space) requireSysctls(c intercept.Config, set bool) error {
-	return s.do(func() error {
-		var names []string
-		if len(c.VirtualInterfaces) > 0 {
-			interfaces, err := net.Interfaces()
-			if err != nil {
-				return fmt.Errorf("list the interfaces of the namespace: %w", err)
-			}
-			for _, i := range interfaces {
-				names = append(names, i.Name)
-			}
-		}
-		var errs []error
-		for _, want := range sysctls(c, names) {
-			errs = append(errs, want.require(set))
-		}
-		return errors.Join(errs...)
-	})
+// requireSysctls makes sure of what c needs in the namespace of the calling
+// thread: it sets it if it may, or names it.
+func requireSysctls(c intercept.Config, set bool) error {
+	if len(c.VirtualInterfaces) == 0 {
+		return nil
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("list the interfaces of the namespace: %w", err)
+	}
+	names := make([]string, len(interfaces))
+	for i, each := range interfaces {
+		names[i] = each.Name
+	}
+	var errs []error
+	for _, want := range sysctls(c, names) {
+		errs = append(errs, want.require(set))
+	}
+	return errors.Join(errs...)
 }
 
 func (s sysctl) require(set bool) error {

@@ -49,22 +49,20 @@ func (t Target) Verify(c intercept.Config) ([]Verdict, error) {
 	verdicts := []Verdict{rules}
 	rs = forKernel(rs, c.Families, hasIPv6())
 	var tries []intercept.Packet
-	err = t.open(func(s *space) error {
-		return s.do(func() error {
-			sockets, err := listSockets()
-			if err != nil {
-				return err
+	err = t.open(func(*space) error {
+		sockets, err := listSockets()
+		if err != nil {
+			return err
+		}
+		for _, l := range listeners(c, rs.Families) {
+			verdicts = append(verdicts, l.judge(sockets, c.Proxy))
+		}
+		for _, f := range rs.Families {
+			if p, ok := toTry(rs, f); ok {
+				tries = append(tries, p)
 			}
-			for _, l := range listeners(c, rs.Families) {
-				verdicts = append(verdicts, l.judge(sockets, c.Proxy))
-			}
-			for _, f := range rs.Families {
-				if p, ok := toTry(rs, f); ok {
-					tries = append(tries, p)
-				}
-			}
-			return nil
-		})
+		}
+		return nil
 	})
 	for _, p := range tries {
 		v, err := t.try(rs, p)
@@ -240,9 +238,7 @@ func (t Target) try(rs intercept.Ruleset, p intercept.Packet) (Verdict, error) {
 		return v, err
 	}
 	var connErr error
-	err = t.open(func(s *space) error {
-		return s.do(func() error { connErr = connect(p.Dst, 2*time.Second); return nil })
-	})
+	err = t.open(func(*space) error { connErr = connect(p.Dst, 2*time.Second); return nil })
 	if err != nil {
 		return v, err
 	}

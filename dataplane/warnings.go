@@ -16,7 +16,6 @@ import (
 // warnings returns what may surprise about c in the namespace. The error is
 // intercept.ErrUnsupported if c asks for a family the kernel does not have.
 func (s *space) warnings(c intercept.Config) ([]string, error) {
-	n := s.netns
 	warn := intercept.Lint(c)
 	earlier, err := s.earlierNAT()
 	if err != nil {
@@ -33,7 +32,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 		if c.Families == intercept.FamiliesIPv6 {
 			other = intercept.IPv4
 		}
-		addr, err := globalAddr(n, other)
+		addr, err := globalAddr(other)
 		if err != nil {
 			return nil, err
 		}
@@ -42,7 +41,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 		}
 	case intercept.FamiliesAuto:
 	}
-	if n.file == nil {
+	if s.file == nil {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
 		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
 	}
@@ -80,23 +79,20 @@ func hasIPv6() bool {
 	return true
 }
 
-// globalAddr returns an address of the family by which the namespace could
-// reach others, or the zero Addr.
-func globalAddr(n netns, f intercept.Family) (found netip.Addr, err error) {
-	err = n.do(func() error {
-		addrs, err := net.InterfaceAddrs()
-		if err != nil {
-			return fmt.Errorf("list the addresses of the namespace: %w", err)
+// globalAddr returns an address of the family by which the namespace of the
+// calling thread could reach others, or the zero Addr.
+func globalAddr(f intercept.Family) (found netip.Addr, err error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return found, fmt.Errorf("list the addresses of the namespace: %w", err)
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && intercept.FamilyOf(p.Addr()) == f && p.Addr().IsGlobalUnicast() {
+			found = p.Addr()
 		}
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err == nil && intercept.FamilyOf(p.Addr()) == f && p.Addr().IsGlobalUnicast() {
-				found = p.Addr()
-			}
-		}
-		return nil
-	})
-	return found, err
+	}
+	return found, nil
 }
 
 // unmapped warns of proxy IDs that no process in the user namespace can have:

@@ -88,7 +88,7 @@ func choice(i uint64) intercept.Config {
 func applyForever(v Variant) {
 	o := Options{Variant: v}
 	if v == NFT {
-		sock, err := nft.Open(0)
+		sock, err := nft.Open()
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)

@@ -64,7 +64,11 @@ func newSite(t testing.TB, o Options) site {
 func (s site) open(t testing.TB, o Options) *Backend {
 	t.Helper()
 	if o.Variant == NFT {
-		sock, err := nft.Open(s.FD())
+		var sock *nft.Backend
+		err := s.Do(func() (err error) {
+			sock, err = nft.Open()
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

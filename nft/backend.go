@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/nlsock"
 )
 
 // Backend speaks nf_tables with one network namespace, over one socket. It is
@@ -26,27 +27,14 @@ type Backend struct {
 // largest transaction. The kernel takes memory only for what is there.
 const bufferSize = 64 << 20
 
-// Open connects to the nf_tables of a network namespace, given as an open file
-// of it (/proc/PID/ns/net), or as zero for that of the calling thread. The
-// file can be closed afterwards. Open needs no privilege; what follows does.
-func Open(netns int) (*Backend, error) {
-	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
+// Open connects to the nf_tables of the network namespace that the calling
+// thread is in. It needs no privilege; what follows does.
+func Open() (*Backend, error) {
+	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, bufferSize)
 	if err != nil {
 		return nil, explain(err, "open a netlink socket")
 	}
-	// Without privilege the limits of the system hold: enough to read.
-	err = errors.Join(ignorePermission(sock.SetWriteBuffer(bufferSize)), ignorePermission(sock.SetReadBuffer(bufferSize)))
-	if err != nil {
-		return nil, errors.Join(explain(err, "open a netlink socket"), sock.Close())
-	}
 	return &Backend{sock: sock}, nil
-}
-
-func ignorePermission(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		return nil
-	}
-	return err
 }
 
 // Close closes the socket.

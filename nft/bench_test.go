@@ -26,7 +26,7 @@ func BenchmarkApply(b *testing.B) {
 					b.Fatal(err)
 				}
 				start := time.Now()
-				backend, err := Open(ns.FD())
+				backend, err := openIn(ns)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -30,12 +30,21 @@ func namespace(t testing.TB) (*netlab.Namespace, *Backend) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.Close() })
-	b, err := Open(ns.FD())
+	b, err := openIn(ns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
 	return ns, b
+}
+
+// openIn opens the nf_tables of a namespace.
+func openIn(ns *netlab.Namespace) (b *Backend, err error) {
+	err = ns.Do(func() error {
+		b, err = Open()
+		return err
+	})
+	return b, err
 }
 
 // run runs a command in the namespace and returns what it prints.
@@ -436,7 +445,7 @@ func TestConcurrentApplies(t *testing.T) {
 		errs := make([]error, 8)
 		for i := range 8 {
 			wg.Go(func() {
-				own, err := Open(ns.FD())
+				own, err := openIn(ns)
 				if err == nil {
 					_, err = own.Apply(random(t, 300+uint64(i)))
 					err = errors.Join(err, own.Close())
@@ -500,7 +509,7 @@ func TestMain(m *testing.M) {
 }
 
 func applyForever() {
-	b, err := Open(0)
+	b, err := Open()
 	if err == nil {
 		fmt.Println("ready")
 		for i := uint64(0); err == nil; i++ {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/nlsock"
 )
 
 // protocol is who we say made a rule or a route (rtm_protocol, FRA_PROTOCOL):
@@ -35,10 +36,9 @@ const mainPriority = 32766
 // goroutine at a time.
 type Conn struct{ sock *netlink.Conn }
 
-// Open connects to a network namespace, given as an open file of it, or as zero
-// for that of the calling thread.
-func Open(netns int) (*Conn, error) {
-	sock, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: netns})
+// Open connects to the network namespace that the calling thread is in.
+func Open() (*Conn, error) {
+	sock, err := nlsock.Dial(unix.NETLINK_ROUTE, 0)
 	if err != nil {
 		return nil, explain("open a netlink socket for routes", err)
 	}

@@ -63,7 +63,11 @@ func (n namespace) contents() string {
 
 func (n namespace) open() *Conn {
 	n.t.Helper()
-	c, err := Open(n.FD())
+	var c *Conn
+	err := n.Do(func() (err error) {
+		c, err = Open()
+		return err
+	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -331,7 +335,7 @@ func TestPermission(t *testing.T) {
 	n := newNamespace(t)
 	before := n.contents()
 	err := n.Do(func() error {
-		c, err := Open(0)
+		c, err := Open()
 		if err != nil {
 			return err
 		}

@@ -35,7 +35,11 @@ type backend interface {
 func (w way) open(t testing.TB, lab *netlab.Lab) backend {
 	t.Helper()
 	if w == byNFT {
-		b, err := nft.Open(lab.Pod.FD())
+		var b *nft.Backend
+		err := lab.Pod.Do(func() (err error) {
+			b, err = nft.Open()
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

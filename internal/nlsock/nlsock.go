@@ -1,0 +1,136 @@
+// Package nlsock opens netlink sockets that call the kernel directly.
+//
+// The kernel answers a request before sendmsg(2) returns (netlink_unicast_kernel
+// in net/netlink/af_netlink.c), so that there is nothing to wait for. The
+// transport that package netlink has of its own starts a goroutine for every
+// message sent or received, to watch for a cancellation that never comes: an
+// apply sends and receives some fifty, and took twice as long.
+package nlsock
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Dial opens a socket of a netlink protocol, such as unix.NETLINK_ROUTE, in the
+// network namespace of the calling thread. It stays there, whatever thread uses
+// it. If buffers is not zero it is the limit of what the socket may hold, in
+// bytes; without privilege that of the system holds. The Conn is for one
+// goroutine at a time.
+func Dial(protocol, buffers int) (*netlink.Conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	s := &socket{fd: fd}
+	if err := s.setUp(buffers); err != nil {
+		return nil, errors.Join(os.NewSyscallError("setsockopt", err), s.Close())
+	}
+	return netlink.NewConn(s, 0), nil
+}
+
+type socket struct {
+	fd     int
+	buffer []byte // what is received is copied out of it
+}
+
+var _ netlink.Socket = (*socket)(nil)
+
+// patience is how many seconds an answer may take that should be there at once.
+// Where no answer comes at all that is an error, and not the end of the program.
+const patience = 60
+
+func (s *socket) setUp(buffers int) error {
+	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: patience}); err != nil {
+		return err
+	}
+	if buffers == 0 {
+		return nil
+	}
+	for _, option := range []struct{ force, plain int }{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
+		err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option.force, buffers)
+		if errors.Is(err, unix.EPERM) {
+			err = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option.plain, buffers)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close implements [netlink.Socket].
+func (s *socket) Close() error { return os.NewSyscallError("close", unix.Close(s.fd)) }
+
+// Send implements [netlink.Socket].
+func (s *socket) Send(m netlink.Message) error { return s.SendMessages([]netlink.Message{m}) }
+
+// SendMessages implements [netlink.Socket]: all of them in one call.
+func (s *socket) SendMessages(messages []netlink.Message) error {
+	var all []byte
+	for _, m := range messages {
+		b, err := m.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		all = append(all, b...)
+	}
+	for {
+		err := unix.Sendto(s.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if !errors.Is(err, unix.EINTR) { // which is before anything is sent
+			return os.NewSyscallError("sendto", err)
+		}
+	}
+}
+
+// bufferSize is more than the kernel puts into one answer: 32 KiB of a dump
+// (netlink_recvmsg), and an error with the message that it is about, of which
+// an attribute has at most 64 KiB.
+const bufferSize = 128 << 10
+
+// Receive implements [netlink.Socket].
+func (s *socket) Receive() ([]netlink.Message, error) {
+	if s.buffer == nil {
+		s.buffer = make([]byte, bufferSize)
+	}
+	for {
+		n, from, err := unix.Recvfrom(s.fd, s.buffer, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return nil, fmt.Errorf("the kernel has not answered within %d s", patience)
+		case err != nil:
+			return nil, os.NewSyscallError("recvfrom", err)
+		case n > len(s.buffer):
+			return nil, fmt.Errorf("an answer of the kernel's of %d bytes: there is room for %d", n, len(s.buffer))
+		}
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+			continue // another process, which has nothing to say here
+		}
+		return split(append([]byte(nil), s.buffer[:n]...))
+	}
+}
+
+// split takes one answer apart.
+func split(b []byte) ([]netlink.Message, error) {
+	raw, err := syscall.ParseNetlinkMessage(b)
+	if err == nil && len(raw) == 0 {
+		err = errors.New("there is no message in it")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("an answer of the kernel's of %d bytes: %w", len(b), err)
+	}
+	messages := make([]netlink.Message, len(raw))
+	for i, m := range raw {
+		messages[i] = netlink.Message{Data: m.Data, Header: netlink.Header{
+			Length: m.Header.Len, Type: netlink.HeaderType(m.Header.Type), Flags: netlink.HeaderFlags(m.Header.Flags), Sequence: m.Header.Seq, PID: m.Header.Pid,
+		}}
+	}
+	return messages, nil
+}
