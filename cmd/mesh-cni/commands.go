@@ -38,9 +38,6 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	// is left alone here, and to compare namespaces again takes a tenth of the
 	// time of a pod that is not ours.
 	args.NetnsOverride = "1"
-	if p.result = atOnce(args.StdinData); p.result != nil {
-		return nil
-	}
 	in, err := readInput(args)
 	p.cniVersion = in.cniVersion
 	if err != nil {

@@ -10,41 +10,96 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/dataplane"
 )
 
-func main() { os.Exit(run(os.Getenv("CNI_COMMAND"), os.Stdout)) }
+func main() { os.Exit(run(os.Getenv("CNI_COMMAND"), os.Stdin, os.Stdout)) }
 
 // versions are those of the CNI specification that are spoken.
 func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
 // run is one call of the plugin. It returns the exit code.
 //
-// It is not [skel.PluginMainFuncs], since of that a DEL fails over an entry or
-// a version that it does not know, and the pod can then never be removed.
-func run(command string, stdout io.Writer) int {
-	p := &plugin{plane: func(t dataplane.Target) plane { return t }}
-	err := p.call()
+// Before skel come the calls that need none of it: a DEL, which skel would fail
+// over an entry or a version that it does not know, so that the pod could never
+// be removed; and an ADD of a pod that is not ours, for which half of the time
+// went into reading the same JSON again.
+func run(command string, stdin io.Reader, stdout io.Writer) int {
+	begun := time.Now()
+	input, err := io.ReadAll(stdin)
 	if command == "DEL" {
-		return 0
+		return 0 // the rules go with the namespace
+	}
+	if err == nil && command == "ADD" && environment() {
+		if result, socket := atOnce(input); result != nil {
+			code := print(stdout, result)
+			leftAlone(begun, socket)
+			return code
+		}
+	}
+	p := &plugin{plane: func(t dataplane.Target) plane { return t }}
+	if err == nil {
+		err = again(input)
+	}
+	if err != nil {
+		err = types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
+	} else {
+		err = p.call()
 	}
 	text := p.result
 	if text == nil && err != nil {
 		text = p.failure(err)
 	}
-	if _, ioErr := stdout.Write(text); ioErr != nil {
-		fmt.Fprintln(os.Stderr, "mesh-cni: the result could not be written:", ioErr)
-		return 1
-	}
+	code := print(stdout, text)
 	if p.result == nil && err != nil {
 		return 1
 	}
+	return code
+}
+
+// print writes what the runtime reads.
+func print(stdout io.Writer, text []byte) (code int) {
+	if _, err := stdout.Write(text); err != nil {
+		fmt.Fprintln(os.Stderr, "mesh-cni: the result could not be written:", err)
+		return 1
+	}
 	return 0
+}
+
+// environment reports whether there are the variables without which skel
+// answers an ADD with an error.
+func environment() bool {
+	for _, name := range []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"} {
+		if os.Getenv(name) == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// again makes standard input what was read of it: skel takes it from nowhere
+// else.
+func again(input []byte) error {
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(fd), "stdin")
+	if _, err := file.Write(input); err != nil {
+		return err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	os.Stdin = file
+	return nil
 }
 
 // plugin is one call.
@@ -68,8 +123,6 @@ func (p *plugin) call() (err error) {
 		Add:    p.add,
 		Check:  p.check,
 		Status: p.status,
-		// The rules go with the namespace. As long as that lives, something in it may.
-		Del: func(*skel.CmdArgs) error { return nil },
 		// Nothing is kept outside of the namespace.
 		GC: func(*skel.CmdArgs) error { return nil },
 	}

@@ -110,7 +110,7 @@ func TestAtOnce(t *testing.T) {
 	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`, `{"intercept.mesh\/enabled":"true"}`, `{"\u0069ntercept.mesh/enabled":"true"}`} {
 		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`, `,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`} {
 			stdin := entry(annotations, more)
-			short := atOnce([]byte(stdin))
+			short, _ := atOnce([]byte(stdin))
 			if short == nil {
 				continue
 			}
@@ -194,7 +194,7 @@ func FuzzReadInput(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stdin, args string) {
 		a := cmdArgs(stdin)
 		a.Args = args
-		if short := atOnce(a.StdinData); short != nil && !json.Valid(short) {
+		if short, _ := atOnce(a.StdinData); short != nil && !json.Valid(short) {
 			t.Fatalf("%s", short)
 		}
 		in, err := readInput(a)

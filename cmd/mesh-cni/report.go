@@ -58,10 +58,18 @@ func (r report) failed(ctx context.Context, e *types.Error) {
 }
 
 // write makes one line and hands it to the file and the agent. That they do
-// not take it fails no pod.
+// not take it fails no pod. The agent counts how calls end, and is told of each,
+// also of those that the file is too coarse for.
 func (r report) write(ctx context.Context, level slog.Level, message, result, reason string, attrs ...slog.Attr) {
+	to := sinks{r.in.conf.LogFile, r.in.conf.LogMaxSize, r.in.conf.AgentSocket}
 	var least slog.Level
 	if least.UnmarshalText([]byte(r.in.conf.LogLevel)) != nil || level < least {
+		to.file = ""
+		if result == "" {
+			return
+		}
+	}
+	if to.file == "" && to.socket == "" {
 		return
 	}
 	add := func(name, value string) {
@@ -84,12 +92,11 @@ func (r report) write(ctx context.Context, level slog.Level, message, result, re
 	// not be read.
 	record := slog.NewRecord(time.Now().UTC(), level, message, 0)
 	record.AddAttrs(attrs...)
-	_ = slog.NewJSONHandler(sinks{ctx, r.in.conf.LogFile, r.in.conf.LogMaxSize, r.in.conf.AgentSocket}, &slog.HandlerOptions{Level: level}).Handle(ctx, record)
+	_ = slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level}).Handle(ctx, record)
 }
 
 // sinks take each line.
 type sinks struct {
-	ctx    context.Context
 	file   string
 	limit  int64
 	socket string
@@ -104,9 +111,7 @@ func (s sinks) Write(line []byte) (int, error) {
 		_ = appendLine(s.file, s.limit, line)
 	}
 	if s.socket != "" {
-		ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
-		defer cancel()
-		_ = cniwire.Send(ctx, s.socket, line)
+		_ = cniwire.Send(s.socket, line)
 	}
 	return len(line), nil
 }

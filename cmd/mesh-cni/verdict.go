@@ -22,6 +22,9 @@ type verdict struct {
 	lenient bool
 }
 
+// notAnnotated is why most pods are left alone.
+const notAnnotated = "not-annotated"
+
 // judge decides from what the runtime says, and what the agent says where that
 // does not suffice. Whatever can be told without looking at the entry comes
 // first: a pod that is not ours is broken by nothing of ours.
@@ -30,7 +33,7 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		return verdict{skip: why}, nil
 	}
 	if in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix) {
-		return verdict{skip: "not-annotated"}, nil
+		return verdict{skip: notAnnotated}, nil
 	}
 	if in.ownNetNS() {
 		return verdict{skip: "host-network"}, nil
@@ -63,7 +66,7 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 	}
 	switch spec.Reason {
 	case podspec.NotAnnotated:
-		return verdict{skip: "not-annotated"}, nil
+		return verdict{skip: notAnnotated}, nil
 	case podspec.Disabled:
 		return verdict{skip: "disabled"}, nil
 	case podspec.InitContainer:

@@ -177,15 +177,23 @@ const maxWait = 5 * time.Minute
 
 // writeMessage writes a message and its newline at once.
 func writeMessage(w io.Writer, message any) error {
+	b, err := encode(message)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	return err
+}
+
+// encode is a message and its newline.
+func encode(message any) ([]byte, error) {
 	b, err := json.Marshal(message)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(b)+1 > MaxMessage {
-		return fmt.Errorf("a message of %d bytes: there can be %d", len(b)+1, MaxMessage)
+		return nil, fmt.Errorf("a message of %d bytes: there can be %d", len(b)+1, MaxMessage)
 	}
-	_, err = w.Write(append(b, '\n'))
-	return err
+	return append(b, '\n'), nil
 }
 
 // readMessage reads a message up to its newline.

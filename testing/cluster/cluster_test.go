@@ -221,7 +221,7 @@ func TestCluster(t *testing.T) {
 	if n := c.kubectl("get", "pod", early, "-o", "jsonpath={.status.containerStatuses[*].restartCount}"); n != "0 0" {
 		t.Errorf("%s: restarted %s", early, n)
 	}
-	c.apply(pod("plain", "", "enabled", "false"))
+	c.apply(pod("plain", ""))
 	c.apply(pod("bad", "", "enabled", "true", "outbound-exclude-ports", "80-70"))
 	c.ready("plain")
 	c.intercepted("plain", false)
@@ -230,6 +230,7 @@ func TestCluster(t *testing.T) {
 	}
 	c.kubectl("delete", "pod", "bad", "--timeout=60s")
 	c.metric(`mesh_cni_adds_total{reason="enabled",result="intercepted"} 1`)
+	c.metric(`mesh_cni_adds_total{reason="not-annotated",result="skipped"} 1`)
 	c.metric(`mesh_cni_repairs_total{result="repaired"} 1`)
 
 	// An agent that is replaced leaves no gap.

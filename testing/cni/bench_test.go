@@ -9,10 +9,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -44,6 +46,7 @@ func BenchmarkAdd(b *testing.B) {
 	seen := map[string]string{"kubernetes.io/config.seen": "2026-01-01T00:00:00Z", "kubectl.kubernetes.io/last-applied-configuration": strings.Repeat(`{"a":"b"},`, 300)}
 	asks := map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/outbound-exclude-ports": "5432,6000-6010"}
 	maps.Copy(asks, seen)
+	socket := map[string]string{"agentSocket": strconv.Quote(agent(b, cniwire.Server{}))}
 	for _, bb := range []struct {
 		name  string
 		call  call
@@ -51,6 +54,8 @@ func BenchmarkAdd(b *testing.B) {
 	}{
 		{"meshed", call{command: "ADD", annotations: asks, logs: filepath.Join(dir, "log")}, true},
 		{"other", call{command: "ADD", annotations: seen, logs: filepath.Join(dir, "log")}, false},
+		// The agent counts it.
+		{"other-counted", call{command: "ADD", annotations: seen, entry: socket, logs: filepath.Join(dir, "log")}, false},
 		{"del", call{command: "DEL", annotations: asks, noResult: true}, false},
 	} {
 		b.Run(bb.name, func(b *testing.B) {

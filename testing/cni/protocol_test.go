@@ -475,12 +475,21 @@ func TestAgent(t *testing.T) {
 		return call{command: "ADD", netns: pod.Path(), env: map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_UID=u1;K8S_POD_NAME=" + name},
 			entry: map[string]string{"agentSocket": `"` + socket + `"`, "agentTimeout": `"500ms"`}}, pod.Path()
 	}
-	for _, name := range []string{"plain", "host", "init"} {
+	for name, reason := range map[string]string{"plain": "not-annotated", "host": "host-network", "init": "init-container"} {
 		c, netns := ask(name)
 		c.run(t).passed(t, name, result("1.0.0"))
 		if intercepted(t, netns, intercept.Default()) {
 			t.Errorf("%s: there are rules", name)
 		}
+		// The agent counts them, whatever the level of the log.
+		if r := <-records; r.Result != cniwire.ResultSkipped || r.Command != "ADD" || r.PodName != name || r.Reason != reason {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	told := call{command: "ADD", netns: namespace(t).Path(), annotations: plain, entry: map[string]string{"agentSocket": `"` + socket + `"`}}
+	told.run(t).passed(t, "annotations by the runtime", result("1.0.0"))
+	if r := <-records; r.Result != cniwire.ResultSkipped || r.Reason != "not-annotated" || r.PodName != "web" || r.PodNamespace != "default" || r.PodUID != "u1" {
+		t.Errorf("annotations by the runtime: %+v", r)
 	}
 	c, netns := ask("web")
 	c.run(t).passed(t, "web", result("1.0.0"))
