@@ -34,12 +34,11 @@ func Dial(protocol, buffers int) (*netlink.Conn, error) {
 	return netlink.NewConn(s, 0), nil
 }
 
+// socket is what [netlink.NewConn] takes.
 type socket struct {
 	fd     int
 	buffer []byte // what is received is copied out of it
 }
-
-var _ netlink.Socket = (*socket)(nil)
 
 // patience is how many seconds an answer may take that should be there at once.
 // Where no answer comes at all that is an error, and not the end of the program.
@@ -64,13 +63,13 @@ func (s *socket) setUp(buffers int) error {
 	return nil
 }
 
-// Close implements [netlink.Socket].
+// Close closes the socket.
 func (s *socket) Close() error { return os.NewSyscallError("close", unix.Close(s.fd)) }
 
-// Send implements [netlink.Socket].
+// Send sends one message.
 func (s *socket) Send(m netlink.Message) error { return s.SendMessages([]netlink.Message{m}) }
 
-// SendMessages implements [netlink.Socket]: all of them in one call.
+// SendMessages sends all messages in one call.
 func (s *socket) SendMessages(messages []netlink.Message) error {
 	var all []byte
 	for _, m := range messages {
@@ -93,7 +92,7 @@ func (s *socket) SendMessages(messages []netlink.Message) error {
 // an attribute has at most 64 KiB.
 const bufferSize = 128 << 10
 
-// Receive implements [netlink.Socket].
+// Receive takes one answer, of one message or more.
 func (s *socket) Receive() ([]netlink.Message, error) {
 	if s.buffer == nil {
 		s.buffer = make([]byte, bufferSize)

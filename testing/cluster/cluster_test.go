@@ -192,8 +192,8 @@ func TestCluster(t *testing.T) {
 	c := newCluster(t, part(t))
 	c.Import(imageArchive, imageName)
 
-	// Before the agent: a Job's pod that asks for interception, and is started
-	// without; and one that the taint holds back.
+	// Before the agent: a Job's pod and a static pod that ask for interception,
+	// and are started without; and one that the taint holds back.
 	meshed := []string{"enabled", "true", "dns", "resolvconf", "outbound-exclude-ports", "5432"}
 	c.apply(job(pod("early", "tolerations: [{operator: Exists}]", meshed...)))
 	early := ""
@@ -203,6 +203,10 @@ func TestCluster(t *testing.T) {
 	})
 	c.ready(early)
 	c.intercepted(early, false)
+	c.write("static/first.yaml", pod("first", "", meshed...))
+	c.Await("the static pod", func() bool { _, err := c.try("get", "pod", "first-"+nodeName); return err == nil })
+	c.ready("first-" + nodeName)
+	c.intercepted("first-"+nodeName, false)
 	c.apply(pod("web", "", meshed...))
 
 	c.apply(deploy(t,
@@ -214,12 +218,17 @@ func TestCluster(t *testing.T) {
 	c.ready("web")
 	c.intercepted("web", true)
 	c.says("outside 5432 -", "web", "app", "client", "tcp", "203.0.113.7:5432")
-	if note := c.event(early, "RulesRepaired"); !strings.Contains(note, "had none of the rules") {
-		t.Error(note)
+	for _, name := range []string{early, "first-" + nodeName} {
+		if note := c.event(name, "RulesRepaired"); !strings.Contains(note, "had none of the rules") {
+			t.Error(note)
+		}
+		c.intercepted(name, true)
+		if n := c.kubectl("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[*].restartCount}"); n != "0 0" {
+			t.Errorf("%s: restarted %s", name, n)
+		}
 	}
-	c.intercepted(early, true)
-	if n := c.kubectl("get", "pod", early, "-o", "jsonpath={.status.containerStatuses[*].restartCount}"); n != "0 0" {
-		t.Errorf("%s: restarted %s", early, n)
+	if out, err := c.try("exec", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--", "/mesh-cni-agent", "doctor", "--plugin-conf=/etc/mesh-cni/plugin.json"); err != nil || strings.Count(out, " ok ") != 5 {
+		t.Errorf("doctor: %v\n%s", err, out)
 	}
 	c.apply(pod("plain", ""))
 	c.apply(pod("bad", "", "enabled", "true", "outbound-exclude-ports", "80-70"))
@@ -231,7 +240,7 @@ func TestCluster(t *testing.T) {
 	c.kubectl("delete", "pod", "bad", "--timeout=60s")
 	c.metric(`mesh_cni_adds_total{reason="enabled",result="intercepted"} 1`)
 	c.metric(`mesh_cni_adds_total{reason="not-annotated",result="skipped"} 1`)
-	c.metric(`mesh_cni_repairs_total{result="repaired"} 1`)
+	c.metric(`mesh_cni_repairs_total{result="repaired"} 2`)
 
 	// An agent that is replaced leaves no gap.
 	c.kubectl("delete", "pods", "-n", "mesh-system", "-l", "app=mesh-cni-agent", "--wait=false")
@@ -288,6 +297,8 @@ func TestCluster(t *testing.T) {
 	c.intercepted("after", false)
 
 	// And everything can go.
-	os.Remove(c.Path("static/static.yaml"))
+	for _, name := range []string{"first", "static"} {
+		os.Remove(c.Path("static/" + name + ".yaml"))
+	}
 	c.kubectl("delete", "jobs,pods", "--all", "--timeout=60s")
 }
