@@ -55,7 +55,7 @@ func (r *raw) flags() *flag.FlagSet {
 	f.StringVar(&r.API.TokenFile, "token-file", kube.TokenFile, "`FILE` with the service account's token")
 	f.StringVar(&r.API.CAFile, "ca-file", kube.CAFile, "`FILE` with the API server's certificate authority")
 	f.StringVar(&r.listen, "listen", ":9992", "`ADDRESS` of /healthz, /readyz and /metrics")
-	f.StringVar(&r.initNames, "init-containers", "mesh-init", "`GLOBS` of names or images of init containers that intercept, by commas")
+	f.StringVar(&r.initNames, "init-containers", "mesh-init,intercept", "`GLOBS` of names or images of init containers that intercept, by commas")
 	f.StringVar(&r.taint, "startup-taint", "", "`KEY` of a taint to take off the node once ready; it needs the right to patch nodes")
 	f.BoolVar(&r.noRepair, "no-repair", false, "do not look at running pods")
 	f.BoolVar(&r.dryRun, "dry-run", false, "say what would be repaired, and repair nothing")

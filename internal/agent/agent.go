@@ -215,8 +215,16 @@ func (a *Agent) record(r cniwire.Record, _ json.RawMessage) {
 	if level.UnmarshalText([]byte(r.Level)) != nil {
 		level = slog.LevelInfo
 	}
-	a.log.LogAttrs(context.Background(), level, r.Message, slog.String("from", cniconf.PluginType), slog.String("command", r.Command), slog.String("result", r.Result),
-		slog.String("reason", r.Reason), slog.String("pod", r.PodNamespace+"/"+r.PodName), slog.Float64("seconds", r.Seconds), slog.String("err", r.Error))
+	attrs := []slog.Attr{slog.String("from", cniconf.PluginType), slog.String("command", r.Command), slog.String("pod", r.PodNamespace+"/"+r.PodName)}
+	for _, each := range [][2]string{{"result", r.Result}, {"reason", r.Reason}, {"err", r.Error}} {
+		if each[1] != "" {
+			attrs = append(attrs, slog.String(each[0], each[1]))
+		}
+	}
+	if r.Result != "" {
+		attrs = append(attrs, slog.Float64("seconds", r.Seconds))
+	}
+	a.log.LogAttrs(context.Background(), level, r.Message, attrs...)
 }
 
 // probeLoop tries an ADD as soon as everything is in place, often until one

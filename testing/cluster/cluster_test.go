@@ -222,6 +222,9 @@ func TestCluster(t *testing.T) {
 		if note := c.event(name, "RulesRepaired"); !strings.Contains(note, "had none of the rules") {
 			t.Error(note)
 		}
+		if out := c.kubectl("describe", "pod", name); !strings.Contains(out, "RulesRepaired") {
+			t.Errorf("kubectl describe has no event: %s", out)
+		}
 		c.intercepted(name, true)
 		if n := c.kubectl("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[*].restartCount}"); n != "0 0" {
 			t.Errorf("%s: restarted %s", name, n)

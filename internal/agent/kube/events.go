@@ -86,6 +86,7 @@ func (e Event) object(node string, now time.Time) *eventsv1.Event {
 		ObjectMeta: metav1.ObjectMeta{Namespace: e.Pod.Namespace, Name: fmt.Sprintf("%.200s.%x", e.Pod.Name, now.UnixNano())},
 		EventTime:  metav1.NewMicroTime(now), ReportingController: Controller, ReportingInstance: node,
 		Action: e.Action, Reason: e.Reason, Type: kind, Note: note,
-		Regarding: corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.Pod.Namespace, Name: e.Pod.Name, UID: uid(e.Pod.UID)},
+		// kubectl describe looks for a static pod's events under kubelet's UID.
+		Regarding: corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.Pod.Namespace, Name: e.Pod.Name, UID: uid(e.Pod.RuntimeUID)},
 	}
 }

@@ -233,6 +233,13 @@ func TestEvents(t *testing.T) {
 	if got.Regarding.UID != "7" || got.Type != "Warning" || got.ReportingController != Controller || len(got.Name) > 253 || !strings.HasSuffix(got.Note, "é…") {
 		t.Errorf("%+v", got)
 	}
+	mirror := about
+	mirror.Annotations = map[string]string{configMirror: "h", configHash: "h"}
+	e.Write(Event{Pod: podOf(&mirror, nil), Action: "a", Reason: "b"})
+	until(t, "the event of a static pod is there", func() bool { return len(s.Events()) == 2 })
+	if got := s.Events()[1]; got.Regarding.UID != "h" {
+		t.Errorf("of a static pod: %+v", got)
+	}
 	s.Away(true)
 	e.Write(Event{Pod: podOf(&about, nil), Action: "a", Reason: "b"})
 	until(t, "it is given up", func() bool { return dropped.Load() == 1 })
