@@ -44,7 +44,7 @@ demo: build ## show interception at work, in namespaces of its own (root)
 deps: ## install the programs that tests run, where they are missing (root)
 	@missing=; \
 	for p in $(PROGRAMS); do \
-		command -v "$${p%%:*}" >/dev/null || missing="$$missing $${p#*:}"; \
+		command -v "$${p%%:*}" >/dev/null || [ -e "$${p%%:*}" ] || missing="$$missing $${p#*:}"; \
 	done; \
 	[ -n "$$missing" ] || exit 0; \
 	why=; \
@@ -71,12 +71,13 @@ test: deps vet ## vet, then run all tests; as root the kernel's, too
 cni: deps ## run the CNI plugin's tests: by hand, through libcni, under containerd
 	go test $(TESTFLAGS) ./cmd/mesh-cni ./internal/cniconf ./internal/cniwire ./podspec ./testing/cni
 
-# Static, stripped, into bin/cluster.
-CLUSTER := CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/bin/cluster/
+# Into bin/cluster. runc is C in part.
+CLUSTER := go build -trimpath -o $(CURDIR)/bin/cluster/
 
+cluster: PROGRAMS += gcc:gcc pkg-config:pkg-config /usr/include/seccomp.h:libseccomp-dev
 cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
-	cd tools/containerd && $(CLUSTER) -ldflags '-s -w' -tags no_btrfs,no_devmapper,no_zfs,no_aufs tool
-	cd tools/kubernetes && $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
+	cd tools/containerd && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
+	cd tools/kubernetes && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -run Containerd ./testing/cni
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./testing/cluster
 

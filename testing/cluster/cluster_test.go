@@ -142,6 +142,23 @@ func (c *cluster) metric(want string) {
 	})
 }
 
+// strip takes the rules of a pod out.
+func (c *cluster) strip(pod string) {
+	c.t.Helper()
+	uid := c.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+	pid, err := c.Output("/bin/sh", "-ec", "grep -l 'pod"+uid+"' /proc/[0-9]*/cgroup | head -n 1 | cut -d / -f 3")
+	if err != nil || pid == "" {
+		c.t.Fatalf("no process of %s: %v", pod, err)
+	}
+	program, err := filepath.Abs("../../bin/mesh-init")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if out, err := c.Output(program, "remove", "--netns", "/proc/"+pid+"/ns/net"); err != nil {
+		c.t.Fatalf("mesh-init remove: %v: %s", err, out)
+	}
+}
+
 func (c *cluster) rollout() {
 	c.t.Helper()
 	c.kubectl("rollout", "status", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--timeout=90s")
@@ -245,6 +262,22 @@ func TestCluster(t *testing.T) {
 	c.metric(`mesh_cni_adds_total{reason="not-annotated",result="skipped"} 1`)
 	c.metric(`mesh_cni_repairs_total{result="repaired"} 2`)
 
+	// The users of a pod with hostUsers: false are others on the node; its rules
+	// know them by the numbers that they have in the pod.
+	c.apply(pod("boxed", "hostUsers: false", meshed...))
+	c.ready("boxed")
+	c.intercepted("boxed", true)
+
+	// Somebody takes rules out.
+	for _, name := range []string{"web", "boxed"} {
+		c.strip(name)
+		if note := c.event(name, "RulesRepaired"); !strings.Contains(note, "had none of the rules") {
+			t.Error(note)
+		}
+		c.intercepted(name, true)
+	}
+	c.metric(`mesh_cni_repairs_total{result="repaired"} 4`)
+
 	// An agent that is replaced leaves no gap.
 	c.kubectl("delete", "pods", "-n", "mesh-system", "-l", "app=mesh-cni-agent", "--wait=false")
 	c.apply(pod("during", "", meshed...))
@@ -269,11 +302,11 @@ func TestCluster(t *testing.T) {
 	c.Halt()
 	c.Boot()
 	c.startKubernetes()
-	for _, name := range []string{"web", "plain", "static-" + nodeName} {
+	for _, name := range []string{"web", "plain", "boxed", "static-" + nodeName} {
 		c.ready(name)
 		c.intercepted(name, name != "plain")
 	}
-	for _, name := range []string{"web", "during", "static-" + nodeName} {
+	for _, name := range []string{"web", "during", "boxed", "static-" + nodeName} {
 		if !c.logged(name, "intercepted") {
 			t.Errorf("after the reboot %s was not intercepted when it started", name)
 		}

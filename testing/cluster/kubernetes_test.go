@@ -35,19 +35,29 @@ type cluster struct {
 	running map[string]*exec.Cmd
 }
 
-// setup is what a kubelet needs of its node. It would set sysctls of the whole
-// machine, and finds files in their place that say what it wants to read.
+// setup is what a kubelet needs of its node: that what it mounts is seen by
+// containerd, and a cgroup.
 const setup = `
-	for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
-		file=/run/sysctl.$(echo "${pair%=*}" | tr / .)
-		echo "${pair#*=}" >"$file"
-		mount --bind "$file" "/proc/sys/${pair%=*}"
-	done
+	mount --make-rshared /
 	if [ -e /sys/fs/cgroup/cgroup.controllers ]; then mkdir -p "/sys/fs/cgroup$CGROUP"; else
 		for hierarchy in /sys/fs/cgroup/*/; do mkdir -p "$hierarchy$CGROUP"; done
 	fi
 	rm -f /etc/resolv.conf; echo nameserver 10.96.0.10 >/etc/resolv.conf
 	mkdir -p "$DISK/static"
+`
+
+// sysctls is kubelet's way to its start: it would set sysctls of the whole
+// machine, and finds files in their place that say what it wants to read. They
+// are in a mount namespace of its own, since a user namespace may mount /proc
+// only where all of it can be seen.
+const sysctls = `
+	mount --make-rprivate /proc
+	for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+		file=/run/sysctl.$(echo "${pair%=*}" | tr / .)
+		echo "${pair#*=}" >"$file"
+		mount --bind "$file" "/proc/sys/${pair%=*}"
+	done
+	exec "$@"
 `
 
 // newCluster starts a cluster. Its node is born with the taint, and its pods
@@ -160,7 +170,11 @@ func (c *cluster) start(name string, args ...string) {
 		c.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := c.Command(c.program, append([]string{name}, args...)...)
+	args = append([]string{c.program, name}, args...)
+	if name == "kubelet" {
+		args = append([]string{"unshare", "--mount", "--propagation", "unchanged", "/bin/sh", "-ec", sysctls, "sh"}, args...)
+	}
+	cmd := c.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := c.Net.Start(cmd, nil); err != nil {
 		c.t.Fatal(err)

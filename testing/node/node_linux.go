@@ -28,7 +28,7 @@ const Image = "localhost/part:1"
 const nameserver = "10.96.0.10"
 
 // Variable names a directory with another containerd than the machine's, its
-// shim, and plugins of the CNI project (make cluster).
+// shim, runc, and plugins of the CNI project (make cluster).
 const Variable = "MESH_TEST_CONTAINERD"
 
 // Options say what a node has.
@@ -71,7 +71,7 @@ func New(t testing.TB, o Options) *Node {
 	t.Helper()
 	netlab.Require(t)
 	n := &Node{t: t, o: o, dir: t.TempDir(), Cgroup: fmt.Sprintf("/mesh-test-%d", os.Getpid())}
-	for _, name := range []string{program("containerd"), "runc", "ctr", cniPlugin("bridge")} {
+	for _, name := range []string{program("containerd"), program("runc"), "ctr", cniPlugin("bridge")} {
 		netlab.RequireProgram(t, name)
 	}
 	n.CRI = newCRI(n.Path("containerd.sock"), n.Cgroup)
