@@ -93,12 +93,23 @@ func parse(args, env []string) (settings, error) {
 		return settings{}, errHelp
 	}
 	if err == nil && f.NArg() > 0 {
-		err = fmt.Errorf("%q is no flag; %s --help lists them", f.Arg(0), f.Name())
+		return settings{}, fmt.Errorf("%q is no flag; %s --help lists them", f.Arg(0), f.Name())
 	}
 	if err != nil {
-		return settings{}, err
+		return settings{}, explain(f, err)
 	}
 	return r.settle(env)
+}
+
+// explain says what to do about an error of package flag.
+func explain(f *flag.FlagSet, err error) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return fmt.Errorf("%w; %s --help lists the flags", err, f.Name())
+	}
+	var names []string
+	f.VisitAll(func(f *flag.Flag) { names = append(names, "--"+f.Name) })
+	return fmt.Errorf("--%s is no flag; %s", name, configtext.Hint("--"+name, names, f.Name()+" --help lists them"))
 }
 
 // settle makes settings of texts.
