@@ -34,13 +34,23 @@ import "fmt"
 func main() { fmt.Println("hello, world") }
 `
 
-// build compiles a Go program as the Makefile does.
+// build compiles a Go program as the Makefile does, and writes it as whoever
+// unpacks an image does: the page cache then holds it in larger pieces than what
+// the linker wrote, and it starts faster.
 func build(b *testing.B, output, source string) {
 	b.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, source)
+	linked := output + ".linked"
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", linked, source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	text, err := os.ReadFile(linked)
+	if err == nil {
+		err = os.WriteFile(output, text, 0o755)
+	}
+	if err != nil {
+		b.Fatal(err)
 	}
 }
 
