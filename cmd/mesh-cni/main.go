@@ -33,24 +33,31 @@ func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 // went into reading the same JSON again.
 func run(command string, stdin io.Reader, stdout io.Writer) int {
 	begun := time.Now()
-	input, err := io.ReadAll(stdin)
-	if command == "DEL" {
-		return 0 // the rules go with the namespace
-	}
-	if err == nil && command == "ADD" && environment() {
-		if result, socket := atOnce(input); result != nil {
-			code := print(stdout, result)
-			leftAlone(begun, socket)
-			return code
+	var err error
+	switch command {
+	case "DEL":
+		// The rules go with the namespace. The runtime is not left with what it
+		// has to say.
+		_, _ = io.Copy(io.Discard, stdin)
+		return 0
+	case "ADD":
+		var input []byte
+		if input, err = io.ReadAll(stdin); err == nil && environment() {
+			if result, socket := atOnce(input); result != nil {
+				code := print(stdout, result)
+				leftAlone(begun, socket)
+				return code
+			}
+		}
+		if err == nil {
+			err = again(input)
+		}
+		if err != nil {
+			err = types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
 		}
 	}
 	p := &plugin{plane: func(t dataplane.Target) plane { return t }}
 	if err == nil {
-		err = again(input)
-	}
-	if err != nil {
-		err = types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
-	} else {
 		err = p.call()
 	}
 	text := p.result

@@ -631,3 +631,21 @@ func TestLog(t *testing.T) {
 		call{command: "ADD", netns: pod.Path(), logs: bad, annotations: meshed}.run(t).passed(t, bad, result("1.0.0"))
 	}
 }
+
+// TestByHand: who runs it in a terminal reads what it is, and is not kept
+// waiting for standard input.
+func TestByHand(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := call{env: map[string]string{"CNI_COMMAND": "-"}}.cmd(ctx)
+	cmd.Stdin = r
+	if o := finish(t, cmd); o.exit != 0 || !strings.Contains(o.stderr, "docs/cni.md") {
+		t.Errorf("%+v", o)
+	}
+}
