@@ -278,6 +278,11 @@ func TestCluster(t *testing.T) {
 	}
 	c.metric(`mesh_cni_repairs_total{result="repaired"} 4`)
 
+	// The owner of the list writes it again, as Calico's does when it restarts.
+	c.write("net.d/10-pods.conflist", list)
+	c.Await("our entry in the list again", func() bool { return strings.Contains(c.list(), "mesh-cni") })
+	c.metric(`mesh_cni_conflist_writes_total{reason="restored"} 1`)
+
 	// An agent that is replaced leaves no gap.
 	c.kubectl("delete", "pods", "-n", "mesh-system", "-l", "app=mesh-cni-agent", "--wait=false")
 	c.apply(pod("during", "", meshed...))
