@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,25 +62,53 @@ func (n netns) do(fn func() error) error {
 	if n.file == nil {
 		return fn()
 	}
-	done := make(chan error)
+	return apart(func() (err error, restored bool) { return n.doLocked(fn) })
+}
+
+// apart runs fn on a goroutine of its own that is locked to its thread, and
+// gives the thread back if fn has restored it; else it ends with the goroutine.
+func apart(fn func() (err error, restored bool)) error {
+	type end struct {
+		err   error
+		panic any
+	}
+	done := make(chan end)
 	go func() {
 		runtime.LockOSThread()
+		var e end
+		restored := true
 		if unix.Gettid() == unix.Getpid() {
 			// The main thread's namespace is what /proc/self shows of the
 			// process, and the runtime cannot end that thread. While it is
 			// locked here, another goroutine runs on another thread.
-			err := n.do(fn)
-			runtime.UnlockOSThread()
-			done <- err
-			return
+			e.err, e.panic = caught(func() error { return apart(fn) })
+		} else {
+			e.err, e.panic = caught(func() (err error) {
+				restored = false
+				err, restored = fn()
+				return err
+			})
 		}
-		err, restored := n.doLocked(fn)
 		if restored {
 			runtime.UnlockOSThread()
-		} // else the thread dies with the goroutine
-		done <- err
+		}
+		done <- e
 	}()
-	return <-done
+	e := <-done
+	if e.panic != nil {
+		panic(e.panic) // where the caller can recover it
+	}
+	return e.err
+}
+
+// caught runs fn and returns what it panics with, and where.
+func caught(fn func() error) (err error, what any) {
+	defer func() {
+		if r := recover(); r != nil {
+			what = fmt.Sprintf("%v\n%s", r, debug.Stack())
+		}
+	}()
+	return fn(), nil
 }
 
 func (n netns) doLocked(fn func() error) (err error, restored bool) {
@@ -100,23 +129,12 @@ func (n netns) doLocked(fn func() error) (err error, restored bool) {
 
 // elsewhere runs fn in a new network namespace, which goes with it.
 func elsewhere(fn func() error) error {
-	done := make(chan error)
-	go func() {
-		// The thread is not given back: it dies with the goroutine.
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			err := elsewhere(fn) // see do
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
+	return apart(func() (err error, restored bool) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make a network namespace to try in: %w", err)
-			return
+			return fmt.Errorf("make a network namespace to try in: %w", err), true
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn(), false
+	})
 }
 
 // lock waits until none of ours writes in the namespace of the calling thread,

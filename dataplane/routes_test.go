@@ -378,6 +378,30 @@ func TestRoutesHalfMade(t *testing.T) {
 	})
 }
 
+// TestRoutesStayWithRules: rules that were written, and then changed by somebody
+// before they were read back, still have the routes that they lead to.
+func TestRoutesStayWithRules(t *testing.T) {
+	needPrograms(t)
+	lab := netlab.NewT(t, netlab.Options{})
+	real, err := exec.LookPath("iptables-legacy-save")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := "#!/bin/sh\nXTABLES_LOCKFILE=/dev/null iptables-legacy -t nat -D OUTPUT -m comment --comment Intercept -j MESH_OUTPUT 2>/dev/null\nexec " + real + " \"$@\"\n"
+	if err := os.WriteFile(dir+"/iptables-legacy-save", []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	got, err := Target{NetNS: lab.Pod.Path(), Backend: BackendIPTablesLegacy}.Apply(tproxy())
+	if err == nil || !strings.Contains(err.Error(), "does not hold what it was given") {
+		t.Errorf("Apply: %+v, %v", got, err)
+	}
+	if families := routed(t, lab.Pod.Path()); families != "-4-6" {
+		t.Errorf("routes of %q", families)
+	}
+}
+
 // killWhileApplying has a process apply configurations in turn, lets it finish
 // some, and kills it a while later.
 func killWhileApplying(t *testing.T, target Target, configs []intercept.Config, finished int, later time.Duration) {

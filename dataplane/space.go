@@ -15,6 +15,8 @@ import (
 
 // backend is what all backends can do.
 type backend interface {
+	// Apply returns an outcome beside an error if the rules were written all the
+	// same, and then did not read as they should.
 	Apply(intercept.Ruleset) (intercept.Outcome, error)
 	Check(intercept.Ruleset) ([]intercept.Difference, error)
 	Remove() (bool, error)
@@ -152,7 +154,10 @@ func (s *space) apply(want Backend, rs intercept.Ruleset) (choice Choice, outcom
 		return choice, "", err
 	}
 	if choice, outcome, err = s.applyRules(want, rs); err != nil {
-		return choice, "", errors.Join(err, undo())
+		if outcome == "" {
+			err = errors.Join(err, undo())
+		} // else there are rules in force that lead to the routes
+		return choice, outcome, err
 	}
 	if _, err = s.removeOthers(choice.Backend); err != nil {
 		return choice, outcome, err

@@ -93,6 +93,8 @@ func Open(o Options) (*Backend, error) {
 //
 // The errors are [intercept.ErrPermission], [intercept.ErrUnsupported],
 // [intercept.ErrForeign] and [intercept.ErrLocked], or others that say what failed.
+// An outcome beside an error says what was written all the same: it then did
+// not read as it should.
 func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 	want := map[intercept.Family]program{}
 	for _, f := range families {
@@ -121,10 +123,7 @@ func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 		again, err = s.apply(want)
 		outcome = cmp.Or(outcome, again)
 	}
-	if err != nil {
-		return "", err
-	}
-	return outcome, nil
+	return outcome, err
 }
 
 var (
@@ -214,7 +213,7 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 	}
 	// What a family no longer needs goes last.
 	if err := tidy(); err != nil {
-		return "", err
+		return outcome, err
 	}
 	return outcome, s.verify(want)
 }

@@ -50,8 +50,8 @@ const maxAttempts = 100
 // their counters go on. It reads back what it wrote.
 //
 // The errors are [intercept.ErrPermission], [intercept.ErrUnsupported] and
-// [intercept.ErrForeign], or others that
-// say what failed.
+// [intercept.ErrForeign], or others that say what failed. An outcome beside an
+// error says what was written all the same: it then did not read as it should.
 func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 	lay := oneTable
 	if b.only != nil {
@@ -373,6 +373,8 @@ func explain(err error, attempted string) error {
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, intercept.ErrPermission, err)
+	case errors.Is(err, unix.EMSGSIZE):
+		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, intercept.ErrUnsupported, err)
 	}

@@ -195,7 +195,7 @@ func (b *Backend) commit(t *batch, generation uint32) error {
 		switch {
 		case errors.As(err, &op) && op.Sequence != 0:
 			seq = op.Sequence
-			if failure == nil && int(seq-first) < len(sent) {
+			if failure == nil && seq-first < uint32(len(sent)) {
 				failure = &messageError{uint16(sent[seq-first].Header.Type), op.Err}
 			}
 		case err != nil:

@@ -30,8 +30,10 @@ const (
 	RuntimeClass = "runtime-class"
 )
 
-// The values of the annotation [Init].
-const initContainer = "container"
+const (
+	initContainer = "container" // the value of Init
+	strict        = "strict"    // a value of Enabled
+)
 
 // Reason says why a pod is intercepted, or why not, in a word or two.
 type Reason string
@@ -120,6 +122,29 @@ func Read(annotations map[string]string, o Options) (Spec, error) {
 	return r.read()
 }
 
+// Declined returns [Disabled] or [InitContainer] if annotations say that the pod
+// is not to be intercepted, or "". Nothing else of them is read.
+func Declined(annotations map[string]string, under string) Reason {
+	switch {
+	case annotations[prefix(under)+"/"+Enabled] == "false":
+		return Disabled
+	case annotations[prefix(under)+"/"+Init] == initContainer:
+		return InitContainer
+	}
+	return ""
+}
+
+// MayAsk reports whether any annotation, of whatever prefix, is one that asks
+// for interception: for who does not know the prefix.
+func MayAsk(annotations map[string]string) bool {
+	for name, value := range annotations {
+		if strings.HasSuffix(name, "/"+Enabled) && (value == "true" || value == strict) {
+			return true
+		}
+	}
+	return false
+}
+
 // Mentioned reports whether any annotation stands under the prefix.
 func Mentioned(annotations map[string]string, under string) bool {
 	for name := range annotations {
@@ -180,17 +205,14 @@ func (r *reader) read() (Spec, error) {
 	if !Mentioned(r.all, r.prefix) {
 		return Spec{Reason: NotAnnotated}, nil
 	}
-	enabled, given := r.get(Enabled)
-	if enabled == "false" {
-		return Spec{Reason: Disabled}, nil
+	if reason := Declined(r.all, r.prefix); reason != "" {
+		return Spec{Reason: reason}, nil
 	}
+	enabled, given := r.get(Enabled)
 	if by, ok := r.get(Init); ok {
-		if by == initContainer {
-			return Spec{Reason: InitContainer}, nil
-		}
 		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts", by, initContainer))
 	}
-	spec := Spec{Reason: Asked, Strict: enabled == "strict"}
+	spec := Spec{Reason: Asked, Strict: enabled == strict}
 	switch {
 	case !given:
 		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q", r.first(), "true", "false"))

@@ -1,57 +1,63 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
+	"io"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
-
-	"github.com/mesh-intercept/intercept/internal/cniconf"
-	"github.com/mesh-intercept/intercept/podspec"
+	"github.com/containernetworking/cni/pkg/utils"
+	"golang.org/x/sys/unix"
 )
 
-// glance is the little of standard input that tells most pods to be not ours.
-type glance struct {
-	CNIVersion    string          `json:"cniVersion"`
-	PrevResult    json.RawMessage `json:"prevResult"`
-	RuntimeConfig struct {
-		// Nil: the runtime gave none.
-		Annotations *map[string]string `json:"io.kubernetes.cri.pod-annotations"`
-	} `json:"runtimeConfig"`
-	AnnotationPrefix string `json:"annotationPrefix"`
-	AgentSocket      string `json:"agentSocket"`
-	LogLevel         string `json:"logLevel"`
-}
-
-// atOnce returns the result of an ADD of a pod that has no annotation of ours,
-// and the socket of the agent that counts it, if there is one. The result is nil
-// if there is more to think about.
-func atOnce(stdin []byte) (result []byte, socket string) {
-	if bytes.Contains(stdin, []byte(`"`+podspec.DefaultPrefix+`/`)) {
-		return nil, "" // most likely there is: to look twice would take longer
+// atOnce answers an ADD of a pod that is not ours, and reports whether it did.
+// What is amiss with the call or the entry, and what a pod asks for, is left to
+// skel and the long way. They come to the same.
+func (p *plugin) atOnce(stdin []byte) bool {
+	args := &skel.CmdArgs{
+		ContainerID: os.Getenv("CNI_CONTAINERID"), Netns: os.Getenv("CNI_NETNS"), IfName: os.Getenv("CNI_IFNAME"),
+		Args: os.Getenv("CNI_ARGS"), Path: os.Getenv("CNI_PATH"), StdinData: stdin,
 	}
-	var g glance
-	switch {
-	case json.Unmarshal(stdin, &g) != nil, !slices.Contains(versions(), g.CNIVersion), g.RuntimeConfig.Annotations == nil, g.LogLevel == "debug",
-		podspec.Mentioned(*g.RuntimeConfig.Annotations, g.AnnotationPrefix), len(g.PrevResult) == 0, g.PrevResult[0] != '{':
-		return nil, ""
+	in, err := readInput(args)
+	if err != nil || in.confErr != nil || in.err != nil || !complete(args, in) || in.prevResult == nil {
+		return false
 	}
-	result, err := input{cniVersion: g.CNIVersion, prevResult: g.PrevResult}.passed()
+	why := in.exempt()
+	if why == "" && in.unmentioned() {
+		why = notAnnotated
+	}
+	if why == "" {
+		return false
+	}
+	result, err := in.passed()
 	if err != nil {
-		return nil, ""
+		return false
 	}
-	return result, g.AgentSocket
+	p.cniVersion, p.result = in.cniVersion, result
+	p.left = func() { report{in: in, command: "ADD", begun: p.begun}.skip(why) }
+	return true
 }
 
-// leftAlone tells the agent, if there is one, of a pod that atOnce passed on.
-func leftAlone(begun time.Time, socket string) {
-	if socket == "" {
-		return
+// complete reports whether skel would find nothing amiss with a call.
+func complete(args *skel.CmdArgs, in input) bool {
+	return args.Netns != "" && args.Path != "" && slices.Contains(versions(), in.cniVersion) &&
+		utils.ValidateContainerID(args.ContainerID) == nil && utils.ValidateInterfaceName(args.IfName) == nil && utils.ValidateNetworkName(in.network) == nil
+}
+
+// again makes standard input what was read of it: skel takes it from nowhere
+// else.
+func again(input []byte) error {
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
 	}
-	pod := podOf(&skel.CmdArgs{ContainerID: os.Getenv("CNI_CONTAINERID"), Args: os.Getenv("CNI_ARGS")})
-	report{in: input{pod: pod, conf: cniconf.Conf{AgentSocket: socket}}, command: "ADD", begun: begun}.skip(context.Background(), notAnnotated)
+	file := os.NewFile(uintptr(fd), "stdin")
+	if _, err := file.Write(input); err != nil {
+		return err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	os.Stdin = file
+	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -33,7 +32,7 @@ func (in input) target() dataplane.Target {
 // add puts the rules of a pod in force, if it asks for any, and passes on what
 // the plugins before have made of the pod.
 func (p *plugin) add(args *skel.CmdArgs) error {
-	begun, ctx := time.Now(), context.Background()
+	ctx := context.Background()
 	// Afterwards skel would refuse a pod that shares the plugin's namespace. It
 	// is left alone here, and to compare namespaces again takes a tenth of the
 	// time of a pod that is not ours.
@@ -47,27 +46,27 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return failed(in.who(), err)
 	}
-	r := report{in: in, command: "ADD", begun: begun}
+	r := report{in: in, command: "ADD", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		// It reads back what it wrote, and fails if that is not there.
 		r.applied, err = p.plane(in.target()).Apply(v.spec.Config)
 		if errors.Is(err, dataplane.ErrHostNetNS) {
-			v, err = verdict{skip: "host-network"}, nil
+			v, err = verdict{skip: hostNetwork}, nil
 		}
 		// A mistake of the pod's is not the node's failure.
 		v.lenient = !v.strict
 	}
 	switch {
 	case err == nil && v.skip != "":
-		r.skip(ctx, v.skip)
+		r.skip(v.skip)
 	case err == nil:
-		r.intercepted(ctx)
+		r.intercepted()
 	case v.lenient && in.conf.FailurePolicy == cniconf.PolicyAllow:
-		r.allowed(ctx, failed(in.who(), err))
+		r.allowed(failed(in.who(), err))
 	default:
 		e := failed(in.who(), err)
-		r.failed(ctx, e)
+		r.failed(e)
 		return e
 	}
 	p.result = result
@@ -91,30 +90,33 @@ func drift(all []intercept.Difference) error {
 
 // check compares the kernel with what the pod asks for.
 func (p *plugin) check(args *skel.CmdArgs) error {
-	begun, ctx := time.Now(), context.Background()
+	ctx := context.Background()
 	in, err := readInput(args)
 	p.cniVersion = in.cniVersion
 	if err != nil {
 		return failed(in.who(), err)
 	}
-	r := report{in: in, command: "CHECK", begun: begun}
+	r := report{in: in, command: "CHECK", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		var differences []intercept.Difference
 		differences, err = p.plane(in.target()).Check(v.spec.Config)
-		if err == nil {
+		switch {
+		case errors.Is(err, dataplane.ErrHostNetNS):
+			v, err = verdict{skip: hostNetwork}, nil
+		case err == nil:
 			err = drift(differences)
 		}
 	}
 	if err == nil {
-		r.ok(ctx, v.skip)
+		r.ok(v.skip)
 		return nil
 	}
 	e := failed(in.who(), err)
 	if _, statErr := os.Stat(in.netns); errors.Is(err, dataplane.ErrNotNetNS) && errors.Is(statErr, fs.ErrNotExist) {
 		e.Code = types.ErrUnknownContainer
 	}
-	r.failed(ctx, e)
+	r.failed(e)
 	return e
 }
 
@@ -122,7 +124,7 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 // work. It tries the rules in the node's own namespace, in a transaction that
 // is not committed.
 func (p *plugin) status(args *skel.CmdArgs) error {
-	begun, ctx := time.Now(), context.Background()
+	ctx := context.Background()
 	in, err := readInput(args)
 	p.cniVersion = in.cniVersion
 	if err == nil {
@@ -131,11 +133,11 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	if err != nil {
 		return failed("the entry of mesh-cni", err)
 	}
-	r := report{in: in, command: "STATUS", begun: begun}
+	r := report{in: in, command: "STATUS", begun: p.begun}
 	what := "backend " + string(in.conf.Backend)
 	host := in.target()
 	host.NetNS, host.AllowHostNetNS = "", true
-	_, err = p.plane(host).Check(in.conf.Defaults)
+	_, err = p.plane(host).Check(in.conf.WithoutPod())
 	if errors.Is(err, intercept.ErrNotIntercepted) {
 		err = nil
 	}
@@ -143,12 +145,12 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 		what, err = "the node's agent", in.reachAgent(ctx)
 	}
 	if err == nil {
-		r.ok(ctx, "")
+		r.ok("")
 		return nil
 	}
 	e := failed(what, err)
 	e.Code = codeUnavailable
-	r.failed(ctx, e)
+	r.failed(e)
 	return e
 }
 

@@ -14,13 +14,17 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types/create"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/podspec"
 )
 
 // input is what the runtime says in one call.
 type input struct {
 	cniVersion string
+	network    string // the list's name
 	netns      string
 	pod        cniwire.Pod
 	prevResult json.RawMessage // nil: there is none
@@ -31,8 +35,11 @@ type input struct {
 	conf        cniconf.Conf
 	// confErr is what is wrong with the entry. It fails no pod that is not ours.
 	confErr error
-	// err is what is wrong with what the runtime says.
+	// err is what is wrong with the annotations that the runtime gives.
 	err error
+	// serversErr is what is wrong with the name servers that it gives, which
+	// few pods ask for.
+	serversErr error
 }
 
 // readInput takes apart what skel has read. It returns an error for what no
@@ -44,7 +51,7 @@ func readInput(args *skel.CmdArgs) (input, error) {
 		return in, fmt.Errorf("standard input: %w: %w", errDecode, err)
 	}
 	in.conf, in.confErr = cniconf.Read(fields)
-	if err := decode(fields, "cniVersion", &in.cniVersion); err != nil {
+	if err := errors.Join(decode(fields, "cniVersion", &in.cniVersion), decode(fields, "name", &in.network)); err != nil {
 		return in, err
 	}
 	if raw, ok := fields["prevResult"]; ok && !isNull(raw) {
@@ -53,37 +60,25 @@ func readInput(args *skel.CmdArgs) (input, error) {
 			return in, fmt.Errorf("prevResult: %w: it is no object", errDecode)
 		}
 	}
-	in.err = in.readRuntimeConfig(fields)
+	in.readRuntimeConfig(fields)
 	return in, nil
 }
 
 // readRuntimeConfig reads what the runtime says for declared capabilities.
-func (in *input) readRuntimeConfig(fields map[string]json.RawMessage) error {
+func (in *input) readRuntimeConfig(fields map[string]json.RawMessage) {
 	var config map[string]json.RawMessage
-	if err := decode(fields, "runtimeConfig", &config); err != nil {
-		return err
+	if in.err = decode(fields, "runtimeConfig", &config); in.err != nil {
+		return
 	}
-	var errs []error
 	if _, in.annotated = config[cniconf.AnnotationsCapability]; in.annotated {
-		if err := decode(config, cniconf.AnnotationsCapability, &in.annotations); err != nil {
-			errs = append(errs, fmt.Errorf("runtimeConfig: %w", err))
-		}
+		in.err = decode(config, cniconf.AnnotationsCapability, &in.annotations)
 	}
 	var dns struct {
 		Servers []string `json:"servers"`
 	}
-	if err := decode(config, "dns", &dns); err != nil {
-		errs = append(errs, fmt.Errorf("runtimeConfig: %w", err))
-	}
-	for _, s := range dns.Servers {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("runtimeConfig: dns: %w: %q is not an address", errDecode, s))
-			continue
-		}
-		in.nameservers = append(in.nameservers, a)
-	}
-	return errors.Join(errs...)
+	in.serversErr = decode(config, "dns", &dns)
+	// The runtime has them from a resolv.conf, and they are read as there.
+	in.nameservers = intercept.ParseResolvConf("nameserver " + strings.Join(dns.Servers, "\nnameserver "))
 }
 
 func decode(fields map[string]json.RawMessage, name string, to any) error {
@@ -138,6 +133,25 @@ func (in input) exempt() string {
 		return "agent"
 	}
 	return ""
+}
+
+// unmentioned reports whether the runtime gave annotations, and none of them is
+// ours.
+func (in input) unmentioned() bool {
+	return in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix)
+}
+
+// strange reports whether the entry does not say well what our annotations begin
+// with, and the pod has one that may be ours.
+func (in input) strange() bool {
+	for _, err := range configtext.Flatten(in.confErr) {
+		const field = "annotationPrefix"
+		var e *cniconf.Error
+		if errors.As(err, &e) && (e.Field == field || e.Unknown && configtext.Hint(e.Field, []string{field}, "") != "") {
+			return podspec.MayAsk(in.annotations)
+		}
+	}
+	return false
 }
 
 // ownNetNS reports whether CNI_NETNS is the plugin's own namespace: the pod

@@ -15,7 +15,6 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/dataplane"
 )
@@ -32,7 +31,7 @@ func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 // be removed; and an ADD of a pod that is not ours, for which half of the time
 // went into reading the same JSON again.
 func run(command string, stdin io.Reader, stdout io.Writer) int {
-	begun := time.Now()
+	p := &plugin{plane: func(t dataplane.Target) plane { return t }, begun: time.Now()}
 	var err error
 	switch command {
 	case "DEL":
@@ -41,72 +40,40 @@ func run(command string, stdin io.Reader, stdout io.Writer) int {
 		_, _ = io.Copy(io.Discard, stdin)
 		return 0
 	case "ADD":
-		var input []byte
-		if input, err = io.ReadAll(stdin); err == nil && environment() {
-			if result, socket := atOnce(input); result != nil {
-				code := print(stdout, result)
-				leftAlone(begun, socket)
-				return code
-			}
-		}
-		if err == nil {
-			err = again(input)
-		}
-		if err != nil {
-			err = types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
-		}
-	}
-	p := &plugin{plane: func(t dataplane.Target) plane { return t }}
-	if err == nil {
+		err = p.addFrom(stdin)
+	default:
 		err = p.call()
 	}
 	text := p.result
 	if text == nil && err != nil {
 		text = p.failure(err)
 	}
-	code := print(stdout, text)
-	if p.result == nil && err != nil {
+	if _, ioErr := stdout.Write(text); ioErr != nil {
+		fmt.Fprintln(os.Stderr, "mesh-cni: the result could not be written:", ioErr)
 		return 1
 	}
-	return code
-}
-
-// print writes what the runtime reads.
-func print(stdout io.Writer, text []byte) (code int) {
-	if _, err := stdout.Write(text); err != nil {
-		fmt.Fprintln(os.Stderr, "mesh-cni: the result could not be written:", err)
+	if p.left != nil {
+		p.left()
+	}
+	if p.result == nil && err != nil {
 		return 1
 	}
 	return 0
 }
 
-// environment reports whether there are the variables without which skel
-// answers an ADD with an error.
-func environment() bool {
-	for _, name := range []string{"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"} {
-		if os.Getenv(name) == "" {
-			return false
+// addFrom is an ADD with what there is to read.
+func (p *plugin) addFrom(stdin io.Reader) error {
+	input, err := io.ReadAll(stdin)
+	if err == nil {
+		if p.atOnce(input) {
+			return nil
 		}
+		err = again(input)
 	}
-	return true
-}
-
-// again makes standard input what was read of it: skel takes it from nowhere
-// else.
-func again(input []byte) error {
-	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
 	if err != nil {
-		return err
+		return types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
 	}
-	file := os.NewFile(uintptr(fd), "stdin")
-	if _, err := file.Write(input); err != nil {
-		return err
-	}
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	os.Stdin = file
-	return nil
+	return p.call()
 }
 
 // plugin is one call.
@@ -116,6 +83,10 @@ type plugin struct {
 	cniVersion string
 	// result is what goes to standard output in the end, or nil.
 	result []byte
+	begun  time.Time
+	// left says of a pod that was passed on at once that it was. Nil: there is
+	// none.
+	left func()
 }
 
 // call lets skel read the environment and standard input and runs the command.

@@ -107,13 +107,17 @@ func TestAdd(t *testing.T) {
 
 // TestAtOnce: the short way and the long one come to the same.
 func TestAtOnce(t *testing.T) {
+	called(t)
+	done := 0
 	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`, `{"intercept.mesh\/enabled":"true"}`, `{"\u0069ntercept.mesh/enabled":"true"}`} {
-		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`, `,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`} {
+		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`, `,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`, `,"typo":1`, `,"annotationPrefx":"x.y"`, `,"AnnotationPrefix":"x.y"`} {
 			stdin := entry(annotations, more)
-			short, _ := atOnce([]byte(stdin))
-			if short == nil {
+			var p plugin
+			if !p.atOnce([]byte(stdin)) {
 				continue
 			}
+			done++
+			short := p.result
 			in, err := readInput(cmdArgs(stdin))
 			if err != nil {
 				t.Errorf("%s: %v", stdin, err)
@@ -125,6 +129,89 @@ func TestAtOnce(t *testing.T) {
 				t.Errorf("%s: at once %s, else %+v, %v, %s, %v", stdin, short, v, err, long, perr)
 			}
 		}
+	}
+	if done < 8 {
+		t.Errorf("%d pods were passed on at once", done)
+	}
+	// What skel has to say is left to it.
+	for name, value := range map[string]string{"CNI_CONTAINERID": "../x", "CNI_IFNAME": "a/b", "CNI_NETNS": "", "CNI_PATH": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			if (&plugin{}).atOnce([]byte(entry(`{}`, ""))) {
+				t.Errorf("with %q", value)
+			}
+		})
+	}
+	if (&plugin{}).atOnce([]byte(strings.Replace(entry(`{}`, ""), `"name":"n"`, `"name":"n n"`, 1))) {
+		t.Error("with a bad name of the network")
+	}
+}
+
+// called sets the variables of a call, of the pod that cmdArgs has.
+func called(t testing.TB) {
+	t.Helper()
+	for name, value := range map[string]string{"CNI_CONTAINERID": "c", "CNI_NETNS": "/gone", "CNI_IFNAME": "eth0", "CNI_PATH": "/x", "CNI_ARGS": "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web"} {
+		t.Setenv(name, value)
+	}
+}
+
+// TestJudge: what is wrong with the entry or with what the runtime says fails
+// those pods alone that it can matter to.
+func TestJudge(t *testing.T) {
+	const no, byInit = `{"intercept.mesh/enabled":"false"}`, `{"intercept.mesh/enabled":"true","intercept.mesh/init":"container"}`
+	const other, strange = `{"a/b":"true","a/enabled":"perhaps"}`, `{"mesh.example/enabled":"strict"}`
+	servers := func(annotations, list string) string {
+		return strings.Replace(entry(annotations, ""), `"runtimeConfig":{`, `"runtimeConfig":{"dns":{"servers":`+list+`},`, 1)
+	}
+	for name, tt := range map[string]struct {
+		stdin, skip string // "": it fails
+	}{
+		"disabled, a broken entry":              {entry(no, `,"typo":1`), "disabled"},
+		"an init container, a broken entry":     {entry(byInit, `,"typo":1`), "init-container"},
+		"asks, a broken entry":                  {entry(asks, `,"typo":1`), ""},
+		"another prefix, misspelt":              {entry(strange, `,"annotationPrefx":"mesh.example"`), ""},
+		"another prefix, in capitals":           {entry(strange, `,"annotationprefix":"mesh.example"`), ""},
+		"another prefix, invalid":               {entry(strange, `,"annotationPrefix":"Mesh.example"`), ""},
+		"not ours, another prefix, misspelt":    {entry(other, `,"annotationPrefx":"mesh.example"`), "not-annotated"},
+		"another's, nothing wrong":              {entry(strange, ""), "not-annotated"},
+		"another's, something else wrong":       {entry(strange, `,"typo":1`), "not-annotated"},
+		"not ours, a malformed server":          {servers(other, `["010.0.0.1"]`), "not-annotated"},
+		"not ours, servers that are no list":    {servers(other, `5`), "not-annotated"},
+		"disabled, annotations that are broken": {entry(`{"intercept.mesh/enabled":5}`, ""), ""},
+	} {
+		in, err := readInput(cmdArgs(tt.stdin))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		v, err := in.judge(t.Context())
+		if v.skip != tt.skip || (err == nil) != (tt.skip != "") {
+			t.Errorf("%s: %+v, %v", name, v, err)
+		}
+	}
+	// Name servers are those of a resolv.conf, and read as mesh-init reads it.
+	const resolv = `{"intercept.mesh/enabled":"true","intercept.mesh/dns":"resolvconf"}`
+	in, err := readInput(cmdArgs(servers(resolv, `["10.0.0.1","fe80::1%eth0","::ffff:10.0.0.1","0.0.0.0","010.0.0.1"]`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := in.judge(t.Context())
+	if got := fmt.Sprint(v.spec.Config.DNS.Servers); err != nil || got != "[10.0.0.1 fe80::1]" {
+		t.Errorf("name servers %s, %v", got, err)
+	}
+}
+
+// TestPanic: a bug is an error that the runtime can read.
+func TestPanic(t *testing.T) {
+	called(t)
+	t.Setenv("CNI_COMMAND", "ADD")
+	if err := again([]byte(entry(asks, ""))); err != nil {
+		t.Fatal(err)
+	}
+	p := &plugin{plane: func(dataplane.Target) plane { panic("oh") }}
+	var e *types.Error
+	if err := p.call(); !errors.As(err, &e) || e.Code != types.ErrInternal || !strings.Contains(e.Msg, "oh") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -191,11 +278,12 @@ func FuzzReadInput(f *testing.F) {
 	f.Add(entry(`{"a":"b"}`, `,"defaults":{"dns":{"mode":"all"}},"agentTimeout":"1s"`), "IgnoreUnknown=1;;=;x")
 	f.Add(`{"prevResult":{"cniVersion":"0.3.1"},"cniVersion":"1.1.0"}`, "")
 	f.Add(`[]`, "")
+	called(f)
 	f.Fuzz(func(t *testing.T, stdin, args string) {
 		a := cmdArgs(stdin)
 		a.Args = args
-		if short, _ := atOnce(a.StdinData); short != nil && !json.Valid(short) {
-			t.Fatalf("%s", short)
+		if p := new(plugin); p.atOnce(a.StdinData) && !json.Valid(p.result) {
+			t.Fatalf("%s", p.result)
 		}
 		in, err := readInput(a)
 		if err != nil {

@@ -21,46 +21,46 @@ type report struct {
 	applied dataplane.Result
 }
 
-func (r report) intercepted(ctx context.Context) {
-	r.write(ctx, slog.LevelInfo, "intercepted: "+r.applied.Reason, cniwire.ResultIntercepted, "enabled",
+func (r report) intercepted() {
+	r.write(slog.LevelInfo, "intercepted: "+r.applied.Reason, cniwire.ResultIntercepted, "enabled",
 		slog.String("backend", string(r.applied.Backend)), slog.String("outcome", string(r.applied.Outcome)))
 	for _, warning := range r.applied.Warnings {
-		r.write(ctx, slog.LevelWarn, warning, "", "")
+		r.write(slog.LevelWarn, warning, "", "")
 	}
 }
 
 // skip is of a pod left alone, which is not worth a line, unless the entry is
 // broken: then the next pod may fail.
-func (r report) skip(ctx context.Context, why string) {
+func (r report) skip(why string) {
 	if r.in.confErr != nil {
-		r.write(ctx, slog.LevelError, "left alone, but a pod that asks for interception would fail: "+sentence(r.in.confErr), cniwire.ResultSkipped, why)
+		r.write(slog.LevelError, "left alone, but a pod that asks for interception would fail: "+sentence(r.in.confErr), cniwire.ResultSkipped, why)
 		return
 	}
-	r.write(ctx, slog.LevelDebug, "left alone", cniwire.ResultSkipped, why)
+	r.write(slog.LevelDebug, "left alone", cniwire.ResultSkipped, why)
 }
 
-func (r report) ok(ctx context.Context, why string) {
+func (r report) ok(why string) {
 	result := cniwire.ResultOK
 	if why != "" {
 		result = cniwire.ResultSkipped
 	}
-	r.write(ctx, slog.LevelDebug, "ok", result, why)
+	r.write(slog.LevelDebug, "ok", result, why)
 }
 
-func (r report) allowed(ctx context.Context, e *types.Error) {
-	r.write(ctx, slog.LevelError, "not intercepted, and let through by failurePolicy allow", cniwire.ResultAllowed, reasonOf(e.Code),
+func (r report) allowed(e *types.Error) {
+	r.write(slog.LevelError, "not intercepted, and let through by failurePolicy allow", cniwire.ResultAllowed, reasonOf(e.Code),
 		slog.Uint64("code", uint64(e.Code)), slog.String("error", e.Msg))
 }
 
-func (r report) failed(ctx context.Context, e *types.Error) {
-	r.write(ctx, slog.LevelError, "failed", cniwire.ResultFailed, reasonOf(e.Code),
+func (r report) failed(e *types.Error) {
+	r.write(slog.LevelError, "failed", cniwire.ResultFailed, reasonOf(e.Code),
 		slog.Uint64("code", uint64(e.Code)), slog.String("error", e.Msg))
 }
 
 // write makes one line and hands it to the file and the agent. That they do
 // not take it fails no pod. The agent counts how calls end, and is told of each,
 // also of those that the file is too coarse for.
-func (r report) write(ctx context.Context, level slog.Level, message, result, reason string, attrs ...slog.Attr) {
+func (r report) write(level slog.Level, message, result, reason string, attrs ...slog.Attr) {
 	to := sinks{r.in.conf.LogFile, r.in.conf.LogMaxSize, r.in.conf.AgentSocket}
 	var least slog.Level
 	if least.UnmarshalText([]byte(r.in.conf.LogLevel)) != nil || level < least {
@@ -92,7 +92,7 @@ func (r report) write(ctx context.Context, level slog.Level, message, result, re
 	// not be read.
 	record := slog.NewRecord(time.Now().UTC(), level, message, 0)
 	record.AddAttrs(attrs...)
-	_ = slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level}).Handle(ctx, record)
+	_ = slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level}).Handle(context.Background(), record)
 }
 
 // sinks take each line.

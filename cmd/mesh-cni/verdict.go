@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/cniconf"
@@ -22,8 +23,11 @@ type verdict struct {
 	lenient bool
 }
 
-// notAnnotated is why most pods are left alone.
-const notAnnotated = "not-annotated"
+// Why pods are left alone.
+const (
+	notAnnotated = "not-annotated"
+	hostNetwork  = "host-network"
+)
 
 // judge decides from what the runtime says, and what the agent says where that
 // does not suffice. Whatever can be told without looking at the entry comes
@@ -32,14 +36,20 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 	if why := in.exempt(); why != "" {
 		return verdict{skip: why}, nil
 	}
-	if in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix) {
+	if in.unmentioned() {
+		if in.strange() {
+			return verdict{lenient: true}, in.confErr
+		}
 		return verdict{skip: notAnnotated}, nil
 	}
 	if in.ownNetNS() {
-		return verdict{skip: "host-network"}, nil
+		return verdict{skip: hostNetwork}, nil
 	}
 	if !in.annotated && !in.named() {
 		return verdict{skip: "no-pod"}, nil
+	}
+	if reason := podspec.Declined(in.annotations, in.conf.AnnotationPrefix); reason != "" {
+		return verdict{skip: skipOf(reason)}, nil
 	}
 	if err := errors.Join(in.confErr, in.err); err != nil {
 		strict := in.annotations[in.conf.AnnotationPrefix+"/"+podspec.Enabled] == "strict"
@@ -53,7 +63,7 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		}
 		switch {
 		case facts.HostNetwork:
-			return verdict{skip: "host-network"}, nil
+			return verdict{skip: hostNetwork}, nil
 		case facts.InitContainer:
 			return verdict{skip: "init-container"}, nil
 		}
@@ -62,16 +72,10 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		Prefix: in.conf.AnnotationPrefix, Defaults: in.conf.Defaults, Nameservers: in.nameservers,
 	})
 	if err != nil {
-		return verdict{}, err
+		return verdict{}, errors.Join(err, in.serversErr)
 	}
-	switch spec.Reason {
-	case podspec.NotAnnotated:
-		return verdict{skip: notAnnotated}, nil
-	case podspec.Disabled:
-		return verdict{skip: "disabled"}, nil
-	case podspec.InitContainer:
-		return verdict{skip: "init-container"}, nil
-	case podspec.Asked:
+	if spec.Reason != podspec.Asked {
+		return verdict{skip: skipOf(spec.Reason)}, nil
 	}
 	if in.annotated && in.named() && in.conf.AgentSocket != "" {
 		facts.RuntimeClass = in.runtimeClass(ctx)
@@ -112,3 +116,6 @@ func (in input) runtimeClass(ctx context.Context) string {
 	}
 	return facts.RuntimeClass
 }
+
+// skipOf is a word for why a pod asks for nothing.
+func skipOf(r podspec.Reason) string { return strings.ReplaceAll(string(r), " ", "-") }

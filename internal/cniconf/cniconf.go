@@ -341,13 +341,20 @@ func setDefaults(to *intercept.Config, raw json.RawMessage) error {
 	if _, err := node.Into(&c); err != nil {
 		return err
 	}
-	judged := c
-	if judged.DNS.Mode == intercept.DNSResolvConf && len(judged.DNS.Servers) == 0 {
-		judged.DNS.Mode = intercept.DNSAll
-	}
-	if err := judged.Validate(); err != nil {
+	if err := withoutPod(c).Validate(); err != nil {
 		return err
 	}
 	*to = c
 	return nil
+}
+
+// WithoutPod is Defaults as far as it can be judged, and tried, without a pod:
+// all lookups stand for those to name servers that only a pod has.
+func (c Conf) WithoutPod() intercept.Config { return withoutPod(c.Defaults) }
+
+func withoutPod(c intercept.Config) intercept.Config {
+	if c.DNS.Mode == intercept.DNSResolvConf && len(c.DNS.Servers) == 0 {
+		c.DNS.Mode = intercept.DNSAll
+	}
+	return c
 }

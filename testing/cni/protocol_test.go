@@ -429,6 +429,8 @@ func TestOtherCommands(t *testing.T) {
 	gc := map[string]string{"cni.dev/valid-attachments": `[{"containerID":"a","ifname":"eth0"}]`, "cni.dev/attachments": "[]"}
 	call{command: "GC", version: "1.1.0", entry: gc}.run(t).passed(t, "GC", "")
 	call{command: "STATUS", version: "1.1.0"}.run(t).passed(t, "STATUS", "")
+	// Each pod brings its name servers.
+	call{command: "STATUS", version: "1.1.0", entry: map[string]string{"defaults": `{"dns":{"mode":"resolvconf"}}`}}.run(t).passed(t, "STATUS with defaults that want a pod", "")
 	socket := agent(t, cniwire.Server{})
 	call{command: "STATUS", version: "1.1.0", entry: map[string]string{"capabilities": "{}", "agentSocket": `"` + socket + `"`}}.run(t).passed(t, "STATUS with an agent", "")
 	cmd := call{}.cmd(t.Context())
