@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,7 @@ func TestManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		object, ok := map[string]any{
-			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings,
+			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings, "ResourceQuota": &corev1.ResourceQuota{},
 			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
 		}[kind.Kind]
 		if !ok {
@@ -43,13 +44,18 @@ func TestManifest(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(settings.Data["plugin.json"]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"run"}
-	for _, a := range container.Args {
-		args = append(args, strings.NewReplacer("/etc/mesh-cni/plugin.json", conf, "$(NODE_IP)", "192.0.2.10").Replace(a))
-	}
-	s, err := parse(args, []string{"NODE_NAME=node-1"})
-	if err != nil || !s.KeepOnExit || s.Node != "node-1" {
-		t.Errorf("%v: %+v", err, s)
+	for _, ip := range []string{"192.0.2.10", "2001:db8::10"} {
+		args := []string{"run"}
+		for _, a := range container.Args {
+			args = append(args, strings.NewReplacer("/etc/mesh-cni/plugin.json", conf, "$(NODE_IP)", ip).Replace(a))
+		}
+		s, err := parse(args, []string{"NODE_NAME=node-1"})
+		if err != nil || !s.KeepOnExit || s.Node != "node-1" {
+			t.Errorf("%v: %+v", err, s)
+		}
+		if host, port, err := net.SplitHostPort(s.Listen); err != nil || host != ip || port != "9992" {
+			t.Errorf("listen at %q, %v", s.Listen, err)
+		}
 	}
 	if container.Command[0] != "/mesh-cni-agent" {
 		t.Errorf("command %q", container.Command)

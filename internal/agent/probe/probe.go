@@ -106,9 +106,17 @@ func newNetNS() (*os.File, error) {
 		err  error
 	}
 	result := make(chan made)
-	// The thread stays locked, and ends with the goroutine.
+	// The thread stays locked, and ends with the goroutine. The main thread
+	// cannot end, and its namespace is what others see of the process: another
+	// goroutine then gets another thread.
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			f, err := newNetNS()
+			runtime.UnlockOSThread()
+			result <- made{f, err}
+			return
+		}
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { //nolint:forbidigo // a namespace is made, and none entered
 			if errors.Is(err, unix.EPERM) {
 				err = errors.New("no permission: the agent needs CAP_SYS_ADMIN")

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/configtext"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -100,6 +102,15 @@ func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
 		uids[i] = p.RuntimeUID
 	}
 	sandboxes, err := r.Find(uids)
+	unopened := map[string]error{}
+	for _, e := range configtext.Flatten(err) {
+		if s, ok := errors.AsType[*sandbox.Error](e); ok {
+			unopened[s.UID] = s.Err
+		}
+	}
+	if len(unopened) > 0 {
+		err = nil // it is in the findings
+	}
 	defer func() {
 		for _, s := range sandboxes {
 			err = errors.Join(err, s.Close())
@@ -109,6 +120,9 @@ func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
 		f := Finding{Pod: p, State: Waiting}
 		if s, ok := sandboxes[p.RuntimeUID]; ok {
 			f = r.look(p, s)
+			f.Err = named(f.Err, s)
+		} else if why, ok := unopened[p.RuntimeUID]; ok {
+			f.State, f.Err = Unknown, why
 		}
 		if f.State != "" { // it asks for nothing after all
 			findings = append(findings, f)
@@ -116,6 +130,24 @@ func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
 	}
 	return findings, err
 }
+
+// named says of errors about a pod's namespace what they are about: the path by
+// which it is open is another each time, and says nothing to who reads it.
+func named(err error, s Sandbox) error {
+	if err == nil || !strings.Contains(err.Error(), s.NetNS()) {
+		return err
+	}
+	return namedError{strings.ReplaceAll(err.Error(), s.NetNS(), "of the pod"), err}
+}
+
+type namedError struct {
+	text string
+	error
+}
+
+func (e namedError) Error() string { return e.text }
+
+func (e namedError) Unwrap() error { return e.error }
 
 // look compares one pod, and repairs it.
 func (r Repairer) look(p kube.Pod, s Sandbox) Finding {

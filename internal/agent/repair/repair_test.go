@@ -7,6 +7,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/agent/kube"
+	"github.com/mesh-intercept/intercept/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -120,6 +121,13 @@ func TestNotOurs(t *testing.T) {
 	closed := 0
 	r.Find = func(uids []string) (map[string]Sandbox, error) {
 		return map[string]Sandbox{"off": room{"/nonexistent", "", &closed}}, errors.New("one could not be read")
+	}
+	r2 := r
+	r2.Find = func(uids []string) (map[string]Sandbox, error) {
+		return nil, errors.Join(&sandbox.Error{UID: uids[0], Err: errors.New("no permission")})
+	}
+	if f := one(t, r2, pod("closed", "enabled", "true")); f.State != Unknown || f.Err == nil {
+		t.Errorf("a namespace that cannot be opened: %+v", f)
 	}
 	all, err = r.Run([]kube.Pod{pod("off", "enabled", "false"), pod("pending", "enabled", "true")})
 	if len(all) != 1 || all[0].State != Waiting || err == nil || closed != 1 {

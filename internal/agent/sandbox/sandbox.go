@@ -65,10 +65,23 @@ type process struct {
 	uid     string
 }
 
+// Error is why a pod that has processes has no sandbox among those found.
+type Error struct {
+	UID string
+	Err error
+}
+
+func (e *Error) Error() string { return "the pod with UID " + e.UID + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
 // Find opens the sandboxes of pods, by UID. A pod that is not among them has no
-// process yet, or none any more. The oldest process of a pod is taken: the
-// container runtime starts the sandbox first, after the network is set up; what
-// makes namespaces of its own inside the pod comes later. Close them all.
+// process yet, or none any more, or there is an [*Error] of it. The oldest
+// process of a pod is taken that is not in the node's own network: the container
+// runtime starts the sandbox first, after the network is set up; what makes
+// namespaces of its own inside the pod comes later. In the node's network are
+// the monitors that CRI-O can put into a pod's cgroup, and what runc starts
+// there shortly before it enters the pod's namespaces. Close them all.
 func (f Finder) Find(uids []string) (found map[string]Sandbox, err error) {
 	oldest, err := f.processes(func(uid string) bool { return slices.Contains(uids, uid) })
 	if err != nil {
@@ -82,9 +95,9 @@ func (f Finder) Find(uids []string) (found map[string]Sandbox, err error) {
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ESRCH):
 			// It has ended since.
 		case errors.Is(err, os.ErrPermission):
-			errs = append(errs, fmt.Errorf("the namespace of process %d, of the pod with UID %s: %w; the agent needs CAP_SYS_PTRACE", p.pid, uid, err))
+			errs = append(errs, &Error{uid, fmt.Errorf("the namespace of process %d: %w; the agent needs CAP_SYS_PTRACE", p.pid, err)})
 		case err != nil:
-			errs = append(errs, fmt.Errorf("the namespace of process %d, of the pod with UID %s: %w", p.pid, uid, err))
+			errs = append(errs, &Error{uid, fmt.Errorf("the namespace of process %d: %w", p.pid, err)})
 		default:
 			found[uid] = s
 		}
@@ -103,6 +116,10 @@ func (f Finder) processes(wanted func(uid string) bool) (map[string]process, err
 	if err != nil {
 		return nil, err
 	}
+	node, err := os.Stat(f.path(1, "ns/net"))
+	if err != nil {
+		node = nil // then all processes count
+	}
 	oldest := map[string]process{}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -112,6 +129,9 @@ func (f Finder) processes(wanted func(uid string) bool) (map[string]process, err
 		p, err := f.process(pid)
 		if err != nil || p.uid == "" || !wanted(p.uid) {
 			continue // a kernel's, a pod's of someone else, or gone
+		}
+		if own, err := os.Stat(f.path(pid, "ns/net")); err == nil && node != nil && os.SameFile(own, node) {
+			continue
 		}
 		if before, ok := oldest[p.uid]; !ok || cmp.Or(cmp.Compare(p.started, before.started), cmp.Compare(p.pid, before.pid)) < 0 {
 			oldest[p.uid] = p

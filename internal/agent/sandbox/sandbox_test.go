@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const uid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
@@ -53,8 +54,14 @@ func TestStartTime(t *testing.T) {
 // fake adds a process to a /proc: a real one, under another cgroup and age.
 func fake(t *testing.T, proc string, pid int, cgroup string, started int) {
 	t.Helper()
+	fakeAs(t, proc, pid, pid, cgroup, started)
+}
+
+// fakeAs is fake under another number.
+func fakeAs(t *testing.T, proc string, pid, of int, cgroup string, started int) {
+	t.Helper()
 	dir := filepath.Join(proc, strconv.Itoa(pid))
-	real := "/proc/" + strconv.Itoa(pid)
+	real := "/proc/" + strconv.Itoa(of)
 	stat := fmt.Sprintf("%d (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 %d 0", pid, started)
 	for _, err := range []error{
 		os.MkdirAll(dir, 0o755),
@@ -102,7 +109,29 @@ func TestOldest(t *testing.T) {
 	fake(t, proc, nested, "0::/kubepods/pod"+uid+"/app/docker/1\n", 500)
 	fake(t, proc, sandbox, "0::/kubepods/pod"+uid+"/pause\n", 400)
 	fake(t, proc, other, "0::/system.slice/sshd.service\n", 1)
-	found, err := Finder{Proc: proc}.Find([]string{uid, "another"})
+	// A monitor of CRI-O's in the pod's cgroup is in the node's network, and older.
+	const alone = "aaaaaaaa-4b5a-6978-8796-a5b4c3d2e1f0"
+	node, monitor, early := sleeper(t), 0, 0
+	for _, pid := range []*int{&monitor, &early} {
+		cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", node), "cat")
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		*pid = cmd.Process.Pid
+		for deadline := time.Now().Add(10 * time.Second); !sameNetNS(t, fmt.Sprintf("/proc/%d/ns/net", *pid), node); {
+			if time.Now().After(deadline) {
+				t.Fatal("it does not enter the namespace")
+			}
+		}
+	}
+	fake(t, proc, monitor, "0::/kubepods/pod"+uid+"/crio-conmon-1.scope\n", 2)
+	fake(t, proc, early, "0::/kubepods/pod"+alone+"/pause\n", 3)
+	fakeAs(t, proc, 1, node, "0::/\n", 0)
+	found, err := Finder{Proc: proc}.Find([]string{uid, "another", alone})
 	if err != nil || len(found) != 1 {
 		t.Fatalf("%v, %v", found, err)
 	}
