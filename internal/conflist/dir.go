@@ -146,6 +146,13 @@ func (d Dir) lock() (unlock func(), err error) {
 // temporary is the pattern of a name that no runtime reads.
 func temporary(random string) string { return ".mesh-cni-" + random + ".tmp" }
 
+// IsTemporary reports whether a file is one that is being written here: that it
+// comes and goes says nothing.
+func IsTemporary(name string) bool {
+	ok, err := filepath.Match(temporary("*"), filepath.Base(name))
+	return ok && err == nil
+}
+
 // take takes one step, and returns when it is on the disk.
 func (d Dir) take(s Step) (err error) {
 	switch s := s.(type) {
@@ -165,6 +172,11 @@ func (d Dir) take(s Step) (err error) {
 		}
 	case Rename:
 		d.at("rename " + s.From)
+		if s.Was != nil {
+			if now, err := read(filepath.Join(d.Path, s.From)); err != nil || !bytes.Equal(now, s.Was) {
+				return errors.Join(err, fmt.Errorf("%s: %w", s.From, ErrChanged))
+			}
+		}
 		if err = os.Rename(filepath.Join(d.Path, s.From), filepath.Join(d.Path, s.To)); err != nil {
 			return err
 		}
@@ -216,10 +228,22 @@ func (d Dir) write(name string, data io.Reader, mode fs.FileMode, still func(pat
 		err = os.Rename(f.Name(), target)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(about(err, f.Name(), target), os.Remove(f.Name()))
 	}
 	d.at("renamed")
 	return d.sync(dir)
+}
+
+// about puts the name of what is to be written into an error, in place of that of
+// the temporary file, which is another each time.
+func about(err error, temporary, target string) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Path == temporary {
+		e.Path = target
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok && e.Old == temporary {
+		e.Old = "its new content"
+	}
+	return err
 }
 
 // fill writes a temporary file, closes it and returns when it is on the disk.

@@ -29,7 +29,11 @@ type Write struct {
 }
 
 // Rename renames a file.
-type Rename struct{ From, To string }
+type Rename struct {
+	From, To string
+	// Was is what it has to hold still. Nil: anything.
+	Was []byte
+}
 
 // Delete deletes a file.
 type Delete struct{ Name string }
@@ -120,7 +124,7 @@ func install(files map[string]File, primary string, e Entry) ([]Step, error) {
 	if before, ok := files[name]; !ok || !bytes.Equal(before.Data, list) {
 		steps = append(steps, Write{name, list, before.Data})
 	}
-	return append(steps, Rename{primary, primary + asideSuffix}), nil
+	return append(steps, Rename{From: primary, To: primary + asideSuffix, Was: f.Data}), nil
 }
 
 // Uninstall returns the steps that take the entry out of every file. Files
@@ -136,7 +140,7 @@ func Uninstall(files map[string]File, pluginType string) (steps []Step, err erro
 				if _, back := files[set]; back {
 					steps = append(steps, Delete{name})
 				} else {
-					steps = append(steps, Rename{name, set})
+					steps = append(steps, Rename{From: name, To: set})
 				}
 			}
 			continue
@@ -156,7 +160,7 @@ func Uninstall(files map[string]File, pluginType string) (steps []Step, err erro
 				steps = append(steps, Delete{name})
 				continue
 			case kept && aside.Err == nil:
-				steps = append(steps, Rename{original + asideSuffix, original}, Delete{name})
+				steps = append(steps, Rename{From: original + asideSuffix, To: original}, Delete{name})
 				continue
 			}
 			// What it stood for is lost: it stays, without our entry.
