@@ -116,15 +116,24 @@ func (k *Keeper) watch(ctx context.Context) error {
 	}
 	tick := time.NewTicker(k.every)
 	defer tick.Stop()
-	for {
+	for look := true; ; {
 		// Events that come meanwhile are for the next look.
-		k.look(ctx)
+		if look {
+			k.look(ctx)
+		}
+		look = true
 		select {
 		case <-ctx.Done():
 			return nil
 		case e, ok := <-w.Events:
 			if !ok {
 				return errors.New("the watch has ended")
+			}
+			if conflist.IsTemporary(e.Name) {
+				// Ours: a write that fails makes and removes one, and would
+				// else be the reason for the next.
+				look = false
+				continue
 			}
 			if e.Has(fsnotify.Remove|fsnotify.Rename) && (e.Name == k.place.Conf.Path || e.Name == k.place.Bin.Path) {
 				return fmt.Errorf("%s has been removed", e.Name) // a new one is another inode
