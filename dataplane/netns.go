@@ -81,9 +81,9 @@ func apart(fn func() (err error, restored bool)) error {
 			// The main thread's namespace is what /proc/self shows of the
 			// process, and the runtime cannot end that thread. While it is
 			// locked here, another goroutine runs on another thread.
-			e.err, e.panic = caught(func() error { return apart(fn) })
+			e.panic, e.err = caught(func() error { return apart(fn) })
 		} else {
-			e.err, e.panic = caught(func() (err error) {
+			e.panic, e.err = caught(func() (err error) {
 				restored = false
 				err, restored = fn()
 				return err
@@ -102,13 +102,13 @@ func apart(fn func() (err error, restored bool)) error {
 }
 
 // caught runs fn and returns what it panics with, and where.
-func caught(fn func() error) (err error, what any) {
+func caught(fn func() error) (what any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			what = fmt.Sprintf("%v\n%s", r, debug.Stack())
 		}
 	}()
-	return fn(), nil
+	return nil, fn()
 }
 
 func (n netns) doLocked(fn func() error) (err error, restored bool) {
