@@ -67,6 +67,7 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 		}
 		return capture(c.Inbound.Port, nil, line)
 	}
+	// I2: what arrives from behind the pod meets the lines of what is sent.
 	virtual := p.Hook == intercept.Prerouting && oneOf(c.VirtualInterfaces, p.Interface)
 
 	if p.State == intercept.CTInvalid {

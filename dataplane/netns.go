@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/osthread"
 )
 
 // netns is an open network namespace, or the calling process's own.
@@ -62,53 +61,7 @@ func (n netns) do(fn func() error) error {
 	if n.file == nil {
 		return fn()
 	}
-	return apart(func() (err error, restored bool) { return n.doLocked(fn) })
-}
-
-// apart runs fn on a goroutine of its own that is locked to its thread, and
-// gives the thread back if fn has restored it; else it ends with the goroutine.
-func apart(fn func() (err error, restored bool)) error {
-	type end struct {
-		err   error
-		panic any
-	}
-	done := make(chan end)
-	go func() {
-		runtime.LockOSThread()
-		var e end
-		restored := true
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread's namespace is what /proc/self shows of the
-			// process, and the runtime cannot end that thread. While it is
-			// locked here, another goroutine runs on another thread.
-			e.panic, e.err = caught(func() error { return apart(fn) })
-		} else {
-			e.panic, e.err = caught(func() (err error) {
-				restored = false
-				err, restored = fn()
-				return err
-			})
-		}
-		if restored {
-			runtime.UnlockOSThread()
-		}
-		done <- e
-	}()
-	e := <-done
-	if e.panic != nil {
-		panic(e.panic) // where the caller can recover it
-	}
-	return e.err
-}
-
-// caught runs fn and returns what it panics with, and where.
-func caught(fn func() error) (what any, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			what = fmt.Sprintf("%v\n%s", r, debug.Stack())
-		}
-	}()
-	return nil, fn()
+	return osthread.Apart(func() (err error, restored bool) { return n.doLocked(fn) })
 }
 
 func (n netns) doLocked(fn func() error) (err error, restored bool) {
@@ -129,7 +82,7 @@ func (n netns) doLocked(fn func() error) (err error, restored bool) {
 
 // elsewhere runs fn in a new network namespace, which goes with it.
 func elsewhere(fn func() error) error {
-	return apart(func() (err error, restored bool) {
+	return osthread.Apart(func() (err error, restored bool) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace to try in: %w", err), true
 		}

@@ -19,13 +19,10 @@ func (p *plugin) atOnce(stdin []byte) bool {
 		Args: os.Getenv("CNI_ARGS"), Path: os.Getenv("CNI_PATH"), StdinData: stdin,
 	}
 	in, err := readInput(args)
-	if err != nil || in.confErr != nil || in.err != nil || !complete(args, in) || in.prevResult == nil {
+	if err != nil || in.confErr != nil || in.err != nil || !complete(args, in) {
 		return false
 	}
-	why := in.exempt()
-	if why == "" && in.unmentioned() {
-		why = notAnnotated
-	}
+	why := in.foreign()
 	if why == "" {
 		return false
 	}
@@ -33,7 +30,7 @@ func (p *plugin) atOnce(stdin []byte) bool {
 	if err != nil {
 		return false
 	}
-	p.cniVersion, p.result = in.cniVersion, result
+	p.result = result
 	p.left = func() { report{in: in, command: "ADD", begun: p.begun}.skip(why) }
 	return true
 }

@@ -135,10 +135,14 @@ func (in input) exempt() string {
 	return ""
 }
 
-// unmentioned reports whether the runtime gave annotations, and none of them is
-// ours.
-func (in input) unmentioned() bool {
-	return in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix)
+// foreign says why a pod is not ours, as far as the runtime and the entry tell,
+// or "".
+func (in input) foreign() string {
+	why := in.exempt()
+	if why == "" && in.annotated && in.err == nil && !podspec.Mentioned(in.annotations, in.conf.AnnotationPrefix) {
+		why = notAnnotated
+	}
+	return why
 }
 
 // strange reports whether the entry does not say well what our annotations begin

@@ -33,14 +33,11 @@ const (
 // does not suffice. Whatever can be told without looking at the entry comes
 // first: a pod that is not ours is broken by nothing of ours.
 func (in input) judge(ctx context.Context) (verdict, error) {
-	if why := in.exempt(); why != "" {
+	switch why := in.foreign(); {
+	case why == notAnnotated && in.strange():
+		return verdict{lenient: true}, in.confErr
+	case why != "":
 		return verdict{skip: why}, nil
-	}
-	if in.unmentioned() {
-		if in.strange() {
-			return verdict{lenient: true}, in.confErr
-		}
-		return verdict{skip: notAnnotated}, nil
 	}
 	if in.ownNetNS() {
 		return verdict{skip: hostNetwork}, nil

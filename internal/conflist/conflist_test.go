@@ -532,3 +532,27 @@ func FuzzInsert(f *testing.F) {
 		}
 	})
 }
+
+// TestSameFailure: what cannot be written fails each time with the same words,
+// so that it is logged once, and leaves nothing.
+func TestSameFailure(t *testing.T) {
+	root, _, bin := node(t, "calico")
+	if err := os.MkdirAll(filepath.Join(bin.Path, "mesh-cni", "in-the-way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	before := must(os.ReadDir(bin.Path))
+	said := map[string]bool{}
+	for range 3 {
+		_, err := bin.InstallBinary(filepath.Join(root, "source"), "mesh-cni")
+		if err == nil || strings.Contains(err.Error(), ".tmp") {
+			t.Fatalf("installed over a directory: %v", err)
+		}
+		said[err.Error()] = true
+	}
+	if len(said) != 1 {
+		t.Errorf("%v", said)
+	}
+	if after := must(os.ReadDir(bin.Path)); len(after) != len(before) {
+		t.Errorf("left behind: %v", after)
+	}
+}

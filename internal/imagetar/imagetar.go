@@ -19,7 +19,6 @@ type Image struct {
 	// Architecture is Go's name of it.
 	Architecture string
 	Entrypoint   []string
-	Labels       map[string]string
 	// Files are its files, all of them programs, by their paths without the
 	// slash in front.
 	Files map[string][]byte
@@ -35,7 +34,7 @@ func Archive(i Image) ([]byte, error) {
 	type object = map[string]any
 	config, err := json.Marshal(object{
 		"architecture": i.Architecture, "os": "linux",
-		"config": object{"Entrypoint": i.Entrypoint, "Labels": i.Labels},
+		"config": object{"Entrypoint": i.Entrypoint},
 		"rootfs": object{"type": "layers", "diff_ids": []string{digest(layer)}},
 	})
 	if err != nil {

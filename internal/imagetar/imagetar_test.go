@@ -17,7 +17,7 @@ import (
 // testing/node, whose containerd imports images of this package.
 func TestArchive(t *testing.T) {
 	i := Image{
-		Name: "localhost/x:1", Architecture: "arm64", Entrypoint: []string{"/b", "pause"}, Labels: map[string]string{"k": "v"},
+		Name: "localhost/x:1", Architecture: "arm64", Entrypoint: []string{"/b", "pause"},
 		Files: map[string][]byte{"b": []byte("B"), "a": []byte("AA")},
 	}
 	text, err := Archive(i)
@@ -42,7 +42,7 @@ func TestArchive(t *testing.T) {
 	}
 	want := map[string]any{
 		"architecture": "arm64", "os": "linux",
-		"config": map[string]any{"Entrypoint": []any{"/b", "pause"}, "Labels": map[string]any{"k": "v"}},
+		"config": map[string]any{"Entrypoint": []any{"/b", "pause"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []any{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	}
 	if diff := cmp.Diff(want, config); diff != "" || manifest[0].RepoTags[0] != i.Name {

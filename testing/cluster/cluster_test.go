@@ -108,7 +108,7 @@ func (c *cluster) intercepted(pod string, is bool) {
 		if is {
 			in = "sidecar 15006 " + addr
 		}
-		got := c.Inside(part(c.t), "client", "tcp", addr)
+		got := c.Inside(c.part, "client", "tcp", addr)
 		if got != said {
 			said = got
 			c.t.Logf("to %s at %s: %s", pod, addr, got)
@@ -188,25 +188,21 @@ func (c *cluster) list() string {
 	return string(b)
 }
 
-// part builds the program of the images.
-func part(t testing.TB) string {
+// buildPart builds the program of the images.
+func buildPart(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(os.TempDir(), fmt.Sprintf("mesh-cluster-part-%d", os.Getpid()))
-	if _, err := os.Stat(program); err == nil {
-		return program
-	}
+	program := filepath.Join(t.TempDir(), "part")
 	cmd := exec.Command("go", "build", "-trimpath", "-o", program, "github.com/mesh-intercept/intercept/testing/node/part")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	t.Cleanup(func() { os.Remove(program) })
 	return program
 }
 
 // TestCluster is a life of the agent on a node, with all that is around it.
 func TestCluster(t *testing.T) {
-	c := newCluster(t, part(t))
+	c := newCluster(t, buildPart(t))
 	c.Import(imageArchive, imageName)
 
 	// Before the agent: a Job's pod and a static pod that ask for interception,

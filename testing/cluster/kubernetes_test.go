@@ -32,6 +32,7 @@ type cluster struct {
 	*node.Node
 	t       *testing.T
 	program string // that of tools/kubernetes
+	part    string // that of the images
 	running map[string]*exec.Cmd
 }
 
@@ -68,16 +69,8 @@ func newCluster(t *testing.T, part string) *cluster {
 	if programs == "" {
 		t.Fatalf("%s names no directory with a Kubernetes; run: make cluster", node.Variable)
 	}
-	c := &cluster{t: t, program: filepath.Join(programs, "kubernetes"), running: map[string]*exec.Cmd{}}
+	c := &cluster{t: t, program: filepath.Join(programs, "kubernetes"), part: part, running: map[string]*exec.Cmd{}}
 	c.Node = node.New(t, node.Options{Part: part, Addresses: []string{nodeAddress, apiAddress}, Setup: setup})
-	t.Cleanup(func() {
-		if t.Failed() {
-			for _, name := range []string{"kube-apiserver", "kubelet"} {
-				b, _ := os.ReadFile(c.Path(name + ".log"))
-				t.Logf("%s.log ends with\n%s", name, b[max(0, len(b)-3000):])
-			}
-		}
-	})
 	c.write("net.d/10-pods.conflist", list)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -165,10 +158,7 @@ func (c *cluster) startAPI() {
 // start starts one of Kubernetes' programs on the node.
 func (c *cluster) start(name string, args ...string) {
 	c.t.Helper()
-	log, err := os.OpenFile(c.Path(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	log := c.Log(name)
 	defer log.Close()
 	args = append([]string{c.program, name}, args...)
 	if name == "kubelet" {

@@ -85,10 +85,13 @@ func New(t testing.TB, o Options) *Node {
 	t.Cleanup(func() {
 		n.Halt()
 		n.removeCgroups()
-		for _, name := range []string{"boot", "containerd"} {
-			if b, _ := os.ReadFile(n.Path(name + ".log")); t.Failed() {
-				t.Logf("%s.log ends with\n%s", name, b[max(0, len(b)-4000):])
-			}
+		if !t.Failed() {
+			return
+		}
+		logs, _ := filepath.Glob(n.Path("*.log"))
+		for _, path := range logs {
+			b, _ := os.ReadFile(path)
+			t.Logf("%s ends with\n%s", filepath.Base(path), b[max(0, len(b)-4000):])
 		}
 	})
 	n.Boot()
@@ -120,17 +123,16 @@ func CNIVersion() string {
 	return "1.0.0"
 }
 
-// config is containerd's configuration, of its version 1 or 2.
+// config is the configuration of containerd 1 or 2.
 func (n *Node) config() string {
 	out, err := exec.Command(program("containerd"), "--version").Output()
 	n.must(err)
-	cri, bin := "io.containerd.cri.v1.runtime", `bin_dirs = ["/opt/cni/bin"]`
+	version, cri, bin := 3, "io.containerd.cri.v1.runtime", `bin_dirs = ["/opt/cni/bin"]`
 	text := fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = %q\n[plugins.'%s']\n", Image, cri)
 	if strings.Contains(string(out), " 1.") {
-		cri, bin = "io.containerd.grpc.v1.cri", `bin_dir = "/opt/cni/bin"`
+		version, cri, bin = 2, "io.containerd.grpc.v1.cri", `bin_dir = "/opt/cni/bin"`
 		text = fmt.Sprintf("[plugins.'%s']\nsandbox_image = %q\ndisable_tcp_service = true\n", cri, Image)
 	}
-	version := map[bool]int{true: 3, false: 2}[cri == "io.containerd.cri.v1.runtime"]
 	text = fmt.Sprintf(`version = %d
 root = %q
 state = "/run/containerd"
@@ -185,7 +187,7 @@ func (n *Node) Boot() {
 		`+n.o.Setup+`
 		exec "$PART" init`)
 	n.boot.Env = append(os.Environ(), "DISK="+n.dir, "CGROUP="+n.Cgroup, "PART="+n.o.Part)
-	log := n.log("boot")
+	log := n.Log("boot")
 	defer log.Close()
 	n.boot.Stdout, n.boot.Stderr = log, log
 	n.must(n.Net.Start(n.boot, nil))
@@ -206,8 +208,9 @@ func (n *Node) Command(program string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--target", fmt.Sprint(n.init), "--mount", "--pid", program}, args...)...)
 }
 
-// log opens the log of a program, to append to it.
-func (n *Node) log(name string) *os.File {
+// Log opens the log of a program, to append to it. A test that fails shows how
+// it ends.
+func (n *Node) Log(name string) *os.File {
 	n.t.Helper()
 	log, err := os.OpenFile(n.Path(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	n.must(err)
@@ -217,7 +220,7 @@ func (n *Node) log(name string) *os.File {
 // StartContainerd starts containerd and waits until it takes pods.
 func (n *Node) StartContainerd() {
 	n.t.Helper()
-	log := n.log("containerd")
+	log := n.Log("containerd")
 	defer log.Close()
 	n.containerd = n.Command(program("containerd"), "--config", n.Path("config.toml"))
 	n.containerd.Stdout, n.containerd.Stderr = log, log

@@ -116,33 +116,39 @@ func (k *Keeper) watch(ctx context.Context) error {
 	}
 	tick := time.NewTicker(k.every)
 	defer tick.Stop()
-	for look := true; ; {
+	for {
 		// Events that come meanwhile are for the next look.
-		if look {
-			k.look(ctx)
+		k.look(ctx)
+		if err := k.hear(ctx, w, tick.C); err != nil || ctx.Err() != nil {
+			return err
 		}
-		look = true
+		drain(w.Events)
+	}
+}
+
+// hear returns when there is a reason to look again, or ctx is done. The error
+// is the end of the watch.
+func (k *Keeper) hear(ctx context.Context, w *fsnotify.Watcher, tick <-chan time.Time) error {
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case e, ok := <-w.Events:
-			if !ok {
+			switch {
+			case !ok:
 				return errors.New("the watch has ended")
-			}
-			if conflist.IsTemporary(e.Name) {
+			case conflist.IsTemporary(e.Name):
 				// Ours: a write that fails makes and removes one, and would
 				// else be the reason for the next.
-				look = false
 				continue
-			}
-			if e.Has(fsnotify.Remove|fsnotify.Rename) && (e.Name == k.place.Conf.Path || e.Name == k.place.Bin.Path) {
+			case e.Has(fsnotify.Remove|fsnotify.Rename) && (e.Name == k.place.Conf.Path || e.Name == k.place.Bin.Path):
 				return fmt.Errorf("%s has been removed", e.Name) // a new one is another inode
 			}
 		case err := <-w.Errors:
 			k.log.WarnContext(ctx, "events of the CNI directories were lost", "err", err)
-		case <-tick.C:
+		case <-tick:
 		}
-		drain(w.Events)
+		return nil
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/osthread"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -100,33 +101,16 @@ func run(ctx context.Context, plugin, netns string, input []byte) error {
 }
 
 // newNetNS makes a network namespace that is there as long as the file is open.
-func newNetNS() (*os.File, error) {
-	type made struct {
-		file *os.File
-		err  error
-	}
-	result := make(chan made)
-	// The thread stays locked, and ends with the goroutine. The main thread
-	// cannot end, and its namespace is what others see of the process: another
-	// goroutine then gets another thread.
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			f, err := newNetNS()
-			runtime.UnlockOSThread()
-			result <- made{f, err}
-			return
-		}
+func newNetNS() (file *os.File, err error) {
+	err = osthread.Apart(func() (err error, restored bool) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { //nolint:forbidigo // a namespace is made, and none entered
 			if errors.Is(err, unix.EPERM) {
 				err = errors.New("no permission: the agent needs CAP_SYS_ADMIN")
 			}
-			result <- made{nil, fmt.Errorf("make a network namespace: %w", err)}
-			return
+			return fmt.Errorf("make a network namespace: %w", err), true
 		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		result <- made{f, err}
-	}()
-	m := <-result
-	return m.file, m.err
+		file, err = os.Open("/proc/thread-self/ns/net")
+		return err, false
+	})
+	return file, err
 }
