@@ -3,6 +3,8 @@ package intercept
 import (
 	"encoding/json"
 	"net/netip"
+
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Config says which of a pod's connections go through its proxy, and who the
@@ -259,8 +261,8 @@ func Default() Config {
 			// The proxy's own statistics, health and metrics.
 			ExcludePorts: Ports{Port(15020), Port(15021), Port(15090)},
 			TProxy: TProxyMarks{
-				Mark:     Mark{Value: 1337, Mask: allBits},
-				SelfMark: Mark{Value: 1338, Mask: allBits},
+				Mark:     Mark{Value: 1337, Mask: ruleset.AllBits},
+				SelfMark: Mark{Value: 1338, Mask: ruleset.AllBits},
 				Table:    133,
 			},
 		},

@@ -17,7 +17,7 @@ func ExampleRuleset_Trace() {
 		return
 	}
 	for _, dst := range []string{"203.0.113.10:443", "10.1.2.3:443"} {
-		trace := rules.Trace(intercept.Packet{
+		trace, err := rules.Trace(intercept.Packet{
 			Hook:      intercept.Output,
 			Protocol:  intercept.TCP,
 			Src:       netip.MustParseAddrPort("10.244.0.5:40000"),
@@ -25,9 +25,13 @@ func ExampleRuleset_Trace() {
 			Interface: "eth0",
 			Owner:     &intercept.Owner{UID: 1000, GID: 1000},
 		})
-		fmt.Printf("%s: %s by %s, %s\n", dst, trace.Fate, trace.Line, trace.Reason)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Printf("%s: %s by %s, %s\n", dst, trace.Fate, trace.Rule, trace.Reason)
 	}
 	// Output:
 	// 203.0.113.10:443: redirect(15001) by O12, every destination is included
-	// 10.1.2.3:443: pass by O10, excluded destination
+	// 10.1.2.3:443: pass by O10.cidrs, excluded destination
 }

@@ -197,7 +197,10 @@ func FuzzPolicy(f *testing.F) {
 		for range 50 {
 			p := gen.Packet(r)
 			vary(r, &p)
-			trace := rs.Trace(p)
+			trace, err := rs.Trace(p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			fate, line := judge(c, p)
 			if trace.Fate != fate || line != "" && trace.Line != line {
 				t.Fatalf("config %+v\npacket %+v owner %+v\nTrace says %s (%s: %s), the policy says %s (%s)",
@@ -275,9 +278,15 @@ func TestFamiliesAgree(t *testing.T) {
 			p := gen.Packet(r)
 			p.Hook, p.Interface = intercept.Output, "eth0"
 			p.Dst, p.Src = netip.MustParseAddrPort(pair.v4), netip.MustParseAddrPort("10.244.0.5:40000")
-			v4 := rs.Trace(p)
+			v4, err := rs.Trace(p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			p.Dst, p.Src = netip.MustParseAddrPort(pair.v6), netip.MustParseAddrPort("[fd00:244::5]:40000")
-			v6 := rs.Trace(p)
+			v6, err := rs.Trace(p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if v4.Fate != v6.Fate || v4.Line != v6.Line {
 				t.Fatalf("config %+v: %s is %s (%s), %s is %s (%s)", c, pair.v4, v4.Fate, v4.Line, pair.v6, v6.Fate, v6.Line)
 			}
@@ -301,7 +310,10 @@ func TestZonesFollowTheRedirect(t *testing.T) {
 			if p.Hook != intercept.Output {
 				continue
 			}
-			trace := rs.Trace(p)
+			trace, err := rs.Trace(p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			redirected := trace.Fate == intercept.RedirectedTo(c.DNS.Port)
 			if redirected != (trace.Zone == 2) {
 				t.Fatalf("seed %d: packet %+v owner %+v: %s by %s, but in zone %d", seed, p, p.Owner, trace.Fate, trace.Line, trace.Zone)

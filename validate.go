@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // FieldError is one thing wrong with a Config.
@@ -39,7 +41,7 @@ func (c Config) Validate() error {
 	v.roles(c)
 	for _, name := range c.VirtualInterfaces {
 		v.check("virtualInterfaces", validateInterface(name))
-		if matchInterface(name, loopbackInterface) {
+		if ruleset.InterfaceMatches(name, ruleset.Loopback) {
 			v.fail("virtualInterfaces", "%q is the pod's own loopback interface, too", name)
 		}
 	}
@@ -80,7 +82,7 @@ func (v *validator) fail(field, format string, args ...any) {
 func (v *validator) proxy(p Proxy) {
 	v.ids("proxy.uids", p.UIDs)
 	v.ids("proxy.gids", p.GIDs)
-	v.check("proxy.mark", p.Mark.validate())
+	v.check("proxy.mark", p.Mark.Validate())
 	if len(p.UIDs) == 0 && len(p.GIDs) == 0 && p.Mark.Mask == 0 {
 		v.fail("proxy", "neither a UID nor a GID nor a mark: the proxy's own connections would come back to it for ever")
 	}
@@ -96,7 +98,7 @@ func (v *validator) proxy(p Proxy) {
 }
 
 func (v *validator) outbound(o Outbound) {
-	v.check("outbound.port", o.Port.validate())
+	v.check("outbound.port", o.Port.Validate())
 	v.cidrs("outbound.includeCIDRs", o.IncludeCIDRs)
 	v.cidrs("outbound.excludeCIDRs", o.ExcludeCIDRs)
 	v.ports("outbound.includePorts", o.IncludePorts)
@@ -128,7 +130,7 @@ func (v *validator) inbound(in Inbound) {
 	default:
 		v.fail("inbound.mode", "%q is not one of redirect, tproxy, off", string(in.Mode))
 	}
-	v.check("inbound.port", in.Port.validate())
+	v.check("inbound.port", in.Port.Validate())
 	v.ports("inbound.includePorts", in.IncludePorts)
 	v.ports("inbound.excludePorts", in.ExcludePorts)
 	v.cidrs("inbound.excludeSources", in.ExcludeSources)
@@ -152,20 +154,20 @@ func (v *validator) tproxy(c Config) {
 	}
 	t := c.Inbound.TProxy
 	for field, m := range map[string]Mark{"inbound.tproxy.mark": t.Mark, "inbound.tproxy.selfMark": t.SelfMark} {
-		v.check(field, m.validate())
+		v.check(field, m.Validate())
 		if m.Mask == 0 {
 			v.fail(field, "none: mode tproxy tells packets by it")
 		}
 	}
 	if both := t.Mark.Mask & t.SelfMark.Mask; t.Mark.Value&both == t.SelfMark.Value&both {
-		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things", t.SelfMark.text(), t.Mark.text())
+		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things", t.SelfMark, t.Mark)
 	}
 	// A socket's mark chooses the route of its packets, too.
 	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.Mark.Mask == t.Mark.Value {
-		v.fail("proxy.mark", "%s is also inbound.tproxy.mark %s: what the proxy sends out of the pod would be delivered to the pod", m.text(), t.Mark.text())
+		v.fail("proxy.mark", "%s is also inbound.tproxy.mark %s: what the proxy sends out of the pod would be delivered to the pod", m, t.Mark)
 	}
 	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.SelfMark.Mask == t.SelfMark.Value {
-		v.fail("proxy.mark", "%s is also inbound.tproxy.selfMark %s: all that the proxy sends inside the pod would come back to it", m.text(), t.SelfMark.text())
+		v.fail("proxy.mark", "%s is also inbound.tproxy.selfMark %s: all that the proxy sends inside the pod would come back to it", m, t.SelfMark)
 	}
 	if t.Table == 0 || t.Table >= 253 && t.Table <= 255 {
 		v.fail("inbound.tproxy.table", "%d is the kernel's own (253 default, 254 main, 255 local, 0 unspecified); name another", t.Table)
@@ -220,7 +222,7 @@ func (v *validator) dns(d DNS, families []Family) {
 	default:
 		v.fail("dns.mode", "%q is not one of off, resolvconf, all", string(d.Mode))
 	}
-	v.check("dns.port", Port(d.Port).validate())
+	v.check("dns.port", Port(d.Port).Validate())
 	switch {
 	case d.Mode == DNSResolvConf && len(d.Servers) == 0:
 		v.fail("dns.servers", "none, so mode resolvconf would capture no lookup; name the servers (--dns-servers), or use mode all")
@@ -311,9 +313,9 @@ func (v *validator) passthrough(addrs []netip.Addr) {
 	}
 }
 
-func (v *validator) ports(field string, l Ports) { checkEach(v, field, l, PortRange.validate) }
-func (v *validator) ids(field string, l IDs)     { checkEach(v, field, l, IDRange.validate) }
-func (v *validator) cidrs(field string, l CIDRs) { checkEach(v, field, l, validatePrefix) }
+func (v *validator) ports(field string, l Ports) { checkEach(v, field, l, PortRange.Validate) }
+func (v *validator) ids(field string, l IDs)     { checkEach(v, field, l, IDRange.Validate) }
+func (v *validator) cidrs(field string, l CIDRs) { checkEach(v, field, l, ruleset.ValidatePrefix) }
 
 func checkEach[E any](v *validator, field string, list []E, validate func(E) error) {
 	for _, e := range list {

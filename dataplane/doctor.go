@@ -167,7 +167,7 @@ func needs() []need {
 	tcp := intercept.Proto{intercept.TCP}
 	in := func(typ intercept.ChainType, hook intercept.Hook, priority intercept.Priority, target intercept.Target, match ...intercept.Match) intercept.Chain {
 		return intercept.Chain{Name: "probe", Hook: hook, Priority: priority, Type: typ,
-			Rules: []intercept.Rule{{Line: "O14", Reason: "probe", Match: match, Target: target}}}
+			Rules: []intercept.Rule{{ID: "O14.probe", Reason: "probe", Match: match, Target: target}}}
 	}
 	hasTarget := func(like intercept.Target) func(intercept.Chain, intercept.Rule) bool {
 		return func(_ intercept.Chain, r intercept.Rule) bool {
@@ -206,9 +206,9 @@ func needs() []need {
 			hasTarget(intercept.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
 		{"conntrack states", in(filter, arriving, intercept.PriorityMangle, drop, intercept.CTInvalid),
 			hasMatch(intercept.CTInvalid), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
-		{"marks", in(route, output, intercept.PriorityMangle, intercept.SetConnMark{Value: 1, Mask: 1}, intercept.Mark{Value: 1, Mask: 1}, intercept.ConnMark{Value: 1, Mask: 1}),
+		{"marks", in(route, output, intercept.PriorityMangle, intercept.SetConnMark{Value: 1, Mask: 1}, intercept.MetaMark{Value: 1, Mask: 1}, intercept.ConnMark{Value: 1, Mask: 1}),
 			func(c intercept.Chain, r intercept.Rule) bool {
-				return hasMatch(intercept.Mark{}, intercept.ConnMark{})(c, r) || hasTarget(intercept.SetMark{})(c, r) || hasTarget(intercept.SetConnMark{})(c, r)
+				return hasMatch(intercept.MetaMark{}, intercept.ConnMark{})(c, r) || hasTarget(intercept.SetMark{})(c, r) || hasTarget(intercept.SetConnMark{})(c, r)
 			}, []string{"nft_ct"}, []string{"xt_mark", "xt_connmark"}},
 		{"TPROXY", in(filter, arriving, intercept.PriorityMangle, intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 1, Mask: 1}}, tcp),
 			hasTarget(intercept.TProxy{}), []string{"nft_tproxy", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}, []string{"xt_TPROXY"}},

@@ -207,7 +207,7 @@ func toTry(rs intercept.Ruleset, f intercept.Family) (intercept.Packet, bool) {
 	for _, dst := range dsts {
 		for _, port := range []uint16{80, 443, 8080, 9} {
 			p.Dst = netip.AddrPortFrom(netip.MustParseAddr(dst), port)
-			if rs.Trace(p).Fate.Action == intercept.Redirected {
+			if trace, err := rs.Trace(p); err == nil && trace.Fate.Action == intercept.Redirected {
 				return p, true
 			}
 		}
@@ -220,14 +220,17 @@ func toTry(rs intercept.Ruleset, f intercept.Family) (intercept.Packet, bool) {
 // captures it has to count it.
 func (t Target) try(rs intercept.Ruleset, p intercept.Packet) (Verdict, error) {
 	v := Verdict{What: "a connection to " + p.Dst.String()}
-	trace := rs.Trace(p)
+	trace, err := rs.Trace(p)
+	if err != nil {
+		return v, err
+	}
 	count := func() (n uint64, err error) {
 		counters, err := t.Counters()
 		if errors.Is(err, intercept.ErrNotIntercepted) {
 			return 0, nil
 		}
 		for _, c := range counters {
-			if c.Line == trace.Line && c.Reason == trace.Reason {
+			if c.Rule == trace.Rule {
 				n += c.Packets
 			}
 		}

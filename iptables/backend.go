@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Options say how rules are written.
@@ -42,10 +42,10 @@ type Options struct {
 // iptables-nft makes them when it writes and has no command to remove them.
 type Objects interface {
 	// BaseChains returns the base chains of each table of a family.
-	BaseChains(intercept.Family) (map[string][]string, error)
+	BaseChains(ruleset.Family) (map[string][]string, error)
 	// RemoveEmpty removes, at once, those of the chains that have no rules, and the
 	// table if it is to go and nothing is left in it.
-	RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error
+	RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error
 }
 
 // DefaultWait is how long one waits for a lock if Options do not say.
@@ -56,13 +56,13 @@ func (o Options) dialect() Dialect { return cmp.Or(o.Dialect, Standard) }
 // Backend writes with one variant of iptables.
 type Backend struct {
 	o        Options
-	programs map[intercept.Family]programs
-	missing  map[intercept.Family]error
+	programs map[ruleset.Family]programs
+	missing  map[ruleset.Family]error
 }
 
-var families = []intercept.Family{intercept.IPv4, intercept.IPv6}
+var families = []ruleset.Family{ruleset.IPv4, ruleset.IPv6}
 
-// Open looks for the programs. It fails with [intercept.ErrUnsupported] if
+// Open looks for the programs. It fails with [ruleset.ErrUnsupported] if
 // there are none for either family.
 func Open(o Options) (*Backend, error) {
 	switch {
@@ -71,7 +71,7 @@ func Open(o Options) (*Backend, error) {
 	case o.dialect() != Standard && o.dialect() != Minimal:
 		return nil, fmt.Errorf("%q is no dialect of iptables; there are %q and %q", o.Dialect, Standard, Minimal)
 	}
-	b := &Backend{o: o, programs: map[intercept.Family]programs{}, missing: map[intercept.Family]error{}}
+	b := &Backend{o: o, programs: map[ruleset.Family]programs{}, missing: map[ruleset.Family]error{}}
 	for _, f := range families {
 		p, err := find(o.Variant, f)
 		if err != nil {
@@ -81,7 +81,7 @@ func Open(o Options) (*Backend, error) {
 		b.programs[f] = p
 	}
 	if len(b.programs) == 0 {
-		return nil, b.missing[intercept.IPv4]
+		return nil, b.missing[ruleset.IPv4]
 	}
 	return b, nil
 }
@@ -91,12 +91,12 @@ func Open(o Options) (*Backend, error) {
 // before it are undone. Where the same rules are in place it writes nothing,
 // and their counters go on. It reads back what it wrote.
 //
-// The errors are [intercept.ErrPermission], [intercept.ErrUnsupported],
-// [intercept.ErrForeign] and [intercept.ErrLocked], or others that say what failed.
+// The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported],
+// [ruleset.ErrForeign] and [ruleset.ErrLocked], or others that say what failed.
 // An outcome beside an error says what was written all the same: it then did
 // not read as it should.
-func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
-	want := map[intercept.Family]program{}
+func (b *Backend) Apply(rs ruleset.Ruleset) (ruleset.Outcome, error) {
+	want := map[ruleset.Family]program{}
 	for _, f := range families {
 		p, err := compile(rs, f, b.o.dialect())
 		if err != nil {
@@ -119,7 +119,7 @@ func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 		if !errors.Is(err, errChanged) && !errors.Is(err, errNotHeld) {
 			break
 		}
-		var again intercept.Outcome
+		var again ruleset.Outcome
 		again, err = s.apply(want)
 		outcome = cmp.Or(outcome, again)
 	}
@@ -165,13 +165,13 @@ func (s *session) end() {
 	}
 }
 
-func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, error) {
+func (s *session) apply(want map[ruleset.Family]program) (ruleset.Outcome, error) {
 	before, err := s.read()
 	if err != nil {
 		return "", err
 	}
-	outcome := intercept.Unchanged
-	inputs := map[intercept.Family]string{}
+	outcome := ruleset.Unchanged
+	inputs := map[ruleset.Family]string{}
 	wasOurs := false
 	for _, f := range families {
 		if err := before[f].foreign(f); err != nil {
@@ -179,7 +179,7 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 		}
 		wasOurs = wasOurs || before[f].isOurs()
 		if transition(before[f], want[f], s.o) != "" {
-			outcome = intercept.Created
+			outcome = ruleset.Created
 			p, err := s.remember(want[f])
 			if err != nil {
 				return "", err
@@ -197,11 +197,11 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 		}
 		return nil
 	}
-	if outcome == intercept.Unchanged {
+	if outcome == ruleset.Unchanged {
 		return outcome, tidy() // an earlier one may have been killed before it came to that
 	}
 	if wasOurs {
-		outcome = intercept.Replaced
+		outcome = ruleset.Replaced
 	}
 	for _, f := range families {
 		if inputs[f] == "" {
@@ -219,7 +219,7 @@ func (s *session) apply(want map[intercept.Family]program) (intercept.Outcome, e
 }
 
 // undo puts back what was there, in all families, after f could not be written.
-func (s *session) undo(before map[intercept.Family]listing, f intercept.Family, cause error) error {
+func (s *session) undo(before map[ruleset.Family]listing, f ruleset.Family, cause error) error {
 	now, err := s.read()
 	if err != nil {
 		return fmt.Errorf("%s: %w; what was written before it could not be read to be undone: %w", f, cause, err)
@@ -250,7 +250,7 @@ func (s *session) undo(before map[intercept.Family]listing, f intercept.Family, 
 }
 
 // verify reads back what was written.
-func (s *session) verify(want map[intercept.Family]program) error {
+func (s *session) verify(want map[ruleset.Family]program) error {
 	now, err := s.read()
 	if err != nil {
 		return fmt.Errorf("the rules are written, but could not be read back: %w", err)
@@ -265,8 +265,8 @@ func (s *session) verify(want map[intercept.Family]program) error {
 	return nil
 }
 
-func (s *session) differences(want map[intercept.Family]program, have map[intercept.Family]listing) []intercept.Difference {
-	var diffs []intercept.Difference
+func (s *session) differences(want map[ruleset.Family]program, have map[ruleset.Family]listing) []ruleset.Difference {
+	var diffs []ruleset.Difference
 	for _, f := range families {
 		for _, name := range tableNames {
 			for _, d := range have[f].table(name).differences(want[f].table(name), s.o) {
@@ -280,9 +280,9 @@ func (s *session) differences(want map[intercept.Family]program, have map[interc
 
 // Check compares the kernel with rs and returns the differences. None: it is
 // as Apply leaves it. It changes nothing. Where there is nothing of ours the
-// error is [intercept.ErrNotIntercepted].
-func (b *Backend) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
-	want := map[intercept.Family]program{}
+// error is [ruleset.ErrNotIntercepted].
+func (b *Backend) Check(rs ruleset.Ruleset) ([]ruleset.Difference, error) {
+	want := map[ruleset.Family]program{}
 	for _, f := range families {
 		p, err := compile(rs, f, b.o.dialect())
 		if err != nil {
@@ -298,7 +298,7 @@ func (b *Backend) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
 }
 
 // look reads what is there, or says that nothing of it is ours.
-func (b *Backend) look() (*session, map[intercept.Family]listing, error) {
+func (b *Backend) look() (*session, map[ruleset.Family]listing, error) {
 	s, err := b.begin()
 	if err != nil {
 		return nil, nil, err
@@ -316,7 +316,7 @@ func (b *Backend) look() (*session, map[intercept.Family]listing, error) {
 		ours = ours || have[f].isOurs()
 	}
 	if !ours {
-		return nil, nil, intercept.ErrNotIntercepted
+		return nil, nil, ruleset.ErrNotIntercepted
 	}
 	return s, have, nil
 }
@@ -361,13 +361,13 @@ func (b *Backend) Remove() (removed bool, err error) {
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. The many rules that one rule of the policy can be
 // are added up. Where there is nothing of ours the error is
-// [intercept.ErrNotIntercepted].
-func (b *Backend) Counters() ([]intercept.Counter, error) {
+// [ruleset.ErrNotIntercepted].
+func (b *Backend) Counters() ([]ruleset.Counter, error) {
 	_, have, err := b.look()
 	if err != nil {
 		return nil, err
 	}
-	var counters []intercept.Counter
+	var counters []ruleset.Counter
 	for _, f := range families {
 		for _, name := range tableNames {
 			for _, c := range inOrder(have[f].table(name).ours()) {
@@ -377,11 +377,11 @@ func (b *Backend) Counters() ([]intercept.Counter, error) {
 						continue
 					}
 					chain, _ := partOf(c.name)
-					k := intercept.Counter{Chain: chain, Reason: r.spec, Family: f.String(), Packets: r.packets, Bytes: r.bytes}
-					if line, reason, ok := strings.Cut(key.Comment, ": "); ok {
-						k.Line, k.Reason = line, reason
+					k := ruleset.Counter{Chain: chain, Reason: r.spec, Family: f.String(), Packets: r.packets, Bytes: r.bytes}
+					if id, reason := ruleset.ParseComment(key.Comment); id != "" {
+						k.Rule, k.Line, k.Reason = id, id.Line(), reason
 					}
-					if n := len(counters); n > 0 && counters[n-1].Chain == k.Chain && counters[n-1].Line == k.Line &&
+					if n := len(counters); n > 0 && counters[n-1].Chain == k.Chain && counters[n-1].Rule == k.Rule &&
 						counters[n-1].Reason == k.Reason && counters[n-1].Family == k.Family {
 						counters[n-1].Packets += k.Packets
 						counters[n-1].Bytes += k.Bytes
@@ -418,9 +418,9 @@ func partOf(name string) (string, int) {
 }
 
 // read lists both families.
-func (s *session) read() (map[intercept.Family]listing, error) {
+func (s *session) read() (map[ruleset.Family]listing, error) {
 	var errs []error
-	running := map[intercept.Family]*process{}
+	running := map[ruleset.Family]*process{}
 	for _, f := range families {
 		there, err := s.mayHave(f)
 		if err == nil && there {
@@ -428,7 +428,7 @@ func (s *session) read() (map[intercept.Family]listing, error) {
 		}
 		errs = append(errs, err)
 	}
-	have := map[intercept.Family]listing{}
+	have := map[ruleset.Family]listing{}
 	for _, f := range families {
 		if running[f] == nil {
 			continue
@@ -446,7 +446,7 @@ func (s *session) read() (map[intercept.Family]listing, error) {
 }
 
 // mayHave reports whether there can be anything of this variant.
-func (s *session) mayHave(f intercept.Family) (bool, error) {
+func (s *session) mayHave(f ruleset.Family) (bool, error) {
 	switch {
 	case s.missing[f] != nil:
 		return false, nil
@@ -461,13 +461,13 @@ func (s *session) mayHave(f intercept.Family) (bool, error) {
 
 // legacyLoaded reports whether the namespace of the calling thread has any
 // table of the legacy variant. It asks for none, so it brings none about.
-func legacyLoaded(f intercept.Family) bool {
+func legacyLoaded(f ruleset.Family) bool {
 	names, err := os.ReadFile("/proc/thread-self/net/" + namesFile(f))
 	return err == nil && len(names) > 0
 }
 
 // restore loads a text.
-func (s *session) restore(f intercept.Family, input string) error {
+func (s *session) restore(f ruleset.Family, input string) error {
 	args := []string{"--noflush", "--counters"}
 	if s.o.Variant == Legacy {
 		args = append(args, "--wait="+strconv.Itoa(int(max(s.o.wait()/time.Second, 1))))
@@ -476,7 +476,7 @@ func (s *session) restore(f intercept.Family, input string) error {
 	if failed, ok := errors.AsType[*failure](err); ok && s.o.Variant == Legacy {
 		failed.askForTable(f)
 	}
-	if errors.Is(err, intercept.ErrLocked) {
+	if errors.Is(err, ruleset.ErrLocked) {
 		return fmt.Errorf("%w: the lock %s is held, %s", err, s.files[0].Name(), holder(s.files[0]))
 	}
 	return err
@@ -513,7 +513,7 @@ func (s *session) remember(p program) (program, error) {
 // tidy removes the objects of nf_tables that were made for rules which are
 // gone, and the chains that say so, all of them of a table at once: whoever is
 // killed before it leaves the chains, so that the next one does it.
-func (s *session) tidy(f intercept.Family, have listing, inUse func(table string) bool) error {
+func (s *session) tidy(f ruleset.Family, have listing, inUse func(table string) bool) error {
 	if s.o.Variant != NFT || s.o.Objects == nil {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 )
 
@@ -26,7 +27,7 @@ func TestConcurrentApplies(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
 			was := s.everything(t)
 			if round == 1 {
-				s.mustApply(t, random(t, 999), intercept.Created)
+				s.mustApply(t, random(t, 999), ruleset.Created)
 			}
 			var wg sync.WaitGroup
 			errs := make([]error, 6)
@@ -99,7 +100,7 @@ func applyForever(v Variant) {
 	if err == nil {
 		fmt.Println("ready")
 		for i := uint64(0); err == nil; i++ {
-			var rs intercept.Ruleset
+			var rs ruleset.Ruleset
 			rs, err = intercept.Compile(choice(i % choices))
 			rs.Routes = nil
 			if err == nil {
@@ -139,12 +140,12 @@ func (s site) survivors(t *testing.T) (names []string) {
 // and the next Apply and Remove find nothing in their way.
 func TestKilled(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		var want []map[intercept.Family]program
-		var rulesets []intercept.Ruleset
+		var want []map[ruleset.Family]program
+		var rulesets []ruleset.Ruleset
 		for i := range uint64(choices) {
 			rs := compileConfig(t, choice(i))
 			rulesets = append(rulesets, rs)
-			w := map[intercept.Family]program{}
+			w := map[ruleset.Family]program{}
 			for _, f := range families {
 				w[f] = must(compile(rs, f, Standard))
 			}

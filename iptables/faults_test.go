@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 const aloneEnv = "MESH_TEST_ALONE"
@@ -82,27 +83,27 @@ func withDNS() intercept.Config {
 // holds the rule, and nothing is written.
 func TestRefusedLineIsNamed(t *testing.T) {
 	old := compileConfig(t, withDNS())
-	nat := func(rules ...intercept.Rule) intercept.Chain {
-		return intercept.Chain{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: rules}
+	nat := func(rules ...ruleset.Rule) ruleset.Chain {
+		return ruleset.Chain{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: rules}
 	}
 	variants(t, func(t *testing.T, v Variant) {
 		for name, tt := range map[string]struct {
-			chains []intercept.Chain
+			chains []ruleset.Chain
 			want   []string
 		}{
-			"by the program": {[]intercept.Chain{nat(
-				intercept.Rule{Line: "O1", Reason: "fine", Target: intercept.Return{}},
-				intercept.Rule{Line: "O2", Reason: "the culprit", Match: []intercept.Match{intercept.OutInterface("longer-than-fifteen")}, Target: intercept.Return{}})},
+			"by the program": {[]ruleset.Chain{nat(
+				ruleset.Rule{ID: "O1", Reason: "fine", Target: ruleset.Return{}},
+				ruleset.Rule{ID: "O2", Reason: "the culprit", Match: []ruleset.Match{ruleset.OutInterface("longer-than-fifteen")}, Target: ruleset.Return{}})},
 				[]string{"IPv4", `-A MESH_OUTPUT -o longer-than-fifteen -m comment --comment \"O2: the culprit\" -j RETURN`}},
-			"by the kernel": {[]intercept.Chain{
-				nat(intercept.Rule{Line: "O1", Reason: "in circles", Target: intercept.Jump{Chain: "a"}}),
-				{Name: "a", Type: intercept.NATChain, Rules: []intercept.Rule{{Line: "O1", Reason: "in circles", Target: intercept.Jump{Chain: "b"}}}},
-				{Name: "b", Type: intercept.NATChain, Rules: []intercept.Rule{{Line: "O1", Reason: "in circles", Target: intercept.Jump{Chain: "a"}}}}},
+			"by the kernel": {[]ruleset.Chain{
+				nat(ruleset.Rule{ID: "O1", Reason: "in circles", Target: ruleset.Jump{Chain: "a"}}),
+				{Name: "a", Type: ruleset.NATChain, Rules: []ruleset.Rule{{ID: "O2", Reason: "in circles", Target: ruleset.Jump{Chain: "b"}}}},
+				{Name: "b", Type: ruleset.NATChain, Rules: []ruleset.Rule{{ID: "O3", Reason: "in circles", Target: ruleset.Jump{Chain: "a"}}}}},
 				[]string{"IPv4", "; line "}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s := newSite(t, Options{Variant: v})
-				rs := intercept.Ruleset{Families: old.Families, Chains: tt.chains}
+				rs := ruleset.Ruleset{Families: old.Families, Chains: tt.chains}
 				// Beside nothing, and beside rules of ours.
 				was := s.everything(t)
 				_, err := s.apply(rs)
@@ -112,7 +113,7 @@ func TestRefusedLineIsNamed(t *testing.T) {
 					}
 				}
 				checkRestored(t, s, was)
-				s.mustApply(t, old, intercept.Created)
+				s.mustApply(t, old, ruleset.Created)
 				s.seedCounters(t)
 				saved := s.saved(t)
 				if _, err := s.apply(rs); err == nil {
@@ -164,11 +165,11 @@ func TestOtherFamilyFails(t *testing.T) {
 						}
 						if strings.Contains(before, "ours") {
 							c := withDNS()
-							c.Outbound.ExcludePorts = must(intercept.ParsePorts("1-80"))
+							c.Outbound.ExcludePorts = must(ruleset.ParsePorts("1-80"))
 							c.Inbound.Mode = intercept.InboundOff
-							s.mustApply(t, compileConfig(t, c), intercept.Created)
+							s.mustApply(t, compileConfig(t, c), ruleset.Created)
 							if strings.Contains(before, "others") {
-								s.iptables(t, intercept.IPv4, "-t nat -I OUTPUT 1 -j DOCKER") // our jump is in another place now
+								s.iptables(t, ruleset.IPv4, "-t nat -I OUTPUT 1 -j DOCKER") // our jump is in another place now
 							}
 							s.seedCounters(t)
 						}
@@ -202,13 +203,13 @@ func TestOtherFamilyFails(t *testing.T) {
 			if _, err := s.apply(compileConfig(t, withDNS())); err == nil || !strings.Contains(err.Error(), "IPv6 rules written before it could not be undone") {
 				t.Errorf("Apply: %v", err)
 			}
-			if left := s.run(t, "", s.program(intercept.IPv4, "save")); strings.Contains(left, "MESH_") {
+			if left := s.run(t, "", s.program(ruleset.IPv4, "save")); strings.Contains(left, "MESH_") {
 				t.Errorf("left in IPv4:\n%s", left)
 			}
 		})
 		t.Run("at removal", func(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
-			s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+			s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 			s.seedCounters(t)
 			saved := s.saved(t)
 			wrap(t, program, `[ $n != 1 ] && exec REAL "$@"; echo "$0: line 1 failed: no luck" >&2; exit 1`)
@@ -235,20 +236,20 @@ func TestTablesChangeMeanwhile(t *testing.T) {
 		}
 		for _, tt := range []struct {
 			name, before, script string
-			want                 intercept.Outcome
+			want                 ruleset.Outcome
 		}{
-			{"a jump that was right is gone", "", `REAL "$@"; [ $n != 1 ] || DELETE`, intercept.Replaced},
-			{"a jump that was to be moved is gone", "-t nat -I OUTPUT 1 -j ACCEPT", `REAL "$@"; [ $n != 1 ] || DELETE`, intercept.Replaced},
-			{"a jump is gone as soon as it is written", "nothing", `[ -e ${0%/*}/done ] || { DELETE && touch ${0%/*}/done; }; exec REAL "$@"`, intercept.Created},
+			{"a jump that was right is gone", "", `REAL "$@"; [ $n != 1 ] || DELETE`, ruleset.Replaced},
+			{"a jump that was to be moved is gone", "-t nat -I OUTPUT 1 -j ACCEPT", `REAL "$@"; [ $n != 1 ] || DELETE`, ruleset.Replaced},
+			{"a jump is gone as soon as it is written", "nothing", `[ -e ${0%/*}/done ] || { DELETE && touch ${0%/*}/done; }; exec REAL "$@"`, ruleset.Created},
 			// What is written all the same is said beside the error.
-			{forEver, "", `DELETE; exec REAL "$@"`, intercept.Replaced},
+			{forEver, "", `DELETE; exec REAL "$@"`, ruleset.Replaced},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				s := newSite(t, Options{Variant: v})
 				if tt.before != "nothing" {
-					s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+					s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 					if tt.before != "" {
-						s.iptables(t, intercept.IPv4, tt.before)
+						s.iptables(t, ruleset.IPv4, tt.before)
 					}
 				}
 				wrap(t, "iptables-"+string(v)+"-save", strings.ReplaceAll(tt.script, "DELETE", "XTABLES_LOCKFILE=/dev/null "+iptables+" -t nat -D OUTPUT "+jump))
@@ -331,7 +332,7 @@ func TestPrograms(t *testing.T) {
 				put(tt.copy, copyFile)
 				b, err := Open(Options{Variant: v})
 				if tt.opens != "" {
-					if !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), tt.opens) {
+					if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), tt.opens) {
 						t.Errorf("Open: %v, want %q", err, tt.opens)
 					}
 					return
@@ -342,16 +343,16 @@ func TestPrograms(t *testing.T) {
 				s := newSite(t, Options{Variant: v})
 				s.b = b
 				if tt.applies != "" {
-					if _, err := s.apply(compileConfig(t, withDNS())); !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), tt.applies) {
+					if _, err := s.apply(compileConfig(t, withDNS())); !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), tt.applies) {
 						t.Errorf("Apply: %v, want %q", err, tt.applies)
 					}
 					c := withDNS()
 					c.Families = intercept.FamiliesIPv4
-					s.mustApply(t, compileConfig(t, c), intercept.Created)
+					s.mustApply(t, compileConfig(t, c), ruleset.Created)
 					s.mustBe(t, compileConfig(t, c))
 					return
 				}
-				s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+				s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 				s.mustBe(t, compileConfig(t, withDNS()))
 			})
 		}
@@ -362,7 +363,7 @@ func TestPrograms(t *testing.T) {
 			}
 			t.Setenv("PATH", "")
 			s := newSite(t, Options{Variant: v})
-			s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+			s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 		})
 	})
 	for _, o := range []Options{{}, {Variant: "iptables"}, {Variant: NFT, Dialect: "gaelic"}} {
@@ -403,22 +404,22 @@ func TestXtablesLock(t *testing.T) {
 		s := newSite(t, Options{Variant: v, SharedLock: true, Wait: time.Second})
 		was := s.everything(t)
 		if v == NFT { // it needs no lock
-			s.mustApply(t, rs, intercept.Created)
+			s.mustApply(t, rs, ruleset.Created)
 			return
 		}
 		_, err = s.apply(rs)
 		holder := fmt.Sprintf("%s is held, by process %d (", path, os.Getpid())
-		if !errors.Is(err, intercept.ErrLocked) || !strings.Contains(err.Error(), holder) {
+		if !errors.Is(err, ruleset.ErrLocked) || !strings.Contains(err.Error(), holder) {
 			t.Errorf("Apply: %v, want %q", err, holder)
 		}
 		checkRestored(t, s, was)
 		// Who has another file system does not wait for it.
 		other := newSite(t, Options{Variant: v, Wait: time.Second})
-		other.mustApply(t, rs, intercept.Created)
+		other.mustApply(t, rs, ruleset.Created)
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
 			t.Fatal(err)
 		}
-		s.mustApply(t, rs, intercept.Created)
+		s.mustApply(t, rs, ruleset.Created)
 	})
 }
 
@@ -427,7 +428,7 @@ func TestNamespaceLock(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		s := newSite(t, Options{Variant: v, Wait: 20 * time.Millisecond})
 		rs := compileConfig(t, withDNS())
-		s.mustApply(t, rs, intercept.Created)
+		s.mustApply(t, rs, ruleset.Created)
 		f, err := os.Open(s.Path())
 		if err != nil {
 			t.Fatal(err)
@@ -442,14 +443,14 @@ func TestNamespaceLock(t *testing.T) {
 		_, rerr := s.remove()
 		holder := fmt.Sprintf("locked by another program for 20ms: by process %d (", os.Getpid())
 		for _, err := range []error{aerr, cerr, nerr, rerr} {
-			if !errors.Is(err, intercept.ErrLocked) || !strings.Contains(err.Error(), holder) {
+			if !errors.Is(err, ruleset.ErrLocked) || !strings.Contains(err.Error(), holder) {
 				t.Errorf("%v, want %q", err, holder)
 			}
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
 			t.Fatal(err)
 		}
-		s.mustApply(t, rs, intercept.Unchanged)
+		s.mustApply(t, rs, ruleset.Unchanged)
 	})
 }
 
@@ -478,7 +479,7 @@ func TestNoPlaceForTheLock(t *testing.T) {
 		} {
 			f()
 			s := newSite(t, Options{Variant: v, SharedLock: true})
-			if outcome, err := s.apply(compileConfig(t, withDNS())); err != nil || outcome != intercept.Created {
+			if outcome, err := s.apply(compileConfig(t, withDNS())); err != nil || outcome != ruleset.Created {
 				t.Errorf("%s: %s, %v", name, outcome, err)
 			}
 			if removed, err := s.remove(); err != nil || !removed {
@@ -493,7 +494,7 @@ func TestNoPrivilege(t *testing.T) {
 	aloneEach(t, func(t *testing.T, v Variant) {
 		s := newSite(t, Options{Variant: v})
 		if v == Legacy { // where there is no table, nothing is asked of the kernel
-			s.mustApply(t, compileConfig(t, intercept.Default()), intercept.Created)
+			s.mustApply(t, compileConfig(t, intercept.Default()), ruleset.Created)
 		}
 		was := s.everything(t)
 		err := s.Do(func() error {
@@ -506,7 +507,7 @@ func TestNoPrivilege(t *testing.T) {
 			_, err := s.b.Apply(compileConfig(t, withDNS()))
 			return err
 		})
-		if !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
+		if !errors.Is(err, ruleset.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
 			t.Errorf("Apply: %v", err)
 		}
 		checkRestored(t, s, was)
@@ -546,10 +547,10 @@ func TestForeignChain(t *testing.T) {
 			for _, f := range families {
 				s := newSite(t, Options{Variant: v})
 				if table == "filter" { // where ours are, too, in other tables
-					s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+					s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 				}
 				s.run(t, "*"+table+"\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -p tcp -j RETURN\n-A OUTPUT -j MESH_OUTPUT\nCOMMIT\n", s.program(f, "restore"), "--noflush")
-				s.refusedByAll(t, intercept.ErrForeign, f.String()+", table "+table+", chain MESH_OUTPUT", "rename it, or remove it")
+				s.refusedByAll(t, ruleset.ErrForeign, f.String()+", table "+table+", chain MESH_OUTPUT", "rename it, or remove it")
 			}
 		}
 	})
@@ -564,10 +565,10 @@ func TestTableThatCannotBeListed(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		s := newSite(t, Options{Variant: NFT})
 		if applied {
-			s.mustApply(t, compileConfig(t, withDNS()), intercept.Created)
+			s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
 		}
 		s.run(t, rule, "nft", "-f", "-")
-		s.refusedByAll(t, intercept.ErrUnsupported, "table nat has rules that iptables cannot list", "use the backend nft")
+		s.refusedByAll(t, ruleset.ErrUnsupported, "table nat has rules that iptables cannot list", "use the backend nft")
 	}
 }
 
@@ -576,14 +577,14 @@ func TestTableThatCannotBeListed(t *testing.T) {
 func TestCounters(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		s := newSite(t, Options{Variant: v})
-		var rules []intercept.Rule
+		var rules []ruleset.Rule
 		for i := range 14 { // with a part of the chain each, so that names do not sort
-			rules = append(rules, intercept.Rule{Line: fmt.Sprintf("O%d", i+1), Reason: "not there: really", Target: intercept.Return{}, Match: []intercept.Match{
-				intercept.Proto{intercept.TCP, intercept.UDP}, intercept.Not{Match: intercept.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d", 2*i, i)))}}})
+			rules = append(rules, ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("O%d", i+1)), Reason: "not there: really", Target: ruleset.Return{}, Match: []ruleset.Match{
+				ruleset.Proto{ruleset.TCP, ruleset.UDP}, ruleset.Not{Match: ruleset.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d", 2*i, i)))}}})
 		}
-		rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4, intercept.IPv6}, Chains: []intercept.Chain{
-			{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: rules}}}
-		s.mustApply(t, rs, intercept.Created)
+		rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Chains: []ruleset.Chain{
+			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: rules}}}
+		s.mustApply(t, rs, ruleset.Created)
 		s.seedCounters(t)
 		want := map[string]uint64{} // packets by family and line
 		for _, f := range families {
@@ -608,19 +609,19 @@ func TestCounters(t *testing.T) {
 			t.Fatalf("%d counters, %d wanted, %v: %+v", len(got), len(want), err, got)
 		}
 		for i, c := range got {
-			family, n := intercept.IPv4, i+1
+			family, n := ruleset.IPv4, i+1
 			if i >= 14 {
-				family, n = intercept.IPv6, i-13
+				family, n = ruleset.IPv6, i-13
 			}
 			line := fmt.Sprintf("O%d", n)
 			packets := want[family.String()+" "+line]
-			if c != (intercept.Counter{Chain: "output", Line: line, Reason: "not there: really", Family: family.String(), Packets: packets, Bytes: 100 * packets}) || packets == 0 && (v == Legacy || family == intercept.IPv4) {
+			if c != (ruleset.Counter{Chain: "output", Rule: ruleset.RuleID(line), Line: line, Reason: "not there: really", Family: family.String(), Packets: packets, Bytes: 100 * packets}) || packets == 0 && (v == Legacy || family == ruleset.IPv4) {
 				t.Errorf("counter %d: %+v, want %s, %d packets", i, c, line, packets)
 			}
 		}
 		// Without comments a rule is called by what it says.
 		s = newSite(t, Options{Variant: v, Dialect: Minimal})
-		s.mustApply(t, compileConfig(t, intercept.Default()), intercept.Created)
+		s.mustApply(t, compileConfig(t, intercept.Default()), ruleset.Created)
 		if got, err = s.counters(); err != nil || len(got) < 10 || !strings.HasPrefix(got[0].Reason, "-") {
 			t.Errorf("%+v, %v", got, err)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/nft"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
@@ -85,14 +86,14 @@ func (s site) open(t testing.TB, o Options) *Backend {
 // objects gives a Backend the objects of nf_tables, as package dataplane does.
 type objects struct{ *nft.Backend }
 
-func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
+func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
 	chains, err := o.Chains()
 	if err != nil {
 		return nil, err
 	}
 	base := map[string][]string{}
 	for _, c := range chains {
-		if (c.Family == "ip") != (f == intercept.IPv4) || c.Family != "ip" && c.Family != "ip6" {
+		if (c.Family == "ip") != (f == ruleset.IPv4) || c.Family != "ip" && c.Family != "ip6" {
 			continue
 		}
 		names := base[c.Table]
@@ -104,12 +105,12 @@ func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
 	return base, nil
 }
 
-func (s site) apply(rs intercept.Ruleset) (out intercept.Outcome, err error) {
+func (s site) apply(rs ruleset.Ruleset) (out ruleset.Outcome, err error) {
 	err = s.Do(func() error { out, err = s.b.Apply(rs); return err })
 	return out, err
 }
 
-func (s site) check(rs intercept.Ruleset) (diffs []intercept.Difference, err error) {
+func (s site) check(rs ruleset.Ruleset) (diffs []ruleset.Difference, err error) {
 	err = s.Do(func() error { diffs, err = s.b.Check(rs); return err })
 	return diffs, err
 }
@@ -119,12 +120,12 @@ func (s site) remove() (removed bool, err error) {
 	return removed, err
 }
 
-func (s site) counters() (counters []intercept.Counter, err error) {
+func (s site) counters() (counters []ruleset.Counter, err error) {
 	err = s.Do(func() error { counters, err = s.b.Counters(); return err })
 	return counters, err
 }
 
-func (s site) mustApply(t testing.TB, rs intercept.Ruleset, want intercept.Outcome) {
+func (s site) mustApply(t testing.TB, rs ruleset.Ruleset, want ruleset.Outcome) {
 	t.Helper()
 	got, err := s.apply(rs)
 	if err != nil {
@@ -135,7 +136,7 @@ func (s site) mustApply(t testing.TB, rs intercept.Ruleset, want intercept.Outco
 	}
 }
 
-func (s site) mustBe(t testing.TB, rs intercept.Ruleset) {
+func (s site) mustBe(t testing.TB, rs ruleset.Ruleset) {
 	t.Helper()
 	diffs, err := s.check(rs)
 	if err != nil || len(diffs) > 0 {
@@ -150,7 +151,7 @@ func (s site) mustRemove(t testing.TB) {
 	}
 }
 
-func joinDifferences(diffs []intercept.Difference) string {
+func joinDifferences(diffs []ruleset.Difference) string {
 	s := make([]string, len(diffs))
 	for i, d := range diffs {
 		s[i] = d.String()
@@ -159,9 +160,9 @@ func joinDifferences(diffs []intercept.Difference) string {
 }
 
 // program is the name of one of the variant's programs.
-func (s site) program(f intercept.Family, what string) string {
+func (s site) program(f ruleset.Family, what string) string {
 	name := "iptables-"
-	if f == intercept.IPv6 {
+	if f == ruleset.IPv6 {
 		name = "ip6tables-"
 	}
 	return strings.TrimSuffix(name+string(s.v)+"-"+what, "-")
@@ -187,7 +188,7 @@ func (s site) run(t testing.TB, input string, name string, args ...string) strin
 }
 
 // iptables runs iptables or ip6tables.
-func (s site) iptables(t testing.TB, f intercept.Family, command string) {
+func (s site) iptables(t testing.TB, f ruleset.Family, command string) {
 	t.Helper()
 	s.run(t, "", s.program(f, ""), strings.Fields(command)...)
 }
@@ -251,7 +252,7 @@ func (s site) everything(t testing.TB) string {
 	return s.saved(t) + site{s.Namespace, nil, other}.saved(t) + s.run(t, "", "nft", "-nn", "-a", "list", "ruleset")
 }
 
-func random(t testing.TB, seed uint64) intercept.Ruleset {
+func random(t testing.TB, seed uint64) ruleset.Ruleset {
 	t.Helper()
 	return compileConfig(t, gen.Config(rand.New(rand.NewPCG(seed, 11))))
 }
@@ -265,13 +266,13 @@ func many() intercept.Config {
 		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs, mustCIDRs(fmt.Sprintf("10.%d.%d.0/25,2001:db8:%x::/49", i/250, i%250, i))...)
 	}
 	for i := range uint16(100) {
-		c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: 20000 + 10*i, Last: 20003 + 10*i})
+		c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, ruleset.PortRange{First: 20000 + 10*i, Last: 20003 + 10*i})
 	}
 	e := intercept.Exclusion{}
 	for i := range uint32(20) {
-		e.Ports = append(e.Ports, intercept.Port(uint16(2*i+1)))
-		e.UIDs = append(e.UIDs, intercept.ID(2*i))
-		e.GIDs = append(e.GIDs, intercept.ID(2*i))
+		e.Ports = append(e.Ports, ruleset.Port(uint16(2*i+1)))
+		e.UIDs = append(e.UIDs, ruleset.ID(2*i))
+		e.GIDs = append(e.GIDs, ruleset.ID(2*i))
 	}
 	e.CIDRs = c.Outbound.ExcludeCIDRs[:20]
 	c.Outbound.Exclude = append(c.Outbound.Exclude, e)
@@ -287,9 +288,9 @@ func TestKernelTakesTheVocabulary(t *testing.T) {
 				t.Parallel()
 				for i, rs := range inDialect(t, vocabulary(), d) {
 					s := newSite(t, Options{Variant: v, Dialect: d})
-					s.mustApply(t, rs, intercept.Created)
+					s.mustApply(t, rs, ruleset.Created)
 					s.mustBe(t, rs)
-					s.mustApply(t, rs, intercept.Unchanged)
+					s.mustApply(t, rs, ruleset.Unchanged)
 					if i == 0 {
 						s.mustRemove(t)
 					}
@@ -333,20 +334,20 @@ func (s site) seedCounters(t testing.TB) {
 func TestTwiceIsOnce(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		for _, o := range []Options{{}, {Dialect: Minimal}, {Last: true}} {
-			for _, rs := range []intercept.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1)} {
+			for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1)} {
 				o.Variant = v
 				if _, err := Render(rs, o); isTooBig(o.Dialect, err) {
 					continue
 				}
 				s := newSite(t, o)
-				s.mustApply(t, rs, intercept.Created)
+				s.mustApply(t, rs, ruleset.Created)
 				s.seedCounters(t)
 				before := s.everything(t)
 				if !strings.Contains(before, "[3:300]") {
 					t.Fatalf("no counters:\n%s", before)
 				}
 				for range 2 {
-					s.mustApply(t, rs, intercept.Unchanged)
+					s.mustApply(t, rs, ruleset.Unchanged)
 					s.mustBe(t, rs)
 				}
 				if _, err := s.counters(); err != nil {
@@ -375,7 +376,7 @@ func TestTextLoadedByHandIsOurs(t *testing.T) {
 			s.run(t, in.Text, name, "--noflush")
 		}
 		s.mustBe(t, rs)
-		s.mustApply(t, rs, intercept.Unchanged)
+		s.mustApply(t, rs, ruleset.Unchanged)
 		s.mustRemove(t)
 	})
 }
@@ -391,7 +392,7 @@ func TestRandomWalk(t *testing.T) {
 			s.mustApply(t, rs, "")
 			s.mustBe(t, rs)
 			fresh := newSite(t, Options{Variant: v})
-			fresh.mustApply(t, rs, intercept.Created)
+			fresh.mustApply(t, rs, ruleset.Created)
 			if diff := gocmp.Diff(fresh.rules(t), s.rules(t)); diff != "" {
 				t.Fatalf("step %d: a fresh namespace (-) and this one (+) differ:\n%s", seed, diff)
 			}
@@ -509,22 +510,22 @@ func TestRemoveRestores(t *testing.T) {
 					}
 					// Somebody puts rules before and after ours.
 					if before != "" {
-						s.iptables(t, intercept.IPv4, "-t nat -I OUTPUT 1 -j DOCKER")
-						s.iptables(t, intercept.IPv4, "-t nat -A OUTPUT -j KUBE-MARK-MASQ")
+						s.iptables(t, ruleset.IPv4, "-t nat -I OUTPUT 1 -j DOCKER")
+						s.iptables(t, ruleset.IPv4, "-t nat -A OUTPUT -j KUBE-MARK-MASQ")
 					}
 					s.mustRemove(t)
 					if before != "" {
-						s.iptables(t, intercept.IPv4, "-t nat -D OUTPUT -j DOCKER")
-						s.iptables(t, intercept.IPv4, "-t nat -D OUTPUT -j KUBE-MARK-MASQ")
+						s.iptables(t, ruleset.IPv4, "-t nat -D OUTPUT -j DOCKER")
+						s.iptables(t, ruleset.IPv4, "-t nat -D OUTPUT -j KUBE-MARK-MASQ")
 					}
 					checkRestored(t, s, was)
 					if removed, err := s.remove(); err != nil || removed {
 						t.Fatalf("Remove again: %v, %v", removed, err)
 					}
-					if _, err := s.check(compileConfig(t, intercept.Default())); !errors.Is(err, intercept.ErrNotIntercepted) {
+					if _, err := s.check(compileConfig(t, intercept.Default())); !errors.Is(err, ruleset.ErrNotIntercepted) {
 						t.Fatalf("Check of nothing: %v", err)
 					}
-					if _, err := s.counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
+					if _, err := s.counters(); !errors.Is(err, ruleset.ErrNotIntercepted) {
 						t.Fatalf("Counters of nothing: %v", err)
 					}
 				})
@@ -573,12 +574,12 @@ func TestOneFamilyOnly(t *testing.T) {
 		s := newSite(t, Options{Variant: v})
 		c := intercept.Default()
 		c.DNS.Mode = intercept.DNSAll
-		s.mustApply(t, compileConfig(t, c), intercept.Created)
+		s.mustApply(t, compileConfig(t, c), ruleset.Created)
 		c.Families = intercept.FamiliesIPv4
 		only4 := compileConfig(t, c)
-		s.mustApply(t, only4, intercept.Replaced)
+		s.mustApply(t, only4, ruleset.Replaced)
 		s.mustBe(t, only4)
-		if left := s.run(t, "", s.program(intercept.IPv6, "save")); strings.Contains(left, "MESH_") || v == NFT && left != "" {
+		if left := s.run(t, "", s.program(ruleset.IPv6, "save")); strings.Contains(left, "MESH_") || v == NFT && left != "" {
 			t.Errorf("left in IPv6:\n%s", left)
 		}
 		if l := s.run(t, "", "nft", "list", "ruleset"); strings.Contains(l, "ip6") {
@@ -586,7 +587,7 @@ func TestOneFamilyOnly(t *testing.T) {
 		}
 		// And tables that are no longer needed.
 		c.DNS.Mode = intercept.DNSOff
-		s.mustApply(t, compileConfig(t, c), intercept.Replaced)
+		s.mustApply(t, compileConfig(t, c), ruleset.Replaced)
 		if l := s.saved(t); strings.Contains(l, "MESH_RAW") || v == NFT && strings.Contains(l, "*raw") {
 			t.Errorf("left in raw:\n%s", l)
 		}
@@ -598,20 +599,20 @@ func TestOneFamilyOnly(t *testing.T) {
 func TestCheckNamesDifferences(t *testing.T) {
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
-	c.Outbound.ExcludePorts = must(intercept.ParsePorts("8080"))
+	c.Outbound.ExcludePorts = must(ruleset.ParsePorts("8080"))
 	rs := compileConfig(t, c)
 	const (
-		byUser = `-m owner --uid-owner 1337 -m comment --comment "O4: from the proxy (by user)" -j RETURN`
-		port   = `-p tcp -m tcp --dport 8080 -m comment --comment "O5: excluded port" -j RETURN`
+		byUser = `-m owner --uid-owner 1337 -m comment --comment "O4.uid: from the proxy (by user)" -j RETURN`
+		port   = `-p tcp -m tcp --dport 8080 -m comment --comment "O5.ports: excluded port" -j RETURN`
 		jump   = `-m comment --comment Intercept -j MESH_OUTPUT`
 	)
 	tests := []struct{ name, script, want string }{
-		{"rule deleted", "-D MESH_OUTPUT " + byUser, `table nat, chain MESH_OUTPUT, rule "O4: from the proxy (by user)": missing`},
+		{"rule deleted", "-D MESH_OUTPUT " + byUser, `table nat, chain MESH_OUTPUT, rule O4.uid: missing`},
 		{"rule added", "-A MESH_OUTPUT -p tcp --dport 1 -j ACCEPT", "a rule without comment: not ours"},
-		{"rule added with a comment of ours", `-I MESH_OUTPUT 1 -m comment --comment "O4: from the proxy (by user)" -j ACCEPT`, `rule "O4: from the proxy (by user)": has other conditions or another target`},
+		{"rule added with a comment of ours", `-I MESH_OUTPUT 1 -m comment --comment "O4.uid: from the proxy (by user)" -j ACCEPT`, `rule O4.uid: has other conditions, another target or another comment`},
 		{"rules swapped", "-D MESH_OUTPUT " + byUser + "\n-A MESH_OUTPUT " + byUser, "its rules stand in another order"},
-		{"chain flushed", "-F MESH_PREROUTING", `rule "I8: not included": missing`},
-		{"port changed", "-D MESH_OUTPUT " + port + "\n-I MESH_OUTPUT 6 " + strings.Replace(port, "8080", "8081", 1), `rule "O5: excluded port": has other conditions or another target`},
+		{"chain flushed", "-F MESH_PREROUTING", `rule I8: missing`},
+		{"port changed", "-D MESH_OUTPUT " + port + "\n-I MESH_OUTPUT 6 " + strings.Replace(port, "8080", "8081", 1), `rule O5.ports: has other conditions, another target or another comment`},
 		{"chain added", ":MESH_MORE - [0:0]", "chain MESH_MORE: not part of this configuration"},
 		{"mark of content changed", ":MESH_SPEC_0 - [0:0]", "chain MESH_SPEC_0: made from another configuration"},
 		{"jump deleted", "-D OUTPUT " + jump, "table nat, chain OUTPUT: does not lead to our chain exactly once, first of its rules"},
@@ -628,7 +629,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, Options{Variant: v})
-				s.mustApply(t, rs, intercept.Created)
+				s.mustApply(t, rs, ruleset.Created)
 				clean := s.rules(t)
 				lines := strings.Split(tt.script, "\n")
 				slices.SortStableFunc(lines, func(a, b string) int { return cmp.Compare(b[:1], a[:1]) }) // chains first
@@ -644,7 +645,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 				if diff := gocmp.Diff(before, s.everything(t)); diff != "" {
 					t.Errorf("Check changed the kernel:\n%s", diff)
 				}
-				s.mustApply(t, rs, intercept.Replaced)
+				s.mustApply(t, rs, ruleset.Replaced)
 				s.mustBe(t, rs)
 				// What was added to a built-in chain is not ours to take away.
 				now := regexp.MustCompile(`(?m)^.* -A OUTPUT -p tcp -m tcp --dport 1 -j ACCEPT\n`).ReplaceAllString(s.rules(t), "")
@@ -655,7 +656,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 		}
 		t.Run("another configuration", func(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
-			s.mustApply(t, random(t, 5), intercept.Created)
+			s.mustApply(t, random(t, 5), ruleset.Created)
 			diffs, err := s.check(rs)
 			if got := joinDifferences(diffs); err != nil || !strings.Contains(got, "made from another configuration") {
 				t.Errorf("%s, %v", got, err)
@@ -663,14 +664,14 @@ func TestCheckNamesDifferences(t *testing.T) {
 		})
 		t.Run("a mark for a connection's", func(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
-			of := func(m intercept.Match) intercept.Ruleset {
-				return intercept.Ruleset{Families: []intercept.Family{intercept.IPv4}, Chains: []intercept.Chain{{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityFilter,
-					Rules: []intercept.Rule{{Line: "O1", Reason: "marked", Match: []intercept.Match{m}, Target: intercept.Drop{}}}}}}
+			of := func(m ruleset.Match) ruleset.Ruleset {
+				return ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4}, Chains: []ruleset.Chain{{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityFilter,
+					Rules: []ruleset.Rule{{ID: "O1", Reason: "marked", Match: []ruleset.Match{m}, Target: ruleset.Drop{}}}}}}
 			}
-			s.mustApply(t, of(intercept.Mark{Value: 1, Mask: 1}), intercept.Created)
-			s.run(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 -m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n", s.program(intercept.IPv4, "restore"), "--noflush")
-			diffs, err := s.check(of(intercept.Mark{Value: 1, Mask: 1}))
-			if got := joinDifferences(diffs); err != nil || !strings.Contains(got, `"O1: marked": has other conditions`) {
+			s.mustApply(t, of(ruleset.MetaMark{Value: 1, Mask: 1}), ruleset.Created)
+			s.run(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 -m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n", s.program(ruleset.IPv4, "restore"), "--noflush")
+			diffs, err := s.check(of(ruleset.MetaMark{Value: 1, Mask: 1}))
+			if got := joinDifferences(diffs); err != nil || !strings.Contains(got, `rule O1: has other conditions`) {
 				t.Errorf("%s, %v", got, err)
 			}
 		})
@@ -680,7 +681,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 // noTidying are objects that cannot be removed: as if the process ended there.
 type noTidying struct{ Objects }
 
-func (noTidying) RemoveEmpty(intercept.Family, string, []string, bool) error {
+func (noTidying) RemoveEmpty(ruleset.Family, string, []string, bool) error {
 	return errors.New("the end")
 }
 
@@ -693,14 +694,14 @@ func TestEndsBeforeTidying(t *testing.T) {
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
 	for name, next := range map[string]func(*testing.T, site){
-		"Apply again":   func(t *testing.T, s site) { s.mustApply(t, plain, intercept.Unchanged) },
-		"Apply another": func(t *testing.T, s site) { s.mustApply(t, compileConfig(t, many()), intercept.Replaced) },
+		"Apply again":   func(t *testing.T, s site) { s.mustApply(t, plain, ruleset.Unchanged) },
+		"Apply another": func(t *testing.T, s site) { s.mustApply(t, compileConfig(t, many()), ruleset.Replaced) },
 		"Remove":        func(*testing.T, site) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, Options{Variant: NFT})
 			was := s.everything(t)
-			s.mustApply(t, compileConfig(t, c), intercept.Created)
+			s.mustApply(t, compileConfig(t, c), ruleset.Created)
 			dead := s
 			dead.b = &Backend{s.b.o, s.b.programs, s.b.missing}
 			dead.b.o.Objects = noTidying{s.b.o.Objects}
@@ -746,7 +747,7 @@ func TestLegacyHolds(t *testing.T) {
 	}
 	holds(false)
 	if err := s.Do(func() error {
-		if legacyLoaded(intercept.IPv4) || legacyLoaded(intercept.IPv6) {
+		if legacyLoaded(ruleset.IPv4) || legacyLoaded(ruleset.IPv6) {
 			return errors.New("LegacyHolds made tables")
 		}
 		return nil
@@ -756,7 +757,7 @@ func TestLegacyHolds(t *testing.T) {
 	s.restore(t, foreign)
 	s.restore(t, "*nat\n:NOT_MESH_SPEC - [0:0]\nCOMMIT\n")
 	holds(false)
-	s.mustApply(t, compileConfig(t, many()), intercept.Created)
+	s.mustApply(t, compileConfig(t, many()), ruleset.Created)
 	holds(true)
 	s.mustRemove(t)
 	holds(false)

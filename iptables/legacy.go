@@ -12,13 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // LegacyHolds reports whether legacy tables of the calling thread's namespace
 // have chains of ours. It needs no program, and asks for no table that is not
 // there already: asking the kernel for one makes it.
-func LegacyHolds(f intercept.Family) (bool, error) {
+func LegacyHolds(f ruleset.Family) (bool, error) {
 	names, err := os.ReadFile("/proc/thread-self/net/" + namesFile(f))
 	if errors.Is(err, os.ErrNotExist) || err == nil && len(names) == 0 {
 		return false, nil
@@ -27,7 +27,7 @@ func LegacyHolds(f intercept.Family) (bool, error) {
 		return false, fmt.Errorf("list the legacy tables: %w", err)
 	}
 	domain, level := unix.AF_INET, unix.SOL_IP
-	if f == intercept.IPv6 {
+	if f == ruleset.IPv6 {
 		domain, level = unix.AF_INET6, unix.SOL_IPV6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -52,8 +52,8 @@ func LegacyHolds(f intercept.Family) (bool, error) {
 // and the target's revision.
 var chainHead = "ERROR" + strings.Repeat("\x00", 29-len("ERROR")+1)
 
-func namesFile(f intercept.Family) string {
-	if f == intercept.IPv6 {
+func namesFile(f ruleset.Family) string {
+	if f == ruleset.IPv6 {
 		return "ip6_tables_names"
 	}
 	return "ip_tables_names"
@@ -95,13 +95,13 @@ func entries(fd, level int, table string) ([]byte, error) {
 // only that it was unable to initialize a table: whether the kernel has none, or
 // the process may not have it, are two things. It asks as libiptc does, in the
 // namespace of the calling thread.
-func (f *failure) askForTable(family intercept.Family) {
+func (f *failure) askForTable(family ruleset.Family) {
 	m := regexp.MustCompile(`unable to initialize table '(\w+)'`).FindStringSubmatch(f.said)
 	if m == nil {
 		return
 	}
 	domain, level := unix.AF_INET, unix.SOL_IP
-	if family == intercept.IPv6 {
+	if family == ruleset.IPv6 {
 		domain, level = unix.AF_INET6, unix.SOL_IPV6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -122,7 +122,7 @@ func getsockopt(fd, level, option int, buffer []byte) error {
 		return nil
 	}
 	if errno == unix.EPERM {
-		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", intercept.ErrPermission, errno)
+		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", ruleset.ErrPermission, errno)
 	}
 	return errno
 }

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/rulediff"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // A listing is what iptables-save -c prints, read as far as we have to know it.
@@ -47,7 +47,7 @@ func parse(text string) (listing, error) {
 			// What is ours in it could be neither seen nor taken out.
 			for _, name := range tableNames {
 				if strings.Contains(line, "`"+name+"'") {
-					return nil, fmt.Errorf("%w: table %s has rules that iptables cannot list, written with nft or by another program: move them to a table of another name, or use the backend nft", intercept.ErrUnsupported, name)
+					return nil, fmt.Errorf("%w: table %s has rules that iptables cannot list, written with nft or by another program: move them to a table of another name, or use the backend nft", ruleset.ErrUnsupported, name)
 				}
 			}
 		case line == "" || line[0] == '#':
@@ -130,11 +130,11 @@ func (l listing) isOurs() bool {
 }
 
 // foreign reports chains of our prefix in a table that has no mark of ours.
-func (l listing) foreign(f intercept.Family) error {
+func (l listing) foreign(f ruleset.Family) error {
 	for _, t := range l {
 		ours := t.ours()
 		if len(ours) > 0 && !slices.ContainsFunc(ours, func(c savedChain) bool { return IsOurs(c.name) }) {
-			return fmt.Errorf("%s, table %s, chain %s: %w; rename it, or remove it and the rules that lead to it", f, t.name, ours[0].name, intercept.ErrForeign)
+			return fmt.Errorf("%s, table %s, chain %s: %w; rename it, or remove it and the rules that lead to it", f, t.name, ours[0].name, ruleset.ErrForeign)
 		}
 	}
 	return nil
@@ -198,10 +198,10 @@ func (t savedTable) sameOurs(other savedTable) bool {
 }
 
 // differences names how what is ours in a table differs from want.
-func (t savedTable) differences(want table, o Options) []intercept.Difference {
-	var diffs []intercept.Difference
+func (t savedTable) differences(want table, o Options) []ruleset.Difference {
+	var diffs []ruleset.Difference
 	add := func(what, problem string) {
-		diffs = append(diffs, intercept.Difference{What: "table " + t.name + ", " + what, Problem: problem})
+		diffs = append(diffs, ruleset.Difference{What: "table " + t.name + ", " + what, Problem: problem})
 	}
 	for _, c := range t.ours() {
 		if strings.HasPrefix(c.name, madePrefix) && (len(want.chains) > 0 || o.Objects != nil) || want.has(c.name) {
@@ -363,8 +363,8 @@ func canonical(words []string) rulediff.Rule {
 func normal(name, value string) string {
 	switch name {
 	case "-p":
-		for _, p := range []intercept.Protocol{intercept.ICMP, intercept.TCP, intercept.UDP, intercept.ICMPv6} {
-			if value == p.String() || value == "icmpv6" && p == intercept.ICMPv6 {
+		for _, p := range []ruleset.Protocol{ruleset.ICMP, ruleset.TCP, ruleset.UDP, ruleset.ICMPv6} {
+			if value == p.String() || value == "icmpv6" && p == ruleset.ICMPv6 {
 				return strconv.Itoa(int(p))
 			}
 		}

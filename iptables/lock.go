@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // lockNamespace keeps others of us out of the namespace of the calling thread.
@@ -34,7 +34,7 @@ func lockNamespace(wait time.Duration) (*os.File, error) {
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			return nil, errors.Join(fmt.Errorf("lock the network namespace: %w", err), f.Close())
 		case time.Now().After(end):
-			err := fmt.Errorf("the network namespace was %w for %s: %s", intercept.ErrLocked, wait, holder(f))
+			err := fmt.Errorf("the network namespace was %w for %s: %s", ruleset.ErrLocked, wait, holder(f))
 			return nil, errors.Join(err, f.Close())
 		}
 		<-time.After(2 * time.Millisecond)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 )
 
@@ -236,25 +237,25 @@ func readRule(words []string) (xrule, error) {
 // run is one packet's way through the tables.
 type run struct {
 	*machine
-	p      intercept.Packet
-	out    intercept.Trace
+	p      ruleset.Packet
+	out    ruleset.Trace
 	silent bool
 	zoned  bool
 	steps  int
 }
 
 // trace says what xtables does with the packet.
-func (m *machine) trace(p intercept.Packet) (intercept.Trace, error) {
+func (m *machine) trace(p ruleset.Packet) (ruleset.Trace, error) {
 	if p.State == 0 {
-		p.State = intercept.CTNew
+		p.State = ruleset.CTNew
 	}
 	if p.Flags == 0 {
-		p.Flags = intercept.SYN
+		p.Flags = ruleset.SYN
 	}
 	r := run{machine: m, p: p}
 	type stop struct{ table, chain string }
 	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}, {"filter", "INPUT"}, {"filter", "FORWARD"}}
-	if p.Hook == intercept.Output {
+	if p.Hook == ruleset.Output {
 		way = []stop{{"raw", "OUTPUT"}, {"mangle", "OUTPUT"}, {"nat", "OUTPUT"}, {"filter", "OUTPUT"}}
 		if p.Interface == "lo" {
 			way = append(way, stop{"mangle", "PREROUTING"}, stop{"filter", "INPUT"})
@@ -262,12 +263,12 @@ func (m *machine) trace(p intercept.Packet) (intercept.Trace, error) {
 	}
 	asked := false
 	for i, s := range way {
-		if s.table == "nat" && p.State != intercept.CTNew {
+		if s.table == "nat" && p.State != ruleset.CTNew {
 			continue
 		}
-		arrived := p.Hook == intercept.Output && i >= 4
+		arrived := p.Hook == ruleset.Output && i >= 4
 		if arrived {
-			r.p.Hook, r.p.Owner = intercept.Prerouting, nil
+			r.p.Hook, r.p.Owner = ruleset.Prerouting, nil
 		}
 		asked = asked || s.table == "nat" && len(m.tables["nat"][s.chain]) > 0
 		r.silent = arrived || s.table == "raw" || s == stop{"mangle", "OUTPUT"} || s.table == "filter" && asked
@@ -320,9 +321,9 @@ func (r *run) chain(table map[string][]xrule, name string) (ends, error) {
 	return returns, nil
 }
 
-func (r *run) decide(rule xrule, f intercept.Fate) {
+func (r *run) decide(rule xrule, f ruleset.Fate) {
 	r.out.Fate = f
-	r.out.Line, r.out.Reason, _ = strings.Cut(rule.comment, ": ")
+	r.out.Rule, r.out.Reason = ruleset.ParseComment(rule.comment)
 }
 
 func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _ error) {
@@ -337,36 +338,36 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 	}
 	switch name := rule.target[1]; name {
 	case "ACCEPT":
-		r.decide(rule, intercept.Fate{})
+		r.decide(rule, ruleset.Fate{})
 		return accepts, true, nil
 	case "RETURN":
 		if !r.silent {
-			r.decide(rule, intercept.Fate{})
+			r.decide(rule, ruleset.Fate{})
 		}
 		return returns, true, nil
 	case "DROP":
-		r.decide(rule, intercept.Fate{Action: intercept.Dropped})
+		r.decide(rule, ruleset.Fate{Action: ruleset.Dropped})
 		return stops, true, nil
 	case "REJECT":
 		if reset := options["--reject-with"] == "tcp-reset"; reset && (!strings.Contains(rule.text, "-p tcp ") || strings.Contains(rule.text, "! -p tcp ")) {
 			return 0, false, errors.New("a reset of what may not be TCP")
 		}
-		r.decide(rule, intercept.Fate{Action: intercept.Rejected})
+		r.decide(rule, ruleset.Fate{Action: ruleset.Rejected})
 		return stops, true, nil
 	case "REDIRECT":
-		ports, err := intercept.ParsePortRange(options["--to-ports"])
+		ports, err := ruleset.ParsePortRange(options["--to-ports"])
 		if _, random := options["--random"]; random != (ports.First != ports.Last) {
 			err = errors.New("spread over one port, or not over several")
 		}
-		r.decide(rule, intercept.Fate{Action: intercept.Redirected, Ports: ports})
+		r.decide(rule, ruleset.Fate{Action: ruleset.Redirected, Ports: ports})
 		return stops, true, err
 	case "DNAT":
 		to, err := netip.ParseAddrPort(options["--to-destination"])
-		r.decide(rule, intercept.Fate{Action: intercept.Translated, To: to})
+		r.decide(rule, ruleset.Fate{Action: ruleset.Translated, To: to})
 		return stops, true, err
 	case "TPROXY":
-		port, err := intercept.ParsePortRange(options["--on-port"])
-		r.decide(rule, intercept.Fate{Action: intercept.Transparent, Ports: port})
+		port, err := ruleset.ParsePortRange(options["--on-port"])
+		r.decide(rule, ruleset.Fate{Action: ruleset.Transparent, Ports: port})
 		return stops, true, err
 	case "CT":
 		zone, err := strconv.ParseUint(options["--zone"], 10, 16)
@@ -420,7 +421,7 @@ func (r *run) holds(c xcondition) (bool, error) {
 			return false, errors.New("more ports than there is room for")
 		}
 		for _, part := range parts {
-			list, err := intercept.ParsePorts(strings.Replace(part, ":", "-", 1))
+			list, err := ruleset.ParsePorts(strings.Replace(part, ":", "-", 1))
 			if err != nil {
 				return false, err
 			}
@@ -430,8 +431,8 @@ func (r *run) holds(c xcondition) (bool, error) {
 		}
 		return false, nil
 	}
-	owner := func(id func(intercept.Owner) uint32) (bool, error) {
-		ids, err := intercept.ParseIDs(value)
+	owner := func(id func(ruleset.Owner) uint32) (bool, error) {
+		ids, err := ruleset.ParseIDs(value)
 		if err != nil || r.p.Owner == nil || len(ids) != 1 {
 			return false, err
 		}
@@ -444,7 +445,7 @@ func (r *run) holds(c xcondition) (bool, error) {
 		}
 		return p.Contains(a), err
 	}
-	iface := func(hook intercept.Hook) (bool, error) {
+	iface := func(hook ruleset.Hook) (bool, error) {
 		name := r.p.Interface
 		if r.p.Hook != hook {
 			name = ""
@@ -456,7 +457,7 @@ func (r *run) holds(c xcondition) (bool, error) {
 	}
 	switch c.option {
 	case "-p":
-		number, known := map[string]intercept.Protocol{"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58}[value]
+		number, known := map[string]ruleset.Protocol{"tcp": 6, "udp": 17, "icmp": 1, "ipv6-icmp": 58}[value]
 		if !known {
 			return false, errors.New("unknown protocol")
 		}
@@ -466,17 +467,17 @@ func (r *run) holds(c xcondition) (bool, error) {
 	case "-d":
 		return prefix(r.p.Dst.Addr())
 	case "-i":
-		return iface(intercept.Prerouting)
+		return iface(ruleset.Prerouting)
 	case "-o":
-		return iface(intercept.Output)
+		return iface(ruleset.Output)
 	case "--sport", "--sports":
 		return port(r.p.Src.Port())
 	case "--dport", "--dports":
 		return port(r.p.Dst.Port())
 	case "--uid-owner":
-		return owner(func(o intercept.Owner) uint32 { return o.UID })
+		return owner(func(o ruleset.Owner) uint32 { return o.UID })
 	case "--gid-owner":
-		return owner(func(o intercept.Owner) uint32 { return o.GID })
+		return owner(func(o ruleset.Owner) uint32 { return o.GID })
 	case "--mark":
 		v, mask, err := markOf(value)
 		mark := r.p.Mark
@@ -486,7 +487,7 @@ func (r *run) holds(c xcondition) (bool, error) {
 		return mark&mask == v, err
 	case "--ctstate":
 		for name := range strings.SplitSeq(value, ",") {
-			bit, known := map[string]intercept.CTState{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8}[name]
+			bit, known := map[string]ruleset.CTState{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8}[name]
 			if !known {
 				return false, errors.New("unknown state")
 			}
@@ -514,12 +515,12 @@ func (r *run) holds(c xcondition) (bool, error) {
 }
 
 // machines renders a Ruleset and loads what comes out, by family.
-func machines(rs intercept.Ruleset, d Dialect) (map[intercept.Family]*machine, error) {
+func machines(rs ruleset.Ruleset, d Dialect) (map[ruleset.Family]*machine, error) {
 	inputs, err := Render(rs, Options{Dialect: d})
 	if err != nil {
 		return nil, err
 	}
-	all := map[intercept.Family]*machine{}
+	all := map[ruleset.Family]*machine{}
 	for _, in := range inputs {
 		if all[in.Family], err = load(in.Text); err != nil {
 			return nil, fmt.Errorf("%s: %w\n%s", in.Family, err, in.Text)
@@ -529,12 +530,15 @@ func machines(rs intercept.Ruleset, d Dialect) (map[intercept.Family]*machine, e
 }
 
 // compare fails unless xtables does with the packet what Trace foretells.
-func compare(t *testing.T, rs intercept.Ruleset, all map[intercept.Family]*machine, p intercept.Packet) intercept.Fate {
+func compare(t *testing.T, rs ruleset.Ruleset, all map[ruleset.Family]*machine, p ruleset.Packet) ruleset.Trace {
 	t.Helper()
-	want := rs.Trace(p)
-	m := all[intercept.FamilyOf(p.Dst.Addr())]
+	want, err := rs.Trace(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := all[ruleset.FamilyOf(p.Dst.Addr())]
 	if m == nil {
-		return want.Fate
+		return want
 	}
 	got, err := m.trace(p)
 	if err != nil {
@@ -542,7 +546,7 @@ func compare(t *testing.T, rs intercept.Ruleset, all map[intercept.Family]*machi
 	}
 	same := got.Fate == want.Fate && got.Zone == want.Zone
 	if m.standard {
-		same = same && got.Line == want.Line && got.Reason == want.Reason
+		same = same && got.Rule == want.Rule && got.Reason == want.Reason
 	}
 	if !same {
 		owner := "nobody"
@@ -552,7 +556,7 @@ func compare(t *testing.T, rs intercept.Ruleset, all map[intercept.Family]*machi
 		t.Errorf("%+v, owner %s: the text says %s by %s: %s, zone %d; Trace says %s by %s: %s, zone %d",
 			p, owner, got.Fate, got.Line, got.Reason, got.Zone, want.Fate, want.Line, want.Reason, want.Zone)
 	}
-	return want.Fate
+	return want
 }
 
 // TestMeaningOfConfigs: what is rendered of a configuration means to xtables
@@ -580,10 +584,10 @@ func TestMeaningOfConfigs(t *testing.T) {
 			}
 			for range 8 {
 				p := disturb(r, gen.Packet(r))
-				fates[compare(t, rs, all, p).String()]++
+				fates[compare(t, rs, all, p).Fate.String()]++
 			}
 			for range 8 {
-				fates[compare(t, rs, all, aimed(r, rs)).String()]++
+				fates[compare(t, rs, all, aimed(r, rs)).Fate.String()]++
 			}
 			if t.Failed() {
 				for _, f := range rs.Families {
@@ -601,7 +605,7 @@ func TestMeaningOfConfigs(t *testing.T) {
 }
 
 func isTooBig(d Dialect, err error) bool {
-	return d == Minimal && errors.Is(err, intercept.ErrUnsupported) && strings.Contains(err.Error(), "bytes")
+	return d == Minimal && errors.Is(err, ruleset.ErrUnsupported) && strings.Contains(err.Error(), "bytes")
 }
 
 // TestMeaningOfRules: the same for rules that no configuration has: several
@@ -614,7 +618,7 @@ func TestMeaningOfRules(t *testing.T) {
 			if d == Minimal {
 				rulesets, longest = 3400, 2 // all has to fit in 8 KiB
 			}
-			fates := map[intercept.Action]int{}
+			fates := map[ruleset.Action]int{}
 			apart, judged, zones := 0, 0, map[uint16]int{}
 			for seed := range uint64(rulesets) {
 				r := rand.New(rand.NewPCG(seed, 22))
@@ -630,14 +634,15 @@ func TestMeaningOfRules(t *testing.T) {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
 				judged++
-				apart += all[intercept.IPv4].parts()
+				apart += all[ruleset.IPv4].parts()
 				for i := range 32 {
 					p := disturb(r, gen.Packet(r))
 					if i >= 6 {
 						p = aimed(r, rs)
 					}
-					fates[compare(t, rs, all, p).Action]++
-					zones[rs.Trace(p).Zone]++
+					trace := compare(t, rs, all, p)
+					fates[trace.Fate.Action]++
+					zones[trace.Zone]++
 				}
 				if t.Failed() {
 					for _, f := range rs.Families {
@@ -651,9 +656,9 @@ func TestMeaningOfRules(t *testing.T) {
 					t.FailNow()
 				}
 			}
-			for a := intercept.Pass; a <= intercept.Dropped; a++ {
+			for a := ruleset.Pass; a <= ruleset.Dropped; a++ {
 				if fates[a] < 100 {
-					t.Errorf("fate %v came up %d times only", intercept.Fate{Action: a}, fates[a])
+					t.Errorf("fate %v came up %d times only", ruleset.Fate{Action: a}, fates[a])
 				}
 			}
 			if zones[1] < 100 || zones[2] < 100 {
@@ -666,7 +671,7 @@ func TestMeaningOfRules(t *testing.T) {
 	}
 }
 
-func textOf(t *testing.T, rs intercept.Ruleset, d Dialect, f intercept.Family) string {
+func textOf(t *testing.T, rs ruleset.Ruleset, d Dialect, f ruleset.Family) string {
 	t.Helper()
 	inputs, err := Render(rs, Options{Dialect: d})
 	if err != nil {
@@ -687,7 +692,7 @@ var (
 	worldMarks      = []uint32{0, 1, 2, 3, 5, 7}
 )
 
-func mustCIDRs(s string) intercept.CIDRs { return must(intercept.ParseCIDRs(s)) }
+func mustCIDRs(s string) ruleset.CIDRs { return must(ruleset.ParseCIDRs(s)) }
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -714,30 +719,30 @@ func several[E any](r *rand.Rand, most int, item func() E) []E {
 	return out
 }
 
-func somePorts(r *rand.Rand, most int) intercept.Ports {
-	return several(r, 3*most, func() intercept.PortRange {
+func somePorts(r *rand.Rand, most int) ruleset.Ports {
+	return several(r, 3*most, func() ruleset.PortRange {
 		a, b := pick(r, worldPorts), pick(r, worldPorts)
 		if one(r, 3) && min(a, b)+2000 > max(a, b) { // wide ranges swallow the rest
-			return intercept.PortRange{First: min(a, b), Last: max(a, b)}
+			return ruleset.PortRange{First: min(a, b), Last: max(a, b)}
 		}
 		if one(r, 3) {
-			return intercept.Port(uint16(100 + 2*r.IntN(100))) // they do not merge
+			return ruleset.Port(uint16(100 + 2*r.IntN(100))) // they do not merge
 		}
-		return intercept.Port(a)
+		return ruleset.Port(a)
 	})
 }
 
-func someIDs(r *rand.Rand, most int) intercept.IDs {
-	return several(r, most, func() intercept.IDRange {
+func someIDs(r *rand.Rand, most int) ruleset.IDs {
+	return several(r, most, func() ruleset.IDRange {
 		a, b := pick(r, worldIDs), pick(r, worldIDs)
 		if one(r, 4) && min(a, b)+600 > max(a, b) {
-			return intercept.IDRange{First: min(a, b), Last: max(a, b)}
+			return ruleset.IDRange{First: min(a, b), Last: max(a, b)}
 		}
-		return intercept.ID(a)
+		return ruleset.ID(a)
 	})
 }
 
-func someCIDRs(r *rand.Rand, most int) intercept.CIDRs {
+func someCIDRs(r *rand.Rand, most int) ruleset.CIDRs {
 	return several(r, 2*most, func() netip.Prefix {
 		if one(r, 2) {
 			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(2 * r.IntN(8)), 3}), 32)
@@ -747,136 +752,136 @@ func someCIDRs(r *rand.Rand, most int) intercept.CIDRs {
 }
 
 // someMatches returns conditions of different kinds, several of them long lists.
-func someMatches(r *rand.Rand, longest int) (match []intercept.Match, proto intercept.Proto) {
-	add := func(m intercept.Match, negatable bool) {
+func someMatches(r *rand.Rand, longest int) (match []ruleset.Match, proto ruleset.Proto) {
+	add := func(m ruleset.Match, negatable bool) {
 		if negatable && one(r, 3) {
-			m = intercept.Not{Match: m}
+			m = ruleset.Not{Match: m}
 		}
 		match = append(match, m)
 	}
-	protos := []intercept.Proto{{intercept.TCP}, {intercept.UDP}, {intercept.TCP, intercept.UDP}, {intercept.ICMP, intercept.ICMPv6}, {intercept.UDP, intercept.UDP, intercept.ICMP}}
+	protos := []ruleset.Proto{{ruleset.TCP}, {ruleset.UDP}, {ruleset.TCP, ruleset.UDP}, {ruleset.ICMP, ruleset.ICMPv6}, {ruleset.UDP, ruleset.UDP, ruleset.ICMP}}
 	switch r.IntN(8) {
 	case 0:
 	case 1:
-		add(intercept.Not{Match: pick(r, protos)}, false)
+		add(ruleset.Not{Match: pick(r, protos)}, false)
 	default:
 		proto = pick(r, protos[:3])
 		add(proto, false)
 	}
 	if proto != nil {
 		if one(r, 3) {
-			add(intercept.DstPort(somePorts(r, longest)), true)
+			add(ruleset.DstPort(somePorts(r, longest)), true)
 		}
 		if one(r, 5) {
-			add(intercept.SrcPort(somePorts(r, longest)), true)
+			add(ruleset.SrcPort(somePorts(r, longest)), true)
 		}
-		if len(proto) == 1 && proto[0] == intercept.TCP && one(r, 4) {
-			add(pick(r, []intercept.TCPFlags{intercept.Opens(), {Mask: intercept.RST, Value: intercept.RST}, {Mask: intercept.PSH | intercept.ACK}}), true)
+		if len(proto) == 1 && proto[0] == ruleset.TCP && one(r, 4) {
+			add(pick(r, []ruleset.TCPFlags{ruleset.Opens(), {Mask: ruleset.RST, Value: ruleset.RST}, {Mask: ruleset.PSH | ruleset.ACK}}), true)
 		}
 	}
 	if one(r, 3) {
-		add(intercept.Dst(someCIDRs(r, longest)), true)
+		add(ruleset.Dst(someCIDRs(r, longest)), true)
 	}
 	if one(r, 4) {
-		add(intercept.Src(someCIDRs(r, longest)), true)
+		add(ruleset.Src(someCIDRs(r, longest)), true)
 	}
 	if one(r, 4) {
-		add(intercept.UID(someIDs(r, longest)), false)
+		add(ruleset.UID(someIDs(r, longest)), false)
 	}
 	if one(r, 4) {
-		add(intercept.GID(someIDs(r, longest)), false)
+		add(ruleset.GID(someIDs(r, longest)), false)
 	}
 	if one(r, 6) {
-		add(intercept.OutInterface(pick(r, worldInterfaces)), true)
+		add(ruleset.OutInterface(pick(r, worldInterfaces)), true)
 	}
 	if one(r, 6) {
-		add(intercept.InInterface(pick(r, worldInterfaces)), true)
+		add(ruleset.InInterface(pick(r, worldInterfaces)), true)
 	}
 	if one(r, 5) {
 		mask := pick(r, []uint32{1, 3, 7, 1<<32 - 1})
-		add(intercept.Mark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
+		add(ruleset.MetaMark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
 	}
 	if one(r, 6) {
 		mask := pick(r, []uint32{1, 3, 7, 1<<32 - 1})
-		add(intercept.ConnMark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
+		add(ruleset.ConnMark{Value: pick(r, worldMarks) & mask, Mask: mask}, true)
 	}
 	if one(r, 8) {
-		add(pick(r, []intercept.CTState{intercept.CTNew, intercept.CTInvalid, intercept.CTEstablished | intercept.CTRelated, 15}), true)
+		add(pick(r, []ruleset.CTState{ruleset.CTNew, ruleset.CTInvalid, ruleset.CTEstablished | ruleset.CTRelated, 15}), true)
 	}
 	if one(r, 10) {
-		add(pick(r, []intercept.IsFamily{intercept.IsFamily(intercept.IPv4), intercept.IsFamily(intercept.IPv6)}), true)
+		add(pick(r, []ruleset.IsFamily{ruleset.IsFamily(ruleset.IPv4), ruleset.IsFamily(ruleset.IPv6)}), true)
 	}
 	return match, proto
 }
 
 // randomRuleset returns rules of every kind that xtables has, in two base chains
 // of a hook and in chains that those lead to.
-func randomRuleset(r *rand.Rand, longest int) intercept.Ruleset {
-	rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4, intercept.IPv6}}
-	bases := []intercept.Chain{
-		{Name: "raw_output", Hook: intercept.Output, Priority: intercept.PriorityRaw},
-		{Name: "raw_prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityRaw},
-		{Name: "mangle_output", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain},
-		{Name: "mangle_prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle},
-		{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain},
-		{Name: "prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain},
-		{Name: "filter_output", Hook: intercept.Output, Priority: intercept.PriorityFilter},
+func randomRuleset(r *rand.Rand, longest int) ruleset.Ruleset {
+	rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}}
+	bases := []ruleset.Chain{
+		{Name: "raw_output", Hook: ruleset.Output, Priority: ruleset.PriorityRaw},
+		{Name: "raw_prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw},
+		{Name: "mangle_output", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain},
+		{Name: "mangle_prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle},
+		{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain},
+		{Name: "prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain},
+		{Name: "filter_output", Hook: ruleset.Output, Priority: ruleset.PriorityFilter},
 	}
 	r.Shuffle(len(bases), func(i, j int) { bases[i], bases[j] = bases[j], bases[i] })
 	line, zones := 0, one(r, 2)
 	for _, base := range bases[:1+r.IntN(3)] {
 		subs := []string{base.Name + "_x", base.Name + "_y"}
-		chain := func(c intercept.Chain, next []string) {
+		chain := func(c ruleset.Chain, next []string) {
 			for range 1 + r.IntN(6) {
 				line++
 				match, proto := someMatches(r, longest)
-				rule := intercept.Rule{Line: "O" + strconv.Itoa(line), Reason: `rule "` + c.Name + `"`, Match: match}
+				rule := ruleset.Rule{ID: ruleset.RuleID("O" + strconv.Itoa(line)), Reason: `rule "` + c.Name + `"`, Match: match}
 				rule.Target = someTarget(r, base, proto, zones, next)
-				if to, is := rule.Target.(intercept.DNAT); is {
-					rule.Match = slices.DeleteFunc(rule.Match, func(m intercept.Match) bool { return strings.Contains(m.String(), "IPv") })
-					rule.Match = append(rule.Match, intercept.IsFamily(intercept.FamilyOf(to.To.Addr())))
+				if to, is := rule.Target.(ruleset.DNAT); is {
+					rule.Match = slices.DeleteFunc(rule.Match, func(m ruleset.Match) bool { return strings.Contains(m.String(), "IPv") })
+					rule.Match = append(rule.Match, ruleset.IsFamily(ruleset.FamilyOf(to.To.Addr())))
 				}
 				c.Rules = append(c.Rules, rule)
 			}
 			rs.Chains = append(rs.Chains, c)
 		}
 		chain(base, subs)
-		chain(intercept.Chain{Name: subs[0], Type: base.Type}, subs[1:])
-		chain(intercept.Chain{Name: subs[1], Type: base.Type}, nil)
+		chain(ruleset.Chain{Name: subs[0], Type: base.Type}, subs[1:])
+		chain(ruleset.Chain{Name: subs[1], Type: base.Type}, nil)
 	}
 	return rs
 }
 
-func someTarget(r *rand.Rand, base intercept.Chain, proto intercept.Proto, zones bool, next []string) intercept.Target {
-	targets := []intercept.Target{intercept.Return{}, intercept.Return{}}
+func someTarget(r *rand.Rand, base ruleset.Chain, proto ruleset.Proto, zones bool, next []string) ruleset.Target {
+	targets := []ruleset.Target{ruleset.Return{}, ruleset.Return{}}
 	if len(next) > 0 {
-		targets = append(targets, intercept.Goto{Chain: pick(r, next)})
+		targets = append(targets, ruleset.Goto{Chain: pick(r, next)})
 	}
-	isRaw := base.Priority == intercept.PriorityRaw
+	isRaw := base.Priority == ruleset.PriorityRaw
 	if isRaw && zones {
 		// In xtables evaluation goes on after a zone: no more than this may follow.
-		targets = append(targets, intercept.CTZone{Zone: 1}, intercept.CTZone{Zone: 2})
+		targets = append(targets, ruleset.CTZone{Zone: 1}, ruleset.CTZone{Zone: 2})
 		return pick(r, targets)
 	}
 	if len(next) > 0 {
-		targets = append(targets, intercept.Jump{Chain: pick(r, next)}, intercept.Jump{Chain: pick(r, next)})
+		targets = append(targets, ruleset.Jump{Chain: pick(r, next)}, ruleset.Jump{Chain: pick(r, next)})
 	}
 	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
-	targets = append(targets, intercept.Accept{}, intercept.SetMark{Value: pick(r, worldMarks), Mask: mask}, intercept.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
+	targets = append(targets, ruleset.Accept{}, ruleset.SetMark{Value: pick(r, worldMarks), Mask: mask}, ruleset.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
 	hasPorts := len(proto) == 1
 	switch {
-	case base.Type == intercept.NATChain && hasPorts:
-		targets = append(targets, intercept.Redirect{Ports: intercept.Port(15001)}, intercept.Redirect{Ports: intercept.PortRange{First: 15001, Last: 15004}},
-			intercept.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}, intercept.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})
-	case base.Type != intercept.NATChain:
-		targets = append(targets, intercept.Drop{})
+	case base.Type == ruleset.NATChain && hasPorts:
+		targets = append(targets, ruleset.Redirect{Ports: ruleset.Port(15001)}, ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}},
+			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}, ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})
+	case base.Type != ruleset.NATChain:
+		targets = append(targets, ruleset.Drop{})
 	}
-	if base.Priority == intercept.PriorityFilter {
-		targets = append(targets, intercept.Reject{}, intercept.Reject{})
+	if base.Priority == ruleset.PriorityFilter {
+		targets = append(targets, ruleset.Reject{}, ruleset.Reject{})
 	}
-	if base.Priority == intercept.PriorityMangle && base.Hook == intercept.Prerouting && hasPorts {
+	if base.Priority == ruleset.PriorityMangle && base.Hook == ruleset.Prerouting && hasPorts {
 		for range 3 {
-			targets = append(targets, intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 5, Mask: 5}})
+			targets = append(targets, ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 5, Mask: 5}})
 		}
 	}
 	return pick(r, targets)
@@ -884,18 +889,18 @@ func someTarget(r *rand.Rand, base intercept.Chain, proto intercept.Proto, zones
 
 // disturb makes of a packet one that gen does not make: without a socket, in
 // the midst of a connection, marked.
-func disturb(r *rand.Rand, p intercept.Packet) intercept.Packet {
+func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 	if one(r, 6) {
 		p.Owner = nil
 	}
 	if one(r, 6) {
-		p.Flags = pick(r, []uint8{intercept.SYN | intercept.ACK, intercept.ACK, intercept.RST, intercept.FIN | intercept.ACK | intercept.PSH})
+		p.Flags = pick(r, []uint8{ruleset.SYN | ruleset.ACK, ruleset.ACK, ruleset.RST, ruleset.FIN | ruleset.ACK | ruleset.PSH})
 	}
 	if one(r, 6) {
-		p.State = pick(r, []intercept.CTState{intercept.CTEstablished, intercept.CTInvalid, intercept.CTRelated})
+		p.State = pick(r, []ruleset.CTState{ruleset.CTEstablished, ruleset.CTInvalid, ruleset.CTRelated})
 	}
 	if one(r, 10) {
-		p.Protocol = pick(r, []intercept.Protocol{intercept.ICMP, intercept.ICMPv6})
+		p.Protocol = pick(r, []ruleset.Protocol{ruleset.ICMP, ruleset.ICMPv6})
 		p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(p.Dst.Addr(), 0)
 	}
 	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
@@ -904,14 +909,14 @@ func disturb(r *rand.Rand, p intercept.Packet) intercept.Packet {
 
 // aimed returns a packet that satisfies many of the conditions of one rule. At
 // random, packets hardly ever meet a rule of many conditions.
-func aimed(r *rand.Rand, rs intercept.Ruleset) intercept.Packet {
+func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 	p := gen.Packet(r)
 	chain := pick(r, rs.Chains)
 	if len(chain.Rules) == 0 {
 		return p
 	}
 	if chain.Hook != 0 {
-		for (p.Hook == intercept.Output) != (chain.Hook == intercept.Output) {
+		for (p.Hook == ruleset.Output) != (chain.Hook == ruleset.Output) {
 			p = gen.Packet(r)
 		}
 	}
@@ -923,7 +928,7 @@ func aimed(r *rand.Rand, rs intercept.Ruleset) intercept.Packet {
 			continue // to miss one condition is of interest, too
 		}
 		negated := false
-		if n, is := m.(intercept.Not); is {
+		if n, is := m.(ruleset.Not); is {
 			m, negated = n.Match, true
 		}
 		if negated && !one(r, 3) {
@@ -931,53 +936,53 @@ func aimed(r *rand.Rand, rs intercept.Ruleset) intercept.Packet {
 		}
 		src, dst := p.Src, p.Dst
 		switch m := m.(type) {
-		case intercept.Proto:
+		case ruleset.Proto:
 			p.Protocol = pick(r, m)
-		case intercept.SrcPort:
+		case ruleset.SrcPort:
 			p.Src = netip.AddrPortFrom(src.Addr(), edge(r, pick(r, m)))
-		case intercept.DstPort:
+		case ruleset.DstPort:
 			p.Dst = netip.AddrPortFrom(dst.Addr(), edge(r, pick(r, m)))
-		case intercept.Src:
-			if of := intercept.CIDRs(m).Of(intercept.FamilyOf(src.Addr())); len(of) > 0 {
+		case ruleset.Src:
+			if of := ruleset.CIDRs(m).Of(ruleset.FamilyOf(src.Addr())); len(of) > 0 {
 				p.Src = netip.AddrPortFrom(pick(r, of).Addr(), src.Port())
 			}
-		case intercept.Dst:
-			if of := intercept.CIDRs(m).Of(intercept.FamilyOf(dst.Addr())); len(of) > 0 {
+		case ruleset.Dst:
+			if of := ruleset.CIDRs(m).Of(ruleset.FamilyOf(dst.Addr())); len(of) > 0 {
 				p.Dst = netip.AddrPortFrom(pick(r, of).Addr(), dst.Port())
 			}
-		case intercept.UID:
+		case ruleset.UID:
 			if p.Owner != nil {
 				p.Owner.UID = edgeID(r, pick(r, m))
 			}
-		case intercept.GID:
+		case ruleset.GID:
 			if p.Owner != nil {
 				p.Owner.GID = edgeID(r, pick(r, m))
 			}
-		case intercept.InInterface:
+		case ruleset.InInterface:
 			p.Interface = strings.Replace(string(m), "*", "7", 1)
-		case intercept.OutInterface:
+		case ruleset.OutInterface:
 			p.Interface = strings.Replace(string(m), "*", "7", 1)
-		case intercept.Mark:
+		case ruleset.MetaMark:
 			p.Mark = m.Value
-		case intercept.ConnMark:
+		case ruleset.ConnMark:
 			p.ConnMark = m.Value
-		case intercept.CTState:
+		case ruleset.CTState:
 			for p.State = 1; p.State&m == 0; {
 				p.State <<= 1
 			}
-		case intercept.TCPFlags:
+		case ruleset.TCPFlags:
 			p.Flags = m.Value
-		case intercept.IsFamily, intercept.Not:
+		case ruleset.IsFamily, ruleset.Not:
 		}
 	}
 	return p
 }
 
-func edge(r *rand.Rand, p intercept.PortRange) uint16 { return pick(r, []uint16{p.First, p.Last}) }
+func edge(r *rand.Rand, p ruleset.PortRange) uint16 { return pick(r, []uint16{p.First, p.Last}) }
 
-func edgeID(r *rand.Rand, p intercept.IDRange) uint32 { return pick(r, []uint32{p.First, p.Last}) }
+func edgeID(r *rand.Rand, p ruleset.IDRange) uint32 { return pick(r, []uint32{p.First, p.Last}) }
 
-func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
+func compileConfig(t testing.TB, c intercept.Config) ruleset.Ruleset {
 	t.Helper()
 	rs, err := intercept.Compile(c)
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // A program is what stands in the kernel for a Ruleset in one address family:
 // chains of our own in the tables of xtables, and jumps to them from the
 // built-in chains. It is data; text.go writes it, backend.go loads it.
 type program struct {
-	family intercept.Family
+	family ruleset.Family
 	tables []table // in the order of tableNames
 }
 
@@ -67,12 +67,12 @@ const (
 )
 
 // compile lowers a Ruleset for one family. It decides nothing about packets.
-func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, error) {
+func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect) (program, error) {
 	if err := rs.Check(); err != nil {
 		return program{}, err
 	}
 	if len(rs.Routes) > 0 {
-		return program{}, fmt.Errorf("%w for routes here: package dataplane writes them", intercept.ErrUnsupported)
+		return program{}, fmt.Errorf("%w for routes here: package dataplane writes them", ruleset.ErrUnsupported)
 	}
 	p := program{family: f}
 	if !slices.Contains(rs.Families, f) {
@@ -96,21 +96,21 @@ func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, erro
 				continue
 			}
 			if slices.ContainsFunc(l.table.jumps, func(j jump) bool { return j.builtin == builtin(c.Hook) }) {
-				return program{}, fmt.Errorf("chain %s: %w for a second base chain at hook %s, priority %d", c.Name, intercept.ErrUnsupported, c.Hook, c.Priority)
+				return program{}, fmt.Errorf("chain %s: %w for a second base chain at hook %s, priority %d", c.Name, ruleset.ErrUnsupported, c.Hook, c.Priority)
 			}
 			l.table.jumps = append(l.table.jumps, jump{builtin: builtin(c.Hook), chain: chainName(c.Name), comment: l.comment("Intercept")})
 		}
 		if l.zones && l.others != nil {
 			// xt_CT leaves a packet alone that has a zone, so the first one
 			// counts; but evaluation goes on, and other targets have effect.
-			return program{}, fmt.Errorf("%w: xtables goes on after it has chosen a zone, so %s cannot be in its raw table, too", intercept.ErrUnsupported, l.others)
+			return program{}, fmt.Errorf("%w: xtables goes on after it has chosen a zone, so %s cannot be in its raw table, too", ruleset.ErrUnsupported, l.others)
 		}
 		if len(l.table.chains) == 0 {
 			continue
 		}
 		if size := l.table.size(f); d == Minimal && size > maxMinimal {
 			return program{}, fmt.Errorf("%s, table %s: %w: its rules take %d bytes, and kernels that need the minimal dialect take %d; exclude fewer ports and CIDRs, or use another backend",
-				f, name, intercept.ErrUnsupported, size, maxMinimal)
+				f, name, ruleset.ErrUnsupported, size, maxMinimal)
 		}
 		l.table.chains = append(l.table.chains, chain{name: specPrefix + fingerprint(l.table)})
 		p.tables = append(p.tables, l.table)
@@ -120,31 +120,31 @@ func compile(rs intercept.Ruleset, f intercept.Family, d Dialect) (program, erro
 
 func chainName(name string) string { return prefix + strings.ToUpper(name) }
 
-func builtin(h intercept.Hook) string { return strings.ToUpper(h.String()) }
+func builtin(h ruleset.Hook) string { return strings.ToUpper(h.String()) }
 
 // homes returns the tables that each chain stands in, and the hooks from which
 // it is reached there: a base chain in the one with its hook and priority,
 // another in those from which it is reached.
-func homes(rs intercept.Ruleset) (map[string]map[string][]intercept.Hook, error) {
-	out := map[string]map[string][]intercept.Hook{}
-	byName := map[string]intercept.Chain{}
+func homes(rs ruleset.Ruleset) (map[string]map[string][]ruleset.Hook, error) {
+	out := map[string]map[string][]ruleset.Hook{}
+	byName := map[string]ruleset.Chain{}
 	for _, c := range rs.Chains {
 		byName[c.Name] = c
 	}
-	var visit func(name, table string, from intercept.Hook)
-	visit = func(name, table string, from intercept.Hook) {
+	var visit func(name, table string, from ruleset.Hook)
+	visit = func(name, table string, from ruleset.Hook) {
 		if slices.Contains(out[name][table], from) {
 			return
 		}
 		if out[name] == nil {
-			out[name] = map[string][]intercept.Hook{}
+			out[name] = map[string][]ruleset.Hook{}
 		}
 		out[name][table] = append(out[name][table], from)
 		for _, r := range byName[name].Rules {
-			if t, is := r.Target.(intercept.Jump); is {
+			if t, is := r.Target.(ruleset.Jump); is {
 				visit(t.Chain, table, from)
 			}
-			if t, is := r.Target.(intercept.Goto); is {
+			if t, is := r.Target.(ruleset.Goto); is {
 				visit(t.Chain, table, from)
 			}
 		}
@@ -163,32 +163,32 @@ func homes(rs intercept.Ruleset) (map[string]map[string][]intercept.Hook, error)
 }
 
 // home returns the table whose built-in chain is at the hook and priority of c.
-func home(c intercept.Chain) (string, error) {
+func home(c ruleset.Chain) (string, error) {
 	switch {
-	case c.Type == intercept.NATChain && c.Priority == intercept.PriorityDstNAT:
+	case c.Type == ruleset.NATChain && c.Priority == ruleset.PriorityDstNAT:
 		return "nat", nil
-	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityRaw:
+	case c.Type == ruleset.FilterChain && c.Priority == ruleset.PriorityRaw:
 		return "raw", nil
-	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityMangle && c.Hook == intercept.Prerouting,
+	case c.Type == ruleset.FilterChain && c.Priority == ruleset.PriorityMangle && c.Hook == ruleset.Prerouting,
 		// In OUTPUT, xtables' mangle routes a packet again whose mark changed.
-		c.Type == intercept.RouteChain && c.Priority == intercept.PriorityMangle && c.Hook == intercept.Output:
+		c.Type == ruleset.RouteChain && c.Priority == ruleset.PriorityMangle && c.Hook == ruleset.Output:
 		return "mangle", nil
-	case c.Type == intercept.FilterChain && c.Priority == intercept.PriorityFilter && c.Hook != intercept.Prerouting:
+	case c.Type == ruleset.FilterChain && c.Priority == ruleset.PriorityFilter && c.Hook != ruleset.Prerouting:
 		return "filter", nil
 	}
-	return "", fmt.Errorf("%w: xtables has no table of type %s at hook %s, priority %d", intercept.ErrUnsupported, c.Type, c.Hook, c.Priority)
+	return "", fmt.Errorf("%w: xtables has no table of type %s at hook %s, priority %d", ruleset.ErrUnsupported, c.Type, c.Hook, c.Priority)
 }
 
 // lowering builds one table.
 type lowering struct {
-	family  intercept.Family
+	family  ruleset.Family
 	dialect Dialect
 	table   table
-	hooks   []intercept.Hook // from which the chain at hand is reached
+	hooks   []ruleset.Hook // from which the chain at hand is reached
 	// zones is true if the table chooses zones, and others is a target that it
 	// then cannot have.
 	zones  bool
-	others intercept.Target
+	others ruleset.Target
 }
 
 func (l *lowering) comment(s string) string {
@@ -224,7 +224,7 @@ func isPlain(name string) bool {
 
 // chain lowers a chain. A rule that xtables cannot say in a few plain ones
 // ends its chain, and the rules after it stand in another: NAME_1, NAME_2, …
-func (l *lowering) chain(c intercept.Chain) error {
+func (l *lowering) chain(c ruleset.Chain) error {
 	name := chainName(c.Name)
 	parts := 0
 	part := func() string {
@@ -248,7 +248,7 @@ func (l *lowering) chain(c intercept.Chain) error {
 			here, err = l.rule(here, part, alternatives, l.comment(r.Comment()))
 		}
 		if err != nil {
-			return fmt.Errorf("chain %s, rule %q: %w", c.Name, r.Comment(), err)
+			return &ruleset.RuleError{Chain: c.Name, Rule: r.ID, Err: err}
 		}
 	}
 	return nil
@@ -361,18 +361,18 @@ func (l *lowering) multiply(here string, a lowered, comment string) {
 }
 
 // alternatives takes a rule apart.
-func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
+func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 	a := lowered{protos: [][]string{nil}}
 	kinds := map[reflect.Type]bool{}
-	kindOf := func(m intercept.Match) reflect.Type {
-		if n, is := m.(intercept.Not); is {
+	kindOf := func(m ruleset.Match) reflect.Type {
+		if n, is := m.(ruleset.Not); is {
 			m = n.Match
 		}
 		return reflect.TypeOf(m)
 	}
 	ports := 0
 	for _, m := range r.Match {
-		if kind := kindOf(m); kind == reflect.TypeFor[intercept.SrcPort]() || kind == reflect.TypeFor[intercept.DstPort]() {
+		if kind := kindOf(m); kind == reflect.TypeFor[ruleset.SrcPort]() || kind == reflect.TypeFor[ruleset.DstPort]() {
 			ports++
 		}
 	}
@@ -381,7 +381,7 @@ func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
 		kind := kindOf(m)
 		if kinds[kind] {
 			// xtables refuses the second -d, and iptables-nft 1.8.9 drops a second --dport.
-			return lowered{}, fmt.Errorf("%w for two conditions %s in a rule", intercept.ErrUnsupported, kind)
+			return lowered{}, fmt.Errorf("%w for two conditions %s in a rule", ruleset.ErrUnsupported, kind)
 		}
 		kinds[kind] = true
 		if err := l.match(&a, m); err != nil {
@@ -394,9 +394,9 @@ func (l *lowering) alternatives(r intercept.Rule) (lowered, error) {
 }
 
 // match lowers a condition into a.
-func (l *lowering) match(a *lowered, m intercept.Match) error {
+func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	negated := false
-	if n, is := m.(intercept.Not); is {
+	if n, is := m.(ruleset.Not); is {
 		m, negated = n.Match, true
 	}
 	// fix is for what one rule can say either way.
@@ -421,13 +421,13 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 		}
 	}
 	switch m := m.(type) {
-	case intercept.Proto:
+	case ruleset.Proto:
 		var items [][]string
 		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
 			if _, err := strconv.Atoi(p.String()); err == nil {
 				// -p 0 is every protocol, and others are listed by names that
 				// the system has for them.
-				return fmt.Errorf("%w for protocol %s: this backend knows TCP, UDP and ICMP", intercept.ErrUnsupported, p)
+				return fmt.Errorf("%w for protocol %s: this backend knows TCP, UDP and ICMP", ruleset.ErrUnsupported, p)
 			}
 			items = append(items, []string{"-p", protocolName(p)})
 		}
@@ -439,55 +439,55 @@ func (l *lowering) match(a *lowered, m intercept.Match) error {
 		default:
 			a.protos = items
 		}
-	case intercept.SrcPort:
-		l.ports(a, "sport", intercept.Ports(m), negated)
-	case intercept.DstPort:
-		l.ports(a, "dport", intercept.Ports(m), negated)
-	case intercept.Src:
-		l.addresses(a, "-s", intercept.CIDRs(m), negated)
-	case intercept.Dst:
-		l.addresses(a, "-d", intercept.CIDRs(m), negated)
-	case intercept.InInterface:
+	case ruleset.SrcPort:
+		l.ports(a, "sport", ruleset.Ports(m), negated)
+	case ruleset.DstPort:
+		l.ports(a, "dport", ruleset.Ports(m), negated)
+	case ruleset.Src:
+		l.addresses(a, "-s", ruleset.CIDRs(m), negated)
+	case ruleset.Dst:
+		l.addresses(a, "-d", ruleset.CIDRs(m), negated)
+	case ruleset.InInterface:
 		name, err := interfaceName(string(m))
 		if err != nil {
 			return err
 		}
 		fix("", "-i", name)
-	case intercept.OutInterface:
+	case ruleset.OutInterface:
 		name, err := interfaceName(string(m))
 		if err != nil {
 			return err
 		}
 		fix("", "-o", name)
-	case intercept.UID:
-		list(owners("--uid-owner", intercept.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
-	case intercept.GID:
-		list(owners("--gid-owner", intercept.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
-	case intercept.Mark:
+	case ruleset.UID:
+		list(owners("--uid-owner", ruleset.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
+	case ruleset.GID:
+		list(owners("--gid-owner", ruleset.IDs(m)), func(item []string) { a.fixed = append(a.fixed, item...) })
+	case ruleset.MetaMark:
 		fix("mark", "--mark", masked(m.Value, m.Mask))
-	case intercept.ConnMark:
+	case ruleset.ConnMark:
 		fix("connmark", "--mark", masked(m.Value, m.Mask))
-	case intercept.CTState:
-		if all := intercept.CTInvalid | intercept.CTNew | intercept.CTRelated | intercept.CTEstablished; m == 0 || m&^all != 0 {
-			return fmt.Errorf("%w for connection state %#x", intercept.ErrUnsupported, uint8(m))
+	case ruleset.CTState:
+		if all := ruleset.CTInvalid | ruleset.CTNew | ruleset.CTRelated | ruleset.CTEstablished; m == 0 || m&^all != 0 {
+			return fmt.Errorf("%w for connection state %#x", ruleset.ErrUnsupported, uint8(m))
 		}
 		fix("conntrack", "--ctstate", states(m))
-	case intercept.TCPFlags:
+	case ruleset.TCPFlags:
 		if (m.Mask|m.Value)&^63 != 0 {
-			return fmt.Errorf("%w for TCP flags %#x: xtables knows six", intercept.ErrUnsupported, m.Mask|m.Value)
+			return fmt.Errorf("%w for TCP flags %#x: xtables knows six", ruleset.ErrUnsupported, m.Mask|m.Value)
 		}
 		// Not -m tcp: -p loads it, and iptables-nft 1.8.9 makes one of two.
 		fix("", "--tcp-flags", flagNames(m.Mask), flagNames(m.Value))
-	case intercept.IsFamily, intercept.Not:
-		return fmt.Errorf("%w for match %T here", intercept.ErrUnsupported, m) // Rule.For has taken the one out, the lines above the other
+	case ruleset.IsFamily, ruleset.Not:
+		return fmt.Errorf("%w for match %T here", ruleset.ErrUnsupported, m) // Rule.For has taken the one out, the lines above the other
 	default:
-		return fmt.Errorf("%w for match %T", intercept.ErrUnsupported, m)
+		return fmt.Errorf("%w for match %T", ruleset.ErrUnsupported, m)
 	}
 	return nil
 }
 
 // protocolName is what iptables-save calls a protocol.
-func protocolName(p intercept.Protocol) string { return p.String() }
+func protocolName(p ruleset.Protocol) string { return p.String() }
 
 // interfaceName writes a glob the way xtables does. A name that ends in its
 // own sign for one would match more than itself, and others would not be read
@@ -496,7 +496,7 @@ func interfaceName(pattern string) (string, error) {
 	stem, isGlob := strings.CutSuffix(pattern, "*")
 	if stem == "" || strings.HasPrefix(stem, "-") || strings.HasSuffix(stem, "+") ||
 		strings.ContainsFunc(stem, func(r rune) bool { return r <= ' ' || strings.ContainsRune("\"\\'!*", r) }) {
-		return "", fmt.Errorf("%w for interface %q", intercept.ErrUnsupported, pattern)
+		return "", fmt.Errorf("%w for interface %q", ruleset.ErrUnsupported, pattern)
 	}
 	if isGlob {
 		stem += "+"
@@ -511,12 +511,12 @@ func masked(value, mask uint32) string {
 	return fmt.Sprintf("%#x/%#x", value, mask)
 }
 
-func states(s intercept.CTState) string {
+func states(s ruleset.CTState) string {
 	var names []string
 	for _, b := range []struct {
-		bit  intercept.CTState
+		bit  ruleset.CTState
 		name string
-	}{{intercept.CTInvalid, "INVALID"}, {intercept.CTNew, "NEW"}, {intercept.CTRelated, "RELATED"}, {intercept.CTEstablished, "ESTABLISHED"}} {
+	}{{ruleset.CTInvalid, "INVALID"}, {ruleset.CTNew, "NEW"}, {ruleset.CTRelated, "RELATED"}, {ruleset.CTEstablished, "ESTABLISHED"}} {
 		if s&b.bit != 0 {
 			names = append(names, b.name)
 		}
@@ -540,12 +540,12 @@ func flagNames(f uint8) string {
 var tcpFlags = []struct {
 	bit  uint8
 	name string
-}{{intercept.FIN, "FIN"}, {intercept.SYN, "SYN"}, {intercept.RST, "RST"}, {intercept.PSH, "PSH"}, {intercept.ACK, "ACK"}, {1 << 5, "URG"}}
+}{{ruleset.FIN, "FIN"}, {ruleset.SYN, "SYN"}, {ruleset.RST, "RST"}, {ruleset.PSH, "PSH"}, {ruleset.ACK, "ACK"}, {1 << 5, "URG"}}
 
 // ports lowers a list of ports. multiport has room for fifteen, and a range
 // takes the room of two (XT_MULTI_PORTS of linux/netfilter/xt_multiport.h).
-func (l *lowering) ports(a *lowered, option string, ports intercept.Ports, negated bool) {
-	words := func(p intercept.PortRange) string {
+func (l *lowering) ports(a *lowered, option string, ports ruleset.Ports, negated bool) {
+	words := func(p ruleset.PortRange) string {
 		if p.First == p.Last {
 			return strconv.Itoa(int(p.First))
 		}
@@ -603,7 +603,7 @@ func protoWords(words []string) []string {
 }
 
 // addresses lowers a list of prefixes of the family.
-func (l *lowering) addresses(a *lowered, option string, cidrs intercept.CIDRs, negated bool) {
+func (l *lowering) addresses(a *lowered, option string, cidrs ruleset.CIDRs, negated bool) {
 	var items [][]string
 	for _, r := range cidrs.Merge() {
 		for _, p := range r.Prefixes() {
@@ -625,7 +625,7 @@ func (l *lowering) addresses(a *lowered, option string, cidrs intercept.CIDRs, n
 	}
 }
 
-func owners(option string, ids intercept.IDs) [][]string {
+func owners(option string, ids ruleset.IDs) [][]string {
 	var items [][]string
 	for _, r := range ids.Merge() {
 		items = append(items, []string{"-m", "owner", option, r.String()})
@@ -634,67 +634,67 @@ func owners(option string, ids intercept.IDs) [][]string {
 }
 
 // target lowers what happens to a packet.
-func (l *lowering) target(r intercept.Rule) ([]string, error) {
+func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 	t := r.Target
 	switch t.(type) {
-	case intercept.Accept, intercept.Return, intercept.Goto, intercept.CTZone:
-	case intercept.Drop, intercept.Reject, intercept.Jump, intercept.Redirect, intercept.DNAT, intercept.TProxy,
-		intercept.SetMark, intercept.SetConnMark:
+	case ruleset.Accept, ruleset.Return, ruleset.Goto, ruleset.CTZone:
+	case ruleset.Drop, ruleset.Reject, ruleset.Jump, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy,
+		ruleset.SetMark, ruleset.SetConnMark:
 		if l.table.name == "raw" {
 			l.others = t
 		}
 	}
 	switch t := t.(type) {
-	case intercept.Accept:
+	case ruleset.Accept:
 		return []string{"-j", "ACCEPT"}, nil
-	case intercept.Return:
+	case ruleset.Return:
 		return []string{"-j", "RETURN"}, nil
-	case intercept.Drop:
+	case ruleset.Drop:
 		if l.table.name == "nat" {
-			return nil, fmt.Errorf("%w: xtables does not drop in its nat table", intercept.ErrUnsupported)
+			return nil, fmt.Errorf("%w: xtables does not drop in its nat table", ruleset.ErrUnsupported)
 		}
 		return []string{"-j", "DROP"}, nil
-	case intercept.Reject:
+	case ruleset.Reject:
 		if l.table.name != "filter" {
-			return nil, fmt.Errorf("%w: xtables rejects in its filter table alone", intercept.ErrUnsupported)
+			return nil, fmt.Errorf("%w: xtables rejects in its filter table alone", ruleset.ErrUnsupported)
 		}
 		switch {
 		case r.OnlyTCP():
 			return []string{"-j", "REJECT", "--reject-with", "tcp-reset"}, nil
-		case l.family == intercept.IPv4:
+		case l.family == ruleset.IPv4:
 			return []string{"-j", "REJECT", "--reject-with", "icmp-port-unreachable"}, nil
 		}
 		return []string{"-j", "REJECT", "--reject-with", "icmp6-port-unreachable"}, nil
-	case intercept.Jump:
+	case ruleset.Jump:
 		return []string{"-j", chainName(t.Chain)}, nil
-	case intercept.Goto:
+	case ruleset.Goto:
 		return []string{"-g", chainName(t.Chain)}, nil
-	case intercept.Redirect:
+	case ruleset.Redirect:
 		words := []string{"-j", "REDIRECT", "--to-ports", t.Ports.String()}
 		if t.Ports.First != t.Ports.Last {
 			// Without it all connections get the first port.
 			words = append(words, "--random")
 		}
 		return words, nil
-	case intercept.DNAT:
+	case ruleset.DNAT:
 		return []string{"-j", "DNAT", "--to-destination", t.To.String()}, nil
-	case intercept.TProxy:
-		if l.table.name != "mangle" || slices.Contains(l.hooks, intercept.Output) {
-			return nil, fmt.Errorf("%w: xtables has TPROXY in its mangle table's PREROUTING alone", intercept.ErrUnsupported)
+	case ruleset.TProxy:
+		if l.table.name != "mangle" || slices.Contains(l.hooks, ruleset.Output) {
+			return nil, fmt.Errorf("%w: xtables has TPROXY in its mangle table's PREROUTING alone", ruleset.ErrUnsupported)
 		}
 		return []string{"-j", "TPROXY", "--on-port", strconv.Itoa(int(t.Port)), "--tproxy-mark", setMark(t.Mark.Value, t.Mark.Mask)}, nil
-	case intercept.SetMark:
+	case ruleset.SetMark:
 		return []string{"-j", "MARK", "--set-xmark", setMark(t.Value, t.Mask)}, nil
-	case intercept.SetConnMark:
+	case ruleset.SetConnMark:
 		return []string{"-j", "CONNMARK", "--set-xmark", setMark(t.Value, t.Mask)}, nil
-	case intercept.CTZone:
+	case ruleset.CTZone:
 		if l.table.name != "raw" {
-			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", intercept.ErrUnsupported)
+			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", ruleset.ErrUnsupported)
 		}
 		l.zones = true
 		return []string{"-j", "CT", "--zone", strconv.Itoa(int(t.Zone))}, nil
 	}
-	return nil, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, t)
+	return nil, fmt.Errorf("%w for target %T", ruleset.ErrUnsupported, t)
 }
 
 // setMark writes a mark to set. xtables clears the bits of the mask and then
@@ -718,9 +718,9 @@ const maxMinimal = 8 << 10
 // size is what the table takes in legacy xtables, beside other people's rules:
 // struct ipt_entry or ip6t_entry, then matches and a target, each with a
 // header of 32 bytes and rounded up to 8 (linux/netfilter/x_tables.h).
-func (t table) size(f intercept.Family) int {
+func (t table) size(f ruleset.Family) int {
 	entry := 112
-	if f == intercept.IPv6 {
+	if f == ruleset.IPv6 {
 		entry = 168
 	}
 	const header, standard, errorTarget = 32, 40, 64
@@ -737,7 +737,7 @@ func (t table) size(f intercept.Family) int {
 	return size
 }
 
-func (r rule) size(f intercept.Family, header, standard int) int {
+func (r rule) size(f ruleset.Family, header, standard int) int {
 	matches, ports := 0, 0
 	target := standard
 	for i, w := range r.words {
@@ -754,7 +754,7 @@ func (r rule) size(f intercept.Family, header, standard int) int {
 			switch r.words[i+1] {
 			case "REDIRECT":
 				target = header + 24
-				if f == intercept.IPv6 {
+				if f == ruleset.IPv6 {
 					target = header + 40
 				}
 			case "DNAT":

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Variant is one of the two programs that are called iptables.
@@ -54,9 +54,9 @@ func lookPath(name string) (string, bool) {
 // find returns the programs of a variant: by their own names, through the
 // binary that holds them all, or by the names without a suffix if those are
 // of the variant.
-func find(v Variant, f intercept.Family) (programs, error) {
+func find(v Variant, f ruleset.Family) (programs, error) {
 	base := "iptables"
-	if f == intercept.IPv6 {
+	if f == ruleset.IPv6 {
 		base = "ip6tables"
 	}
 	own := base + "-" + string(v)
@@ -72,14 +72,14 @@ func find(v Variant, f intercept.Family) (programs, error) {
 	restore, ok2 = lookPath(base + "-restore")
 	if !ok1 || !ok2 {
 		return programs{}, fmt.Errorf("%w: there is no %s-restore and no %s-restore in PATH or %s: install iptables, or use the backend nft, which needs no program",
-			intercept.ErrUnsupported, own, base, strings.Join(sbins, ", "))
+			ruleset.ErrUnsupported, own, base, strings.Join(sbins, ", "))
 	}
 	is, err := variantOf(restore)
 	switch {
 	case err != nil:
 		return programs{}, err
 	case is != v:
-		return programs{}, fmt.Errorf("%w: %s is the %s variant, and there is no %s-restore: install it, or use the backend iptables-%s", intercept.ErrUnsupported, restore, is, own, is)
+		return programs{}, fmt.Errorf("%w: %s is the %s variant, and there is no %s-restore: install it, or use the backend iptables-%s", ruleset.ErrUnsupported, restore, is, own, is)
 	}
 	return programs{command{save}, command{restore}}, nil
 }
@@ -231,14 +231,14 @@ func (f *failure) kind() error {
 	}
 	switch {
 	case says("xtables lock"):
-		return intercept.ErrLocked
+		return ruleset.ErrLocked
 	case f.errno == unix.EPERM, says("Permission denied", "Operation not permitted", "must be root"):
-		return intercept.ErrPermission
+		return ruleset.ErrPermission
 	case f.errno != 0, errors.Is(f.err, fs.ErrNotExist), errors.Is(f.err, fs.ErrPermission),
 		says("can't initialize", "Table does not exist", "do you need to insmod", "No chain/target/match by that name",
 			"missing kernel module", "Couldn't load", "unknown option", "Protocol not supported",
 			"Operation not supported", "Address family not supported", "Failed to initialize nft", "is incompatible"):
-		return intercept.ErrUnsupported
+		return ruleset.ErrUnsupported
 	}
 	return nil
 }
@@ -285,9 +285,9 @@ func (f *failure) Error() string {
 		}
 	}
 	switch kind := f.kind(); {
-	case errors.Is(kind, intercept.ErrPermission):
+	case errors.Is(kind, ruleset.ErrPermission):
 		text += ": it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]"
-	case errors.Is(kind, intercept.ErrUnsupported):
+	case errors.Is(kind, ruleset.ErrUnsupported):
 		text += ": `mesh-init doctor` says what this system lacks"
 	}
 	return text

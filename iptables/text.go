@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Dialect is how much of xtables rules are written in.
@@ -23,15 +23,15 @@ const (
 // Input is what one iptables-restore or ip6tables-restore reads, with the flag
 // --noflush.
 type Input struct {
-	Family intercept.Family
+	Family ruleset.Family
 	Text   string
 }
 
 // Program is the name of the program that reads it.
 func (i Input) Program() string { return restoreName(i.Family) }
 
-func restoreName(f intercept.Family) string {
-	if f == intercept.IPv6 {
+func restoreName(f ruleset.Family) string {
+	if f == ruleset.IPv6 {
 		return "ip6tables-restore"
 	}
 	return "iptables-restore"
@@ -40,7 +40,7 @@ func restoreName(f intercept.Family) string {
 // Render returns the rules of rs as text for iptables-restore and
 // ip6tables-restore, as they are written into a namespace that has none of
 // ours. It does no I/O.
-func Render(rs intercept.Ruleset, o Options) ([]Input, error) {
+func Render(rs ruleset.Ruleset, o Options) ([]Input, error) {
 	var inputs []Input
 	for _, f := range rs.Families {
 		p, err := compile(rs, f, o.dialect())

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // TestGolden: the text for some configurations, to be read by people.
@@ -22,8 +23,8 @@ import (
 func TestGolden(t *testing.T) {
 	dns := intercept.Default()
 	dns.DNS.Mode = intercept.DNSAll
-	dns.Outbound.IncludeUIDs = must(intercept.ParseIDs("1000,2000-2999"))
-	dns.Outbound.ExcludePorts = must(intercept.ParsePorts("3306,8000-8010"))
+	dns.Outbound.IncludeUIDs = must(ruleset.ParseIDs("1000,2000-2999"))
+	dns.Outbound.ExcludePorts = must(ruleset.ParsePorts("3306,8000-8010"))
 	dns.Outbound.ExcludeCIDRs = mustCIDRs("10.0.0.0/8,fd00::/8")
 	for name, tt := range map[string]struct {
 		config intercept.Config
@@ -59,13 +60,13 @@ func TestGolden(t *testing.T) {
 }
 
 // outputRules are the rules that one rule becomes in chain c of the nat table.
-func outputRules(t *testing.T, d Dialect, match ...intercept.Match) []string {
+func outputRules(t *testing.T, d Dialect, match ...ruleset.Match) []string {
 	t.Helper()
-	rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4}, Chains: []intercept.Chain{{
-		Name: "c", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain,
-		Rules: []intercept.Rule{{Line: "O1", Reason: "r", Match: match, Target: intercept.Accept{}}}}}}
+	rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4}, Chains: []ruleset.Chain{{
+		Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain,
+		Rules: []ruleset.Rule{{ID: "O1", Reason: "r", Match: match, Target: ruleset.Accept{}}}}}}
 	var rules []string
-	for line := range strings.Lines(textOf(t, rs, d, intercept.IPv4)) {
+	for line := range strings.Lines(textOf(t, rs, d, ruleset.IPv4)) {
 		if rule, ok := strings.CutPrefix(strings.TrimSpace(line), "-A "); ok {
 			rules = append(rules, strings.Replace(rule, ` -m comment --comment "O1: r"`, "", 1))
 		}
@@ -75,21 +76,21 @@ func outputRules(t *testing.T, d Dialect, match ...intercept.Match) []string {
 
 // TestPortsInChunks: fifteen ports a rule, of which a range takes two.
 func TestPortsInChunks(t *testing.T) {
-	list := func(singles, ranges int) (p intercept.Ports) {
+	list := func(singles, ranges int) (p ruleset.Ports) {
 		for i := range ranges {
-			p = append(p, intercept.PortRange{First: uint16(1000 + 10*i), Last: uint16(1004 + 10*i)})
+			p = append(p, ruleset.PortRange{First: uint16(1000 + 10*i), Last: uint16(1004 + 10*i)})
 		}
 		for i := range singles {
-			p = append(p, intercept.Port(uint16(3*i+1)))
+			p = append(p, ruleset.Port(uint16(3*i+1)))
 		}
 		return p
 	}
-	tcp := intercept.Proto{intercept.TCP}
+	tcp := ruleset.Proto{ruleset.TCP}
 	for _, tt := range []struct{ singles, ranges, want int }{
 		{1, 0, 1}, {2, 0, 1}, {15, 0, 1}, {16, 0, 2}, {30, 0, 2}, {31, 0, 3}, {0, 1, 1}, {0, 7, 1}, {0, 8, 2},
 		{1, 7, 1}, {2, 7, 2}, {13, 1, 1}, {14, 1, 2}, {14, 7, 2}, {200, 100, 28},
 	} {
-		rules := outputRules(t, Standard, tcp, intercept.DstPort(list(tt.singles, tt.ranges)))
+		rules := outputRules(t, Standard, tcp, ruleset.DstPort(list(tt.singles, tt.ranges)))
 		if len(rules) != tt.want {
 			t.Errorf("%d ports and %d ranges are %d rules, want %d:\n%s", tt.singles, tt.ranges, len(rules), tt.want, strings.Join(rules, "\n"))
 		}
@@ -103,22 +104,22 @@ func TestPortsInChunks(t *testing.T) {
 		if tt.singles+tt.ranges > 20 {
 			continue
 		}
-		if got := len(outputRules(t, Minimal, tcp, intercept.DstPort(list(tt.singles, tt.ranges)))); got != tt.singles+tt.ranges {
+		if got := len(outputRules(t, Minimal, tcp, ruleset.DstPort(list(tt.singles, tt.ranges)))); got != tt.singles+tt.ranges {
 			t.Errorf("the minimal dialect makes %d rules of %d ports and %d ranges", got, tt.singles, tt.ranges)
 		}
 	}
 	for _, tt := range []struct {
-		match []intercept.Match
+		match []ruleset.Match
 		want  []string
 	}{
-		{[]intercept.Match{tcp, intercept.DstPort{{First: 60000, Last: 65535}}}, []string{"MESH_C -p tcp --dport 60000:65535 -j ACCEPT"}},
-		{[]intercept.Match{tcp, intercept.Not{Match: intercept.DstPort{intercept.Port(1), intercept.Port(2), intercept.Port(7)}}}, []string{"MESH_C -p tcp -m multiport ! --dports 1:2,7 -j ACCEPT"}},
-		{[]intercept.Match{tcp, intercept.SrcPort{intercept.Port(1)}, intercept.DstPort{intercept.Port(5), intercept.Port(7)}},
+		{[]ruleset.Match{tcp, ruleset.DstPort{{First: 60000, Last: 65535}}}, []string{"MESH_C -p tcp --dport 60000:65535 -j ACCEPT"}},
+		{[]ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(1), ruleset.Port(2), ruleset.Port(7)}}}, []string{"MESH_C -p tcp -m multiport ! --dports 1:2,7 -j ACCEPT"}},
+		{[]ruleset.Match{tcp, ruleset.SrcPort{ruleset.Port(1)}, ruleset.DstPort{ruleset.Port(5), ruleset.Port(7)}},
 			[]string{"MESH_C -p tcp -m multiport --sports 1 -m multiport --dports 5,7 -j ACCEPT"}},
-		{[]intercept.Match{tcp, intercept.Opens(), intercept.Not{Match: intercept.DstPort{intercept.Port(5)}}}, []string{"MESH_C -p tcp --tcp-flags FIN,SYN,RST,ACK SYN ! --dport 5 -j ACCEPT"}},
-		{[]intercept.Match{intercept.Not{Match: intercept.Dst(intercept.AllCIDRs())}}, nil},
-		{[]intercept.Match{intercept.Dst(intercept.AllCIDRs())}, []string{"MESH_C -j ACCEPT"}},
-		{[]intercept.Match{intercept.Not{Match: intercept.Dst(mustCIDRs("10.0.0.0/8,192.0.2.1"))}}, []string{
+		{[]ruleset.Match{tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}}}, []string{"MESH_C -p tcp --tcp-flags FIN,SYN,RST,ACK SYN ! --dport 5 -j ACCEPT"}},
+		{[]ruleset.Match{ruleset.Not{Match: ruleset.Dst(ruleset.AllCIDRs())}}, nil},
+		{[]ruleset.Match{ruleset.Dst(ruleset.AllCIDRs())}, []string{"MESH_C -j ACCEPT"}},
+		{[]ruleset.Match{ruleset.Not{Match: ruleset.Dst(mustCIDRs("10.0.0.0/8,192.0.2.1"))}}, []string{
 			`MESH_C -d 10.0.0.0/8 -m comment --comment "go on" -g MESH_C_1`, `MESH_C -d 192.0.2.1/32 -m comment --comment "go on" -g MESH_C_1`, "MESH_C -j ACCEPT"}},
 	} {
 		if diff := cmp.Diff(tt.want, outputRules(t, Standard, tt.match...)); diff != "" {
@@ -147,7 +148,7 @@ func TestMinimalDialect(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := Render(compileConfig(t, c), Options{Dialect: Minimal})
-	if !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), "IPv4, table nat") || !strings.Contains(err.Error(), "8192") {
+	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "IPv4, table nat") || !strings.Contains(err.Error(), "8192") {
 		t.Errorf("too much for the minimal dialect: %v", err)
 	}
 }
@@ -162,14 +163,14 @@ func TestSize(t *testing.T) {
 	compared := 0
 	for _, rs := range rulesets {
 		s := newSite(t, Options{Variant: Legacy, Dialect: Minimal})
-		s.mustApply(t, rs, intercept.Created)
+		s.mustApply(t, rs, ruleset.Created)
 		for _, f := range rs.Families {
 			p, err := compile(rs, f, Minimal)
 			if err != nil {
 				t.Fatal(err)
 			}
 			domain, level := unix.AF_INET, unix.SOL_IP
-			if f == intercept.IPv6 {
+			if f == ruleset.IPv6 {
 				domain, level = unix.AF_INET6, unix.SOL_IPV6
 			}
 			fd, err := s.Socket(domain, unix.SOCK_DGRAM, nil)
@@ -312,7 +313,7 @@ func FuzzListing(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	p, err := compile(rs, intercept.IPv4, Standard)
+	p, err := compile(rs, ruleset.IPv4, Standard)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -324,7 +325,7 @@ func FuzzListing(f *testing.F) {
 			}
 			return
 		}
-		_ = l.foreign(intercept.IPv4)
+		_ = l.foreign(ruleset.IPv4)
 		_ = l.isOurs()
 		if !l.same(l) {
 			t.Error("it is not the same as itself")

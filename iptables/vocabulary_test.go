@@ -13,139 +13,140 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // vocabulary is a Ruleset that holds every Match and every Target, plain and
 // negated, with one item and with several, in every place where xtables has
 // them.
-func vocabulary() intercept.Ruleset {
-	tcp, udp, both := intercept.Proto{intercept.TCP}, intercept.Proto{intercept.UDP}, intercept.Proto{intercept.TCP, intercept.UDP}
-	ports := func(s string) intercept.Ports { return must(intercept.ParsePorts(s)) }
-	ids := func(s string) intercept.IDs { return must(intercept.ParseIDs(s)) }
+func vocabulary() ruleset.Ruleset {
+	tcp, udp, both := ruleset.Proto{ruleset.TCP}, ruleset.Proto{ruleset.UDP}, ruleset.Proto{ruleset.TCP, ruleset.UDP}
+	ports := func(s string) ruleset.Ports { return must(ruleset.ParsePorts(s)) }
+	ids := func(s string) ruleset.IDs { return must(ruleset.ParseIDs(s)) }
 
-	var filter []intercept.Rule
-	add := func(target intercept.Target, match ...intercept.Match) {
+	var filter []ruleset.Rule
+	add := func(target ruleset.Target, match ...ruleset.Match) {
 		reason := fmt.Sprintf(`"vocabulary" \%d, it's -j DROP`, len(filter))
-		filter = append(filter, intercept.Rule{Line: "O14", Reason: reason, Match: match, Target: target})
+		filter = append(filter, ruleset.Rule{ID: "O14", Reason: reason, Match: match, Target: target})
 	}
-	for _, m := range []intercept.Match{
-		tcp, both, intercept.Proto{intercept.ICMP}, intercept.Proto{intercept.ICMP, intercept.ICMPv6},
-		intercept.Src(mustCIDRs("192.0.2.1")), intercept.Src(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
-		intercept.Dst(mustCIDRs("fd00::1")), intercept.Dst(mustCIDRs("224.0.0.0/3,8000::/1,0.0.0.0/8,::/16")),
-		intercept.Src(intercept.AllCIDRs()), intercept.Dst(mustCIDRs("0.0.0.0/1,128.0.0.0/1,2001:db8::/47")),
-		intercept.OutInterface("lo"), intercept.OutInterface("fifteen-bytes-x"), intercept.OutInterface("k6t-*"), intercept.OutInterface("eth0.7@a"),
-		intercept.Mark{Value: 0x539, Mask: 0xfff}, intercept.Mark{Value: 7, Mask: 1<<32 - 1}, intercept.Mark{Mask: 1}, intercept.Mark{Value: 2, Mask: 1},
-		intercept.ConnMark{Value: 0x539, Mask: 0xfff}, intercept.ConnMark{Value: 7, Mask: 1<<32 - 1}, intercept.ConnMark{},
-		intercept.CTInvalid, intercept.CTNew | intercept.CTEstablished, intercept.CTRelated, intercept.CTState(15),
-		intercept.IsFamily(intercept.IPv4), intercept.IsFamily(intercept.IPv6),
+	for _, m := range []ruleset.Match{
+		tcp, both, ruleset.Proto{ruleset.ICMP}, ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6},
+		ruleset.Src(mustCIDRs("192.0.2.1")), ruleset.Src(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
+		ruleset.Dst(mustCIDRs("fd00::1")), ruleset.Dst(mustCIDRs("224.0.0.0/3,8000::/1,0.0.0.0/8,::/16")),
+		ruleset.Src(ruleset.AllCIDRs()), ruleset.Dst(mustCIDRs("0.0.0.0/1,128.0.0.0/1,2001:db8::/47")),
+		ruleset.OutInterface("lo"), ruleset.OutInterface("fifteen-bytes-x"), ruleset.OutInterface("k6t-*"), ruleset.OutInterface("eth0.7@a"),
+		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1}, ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Value: 2, Mask: 1},
+		ruleset.ConnMark{Value: 0x539, Mask: 0xfff}, ruleset.ConnMark{Value: 7, Mask: 1<<32 - 1}, ruleset.ConnMark{},
+		ruleset.CTInvalid, ruleset.CTNew | ruleset.CTEstablished, ruleset.CTRelated, ruleset.CTState(15),
+		ruleset.IsFamily(ruleset.IPv4), ruleset.IsFamily(ruleset.IPv6),
 	} {
-		add(intercept.Return{}, m)
-		add(intercept.Return{}, intercept.Not{Match: m})
+		add(ruleset.Return{}, m)
+		add(ruleset.Return{}, ruleset.Not{Match: m})
 	}
-	for _, m := range []intercept.Match{
-		intercept.SrcPort(ports("53")), intercept.SrcPort(ports("1-1023")), intercept.SrcPort(ports("1,3,5,7,9,11,13,15,17,19,21,23,25,31-40,42")),
-		intercept.DstPort(ports("80,8000-8010,60000-65535")), intercept.DstPort(ports("8000-8010")), intercept.DstPort(ports("60000-65535")), intercept.DstPort(ports("1-65535")),
+	for _, m := range []ruleset.Match{
+		ruleset.SrcPort(ports("53")), ruleset.SrcPort(ports("1-1023")), ruleset.SrcPort(ports("1,3,5,7,9,11,13,15,17,19,21,23,25,31-40,42")),
+		ruleset.DstPort(ports("80,8000-8010,60000-65535")), ruleset.DstPort(ports("8000-8010")), ruleset.DstPort(ports("60000-65535")), ruleset.DstPort(ports("1-65535")),
 	} {
-		add(intercept.Return{}, both, m)
-		add(intercept.Return{}, udp, m)
-		add(intercept.Return{}, udp, intercept.Not{Match: m})
-		add(intercept.Return{}, both, intercept.Not{Match: m})
+		add(ruleset.Return{}, both, m)
+		add(ruleset.Return{}, udp, m)
+		add(ruleset.Return{}, udp, ruleset.Not{Match: m})
+		add(ruleset.Return{}, both, ruleset.Not{Match: m})
 	}
-	for _, f := range []intercept.TCPFlags{intercept.Opens(), {Mask: 63}, {Mask: 63, Value: 63}, {Mask: intercept.ACK, Value: intercept.ACK}} {
-		add(intercept.Return{}, tcp, f)
-		add(intercept.Return{}, tcp, intercept.Not{Match: f})
+	for _, f := range []ruleset.TCPFlags{ruleset.Opens(), {Mask: 63}, {Mask: 63, Value: 63}, {Mask: ruleset.ACK, Value: ruleset.ACK}} {
+		add(ruleset.Return{}, tcp, f)
+		add(ruleset.Return{}, tcp, ruleset.Not{Match: f})
 	}
-	for _, m := range []intercept.Match{
-		intercept.UID(ids("1337")), intercept.UID(ids("1000-1999")), intercept.UID(ids("0,5-7,4294967294")),
-		intercept.GID(ids("1337")), intercept.GID(ids("1000-1999")), intercept.GID(ids("0,5-7,4294967294")),
+	for _, m := range []ruleset.Match{
+		ruleset.UID(ids("1337")), ruleset.UID(ids("1000-1999")), ruleset.UID(ids("0,5-7,4294967294")),
+		ruleset.GID(ids("1337")), ruleset.GID(ids("1000-1999")), ruleset.GID(ids("0,5-7,4294967294")),
 	} {
-		add(intercept.Return{}, m)
+		add(ruleset.Return{}, m)
 	}
 	// All kinds of conditions in one rule.
-	everything := []intercept.Match{tcp, intercept.Not{Match: intercept.DstPort(ports("80,443"))}, intercept.SrcPort(ports("1024-65535")), intercept.Opens(),
-		intercept.Not{Match: intercept.Src(mustCIDRs("192.0.2.1,fd00::/8"))}, intercept.Dst(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
-		intercept.OutInterface("eth*"), intercept.UID(ids("0,5")), intercept.GID(ids("5-7,9")),
-		intercept.Mark{Value: 1, Mask: 1}, intercept.Not{Match: intercept.ConnMark{Value: 1, Mask: 1}}, intercept.Not{Match: intercept.CTInvalid}}
-	add(intercept.Return{}, everything...)
-	add(intercept.Accept{}, intercept.OutInterface("a0"))
-	add(intercept.Drop{}, intercept.OutInterface("a1"))
-	add(intercept.Reject{}, intercept.OutInterface("a2"))
-	add(intercept.Reject{}, tcp, intercept.OutInterface("a2"))
-	add(intercept.Jump{Chain: "sub"}, intercept.OutInterface("a3"))
-	add(intercept.Goto{Chain: "sub"}, intercept.OutInterface("a4"))
+	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))}, ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
+		ruleset.Not{Match: ruleset.Src(mustCIDRs("192.0.2.1,fd00::/8"))}, ruleset.Dst(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
+		ruleset.OutInterface("eth*"), ruleset.UID(ids("0,5")), ruleset.GID(ids("5-7,9")),
+		ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.Not{Match: ruleset.ConnMark{Value: 1, Mask: 1}}, ruleset.Not{Match: ruleset.CTInvalid}}
+	add(ruleset.Return{}, everything...)
+	add(ruleset.Accept{}, ruleset.OutInterface("a0"))
+	add(ruleset.Drop{}, ruleset.OutInterface("a1"))
+	add(ruleset.Reject{}, ruleset.OutInterface("a2"))
+	add(ruleset.Reject{}, tcp, ruleset.OutInterface("a2"))
+	add(ruleset.Jump{Chain: "sub"}, ruleset.OutInterface("a3"))
+	add(ruleset.Goto{Chain: "sub"}, ruleset.OutInterface("a4"))
 
-	marks := []intercept.Rule{
-		{Line: "O14", Reason: "some bits", Target: intercept.SetMark{Value: 0x539, Mask: 0xfff}},
-		{Line: "O14", Reason: "all bits", Target: intercept.SetMark{Value: 0x539, Mask: 1<<32 - 1}},
-		{Line: "O14", Reason: "more bits than its mask", Target: intercept.SetMark{Value: 3, Mask: 1}},
-		{Line: "O14", Reason: "some bits of the connection's", Target: intercept.SetConnMark{Value: 0x539, Mask: 0xfff}},
-		{Line: "O14", Reason: "all bits of the connection's", Target: intercept.SetConnMark{Value: 0x539, Mask: 1<<32 - 1}},
+	marks := []ruleset.Rule{
+		{ID: "O14", Reason: "some bits", Target: ruleset.SetMark{Value: 0x539, Mask: 0xfff}},
+		{ID: "O14", Reason: "all bits", Target: ruleset.SetMark{Value: 0x539, Mask: 1<<32 - 1}},
+		{ID: "O14", Reason: "more bits than its mask", Target: ruleset.SetMark{Value: 3, Mask: 1}},
+		{ID: "O14", Reason: "some bits of the connection's", Target: ruleset.SetConnMark{Value: 0x539, Mask: 0xfff}},
+		{ID: "O14", Reason: "all bits of the connection's", Target: ruleset.SetConnMark{Value: 0x539, Mask: 1<<32 - 1}},
 	}
-	arriving := []intercept.Rule{
-		{Line: "I1", Reason: "by eth0", Match: []intercept.Match{intercept.InInterface("eth0")}, Target: intercept.Return{}},
-		{Line: "I1", Reason: "not by eth0", Match: []intercept.Match{intercept.Not{Match: intercept.InInterface("eth0")}}, Target: intercept.Jump{Chain: "sub"}},
-		{Line: "I1", Reason: "by a bridge", Match: []intercept.Match{intercept.InInterface("br-*")}, Target: intercept.Drop{}},
-		{Line: "I1", Reason: "not by a bridge", Match: []intercept.Match{intercept.Not{Match: intercept.InInterface("br-*")}}, Target: intercept.SetMark{Value: 1, Mask: 1}},
-		{Line: "I7", Reason: "tproxy", Match: []intercept.Match{tcp}, Target: intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 0x539, Mask: 0xfff}}},
-		{Line: "I7", Reason: "tproxy of UDP", Match: []intercept.Match{udp}, Target: intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 0x539, Mask: 1<<32 - 1}}},
+	arriving := []ruleset.Rule{
+		{ID: "I1", Reason: "by eth0", Match: []ruleset.Match{ruleset.InInterface("eth0")}, Target: ruleset.Return{}},
+		{ID: "I1", Reason: "not by eth0", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("eth0")}}, Target: ruleset.Jump{Chain: "sub"}},
+		{ID: "I1", Reason: "by a bridge", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Drop{}},
+		{ID: "I1", Reason: "not by a bridge", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("br-*")}}, Target: ruleset.SetMark{Value: 1, Mask: 1}},
+		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
+		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 1<<32 - 1}}},
 	}
-	nat := []intercept.Rule{
-		{Line: "O12", Reason: "one port", Match: []intercept.Match{tcp}, Target: intercept.Redirect{Ports: intercept.Port(15001)}},
-		{Line: "O12", Reason: "spread", Match: []intercept.Match{tcp}, Target: intercept.Redirect{Ports: intercept.PortRange{First: 15001, Last: 15004}}},
-		{Line: "O8", Reason: "elsewhere", Match: []intercept.Match{udp, intercept.IsFamily(intercept.IPv4)}, Target: intercept.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
-		{Line: "O8", Reason: "elsewhere, by IPv6", Match: []intercept.Match{udp, intercept.IsFamily(intercept.IPv6)}, Target: intercept.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
-		{Line: "O14", Reason: "to another chain", Target: intercept.Goto{Chain: "nat_sub"}},
+	nat := []ruleset.Rule{
+		{ID: "O12", Reason: "one port", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.Port(15001)}},
+		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
+		{ID: "O8", Reason: "elsewhere, by IPv6", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv6)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
+		{ID: "O14", Reason: "to another chain", Target: ruleset.Goto{Chain: "nat_sub"}},
 	}
-	zones := []intercept.Rule{
-		{Line: "O8", Reason: "no zone", Match: []intercept.Match{intercept.Not{Match: both}}, Target: intercept.Return{}},
-		{Line: "O8", Reason: "zone", Match: []intercept.Match{udp}, Target: intercept.CTZone{Zone: 2}},
-		{Line: "O8", Reason: "the greatest zone", Match: []intercept.Match{tcp}, Target: intercept.CTZone{Zone: 65535}},
+	zones := []ruleset.Rule{
+		{ID: "O8", Reason: "no zone", Match: []ruleset.Match{ruleset.Not{Match: both}}, Target: ruleset.Return{}},
+		{ID: "O8", Reason: "zone", Match: []ruleset.Match{udp}, Target: ruleset.CTZone{Zone: 2}},
+		{ID: "O8", Reason: "the greatest zone", Match: []ruleset.Match{tcp}, Target: ruleset.CTZone{Zone: 65535}},
 	}
-	return intercept.Ruleset{
-		Families: []intercept.Family{intercept.IPv4, intercept.IPv6},
-		Chains: []intercept.Chain{
-			{Name: "zones", Hook: intercept.Output, Priority: intercept.PriorityRaw, Rules: zones},
-			{Name: "arriving_zones", Hook: intercept.Prerouting, Priority: intercept.PriorityRaw, Rules: zones},
-			{Name: "sub", Rules: []intercept.Rule{{Line: "O14", Reason: "back", Target: intercept.Return{}}}},
-			{Name: "nat_sub", Type: intercept.NATChain, Rules: nat[:2]},
-			{Name: "filters", Hook: intercept.Output, Priority: intercept.PriorityFilter, Rules: filter},
-			{Name: "marks", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain, Rules: marks},
-			{Name: "arriving", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle, Rules: arriving},
-			{Name: "output", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},
-			{Name: "in", Hook: intercept.Input, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
-				{Line: "O13", Reason: "for the pod", Match: []intercept.Match{udp, intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
-			{Name: "through", Hook: intercept.Forward, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
-				{Line: "O13", Reason: "through the pod", Match: []intercept.Match{udp, intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
-			{Name: "prerouting", Hook: intercept.Prerouting, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},
+	return numbered(ruleset.Ruleset{
+		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+		Chains: []ruleset.Chain{
+			{Name: "zones", Hook: ruleset.Output, Priority: ruleset.PriorityRaw, Rules: zones},
+			{Name: "arriving_zones", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw, Rules: zones},
+			{Name: "sub", Rules: []ruleset.Rule{{ID: "O14", Reason: "back", Target: ruleset.Return{}}}},
+			{Name: "nat_sub", Type: ruleset.NATChain, Rules: nat[:2]},
+			{Name: "filters", Hook: ruleset.Output, Priority: ruleset.PriorityFilter, Rules: filter},
+			{Name: "marks", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain, Rules: marks},
+			{Name: "arriving", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: arriving},
+			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
+			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "O13", Reason: "for the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "O13", Reason: "through the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+			{Name: "prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 		},
-	}
+	})
 }
 
 // inDialect makes of a Ruleset those that the dialect has room for: with the
 // minimal one, a few rules each.
-func inDialect(t *testing.T, rs intercept.Ruleset, d Dialect) []intercept.Ruleset {
+func inDialect(t *testing.T, rs ruleset.Ruleset, d Dialect) []ruleset.Ruleset {
 	t.Helper()
 	_, err := Render(rs, Options{Dialect: d})
 	if !isTooBig(d, err) {
-		return []intercept.Ruleset{rs}
+		return []ruleset.Ruleset{rs}
 	}
-	i := slices.IndexFunc(rs.Chains, func(c intercept.Chain) bool { return c.Name == "filters" })
+	i := slices.IndexFunc(rs.Chains, func(c ruleset.Chain) bool { return c.Name == "filters" })
 	all := rs.Chains[i].Rules
-	var out []intercept.Ruleset
-	var part intercept.Ruleset
-	var rules []intercept.Rule
+	var out []ruleset.Ruleset
+	var part ruleset.Ruleset
+	var rules []ruleset.Rule
 	skipped := 0
 	for len(all) > 0 {
 		next := rs
 		next.Chains = slices.Clone(rs.Chains)
 		next.Chains[i].Rules = append(slices.Clone(rules), all[0])
 		if len(out) > 0 { // the others once are enough
-			next.Chains = slices.DeleteFunc(next.Chains, func(c intercept.Chain) bool { return c.Name != "filters" && c.Name != "sub" })
+			next.Chains = slices.DeleteFunc(next.Chains, func(c ruleset.Chain) bool { return c.Name != "filters" && c.Name != "sub" })
 		}
 		_, err := Render(next, Options{Dialect: d})
 		switch {
 		case err == nil:
-			part, rules, all = next, next.Chains[slices.IndexFunc(next.Chains, func(c intercept.Chain) bool { return c.Name == "filters" })].Rules, all[1:]
+			part, rules, all = next, next.Chains[slices.IndexFunc(next.Chains, func(c ruleset.Chain) bool { return c.Name == "filters" })].Rules, all[1:]
 		case isTooBig(d, err) && len(rules) > 0:
 			out, rules = append(out, part), nil
 		case isTooBig(d, err):
@@ -177,18 +178,22 @@ func TestVocabularyIsComplete(t *testing.T) {
 			note(r.Target)
 			for _, m := range r.Match {
 				note(m)
-				if n, is := m.(intercept.Not); is {
+				if n, is := m.(ruleset.Not); is {
 					note(n.Match)
 				}
 			}
 		}
 	}
-	file, err := parser.ParseFile(token.NewFileSet(), "../ruleset.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"match.go", "target.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), "../ruleset/"+name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	found := 0
-	for _, d := range file.Decls {
+	for _, d := range decls {
 		f, is := d.(*ast.FuncDecl)
 		if !is || !slices.Contains([]string{"isMatch", "isTarget"}, f.Name.Name) {
 			continue
@@ -221,7 +226,7 @@ func TestVocabularyIsRendered(t *testing.T) {
 						_, ok := r.For(f)
 						// What a negation of every address asks for, no packet has.
 						never := r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not ") && strings.Contains(r.Match[0].String(), "source *")
-						halves := f == intercept.IPv4 && r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not destination 0.0.0.0/1,")
+						halves := f == ruleset.IPv4 && r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not destination 0.0.0.0/1,")
 						if got := strings.Contains(text, quote(r.Comment())); got != (ok && !never && !halves) {
 							t.Errorf("%s, chain %s, rule %v %s: rendered %t", f, c.Name, r.Match, r.Target, got)
 						}
@@ -235,98 +240,109 @@ func TestVocabularyIsRendered(t *testing.T) {
 // TestRefused: what xtables cannot say is an error that names it, not rules
 // that match more.
 func TestRefused(t *testing.T) {
-	tcp := intercept.Proto{intercept.TCP}
-	output := intercept.Chain{Name: "c", Hook: intercept.Output, Priority: intercept.PriorityFilter}
-	prerouting := intercept.Chain{Name: "c", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle}
-	raw := intercept.Chain{Name: "c", Hook: intercept.Output, Priority: intercept.PriorityRaw}
-	route := intercept.Chain{Name: "c", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain}
-	nat := intercept.Chain{Name: "c", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain}
-	with := func(c intercept.Chain, rules ...intercept.Rule) []intercept.Chain {
+	tcp := ruleset.Proto{ruleset.TCP}
+	output := ruleset.Chain{Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityFilter}
+	prerouting := ruleset.Chain{Name: "c", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle}
+	raw := ruleset.Chain{Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}
+	route := ruleset.Chain{Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain}
+	nat := ruleset.Chain{Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain}
+	with := func(c ruleset.Chain, rules ...ruleset.Rule) []ruleset.Chain {
 		c.Rules = rules
-		return []intercept.Chain{c}
+		return []ruleset.Chain{c}
 	}
-	returns := func(m ...intercept.Match) intercept.Rule {
-		return intercept.Rule{Line: "O1", Reason: "the culprit", Match: m, Target: intercept.Return{}}
+	returns := func(m ...ruleset.Match) ruleset.Rule {
+		return ruleset.Rule{ID: "O1", Reason: "the culprit", Match: m, Target: ruleset.Return{}}
 	}
-	does := func(target intercept.Target, m ...intercept.Match) intercept.Rule {
-		return intercept.Rule{Line: "O1", Reason: "the culprit", Match: m, Target: target}
+	does := func(target ruleset.Target, m ...ruleset.Match) ruleset.Rule {
+		return ruleset.Rule{ID: "O1", Reason: "the culprit", Match: m, Target: target}
 	}
-	tproxy := does(intercept.TProxy{Port: 1, Mark: intercept.Mark{Value: 1, Mask: 1}}, tcp)
-	at := func(hook intercept.Hook, p intercept.Priority, typ intercept.ChainType) []intercept.Chain {
-		return []intercept.Chain{{Name: "here", Hook: hook, Priority: p, Type: typ}}
+	tproxy := does(ruleset.TProxy{Port: 1, Mark: ruleset.Mark{Value: 1, Mask: 1}}, tcp)
+	at := func(hook ruleset.Hook, p ruleset.Priority, typ ruleset.ChainType) []ruleset.Chain {
+		return []ruleset.Chain{{Name: "here", Hook: hook, Priority: p, Type: typ}}
 	}
 	tests := map[string]struct {
-		chains []intercept.Chain
+		chains []ruleset.Chain
 		want   string // in the error
 	}{
-		"port without protocol":     {with(output, returns(intercept.DstPort{intercept.Port(80)})), "a port without a protocol"},
-		"negated owner":             {with(output, returns(intercept.Not{Match: intercept.UID{intercept.ID(1)}})), "negated owner"},
-		"negated group":             {with(output, returns(intercept.Not{Match: intercept.GID{intercept.ID(1)}})), "negated owner"},
-		"empty list":                {with(output, returns(intercept.Dst{})), "empty list"},
-		"no protocol":               {with(output, returns(intercept.Proto{})), "empty list"},
+		"port without protocol":     {with(output, returns(ruleset.DstPort{ruleset.Port(80)})), "a port without a protocol"},
+		"negated owner":             {with(output, returns(ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}})), "negated owner"},
+		"negated group":             {with(output, returns(ruleset.Not{Match: ruleset.GID{ruleset.ID(1)}})), "negated owner"},
+		"empty list":                {with(output, returns(ruleset.Dst{})), "empty list"},
+		"no protocol":               {with(output, returns(ruleset.Proto{})), "empty list"},
 		"no match":                  {with(output, returns(nil)), "unknown match"},
-		"negated negation":          {with(output, returns(intercept.Not{Match: intercept.Not{Match: tcp}})), "negation of a negation"},
-		"no target":                 {with(output, intercept.Rule{Line: "O1", Reason: "the culprit"}), "unknown target"},
-		"jump to nowhere":           {with(output, does(intercept.Jump{Chain: "nowhere"})), `"nowhere"`},
-		"long comment":              {with(output, intercept.Rule{Reason: strings.Repeat("x", 200), Target: intercept.Return{}}), "comment of"},
-		"comment of two lines":      {with(output, intercept.Rule{Reason: "x\n-A OUTPUT -j DROP", Target: intercept.Return{}}), "control character"},
-		"NAT in a filter":           {with(output, does(intercept.Redirect{Ports: intercept.Port(1)}, tcp)), "outside a NAT chain"},
-		"two sources":               {with(output, returns(intercept.Src(mustCIDRs("10.0.0.0/8")), intercept.Src(mustCIDRs("10.0.0.1")))), "two conditions intercept.Src"},
-		"a port and not another":    {with(output, returns(tcp, intercept.DstPort{{First: 1, Last: 9}}, intercept.Not{Match: intercept.DstPort{intercept.Port(5)}})), "two conditions intercept.DstPort"},
-		"two protocols":             {with(output, returns(tcp, intercept.Proto{intercept.UDP})), "two conditions intercept.Proto"},
-		"two marks":                 {with(output, returns(intercept.Mark{Mask: 1}, intercept.Mark{Mask: 2})), "two conditions intercept.Mark"},
-		"protocol 0 is all of them": {with(output, returns(intercept.Proto{0})), "protocol 0"},
-		"protocol by number":        {with(output, returns(intercept.Proto{intercept.TCP, 132})), "protocol 132"},
-		"no state":                  {with(output, returns(intercept.CTState(0))), "connection state 0x0"},
-		"an unknown state":          {with(output, returns(intercept.Not{Match: intercept.CTState(0x48)})), "connection state 0x48"},
-		"TCP flags beyond six":      {with(output, returns(tcp, intercept.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
-		"every interface":           {with(output, returns(intercept.InInterface("*"))), `interface "*"`},
-		"no interface":              {with(output, returns(intercept.OutInterface(""))), `interface ""`},
-		"a name that ends in +":     {with(output, returns(intercept.OutInterface("eth+"))), `interface "eth+"`},
-		"an option for a name":      {with(output, returns(intercept.OutInterface("-j"))), `interface "-j"`},
-		"a name of two words":       {with(output, returns(intercept.OutInterface("a b"))), `interface "a b"`},
-		"a name of two lines":       {with(output, returns(intercept.OutInterface("a\n"))), "interface"},
-		"an inversion for a name":   {with(output, returns(intercept.OutInterface("!"))), `interface "!"`},
+		"negated negation":          {with(output, returns(ruleset.Not{Match: ruleset.Not{Match: tcp}})), "negation of a negation"},
+		"no target":                 {with(output, ruleset.Rule{ID: "O1", Reason: "the culprit"}), "unknown target"},
+		"jump to nowhere":           {with(output, does(ruleset.Jump{Chain: "nowhere"})), `"nowhere"`},
+		"long comment":              {with(output, ruleset.Rule{ID: "O1", Reason: strings.Repeat("x", 200), Target: ruleset.Return{}}), "comment of"},
+		"comment of two lines":      {with(output, ruleset.Rule{ID: "O1", Reason: "x\n-A OUTPUT -j DROP", Target: ruleset.Return{}}), "control character"},
+		"NAT in a filter":           {with(output, does(ruleset.Redirect{Ports: ruleset.Port(1)}, tcp)), "outside a NAT chain"},
+		"two sources":               {with(output, returns(ruleset.Src(mustCIDRs("10.0.0.0/8")), ruleset.Src(mustCIDRs("10.0.0.1")))), "two conditions ruleset.Src"},
+		"a port and not another":    {with(output, returns(tcp, ruleset.DstPort{{First: 1, Last: 9}}, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}})), "two conditions ruleset.DstPort"},
+		"two protocols":             {with(output, returns(tcp, ruleset.Proto{ruleset.UDP})), "two conditions ruleset.Proto"},
+		"two marks":                 {with(output, returns(ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Mask: 2})), "two conditions ruleset.MetaMark"},
+		"protocol 0 is all of them": {with(output, returns(ruleset.Proto{0})), "protocol 0"},
+		"protocol by number":        {with(output, returns(ruleset.Proto{ruleset.TCP, 132})), "protocol 132"},
+		"no state":                  {with(output, returns(ruleset.CTState(0))), "connection state 0x0"},
+		"an unknown state":          {with(output, returns(ruleset.Not{Match: ruleset.CTState(0x48)})), "connection state 0x48"},
+		"TCP flags beyond six":      {with(output, returns(tcp, ruleset.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
+		"every interface":           {with(output, returns(ruleset.InInterface("*"))), `interface "*"`},
+		"no interface":              {with(output, returns(ruleset.OutInterface(""))), `interface ""`},
+		"a name that ends in +":     {with(output, returns(ruleset.OutInterface("eth+"))), `interface "eth+"`},
+		"an option for a name":      {with(output, returns(ruleset.OutInterface("-j"))), `interface "-j"`},
+		"a name of two words":       {with(output, returns(ruleset.OutInterface("a b"))), `interface "a b"`},
+		"a name of two lines":       {with(output, returns(ruleset.OutInterface("a\n"))), "interface"},
+		"an inversion for a name":   {with(output, returns(ruleset.OutInterface("!"))), `interface "!"`},
 		"tproxy in a filter":        {with(output, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
 		"tproxy in mangle output":   {with(route, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
 		"tproxy in raw":             {with(raw, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
-		"tproxy through a jump":     {append(with(route, does(intercept.Jump{Chain: "sub"})), intercept.Chain{Name: "sub", Type: intercept.RouteChain, Rules: []intercept.Rule{tproxy}}), "TPROXY in its mangle"},
-		"reject in mangle":          {with(prerouting, does(intercept.Reject{})), "rejects in its filter table alone"},
-		"reject in NAT":             {with(nat, does(intercept.Reject{})), "rejects in its filter table alone"},
-		"reject through a jump":     {append(with(raw, does(intercept.Goto{Chain: "sub"})), intercept.Chain{Name: "sub", Rules: []intercept.Rule{does(intercept.Reject{})}}), "rejects in its filter table alone"},
-		"drop in NAT":               {with(nat, does(intercept.Drop{})), "does not drop in its nat table"},
-		"zone in mangle":            {with(prerouting, does(intercept.CTZone{Zone: 1})), "zones in its raw table alone"},
-		"zone and more":             {with(raw, does(intercept.CTZone{Zone: 1}, tcp), does(intercept.Drop{})), "goes on after it has chosen a zone"},
-		"zone and a jump":           {append(with(raw, does(intercept.Jump{Chain: "sub"}), does(intercept.CTZone{Zone: 1})), intercept.Chain{Name: "sub", Rules: []intercept.Rule{does(intercept.CTZone{Zone: 2})}}), "goes on after it has chosen a zone"},
-		"filter in prerouting":      {at(intercept.Prerouting, intercept.PriorityFilter, intercept.FilterChain), "no table of type filter at hook prerouting, priority 0"},
-		"filter in mangle output":   {at(intercept.Output, intercept.PriorityMangle, intercept.FilterChain), "no table of type filter at hook output, priority -150"},
-		"route in filter":           {at(intercept.Output, intercept.PriorityFilter, intercept.RouteChain), "no table of type route at hook output, priority 0"},
-		"route in prerouting":       {at(intercept.Prerouting, intercept.PriorityMangle, intercept.RouteChain), "no table of type route at hook prerouting, priority -150"},
-		"NAT in mangle":             {at(intercept.Prerouting, intercept.PriorityMangle, intercept.NATChain), "no table of type nat at hook prerouting, priority -150"},
-		"a priority in between":     {at(intercept.Output, -1, intercept.FilterChain), "no table of type filter at hook output, priority -1"},
-		"two at one place":          {append(with(raw), intercept.Chain{Name: "d", Hook: intercept.Output, Priority: intercept.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
-		"two names in upper case":   {append(with(raw), intercept.Chain{Name: "C", Hook: intercept.Prerouting, Priority: intercept.PriorityRaw}), "MESH_C is taken"},
-		"a long name":               {[]intercept.Chain{{Name: strings.Repeat("x", 24), Hook: intercept.Output, Priority: intercept.PriorityRaw}}, "has 29 bytes, over 28"},
-		"a name of ours":            {[]intercept.Chain{{Name: "spec_0123", Hook: intercept.Output, Priority: intercept.PriorityRaw}}, "MESH_SPEC_0123"},
-		"another name of ours":      {[]intercept.Chain{{Name: "made_table", Hook: intercept.Output, Priority: intercept.PriorityRaw}}, "MESH_MADE_TABLE"},
-		"a chain of two words":      {[]intercept.Chain{{Name: "a b", Hook: intercept.Output, Priority: intercept.PriorityRaw}}, "MESH_A B"},
+		"tproxy through a jump":     {append(with(route, does(ruleset.Jump{Chain: "sub"})), ruleset.Chain{Name: "sub", Type: ruleset.RouteChain, Rules: []ruleset.Rule{tproxy}}), "TPROXY in its mangle"},
+		"reject in mangle":          {with(prerouting, does(ruleset.Reject{})), "rejects in its filter table alone"},
+		"reject in NAT":             {with(nat, does(ruleset.Reject{})), "rejects in its filter table alone"},
+		"reject through a jump":     {append(with(raw, does(ruleset.Goto{Chain: "sub"})), ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.Reject{})}}), "rejects in its filter table alone"},
+		"drop in NAT":               {with(nat, does(ruleset.Drop{})), "does not drop in its nat table"},
+		"zone in mangle":            {with(prerouting, does(ruleset.CTZone{Zone: 1})), "zones in its raw table alone"},
+		"zone and more":             {with(raw, does(ruleset.CTZone{Zone: 1}, tcp), does(ruleset.Drop{})), "goes on after it has chosen a zone"},
+		"zone and a jump":           {append(with(raw, does(ruleset.Jump{Chain: "sub"}), does(ruleset.CTZone{Zone: 1})), ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.CTZone{Zone: 2})}}), "goes on after it has chosen a zone"},
+		"filter in prerouting":      {at(ruleset.Prerouting, ruleset.PriorityFilter, ruleset.FilterChain), "no table of type filter at hook prerouting, priority 0"},
+		"filter in mangle output":   {at(ruleset.Output, ruleset.PriorityMangle, ruleset.FilterChain), "no table of type filter at hook output, priority -150"},
+		"route in filter":           {at(ruleset.Output, ruleset.PriorityFilter, ruleset.RouteChain), "no table of type route at hook output, priority 0"},
+		"route in prerouting":       {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.RouteChain), "no table of type route at hook prerouting, priority -150"},
+		"NAT in mangle":             {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.NATChain), "no table of type nat at hook prerouting, priority -150"},
+		"a priority in between":     {at(ruleset.Output, -1, ruleset.FilterChain), "no table of type filter at hook output, priority -1"},
+		"two at one place":          {append(with(raw), ruleset.Chain{Name: "d", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
+		"two names in upper case":   {append(with(raw), ruleset.Chain{Name: "C", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw}), "MESH_C is taken"},
+		"a long name":               {[]ruleset.Chain{{Name: strings.Repeat("x", 24), Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "has 29 bytes, over 28"},
+		"a name of ours":            {[]ruleset.Chain{{Name: "spec_0123", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_SPEC_0123"},
+		"another name of ours":      {[]ruleset.Chain{{Name: "made_table", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_MADE_TABLE"},
+		"a chain of two words":      {[]ruleset.Chain{{Name: "a b", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_A B"},
 	}
 	for name, tt := range tests {
 		for _, d := range []Dialect{Standard, Minimal} {
-			rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4, intercept.IPv6}, Chains: tt.chains}
+			rs := numbered(ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Chains: slices.Clone(tt.chains)})
 			inputs, err := Render(rs, Options{Dialect: d})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%s, %s: %v, want an error with %q\n%v", name, d, err, tt.want, inputs)
 				continue
 			}
-			if n := len(tt.chains[0].Rules); n == 1 && tt.chains[0].Rules[0].Line != "" && len(tt.chains) == 1 && !strings.Contains(err.Error(), "O1: the culprit") {
+			if n := len(tt.chains[0].Rules); n == 1 && tt.chains[0].Rules[0].ID != "" && len(tt.chains) == 1 && !strings.Contains(err.Error(), "rule O1") {
 				t.Errorf("%s, %s: the error does not name the rule: %v", name, d, err)
 			}
 		}
 	}
 	rs := compileConfig(t, intercept.Default())
-	rs.Routes = []intercept.MarkRoute{{Table: 133}}
-	if _, err := Render(rs, Options{}); !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), "routes") {
+	rs.Routes = []ruleset.MarkRoute{{Table: 133}}
+	if _, err := Render(rs, Options{}); !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "routes") {
 		t.Errorf("routes: %v", err)
 	}
+}
+
+// numbered gives each rule an ID of its own.
+func numbered(rs ruleset.Ruleset) ruleset.Ruleset {
+	for i, c := range rs.Chains {
+		rs.Chains[i].Rules = slices.Clone(c.Rules)
+		for j := range c.Rules {
+			rs.Chains[i].Rules[j].ID += ruleset.RuleID(fmt.Sprintf(".%s.%d", c.Name, j+1))
+		}
+	}
+	return rs
 }

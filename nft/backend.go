@@ -10,8 +10,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/nlsock"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Backend speaks nf_tables with one network namespace, over one socket. It is
@@ -49,16 +49,16 @@ const maxAttempts = 100
 // or the new ones. Where the same rules are in place it writes nothing, and
 // their counters go on. It reads back what it wrote.
 //
-// The errors are [intercept.ErrPermission], [intercept.ErrUnsupported] and
-// [intercept.ErrForeign], or others that say what failed. An outcome beside an
+// The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported] and
+// [ruleset.ErrForeign], or others that say what failed. An outcome beside an
 // error says what was written all the same: it then did not read as it should.
-func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
+func (b *Backend) Apply(rs ruleset.Ruleset) (ruleset.Outcome, error) {
 	lay := oneTable
 	if b.only != nil {
 		lay = *b.only
 	}
 	outcome, err := b.apply(rs, lay)
-	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, intercept.ErrUnsupported) {
+	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
 		// Before Linux 5.2 there is no NAT in an inet table.
 		if outcome, err2 := b.apply(rs, twoTables); err2 == nil {
 			return outcome, nil
@@ -67,7 +67,7 @@ func (b *Backend) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
 	return outcome, err
 }
 
-func (b *Backend) apply(rs intercept.Ruleset, lay layout) (intercept.Outcome, error) {
+func (b *Backend) apply(rs ruleset.Ruleset, lay layout) (ruleset.Outcome, error) {
 	prog, err := compile(rs, lay)
 	if err != nil {
 		return "", err
@@ -85,7 +85,7 @@ func (b *Backend) apply(rs intercept.Ruleset, lay layout) (intercept.Outcome, er
 // errChanged reports that the tables changed between looking and writing.
 var errChanged = errors.New("the tables changed meanwhile")
 
-func (b *Backend) attempt(prog program) (intercept.Outcome, error) {
+func (b *Backend) attempt(prog program) (ruleset.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
 	// another family that came up meanwhile would otherwise stay beside ours.
 	generation, err := b.generation()
@@ -96,9 +96,9 @@ func (b *Backend) attempt(prog program) (intercept.Outcome, error) {
 	if err != nil {
 		return "", err
 	}
-	outcome := intercept.Created
+	outcome := ruleset.Created
 	if len(st) > 0 {
-		outcome = intercept.Replaced
+		outcome = ruleset.Replaced
 		if err := b.refuseForeign(st, generation); err != nil {
 			return "", err
 		}
@@ -107,7 +107,7 @@ func (b *Backend) attempt(prog program) (intercept.Outcome, error) {
 			return "", err
 		}
 		if same {
-			return intercept.Unchanged, nil
+			return ruleset.Unchanged, nil
 		}
 	}
 	if err := b.write(prog, st, generation); err != nil {
@@ -162,7 +162,7 @@ func (b *Backend) verify(prog program) error {
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
 }
 
-func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]intercept.Difference, error) {
+func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]ruleset.Difference, error) {
 	st, err := read()
 	if err != nil || !prog.isIn(st) {
 		return nil, err
@@ -205,7 +205,7 @@ func (b *Backend) readAtOnce() (state, error) {
 	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them", maxAttempts)
 }
 
-func joinDifferences(diffs []intercept.Difference) string {
+func joinDifferences(diffs []ruleset.Difference) string {
 	s := make([]string, len(diffs))
 	for i, d := range diffs {
 		s[i] = d.String()
@@ -261,7 +261,7 @@ func (b *Backend) blame(prog program, failure error) error {
 		for _, c := range t.chains {
 			for i := range c.rules {
 				if err := try(t, &c.rules[i]); err != nil {
-					return explain(err, fmt.Sprintf("apply chain %s, rule %q", c.name, c.rules[i].comment))
+					return &ruleset.RuleError{Chain: c.name, Rule: c.rules[i].id, Err: explain(err, "apply it")}
 				}
 			}
 		}
@@ -271,8 +271,8 @@ func (b *Backend) blame(prog program, failure error) error {
 
 // Check compares the kernel with rs and returns the differences. None: it is
 // as Apply leaves it. It changes nothing. Where there is nothing of ours the
-// error is [intercept.ErrNotIntercepted].
-func (b *Backend) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
+// error is [ruleset.ErrNotIntercepted].
+func (b *Backend) Check(rs ruleset.Ruleset) ([]ruleset.Difference, error) {
 	st, err := b.ours()
 	if err != nil {
 		return nil, err
@@ -296,7 +296,7 @@ func (b *Backend) ours() (state, error) {
 		return nil, err
 	}
 	if len(st) == 0 {
-		return nil, intercept.ErrNotIntercepted
+		return nil, ruleset.ErrNotIntercepted
 	}
 	return st, st.foreign()
 }
@@ -341,13 +341,13 @@ func (b *Backend) Holds() (bool, error) {
 
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. Where there is nothing of ours the error is
-// [intercept.ErrNotIntercepted].
-func (b *Backend) Counters() ([]intercept.Counter, error) {
+// [ruleset.ErrNotIntercepted].
+func (b *Backend) Counters() ([]ruleset.Counter, error) {
 	st, err := b.ours()
 	if err != nil {
 		return nil, err
 	}
-	var counters []intercept.Counter
+	var counters []ruleset.Counter
 	for _, t := range st {
 		family, err := familyOfRules(t.family)
 		if err != nil {
@@ -355,9 +355,9 @@ func (b *Backend) Counters() ([]intercept.Counter, error) {
 		}
 		for _, c := range t.chains {
 			for _, r := range t.rules[c.name] {
-				line, reason, _ := strings.Cut(r.comment, ": ")
-				counters = append(counters, intercept.Counter{
-					Chain: c.name, Line: line, Reason: reason, Family: family(r),
+				id, reason := ruleset.ParseComment(r.comment)
+				counters = append(counters, ruleset.Counter{
+					Chain: c.name, Rule: id, Line: id.Line(), Reason: reason, Family: family(r),
 					Packets: r.packets, Bytes: r.bytes,
 				})
 			}
@@ -372,11 +372,11 @@ func explain(err error, attempted string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, intercept.ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ruleset.ErrPermission, err)
 	case errors.Is(err, unix.EMSGSIZE):
 		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, intercept.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

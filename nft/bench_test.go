@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -48,9 +49,9 @@ func BenchmarkApply(b *testing.B) {
 		})
 		b.Run(bb.name+"/again", func(b *testing.B) {
 			_, backend := namespace(b)
-			apply(b, backend, rs, intercept.Created)
+			apply(b, backend, rs, ruleset.Created)
 			for b.Loop() {
-				apply(b, backend, rs, intercept.Unchanged)
+				apply(b, backend, rs, ruleset.Unchanged)
 			}
 		})
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/rulediff"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // isIn reports whether the kernel has all tables of the program, going by
@@ -22,17 +22,17 @@ func (p program) isIn(st state) bool {
 
 // differences compares what the kernel holds with a program: tables, chains
 // with their hooks, sets with their elements, rules and their order.
-func (p program) differences(st state) []intercept.Difference {
-	var diffs []intercept.Difference
+func (p program) differences(st state) []ruleset.Difference {
+	var diffs []ruleset.Difference
 	for _, kt := range st {
 		if !slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family }) {
-			diffs = append(diffs, intercept.Difference{What: "table " + familyName(kt.family) + " " + Table, Problem: "not part of this configuration"})
+			diffs = append(diffs, ruleset.Difference{What: "table " + familyName(kt.family) + " " + Table, Problem: "not part of this configuration"})
 		}
 	}
 	for _, t := range p {
 		i := slices.IndexFunc(st, func(kt kernelTable) bool { return kt.family == t.family })
 		if i < 0 {
-			diffs = append(diffs, intercept.Difference{What: "table " + familyName(t.family) + " " + Table, Problem: "missing"})
+			diffs = append(diffs, ruleset.Difference{What: "table " + familyName(t.family) + " " + Table, Problem: "missing"})
 			continue
 		}
 		diffs = append(diffs, t.differences(st[i])...)
@@ -40,10 +40,10 @@ func (p program) differences(st state) []intercept.Difference {
 	return diffs
 }
 
-func (t table) differences(kt kernelTable) []intercept.Difference {
-	var diffs []intercept.Difference
+func (t table) differences(kt kernelTable) []ruleset.Difference {
+	var diffs []ruleset.Difference
 	add := func(what, format string, args ...any) {
-		diffs = append(diffs, intercept.Difference{What: what, Problem: fmt.Sprintf(format, args...)})
+		diffs = append(diffs, ruleset.Difference{What: what, Problem: fmt.Sprintf(format, args...)})
 	}
 	if kt.spec != t.spec {
 		add("table "+familyName(t.family)+" "+Table, "made from another configuration (%s, not %s)", kt.spec, t.spec)
@@ -114,7 +114,7 @@ func (c chain) baseProblem(kc kernelChain) string {
 	return ""
 }
 
-func (c chain) ruleDifferences(kernel []kernelRule) []intercept.Difference {
+func (c chain) ruleDifferences(kernel []kernelRule) []ruleset.Difference {
 	want := make([]rulediff.Rule, len(c.rules))
 	for i, r := range c.rules {
 		want[i] = rulediff.Rule{Comment: r.comment, Body: r.body()}
@@ -143,15 +143,15 @@ func elementsProblem(want, have []string) string {
 }
 
 // hookNumber returns the kernel's number of a hook (linux/netfilter.h).
-func hookNumber(h intercept.Hook) nftables.ChainHook {
+func hookNumber(h ruleset.Hook) nftables.ChainHook {
 	switch h {
-	case intercept.Prerouting:
+	case ruleset.Prerouting:
 		return unix.NF_INET_PRE_ROUTING
-	case intercept.Input:
+	case ruleset.Input:
 		return unix.NF_INET_LOCAL_IN
-	case intercept.Forward:
+	case ruleset.Forward:
 		return unix.NF_INET_FORWARD
-	case intercept.Output:
+	case ruleset.Output:
 	}
 	return unix.NF_INET_LOCAL_OUT
 }

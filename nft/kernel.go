@@ -15,7 +15,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // state is what the kernel holds under our table's name, in any family.
@@ -165,7 +165,7 @@ func (st state) foreign() error {
 	for _, t := range st {
 		if t.spec == "" {
 			return fmt.Errorf("table %s %s: %w; rename it or remove it with `nft delete table %s %s`",
-				familyName(t.family), Table, intercept.ErrForeign, familyName(t.family), Table)
+				familyName(t.family), Table, ruleset.ErrForeign, familyName(t.family), Table)
 		}
 	}
 	return nil
@@ -490,12 +490,12 @@ func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
 func familyOfRules(t nftables.TableFamily) (func(kernelRule) string, error) {
 	switch t {
 	case nftables.TableFamilyIPv4:
-		return func(kernelRule) string { return intercept.IPv4.String() }, nil
+		return func(kernelRule) string { return ruleset.IPv4.String() }, nil
 	case nftables.TableFamilyIPv6:
-		return func(kernelRule) string { return intercept.IPv6.String() }, nil
+		return func(kernelRule) string { return ruleset.IPv6.String() }, nil
 	}
 	var guards [2]string
-	for i, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+	for i, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		guard, err := encode(t, []stmt{nfproto(f)})
 		if err != nil {
 			return nil, err
@@ -505,9 +505,9 @@ func familyOfRules(t nftables.TableFamily) (func(kernelRule) string, error) {
 	return func(r kernelRule) string {
 		switch {
 		case strings.HasPrefix(r.body, guards[0]):
-			return intercept.IPv4.String()
+			return ruleset.IPv4.String()
 		case strings.HasPrefix(r.body, guards[1]):
-			return intercept.IPv6.String()
+			return ruleset.IPv6.String()
 		}
 		return ""
 	}, nil

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
@@ -74,7 +75,7 @@ func listWithHandles(t testing.TB, ns *netlab.Namespace) string {
 	return run(t, ns, "", "nft", "-nn", "-a", "list", "ruleset")
 }
 
-func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
+func compileConfig(t testing.TB, c intercept.Config) ruleset.Ruleset {
 	t.Helper()
 	rs, err := intercept.Compile(c)
 	if err != nil {
@@ -84,12 +85,12 @@ func compileConfig(t testing.TB, c intercept.Config) intercept.Ruleset {
 	return rs
 }
 
-func random(t testing.TB, seed uint64) intercept.Ruleset {
+func random(t testing.TB, seed uint64) ruleset.Ruleset {
 	t.Helper()
 	return compileConfig(t, gen.Config(rand.New(rand.NewPCG(seed, 11))))
 }
 
-func apply(t testing.TB, b *Backend, rs intercept.Ruleset, want intercept.Outcome) {
+func apply(t testing.TB, b *Backend, rs ruleset.Ruleset, want ruleset.Outcome) {
 	t.Helper()
 	got, err := b.Apply(rs)
 	if err != nil {
@@ -100,7 +101,7 @@ func apply(t testing.TB, b *Backend, rs intercept.Ruleset, want intercept.Outcom
 	}
 }
 
-func checkSame(t testing.TB, b *Backend, rs intercept.Ruleset) {
+func checkSame(t testing.TB, b *Backend, rs ruleset.Ruleset) {
 	t.Helper()
 	diffs, err := b.Check(rs)
 	if err != nil || len(diffs) > 0 {
@@ -114,17 +115,17 @@ func many() intercept.Config {
 	c.DNS.Mode = intercept.DNSAll
 	for i := range 5000 {
 		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
-			must(intercept.ParseCIDRs(fmt.Sprintf("10.%d.%d.0/25,2001:db8:%x::/49", i/250, i%250, i)))...)
+			must(ruleset.ParseCIDRs(fmt.Sprintf("10.%d.%d.0/25,2001:db8:%x::/49", i/250, i%250, i)))...)
 	}
 	for i := range uint16(1000) {
-		c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: 20000 + 10*i, Last: 20003 + 10*i})
+		c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, ruleset.PortRange{First: 20000 + 10*i, Last: 20003 + 10*i})
 	}
 	return c
 }
 
 // TestOracle: nft(8) makes of our text what the kernel makes of our messages.
 func TestOracle(t *testing.T) {
-	rulesets := map[string]intercept.Ruleset{
+	rulesets := map[string]ruleset.Ruleset{
 		"vocabulary": vocabulary(),
 		"default":    compileConfig(t, intercept.Default()),
 		"many":       compileConfig(t, many()),
@@ -138,7 +139,7 @@ func TestOracle(t *testing.T) {
 				t.Parallel()
 				ns, b := namespace(t)
 				b.only = &lay
-				apply(t, b, rs, intercept.Created)
+				apply(t, b, rs, ruleset.Created)
 				checkSame(t, b, rs)
 				other, _ := namespace(t)
 				prog, err := compile(rs, lay)
@@ -170,21 +171,21 @@ func TestTextLoadedByHandIsOurs(t *testing.T) {
 	}
 	run(t, ns, text, "nft", "-f", "-")
 	checkSame(t, b, rs)
-	apply(t, b, rs, intercept.Unchanged)
+	apply(t, b, rs, ruleset.Unchanged)
 }
 
 // TestTwiceIsOnce: a second Apply writes nothing; not even a handle changes.
 func TestTwiceIsOnce(t *testing.T) {
-	for _, rs := range []intercept.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1), vocabulary()} {
+	for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1), vocabulary()} {
 		ns, b := namespace(t)
-		apply(t, b, rs, intercept.Created)
+		apply(t, b, rs, ruleset.Created)
 		before := listWithHandles(t, ns)
 		generation, err := b.generation()
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
-			apply(t, b, rs, intercept.Unchanged)
+			apply(t, b, rs, ruleset.Unchanged)
 		}
 		if diff := cmp.Diff(before, listWithHandles(t, ns)); diff != "" {
 			t.Fatalf("the second Apply changed the kernel:\n%s", diff)
@@ -204,7 +205,7 @@ func TestRandomWalk(t *testing.T) {
 		apply(t, b, rs, "")
 		checkSame(t, b, rs)
 		fresh, fb := namespace(t)
-		apply(t, fb, rs, intercept.Created)
+		apply(t, fb, rs, ruleset.Created)
 		if diff := cmp.Diff(list(t, fresh), list(t, ns)); diff != "" {
 			t.Fatalf("step %d: a fresh namespace (-) and this one (+) differ:\n%s", seed, diff)
 		}
@@ -218,16 +219,16 @@ func TestLayoutsReplaceEachOther(t *testing.T) {
 	two := twoTables
 	b.only = &two
 	rs := compileConfig(t, intercept.Default())
-	apply(t, b, rs, intercept.Created)
+	apply(t, b, rs, ruleset.Created)
 	if l := list(t, ns); !strings.Contains(l, "table ip mesh_intercept") || !strings.Contains(l, "table ip6 mesh_intercept") {
 		t.Fatal(l)
 	}
 	checkSame(t, b, rs)
 	b.only = nil
-	apply(t, b, rs, intercept.Replaced)
+	apply(t, b, rs, ruleset.Replaced)
 	only4 := intercept.Default()
 	only4.Families = intercept.FamiliesIPv4
-	apply(t, b, compileConfig(t, only4), intercept.Replaced)
+	apply(t, b, compileConfig(t, only4), ruleset.Replaced)
 	if l := list(t, ns); strings.Count(l, "table ") != 1 || !strings.Contains(l, "table ip mesh_intercept") {
 		t.Fatal(l)
 	}
@@ -281,10 +282,10 @@ func TestRemoveRestores(t *testing.T) {
 		if removed, err := b.Remove(); err != nil || removed {
 			t.Fatalf("Remove again: %v, %v", removed, err)
 		}
-		if _, err := b.Check(random(t, 1)); !errors.Is(err, intercept.ErrNotIntercepted) {
+		if _, err := b.Check(random(t, 1)); !errors.Is(err, ruleset.ErrNotIntercepted) {
 			t.Fatalf("Check of nothing: %v", err)
 		}
-		if _, err := b.Counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
+		if _, err := b.Counters(); !errors.Is(err, ruleset.ErrNotIntercepted) {
 			t.Fatalf("Counters of nothing: %v", err)
 		}
 	}
@@ -294,7 +295,7 @@ func TestRemoveRestores(t *testing.T) {
 func TestCheckNamesDifferences(t *testing.T) {
 	c := intercept.Default()
 	c.DNS.Mode = intercept.DNSAll
-	c.Outbound.ExcludeCIDRs = must(intercept.ParseCIDRs("10.0.0.0/8,192.0.2.0/24"))
+	c.Outbound.ExcludeCIDRs = must(ruleset.ParseCIDRs("10.0.0.0/8,192.0.2.0/24"))
 	rs := compileConfig(t, c)
 	handle := func(t *testing.T, ns *netlab.Namespace, comment string) string {
 		for line := range strings.Lines(listWithHandles(t, ns)) {
@@ -310,12 +311,12 @@ func TestCheckNamesDifferences(t *testing.T) {
 		name, script string // HANDLE stands for the handle of rule O4 (by user)
 		want         string
 	}{
-		{"rule deleted", "delete rule inet mesh_intercept output handle HANDLE", `rule "O4: from the proxy (by user)": missing`},
+		{"rule deleted", "delete rule inet mesh_intercept output handle HANDLE", `rule O4.uid: missing`},
 		{"rule added", "add rule inet mesh_intercept output tcp dport 1 counter drop", "a rule without comment: not ours"},
-		{"rule added with a comment of ours", `insert rule inet mesh_intercept output counter accept comment "O4: from the proxy (by user)"`, `rule "O4: from the proxy (by user)": has other conditions or another target`},
+		{"rule added with a comment of ours", `insert rule inet mesh_intercept output counter accept comment "O4.uid: from the proxy (by user)"`, `rule O4.uid: has other conditions, another target or another comment`},
 		{"an expression the library does not know", `insert rule inet mesh_intercept output numgen inc mod 2 0 counter accept`, "a rule without comment: not ours"},
-		{"rules swapped", `delete rule inet mesh_intercept output handle HANDLE; add rule inet mesh_intercept output meta skuid 1337 counter return comment "O4: from the proxy (by user)"`, "its rules stand in another order"},
-		{"chain flushed", "flush chain inet mesh_intercept prerouting", `rule "I8: not included": missing`},
+		{"rules swapped", `delete rule inet mesh_intercept output handle HANDLE; add rule inet mesh_intercept output meta skuid 1337 counter return comment "O4.uid: from the proxy (by user)"`, "its rules stand in another order"},
+		{"chain flushed", "flush chain inet mesh_intercept prerouting", `rule I8: missing`},
 		{"element added", "add element inet mesh_intercept ipv4_1 { 198.51.100.0/24 }", "set ipv4_1: 0 ranges missing, 1 not ours"},
 		{"element deleted", "delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }", "set ipv4_1: 1 ranges missing, 0 not ours"},
 		{"element narrowed", "delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }; add element inet mesh_intercept ipv4_1 { 10.0.0.0/9 }", "set ipv4_1: its ranges end elsewhere"},
@@ -326,8 +327,8 @@ func TestCheckNamesDifferences(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ns, b := namespace(t)
-			apply(t, b, rs, intercept.Created)
-			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4: from the proxy (by user)")), "nft", "-f", "-")
+			apply(t, b, rs, ruleset.Created)
+			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)")), "nft", "-f", "-")
 			before := listWithHandles(t, ns)
 			diffs, err := b.Check(rs)
 			if err != nil {
@@ -340,13 +341,13 @@ func TestCheckNamesDifferences(t *testing.T) {
 				t.Errorf("Check changed the kernel:\n%s", diff)
 			}
 			// The hash alone would call it unchanged; the content does not.
-			apply(t, b, rs, intercept.Replaced)
+			apply(t, b, rs, ruleset.Replaced)
 			checkSame(t, b, rs)
 		})
 	}
 	t.Run("another configuration", func(t *testing.T) {
 		_, b := namespace(t)
-		apply(t, b, random(t, 5), intercept.Created)
+		apply(t, b, random(t, 5), ruleset.Created)
 		diffs, err := b.Check(rs)
 		if got := joinDifferences(diffs); err != nil || !strings.Contains(got, "made from another configuration") {
 			t.Errorf("%s, %v", got, err)
@@ -371,7 +372,7 @@ func TestForeignTable(t *testing.T) {
 		_, rerr := b.Remove()
 		_, nerr := b.Counters()
 		for _, err := range []error{aerr, cerr, rerr, nerr} {
-			if !errors.Is(err, intercept.ErrForeign) || !strings.Contains(err.Error(), "nft delete table") {
+			if !errors.Is(err, ruleset.ErrForeign) || !strings.Contains(err.Error(), "nft delete table") {
 				t.Errorf("%s: %v", text, err)
 			}
 		}
@@ -386,7 +387,7 @@ func TestForeignTable(t *testing.T) {
 func TestRefusedRuleIsNamed(t *testing.T) {
 	ns, b := namespace(t)
 	old := compileConfig(t, intercept.Default())
-	apply(t, b, old, intercept.Created)
+	apply(t, b, old, ruleset.Created)
 	before := listWithHandles(t, ns)
 
 	dns := intercept.Default()
@@ -395,13 +396,13 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 	for i, c := range rs.Chains {
 		if c.Name == intercept.ChainRawOutput {
 			// nft_tproxy works on arriving packets alone.
-			rs.Chains[i].Rules = append([]intercept.Rule{}, c.Rules...)
-			rs.Chains[i].Rules[2] = intercept.Rule{Line: "O3", Reason: "the culprit", Match: []intercept.Match{intercept.Proto{intercept.TCP}},
-				Target: intercept.TProxy{Port: 1, Mark: intercept.Mark{Value: 1, Mask: 1}}}
+			rs.Chains[i].Rules = append([]ruleset.Rule{}, c.Rules...)
+			rs.Chains[i].Rules[2] = ruleset.Rule{ID: "O3", Reason: "the culprit", Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}},
+				Target: ruleset.TProxy{Port: 1, Mark: ruleset.Mark{Value: 1, Mask: 1}}}
 		}
 	}
 	_, err := b.Apply(rs)
-	if !errors.Is(err, intercept.ErrUnsupported) || !strings.Contains(err.Error(), `rule "O3: the culprit"`) {
+	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), `rule O3: `) {
 		t.Errorf("Apply: %v", err)
 	}
 	if diff := cmp.Diff(before, listWithHandles(t, ns)); diff != "" {
@@ -426,7 +427,7 @@ func TestNoPrivilege(t *testing.T) {
 			return err
 		}()
 	}()
-	if err := <-result; !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
+	if err := <-result; !errors.Is(err, ruleset.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
 		t.Errorf("Apply: %v", err)
 	}
 	if l := list(t, ns); l != "" {
@@ -439,7 +440,7 @@ func TestConcurrentApplies(t *testing.T) {
 	for round := range uint64(10) {
 		ns, b := namespace(t)
 		if round%2 == 1 {
-			apply(t, b, random(t, 999), intercept.Created)
+			apply(t, b, random(t, 999), ruleset.Created)
 		}
 		var wg sync.WaitGroup
 		errs := make([]error, 8)
@@ -485,7 +486,7 @@ func TestManyNamespaces(t *testing.T) {
 		_, b := namespace(t)
 		rs := random(t, 400+i)
 		wg.Go(func() {
-			if got, err := b.Apply(rs); err != nil || got != intercept.Created {
+			if got, err := b.Apply(rs); err != nil || got != ruleset.Created {
 				t.Errorf("namespace %d: %s, %v", i, got, err)
 				return
 			}
@@ -513,7 +514,7 @@ func applyForever() {
 	if err == nil {
 		fmt.Println("ready")
 		for i := uint64(0); err == nil; i++ {
-			var rs intercept.Ruleset
+			var rs ruleset.Ruleset
 			rs, err = intercept.Compile(gen.Config(rand.New(rand.NewPCG(500+i%4, 11))))
 			rs.Routes = nil
 			if err == nil {
@@ -529,7 +530,7 @@ func applyForever() {
 // it leaves is always a whole configuration.
 func TestKilled(t *testing.T) {
 	ns, b := namespace(t)
-	apply(t, b, random(t, 500), intercept.Created)
+	apply(t, b, random(t, 500), ruleset.Created)
 	r := rand.New(rand.NewPCG(9, 9))
 	outcomes := map[string]int{}
 	for range 40 {

@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Chain is a chain of somebody else's table.
@@ -38,7 +38,7 @@ func (b *Backend) Chains() ([]Chain, error) {
 	if len(out) == 0 {
 		return nil, nil
 	}
-	hooks := []intercept.Hook{intercept.Prerouting, intercept.Input, intercept.Forward, intercept.Output}
+	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output}
 	err = b.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
 		if in.name == Table {
 			return
@@ -52,8 +52,8 @@ func (b *Backend) Chains() ([]Chain, error) {
 	return out, err
 }
 
-func tableFamily(f intercept.Family) nftables.TableFamily {
-	if f == intercept.IPv4 {
+func tableFamily(f ruleset.Family) nftables.TableFamily {
+	if f == ruleset.IPv4 {
 		return nftables.TableFamilyIPv4
 	}
 	return nftables.TableFamilyIPv6
@@ -62,7 +62,7 @@ func tableFamily(f intercept.Family) nftables.TableFamily {
 // RemoveEmpty removes those of the named chains of a table that have no rules
 // and, if asked to, the table if nothing is left in it. What is not there is
 // no failure.
-func (b *Backend) RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error {
+func (b *Backend) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
 	for range maxAttempts {
 		generation, err := b.generation()
 		if err != nil {
@@ -83,7 +83,7 @@ func (b *Backend) RemoveEmpty(f intercept.Family, table string, chains []string,
 	return fmt.Errorf("remove what is empty of table %s: the tables changed under %d attempts; another program keeps writing them", table, maxAttempts)
 }
 
-func (b *Backend) emptying(f intercept.Family, table string, chains []string, andTable bool) (t batch, err error) {
+func (b *Backend) emptying(f ruleset.Family, table string, chains []string, andTable bool) (t batch, err error) {
 	family := tableFamily(f)
 	all, err := b.Chains()
 	if err != nil {
@@ -146,9 +146,9 @@ func (b *batch) deleteChain(family nftables.TableFamily, table, chain string) {
 
 // Probe asks the kernel whether it takes the rules of rs, in a transaction that
 // ends in an error on purpose, so that nothing of it comes to be. The answer
-// is nil, [intercept.ErrPermission] or [intercept.ErrUnsupported] with the
+// is nil, [ruleset.ErrPermission] or [ruleset.ErrUnsupported] with the
 // rule that is refused.
-func (b *Backend) Probe(rs intercept.Ruleset) error {
+func (b *Backend) Probe(rs ruleset.Ruleset) error {
 	lays := []layout{oneTable}
 	if b.only != nil {
 		lays = []layout{*b.only}
@@ -162,7 +162,7 @@ func (b *Backend) Probe(rs intercept.Ruleset) error {
 			return err
 		}
 		err = b.probe(prog)
-		if err == nil || !errors.Is(err, intercept.ErrUnsupported) {
+		if err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
 			return err
 		}
 		first = errors.Join(first, err)

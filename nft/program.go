@@ -14,7 +14,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // A program is what stands in the kernel for a Ruleset, in full detail but
@@ -42,15 +42,16 @@ type keyRange struct{ first, last []byte }
 
 type chain struct {
 	name     string
-	hook     intercept.Hook
-	priority intercept.Priority
-	typ      intercept.ChainType
+	hook     ruleset.Hook
+	priority ruleset.Priority
+	typ      ruleset.ChainType
 	rules    []rule
 }
 
 func (c chain) isBase() bool { return c.hook != 0 }
 
 type rule struct {
+	id      ruleset.RuleID
 	comment string
 	stmts   []stmt
 	encoded []byte // the statements' expressions, as the kernel takes them
@@ -96,13 +97,13 @@ func (k keyType) isInterval() bool { return k != keyProto }
 func (k keyType) text(r keyRange) string {
 	switch k {
 	case keyPort:
-		return intercept.PortRange{First: binary.BigEndian.Uint16(r.first), Last: binary.BigEndian.Uint16(r.last)}.String()
+		return ruleset.PortRange{First: binary.BigEndian.Uint16(r.first), Last: binary.BigEndian.Uint16(r.last)}.String()
 	case keyUID, keyGID:
-		return intercept.IDRange{First: binary.BigEndian.Uint32(r.first), Last: binary.BigEndian.Uint32(r.last)}.String()
+		return ruleset.IDRange{First: binary.BigEndian.Uint32(r.first), Last: binary.BigEndian.Uint32(r.last)}.String()
 	case keyIPv4, keyIPv6:
 		first, _ := netip.AddrFromSlice(r.first)
 		last, _ := netip.AddrFromSlice(r.last)
-		return intercept.AddrRange{First: first, Last: last}.String()
+		return ruleset.AddrRange{First: first, Last: last}.String()
 	case keyProto:
 	}
 	return fmt.Sprint(r.first[0])
@@ -119,12 +120,12 @@ const (
 )
 
 // compile lowers a Ruleset. It decides nothing about packets.
-func compile(rs intercept.Ruleset, lay layout) (program, error) {
+func compile(rs ruleset.Ruleset, lay layout) (program, error) {
 	if err := rs.Check(); err != nil {
 		return nil, err
 	}
 	if len(rs.Routes) > 0 {
-		return nil, fmt.Errorf("%w for routes here: package dataplane writes them", intercept.ErrUnsupported)
+		return nil, fmt.Errorf("%w for routes here: package dataplane writes them", ruleset.ErrUnsupported)
 	}
 	var prog program
 	for _, fam := range tableFamilies(rs.Families, lay) {
@@ -133,7 +134,7 @@ func compile(rs intercept.Ruleset, lay layout) (program, error) {
 			lc := chain{name: c.Name, hook: c.Hook, priority: c.Priority, typ: c.Type}
 			for _, r := range c.Rules {
 				if err := t.lower(&lc, r); err != nil {
-					return nil, fmt.Errorf("chain %s, rule %q: %w", c.Name, r.Comment(), err)
+					return nil, &ruleset.RuleError{Chain: c.Name, Rule: r.ID, Err: err}
 				}
 			}
 			t.chains = append(t.chains, lc)
@@ -144,13 +145,13 @@ func compile(rs intercept.Ruleset, lay layout) (program, error) {
 	return prog, nil
 }
 
-func tableFamilies(families []intercept.Family, lay layout) []nftables.TableFamily {
+func tableFamilies(families []ruleset.Family, lay layout) []nftables.TableFamily {
 	if len(families) == 2 && lay == oneTable {
 		return []nftables.TableFamily{nftables.TableFamilyINet}
 	}
 	var out []nftables.TableFamily
 	for _, f := range families {
-		if f == intercept.IPv4 {
+		if f == ruleset.IPv4 {
 			out = append(out, nftables.TableFamilyIPv4)
 		} else {
 			out = append(out, nftables.TableFamilyIPv6)
@@ -183,14 +184,14 @@ func fingerprint(t table) string {
 
 // lower appends a rule to c: one, or in an inet table one for each family if
 // the rule reads differently for them.
-func (t *table) lower(c *chain, r intercept.Rule) error {
+func (t *table) lower(c *chain, r ruleset.Rule) error {
 	switch {
 	case t.family == nftables.TableFamilyIPv4:
-		return t.lowerFor(c, r, intercept.IPv4)
+		return t.lowerFor(c, r, ruleset.IPv4)
 	case t.family == nftables.TableFamilyIPv6:
-		return t.lowerFor(c, r, intercept.IPv6)
+		return t.lowerFor(c, r, ruleset.IPv6)
 	case r.IsFamilySpecific():
-		for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
+		for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 			if err := t.lowerFor(c, r, f, nfproto(f)); err != nil {
 				return err
 			}
@@ -201,9 +202,9 @@ func (t *table) lower(c *chain, r intercept.Rule) error {
 }
 
 // nfproto asks for the family of the packet.
-func nfproto(f intercept.Family) stmt {
+func nfproto(f ruleset.Family) stmt {
 	name, number := "ipv6", byte(unix.NFPROTO_IPV6)
-	if f == intercept.IPv4 {
+	if f == ruleset.IPv4 {
 		name, number = "ipv4", unix.NFPROTO_IPV4
 	}
 	return stmt{"meta nfproto " + name, []expr.Any{
@@ -212,7 +213,7 @@ func nfproto(f intercept.Family) stmt {
 	}}
 }
 
-func (t *table) lowerFor(c *chain, r intercept.Rule, f intercept.Family, guard ...stmt) error {
+func (t *table) lowerFor(c *chain, r ruleset.Rule, f ruleset.Family, guard ...stmt) error {
 	r, ok := r.For(f)
 	if !ok {
 		return nil
@@ -220,7 +221,7 @@ func (t *table) lowerFor(c *chain, r intercept.Rule, f intercept.Family, guard .
 	return t.append(c, r, guard...)
 }
 
-func (t *table) append(c *chain, r intercept.Rule, guard ...stmt) error {
+func (t *table) append(c *chain, r ruleset.Rule, guard ...stmt) error {
 	stmts := guard
 	for _, m := range r.Match {
 		s, err := t.match(m)
@@ -239,54 +240,54 @@ func (t *table) append(c *chain, r intercept.Rule, guard ...stmt) error {
 	if err != nil {
 		return err
 	}
-	c.rules = append(c.rules, rule{r.Comment(), stmts, encoded})
+	c.rules = append(c.rules, rule{r.ID, r.Comment(), stmts, encoded})
 	return nil
 }
 
 // match lowers a condition.
-func (t *table) match(m intercept.Match) (stmt, error) {
+func (t *table) match(m ruleset.Match) (stmt, error) {
 	negated := false
-	if n, is := m.(intercept.Not); is {
+	if n, is := m.(ruleset.Not); is {
 		m, negated = n.Match, true
 	}
 	switch m := m.(type) {
-	case intercept.Proto:
+	case ruleset.Proto:
 		var keys []keyRange
 		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
 			keys = append(keys, keyRange{[]byte{byte(p)}, []byte{byte(p)}})
 		}
 		return t.compare("meta l4proto", meta(expr.MetaKeyL4PROTO), keyProto, keys, negated), nil
-	case intercept.SrcPort:
-		return t.compare("th sport", transport(0, 2), keyPort, portKeys(intercept.Ports(m)), negated), nil
-	case intercept.DstPort:
-		return t.compare("th dport", transport(2, 2), keyPort, portKeys(intercept.Ports(m)), negated), nil
-	case intercept.Src:
-		return t.address(intercept.CIDRs(m), "saddr", 12, 8, negated)
-	case intercept.Dst:
-		return t.address(intercept.CIDRs(m), "daddr", 16, 24, negated)
-	case intercept.InInterface:
+	case ruleset.SrcPort:
+		return t.compare("th sport", transport(0, 2), keyPort, portKeys(ruleset.Ports(m)), negated), nil
+	case ruleset.DstPort:
+		return t.compare("th dport", transport(2, 2), keyPort, portKeys(ruleset.Ports(m)), negated), nil
+	case ruleset.Src:
+		return t.address(ruleset.CIDRs(m), "saddr", 12, 8, negated)
+	case ruleset.Dst:
+		return t.address(ruleset.CIDRs(m), "daddr", 16, 24, negated)
+	case ruleset.InInterface:
 		return iface("iifname", expr.MetaKeyIIFNAME, string(m), negated), nil
-	case intercept.OutInterface:
+	case ruleset.OutInterface:
 		return iface("oifname", expr.MetaKeyOIFNAME, string(m), negated), nil
-	case intercept.UID:
-		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(intercept.IDs(m)), negated), nil
-	case intercept.GID:
-		return t.compare("meta skgid", meta(expr.MetaKeySKGID), keyGID, idKeys(intercept.IDs(m)), negated), nil
-	case intercept.Mark:
+	case ruleset.UID:
+		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(ruleset.IDs(m)), negated), nil
+	case ruleset.GID:
+		return t.compare("meta skgid", meta(expr.MetaKeySKGID), keyGID, idKeys(ruleset.IDs(m)), negated), nil
+	case ruleset.MetaMark:
 		return masked("meta mark", meta(expr.MetaKeyMARK), m.Value, m.Mask, negated), nil
-	case intercept.ConnMark:
+	case ruleset.ConnMark:
 		return masked("ct mark", []expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}}, m.Value, m.Mask, negated), nil
-	case intercept.CTState:
+	case ruleset.CTState:
 		return ctState(m, negated), nil
-	case intercept.TCPFlags:
+	case ruleset.TCPFlags:
 		op, word := equality(negated)
 		return stmt{fmt.Sprintf("tcp flags & %#x %s %#x", m.Mask, word, m.Value), append(transport(13, 1),
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{m.Mask}, Xor: []byte{0}},
 			&expr.Cmp{Op: op, Register: 1, Data: []byte{m.Value}})}, nil
-	case intercept.IsFamily, intercept.Not:
+	case ruleset.IsFamily, ruleset.Not:
 		// Rule.For has taken the one out, the lines above the other.
 	}
-	return stmt{}, fmt.Errorf("%w for match %T", intercept.ErrUnsupported, m)
+	return stmt{}, fmt.Errorf("%w for match %T", ruleset.ErrUnsupported, m)
 }
 
 func equality(negated bool) (expr.CmpOp, string) {
@@ -363,7 +364,7 @@ func (t *table) set(key keyType, keys []keyRange) string {
 	return name
 }
 
-func (t *table) address(list intercept.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
+func (t *table) address(list ruleset.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
 	keys, key, err := addressKeys(list)
 	switch {
 	case err != nil:
@@ -374,7 +375,7 @@ func (t *table) address(list intercept.CIDRs, field string, offset4, offset6 uin
 	return t.compare("ip6 "+field, network(offset6, 16), key, keys, negated), nil
 }
 
-func addressKeys(list intercept.CIDRs) ([]keyRange, keyType, error) {
+func addressKeys(list ruleset.CIDRs) ([]keyRange, keyType, error) {
 	merged := list.Merge()
 	keys := make([]keyRange, len(merged))
 	for i, r := range merged {
@@ -390,7 +391,7 @@ func addressKeys(list intercept.CIDRs) ([]keyRange, keyType, error) {
 	return keys, keyIPv6, nil
 }
 
-func portKeys(list intercept.Ports) []keyRange {
+func portKeys(list ruleset.Ports) []keyRange {
 	var keys []keyRange
 	for _, r := range list.Merge() {
 		keys = append(keys, keyRange{be16(r.First), be16(r.Last)})
@@ -398,7 +399,7 @@ func portKeys(list intercept.Ports) []keyRange {
 	return keys
 }
 
-func idKeys(list intercept.IDs) []keyRange {
+func idKeys(list ruleset.IDs) []keyRange {
 	var keys []keyRange
 	for _, r := range list.Merge() {
 		keys = append(keys, keyRange{be32(r.First), be32(r.Last)})
@@ -437,7 +438,7 @@ func and(mask, xor uint32) *expr.Bitwise {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: host32(mask), Xor: host32(xor)}
 }
 
-func ctState(m intercept.CTState, negated bool) stmt {
+func ctState(m ruleset.CTState, negated bool) stmt {
 	// Any of the bits: the masked value is not zero.
 	op, word := equality(!negated)
 	return stmt{fmt.Sprintf("ct state & %#x %s 0", uint8(m), word), []expr.Any{
@@ -446,21 +447,21 @@ func ctState(m intercept.CTState, negated bool) stmt {
 }
 
 // target lowers what happens to a packet.
-func (t *table) target(r intercept.Rule) (stmt, error) {
+func (t *table) target(r ruleset.Rule) (stmt, error) {
 	switch target := r.Target.(type) {
-	case intercept.Accept:
+	case ruleset.Accept:
 		return verdict("accept", expr.VerdictAccept, ""), nil
-	case intercept.Return:
+	case ruleset.Return:
 		return verdict("return", expr.VerdictReturn, ""), nil
-	case intercept.Drop:
+	case ruleset.Drop:
 		return verdict("drop", expr.VerdictDrop, ""), nil
-	case intercept.Jump:
+	case ruleset.Jump:
 		return verdict("jump "+target.Chain, expr.VerdictJump, target.Chain), nil
-	case intercept.Goto:
+	case ruleset.Goto:
 		return verdict("goto "+target.Chain, expr.VerdictGoto, target.Chain), nil
-	case intercept.Reject:
+	case ruleset.Reject:
 		return t.reject(r.OnlyTCP()), nil
-	case intercept.Redirect:
+	case ruleset.Redirect:
 		redir := &expr.Redir{RegisterProtoMin: 1, Flags: expr.NF_NAT_RANGE_PROTO_SPECIFIED}
 		exprs := []expr.Any{&expr.Immediate{Register: 1, Data: be16(target.Ports.First)}}
 		text := "redirect to :" + target.Ports.String()
@@ -472,7 +473,7 @@ func (t *table) target(r intercept.Rule) (stmt, error) {
 			redir.Flags |= expr.NF_NAT_RANGE_PROTO_RANDOM
 		}
 		return stmt{text, append(exprs, redir)}, nil
-	case intercept.DNAT:
+	case ruleset.DNAT:
 		family, word := uint32(unix.NFPROTO_IPV6), "ip6"
 		if target.To.Addr().Is4() {
 			family, word = unix.NFPROTO_IPV4, "ip"
@@ -482,16 +483,16 @@ func (t *table) target(r intercept.Rule) (stmt, error) {
 			&expr.Immediate{Register: 2, Data: be16(target.To.Port())},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
 		}}, nil
-	case intercept.SetMark:
+	case ruleset.SetMark:
 		return setMark(target.Value, target.Mask), nil
-	case intercept.SetConnMark:
+	case ruleset.SetConnMark:
 		return setConnMark(target.Value, target.Mask), nil
-	case intercept.CTZone:
+	case ruleset.CTZone:
 		end := verdict("return", expr.VerdictReturn, "")
 		return stmt{fmt.Sprintf("ct zone set %d %s", target.Zone, end.text), append([]expr.Any{
 			&expr.Immediate{Register: 1, Data: host16(target.Zone)},
 			&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true}}, end.exprs...)}, nil
-	case intercept.TProxy:
+	case ruleset.TProxy:
 		mark := setMark(target.Mark.Value, target.Mark.Mask)
 		end := verdict("accept", expr.VerdictAccept, "")
 		exprs := []expr.Any{
@@ -500,7 +501,7 @@ func (t *table) target(r intercept.Rule) (stmt, error) {
 		exprs = append(append(exprs, mark.exprs...), end.exprs...)
 		return stmt{fmt.Sprintf("tproxy to :%d %s %s", target.Port, mark.text, end.text), exprs}, nil
 	}
-	return stmt{}, fmt.Errorf("%w for target %T", intercept.ErrUnsupported, r.Target)
+	return stmt{}, fmt.Errorf("%w for target %T", ruleset.ErrUnsupported, r.Target)
 }
 
 // tproxyFamily is what nft sends: an inet table leaves the family to the packet.

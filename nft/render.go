@@ -6,12 +6,12 @@ import (
 
 	"github.com/google/nftables"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Render returns the Ruleset as nft(8) text that replaces what is there: the
 // same table that Apply makes, for people and for `nft -f`.
-func Render(rs intercept.Ruleset) (string, error) {
+func Render(rs ruleset.Ruleset) (string, error) {
 	prog, err := compile(rs, oneTable)
 	if err != nil {
 		return "", err

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -10,84 +11,95 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // vocabulary is a Ruleset that holds every Match and every Target, plain and
 // negated, with one item and with several.
-func vocabulary() intercept.Ruleset {
-	tcp, udp, both := intercept.Proto{intercept.TCP}, intercept.Proto{intercept.UDP}, intercept.Proto{intercept.TCP, intercept.UDP}
-	ports := func(s string) intercept.Ports { return must(intercept.ParsePorts(s)) }
-	ids := func(s string) intercept.IDs { return must(intercept.ParseIDs(s)) }
-	cidrs := func(s string) intercept.CIDRs { return must(intercept.ParseCIDRs(s)) }
+func vocabulary() ruleset.Ruleset {
+	tcp, udp, both := ruleset.Proto{ruleset.TCP}, ruleset.Proto{ruleset.UDP}, ruleset.Proto{ruleset.TCP, ruleset.UDP}
+	ports := func(s string) ruleset.Ports { return must(ruleset.ParsePorts(s)) }
+	ids := func(s string) ruleset.IDs { return must(ruleset.ParseIDs(s)) }
+	cidrs := func(s string) ruleset.CIDRs { return must(ruleset.ParseCIDRs(s)) }
 
-	var filter []intercept.Rule
-	add := func(target intercept.Target, match ...intercept.Match) {
-		filter = append(filter, intercept.Rule{Line: "O14", Reason: "vocabulary", Match: match, Target: target})
+	var filter []ruleset.Rule
+	add := func(target ruleset.Target, match ...ruleset.Match) {
+		filter = append(filter, ruleset.Rule{ID: "O14", Reason: "vocabulary", Match: match, Target: target})
 	}
-	for _, m := range []intercept.Match{
+	for _, m := range []ruleset.Match{
 		tcp, both,
-		intercept.Src(cidrs("192.0.2.1")), intercept.Src(cidrs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
-		intercept.Dst(cidrs("fd00::1")), intercept.Dst(cidrs("224.0.0.0/3,8000::/1,0.0.0.0/8,::/16")),
-		intercept.InInterface("eth0"), intercept.InInterface("br-*"),
-		intercept.OutInterface("lo"), intercept.OutInterface("fifteen-bytes-x"), intercept.OutInterface("k6t-*"),
-		intercept.Mark{Value: 0x539, Mask: 0xfff}, intercept.Mark{Value: 7, Mask: 1<<32 - 1},
-		intercept.ConnMark{Value: 0x539, Mask: 0xfff}, intercept.ConnMark{Value: 7, Mask: 1<<32 - 1},
-		intercept.CTInvalid, intercept.CTNew | intercept.CTEstablished,
-		intercept.IsFamily(intercept.IPv4), intercept.IsFamily(intercept.IPv6),
+		ruleset.Src(cidrs("192.0.2.1")), ruleset.Src(cidrs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
+		ruleset.Dst(cidrs("fd00::1")), ruleset.Dst(cidrs("224.0.0.0/3,8000::/1,0.0.0.0/8,::/16")),
+		ruleset.InInterface("eth0"), ruleset.InInterface("br-*"),
+		ruleset.OutInterface("lo"), ruleset.OutInterface("fifteen-bytes-x"), ruleset.OutInterface("k6t-*"),
+		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1},
+		ruleset.ConnMark{Value: 0x539, Mask: 0xfff}, ruleset.ConnMark{Value: 7, Mask: 1<<32 - 1},
+		ruleset.CTInvalid, ruleset.CTNew | ruleset.CTEstablished,
+		ruleset.IsFamily(ruleset.IPv4), ruleset.IsFamily(ruleset.IPv6),
 	} {
-		add(intercept.Return{}, m)
-		add(intercept.Return{}, intercept.Not{Match: m})
+		add(ruleset.Return{}, m)
+		add(ruleset.Return{}, ruleset.Not{Match: m})
 	}
-	for _, m := range []intercept.Match{
-		intercept.SrcPort(ports("53")), intercept.SrcPort(ports("1-1023")),
-		intercept.DstPort(ports("80,8000-8010,60000-65535")), intercept.DstPort(ports("8000-8010")),
+	for _, m := range []ruleset.Match{
+		ruleset.SrcPort(ports("53")), ruleset.SrcPort(ports("1-1023")),
+		ruleset.DstPort(ports("80,8000-8010,60000-65535")), ruleset.DstPort(ports("8000-8010")),
 	} {
-		add(intercept.Return{}, both, m)
-		add(intercept.Return{}, udp, intercept.Not{Match: m})
+		add(ruleset.Return{}, both, m)
+		add(ruleset.Return{}, udp, ruleset.Not{Match: m})
 	}
-	add(intercept.Return{}, tcp, intercept.Opens())
-	add(intercept.Return{}, tcp, intercept.Not{Match: intercept.Opens()})
-	for _, m := range []intercept.Match{
-		intercept.UID(ids("1337")), intercept.UID(ids("1000-1999")), intercept.UID(ids("0,5-7,4294967294")),
-		intercept.GID(ids("1337")), intercept.GID(ids("1000-1999")), intercept.GID(ids("0,5-7,4294967294")),
+	add(ruleset.Return{}, tcp, ruleset.Opens())
+	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.Opens()})
+	for _, m := range []ruleset.Match{
+		ruleset.UID(ids("1337")), ruleset.UID(ids("1000-1999")), ruleset.UID(ids("0,5-7,4294967294")),
+		ruleset.GID(ids("1337")), ruleset.GID(ids("1000-1999")), ruleset.GID(ids("0,5-7,4294967294")),
 	} {
-		add(intercept.Return{}, m)
+		add(ruleset.Return{}, m)
 	}
-	add(intercept.Accept{}, intercept.OutInterface("a0"))
-	add(intercept.Drop{}, intercept.OutInterface("a1"))
-	add(intercept.Reject{}, intercept.OutInterface("a2"))
-	add(intercept.Reject{}, tcp, intercept.OutInterface("a2"))
-	add(intercept.Jump{Chain: "sub"}, intercept.OutInterface("a3"))
-	add(intercept.Goto{Chain: "sub"}, intercept.OutInterface("a4"))
-	add(intercept.SetMark{Value: 0x539, Mask: 0xfff})
-	add(intercept.SetMark{Value: 0x539, Mask: 1<<32 - 1})
-	add(intercept.SetConnMark{Value: 0x539, Mask: 0xfff})
-	add(intercept.SetConnMark{Value: 0x539, Mask: 1<<32 - 1})
+	add(ruleset.Accept{}, ruleset.OutInterface("a0"))
+	add(ruleset.Drop{}, ruleset.OutInterface("a1"))
+	add(ruleset.Reject{}, ruleset.OutInterface("a2"))
+	add(ruleset.Reject{}, tcp, ruleset.OutInterface("a2"))
+	add(ruleset.Jump{Chain: "sub"}, ruleset.OutInterface("a3"))
+	add(ruleset.Goto{Chain: "sub"}, ruleset.OutInterface("a4"))
+	add(ruleset.SetMark{Value: 0x539, Mask: 0xfff})
+	add(ruleset.SetMark{Value: 0x539, Mask: 1<<32 - 1})
+	add(ruleset.SetConnMark{Value: 0x539, Mask: 0xfff})
+	add(ruleset.SetConnMark{Value: 0x539, Mask: 1<<32 - 1})
 
-	nat := []intercept.Rule{
-		{Line: "O12", Reason: "one port", Match: []intercept.Match{tcp}, Target: intercept.Redirect{Ports: intercept.Port(15001)}},
-		{Line: "O12", Reason: "spread", Match: []intercept.Match{tcp}, Target: intercept.Redirect{Ports: intercept.PortRange{First: 15001, Last: 15004}}},
-		{Line: "O8", Reason: "elsewhere", Match: []intercept.Match{udp, intercept.IsFamily(intercept.IPv4)}, Target: intercept.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
-		{Line: "O8", Reason: "elsewhere", Match: []intercept.Match{udp}, Target: intercept.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
+	nat := []ruleset.Rule{
+		{ID: "O12", Reason: "one port", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.Port(15001)}},
+		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
 	}
-	return intercept.Ruleset{
-		Families: []intercept.Family{intercept.IPv4, intercept.IPv6},
-		Chains: []intercept.Chain{
-			{Name: "zones", Hook: intercept.Output, Priority: intercept.PriorityRaw, Rules: []intercept.Rule{
-				{Line: "O8", Reason: "zone", Match: []intercept.Match{udp}, Target: intercept.CTZone{Zone: 2}}}},
-			{Name: "sub", Rules: []intercept.Rule{{Line: "O14", Reason: "back", Target: intercept.Return{}}}},
-			{Name: "in", Hook: intercept.Input, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
-				{Line: "O13", Reason: "reject", Match: []intercept.Match{intercept.InInterface("br-*")}, Target: intercept.Reject{}}}},
-			{Name: "through", Hook: intercept.Forward, Priority: intercept.PriorityFilter, Rules: []intercept.Rule{
-				{Line: "O13", Reason: "reject", Match: []intercept.Match{intercept.OutInterface("eth0")}, Target: intercept.Reject{}}}},
-			{Name: "filters", Hook: intercept.Output, Priority: intercept.PriorityFilter, Rules: filter},
-			{Name: "marks", Hook: intercept.Output, Priority: intercept.PriorityMangle, Type: intercept.RouteChain},
-			{Name: "nats", Hook: intercept.Output, Priority: intercept.PriorityDstNAT, Type: intercept.NATChain, Rules: nat},
-			{Name: "tproxies", Hook: intercept.Prerouting, Priority: intercept.PriorityMangle, Rules: []intercept.Rule{
-				{Line: "I7", Reason: "tproxy", Match: []intercept.Match{tcp}, Target: intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 0x539, Mask: 0xfff}}}}},
+	return numbered(ruleset.Ruleset{
+		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+		Chains: []ruleset.Chain{
+			{Name: "zones", Hook: ruleset.Output, Priority: ruleset.PriorityRaw, Rules: []ruleset.Rule{
+				{ID: "O8", Reason: "zone", Match: []ruleset.Match{udp}, Target: ruleset.CTZone{Zone: 2}}}},
+			{Name: "sub", Rules: []ruleset.Rule{{ID: "O14", Reason: "back", Target: ruleset.Return{}}}},
+			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "O13", Reason: "reject", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "O13", Reason: "reject", Match: []ruleset.Match{ruleset.OutInterface("eth0")}, Target: ruleset.Reject{}}}},
+			{Name: "filters", Hook: ruleset.Output, Priority: ruleset.PriorityFilter, Rules: filter},
+			{Name: "marks", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain},
+			{Name: "nats", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
+			{Name: "tproxies", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: []ruleset.Rule{
+				{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}}}},
 		},
+	})
+}
+
+// numbered gives each rule an ID of its own.
+func numbered(rs ruleset.Ruleset) ruleset.Ruleset {
+	for i, c := range rs.Chains {
+		rs.Chains[i].Rules = slices.Clone(c.Rules)
+		for j := range c.Rules {
+			rs.Chains[i].Rules[j].ID += ruleset.RuleID(fmt.Sprintf(".%s.%d", c.Name, j+1))
+		}
 	}
+	return rs
 }
 
 func must[T any](v T, err error) T {
@@ -112,18 +124,22 @@ func TestVocabularyIsComplete(t *testing.T) {
 			note(r.Target)
 			for _, m := range r.Match {
 				note(m)
-				if n, is := m.(intercept.Not); is {
+				if n, is := m.(ruleset.Not); is {
 					note(n.Match)
 				}
 			}
 		}
 	}
-	file, err := parser.ParseFile(token.NewFileSet(), "../ruleset.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"match.go", "target.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), "../ruleset/"+name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	found := 0
-	for _, d := range file.Decls {
+	for _, d := range decls {
 		f, is := d.(*ast.FuncDecl)
 		if !is || !slices.Contains([]string{"isMatch", "isTarget"}, f.Name.Name) {
 			continue
@@ -166,21 +182,21 @@ func TestRenderKnowsTheVocabulary(t *testing.T) {
 // rule that matches more.
 func TestUnknownRefused(t *testing.T) {
 	rs := vocabulary()
-	rs.Routes = []intercept.MarkRoute{{Table: 133}}
+	rs.Routes = []ruleset.MarkRoute{{Table: 133}}
 	if _, err := Render(rs); err == nil || !strings.Contains(err.Error(), "routes") {
 		t.Errorf("routes: %v", err)
 	}
-	for name, bad := range map[string]intercept.Rule{
-		"port without protocol": {Match: []intercept.Match{intercept.DstPort{intercept.Port(80)}}, Target: intercept.Return{}},
-		"negated owner":         {Match: []intercept.Match{intercept.Not{Match: intercept.UID{intercept.ID(1)}}}, Target: intercept.Return{}},
-		"empty list":            {Match: []intercept.Match{intercept.Dst{}}, Target: intercept.Return{}},
-		"NAT in a filter":       {Match: []intercept.Match{intercept.Proto{intercept.TCP}}, Target: intercept.Redirect{Ports: intercept.Port(1)}},
-		"jump to nowhere":       {Target: intercept.Jump{Chain: "nowhere"}},
+	for name, bad := range map[string]ruleset.Rule{
+		"port without protocol": {Match: []ruleset.Match{ruleset.DstPort{ruleset.Port(80)}}, Target: ruleset.Return{}},
+		"negated owner":         {Match: []ruleset.Match{ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}}}, Target: ruleset.Return{}},
+		"empty list":            {Match: []ruleset.Match{ruleset.Dst{}}, Target: ruleset.Return{}},
+		"NAT in a filter":       {Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}}, Target: ruleset.Redirect{Ports: ruleset.Port(1)}},
+		"jump to nowhere":       {Target: ruleset.Jump{Chain: "nowhere"}},
 		"no target":             {},
-		"long comment":          {Reason: strings.Repeat("x", 200), Target: intercept.Return{}},
+		"long comment":          {Reason: strings.Repeat("x", 200), Target: ruleset.Return{}},
 	} {
-		rs := intercept.Ruleset{Families: []intercept.Family{intercept.IPv4},
-			Chains: []intercept.Chain{{Name: "c", Hook: intercept.Output, Rules: []intercept.Rule{bad}}}}
+		rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4},
+			Chains: []ruleset.Chain{{Name: "c", Hook: ruleset.Output, Rules: []ruleset.Rule{bad}}}}
 		if _, err := Render(rs); err == nil {
 			t.Errorf("%s: rendered", name)
 		}

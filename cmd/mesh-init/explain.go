@@ -239,7 +239,11 @@ func (j job) explain() error {
 	if err != nil {
 		return usageError{err}
 	}
-	e := explain(j.config, packet, rs.Trace(packet))
+	trace, err := rs.Trace(packet)
+	if err != nil {
+		return usageError{err}
+	}
+	e := explain(j.config, packet, trace)
 	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
 	if j.json {
 		return j.printJSON(e)
@@ -257,7 +261,7 @@ func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanat
 		}
 	}
 	for _, s := range t.Steps {
-		step := stepJSON{Chain: s.Chain, Line: s.Rule.Line, Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
+		step := stepJSON{Chain: s.Chain, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
 		if s.Matched {
 			step.Target = s.Rule.Target.String()
 		} else {

@@ -72,7 +72,7 @@ func chainsJSON(rs intercept.Ruleset) []chainJSON {
 			for k, m := range r.Match {
 				match[k] = m.String()
 			}
-			out.Rules = append(out.Rules, ruleJSON{r.Line, r.Reason, match, r.Target.String()})
+			out.Rules = append(out.Rules, ruleJSON{r.ID.Line(), r.Reason, match, r.Target.String()})
 		}
 		chains[i] = out
 	}

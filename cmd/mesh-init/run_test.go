@@ -407,9 +407,9 @@ func TestResults(t *testing.T) {
 		Warnings: []string{"IPv6 is not captured"},
 	}}
 	counted := fakePlane{counters: []intercept.Counter{
-		{Chain: "prerouting", Line: "I4", Reason: "the tunnel port", Packets: 1, Bytes: 60},
-		{Chain: "output", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345, Bytes: 740700},
-		{Chain: "output", Line: "O14", Reason: "not included"},
+		{Chain: "prerouting", Rule: "I4", Line: "I4", Reason: "the tunnel port", Packets: 1, Bytes: 60},
+		{Chain: "output", Rule: "O9", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345, Bytes: 740700},
+		{Chain: "output", Rule: "O14", Line: "O14", Reason: "not included"},
 	}}
 	drifted := fakePlane{differences: []intercept.Difference{{What: "chain output", Problem: "missing"}, {What: "set ports_1", Problem: "changed"}}}
 	for _, tc := range []struct {

@@ -127,7 +127,7 @@ func (j job) check() error {
 		}
 		list := make([]difference, len(differences))
 		for i, d := range differences {
-			list[i] = difference(d)
+			list[i] = difference{d.What, d.Problem}
 		}
 		err = j.printJSON(struct {
 			OK          bool         `json:"ok"`

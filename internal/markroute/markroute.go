@@ -12,8 +12,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/nlsock"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // protocol is who we say made a rule or a route (rtm_protocol, FRA_PROTOCOL):
@@ -50,10 +50,10 @@ func (c *Conn) Close() error { return c.sock.Close() }
 
 // An object is a rule or a route, as far as we make them.
 type object struct {
-	family   intercept.Family
+	family   ruleset.Family
 	rule     bool
-	mark     intercept.Mark // of a rule
-	priority uint32         // of a rule
+	mark     ruleset.Mark // of a rule
+	priority uint32       // of a rule
 	table    uint32
 	ours     bool
 }
@@ -72,7 +72,7 @@ func (o object) String() string {
 
 // wanted are the objects that routes take. The route comes first, so that no
 // rule ever leads to an empty table.
-func wanted(routes []intercept.MarkRoute, families []intercept.Family) []object {
+func wanted(routes []ruleset.MarkRoute, families []ruleset.Family) []object {
 	var all []object
 	for _, f := range families {
 		for _, r := range routes {
@@ -87,7 +87,7 @@ func wanted(routes []intercept.MarkRoute, families []intercept.Family) []object 
 // off on lo (net.ipv6.conf.*.disable_ipv6) the kernel takes no such route, and
 // there is nothing to deliver.
 func (c *Conn) possible(want []object) ([]object, error) {
-	isIPv6 := func(o object) bool { return o.family == intercept.IPv6 }
+	isIPv6 := func(o object) bool { return o.family == ruleset.IPv6 }
 	if !slices.ContainsFunc(want, isIPv6) {
 		return want, nil
 	}
@@ -104,7 +104,7 @@ func (c *Conn) possible(want []object) ([]object, error) {
 // Add makes what is missing, reports whether that was anything, and returns
 // what undoes it. What is there already, whoever made it, is not made again: the
 // kernel would keep it twice.
-func (c *Conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (added bool, undo func() error, err error) {
+func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added bool, undo func() error, err error) {
 	want, err := c.possible(wanted(routes, families))
 	if err != nil {
 		return false, nil, err
@@ -152,7 +152,7 @@ func (c *Conn) isThere(o object) error {
 
 // Keep removes what is ours and not one of routes. Keep(nil, nil) removes all.
 // It reports whether there was anything.
-func (c *Conn) Keep(routes []intercept.MarkRoute, families []intercept.Family) (removed bool, err error) {
+func (c *Conn) Keep(routes []ruleset.MarkRoute, families []ruleset.Family) (removed bool, err error) {
 	there, err := c.list()
 	if err != nil {
 		return false, err
@@ -178,12 +178,12 @@ func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 }
 
 // Check names what differs from routes.
-func (c *Conn) Check(routes []intercept.MarkRoute, families []intercept.Family) ([]intercept.Difference, error) {
+func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]ruleset.Difference, error) {
 	there, err := c.list()
 	if err != nil {
 		return nil, err
 	}
-	var diffs []intercept.Difference
+	var diffs []ruleset.Difference
 	want := wanted(routes, families)
 	possible, err := c.possible(want)
 	if err != nil {
@@ -191,12 +191,12 @@ func (c *Conn) Check(routes []intercept.MarkRoute, families []intercept.Family) 
 	}
 	for _, o := range possible {
 		if !slices.ContainsFunc(there, o.is) {
-			diffs = append(diffs, intercept.Difference{What: o.String(), Problem: "missing"})
+			diffs = append(diffs, ruleset.Difference{What: o.String(), Problem: "missing"})
 		}
 	}
 	for _, o := range there {
 		if o.ours && !slices.ContainsFunc(want, o.is) {
-			diffs = append(diffs, intercept.Difference{What: o.String(), Problem: "not part of this configuration"})
+			diffs = append(diffs, ruleset.Difference{What: o.String(), Problem: "not part of this configuration"})
 		}
 	}
 	return diffs, nil
@@ -299,8 +299,8 @@ func (c *Conn) isIPv6Off() (bool, error) {
 // net/flow.h).
 const loopbackIndex = 1
 
-func family(f intercept.Family) byte {
-	if f == intercept.IPv4 {
+func family(f ruleset.Family) byte {
+	if f == ruleset.IPv4 {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
@@ -343,10 +343,10 @@ func (c *Conn) listOf(rules bool) ([]object, error) {
 		}
 		o := object{rule: rules, table: uint32(m.Data[4])}
 		switch m.Data[0] {
-		case family(intercept.IPv4):
-			o.family = intercept.IPv4
-		case family(intercept.IPv6):
-			o.family = intercept.IPv6
+		case family(ruleset.IPv4):
+			o.family = ruleset.IPv4
+		case family(ruleset.IPv6):
+			o.family = ruleset.IPv6
 		default:
 			continue
 		}
@@ -417,11 +417,11 @@ func explain(attempted string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", attempted, intercept.ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", attempted, ruleset.ErrPermission, err)
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("%s: %w: set lo up (ip link set lo up)", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, intercept.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

@@ -6,28 +6,33 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Rule is a rule in a form in which equal rules are equal.
 type Rule struct {
+	// Comment is as ruleset.Rule.Comment writes it. Others' rules have another, or none.
 	Comment string
 	Body    string // its conditions and its target
 }
 
 // Chain names what is missing in the chain, what is not ours, and what stands
-// in another order.
-func Chain(name string, want, have []Rule) []intercept.Difference {
+// in another order. Rules are known by their IDs.
+func Chain(name string, want, have []Rule) []ruleset.Difference {
 	if slices.Equal(want, have) {
 		return nil
 	}
-	var diffs []intercept.Difference
+	var diffs []ruleset.Difference
 	add := func(r Rule, problem string) {
-		what := fmt.Sprintf("chain %s, rule %q", name, r.Comment)
-		if r.Comment == "" {
-			what = "chain " + name + ", a rule without comment"
+		id, comment := ruleset.ParseComment(r.Comment)
+		d := ruleset.Difference{What: fmt.Sprintf("chain %s, rule %s", name, id), Rule: id, Problem: problem}
+		switch {
+		case id != "":
+		case comment == "":
+			d.What = "chain " + name + ", a rule without comment"
+		default:
+			d.What = fmt.Sprintf("chain %s, rule %q", name, comment)
 		}
-		d := intercept.Difference{What: what, Problem: problem}
 		// One rule of the policy can be many in a kernel.
 		if !slices.Contains(diffs, d) {
 			diffs = append(diffs, d)
@@ -44,23 +49,24 @@ func Chain(name string, want, have []Rule) []intercept.Difference {
 		}
 		left[r]--
 	}
-	comments := make(map[string]bool, len(want))
+	ours := make(map[ruleset.RuleID]bool, len(want))
 	for _, r := range want {
-		comments[r.Comment] = true
+		id, _ := ruleset.ParseComment(r.Comment)
+		ours[id] = true
 	}
 	for _, r := range slices.Backward(have) { // the first of equal ones is the one that is ours
 		if left[r] == 0 {
 			continue
 		}
 		left[r]--
-		if comments[r.Comment] {
-			add(r, "has other conditions or another target")
+		if id, _ := ruleset.ParseComment(r.Comment); id != "" && ours[id] {
+			add(r, "has other conditions, another target or another comment")
 		} else {
 			add(r, "not ours")
 		}
 	}
 	if len(diffs) == 0 {
-		diffs = append(diffs, intercept.Difference{What: "chain " + name, Problem: "its rules stand in another order"})
+		diffs = append(diffs, ruleset.Difference{What: "chain " + name, Problem: "its rules stand in another order"})
 	}
 	return diffs
 }

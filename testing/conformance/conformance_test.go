@@ -50,7 +50,10 @@ func TestTrace(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range c.Flows {
-			trace := rs.Trace(f.Packet(lab))
+			trace, err := rs.Trace(f.Packet(lab))
+			if err != nil {
+				t.Fatal(err)
+			}
 			if trace.Fate.String() != f.Fate || trace.Line != f.Line {
 				t.Errorf("%s: %s: Trace says %s by %q (%s), the table says %s by %q",
 					c.Name, f.Flow, trace.Fate, trace.Line, trace.Reason, f.Fate, f.Line)
@@ -83,7 +86,10 @@ func TestKernel(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, f := range c.Flows {
-					trace := rs.Trace(f.Packet(lab))
+					trace, err := rs.Trace(f.Packet(lab))
+					if err != nil {
+						t.Fatal(err)
+					}
 					got, err := lab.Send(f.Flow)
 					if err != nil {
 						t.Errorf("%s: %v", f.Flow, err)

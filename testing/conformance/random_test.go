@@ -84,7 +84,10 @@ func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64
 	}
 	for range randomFlows {
 		f := flowOf(r, gen.Packet(r))
-		trace := rs.Trace(f.Packet(pods[0].lab))
+		trace, err := rs.Trace(f.Packet(pods[0].lab))
+		if err != nil {
+			t.Fatal(err)
+		}
 		sent++
 		if trace.Fate.Action != intercept.Pass {
 			captured++

@@ -68,7 +68,10 @@ func demo(out io.Writer, meshInit string) (err error) {
 	fmt.Fprintln(table, "FLOW\tWENT\tWHY (THE POLICY'S LINE)")
 	all := flows()
 	for _, f := range all {
-		trace := rs.Trace(f.Packet(lab))
+		trace, err := rs.Trace(f.Packet(lab))
+		if err != nil {
+			return err
+		}
 		got, err := lab.Send(f.Flow)
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-package intercept
+package ruleset
 
 import "errors"
 
@@ -31,8 +31,10 @@ const (
 
 // Difference is one thing in which the kernel differs from a Ruleset.
 type Difference struct {
-	// What names the table, set, chain or rule (by its comment).
+	// What names the table, set, chain or rule.
 	What string
+	// Rule is the ID of the rule that differs, if it is about one of ours.
+	Rule RuleID
 	// Problem says how it differs: "missing", "not ours", "changed", …
 	Problem string
 }
@@ -42,7 +44,9 @@ func (d Difference) String() string { return d.What + ": " + d.Problem }
 // Counter is what one rule has counted.
 type Counter struct {
 	Chain string `json:"chain"`
-	// Line and Reason are the rule's, as in the policy.
+	// Rule is the rule's ID. Empty: the kernel does not hold it, or the rule is not ours.
+	Rule RuleID `json:"id"`
+	// Line is the rule's line of the policy and Reason its reason.
 	Line   string `json:"line"`
 	Reason string `json:"reason"`
 	// Family is "IPv4" or "IPv6" for a rule that is written once for each, else "".

@@ -1,4 +1,4 @@
-package intercept
+package ruleset
 
 import (
 	"cmp"
@@ -129,7 +129,8 @@ func (f Fate) MarshalJSON() ([]byte, error) { return json.Marshal(f.String()) }
 // Trace is a packet's way through a Ruleset.
 type Trace struct {
 	Fate Fate
-	// Line and Reason are those of the rule that decided.
+	// Rule is the ID of the rule that decided, Line its line and Reason its reason. Empty: none did.
+	Rule         RuleID
 	Line, Reason string
 	// Zone is the conntrack zone the packet was put into. Zero is the default one.
 	Zone uint16
@@ -149,14 +150,51 @@ type Step struct {
 	Decided bool
 }
 
-// Trace says what happens to p, and which rules led to it, as the kernel would.
-func (rs Ruleset) Trace(p Packet) Trace {
+// PacketError reports a Packet that does not say enough to be traced, or that there cannot be.
+type PacketError struct {
+	// Field is the field of Packet.
+	Field   string
+	Problem string
+}
+
+func (e *PacketError) Error() string { return "packet: " + e.Field + ": " + e.Problem }
+
+// complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6: the
+// kernel sends what goes to ::ffff:192.0.2.1 as IPv4.
+func (p Packet) complete() (Packet, error) {
+	p.Src = netip.AddrPortFrom(p.Src.Addr().Unmap(), p.Src.Port())
+	p.Dst = netip.AddrPortFrom(p.Dst.Addr().Unmap(), p.Dst.Port())
+	switch {
+	case p.Hook != Output && p.Hook != Prerouting:
+		return p, &PacketError{"Hook", "neither Output, for what the pod sends, nor Prerouting, for what arrives"}
+	case p.Protocol == 0:
+		return p, &PacketError{"Protocol", "none"}
+	case !p.Dst.Addr().IsValid():
+		return p, &PacketError{"Dst", "no address"}
+	case !p.Src.Addr().IsValid():
+		return p, &PacketError{"Src", "no address"}
+	case p.Src.Addr().Is4() != p.Dst.Addr().Is4():
+		return p, &PacketError{"Src", fmt.Sprintf("%s and the destination %s are of different families", p.Src.Addr(), p.Dst.Addr())}
+	}
 	if p.State == 0 {
 		p.State = CTNew
 	}
 	if p.Flags == 0 {
 		p.Flags = SYN
 	}
+	return p, nil
+}
+
+// Trace says what happens to p, and which rules led to it, as the kernel would. The error is a [*PacketError].
+func (rs Ruleset) Trace(p Packet) (Trace, error) {
+	p, err := p.complete()
+	if err != nil {
+		return Trace{}, err
+	}
+	return rs.trace(p), nil
+}
+
+func (rs Ruleset) trace(p Packet) Trace {
 	t := tracer{rs: rs, p: p}
 	if !slices.Contains(rs.Families, FamilyOf(p.Dst.Addr())) {
 		t.out.Reason = fmt.Sprintf("%s is not captured", FamilyOf(p.Dst.Addr()))
@@ -168,7 +206,7 @@ func (rs Ruleset) Trace(p Packet) Trace {
 	if p.Hook == Output {
 		hooks = []Hook{Output}
 	}
-	if t.hooks(hooks) == stop || p.Hook != Output || p.Interface != loopbackInterface {
+	if t.hooks(hooks) == stop || p.Hook != Output || p.Interface != Loopback {
 		return t.out
 	}
 	// What is sent inside the pod arrives there, with its mark and without a
@@ -249,7 +287,7 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 		for i := range t.out.Steps {
 			t.out.Steps[i].Decided = i == len(t.out.Steps)-1
 		}
-		t.out.Fate, t.out.Line, t.out.Reason = f, r.Line, r.Reason
+		t.out.Fate, t.out.Rule, t.out.Line, t.out.Reason = f, r.ID, r.ID.Line(), r.Reason
 	}
 	switch target := r.Target.(type) {
 	case Accept:
@@ -321,14 +359,14 @@ func (p Packet) satisfies(m Match) bool {
 	case Dst:
 		return CIDRs(m).Contains(p.Dst.Addr())
 	case InInterface:
-		return p.Hook == Prerouting && matchInterface(string(m), p.Interface)
+		return p.Hook == Prerouting && InterfaceMatches(string(m), p.Interface)
 	case OutInterface:
-		return p.Hook == Output && matchInterface(string(m), p.Interface)
+		return p.Hook == Output && InterfaceMatches(string(m), p.Interface)
 	case UID:
 		return p.Owner != nil && IDs(m).Contains(p.Owner.UID)
 	case GID:
 		return p.Owner != nil && IDs(m).Contains(p.Owner.GID)
-	case Mark:
+	case MetaMark:
 		return p.Mark&m.Mask == m.Value
 	case ConnMark:
 		return p.ConnMark&m.Mask == m.Value
@@ -342,7 +380,8 @@ func (p Packet) satisfies(m Match) bool {
 	panic(fmt.Sprintf("intercept: unknown match %T", m))
 }
 
-func matchInterface(pattern, name string) bool {
+// InterfaceMatches reports whether a network interface has a name, or begins with one that ends in `*`.
+func InterfaceMatches(pattern, name string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(name, prefix)
 	}

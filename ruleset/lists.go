@@ -1,4 +1,4 @@
-package intercept
+package ruleset
 
 import (
 	"cmp"
@@ -29,7 +29,7 @@ func ParsePortRange(s string) (PortRange, error) {
 		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)", s)
 	}
 	r := PortRange{uint16(first), uint16(last)}
-	return r, r.validate()
+	return r, r.Validate()
 }
 
 // Set makes the range a flag value (flag.Value).
@@ -147,62 +147,6 @@ func (r AddrRange) String() string {
 	}
 	return r.First.String() + "-" + r.Last.String()
 }
-
-const allBits = 1<<32 - 1
-
-// ParseMark reads "0x539/0xfff", a value and the bits of it that count; without
-// the second, all count. "none" is the zero Mark.
-func ParseMark(s string) (Mark, error) {
-	if s == "none" {
-		return Mark{}, nil
-	}
-	value, mask, masked := strings.Cut(s, "/")
-	m := Mark{Mask: allBits}
-	v, err := strconv.ParseUint(value, 0, 32)
-	m.Value = uint32(v)
-	if err == nil && masked {
-		v, err = strconv.ParseUint(mask, 0, 32)
-		m.Mask = uint32(v)
-	}
-	if err != nil {
-		return Mark{}, fmt.Errorf("%q is not a mark (a number, and the bits that count, as in 1337 or 0x539/0xfff)", s)
-	}
-	return m, m.validate()
-}
-
-func (m Mark) validate() error {
-	switch {
-	case m == Mark{}:
-		return nil
-	case m.Value == 0:
-		return fmt.Errorf("mark %s: packets without a mark have the value 0", m.text())
-	case m.Value&^m.Mask != 0:
-		return fmt.Errorf("mark %s: the value has bits that the mask has not, so that no packet would match", m.text())
-	}
-	return nil
-}
-
-func (m Mark) text() string {
-	switch {
-	case m == Mark{}:
-		return "none"
-	case m.Mask == allBits:
-		return fmt.Sprintf("%#x", m.Value)
-	}
-	return fmt.Sprintf("%#x/%#x", m.Value, m.Mask)
-}
-
-// Set makes the mark a flag value (flag.Value).
-func (m *Mark) Set(s string) (err error) { *m, err = ParseMark(s); return err }
-
-// MarshalText writes the text form.
-func (m Mark) MarshalText() ([]byte, error) { return []byte(m.text()), nil }
-
-// UnmarshalText reads the text form.
-func (m *Mark) UnmarshalText(b []byte) (err error) { *m, err = ParseMark(string(b)); return err }
-
-// UnmarshalJSON reads a number or the text form.
-func (m *Mark) UnmarshalJSON(b []byte) error { return m.Set(strings.Trim(string(b), `"`)) }
 
 // Prefixes returns the fewest prefixes that hold the same addresses.
 func (r AddrRange) Prefixes() CIDRs {
@@ -343,7 +287,8 @@ func parseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (
 	return list, nil
 }
 
-func (r PortRange) validate() error {
+// Validate reports a range that holds no port.
+func (r PortRange) Validate() error {
 	switch {
 	case r.First == 0:
 		return fmt.Errorf("port %q: 0 is not a port; ports are 1 to 65535", r)
@@ -359,10 +304,11 @@ func parseIDRange(s string) (IDRange, error) {
 		return IDRange{}, fmt.Errorf("%q is not a user or group ID (a number from 0 to %d, or a range of them; names are not accepted)", s, uint32(MaxID))
 	}
 	r := IDRange{uint32(first), uint32(last)}
-	return r, r.validate()
+	return r, r.Validate()
 }
 
-func (r IDRange) validate() error {
+// Validate reports a range that holds no ID, or one that nobody can have.
+func (r IDRange) Validate() error {
 	switch {
 	case r.Last > MaxID:
 		return fmt.Errorf("ID %q is over %d, the greatest user or group ID", r, uint32(MaxID))
@@ -407,10 +353,12 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		}
 		p = netip.PrefixFrom(a, a.BitLen())
 	}
-	return p, validatePrefix(p)
+	return p, ValidatePrefix(p)
 }
 
-func validatePrefix(p netip.Prefix) error {
+// ValidatePrefix reports a prefix that cannot stand in a list: the zero one, IPv4 written as IPv6, and one with bits set
+// that it does not cover.
+func ValidatePrefix(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():
 		return errors.New("the zero CIDR is not a CIDR")

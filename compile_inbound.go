@@ -1,0 +1,110 @@
+package intercept
+
+import "fmt"
+
+// Inbound, lines I1 to I8: what arrives in the pod. Mode tproxy has chains of its own (compile_tproxy.go).
+
+// invalid returns the chain of line I3, which NAT chains cannot hold: they do not see invalid packets. In mode tproxy
+// the line stands among the others.
+func (c Config) invalid() []Chain {
+	if !c.Inbound.DropInvalid || c.Inbound.Mode == InboundTProxy {
+		return nil
+	}
+	rules := append(in("invalid", "", c.excludedInInterfaces()), c.dropInvalid())
+	return []Chain{{Name: ChainInvalid, Hook: Prerouting, Priority: PriorityMangle, Rules: rules}}
+}
+
+// dropInvalid returns line I3.
+func (c Config) dropInvalid() Rule {
+	return rule("I3", "conntrack calls it invalid", []Match{CTInvalid}, Drop{})
+}
+
+// inbound returns the chains for what arrives: lines I1, I2 and I4 to I8. In mode tproxy and with inbound off there is
+// none but for virtual interfaces.
+func (c Config) inbound() []Chain {
+	virtual, redirect := len(c.VirtualInterfaces) > 0, c.Inbound.Mode == InboundRedirect
+	if !virtual && !redirect {
+		return nil
+	}
+	scope := ""
+	if c.Inbound.Mode == InboundTProxy {
+		scope = "virtual" // the lines stand in chain inbound, too
+	}
+	rules := c.excludedInInterfaces()                                 // I1
+	rules = append(rules, c.fromBehind(Goto{Chain: ChainVirtual})...) // I2
+	if scope != "" {
+		rules = in(scope, "", rules)
+	}
+	if redirect {
+		rules = append(rules, c.notInbound()...) // I4-I6
+		for _, d := range c.inboundDestinations() {
+			rules = append(rules, rule(d.id, d.reason, append(opens(), d.match...), Redirect{Ports: c.Inbound.Port}))
+		}
+		rules = append(rules, rule("I8", "not included", nil, Return{}))
+	}
+	chains := []Chain{{Name: ChainPrerouting, Hook: Prerouting, Priority: PriorityDstNAT, Type: NATChain, Rules: rules}}
+	if virtual {
+		chains = append([]Chain{{Name: ChainVirtual, Type: NATChain, Rules: c.virtual()}}, chains...)
+	}
+	return chains
+}
+
+// excludedInInterfaces returns line I1.
+func (c Config) excludedInInterfaces() []Rule {
+	var rules []Rule
+	for _, name := range unique(c.ExcludeInterfaces) {
+		rules = append(rules, rule(byInterface("I1", name), "excluded interface", []Match{InInterface(name)}, Return{}))
+	}
+	return rules
+}
+
+// fromBehind returns line I2: what arrives by a virtual interface.
+func (c Config) fromBehind(t Target) []Rule {
+	var rules []Rule
+	for _, name := range unique(c.VirtualInterfaces) {
+		rules = append(rules, rule(byInterface("I2", name), "from behind the pod", []Match{InInterface(name)}, t))
+	}
+	return rules
+}
+
+// virtual returns what line I2 makes of what arrives from behind the pod: outbound traffic without owners.
+func (c Config) virtual() []Rule {
+	return in("virtual", "", append(c.exclusions(Return{}, Exclusion.ownerless), c.captured()...))
+}
+
+// notInbound returns lines I4 to I6.
+func (c Config) notInbound() []Rule {
+	var rules []Rule
+	arriving := c.Inbound
+	if c.TunnelPort != 0 {
+		rules = append(rules, rule("I4", "the tunnel port", ports(Proto{TCP}, Ports{Port(c.TunnelPort)}), Return{}))
+	}
+	if len(arriving.ExcludeSources) > 0 {
+		rules = append(rules, rule("I5.cidrs", "excluded source", []Match{Proto{TCP}, Src(arriving.ExcludeSources)}, Return{}))
+	}
+	for i, e := range arriving.Exclude {
+		match := []Match{Proto{TCP}}
+		if len(e.Ports) > 0 {
+			match = ports(Proto{TCP}, e.Ports)
+		}
+		if len(e.Sources) > 0 && !e.Sources.All() {
+			match = append(match, Src(e.Sources))
+		}
+		rules = append(rules, rule(numbered("I5.exclude", i), fmt.Sprintf("exclusion %d", i+1), match, Return{}))
+	}
+	if len(arriving.ExcludePorts) > 0 {
+		rules = append(rules, rule("I6", "excluded port", ports(Proto{TCP}, arriving.ExcludePorts), Return{}))
+	}
+	return rules
+}
+
+// inboundDestinations returns line I7.
+func (c Config) inboundDestinations() []capture {
+	switch p := c.Inbound.IncludePorts; {
+	case p.All():
+		return []capture{{"I7", "every port is included", nil}}
+	case len(p) > 0:
+		return []capture{{"I7", "included port", []Match{DstPort(p)}}}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package intercept
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Rejection, line O13, and what is rejected of a family that is not captured. A reject has to be in a chain that sees
+// packets after their translation: by then what was captured goes to a port of the pod or to a target, which is left
+// alone.
+
+// The scopes of the lines that are asked again here.
+const (
+	scopeReject        = "reject"
+	scopeRejectVirtual = "reject-virtual"
+	scopeRejectInput   = "reject-input"
+	scopeRejectForward = "reject-forward"
+)
+
+// rejectsOtherFamily reports whether there are rules for a family that is not captured.
+func (c Config) rejectsOtherFamily() bool {
+	return c.OtherFamily == TreatmentReject && len(c.families()) == 1
+}
+
+// rejections returns the chains that reject.
+func (c Config) rejections() []Chain {
+	other := c.rejectsOtherFamily()
+	if c.Outbound.UDP != TreatmentReject && c.Outbound.QUIC != TreatmentReject && !other {
+		return nil
+	}
+	rules, chains := c.sent(scopeReject, nil, c.rejected(scopeReject), ChainRejectIncluded, FilterChain)
+	rules = append(in(scopeReject, "", c.notToReject()), rules...)
+	chains = append(chains, Chain{Name: ChainRejectOutput, Hook: Output, Priority: PriorityFilter, Rules: rules})
+
+	// What arrives: for the pod itself, or to be forwarded by it.
+	var arriving []Rule
+	if len(c.VirtualInterfaces) > 0 {
+		virtual := append(c.notToReject(), c.exclusions(Return{}, Exclusion.ownerless)...)
+		virtual = append(in(scopeRejectVirtual, "", virtual), c.rejected(scopeRejectVirtual)...)
+		chains = append(chains, Chain{Name: ChainRejectVirtual, Rules: virtual})
+		arriving = c.fromBehind(Goto{Chain: ChainRejectVirtual})
+	}
+	if other && c.Inbound.Mode != InboundOff {
+		arriving = append(arriving, c.rejectedInbound()...)
+	}
+	if len(arriving) == 0 {
+		return chains
+	}
+	arriving = append(c.excludedInInterfaces(), arriving...)
+	input := slices.Clone(arriving)
+	if len(c.VirtualInterfaces) > 0 && c.capturesDNS() && len(c.DNS.Target) == 0 {
+		// It has been redirected to the interface's own address.
+		match := []Match{Proto{UDP}, DstPort{Port(c.DNS.Port)}}
+		input = append([]Rule{rule("O8.redirected", "a captured name lookup", match, Return{})}, input...)
+	}
+	return append(chains,
+		Chain{Name: ChainRejectInput, Hook: Input, Priority: PriorityFilter, Rules: in(scopeRejectInput, "", input)},
+		Chain{Name: ChainRejectForward, Hook: Forward, Priority: PriorityFilter, Rules: in(scopeRejectForward, "", arriving)})
+}
+
+// rejectedInbound returns lines I4 to I7 for the family that is not captured.
+func (c Config) rejectedInbound() []Rule {
+	rules := append([]Rule{rule("I8.inside", "inside the pod", []Match{arrivingByLo}, Return{})}, c.notInbound()...)
+	for _, d := range c.inboundDestinations() {
+		match := slices.Concat(opens(), d.match, []Match{CTNew, IsFamily(c.families()[0].Other())})
+		rules = append(rules, rule(d.id, d.reason+", of a family that is not captured", match, Reject{}))
+	}
+	return rules
+}
+
+// notToReject returns the rules that let go what no line of the policy rejects: answers, other protocols, and what has
+// been captured.
+func (c Config) notToReject() []Rule {
+	rules := []Rule{
+		rule("O14.protocol", "neither TCP nor UDP", []Match{not(Proto{TCP, UDP})}, Return{}),
+		rule("O14.known", "of a connection that is there", []Match{not(CTNew)}, Return{}),
+	}
+	if c.capturesDNS() {
+		for _, to := range c.DNS.Target {
+			match := []Match{Proto{TCP, UDP}, Dst(single([]netip.Addr{to.Addr()})), DstPort{Port(to.Port())}}
+			rules = append(rules, rule("O8.target"+ofFamily(FamilyOf(to.Addr())), "a captured name lookup", match, Return{}))
+		}
+	}
+	return rules
+}
+
+// rejected returns lines O8 to O14 as far as they reject.
+func (c Config) rejected(scope string) []Rule {
+	var rules []Rule
+	other := c.rejectsOtherFamily()
+	left := IsFamily(c.families()[0].Other())
+	if other {
+		for _, l := range c.lookups() {
+			rules = append(rules, rule(l.id, "a name lookup, of a family that is not captured", append(l.match, left), Reject{}))
+		}
+	}
+	rules = append(rules, c.leftAlone()...)
+	for _, d := range c.outboundDestinations() {
+		if other {
+			match := slices.Concat(opens(), d.match, []Match{left})
+			rules = append(rules, rule(d.id, d.reason+", of a family that is not captured", match, Reject{}))
+		}
+	}
+	for _, d := range c.outboundDestinations() {
+		match := slices.Concat([]Match{Proto{UDP}}, d.match)
+		switch {
+		case c.Outbound.UDP == TreatmentReject:
+		case c.Outbound.QUIC == TreatmentReject && d.id == "O11":
+			if !c.Outbound.IncludePorts.Contains(quicPort) {
+				continue
+			}
+			match = []Match{Proto{UDP}, DstPort{Port(quicPort)}}
+		case c.Outbound.QUIC == TreatmentReject:
+			match = append(match, DstPort{Port(quicPort)})
+		default:
+			continue
+		}
+		rules = append(rules, rule("O13."+d.id, "UDP, which the proxy does not take: "+d.reason, match, Reject{}))
+	}
+	return in(scope, "", append(rules, rule("O14", "not included", nil, Return{})))
+}

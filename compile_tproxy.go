@@ -1,0 +1,71 @@
+package intercept
+
+// Mode tproxy: lines I1 to I8 and O3 in chains that see every packet.
+
+// tproxy returns the chains of mode tproxy.
+//
+// A connection is captured by its first packet, which gets a mark: the connection keeps it (conntrack's mark), so that
+// its other packets are told by it alone, whatever the lists of exclusions. Packets inside the pod arrive by lo, where
+// the proxy's own calls to the pod (O3) are told by the mark that they got when they were sent.
+func (c Config) tproxy() []Chain {
+	if c.Inbound.Mode != InboundTProxy {
+		return nil
+	}
+	t := c.Inbound.TProxy
+	rules := c.excludedInInterfaces() // I1
+	add := func(r ...Rule) { rules = append(rules, r...) }
+	if c.Inbound.DropInvalid {
+		add(c.dropInvalid()) // I3
+	}
+	add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)), Goto{Chain: ChainInboundCapture}),
+		rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
+	add(c.fromBehind(Return{})...) // I2
+	// A first packet, too: it comes again when the answer is lost, and for conntrack, which saw the answer, it is then
+	// not new.
+	add(rule("I7.known", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)}, Goto{Chain: ChainInboundDeliver}),
+		rule("I8.opens", "opens no connection", []Match{Proto{TCP}, not(Opens())}, Return{}),
+		rule("I8.protocol", "not TCP", []Match{not(Proto{TCP})}, Return{}))
+	add(c.notInbound()...) // I4-I6
+	for _, d := range c.inboundDestinations() {
+		add(rule(d.id, d.reason, append(opens(), d.match...), Goto{Chain: ChainInboundCapture}))
+	}
+	add(rule("I8", "not included", nil, Return{}))
+
+	return []Chain{
+		{Name: ChainInboundDeliver, Rules: []Rule{
+			rule("I7.deliver", "to the proxy, addresses unchanged", []Match{Proto{TCP}}, TProxy{Port: c.Inbound.Port.First, Mark: t.Mark}),
+
+			rule("I7.no-socket", "the proxy does not listen", nil, Drop{}),
+		}},
+		{Name: ChainInboundCapture, Rules: []Rule{
+			rule("I8.invalid", "conntrack calls it invalid", []Match{not(CTNew)}, Return{}),
+			rule("I7.mark", "remember the connection", nil, SetConnMark(t.SelfMark)),
+			rule("I7.captured", "captured", nil, Goto{Chain: ChainInboundDeliver}),
+		}},
+		{Name: ChainInbound, Hook: Prerouting, Priority: PriorityMangle, Rules: rules},
+		{Name: ChainMarks, Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: c.marks()},
+	}
+}
+
+// scopeOfMarks stands before the IDs of outbound lines in chain marks.
+const scopeOfMarks = "marks"
+
+// marks returns what mode tproxy does to packets that are sent: it marks the proxy's calls to its own pod, and brings
+// the application's replies back to a proxy that has called it from its client's address.
+func (c Config) marks() []Rule {
+	t := c.Inbound.TProxy
+	rules := append(c.excludedOutInterfaces(Return{}), c.passthrough(Return{})...) // O1, O2
+	rules = in(scopeOfMarks, "", rules)
+	fromClient := append(opens(), MetaMark(t.Mark))
+	rules = append(rules,
+		rule("I7.from-client", "the proxy calls from its client's address", fromClient, SetConnMark(t.Mark)),
+		rule("I7.to-app", "it is for the application", fromClient, Return{}),
+		rule("I7.reply", "a reply to the proxy, whatever its address",
+			[]Match{Proto{TCP}, not(MetaMark(t.Mark)), ConnMark(t.Mark)}, SetMark(t.Mark)),
+	)
+	toItself := in(scopeOfMarks, "", c.toItself()) // O3
+	for i := range toItself {
+		toItself[i].Target = SetMark(t.SelfMark)
+	}
+	return append(rules, toItself...)
+}

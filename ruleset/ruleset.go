@@ -1,0 +1,147 @@
+package ruleset
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Ruleset is everything interception needs from the kernel, as plain data.
+// [Compile] makes one; the packages nft and iptables put it into the kernel;
+// [Ruleset.Trace] says what it does to a packet.
+type Ruleset struct {
+	// Families are the address families the rules are written for. Packets of
+	// another family meet none of them.
+	Families []Family
+	Chains   []Chain
+	// Routes are marked packets to deliver locally. They need a routing rule
+	// and a route beside the chains.
+	Routes []MarkRoute
+}
+
+// Family is an address family.
+type Family uint8
+
+// The address families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// String returns "IPv4" or "IPv6".
+func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+// FamilyOf returns the family of a.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Other returns the other address family.
+func (f Family) Other() Family {
+	if f == IPv4 {
+		return IPv6
+	}
+	return IPv4
+}
+
+// MarkRoute delivers packets that carry a mark to this host, whatever their
+// destination (ip-rule(8) fwmark, and a route of type local in Table).
+type MarkRoute struct {
+	Mark  Mark
+	Table uint32
+}
+
+// Loopback is the name of the interface by which a pod's traffic to itself leaves and arrives.
+const Loopback = "lo"
+
+// Chain is a list of rules. A base chain (one with a Hook) is where packets
+// enter; another is reached by [Goto] or [Jump].
+type Chain struct {
+	Name     string
+	Hook     Hook      // zero: not a base chain
+	Priority Priority  // of a base chain
+	Type     ChainType // NAT rules stand in NAT chains, base or not
+	Rules    []Rule
+}
+
+// Hook is a point on a packet's way through the network stack.
+type Hook uint8
+
+// The hooks that interception uses (linux/netfilter.h).
+const (
+	Prerouting Hook = iota + 1 // a packet has arrived
+	Input                      // it is for this host
+	Forward                    // it is for another
+	Output                     // a local process has sent a packet
+)
+
+// String returns nft's word for the hook.
+func (h Hook) String() string {
+	switch h {
+	case Prerouting:
+		return "prerouting"
+	case Input:
+		return "input"
+	case Forward:
+		return "forward"
+	case Output:
+		return "output"
+	}
+	return fmt.Sprintf("hook(%d)", uint8(h))
+}
+
+// Priority orders the base chains of one hook; the smallest comes first.
+type Priority int32
+
+// The priorities of the xtables of the same names (linux/netfilter_ipv4.h).
+// A chain at one of them can be expressed by every backend.
+const (
+	PriorityRaw    Priority = -300 // before conntrack, at -200
+	PriorityMangle Priority = -150
+	PriorityDstNAT Priority = -100
+	PriorityFilter Priority = 0
+)
+
+// ChainType is nft's type of a chain.
+type ChainType uint8
+
+const (
+	// FilterChain sees every packet.
+	FilterChain ChainType = iota
+	// NATChain sees the first packet of every connection. What it decides
+	// holds for the connection, in both directions.
+	NATChain
+	// RouteChain sees every packet and has it routed again when its mark changed.
+	RouteChain
+)
+
+// String returns nft's word for the type.
+func (t ChainType) String() string {
+	switch t {
+	case FilterChain:
+		return "filter"
+	case NATChain:
+		return "nat"
+	case RouteChain:
+		return "route"
+	}
+	return fmt.Sprintf("type(%d)", uint8(t))
+}
+
+// AsksForOwner reports whether any rule asks for the owner of a packet's socket.
+func (rs Ruleset) AsksForOwner() bool {
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			for _, m := range r.Match {
+				_, isUID := m.(UID)
+				_, isGID := m.(GID)
+				if isUID || isGID {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
