@@ -16,7 +16,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // DefaultPrefix is what stands before the slash of our annotations.
@@ -104,7 +104,7 @@ func Annotations() []Annotation {
 		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves the pod to it"},
 		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a container runtime does not tell a plugin"},
 	}
-	for _, f := range configtext.Fields() {
+	for _, f := range decode.Fields() {
 		form := f.Form
 		if f.IsSwitch() {
 			form = "true|false"
@@ -182,7 +182,7 @@ type reader struct {
 	all    map[string]string
 	o      Options
 	config intercept.Config
-	tree   configtext.Node // of the annotation config
+	tree   decode.Node // of the annotation config
 	// unread are the fields whose values could not be read, "" for all.
 	unread map[string]bool
 	errs   []error
@@ -196,7 +196,7 @@ func (r *reader) get(of string) (string, bool) {
 }
 
 func (r *reader) fail(annotation string, err error) {
-	for _, e := range configtext.Flatten(err) {
+	for _, e := range decode.Flatten(err) {
 		r.errs = append(r.errs, &Error{annotation, e})
 	}
 }
@@ -254,7 +254,7 @@ func (r *reader) whole() {
 	if !ok {
 		return
 	}
-	tree, err := configtext.ParseJSON([]byte(text))
+	tree, err := decode.ParseJSON([]byte(text))
 	if err != nil {
 		r.unread[""] = true
 		r.fail(r.name(ConfigField), err)
@@ -270,14 +270,14 @@ func (r *reader) whole() {
 
 // fields sets what has an annotation of its own.
 func (r *reader) fields() {
-	for _, f := range configtext.Fields() {
+	for _, f := range decode.Fields() {
 		text, ok := r.get(f.Name)
 		if !ok {
 			continue
 		}
 		err := f.Plausible(text)
 		if err == nil {
-			err = configtext.SetField(&r.config, f.Path, text)
+			err = decode.SetField(&r.config, f.Path, text)
 		}
 		if err != nil {
 			r.unread[f.Path] = true
@@ -295,7 +295,7 @@ func (r *reader) unknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.all)) {
 		own, ok := strings.CutPrefix(name, r.prefix+"/")
 		if ok && !slices.Contains(known, own) {
-			r.fail(name, fmt.Errorf("unknown annotation; %s", configtext.Hint(own, known, "docs/cni.md lists those there are")))
+			r.fail(name, fmt.Errorf("unknown annotation; %s", decode.Hint(own, known, "docs/cni.md lists those there are")))
 		}
 	}
 }
@@ -318,7 +318,7 @@ func (r *reader) nameservers() {
 // validate adds what the configuration itself finds wrong, and where that
 // comes from. It leaves out what follows from errors that are there already.
 func (r *reader) validate() {
-	for _, err := range configtext.Flatten(r.config.Validate()) {
+	for _, err := range decode.Flatten(r.config.Validate()) {
 		var field *intercept.FieldError
 		annotation := ""
 		switch {
@@ -338,8 +338,8 @@ func (r *reader) validate() {
 // sourceOf returns the annotation that set a field, a part of it or what it is
 // a part of, or "".
 func (r *reader) sourceOf(field string) string {
-	for _, f := range configtext.Fields() {
-		if _, ok := r.get(f.Name); ok && (configtext.IsPart(field, f.Path) || configtext.IsPart(f.Path, field)) {
+	for _, f := range decode.Fields() {
+		if _, ok := r.get(f.Name); ok && (decode.IsPart(field, f.Path) || decode.IsPart(f.Path, field)) {
 			return r.name(f.Name)
 		}
 	}
@@ -351,7 +351,7 @@ func (r *reader) sourceOf(field string) string {
 
 func (r *reader) isUnread(field string) bool {
 	for f := range r.unread {
-		if configtext.IsPart(field, f) || configtext.IsPart(f, field) {
+		if decode.IsPart(field, f) || decode.IsPart(f, field) {
 			return true
 		}
 	}

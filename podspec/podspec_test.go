@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 type annotations = map[string]string
@@ -117,7 +117,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %+v", name, spec)
 			continue
 		}
-		all := configtext.Flatten(err)
+		all := decode.Flatten(err)
 		if len(all) != len(tt.want) {
 			t.Errorf("%s: %d errors, want %d:\n%v", name, len(all), len(tt.want), err)
 		}
@@ -146,7 +146,7 @@ func TestEveryFieldHasAnAnnotation(t *testing.T) {
 			t.Errorf("%s is too long for an annotation", a.Name)
 		}
 	}
-	for _, f := range configtext.Fields() {
+	for _, f := range decode.Fields() {
 		if seen[f.Name] != f.Path {
 			t.Errorf("%s has no annotation", f.Name)
 		}
@@ -222,7 +222,7 @@ func FuzzRead(f *testing.F) {
 			if spec.Reason != "" {
 				t.Fatalf("both %+v and %v", spec, err)
 			}
-			for _, e := range configtext.Flatten(err) {
+			for _, e := range decode.Flatten(err) {
 				if strings.TrimSpace(e.Error()) == "" {
 					t.Fatalf("an empty error among %v", err)
 				}

@@ -18,7 +18,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/agent"
 	"github.com/mesh-intercept/intercept/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // settings is what the command line says.
@@ -85,7 +85,7 @@ func parse(args, env []string) (settings, error) {
 		r.verb, args = args[0], args[1:]
 	}
 	if !slices.Contains(verbs, r.verb) {
-		return settings{}, fmt.Errorf("%q is not a verb; %s", r.verb, configtext.Hint(r.verb, verbs, "the verbs are "+strings.Join(verbs, ", ")))
+		return settings{}, fmt.Errorf("%q is not a verb; %s", r.verb, decode.Hint(r.verb, verbs, "the verbs are "+strings.Join(verbs, ", ")))
 	}
 	f := r.flags()
 	err := f.Parse(args)
@@ -109,7 +109,7 @@ func explain(f *flag.FlagSet, err error) error {
 	}
 	var names []string
 	f.VisitAll(func(f *flag.Flag) { names = append(names, "--"+f.Name) })
-	return fmt.Errorf("--%s is no flag; %s", name, configtext.Hint("--"+name, names, f.Name()+" --help lists them"))
+	return fmt.Errorf("--%s is no flag; %s", name, decode.Hint("--"+name, names, f.Name()+" --help lists them"))
 }
 
 // settle makes settings of texts.
@@ -130,7 +130,7 @@ func (r raw) settle(env []string) (settings, error) {
 		}
 	}
 	entry, conf, err := agent.Entry(fields, r.socket)
-	for _, e := range configtext.Flatten(err) {
+	for _, e := range decode.Flatten(err) {
 		if strings.HasPrefix(e.Error(), "agentSocket: ") {
 			fail("--socket: %w", e)
 		} else {

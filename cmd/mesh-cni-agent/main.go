@@ -18,7 +18,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/internal/agent"
 	"github.com/mesh-intercept/intercept/internal/agent/metrics"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // The exit codes.
@@ -43,8 +43,8 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 	case errors.Is(err, errHelp):
 		return print(stdout, stderr, help())
 	case err != nil:
-		for _, e := range configtext.Flatten(err) {
-			fmt.Fprintln(stderr, "mesh-cni-agent: "+configtext.OneLine(e.Error()))
+		for _, e := range decode.Flatten(err) {
+			fmt.Fprintln(stderr, "mesh-cni-agent: "+decode.OneLine(e.Error()))
 		}
 		return exitUsage
 	}
@@ -61,7 +61,7 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 		err = serve(ctx, s, log)
 	}
 	if err != nil {
-		log.ErrorContext(ctx, configtext.OneLine(err.Error()))
+		log.ErrorContext(ctx, decode.OneLine(err.Error()))
 		return exitFailed
 	}
 	return exitDone
@@ -87,7 +87,7 @@ func doctor(ctx context.Context, s settings, stdout, stderr io.Writer) int {
 		if !d.OK {
 			state, code = "NOT OK", exitIll
 		}
-		text += fmt.Sprintf("%-20s %-7s %s\n", d.What, state, configtext.OneLine(d.Says))
+		text += fmt.Sprintf("%-20s %-7s %s\n", d.What, state, decode.OneLine(d.Says))
 	}
 	if s.json {
 		b, err := json.Marshal(all)

@@ -12,7 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -122,7 +122,7 @@ func classify(err error) (code uint, remedy string) {
 
 // unknownField reports whether unknown fields are all that is wrong.
 func unknownField(err error) bool {
-	for _, e := range configtext.Flatten(err) {
+	for _, e := range decode.Flatten(err) {
 		var conf *cniconf.Error
 		if !errors.As(e, &conf) || !conf.Unknown {
 			return false
@@ -137,10 +137,10 @@ const maxMessage = 700
 
 // sentence puts all errors joined into one line that is not too long.
 func sentence(err error) string {
-	all := configtext.Flatten(err)
+	all := decode.Flatten(err)
 	var b strings.Builder
 	for i, e := range all {
-		text := configtext.OneLine(e.Error())
+		text := decode.OneLine(e.Error())
 		if i > 0 && b.Len()+len(text) > maxMessage {
 			fmt.Fprintf(&b, "; and %d more", len(all)-i)
 			break

@@ -17,7 +17,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -51,7 +51,7 @@ func readInput(args *skel.CmdArgs) (input, error) {
 		return in, fmt.Errorf("standard input: %w: %w", errDecode, err)
 	}
 	in.conf, in.confErr = cniconf.Read(fields)
-	if err := errors.Join(decode(fields, "cniVersion", &in.cniVersion), decode(fields, "name", &in.network)); err != nil {
+	if err := errors.Join(unmarshal(fields, "cniVersion", &in.cniVersion), unmarshal(fields, "name", &in.network)); err != nil {
 		return in, err
 	}
 	if raw, ok := fields["prevResult"]; ok && !isNull(raw) {
@@ -67,21 +67,21 @@ func readInput(args *skel.CmdArgs) (input, error) {
 // readRuntimeConfig reads what the runtime says for declared capabilities.
 func (in *input) readRuntimeConfig(fields map[string]json.RawMessage) {
 	var config map[string]json.RawMessage
-	if in.err = decode(fields, "runtimeConfig", &config); in.err != nil {
+	if in.err = unmarshal(fields, "runtimeConfig", &config); in.err != nil {
 		return
 	}
 	if _, in.annotated = config[cniconf.AnnotationsCapability]; in.annotated {
-		in.err = decode(config, cniconf.AnnotationsCapability, &in.annotations)
+		in.err = unmarshal(config, cniconf.AnnotationsCapability, &in.annotations)
 	}
 	var dns struct {
 		Servers []string `json:"servers"`
 	}
-	in.serversErr = decode(config, "dns", &dns)
+	in.serversErr = unmarshal(config, "dns", &dns)
 	// The runtime has them from a resolv.conf, and they are read as there.
 	in.nameservers = intercept.ParseResolvConf("nameserver " + strings.Join(dns.Servers, "\nnameserver "))
 }
 
-func decode(fields map[string]json.RawMessage, name string, to any) error {
+func unmarshal(fields map[string]json.RawMessage, name string, to any) error {
 	raw, ok := fields[name]
 	if !ok || isNull(raw) {
 		return nil
@@ -148,10 +148,10 @@ func (in input) foreign() string {
 // strange reports whether the entry does not say well what our annotations begin
 // with, and the pod has one that may be ours.
 func (in input) strange() bool {
-	for _, err := range configtext.Flatten(in.confErr) {
+	for _, err := range decode.Flatten(in.confErr) {
 		const field = "annotationPrefix"
 		var e *cniconf.Error
-		if errors.As(err, &e) && (e.Field == field || e.Unknown && configtext.Hint(e.Field, []string{field}, "") != "") {
+		if errors.As(err, &e) && (e.Field == field || e.Unknown && decode.Hint(e.Field, []string{field}, "") != "") {
 			return podspec.MayAsk(in.annotations)
 		}
 	}

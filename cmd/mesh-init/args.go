@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 const envPrefix = "MESH_"
@@ -135,7 +135,7 @@ func (in *inputs) unknownFlag(all []flag, token string) {
 			names = append(names, "--"+f.name)
 		}
 	}
-	in.fail(token, "unknown flag; %s", configtext.Hint("--"+strings.TrimLeft(token, "-"), names, "mesh-init "+in.verb.name+" --help lists them"))
+	in.fail(token, "unknown flag; %s", decode.Hint("--"+strings.TrimLeft(token, "-"), names, "mesh-init "+in.verb.name+" --help lists them"))
 }
 
 // isFlag reports whether an argument is one of our flags.
@@ -168,7 +168,7 @@ func (in *inputs) readEnv(all []flag, env []string, fromArgs []setting) {
 		switch {
 		case i < 0 && link:
 		case i < 0:
-			in.fail(name, "unknown variable; %s", configtext.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
+			in.fail(name, "unknown variable; %s", decode.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
 		case all[i].verbs&in.verb.verb == 0:
 		case link && slices.ContainsFunc(fromArgs, func(s setting) bool { return s.name == all[i].name }):
 			// The flag is the way out that the error below names.
@@ -238,5 +238,5 @@ func chooseVerb(args []string) (verbRow, []string, error) {
 	for _, v := range all {
 		names = append(names, v.name)
 	}
-	return verbRow{}, nil, fmt.Errorf("%q is not a verb; %s", args[0], configtext.Hint(args[0], names, "the verbs are "+strings.Join(names, ", ")))
+	return verbRow{}, nil, fmt.Errorf("%q is not a verb; %s", args[0], decode.Hint(args[0], names, "the verbs are "+strings.Join(names, ", ")))
 }

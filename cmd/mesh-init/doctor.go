@@ -6,7 +6,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // doctor reports what the system can do. Its answer to "would apply work?" is
@@ -35,7 +35,7 @@ func (j job) doctor() error {
 func doctorText(r dataplane.Report) string {
 	var b strings.Builder
 	line := func(what, state, more string) {
-		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, configtext.OneLine(more))
+		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, decode.OneLine(more))
 		trimmed := strings.TrimRight(b.String(), " ")
 		b.Reset()
 		b.WriteString(trimmed + "\n")
@@ -86,11 +86,11 @@ func doctorText(r dataplane.Report) string {
 	b.WriteString("\n")
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":
-		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, configtext.OneLine(r.Error))
+		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, decode.OneLine(r.Error))
 	case r.Error != "":
-		fmt.Fprintf(&b, "apply would fail: %s\n", configtext.OneLine(r.Error))
+		fmt.Fprintf(&b, "apply would fail: %s\n", decode.OneLine(r.Error))
 	default:
-		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, configtext.OneLine(r.Choice.Reason))
+		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, decode.OneLine(r.Choice.Reason))
 	}
 	if len(r.Modules) > 0 {
 		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // packetFlags are the settings, by flag, that describe a packet.
@@ -343,7 +343,7 @@ func (p packetJSON) String() string {
 func (e explanation) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", e.Fate, e.Words)
-	fmt.Fprintf(&b, "packet:  %s\n", configtext.OneLine(e.Packet.String()))
+	fmt.Fprintf(&b, "packet:  %s\n", decode.OneLine(e.Packet.String()))
 	steps := e.Steps
 	if e.Line == "" {
 		fmt.Fprintf(&b, "decided: %s\n", e.Reason)

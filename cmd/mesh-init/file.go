@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v2"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // decodeFile reads a configuration file, YAML or JSON, into c: a field that
@@ -21,7 +21,7 @@ import (
 // YAML's off for false, 0010 for 8, OUTBOUND for outbound, and nothing at all
 // for the second of two documents.
 func decodeFile(data []byte, c *intercept.Config) (fields []string, err error) {
-	var root configtext.Node
+	var root decode.Node
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.SetStrict(true) // no key twice
 	switch err := decodeDocument(d, &root); {
@@ -30,7 +30,7 @@ func decodeFile(data []byte, c *intercept.Config) (fields []string, err error) {
 	case err != nil:
 		return []string{""}, yamlErrors(err)
 	}
-	var second configtext.Node
+	var second decode.Node
 	if err := decodeDocument(d, &second); !errors.Is(err, io.EOF) {
 		return []string{""}, errors.New("more after the end of the first YAML document; a configuration is one document")
 	}
@@ -39,7 +39,7 @@ func decodeFile(data []byte, c *intercept.Config) (fields []string, err error) {
 
 // decodeDocument decodes the next YAML document. The parser panics on some
 // malformed input that it does not foresee; that is an error like others.
-func decodeDocument(d *yaml.Decoder, n *configtext.Node) (err error) {
+func decodeDocument(d *yaml.Decoder, n *decode.Node) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("malformed YAML: %v", r)

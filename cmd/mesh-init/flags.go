@@ -3,7 +3,7 @@ package main
 import (
 	"strings"
 
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // A flag is one row of the table that the command line, the environment, the
@@ -23,7 +23,7 @@ type flag struct {
 	usage   string
 }
 
-// group is a heading of the help: one of configtext, or of these.
+// group is a heading of the help: one of decode, or of these.
 type group string
 
 const (
@@ -48,10 +48,10 @@ const everywhere = configures | touches | versionVerb
 // configuration, and mesh-init's own.
 func flags() []flag {
 	var all []flag
-	for _, f := range configtext.Fields() {
+	for _, f := range decode.Fields() {
 		all = append(all, flag{f.Name, f.Form, group(f.Group), configures, f.Path, f.Initial, f.Usage + f.Again})
 		if f.Path == serversField {
-			all = append(all, flag{resolvConfFlag, "PATH", group(configtext.GroupDNS), configures, "", "/etc/resolv.conf",
+			all = append(all, flag{resolvConfFlag, "PATH", group(decode.GroupDNS), configures, "", "/etc/resolv.conf",
 				"read with --dns resolvconf if no server is named"})
 		}
 	}
@@ -117,9 +117,9 @@ func (f flag) isSwitch() bool { return f.value == "" }
 // repeats reports whether the flag can be given more than once.
 func (f flag) repeats() bool { return f.value == "RULE" }
 
-// asField is the flag as package configtext sees it.
-func (f flag) asField() configtext.Field {
-	return configtext.Field{Name: f.name, Form: f.value, Path: f.field, Initial: f.initial}
+// asField is the flag as package decode sees it.
+func (f flag) asField() decode.Field {
+	return decode.Field{Name: f.name, Form: f.value, Path: f.field, Initial: f.initial}
 }
 
 // choices are all the values there are, or nil if they cannot be counted.

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // equalConfigs compares configurations, empty lists like absent ones.
@@ -29,7 +29,7 @@ func mustCIDRs(t *testing.T, s string) intercept.CIDRs {
 
 // TestEveryFieldHasAFlag holds that each row of the table of fields is a flag.
 func TestEveryFieldHasAFlag(t *testing.T) {
-	for _, field := range configtext.Fields() {
+	for _, field := range decode.Fields() {
 		f, ok := findFlag(flags(), field.Name)
 		if !ok || f.field != field.Path || f.initial != field.Initial {
 			t.Errorf("--%s: %+v", field.Name, f)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // Signals are not caught: what changes the kernel is one transaction, so a
@@ -112,7 +112,7 @@ func (p program) fail(ctx context.Context, log *slog.Logger, err error) int {
 			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.code))
 			continue
 		}
-		fmt.Fprintln(p.stderr, "mesh-init: "+configtext.OneLine(line))
+		fmt.Fprintln(p.stderr, "mesh-init: "+decode.OneLine(line))
 	}
 	return exit.code
 }
@@ -122,7 +122,7 @@ func flatten(err error) []error {
 	if usage, ok := errors.AsType[usageError](err); ok {
 		err = usage.error
 	}
-	return configtext.Flatten(err)
+	return decode.Flatten(err)
 }
 
 func newLogger(format, level string, w io.Writer) *slog.Logger {

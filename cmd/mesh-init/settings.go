@@ -10,7 +10,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
@@ -58,7 +58,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	if wait := values["iptables-wait"]; in.verb.verb&wait.verbs != 0 {
 		var err error
 		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
-			errs = append(errs, configtext.Under(wait.source, err))
+			errs = append(errs, decode.Under(wait.source, err))
 		}
 	}
 	if in.verb.verb&configures != 0 {
@@ -121,7 +121,7 @@ func (d *decoder) file(stdin io.Reader) {
 		if name == "-" {
 			name = "standard input"
 		}
-		d.errs = append(d.errs, configtext.Under(name, err))
+		d.errs = append(d.errs, decode.Under(name, err))
 	}
 }
 
@@ -131,9 +131,9 @@ func (d *decoder) settings() {
 		if s.field == "" {
 			continue
 		}
-		if err := configtext.SetField(d.c, s.field, s.text); err != nil {
+		if err := decode.SetField(d.c, s.field, s.text); err != nil {
 			d.unread[s.field] = true
-			d.errs = append(d.errs, configtext.Under(s.source, err))
+			d.errs = append(d.errs, decode.Under(s.source, err))
 		}
 	}
 }
@@ -148,7 +148,7 @@ func (d *decoder) resolvConf() {
 	servers, err := resolvers(path.text)
 	if err != nil {
 		d.unread[serversField] = true
-		d.errs = append(d.errs, configtext.Under(path.source, err))
+		d.errs = append(d.errs, decode.Under(path.source, err))
 		return
 	}
 	d.c.DNS.Servers = servers
@@ -179,7 +179,7 @@ func (d *decoder) validate() {
 // sourceOf returns the flag or variable that set a field, or "".
 func (d *decoder) sourceOf(field string) (source string) {
 	for _, s := range d.inputs.given {
-		if s.field != "" && configtext.IsPart(field, s.field) {
+		if s.field != "" && decode.IsPart(field, s.field) {
 			source = s.source
 		}
 	}
@@ -190,7 +190,7 @@ func (d *decoder) sourceOf(field string) (source string) {
 // could not be read.
 func (d *decoder) isUnread(field string) bool {
 	for f := range d.unread {
-		if configtext.IsPart(field, f) || configtext.IsPart(f, field) {
+		if decode.IsPart(field, f) || decode.IsPart(f, field) {
 			return true
 		}
 	}

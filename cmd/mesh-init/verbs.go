@@ -8,7 +8,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 // verbs is a set of verbs.
@@ -135,7 +135,7 @@ func (j job) check() error {
 		}{len(list) == 0, list})
 	} else {
 		for _, d := range differences {
-			fmt.Fprintln(j.out, configtext.OneLine(d.String()))
+			fmt.Fprintln(j.out, decode.OneLine(d.String()))
 		}
 		if len(differences) == 0 {
 			fmt.Fprintln(j.out, "ok")
@@ -168,7 +168,7 @@ func (j job) verify() error {
 			if v.OK {
 				state = "ok"
 			}
-			fmt.Fprintf(j.out, "%-6s  %s: %s\n", state, configtext.OneLine(v.What), configtext.OneLine(v.Found))
+			fmt.Fprintf(j.out, "%-6s  %s: %s\n", state, decode.OneLine(v.What), decode.OneLine(v.Found))
 		}
 	}
 	if !ok && err == nil {
@@ -194,14 +194,14 @@ func (j job) status() error {
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "PACKETS\tBYTES\tLINE\tFAMILY\tREASON")
 	for _, c := range counters {
-		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\n", c.Packets, c.Bytes, configtext.OneLine(c.Line), c.Family, configtext.OneLine(c.Reason))
+		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\n", c.Packets, c.Bytes, decode.OneLine(c.Line), c.Family, decode.OneLine(c.Reason))
 	}
 	_ = w.Flush() // to memory
 	heading, rows, _ := strings.Cut(table.String(), "\n")
 	fmt.Fprintln(j.out, heading)
 	for i, row := range strings.Split(strings.TrimSuffix(rows, "\n"), "\n")[:len(counters)] {
 		if i == 0 || counters[i-1].Chain != counters[i].Chain {
-			fmt.Fprintf(j.out, "%s:\n", configtext.OneLine(counters[i].Chain))
+			fmt.Fprintf(j.out, "%s:\n", decode.OneLine(counters[i].Chain))
 		}
 		fmt.Fprintln(j.out, row)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -174,7 +174,7 @@ func Read(fields map[string]json.RawMessage) (Conf, error) {
 		if !ok {
 			continue
 		}
-		for _, err := range configtext.Flatten(f.set(&c, raw)) {
+		for _, err := range decode.Flatten(f.set(&c, raw)) {
 			errs = append(errs, &Error{Field: f.Name, Err: err})
 		}
 	}
@@ -190,7 +190,7 @@ func Read(fields map[string]json.RawMessage) (Conf, error) {
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if !standard(name) && !slices.Contains(names, name) {
 			errs = append(errs, &Error{name, true, fmt.Errorf("unknown field, with the value %s; %s", clip(fields[name]),
-				configtext.Hint(name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))})
+				decode.Hint(name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))})
 		}
 	}
 	return c, errors.Join(errs...)
@@ -333,7 +333,7 @@ func setSize(to *int64, raw json.RawMessage) error {
 // setDefaults reads a configuration. What it lacks and only annotations can
 // give, such as the name servers of mode resolvconf, is judged with a pod's.
 func setDefaults(to *intercept.Config, raw json.RawMessage) error {
-	node, err := configtext.ParseJSON(raw)
+	node, err := decode.ParseJSON(raw)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 func equal(a, b any) string {
@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v; want %q", text, err, want)
 			continue
 		}
-		for _, e := range configtext.Flatten(err) {
+		for _, e := range decode.Flatten(err) {
 			if conf, ok := errors.AsType[*Error](e); !ok || conf.Unknown != strings.Contains(e.Error(), "unknown field, with") {
 				t.Errorf("%s: %T %v", text, e, e)
 			}

@@ -14,7 +14,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
-	"github.com/mesh-intercept/intercept/internal/configtext"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -103,7 +103,7 @@ func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
 	}
 	sandboxes, err := r.Find(uids)
 	unopened := map[string]error{}
-	for _, e := range configtext.Flatten(err) {
+	for _, e := range decode.Flatten(err) {
 		if s, ok := errors.AsType[*sandbox.Error](e); ok {
 			unopened[s.UID] = s.Err
 		}

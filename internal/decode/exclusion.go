@@ -1,4 +1,4 @@
-package configtext
+package decode
 
 import (
 	"errors"
