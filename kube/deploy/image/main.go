@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/mesh-intercept/intercept/kube/internal/imagetar"
+	"github.com/mesh-intercept/intercept/kube/internal/image"
 )
 
 func main() {
-	i := imagetar.Image{Files: map[string][]byte{}}
+	i := image.Image{Files: map[string][]byte{}}
 	flag.StringVar(&i.Name, "name", "localhost/intercept:dev", "`NAME` of the image, with its tag")
 	flag.StringVar(&i.Architecture, "arch", runtime.GOARCH, "what the programs are built for, as `GOARCH`")
 	output := flag.String("o", "bin/intercept-image.tar", "`FILE` to write")
@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-func write(i imagetar.Image, output string, programs []string) error {
+func write(i image.Image, output string, programs []string) error {
 	if len(programs) == 0 {
 		return fmt.Errorf("no program; see -help")
 	}
@@ -40,7 +40,7 @@ func write(i imagetar.Image, output string, programs []string) error {
 		i.Files[filepath.Base(p)] = text
 	}
 	i.Entrypoint = []string{"/" + filepath.Base(programs[0])}
-	b, err := imagetar.Archive(i)
+	b, err := image.Archive(i)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mesh-intercept/intercept/kube/internal/imagetar"
+	"github.com/mesh-intercept/intercept/kube/internal/image"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -97,7 +97,9 @@ func New(t testing.TB, o Options) *Node {
 	n.Boot()
 	part, err := os.ReadFile(o.Part)
 	n.must(err)
-	archive, err := imagetar.Archive(imagetar.Image{Name: Image, Architecture: runtime.GOARCH, Entrypoint: []string{"/part", "pause"}, Files: map[string][]byte{"part": part}})
+	archive, err := image.Archive(image.Image{
+		Name: Image, Architecture: runtime.GOARCH, Entrypoint: []string{"/part", "pause"}, Files: map[string][]byte{"part": part},
+	})
 	n.must(err, os.WriteFile(n.Path("image.tar"), archive, 0o600))
 	n.Import(n.Path("image.tar"), Image)
 	return n

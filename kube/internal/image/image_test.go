@@ -1,4 +1,4 @@
-package imagetar
+package image
 
 import (
 	"archive/tar"
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,8 +41,9 @@ func TestArchive(t *testing.T) {
 	if err := json.Unmarshal(files[manifest[0].Config], &config); err != nil {
 		t.Fatal(err)
 	}
+	const epoch = "1970-01-01T00:00:00Z"
 	want := map[string]any{
-		"architecture": "arm64", "os": "linux",
+		"architecture": "arm64", "os": "linux", "created": epoch, "history": []any{map[string]any{"created": epoch}},
 		"config": map[string]any{"Entrypoint": []any{"/b", "pause"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []any{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	}
@@ -50,6 +52,14 @@ func TestArchive(t *testing.T) {
 	}
 	if diff := cmp.Diff(i.Files, unpack(t, layer)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestBadName(t *testing.T) {
+	for _, name := range []string{"", "localhost/X:1", "localhost/x:"} {
+		if _, err := Archive(Image{Name: name}); err == nil || !strings.Contains(err.Error(), "name of the image") {
+			t.Errorf("%q: %v", name, err)
+		}
 	}
 }
 
