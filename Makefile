@@ -1,6 +1,9 @@
 # make help lists the targets.
 
 MODULE   := github.com/mesh-intercept/intercept
+# The packages of both modules, for development (go.work). What ships is built
+# from what each go.mod says, with GOWORK=off.
+PACKAGES := ./... ./kube/...
 # The programs, and how large they may be.
 SIZES    := mesh-init:5000000 mesh-cni:6000000
 IMAGE    ?= localhost/intercept:dev
@@ -11,7 +14,8 @@ BENCHFLAGS ?= -count=6
 TESTFLAGS ?= $(if $(CI),-count=1)
 
 # Tools have a go.mod of their own, to keep theirs out of the module's.
-TOOL := go tool -modfile=tools/go.mod
+# Without go.work, with which go takes no -modfile.
+TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 
 # The programs that tests run, and Debian's packages of them.
 PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:dnsmasq-base \
@@ -24,7 +28,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
 build: ## build bin/mesh-init, bin/mesh-cni and bin/mesh-cni-agent, static and stripped
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni ./cmd/mesh-cni-agent
+	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
+	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../bin/ ./cmd/mesh-cni-agent
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \
@@ -34,7 +39,7 @@ size: build ## fail if a binary has grown over its limit
 	done
 
 image: build ## write bin/intercept-image.tar, a container image for docker, podman, ctr or kind to load
-	go run ./deploy/image -name '$(IMAGE)' -o bin/intercept-image.tar bin/mesh-init bin/mesh-cni bin/mesh-cni-agent
+	go run ./kube/deploy/image -name '$(IMAGE)' -o bin/intercept-image.tar bin/mesh-init bin/mesh-cni bin/mesh-cni-agent
 
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
@@ -66,10 +71,10 @@ deps: ## install the programs that tests run, where they are missing (root)
 	[ "$$MESH_TEST_REQUIRE" != 1 ]
 
 test: deps vet ## vet, then run all tests; as root the kernel's, too
-	go test $(TESTFLAGS) ./...
+	go test $(TESTFLAGS) $(PACKAGES)
 
 cni: deps ## run the CNI plugin's tests: by hand, through libcni, under containerd
-	go test $(TESTFLAGS) ./cmd/mesh-cni ./internal/cniconf ./internal/cniwire ./podspec ./testing/cni
+	go test $(TESTFLAGS) ./cmd/mesh-cni ./internal/cniconf ./internal/cniwire ./podspec ./testing/cni ./kube/testing/containerd
 
 # Into bin/cluster. runc is C in part.
 CLUSTER := go build -trimpath -o $(CURDIR)/bin/cluster/
@@ -78,19 +83,19 @@ cluster: PROGRAMS += gcc:gcc pkg-config:pkg-config /usr/include/seccomp.h:libsec
 cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
 	cd tools/containerd && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
 	cd tools/kubernetes && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
-	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -run Containerd ./testing/cni
-	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./testing/cluster
+	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
+	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
 race: deps ## run all tests under the race detector (needs a C compiler)
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs cgo, and that $$(go env CC): apt-get install gcc" >&2; exit 1; }
-	CGO_ENABLED=1 go test -race $(TESTFLAGS) ./...
+	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PACKAGES)
 
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
-	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) ./...
+	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) $(PACKAGES)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count)
-	@go test -list '^Fuzz' ./... >/dev/null
-	@go test -list '^Fuzz' ./... | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
+	@go test -list '^Fuzz' $(PACKAGES) >/dev/null
+	@go test -list '^Fuzz' $(PACKAGES) | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
 	while read -r package name; do \
 		echo "$$package $$name"; \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
@@ -102,10 +107,11 @@ fmt:
 	@files=$$(gofmt -l .) && if [ -n "$$files" ]; then echo "not formatted, run gofmt -w:" $$files >&2; exit 1; fi
 
 vet:
-	go vet ./...
-	go vet -tags cluster ./testing/cluster
+	go vet $(PACKAGES)
+	go vet -tags cluster ./kube/testing/cluster
 
 # What golangci-lint's depguard cannot see: indirect imports, other systems.
+arch: export GOWORK := off
 arch:
 	@bad=$$(go list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' . ./ruleset | grep -vE '^$(MODULE)(/ruleset)?$$'); \
 	if [ -n "$$bad" ]; then echo "the root package and ruleset import the standard library alone, but it needs:" $$bad >&2; exit 1; fi
@@ -119,9 +125,11 @@ arch:
 # The first time it is built from source, which takes minutes.
 golangci:
 	$(TOOL) golangci-lint run
+	cd kube && $(TOOL) golangci-lint run
 
-tidy: ## fail if go.mod and go.sum are not as go mod tidy leaves them
-	go mod tidy -diff
+tidy: ## fail if a go.mod or go.sum is not as go mod tidy leaves them
+	GOWORK=off go mod tidy -diff
+	cd kube && GOWORK=off go mod tidy -diff
 
 clean: ## remove what make built
 	rm -rf bin

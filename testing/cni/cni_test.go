@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package cni_test runs mesh-cni as runtimes do: by hand, through libcni and
-// under containerd.
+// Package cni_test runs mesh-cni as runtimes do: by hand and through libcni.
+// That it works under containerd is shown by kube/testing/containerd.
 package cni_test
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/testing/program"
 )
 
 // versions are those of the CNI specification that mesh-cni speaks.
@@ -43,8 +44,8 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		plugins = dir
 		if err := errors.Join(
-			goBuild(filepath.Join(dir, "mesh-cni"), "github.com/mesh-intercept/intercept/cmd/mesh-cni"),
-			goBuild(filepath.Join(dir, "first"), "github.com/mesh-intercept/intercept/testing/node/part"),
+			program.Build(filepath.Join(dir, "mesh-cni"), "cmd/mesh-cni"),
+			program.Build(filepath.Join(dir, "first"), "testing/part"),
 		); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -53,10 +54,10 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// goBuild compiles a program as the Makefile does.
+// goBuild compiles a program that is not of this repository.
 func goBuild(output, source string) error {
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, source)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}

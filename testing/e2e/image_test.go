@@ -23,6 +23,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/testing/program"
 )
 
 // TestMain lets a test start this binary again, to become a container's
@@ -150,12 +151,11 @@ var meshInit = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "github.com/mesh-intercept/intercept/cmd/mesh-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	output := filepath.Join(dir, "mesh-init")
+	if err := program.Build(output, "cmd/mesh-init"); err != nil {
+		return nil, err
 	}
-	return os.ReadFile(filepath.Join(dir, "mesh-init"))
+	return os.ReadFile(output)
 })
 
 // withIPTables adds iptables-legacy to an image: the program, its names, the

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// TestManifest reads deploy/mesh-cni-agent.yaml as the API server does, and its
+// arguments as the agent does. That it works is shown by testing/cluster.
+func TestManifest(t *testing.T) {
+	text, err := os.ReadFile("../../../deploy/mesh-cni-agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set appsv1.DaemonSet
+	var settings corev1.ConfigMap
+	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		var kind struct{ Kind string }
+		if err := yaml.Unmarshal(part, &kind); err != nil {
+			t.Fatal(err)
+		}
+		object, ok := map[string]any{
+			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings, "ResourceQuota": &corev1.ResourceQuota{},
+			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
+		}[kind.Kind]
+		if !ok {
+			t.Fatalf("a %q", kind.Kind)
+		}
+		if err := yaml.UnmarshalStrict(part, object); err != nil {
+			t.Errorf("%s: %v", kind.Kind, err)
+		}
+	}
+	container := set.Spec.Template.Spec.Containers[0]
+	conf := filepath.Join(t.TempDir(), "plugin.json")
+	if err := os.WriteFile(conf, []byte(settings.Data["plugin.json"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, ip := range []string{"192.0.2.10", "2001:db8::10"} {
+		args := []string{"run"}
+		for _, a := range container.Args {
+			args = append(args, strings.NewReplacer("/etc/mesh-cni/plugin.json", conf, "$(NODE_IP)", ip).Replace(a))
+		}
+		s, err := parse(args, []string{"NODE_NAME=node-1"})
+		if err != nil || !s.KeepOnExit || s.Node != "node-1" {
+			t.Errorf("%v: %+v", err, s)
+		}
+		if host, port, err := net.SplitHostPort(s.Listen); err != nil || host != ip || port != "9992" {
+			t.Errorf("listen at %q, %v", s.Listen, err)
+		}
+	}
+	if container.Command[0] != "/mesh-cni-agent" {
+		t.Errorf("command %q", container.Command)
+	}
+}

@@ -1,0 +1,351 @@
+// Package agent is the agent of a node: it keeps the CNI plugin installed,
+// answers the plugin's questions, repairs running pods, and says how it is.
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/keeper"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/metrics"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/probe"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/repair"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
+	"github.com/mesh-intercept/intercept/kube/internal/conflist"
+)
+
+// Settings say what the agent is to do.
+type Settings struct {
+	Place keeper.Place
+	// Conf is what the entry of Place says.
+	Conf cniconf.Conf
+	Node string
+	API  kube.Access
+	// InitNames are globs of init containers that intercept.
+	InitNames []string
+	// Listen is the address of health and metrics.
+	Listen string
+	// Taint is the key of a startup taint to take off the node once the agent
+	// is ready. Empty: none.
+	Taint string
+	// Repair is whether running pods are repaired; DryRun says so instead.
+	Repair, DryRun bool
+	// Every is how often they are looked at, besides when they change.
+	Every time.Duration
+	Proc  string
+	// KeepOnExit leaves entry and binary in place, as for an upgrade.
+	KeepOnExit bool
+	// KeepBinary leaves the binary alone.
+	KeepBinary bool
+}
+
+// Entry is the plugin's entry of a list: the fields given, and what the agent
+// knows better.
+func Entry(fields map[string]json.RawMessage, socket string) (conflist.Entry, cniconf.Conf, error) {
+	all := map[string]json.RawMessage{}
+	for name, value := range fields {
+		switch name {
+		case "type", "capabilities", "agentSocket", "cniVersion", "name":
+			return conflist.Entry{}, cniconf.Conf{}, fmt.Errorf("%s: the agent sets it; leave it out", name)
+		}
+		all[name] = value
+	}
+	for name, value := range map[string]any{
+		"type":         cniconf.PluginType,
+		"capabilities": map[string]bool{cniconf.AnnotationsCapability: true, "dns": true},
+		"agentSocket":  socket,
+	} {
+		raw, err := json.Marshal(value)
+		if err != nil {
+			return conflist.Entry{}, cniconf.Conf{}, err
+		}
+		all[name] = raw
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return conflist.Entry{}, cniconf.Conf{}, err
+	}
+	conf, err := cniconf.Parse(text)
+	return conflist.Entry{Type: cniconf.PluginType, JSON: text, Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}}, conf, err
+}
+
+// Agent is one run of it. Make it with [New].
+type Agent struct {
+	s       Settings
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	client  *kube.Client
+	pods    *kube.Pods
+	events  *kube.Events
+	keeper  *keeper.Keeper
+	changed chan struct{} // a pod has
+
+	told map[string]told // by pod UID, what was last said of it
+
+	mu     sync.Mutex
+	probed error // of the last probe
+}
+
+// told is the last thing that was said of a pod, so that it is said once.
+type told struct {
+	state  repair.State
+	result repair.Result
+	err    string
+}
+
+var errNotProbed = errors.New("no ADD has been tried yet")
+
+// New makes an agent. It does nothing yet.
+func New(s Settings, log *slog.Logger) (*Agent, error) {
+	client, err := kube.NewClient(s.API)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{s: s, log: log, metrics: metrics.New(), client: client, changed: make(chan struct{}, 1), probed: errNotProbed, told: map[string]told{}}
+	a.events = kube.NewEvents(client, s.Node, log, a.metrics.EventsDropped.Inc)
+	a.keeper = keeper.New(s.Place, log, func(reason string) { a.metrics.Writes.WithLabelValues(reason).Inc() })
+	a.pods = kube.NewPods(client, s.Node, s.InitNames, func(kube.Pod) {
+		select {
+		case a.changed <- struct{}{}:
+		default: // a look is due already
+		}
+	})
+	return a, nil
+}
+
+// Run does the agent's work until ctx is done, and then takes out what it has
+// put in. It ends earlier only if it cannot listen.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var lc net.ListenConfig
+	web, err := lc.Listen(ctx, "tcp", a.s.Listen)
+	if err != nil {
+		return fmt.Errorf("health and metrics: %w", err)
+	}
+	socket, err := cniwire.Listen(a.s.Conf.AgentSocket)
+	if err != nil {
+		return errors.Join(err, web.Close())
+	}
+	a.log.InfoContext(ctx, "listening", "web", web.Addr().String(), "socket", a.s.Conf.AgentSocket)
+
+	// Plugins are answered until our entry is out.
+	last, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var all sync.WaitGroup
+	must := func(what string, f func(context.Context) error) {
+		all.Go(func() {
+			if err := f(last); err != nil {
+				cancel(fmt.Errorf("%s: %w", what, err))
+			}
+		})
+	}
+	must("health and metrics", func(ctx context.Context) error { return serveWeb(ctx, web, a.handler()) })
+	must("socket", func(ctx context.Context) error {
+		return cniwire.Server{Pod: a.pods.Find, Ready: a.pods.Ready, Log: a.record}.Serve(ctx, socket)
+	})
+	all.Go(func() { a.pods.Run(last) })
+	all.Go(func() { a.events.Run(last) })
+	all.Go(func() { a.probeLoop(ctx) })
+	if a.s.Repair {
+		all.Go(func() { a.repairLoop(ctx) })
+	}
+	if a.s.Taint != "" {
+		all.Go(func() { a.taintLoop(ctx) })
+	}
+	a.keeper.Run(ctx) // and nobody writes the entry any more
+	a.metrics.Ready.Set(0)
+	err = a.remove()
+	stop()
+	all.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+// remove takes out what was put in.
+func (a *Agent) remove() error {
+	if a.s.KeepOnExit {
+		a.log.Info("leaving the plugin and its entry in place (--keep-on-exit)")
+		return nil
+	}
+	return Remove(a.s.Place, a.s.KeepBinary, a.log)
+}
+
+// Remove takes the entry out of the node's lists, and then the binary.
+func Remove(p keeper.Place, keepBinary bool, log *slog.Logger) error {
+	remove := p.Remove
+	if keepBinary {
+		remove = func() (conflist.Result, error) { return p.Conf.Uninstall(p.Entry.Type) }
+	}
+	res, err := remove()
+	for _, step := range res.Steps {
+		log.Info("took our entry out", "step", fmt.Sprintf("%T", step), "dir", p.Conf.Path)
+	}
+	return err
+}
+
+// Ready is nil if the next pod of this node can be intercepted, and the agent
+// can answer for it. Else it says everything that is in the way.
+func (a *Agent) Ready() error {
+	part := func(what string, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	}
+	return errors.Join(part("conflist", a.keeper.State()), part("probe", a.lastProbe()), part("pods", a.pods.Ready()))
+}
+
+// record takes a line of the plugin's log.
+func (a *Agent) record(r cniwire.Record, _ json.RawMessage) {
+	a.metrics.Record(r)
+	level := slog.LevelInfo
+	if level.UnmarshalText([]byte(r.Level)) != nil {
+		level = slog.LevelInfo
+	}
+	attrs := []slog.Attr{slog.String("from", cniconf.PluginType), slog.String("command", r.Command), slog.String("pod", r.PodNamespace+"/"+r.PodName)}
+	for _, each := range [][2]string{{"result", r.Result}, {"reason", r.Reason}, {"err", r.Error}} {
+		if each[1] != "" {
+			attrs = append(attrs, slog.String(each[0], each[1]))
+		}
+	}
+	if r.Result != "" {
+		attrs = append(attrs, slog.Float64("seconds", r.Seconds))
+	}
+	a.log.LogAttrs(context.Background(), level, r.Message, attrs...)
+}
+
+// probeLoop tries an ADD as soon as everything is in place, often until one
+// succeeds, and every now and then after that.
+func (a *Agent) probeLoop(ctx context.Context) {
+	var tried time.Time
+	for ctx.Err() == nil {
+		every := time.Minute
+		if a.lastProbe() != nil {
+			every = 5 * time.Second
+		}
+		if a.keeper.State() == nil && time.Since(tried) >= every {
+			err := a.probe(ctx)
+			a.mu.Lock()
+			a.probed = err
+			a.mu.Unlock()
+			tried = time.Now()
+		}
+		ready := 0.0
+		if a.Ready() == nil {
+			ready = 1
+		}
+		a.metrics.Ready.Set(ready)
+		wait(ctx, 500*time.Millisecond, nil)
+	}
+}
+
+func (a *Agent) lastProbe() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.probed
+}
+
+func (a *Agent) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err := probe.Add(ctx, filepath.Join(a.s.Place.Bin.Path, a.s.Place.Entry.Type), a.s.Place.Entry.JSON)
+	if err != nil && ctx.Err() == nil {
+		a.log.WarnContext(ctx, "no pod could be intercepted now", "err", err)
+	}
+	return err
+}
+
+// taintLoop takes the startup taint off, once all is ready.
+func (a *Agent) taintLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if a.Ready() == nil {
+			removed, err := a.client.RemoveTaint(ctx, a.s.Node, a.s.Taint)
+			if err == nil {
+				if removed {
+					a.log.InfoContext(ctx, "took the startup taint off the node", "taint", a.s.Taint, "node", a.s.Node)
+				}
+				return
+			}
+			a.log.WarnContext(ctx, "the startup taint is still on the node", "err", err)
+			wait(ctx, 5*time.Second, nil)
+			continue
+		}
+		wait(ctx, 500*time.Millisecond, nil)
+	}
+}
+
+// repairLoop looks at the running pods when they are known, when they change,
+// and every now and then.
+func (a *Agent) repairLoop(ctx context.Context) {
+	r := repair.Repairer{Conf: a.s.Conf, Find: repair.FromProc(sandbox.Finder{Proc: a.s.Proc}), DryRun: a.s.DryRun}
+	for ctx.Err() == nil {
+		if a.pods.Ready() != nil {
+			wait(ctx, 200*time.Millisecond, nil)
+			continue
+		}
+		findings, err := r.Run(a.pods.All())
+		if err != nil {
+			a.log.WarnContext(ctx, "not all pods could be looked at", "err", err)
+		}
+		a.tell(ctx, findings)
+		wait(ctx, a.s.Every, a.changed)
+		// What changes, mostly changes again at once.
+		wait(ctx, time.Second, nil)
+	}
+}
+
+// tell reports findings: each in the metrics, and what is new of them in the
+// log and as an event.
+func (a *Agent) tell(ctx context.Context, findings []repair.Finding) {
+	count := map[repair.State]int{}
+	now := map[string]told{}
+	for _, f := range findings {
+		count[f.State]++
+		if f.State == repair.Missing || f.State == repair.Changed {
+			a.metrics.Drift.WithLabelValues(string(f.State)).Inc()
+		}
+		if f.Result != repair.None {
+			a.metrics.Repairs.WithLabelValues(string(f.Result)).Inc()
+		}
+		is := told{f.State, f.Result, fmt.Sprint(f.Err)}
+		now[f.Pod.UID] = is
+		event, ok := f.Event()
+		if !ok || f.Result != repair.Repaired && a.told[f.Pod.UID] == is {
+			continue
+		}
+		a.events.Write(event)
+		level := slog.LevelInfo
+		if f.Result != repair.Repaired {
+			level = slog.LevelWarn
+		}
+		a.log.LogAttrs(ctx, level, event.Note, slog.String("pod", f.Pod.String()), slog.String("reason", event.Reason))
+	}
+	a.told = now
+	for _, s := range []repair.State{repair.Converged, repair.Missing, repair.Changed, repair.Refused, repair.Waiting, repair.Unknown} {
+		a.metrics.Pods.WithLabelValues(string(s)).Set(float64(count[s]))
+	}
+}
+
+// wait returns after a time, or at a signal, or when ctx is done.
+func wait(ctx context.Context, d time.Duration, signal <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-signal:
+	}
+}

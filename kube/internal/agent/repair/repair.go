@@ -1,0 +1,236 @@
+// Package repair compares the running pods of a node with what they ask for,
+// and puts in force what is missing. It deletes no pod and no rules.
+package repair
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
+	"github.com/mesh-intercept/intercept/podspec"
+)
+
+// State is how a pod was found.
+type State string
+
+// The states.
+const (
+	Converged State = "converged" // its rules are in force
+	Missing   State = "missing"   // it has none of our rules
+	Changed   State = "changed"   // its rules are others than it asks for
+	Refused   State = "refused"   // what it asks for cannot be done
+	Waiting   State = "waiting"   // it has no process yet
+	Unknown   State = "unknown"   // the kernel did not say
+)
+
+// Result says what was done about it.
+type Result string
+
+// The results.
+const (
+	None     Result = ""
+	Repaired Result = "repaired"
+	Failed   Result = "failed"
+	DryRun   Result = "dry-run" // it would have been repaired
+)
+
+// Finding is one pod that asks for interception.
+type Finding struct {
+	Pod    kube.Pod
+	State  State
+	Result Result
+	// Differences are those of Changed.
+	Differences []intercept.Difference
+	Err         error
+}
+
+// Sandbox is where a pod's rules belong.
+type Sandbox interface {
+	NetNS() string
+	ResolvConf() (string, error)
+	Close() error
+}
+
+// Repairer compares and repairs.
+type Repairer struct {
+	// Conf is the plugin's entry.
+	Conf cniconf.Conf
+	// Find opens the sandboxes of pods, by the UID that kubelet has for them.
+	Find func(uids []string) (map[string]Sandbox, error)
+	// DryRun changes nothing.
+	DryRun bool
+}
+
+// FromProc makes a Find of a finder in /proc. A runtime's CRI can stand in its
+// place.
+func FromProc(f sandbox.Finder) func([]string) (map[string]Sandbox, error) {
+	return func(uids []string) (map[string]Sandbox, error) {
+		found, err := f.Find(uids)
+		all := make(map[string]Sandbox, len(found))
+		for uid, s := range found {
+			all[uid] = s
+		}
+		return all, err
+	}
+}
+
+// concerns reports whether a pod's rules are this node's agent's affair. It
+// goes by what the plugin goes by.
+func (r Repairer) concerns(p kube.Pod) bool {
+	return !p.Finished && !p.Facts.HostNetwork && !p.Facts.InitContainer &&
+		!slices.Contains(r.Conf.ExcludeNamespaces, p.Namespace) &&
+		podspec.Mentioned(p.Facts.Annotations, r.Conf.AnnotationPrefix)
+}
+
+// Run looks at pods, all of a node, and repairs. The error is about the node;
+// what is wrong with a pod is in its finding.
+func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
+	pods = slices.DeleteFunc(slices.Clone(pods), func(p kube.Pod) bool { return !r.concerns(p) })
+	if len(pods) == 0 {
+		return nil, nil
+	}
+	uids := make([]string, len(pods))
+	for i, p := range pods {
+		uids[i] = p.RuntimeUID
+	}
+	sandboxes, err := r.Find(uids)
+	unopened := map[string]error{}
+	for _, e := range decode.Flatten(err) {
+		if s, ok := errors.AsType[*sandbox.Error](e); ok {
+			unopened[s.UID] = s.Err
+		}
+	}
+	if len(unopened) > 0 {
+		err = nil // it is in the findings
+	}
+	defer func() {
+		for _, s := range sandboxes {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, p := range pods {
+		f := Finding{Pod: p, State: Waiting}
+		if s, ok := sandboxes[p.RuntimeUID]; ok {
+			f = r.look(p, s)
+			f.Err = named(f.Err, s)
+		} else if why, ok := unopened[p.RuntimeUID]; ok {
+			f.State, f.Err = Unknown, why
+		}
+		if f.State != "" { // it asks for nothing after all
+			findings = append(findings, f)
+		}
+	}
+	return findings, err
+}
+
+// named says of errors about a pod's namespace what they are about: the path by
+// which it is open is another each time, and says nothing to who reads it.
+func named(err error, s Sandbox) error {
+	if err == nil || !strings.Contains(err.Error(), s.NetNS()) {
+		return err
+	}
+	return namedError{strings.ReplaceAll(err.Error(), s.NetNS(), "of the pod"), err}
+}
+
+type namedError struct {
+	text string
+	error
+}
+
+func (e namedError) Error() string { return e.text }
+
+func (e namedError) Unwrap() error { return e.error }
+
+// look compares one pod, and repairs it.
+func (r Repairer) look(p kube.Pod, s Sandbox) Finding {
+	f := Finding{Pod: p}
+	spec, err := r.read(p, s)
+	switch {
+	case err != nil:
+		f.State, f.Err = Refused, err
+		return f
+	case spec.Reason != podspec.Asked:
+		return f
+	}
+	if why := podspec.Foreign(p.Facts.Annotations, r.Conf.RefuseRuntimes, r.Conf.Runtime, spec.RuntimeClass, p.Facts.RuntimeClass); why != "" {
+		f.State, f.Err = Refused, fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
+		return f
+	}
+	target := dataplane.Target{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true}
+	f.Differences, err = target.Check(spec.Config)
+	switch {
+	case errors.Is(err, intercept.ErrNotIntercepted):
+		// Nothing there is never what was asked for.
+		f.State = Missing
+	case errors.Is(err, dataplane.ErrHostNetNS):
+		f.State, f.Err = Refused, err
+		return f
+	case err != nil:
+		f.State, f.Err = Unknown, err
+		return f
+	case len(f.Differences) == 0:
+		f.State = Converged
+		return f
+	default:
+		f.State = Changed
+	}
+	if r.DryRun {
+		f.Result = DryRun
+		return f
+	}
+	// It reads back what it wrote, and fails if that is not there.
+	if _, err := target.Apply(spec.Config); err != nil {
+		f.Result, f.Err = Failed, err
+		return f
+	}
+	f.Result = Repaired
+	return f
+}
+
+// read says what a pod asks for, as the plugin read it.
+func (r Repairer) read(p kube.Pod, s Sandbox) (podspec.Spec, error) {
+	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults, Nameservers: []netip.Addr{}}
+	spec, err := podspec.Read(p.Facts.Annotations, o)
+	if err == nil {
+		return spec, nil
+	}
+	// Only mode resolvconf has need of the pod's name servers.
+	text, fileErr := s.ResolvConf()
+	if fileErr != nil {
+		return spec, err
+	}
+	o.Nameservers = intercept.ParseResolvConf(text)
+	return podspec.Read(p.Facts.Annotations, o)
+}
+
+// Event is what a finding tells who asks about the pod, if anything.
+func (f Finding) Event() (e kube.Event, ok bool) {
+	e = kube.Event{Pod: f.Pod, Action: "Repair", Warning: true}
+	what := "had none of the rules that its annotations ask for"
+	if f.State == Changed {
+		what = fmt.Sprintf("had other rules than its annotations ask for (%s, and %d more differences)", f.Differences[0], len(f.Differences)-1)
+	}
+	switch {
+	case f.State == Refused:
+		e.Reason, e.Note = "InterceptionRefused", f.Err.Error()
+	case f.State == Unknown:
+		e.Reason, e.Note = "InterceptionUnknown", fmt.Sprintf("whether the pod's rules are in force could not be found out: %v", f.Err)
+	case f.Result == Repaired:
+		e.Reason, e.Note = "RulesRepaired", fmt.Sprintf("the pod %s; they are in force now. Connections from before are as they were.", what)
+	case f.Result == Failed:
+		e.Reason, e.Note = "RepairFailed", fmt.Sprintf("the pod %s, and they could not be put in force: %v", what, f.Err)
+	case f.Result == DryRun:
+		e.Reason, e.Note = "RulesDrifted", fmt.Sprintf("the pod %s; nothing was changed (--dry-run)", what)
+	default:
+		return kube.Event{}, false
+	}
+	return e, true
+}

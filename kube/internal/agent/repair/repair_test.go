@@ -1,0 +1,136 @@
+package repair
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// room is a sandbox of a test.
+type room struct {
+	netns, resolv string
+	closed        *int
+}
+
+func (r room) NetNS() string               { return r.netns }
+func (r room) ResolvConf() (string, error) { return r.resolv, nil }
+func (r room) Close() error                { *r.closed++; return nil }
+
+func pod(name string, annotations ...string) kube.Pod {
+	all := map[string]string{}
+	for i := 0; i < len(annotations); i += 2 {
+		all["intercept.mesh/"+annotations[i]] = annotations[i+1]
+	}
+	return kube.Pod{Namespace: "default", Name: name, UID: "api-" + name, RuntimeUID: name, Facts: cniwire.Facts{Found: true, Annotations: all}}
+}
+
+// one is the finding of the only pod.
+func one(t *testing.T, r Repairer, p kube.Pod) Finding {
+	t.Helper()
+	all, err := r.Run([]kube.Pod{p})
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	return all[0]
+}
+
+// TestRepair: a pod without rules gets them, one with others gets its own, and
+// nobody touches what is right.
+func TestRepair(t *testing.T) {
+	netlab.Require(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	closed := 0
+	r := Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
+		return map[string]Sandbox{uids[0]: room{ns.Path(), "nameserver 10.96.0.10\n", &closed}}, nil
+	}}
+	dry := r
+	dry.DryRun = true
+	target := dataplane.Target{NetNS: ns.Path()}
+	p := pod("web", "enabled", "true", "dns", "resolvconf")
+	expect := func(r Repairer, p kube.Pod, state State, result Result, event string) {
+		t.Helper()
+		f := one(t, r, p)
+		e, ok := f.Event()
+		if f.State != state || f.Result != result || ok != (event != "") || e.Reason != event {
+			t.Errorf("%s %s (%v), event %+v; want %s %s, event %s", f.State, f.Result, f.Err, e, state, result, event)
+		}
+	}
+	expect(dry, p, Missing, DryRun, "RulesDrifted")
+	if _, err := target.Counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
+		t.Errorf("a dry run: %v", err)
+	}
+	expect(r, p, Missing, Repaired, "RulesRepaired")
+	expect(r, p, Converged, None, "")
+	// Other rules, and other annotations.
+	if _, err := target.Apply(intercept.Default()); err != nil {
+		t.Fatal(err)
+	}
+	expect(dry, p, Changed, DryRun, "RulesDrifted")
+	expect(r, p, Changed, Repaired, "RulesRepaired")
+	p = pod("web", "enabled", "true", "tunnel-port", "16000")
+	expect(r, p, Changed, Repaired, "RulesRepaired")
+	if _, err := target.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	expect(r, p, Missing, Repaired, "RulesRepaired")
+	expect(r, p, Converged, None, "")
+	// What cannot be done touches nothing.
+	expect(r, pod("web", "enabled", "perhaps"), Refused, None, "InterceptionRefused")
+	kata := p
+	kata.Facts.RuntimeClass = "kata-qemu"
+	expect(r, kata, Refused, None, "InterceptionRefused")
+	expect(r, p, Converged, None, "")
+	if closed != 11 {
+		t.Errorf("%d of 11 sandboxes were closed", closed)
+	}
+}
+
+// TestNotOurs: the plugin would have left them alone, and so does the agent.
+func TestNotOurs(t *testing.T) {
+	r := Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
+		t.Errorf("%v was looked for", uids)
+		return nil, nil
+	}}
+	with := func(change func(*kube.Pod)) kube.Pod {
+		p := pod("x", "enabled", "true")
+		change(&p)
+		return p
+	}
+	all, err := r.Run([]kube.Pod{
+		pod("plain"),
+		with(func(p *kube.Pod) { p.Facts.HostNetwork = true }),
+		with(func(p *kube.Pod) { p.Facts.InitContainer = true }),
+		with(func(p *kube.Pod) { p.Finished = true }),
+		with(func(p *kube.Pod) { p.Namespace = "kube-system" }),
+	})
+	if err != nil || len(all) > 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	// Ones that say so in their annotations.
+	closed := 0
+	r.Find = func(uids []string) (map[string]Sandbox, error) {
+		return map[string]Sandbox{"off": room{"/nonexistent", "", &closed}}, errors.New("one could not be read")
+	}
+	r2 := r
+	r2.Find = func(uids []string) (map[string]Sandbox, error) {
+		return nil, errors.Join(&sandbox.Error{UID: uids[0], Err: errors.New("no permission")})
+	}
+	if f := one(t, r2, pod("closed", "enabled", "true")); f.State != Unknown || f.Err == nil {
+		t.Errorf("a namespace that cannot be opened: %+v", f)
+	}
+	all, err = r.Run([]kube.Pod{pod("off", "enabled", "false"), pod("pending", "enabled", "true")})
+	if len(all) != 1 || all[0].State != Waiting || err == nil || closed != 1 {
+		t.Errorf("%+v, %v, closed %d", all, err, closed)
+	}
+}
