@@ -1,0 +1,163 @@
+// Package nslock locks a network namespace against others of ours who would change its rules at the same time.
+//
+// The lock is a group of the netfilter log that no rule logs to: binding to a group takes CAP_NET_ADMIN in the user
+// namespace that owns the network namespace, the kernel gives each group to one socket a network namespace, and takes it
+// back when the socket closes, however its process ends (nfulnl_recv_config and nfulnl_rcv_nl_event in
+// net/netfilter/nfnetlink_log.c). So nobody who could not change the rules anyway can hold the lock, it takes no file
+// system, and nothing of it is left behind. A file or an abstract UNIX socket could be held by any process in the pod.
+//
+// Where the kernel has no netfilter log the lock is the abstract UNIX socket all the same (unix(7)), which keeps ours
+// apart from each other, but not others from holding it.
+package nslock
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// group is the group of the netfilter log that stands for the lock: "mi" in ASCII. iptables' NFLOG and nft's log
+// take numbers that people choose, mostly small ones.
+const group = 'm'<<8 | 'i'
+
+// name is the abstract UNIX socket that stands for it where there is no netfilter log.
+const name = "@mesh-intercept"
+
+// pause is how long to wait between two tries. Nothing tells when the lock is free.
+const pause = 2 * time.Millisecond
+
+// Error says why the lock could not be had. It is [ruleset.ErrLocked] where another held it until the context ended.
+type Error struct {
+	// Waited is how long another held the lock.
+	Waited time.Duration
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if errors.Is(e.Err, ruleset.ErrLocked) {
+		return fmt.Sprintf("the network namespace was %s for %s: another process of Intercept's changes its rules",
+			ruleset.ErrLocked, e.Waited.Round(time.Millisecond))
+	}
+	return "lock the network namespace: " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Acquire waits until nobody else holds the lock of the network namespace of the calling thread, or until ctx ends. The
+// lock is the process's: release it from any thread.
+func Acquire(ctx context.Context) (release func() error, err error) {
+	begun := time.Now()
+	for take := takeLogGroup; ; {
+		release, err = take()
+		switch {
+		case err == nil:
+			return release, nil
+		case errors.Is(err, errNoLog):
+			take = takeSocket
+			continue
+		case !errors.Is(err, errHeld):
+			return nil, &Error{Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, &Error{time.Since(begun), errors.Join(ruleset.ErrLocked, context.Cause(ctx))}
+		case <-time.After(pause):
+		}
+	}
+}
+
+var (
+	errHeld  = errors.New("another holds the lock")
+	errNoLog = errors.New("the kernel has no netfilter log")
+)
+
+// Commands and attributes of linux/netfilter/nfnetlink_log.h.
+const (
+	messageConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1 // NFULNL_MSG_CONFIG
+	attrCommand   = 1                            // NFULA_CFG_CMD
+	commandBind   = 1                            // NFULNL_CFG_CMD_BIND
+	commandUnbind = 2                            // NFULNL_CFG_CMD_UNBIND
+)
+
+// takeLogGroup binds to the group.
+func takeLogGroup() (release func() error, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, errors.Join(errNoLog, os.NewSyscallError("socket", err))
+	}
+	switch err = command(fd, group, commandBind); {
+	case err == nil:
+		return func() error { return unix.Close(fd) }, nil
+	case errors.Is(err, unix.EBUSY):
+		err = errHeld
+	case errors.Is(err, unix.EPERM):
+		// So says the kernel of a group that another has, and of want of privilege. To give up a group that nobody
+		// has tells the two apart.
+		if again := command(fd, group+1, commandUnbind); errors.Is(again, unix.EPERM) {
+			err = fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
+				ruleset.ErrPermission, unix.EPERM)
+		} else {
+			err = errHeld
+		}
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+		err = errors.Join(errNoLog, err) // the module nfnetlink_log is not there
+	}
+	return nil, errors.Join(err, unix.Close(fd))
+}
+
+// command sends one command about a group and takes its answer, which the kernel gives before sendto returns. It does
+// without a library and its buffers: they would take thirty times as long as the lock.
+func command(fd int, group uint16, what byte) error {
+	const size = unix.NLMSG_HDRLEN + 4 + unix.NLA_HDRLEN + 4 // one byte of attribute, padded to four
+	m := binary.NativeEndian.AppendUint32(nil, size)
+	m = binary.NativeEndian.AppendUint16(m, messageConfig)
+	m = binary.NativeEndian.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	m = append(m, make([]byte, 8)...)                                                      // sequence and port
+	m = binary.BigEndian.AppendUint16(append(m, unix.AF_UNSPEC, unix.NFNETLINK_V0), group) // struct nfgenmsg
+	m = binary.NativeEndian.AppendUint16(m, unix.NLA_HDRLEN+1)
+	m = binary.NativeEndian.AppendUint16(m, attrCommand)
+	m = append(m, what, 0, 0, 0)
+	for {
+		err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) { // which is before anything is sent
+			return os.NewSyscallError("sendto", err)
+		}
+	}
+	answer := make([]byte, 256)
+	n, _, err := unix.Recvfrom(fd, answer, unix.MSG_DONTWAIT)
+	switch {
+	case err != nil:
+		return os.NewSyscallError("recvfrom", err)
+	case n < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(answer[4:]) != unix.NLMSG_ERROR:
+		return fmt.Errorf("an answer of the kernel's of %d bytes, which is no acknowledgment", n)
+	}
+	if errno := int32(binary.NativeEndian.Uint32(answer[unix.NLMSG_HDRLEN:])); errno != 0 {
+		return unix.Errno(-errno)
+	}
+	return nil
+}
+
+// takeSocket binds the abstract name.
+func takeSocket() (release func() error, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err == nil {
+		return func() error { return unix.Close(fd) }, nil
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = errHeld
+	}
+	return nil, errors.Join(err, unix.Close(fd))
+}

@@ -1,0 +1,188 @@
+package nslock
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+const holdVariable = "NSLOCK_TEST_HOLD"
+
+// TestMain lets a test start this binary as a process that takes the lock, says so, and waits to be killed.
+func TestMain(m *testing.M) {
+	if os.Getenv(holdVariable) == "" {
+		m.Run()
+		return
+	}
+	_, err := acquire(200 * time.Millisecond)
+	switch {
+	case errors.Is(err, ruleset.ErrPermission):
+		fmt.Println("no permission")
+	case err != nil:
+		fmt.Println(err)
+	default:
+		fmt.Println("held")
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+func acquire(wait time.Duration) (func() error, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	return Acquire(ctx)
+}
+
+func newNamespace(t *testing.T) *netlab.Namespace {
+	t.Helper()
+	netlab.Require(t)
+	n, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	return n
+}
+
+// other starts a process that takes the lock of a namespace, and returns what it says of that. Kill ends it.
+func other(t *testing.T, n *netlab.Namespace, owner *intercept.Owner) (says string, kill func()) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), holdVariable+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cmd.StdinPipe(); err != nil { // closed with this process
+		t.Fatal(err)
+	}
+	if err := n.Start(cmd, owner); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return line, func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+}
+
+// TestTake: one holds the lock at a time, each namespace has its own, and it is free when it is released.
+func TestTake(t *testing.T) {
+	for name, take := range map[string]func() (func() error, error){"log": takeLogGroup, "socket": takeSocket} {
+		t.Run(name, func(t *testing.T) {
+			here, there := newNamespace(t), newNamespace(t)
+			err := here.Do(func() error {
+				release, err := take()
+				if err != nil {
+					return err
+				}
+				if _, err := take(); !errors.Is(err, errHeld) {
+					return fmt.Errorf("a second time: %w", err)
+				}
+				if err := there.Do(func() error {
+					release, err := take()
+					if err != nil {
+						return err
+					}
+					return release()
+				}); err != nil {
+					return fmt.Errorf("in another namespace: %w", err)
+				}
+				if err := release(); err != nil {
+					return err
+				}
+				if release, err = take(); err != nil {
+					return fmt.Errorf("after the release: %w", err)
+				}
+				return release()
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestHeld: whoever waits gives up when its context ends, and gets the lock of a process that is killed.
+func TestHeld(t *testing.T) {
+	n := newNamespace(t)
+	says, kill := other(t, n, nil)
+	if says != "held\n" {
+		t.Fatal(says)
+	}
+	err := n.Do(func() error { _, err := acquire(50 * time.Millisecond); return err })
+	var e *Error
+	if !errors.As(err, &e) || !errors.Is(err, ruleset.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) || e.Waited < 50*time.Millisecond {
+		t.Errorf("held: %v", err)
+	}
+	got := make(chan error)
+	go func() {
+		got <- n.Do(func() error {
+			release, err := acquire(time.Minute)
+			if err != nil {
+				return err
+			}
+			return release()
+		})
+	}()
+	kill()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnprivileged: a process without CAP_NET_ADMIN cannot take the lock, and is told why.
+func TestUnprivileged(t *testing.T) {
+	n := newNamespace(t)
+	says, kill := other(t, n, &intercept.Owner{UID: 65534, GID: 65534})
+	defer kill()
+	if says != "no permission\n" {
+		t.Error(says)
+	}
+	err := n.Do(func() error {
+		release, err := acquire(time.Second)
+		if err != nil {
+			return err
+		}
+		return release()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkAcquire(b *testing.B) {
+	netlab.Require(b)
+	n, err := netlab.NewNamespace()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer n.Close()
+	err = n.Do(func() error {
+		for b.Loop() {
+			release, err := acquire(time.Second)
+			if err != nil {
+				return err
+			}
+			if err := release(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+}
