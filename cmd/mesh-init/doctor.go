@@ -6,8 +6,19 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
+
+func doctorVerb() verb {
+	return verb{cli.Verb{
+		Name: "doctor", Does: "say what this system can do, what it lacks and what mends that",
+		Also: []string{"diagnose", "info"},
+		More: "It tries every backend and changes nothing: nftables in a transaction that ends in an\n" +
+			"error, iptables in a network namespace of its own (which takes CAP_SYS_ADMIN).",
+		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
+	}, job.doctor}
+}
 
 // doctor reports what the system can do. Its answer to "would apply work?" is
 // its exit code.
@@ -16,11 +27,7 @@ func (j job) doctor() error {
 	if err != nil {
 		return err
 	}
-	if j.json {
-		err = j.printJSON(r)
-	} else {
-		j.out.WriteString(doctorText(r))
-	}
+	err = j.print(r, func() string { return doctorText(r) })
 	if err == nil && r.Error != "" && r.Choice.Backend != "" {
 		return fmt.Errorf("%w to find out whether apply would work", intercept.ErrPermission)
 	}

@@ -9,8 +9,43 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
+
+func explainVerb() verb {
+	return verb{cli.Verb{
+		Name: "explain", Does: "say what happens to a packet and why; no privilege needed",
+		Also: []string{"why", "trace", "what", "describe"},
+		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
+			"check says whether the two are the same.",
+		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside]",
+		Flags: explainFlags,
+		Examples: `
+  Why does this call of the app (not) go to the proxy?
+    mesh-init explain --dst 10.1.2.3:443 --uid 1000 --config mesh.yaml
+  The proxy calls its own pod by the pod's address; a client calls port 8080:
+    mesh-init explain --from proxy --to-self --dst 10.244.1.7:8080
+    mesh-init explain --from outside --src 10.244.2.9 --dst 10.244.1.7:8080
+`}, job.explain}
+}
+
+func explainFlags() []cli.Flag {
+	return append(configFlags(), once(
+		row("from", "app|proxy|outside", groupPacket, "app", "who sends it; outside: it arrives in the pod"),
+		row(dstFlag, "ADDRESS:PORT", groupPacket, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
+		row("src", "ADDRESS[:PORT]", groupPacket, "", "where it comes from"),
+		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol"),
+		row("uid", "ID", groupPacket, "1000", "the app's user"),
+		row("gid", "ID", groupPacket, "1000", "the app's group"),
+		row("mark", "NUMBER", groupPacket, "0", "the mark of the sender's socket (SO_MARK)"),
+		row("interface", "NAME", groupPacket, "",
+			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"),
+		row("to-self", "", groupPacket, "false", "the destination is the pod's own address"),
+		row("state", "new|established|invalid", groupPacket, "new",
+			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
+	)...)
+}
 
 // packetFlags are the settings, by flag, that describe a packet.
 type packetFlags map[string]setting
@@ -37,8 +72,8 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 	var dst, src netip.AddrPort
 	var err error
 	proto := p["proto"].text
-	if dst, err = parseEndpoint(p["dst"].text, proto, proto != "icmp"); err != nil {
-		fail("dst", "%w", err)
+	if dst, err = parseEndpoint(p[dstFlag].text, proto, proto != "icmp"); err != nil {
+		fail(dstFlag, "%w", err)
 	}
 	if p.given("src") {
 		if src, err = parseEndpoint(p["src"].text, proto, false); err != nil {
@@ -233,23 +268,19 @@ type stepJSON struct {
 func (j job) explain() error {
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	packet, err := j.packet.packet(j.config)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	trace, err := rs.Trace(packet)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	e := explain(j.config, packet, trace)
 	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
-	if j.json {
-		return j.printJSON(e)
-	}
-	j.out.WriteString(e.String())
-	return nil
+	return j.print(e, e.String)
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
 )
 
 func TestExplainText(t *testing.T) {
@@ -74,7 +76,7 @@ decided: redirecting rules are not asked about an invalid packet, and --drop-inv
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(tc.args)...)...)
-			if diff := cmp.Diff(tc.want, r.out); diff != "" || r.code != exitDone {
+			if diff := cmp.Diff(tc.want, r.out); diff != "" || r.code != cli.ExitDone {
 				t.Errorf("exit code %d, %s (-want +got):\n%s", r.code, r.stderr, diff)
 			}
 		})
@@ -104,8 +106,8 @@ func TestExplain(t *testing.T) {
 		{"--dst [fd00::1] --proto icmp", "pass", "O14", "ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
 		{"--dst 10.1.2.3:443 --state established", "pass", "O14", "tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
 	} {
-		r := invoke(t, "", nil, append([]string{"explain", "--format", "json"}, strings.Fields(tc.args)...)...)
-		if r.code != exitDone {
+		r := invoke(t, "", nil, append([]string{"explain", "-o", "json"}, strings.Fields(tc.args)...)...)
+		if r.code != cli.ExitDone {
 			t.Errorf("%s: exit code %d, %s", tc.args, r.code, r.stderr)
 			continue
 		}
@@ -144,7 +146,7 @@ func TestExplainRefuses(t *testing.T) {
 		"--dst 10.0.0.1:80 --proto udp --state established": `--state: established: only a TCP packet`,
 	} {
 		r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(args)...)...)
-		if r.code != exitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {
+		if r.code != cli.ExitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {
 			t.Errorf("%s: exit code %d, standard error %q; want %q", args, r.code, r.stderr, want)
 		}
 	}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+)
+
+func applyVerb() verb {
+	return verb{cli.Verb{
+		Name: "apply", Does: "put the rules in force, all or nothing",
+		Also: []string{"install", "add", "set", "setup", "init", "start", "run"},
+		More: "Applying twice is applying once. Rules of an earlier configuration are replaced in\n" +
+			"one transaction, without a moment in between.",
+		Flags: applyFlags,
+		Examples: `
+  In a pod's init container (runAsUser: 0, capabilities: add: [NET_ADMIN]):
+    mesh-init apply --outbound-exclude-ports 5432 --dns resolvconf
+  From the node, for a pod of which PID 4711 is a process:
+    mesh-init apply -n /proc/4711/ns/net --config mesh.yaml
+`}, job.apply}
+}
+
+func applyFlags() []cli.Flag {
+	all := append(configFlags(), kernelFlags()...)
+	all = append(all, row("set-sysctls", "", groupWhere, "false",
+		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
+	return append(all, once(row("dry-run", "", groupWhere, "false", "print what render prints, and change nothing"))...)
+}
+
+func (j job) apply() error {
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return cli.UsageError{Err: err}
+	}
+	if j.dryRun {
+		return j.render()
+	}
+	r, err := j.plane.Apply(j.config)
+	if err != nil {
+		return err
+	}
+	for _, w := range r.Warnings {
+		j.log.WarnContext(j.ctx, w)
+	}
+	rules, families := countRules(rs), familyNames(rs)
+	return j.print(struct {
+		dataplane.Result
+		Rules    int      `json:"rules"`
+		Families []string `json:"families"`
+	}{r, rules, families}, func() string {
+		return fmt.Sprintf("%s: %d rules, %s, by %s (%s)\n",
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, r.Reason)
+	})
+}
+
+func countRules(rs intercept.Ruleset) (n int) {
+	for _, c := range rs.Chains {
+		n += len(c.Rules)
+	}
+	return n
+}
+
+func familyNames(rs intercept.Ruleset) []string {
+	var names []string
+	for _, f := range rs.Families {
+		names = append(names, f.String())
+	}
+	return names
+}

@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// Width is how many columns a line of text may take.
+const Width = 100
+
+// A Row is a line of a table. A row of one cell is a heading, which does not
+// count for the columns' width.
+type Row []string
+
+// Table lays rows out in columns. The last column is broken between words
+// where a line would be wider than Width.
+func Table(rows []Row) string {
+	var widths []int
+	for _, r := range rows {
+		for i, cell := range r {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			if len(r) > 1 {
+				widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			}
+		}
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		left, at := "", 0
+		for i, cell := range r[:len(r)-1] {
+			left += cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
+			at += widths[i] + 2
+		}
+		for _, part := range Wrap(r[len(r)-1], Width-at) {
+			b.WriteString(strings.TrimRight(left+part, " ") + "\n")
+			left = strings.Repeat(" ", at)
+		}
+	}
+	return b.String()
+}
+
+// Wrap breaks text between words, and after commas, into lines of at most width
+// columns. A longer word has a line of its own. There is at least one line.
+func Wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		for _, part := range parts(word, width) {
+			glue := " "
+			if line == "" || strings.HasSuffix(line, ",") && part.joined {
+				glue = ""
+			}
+			if line != "" && utf8.RuneCountInString(line+glue+part.text) > width {
+				lines = append(lines, line)
+				line, glue = "", ""
+			}
+			line += glue + part.text
+		}
+	}
+	return append(lines, line)
+}
+
+type part struct {
+	text   string
+	joined bool // without a space to what is before it
+}
+
+// parts breaks a word that does not fit a line after its commas.
+func parts(word string, width int) []part {
+	if utf8.RuneCountInString(word) <= width {
+		return []part{{word, false}}
+	}
+	var all []part
+	for item := range strings.SplitAfterSeq(word, ",") {
+		all = append(all, part{item, len(all) > 0})
+	}
+	return all
+}
