@@ -7,6 +7,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 func applyVerb() verb {
@@ -52,8 +53,8 @@ func (j job) apply() error {
 		Rules    int      `json:"rules"`
 		Families []string `json:"families"`
 	}{r, rules, families}, func() string {
-		return fmt.Sprintf("%s: %d rules, %s, by %s (%s)\n",
-			r.Outcome, rules, strings.Join(families, " and "), r.Backend, r.Reason)
+		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, decode.OneLine(r.Reason)))
 	})
 }
 

@@ -42,10 +42,10 @@ func (j job) doctor() error {
 func doctorText(r dataplane.Report) string {
 	var b strings.Builder
 	line := func(what, state, more string) {
-		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, decode.OneLine(more))
-		trimmed := strings.TrimRight(b.String(), " ")
-		b.Reset()
-		b.WriteString(trimmed + "\n")
+		b.WriteString(cli.Hang(fmt.Sprintf("%-32s %-8s ", what, state), 42, decode.OneLine(more)))
+	}
+	sentence := func(format string, args ...any) {
+		b.WriteString(cli.Hang("", 2, decode.OneLine(fmt.Sprintf(format, args...))))
 	}
 	yes := func(v bool) string {
 		if v {
@@ -93,11 +93,11 @@ func doctorText(r dataplane.Report) string {
 	b.WriteString("\n")
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":
-		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, decode.OneLine(r.Error))
+		sentence("apply would take %s, which could not be tried: %s", r.Choice.Backend, r.Error)
 	case r.Error != "":
-		fmt.Fprintf(&b, "apply would fail: %s\n", decode.OneLine(r.Error))
+		sentence("apply would fail: %s", r.Error)
 	default:
-		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, decode.OneLine(r.Choice.Reason))
+		sentence("apply takes %s: %s", r.Choice.Backend, r.Choice.Reason)
 	}
 	if len(r.Modules) > 0 {
 		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -237,10 +236,13 @@ type explanation struct {
 	Words  string         `json:"words"`
 	Packet packetJSON     `json:"packet"`
 	// Line and Reason are those of the rule that decided; empty if none did.
-	Line   string     `json:"line"`
-	Reason string     `json:"reason"`
-	Zone   uint16     `json:"conntrackZone,omitempty"`
-	Steps  []stepJSON `json:"steps"`
+	Line   string `json:"line"`
+	Reason string `json:"reason"`
+	Zone   uint16 `json:"conntrackZone,omitempty"`
+	// Sources are where the configuration was given: a file, flags, variables. It
+	// is the default if there are none.
+	Sources []string   `json:"sources"`
+	Steps   []stepJSON `json:"steps"`
 }
 
 type packetJSON struct {
@@ -280,7 +282,8 @@ func (j job) explain() error {
 	}
 	e := explain(j.config, packet, trace)
 	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
-	return j.print(e, e.String)
+	e.Sources = j.sources
+	return j.print(e, func() string { return e.text(j.style) })
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
@@ -371,29 +374,35 @@ func (p packetJSON) String() string {
 		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
 }
 
-func (e explanation) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n\n", e.Fate, e.Words)
-	fmt.Fprintf(&b, "packet:  %s\n", decode.OneLine(e.Packet.String()))
-	steps := e.Steps
-	if e.Line == "" {
-		fmt.Fprintf(&b, "decided: %s\n", e.Reason)
-	} else {
-		fmt.Fprintf(&b, "decided: %s %s\n", e.Line, e.Reason)
-		// What it took to get there is below.
-		steps = slices.DeleteFunc(slices.Clone(steps), func(s stepJSON) bool { return s.Decided })
+func (e explanation) text(style cli.Style) string {
+	config := "the defaults, since none was given"
+	if len(e.Sources) > 0 {
+		config = strings.Join(e.Sources, ", ") + "; the rest are the defaults"
 	}
-	for i, s := range steps {
-		if i == 0 || steps[i-1].Chain != s.Chain {
-			fmt.Fprintf(&b, "\npassed on the way, in chain %s:\n", s.Chain)
+	decided := e.Reason
+	if e.Line != "" {
+		decided = e.Line + " " + e.Reason
+	}
+	fate := e.Fate.String() + ": "
+	text := cli.Hang(style.Strong(fate), len(fate), e.Words) + "\n" +
+		cli.Hang("packet:  ", 9, decode.OneLine(e.Packet.String())) +
+		cli.Hang("config:  ", 9, decode.OneLine(config)) +
+		cli.Hang("decided: ", 9, decided)
+	if len(e.Steps) == 0 {
+		return text
+	}
+	rows := []cli.Row{{"LINE", "REASON", "MATCH"}}
+	for i, s := range e.Steps {
+		if i == 0 || e.Steps[i-1].Chain != s.Chain {
+			rows = append(rows, cli.Row{s.Chain + ":"})
 		}
-		because := s.Because
+		match := "no: " + s.Because
 		if s.Matched {
-			because = "matched: " + s.Target
+			match = "yes: " + s.Target
 		}
-		fmt.Fprintf(&b, "  %s %s — %s\n", s.Line, s.Reason, shorten(because))
+		rows = append(rows, cli.Row{s.Line, s.Reason, shorten(match)})
 	}
-	return b.String()
+	return text + "\n" + cli.Table(rows)
 }
 
 // shorten cuts a list of thousands to what fits beside a rule.

@@ -36,7 +36,7 @@ func (j job) verify() error {
 			if v.OK {
 				state = j.style.Good("ok") + "    "
 			}
-			text += state + "  " + decode.OneLine(v.What) + ": " + decode.OneLine(v.Found) + "\n"
+			text += cli.Hang(state+"  ", 8, decode.OneLine(v.What+": "+v.Found))
 		}
 		return text
 	})

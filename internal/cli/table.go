@@ -33,10 +33,18 @@ func Table(rows []Row) string {
 			left += cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
 			at += widths[i] + 2
 		}
-		for _, part := range Wrap(r[len(r)-1], Width-at) {
-			b.WriteString(strings.TrimRight(left+part, " ") + "\n")
-			left = strings.Repeat(" ", at)
-		}
+		b.WriteString(Hang(left, at, r[len(r)-1]))
+	}
+	return b.String()
+}
+
+// Hang writes text after a label of indent columns, and the lines that it is
+// broken into below its first.
+func Hang(label string, indent int, text string) string {
+	var b strings.Builder
+	for _, line := range Wrap(text, Width-indent) {
+		b.WriteString(strings.TrimRight(label+line, " ") + "\n")
+		label = strings.Repeat(" ", indent)
 	}
 	return b.String()
 }
