@@ -235,10 +235,11 @@ type explanation struct {
 	Fate   intercept.Fate `json:"fate"`
 	Words  string         `json:"words"`
 	Packet packetJSON     `json:"packet"`
-	// Line and Reason are those of the rule that decided; empty if none did.
-	Line   string `json:"line"`
-	Reason string `json:"reason"`
-	Zone   uint16 `json:"conntrackZone,omitempty"`
+	// ID, Line and Reason are those of the rule that decided; empty if none did.
+	ID     intercept.RuleID `json:"id"`
+	Line   string           `json:"line"`
+	Reason string           `json:"reason"`
+	Zone   uint16           `json:"conntrackZone,omitempty"`
 	// Sources are where the configuration was given: a file, flags, variables. It
 	// is the default if there are none.
 	Sources []string   `json:"sources"`
@@ -258,13 +259,14 @@ type packetJSON struct {
 }
 
 type stepJSON struct {
-	Chain   string `json:"chain"`
-	Line    string `json:"line"`
-	Reason  string `json:"reason"`
-	Matched bool   `json:"matched"`
-	Decided bool   `json:"decided,omitempty"`
-	Target  string `json:"target,omitempty"` // of a rule that matched
-	Because string `json:"because,omitempty"`
+	Chain   string           `json:"chain"`
+	ID      intercept.RuleID `json:"id"`
+	Line    string           `json:"line"`
+	Reason  string           `json:"reason"`
+	Matched bool             `json:"matched"`
+	Decided bool             `json:"decided,omitempty"`
+	Target  string           `json:"target,omitempty"` // of a rule that matched
+	Because string           `json:"because,omitempty"`
 }
 
 func (j job) explain() error {
@@ -287,7 +289,7 @@ func (j job) explain() error {
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
-	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
+	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), ID: t.Rule, Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
 	if e.Reason == "" {
 		e.Reason = "no rule decides on such a packet"
 		if p.State == intercept.CTInvalid {
@@ -295,7 +297,7 @@ func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanat
 		}
 	}
 	for _, s := range t.Steps {
-		step := stepJSON{Chain: s.Chain, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
+		step := stepJSON{Chain: s.Chain, ID: s.Rule.ID, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
 		if s.Matched {
 			step.Target = s.Rule.Target.String()
 		} else {
@@ -380,8 +382,8 @@ func (e explanation) text(style cli.Style) string {
 		config = strings.Join(e.Sources, ", ") + "; the rest are the defaults"
 	}
 	decided := e.Reason
-	if e.Line != "" {
-		decided = e.Line + " " + e.Reason
+	if e.ID != "" {
+		decided = string(e.ID) + ": " + e.Reason
 	}
 	fate := e.Fate.String() + ": "
 	text := cli.Hang(style.Strong(fate), len(fate), e.Words) + "\n" +
@@ -391,7 +393,7 @@ func (e explanation) text(style cli.Style) string {
 	if len(e.Steps) == 0 {
 		return text
 	}
-	rows := []cli.Row{{"LINE", "REASON", "MATCH"}}
+	rows := []cli.Row{{"RULE", "REASON", "MATCH"}}
 	for i, s := range e.Steps {
 		if i == 0 || e.Steps[i-1].Chain != s.Chain {
 			rows = append(rows, cli.Row{s.Chain + ":"})
@@ -400,7 +402,7 @@ func (e explanation) text(style cli.Style) string {
 		if s.Matched {
 			match = "yes: " + s.Target
 		}
-		rows = append(rows, cli.Row{s.Line, s.Reason, shorten(match)})
+		rows = append(rows, cli.Row{string(s.ID), s.Reason, shorten(match)})
 	}
 	return text + "\n" + cli.Table(rows)
 }

@@ -20,27 +20,27 @@ func TestExplainText(t *testing.T) {
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
 config:  --exclude-interfaces; the rest are the defaults
-decided: O12 every destination is included
+decided: O12: every destination is included
 
-LINE  REASON                                  MATCH
+RULE     REASON                                  MATCH
 output:
-O1    excluded interface                      no: not leaving by net1
-O2    the proxy's passthrough source          no: not leaving by lo
-O3    the proxy calls its own pod (by user)   no: not leaving by lo
-O3    the proxy calls its own pod (by group)  no: not leaving by lo
-O4    from the proxy (by user)                no: not UID 1337
-O4    from the proxy (by group)               no: not GID 1337
-O6    inside the pod                          no: not leaving by lo
-O9    the exempt loopback range               no: not destination 127.0.0.1,::1
-O12   every destination is included           yes: redirect to :15001
+O1.net1  excluded interface                      no: not leaving by net1
+O2       the proxy's passthrough source          no: not leaving by lo
+O3.uid   the proxy calls its own pod (by user)   no: not leaving by lo
+O3.gid   the proxy calls its own pod (by group)  no: not leaving by lo
+O4.uid   from the proxy (by user)                no: not UID 1337
+O4.gid   from the proxy (by group)               no: not GID 1337
+O6       inside the pod                          no: not leaving by lo
+O9       the exempt loopback range               no: not destination 127.0.0.1,::1
+O12      every destination is included           yes: redirect to :15001
 `},
 		{"a probe", "--from outside --dst [fd00::1]:15021 --src fd00::9", `pass: goes on untouched, past the proxy
 
 packet:  tcp [fd00::9]:40000 -> [fd00::1]:15021, arriving by eth0
 config:  the defaults, since none was given
-decided: I6 excluded port
+decided: I6: excluded port
 
-LINE  REASON           MATCH
+RULE  REASON           MATCH
 prerouting:
 I4    the tunnel port  no: not port 15008
 I6    excluded port    yes: return
@@ -49,17 +49,17 @@ I6    excluded port    yes: return
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
 config:  --include-uids, --passthrough-sources, --inbound-mode; the rest are the defaults
-decided: O12 every destination is included
+decided: O12: every destination is included
 
-LINE  REASON                         MATCH
+RULE             REASON                         MATCH
 output:
-O4    from the proxy (by user)       no: not UID 1337
-O4    from the proxy (by group)      no: not GID 1337
-O6    inside the pod                 no: not leaving by lo
-O7    included user                  yes: goto output_included
+O4.uid           from the proxy (by user)       no: not UID 1337
+O4.gid           from the proxy (by group)      no: not GID 1337
+O6               inside the pod                 no: not leaving by lo
+O7.included-uid  included user                  yes: goto output_included
 output_included:
-O9    the exempt loopback range      no: not destination 127.0.0.1,::1
-O12   every destination is included  yes: redirect to :15001
+O9               the exempt loopback range      no: not destination 127.0.0.1,::1
+O12              every destination is included  yes: redirect to :15001
 `},
 		{"a family left out", "--dst [fd00::1]:443 --families ipv4", `pass: goes on untouched, past the proxy
 
@@ -78,9 +78,9 @@ decided: no rule decides on such a packet
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
 config:  --drop-invalid; the rest are the defaults
-decided: I3 conntrack calls it invalid
+decided: I3: conntrack calls it invalid
 
-LINE  REASON                      MATCH
+RULE  REASON                      MATCH
 invalid:
 I3    conntrack calls it invalid  yes: drop
 `},

@@ -69,10 +69,11 @@ type chainJSON struct {
 }
 
 type ruleJSON struct {
-	Line   string   `json:"line"`
-	Reason string   `json:"reason"`
-	Match  []string `json:"match"`
-	Target string   `json:"target"`
+	ID     intercept.RuleID `json:"id"`
+	Line   string           `json:"line"`
+	Reason string           `json:"reason"`
+	Match  []string         `json:"match"`
+	Target string           `json:"target"`
 }
 
 func chainsJSON(rs intercept.Ruleset) []chainJSON {
@@ -88,7 +89,7 @@ func chainsJSON(rs intercept.Ruleset) []chainJSON {
 			for k, m := range r.Match {
 				match[k] = m.String()
 			}
-			out.Rules = append(out.Rules, ruleJSON{r.ID.Line(), r.Reason, match, r.Target.String()})
+			out.Rules = append(out.Rules, ruleJSON{r.ID, r.ID.Line(), r.Reason, match, r.Target.String()})
 		}
 		chains[i] = out
 	}

@@ -452,7 +452,7 @@ func TestResults(t *testing.T) {
 		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0, "ok      rules: as they should\n", ""},
 		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}}, []string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
 		{counted, []string{"status"}, 0, "" +
-			"PACKETS  BYTES   LINE  FAMILY  REASON\n" +
+			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
 			"prerouting:\n" +
 			"1        60      I4            the tunnel port\n" +
 			"output:\n" +

@@ -33,13 +33,14 @@ func (j job) status() error {
 
 // statusText is one table, so that the columns of all chains agree.
 func statusText(counters []intercept.Counter) string {
-	rows := []cli.Row{{"PACKETS", "BYTES", "LINE", "FAMILY", "REASON"}}
+	rows := []cli.Row{{"PACKETS", "BYTES", "RULE", "FAMILY", "REASON"}}
 	for i, c := range counters {
 		if i == 0 || counters[i-1].Chain != c.Chain {
 			rows = append(rows, cli.Row{decode.OneLine(c.Chain) + ":"})
 		}
 		rows = append(rows, cli.Row{
-			strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10), decode.OneLine(c.Line), c.Family, decode.OneLine(c.Reason),
+			strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10),
+			decode.OneLine(string(c.Rule)), c.Family, decode.OneLine(c.Reason),
 		})
 	}
 	return cli.Table(rows)

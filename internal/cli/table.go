@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -12,28 +13,49 @@ const Width = 100
 // count for the columns' width.
 type Row []string
 
-// Table lays rows out in columns. The last column is broken between words
-// where a line would be wider than Width.
+// Table lays rows out in columns. Where a line would be wider than Width, the
+// widest columns are broken between words.
 func Table(rows []Row) string {
 	var widths []int
+	total := 0
 	for _, r := range rows {
 		for i, cell := range r {
 			if i == len(widths) {
 				widths = append(widths, 0)
+				total += 2
 			}
-			if len(r) > 1 {
-				widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			if n := min(Width, utf8.RuneCountInString(cell)); len(r) > 1 && n > widths[i] {
+				total += n - widths[i]
+				widths[i] = n
 			}
 		}
 	}
+	for ; total-2 > Width; total-- {
+		widths[slices.Index(widths, slices.Max(widths))]--
+	}
 	var b strings.Builder
 	for _, r := range rows {
-		left, at := "", 0
-		for i, cell := range r[:len(r)-1] {
-			left += cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2)
-			at += widths[i] + 2
+		if len(r) == 1 {
+			b.WriteString(Hang("", 0, r[0]))
+			continue
 		}
-		b.WriteString(Hang(left, at, r[len(r)-1]))
+		cells := make([][]string, len(r))
+		height := 1
+		for i, cell := range r {
+			cells[i] = Wrap(cell, widths[i])
+			height = max(height, len(cells[i]))
+		}
+		for k := range height {
+			line := ""
+			for i, lines := range cells {
+				part := ""
+				if k < len(lines) {
+					part = lines[k]
+				}
+				line += part + strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(part))+2)
+			}
+			b.WriteString(strings.TrimRight(line, " ") + "\n")
+		}
 	}
 	return b.String()
 }
