@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
@@ -17,7 +18,7 @@ var (
 	// ErrHostNetNS refuses to program the host's own network namespace.
 	ErrHostNetNS = errors.New("this is the host's own network namespace")
 	// ErrNotNetNS reports a path at which there is no network namespace.
-	ErrNotNetNS = errors.New("not a network namespace")
+	ErrNotNetNS = netns.ErrNotNetNS
 )
 
 // Target is a network namespace to act on, and how. The zero Target is the
@@ -27,8 +28,10 @@ var (
 // ([intercept.ErrPermission] and its siblings), [ErrHostNetNS], [ErrNotNetNS],
 // or others that say what failed; test with [errors.Is].
 type Target struct {
-	// NetNS is the path of a network namespace, such as /run/netns/pod or
-	// /proc/123/ns/net. Empty: the one the process is in.
+	// NetNS is a network namespace: its path, such as /run/netns/pod or
+	// /proc/123/ns/net; its name, as "ip netns" lists them; pid:NUMBER, a
+	// process in it; container:ID or containerd://ID, a container in it. Empty:
+	// the one the process is in.
 	NetNS string
 	// AllowHostNetNS permits acting on the host's own network namespace.
 	AllowHostNetNS bool
@@ -197,12 +200,12 @@ func (t Target) Counters() (counters []intercept.Counter, err error) {
 
 // open runs fn in the namespace, which must not be the host's.
 func (t Target) open(fn func(*space) error) (err error) {
-	n, err := openNetNS(t.NetNS)
+	n, err := netns.Open(t.NetNS)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	return n.do(func() (err error) {
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return n.Do(func() (err error) {
 		if !t.AllowHostNetNS {
 			host, err := isHost()
 			if err != nil {
@@ -212,7 +215,7 @@ func (t Target) open(fn func(*space) error) (err error) {
 				return fmt.Errorf("%w: rules here would capture the traffic of the whole node; name the pod's namespace with --netns PATH, or insist with --allow-host-netns", ErrHostNetNS)
 			}
 		}
-		s := &space{netns: n, how: t.IPTables}
+		s := &space{NetNS: n, how: t.IPTables}
 		defer func() { err = errors.Join(err, s.close()) }()
 		return fn(s)
 	})

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -140,56 +139,5 @@ func TestWarnings(t *testing.T) {
 	c.Families = intercept.FamiliesIPv4
 	if got, err := (Target{NetNS: empty.Path()}).Apply(c); err != nil || len(got.Warnings) > 0 {
 		t.Errorf("%v, %v", got.Warnings, err)
-	}
-}
-
-// TestThreadsComeBack: threads that looked into a namespace are back in their
-// own, whatever happened inside.
-func TestThreadsComeBack(t *testing.T) {
-	netlab.Require(t)
-	ns, err := netlab.NewNamespace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	n, err := openNetNS(ns.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for range 32 {
-		wg.Go(func() {
-			inside, err := "", n.do(func() error { return errors.New("on purpose") })
-			if err == nil || err.Error() != "on purpose" {
-				t.Errorf("do: %v", err)
-			}
-			err = n.do(func() (err error) {
-				inside, err = os.Readlink("/proc/thread-self/ns/net")
-				return err
-			})
-			if err != nil || inside == own {
-				t.Errorf("inside is %s, outside %s, %v", inside, own, err)
-			}
-			if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
-				t.Errorf("meanwhile the process is in %s, %v", now, err)
-			}
-		})
-	}
-	wg.Wait()
-	if err := n.close(); err != nil {
-		t.Fatal(err)
-	}
-	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
-	if err != nil || len(tasks) == 0 {
-		t.Fatal(tasks, err)
-	}
-	for _, task := range tasks {
-		if link, err := os.Readlink(task); err == nil && link != own {
-			t.Errorf("%s is %s, not %s", task, link, own)
-		}
 	}
 }

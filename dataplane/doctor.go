@@ -88,7 +88,7 @@ func (t Target) Doctor(c intercept.Config) (Report, error) {
 	err = t.open(func(s *space) error {
 		// What cannot be found out is not so.
 		r.HostNetNS, _ = isHost()
-		own, err := s.isOfOwnUser()
+		own, err := s.IsOfOwnUser()
 		r.ForeignUserNS = err == nil && !own
 		if present, err := s.holding(); err == nil {
 			r.Present = append(r.Present, present...)

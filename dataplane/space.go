@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/markroute"
+	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 )
@@ -26,7 +25,7 @@ type backend interface {
 // space is an open network namespace and the backends in it. It is used on the
 // thread that is in the namespace, by [Target.open].
 type space struct {
-	netns
+	*netns.NetNS
 	how    IPTables
 	sock   *nft.Backend    // nil until it is needed
 	chains *[]nft.Chain    // others' in nf_tables; nil until they are needed
@@ -98,7 +97,7 @@ func (s *space) iptables(b Backend) (*iptables.Backend, error) {
 		Variant: b.variant(), Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait,
 		// Others' programs in a pod have another file system, and the node's
 		// write to other namespaces.
-		SharedLock: s.file == nil,
+		SharedLock: s.IsOwn(),
 	}
 	if b == BackendIPTablesNFT {
 		o.Objects = objects{s}
@@ -352,7 +351,7 @@ func (s *space) quickProbe(b Backend, rs intercept.Ruleset) Finding {
 	if _, err := s.iptables(b); err != nil {
 		return missing(b, err)
 	}
-	own, err := s.isOfOwnUser()
+	own, err := s.IsOfOwnUser()
 	if err == nil && !own && rs.AsksForOwner() {
 		return missing(b, errForeignUser())
 	}
@@ -367,16 +366,20 @@ func (s *space) tryElsewhere(b Backend, rs intercept.Ruleset) Finding {
 	if err != nil {
 		return missing(b, err)
 	}
-	err = elsewhere(func() error {
-		_, err := x.Apply(rs)
-		return err
-	})
-	if errors.Is(err, unix.EPERM) && !errors.Is(err, intercept.ErrPermission) {
+	n, err := netns.New()
+	if errors.Is(err, intercept.ErrPermission) {
 		// To list the rules takes no other namespace, and writes nothing.
 		if _, err := x.Counters(); errors.Is(err, intercept.ErrUnsupported) {
 			return missing(b, err)
 		}
 		return Finding{Backend: b, State: StateUnknown, Reason: fmt.Sprintf("%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
+	}
+	if err == nil {
+		err = n.Do(func() error {
+			_, err := x.Apply(rs)
+			return err
+		})
+		err = errors.Join(err, n.Close())
 	}
 	return finding(b, err, b.praise())
 }

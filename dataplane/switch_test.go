@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -198,37 +197,4 @@ func TestSwitchUnderLoad(t *testing.T) {
 	stop()
 	clients.Wait()
 	t.Logf("%d connections captured", captured.Load())
-}
-
-// TestPanicIsTheCallers: a panic in a namespace comes out where the caller can
-// recover it, and the process is where it was.
-func TestPanicIsTheCallers(t *testing.T) {
-	netlab.Require(t)
-	ns, err := netlab.NewNamespace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	n, err := openNetNS(ns.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.close()
-	before, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		func() {
-			defer func() {
-				if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), "oh") || !strings.Contains(fmt.Sprint(r), "switch_test.go") {
-					t.Errorf("recovered %v", r)
-				}
-			}()
-			n.do(func() error { panic("oh") })
-		}()
-	}
-	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != before {
-		t.Errorf("the process is in %s, %v", now, err)
-	}
 }

@@ -41,7 +41,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 		}
 	case intercept.FamiliesAuto:
 	}
-	if s.file == nil {
+	if s.IsOwn() {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
 		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
 	}
