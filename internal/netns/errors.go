@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // ErrNotNetNS reports that there is no network namespace by the name that was
@@ -28,7 +28,7 @@ const (
 
 // Error is why a network namespace could not be opened, entered, left or made.
 // It is [ErrNotNetNS] by [errors.Is] if its Kind is Gone, Other, Malformed or
-// Ambiguous, and [intercept.ErrPermission] if it is Forbidden.
+// Ambiguous, and [ruleset.ErrPermission] if it is Forbidden.
 type Error struct {
 	Op   string // open, enter, leave or make
 	Spec string // what was asked for; "" of one to be made
@@ -77,7 +77,7 @@ func (e *Error) class() error {
 	case Gone, Other, Malformed, Ambiguous:
 		return ErrNotNetNS
 	case Forbidden:
-		return intercept.ErrPermission
+		return ruleset.ErrPermission
 	case Failed:
 	}
 	return nil

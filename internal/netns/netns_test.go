@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -158,7 +158,7 @@ func nobody() error {
 		"enter network namespace /proc/self/fd/3": enterErr,
 	} {
 		e, is := errors.AsType[*Error](err)
-		if !is || e.Kind != Forbidden || !errors.Is(err, intercept.ErrPermission) || errors.Is(err, ErrNotNetNS) ||
+		if !is || e.Kind != Forbidden || !errors.Is(err, ruleset.ErrPermission) || errors.Is(err, ErrNotNetNS) ||
 			!strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), "CAP_SYS_") {
 			return fmt.Errorf("%q, not %q", err, want)
 		}
@@ -353,7 +353,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%.80q: %+v", c.spec, err)
 			continue
 		}
-		if !errors.Is(err, ErrNotNetNS) || errors.Is(err, intercept.ErrPermission) {
+		if !errors.Is(err, ErrNotNetNS) || errors.Is(err, ruleset.ErrPermission) {
 			t.Errorf("%.80q: %v", c.spec, err)
 		}
 		text := err.Error()
