@@ -5,7 +5,10 @@ MODULE   := github.com/mesh-intercept/intercept
 # from what each go.mod says, with GOWORK=off.
 PACKAGES := ./... ./kube/...
 # The programs, and how large they may be.
-SIZES    := mesh-init:5000000 mesh-cni:6000000
+SIZES    := mesh-init:7000000 mesh-cni:7000000
+# What the programs say they are: make build VERSION=v1.2.3, else the last tag and what came after it.
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+STAMP    := $(if $(VERSION),-X $(MODULE)/internal/version.stamped=$(VERSION))
 IMAGE    ?= localhost/intercept:dev
 FUZZTIME ?= 30s
 BENCH    ?= .
@@ -28,8 +31,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
 build: ## build bin/mesh-init, bin/mesh-cni and bin/mesh-cni-agent, static and stripped
-	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
-	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../bin/ ./cmd/mesh-cni-agent
+	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
+	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' -o ../bin/ ./cmd/mesh-cni-agent
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \
@@ -81,8 +84,8 @@ CLUSTER := go build -trimpath -o $(CURDIR)/bin/cluster/
 
 cluster: PROGRAMS += gcc:gcc pkg-config:pkg-config /usr/include/seccomp.h:libseccomp-dev
 cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
-	cd tools/containerd && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
-	cd tools/kubernetes && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
+	cd tools/containerd && export GOWORK=off && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
+	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
@@ -110,17 +113,23 @@ vet:
 	go vet $(PACKAGES)
 	go vet -tags cluster ./kube/testing/cluster
 
+# What a webhook needs, which people write on other systems, too.
+PORTABLE := . ./ruleset ./podspec ./internal/decode
+
 # What golangci-lint's depguard cannot see: indirect imports, other systems.
 arch: export GOWORK := off
 arch:
 	@bad=$$(go list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' . ./ruleset | grep -vE '^$(MODULE)(/ruleset)?$$'); \
 	if [ -n "$$bad" ]; then echo "the root package and ruleset import the standard library alone, but it needs:" $$bad >&2; exit 1; fi
-	@bad=$$(go list -deps ./cmd/mesh-init | grep -E '^(net/http|text/template|html/template|testing)$$|^(k8s\.io|github\.com/vishvananda|$(MODULE)/testing)/'); \
+	@bad=$$(go list -deps ./cmd/mesh-init | grep -E '^(net/http|html/template|testing)$$|^(k8s\.io|$(MODULE)/testing)/'); \
 	if [ -n "$$bad" ]; then echo "mesh-init has no room for" $$bad >&2; exit 1; fi
-	@bad=$$(go list -deps ./cmd/mesh-cni | grep -E '^(net/http|text/template|html/template|testing)$$|^(k8s\.io|google\.golang\.org|github\.com/(vishvananda/netlink|prometheus)|go\.yaml\.in|$(MODULE)/testing)(/|$$)'); \
+	@program=$$(mktemp) && trap 'rm -f "$$program"' EXIT && CGO_ENABLED=0 go build -o "$$program" ./cmd/mesh-init && \
+	if go tool nm "$$program" | grep -qF 'text/template.(*state)'; then \
+		echo "mesh-init executes a template, which costs a megabyte: no method can be left out then" >&2; exit 1; fi
+	@bad=$$(go list -deps ./cmd/mesh-cni | grep -E '^(net/http|text/template|html/template|testing)$$|^(k8s\.io|google\.golang\.org|github\.com/prometheus|go\.yaml\.in|$(MODULE)/testing)(/|$$)'); \
 	if [ -n "$$bad" ]; then echo "mesh-cni has no room for" $$bad >&2; exit 1; fi
-	GOOS=darwin go build .
-	GOOS=windows go build .
+	GOOS=darwin go build $(PORTABLE)
+	GOOS=windows go build $(PORTABLE)
 
 # The first time it is built from source, which takes minutes.
 golangci:

@@ -35,7 +35,7 @@ func TestPaths(t *testing.T) {
 		"/proc/self/ns/mnt":            "/run/netns/NAME",
 		"/proc/self/ns/net/impossible": "not a directory",
 	} {
-		_, err := Target{NetNS: path}.Check(intercept.Default())
+		_, err := Pod{NetNS: path}.Check(t.Context(), intercept.Default())
 		if !errors.Is(err, ErrNotNetNS) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), remedy) {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -53,17 +53,17 @@ func TestHostRefused(t *testing.T) {
 		if path != "" {
 			netlab.Require(t) // entering a namespace takes privilege
 		}
-		target := Target{NetNS: path}
-		if _, err := target.Check(intercept.Default()); !errors.Is(err, ErrHostNetNS) || !strings.Contains(err.Error(), "--allow-host-netns") {
+		target := Pod{NetNS: path}
+		if _, err := target.Check(t.Context(), intercept.Default()); !errors.Is(err, ErrHostNetNS) || !strings.Contains(err.Error(), "the whole node") {
 			t.Fatalf("Check: %v", err)
 		}
-		if _, err := target.Apply(intercept.Default()); !errors.Is(err, ErrHostNetNS) {
+		if _, err := target.Apply(t.Context(), intercept.Default()); !errors.Is(err, ErrHostNetNS) {
 			t.Errorf("Apply: %v", err)
 		}
-		if _, err := target.Remove(); !errors.Is(err, ErrHostNetNS) {
+		if _, err := target.Remove(t.Context()); !errors.Is(err, ErrHostNetNS) {
 			t.Errorf("Remove: %v", err)
 		}
-		if _, err := target.Counters(); !errors.Is(err, ErrHostNetNS) {
+		if _, err := target.Status(t.Context()); !errors.Is(err, ErrHostNetNS) {
 			t.Errorf("Counters: %v", err)
 		}
 	}
@@ -75,17 +75,17 @@ func TestLifecycle(t *testing.T) {
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	target, c := Target{NetNS: lab.Pod.Path()}, intercept.Default()
-	if _, err := target.Check(c); !errors.Is(err, intercept.ErrNotIntercepted) {
+	target, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
+	if _, err := target.Check(t.Context(), c); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Fatalf("Check before Apply: %v", err)
 	}
 	for _, want := range []intercept.Outcome{intercept.Created, intercept.Unchanged} {
-		got, err := target.Apply(c)
+		got, err := target.Apply(t.Context(), c)
 		if err != nil || got.Outcome != want || got.Backend != BackendNFT || got.Reason == "" || len(got.Warnings) > 0 {
 			t.Fatalf("Apply: %+v, %v; want %s", got, err, want)
 		}
 	}
-	if diffs, err := target.Check(c); err != nil || len(diffs) > 0 {
+	if diffs, err := target.Check(t.Context(), c); err != nil || len(diffs) > 0 {
 		t.Fatalf("Check: %v, %v", diffs, err)
 	}
 	for _, dst := range []string{"203.0.113.10:80", "[2001:db8::10]:80", "[2001:db8::10]:81"} {
@@ -94,18 +94,18 @@ func TestLifecycle(t *testing.T) {
 			t.Fatalf("%s: %s, %v", f, got, err)
 		}
 	}
-	counters, err := target.Counters()
+	status, err := target.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	counted := map[string]uint64{}
-	for _, k := range counters {
+	for _, k := range status.Counters {
 		counted[k.Line] += k.Packets
 	}
 	if counted["O12"] != 3 || counted["O10"] != 0 {
 		t.Errorf("counted %v", counted)
 	}
-	if removed, err := target.Remove(); err != nil || !removed {
+	if removed, err := target.Remove(t.Context()); err != nil || !removed {
 		t.Fatalf("Remove: %v, %v", removed, err)
 	}
 }
@@ -121,7 +121,7 @@ func TestWarnings(t *testing.T) {
 	} {
 		c := intercept.Default()
 		c.Families = families
-		got, err := Target{NetNS: lab.Pod.Path()}.Apply(c)
+		got, err := Pod{NetNS: lab.Pod.Path()}.Apply(t.Context(), c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,13 +138,13 @@ func TestWarnings(t *testing.T) {
 	defer empty.Close()
 	c := intercept.Default()
 	c.Families = intercept.FamiliesIPv4
-	if got, err := (Target{NetNS: empty.Path()}).Apply(c); err != nil || len(got.Warnings) > 0 {
+	if got, err := (Pod{NetNS: empty.Path()}).Apply(t.Context(), c); err != nil || len(got.Warnings) > 0 {
 		t.Errorf("%v, %v", got.Warnings, err)
 	}
 }
 
 // TestThreadsComeBack: threads that looked into a namespace are back in their
-// own, whatever happened inside.
+// own once the session is closed, whatever happened inside.
 func TestThreadsComeBack(t *testing.T) {
 	netlab.Require(t)
 	ns, err := netlab.NewNamespace()
@@ -152,10 +152,6 @@ func TestThreadsComeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	n, err := openNetNS(ns.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -163,11 +159,16 @@ func TestThreadsComeBack(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
-			inside, err := "", n.do(func() error { return errors.New("on purpose") })
-			if err == nil || err.Error() != "on purpose" {
+			s, err := Open(t.Context(), Pod{NetNS: ns.Path()})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.do(t.Context(), func() error { return errors.New("on purpose") }); err == nil || err.Error() != "on purpose" {
 				t.Errorf("do: %v", err)
 			}
-			err = n.do(func() (err error) {
+			inside := ""
+			err = s.do(t.Context(), func() (err error) {
 				inside, err = os.Readlink("/proc/thread-self/ns/net")
 				return err
 			})
@@ -177,12 +178,12 @@ func TestThreadsComeBack(t *testing.T) {
 			if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
 				t.Errorf("meanwhile the process is in %s, %v", now, err)
 			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	wg.Wait()
-	if err := n.close(); err != nil {
-		t.Fatal(err)
-	}
 	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
 	if err != nil || len(tasks) == 0 {
 		t.Fatal(tasks, err)
@@ -192,4 +193,12 @@ func TestThreadsComeBack(t *testing.T) {
 			t.Errorf("%s is %s, not %s", task, link, own)
 		}
 	}
+}
+
+// concrete are the backends that are not a choice among others.
+func concrete() (all []Backend) {
+	for _, b := range backends() {
+		all = append(all, b.name)
+	}
+	return all
 }

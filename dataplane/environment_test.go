@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ const elsewhereVariable = "DATAPLANE_TEST_ELSEWHERE"
 // request is what a test asks a process elsewhere to do.
 type request struct {
 	Verb   string
-	Target Target
+	Pod    Pod
 	Config *intercept.Config
 	Flow   *netlab.Flow
 }
@@ -50,7 +51,7 @@ type reply struct {
 	Result      Result
 	Differences []intercept.Difference
 	Removed     bool
-	Counters    []intercept.Counter
+	Status      Status
 	Report      Report
 	Path        string // of the lab's pod
 	Fate        string
@@ -68,6 +69,7 @@ func sentinels() []error {
 
 // answer does what it is asked until there are no more requests.
 func answer(in io.Reader, out io.Writer) error {
+	ctx := context.Background()
 	requests, replies := json.NewDecoder(in), json.NewEncoder(out)
 	var lab *netlab.Lab
 	for {
@@ -81,15 +83,15 @@ func answer(in io.Reader, out io.Writer) error {
 		var err error
 		switch r.Verb {
 		case "apply":
-			a.Result, err = r.Target.Apply(*r.Config)
+			a.Result, err = r.Pod.Apply(ctx, *r.Config)
 		case "check":
-			a.Differences, err = r.Target.Check(*r.Config)
+			a.Differences, err = r.Pod.Check(ctx, *r.Config)
 		case "remove":
-			a.Removed, err = r.Target.Remove()
-		case "counters":
-			a.Counters, err = r.Target.Counters()
-		case "doctor":
-			a.Report, err = r.Target.Doctor(*r.Config)
+			a.Removed, err = r.Pod.Remove(ctx)
+		case "status":
+			a.Status, err = r.Pod.Status(ctx)
+		case "probe":
+			a.Report, err = r.Pod.Probe(ctx, *r.Config)
 		case "lab":
 			if lab, err = netlab.New(netlab.Options{}); err == nil {
 				a.Path = lab.Pod.Path()
@@ -403,30 +405,30 @@ func TestWithoutNFTables(t *testing.T) {
 	netns, c := lab.Pod.Path(), intercept.Default()
 
 	for _, b := range []Backend{BackendNFT, BackendIPTablesNFT} {
-		for _, verb := range []string{"apply", "check", "counters", "remove"} {
-			_, err := p.ask(request{Verb: verb, Target: Target{NetNS: netns, Backend: b}, Config: &c})
+		for _, verb := range []string{"apply", "check", "status", "remove"} {
+			_, err := p.ask(request{Verb: verb, Pod: Pod{NetNS: netns, Backend: b}, Config: &c})
 			says(t, fmt.Sprintf("%s by %s", verb, b), err, intercept.ErrUnsupported)
 		}
 		untouched(t, netns, string(b))
 	}
 	for _, b := range []Backend{BackendAuto, BackendIPTables} {
-		target := Target{NetNS: netns, Backend: b}
-		if _, err := p.ask(request{Verb: "check", Target: target, Config: &c}); !errors.Is(err, intercept.ErrNotIntercepted) {
+		target := Pod{NetNS: netns, Backend: b}
+		if _, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); !errors.Is(err, intercept.ErrNotIntercepted) {
 			t.Errorf("check by %s, where there is nothing: %v", b, err)
 		}
-		if r, err := p.ask(request{Verb: "remove", Target: target}); err != nil || r.Removed {
+		if r, err := p.ask(request{Verb: "remove", Pod: target}); err != nil || r.Removed {
 			t.Errorf("remove by %s, where there is nothing: %v, %v", b, r.Removed, err)
 		}
-		if _, err := p.ask(request{Verb: "counters", Target: target}); !errors.Is(err, intercept.ErrNotIntercepted) {
+		if _, err := p.ask(request{Verb: "status", Pod: target}); !errors.Is(err, intercept.ErrNotIntercepted) {
 			t.Errorf("counters by %s, where there is nothing: %v", b, err)
 		}
-		r, err := p.ask(request{Verb: "doctor", Target: target, Config: &c})
+		r, err := p.ask(request{Verb: "probe", Pod: target, Config: &c})
 		if err != nil || r.Report.Choice.Backend != BackendIPTablesLegacy || r.Report.Error != "" {
 			t.Errorf("doctor: %+v, %v", r.Report, err)
 		}
 		untouched(t, netns, "looking by "+string(b))
 
-		r, err = p.ask(request{Verb: "apply", Target: target, Config: &c})
+		r, err = p.ask(request{Verb: "apply", Pod: target, Config: &c})
 		if err != nil {
 			t.Fatalf("apply by %s: %v", b, err)
 		}
@@ -449,23 +451,23 @@ func TestWithoutNFTables(t *testing.T) {
 		}
 		captures(t, lab, intercept.IPv4, intercept.IPv6)
 
-		if r, err = p.ask(request{Verb: "apply", Target: target, Config: &c}); err != nil || r.Result.Outcome != intercept.Unchanged {
+		if r, err = p.ask(request{Verb: "apply", Pod: target, Config: &c}); err != nil || r.Result.Outcome != intercept.Unchanged {
 			t.Errorf("apply again: %+v, %v", r.Result, err)
 		}
-		if r, err = p.ask(request{Verb: "check", Target: target, Config: &c}); err != nil || len(r.Differences) > 0 {
+		if r, err = p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
 			t.Errorf("check: %v, %v", r.Differences, err)
 		}
-		r, err = p.ask(request{Verb: "counters", Target: target})
+		r, err = p.ask(request{Verb: "status", Pod: target})
 		redirected := uint64(0)
-		for _, k := range r.Counters {
+		for _, k := range r.Status.Counters {
 			if k.Line == "O12" || k.Line == "I7" {
 				redirected += k.Packets
 			}
 		}
 		if err != nil || redirected != 4 {
-			t.Errorf("%d connections counted, %v: %+v", redirected, err, r.Counters)
+			t.Errorf("%d connections counted, %v: %+v", redirected, err, r.Status.Counters)
 		}
-		if r, err = p.ask(request{Verb: "remove", Target: target}); err != nil || !r.Removed {
+		if r, err = p.ask(request{Verb: "remove", Pod: target}); err != nil || !r.Removed {
 			t.Errorf("remove: %v, %v", r.Removed, err)
 		}
 		if left := run(t, netns, "iptables-legacy-save") + run(t, netns, "ip6tables-legacy-save"); strings.Contains(left, "MESH_") {
@@ -488,7 +490,7 @@ func stateOf(findings []Finding) map[Backend]State {
 // which errno, and which module mends it.
 func TestDoctorWithoutNFTables(t *testing.T) {
 	p, lab, c := surroundings{refusals: []refusal{noNFTables()}}.start(t), netlab.NewT(t, netlab.Options{}), intercept.Default()
-	r, err := p.ask(request{Verb: "doctor", Target: Target{NetNS: lab.Pod.Path()}, Config: &c})
+	r, err := p.ask(request{Verb: "probe", Pod: Pod{NetNS: lab.Pod.Path()}, Config: &c})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -526,23 +528,23 @@ func TestInitContainer(t *testing.T) {
 			lab, c := newLab(t), intercept.Default()
 			p := surroundings{refusals: tt.refusals, pod: lab.Pod, only: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}.start(t)
 			for b, want := range tt.want {
-				target := Target{Backend: b}
-				if _, err := p.ask(request{Verb: "check", Target: target, Config: &c}); !errors.Is(err, intercept.ErrNotIntercepted) {
+				target := Pod{Backend: b}
+				if _, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); !errors.Is(err, intercept.ErrNotIntercepted) {
 					t.Errorf("check by %s, where there is nothing: %v", b, err)
 				}
-				r, err := p.ask(request{Verb: "doctor", Target: target, Config: &c})
+				r, err := p.ask(request{Verb: "probe", Pod: target, Config: &c})
 				if err != nil || r.Report.Choice.Backend != want {
 					t.Errorf("doctor by %s: %+v, %v", b, r.Report.Choice, err)
 				}
-				r, err = p.ask(request{Verb: "apply", Target: target, Config: &c})
+				r, err = p.ask(request{Verb: "apply", Pod: target, Config: &c})
 				if err != nil || r.Result.Backend != want {
 					t.Fatalf("apply by %s: %+v, %v; want %s", b, r.Result, err, want)
 				}
 				captures(t, lab, intercept.IPv4, intercept.IPv6)
-				if r, err := p.ask(request{Verb: "check", Target: target, Config: &c}); err != nil || len(r.Differences) > 0 {
+				if r, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
 					t.Errorf("check by %s: %v, %v", b, r.Differences, err)
 				}
-				if r, err := p.ask(request{Verb: "remove", Target: target}); err != nil || !r.Removed {
+				if r, err := p.ask(request{Verb: "remove", Pod: target}); err != nil || !r.Removed {
 					t.Errorf("remove by %s: %v, %v", b, r.Removed, err)
 				}
 			}
@@ -554,17 +556,17 @@ func TestInitContainer(t *testing.T) {
 // and nothing is written.
 func TestWithoutAny(t *testing.T) {
 	p, lab := surroundings{refusals: append(noIPTables(), noNFTables())}.start(t), netlab.NewT(t, netlab.Options{})
-	target, c := Target{NetNS: lab.Pod.Path()}, intercept.Default()
+	target, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
 	words := []string{
 		"no backend works here: backend nft: ", "protocol not supported", "nf_tables",
 		"; backend iptables-nft: ", "Protocol not supported",
 		"; backend iptables-legacy: ", "unable to initialize table 'nat'", "the kernel says protocol not available",
 	}
 	for _, verb := range []string{"apply", "check"} {
-		_, err := p.ask(request{Verb: verb, Target: target, Config: &c})
+		_, err := p.ask(request{Verb: verb, Pod: target, Config: &c})
 		says(t, verb, err, intercept.ErrUnsupported, words...)
 	}
-	r, err := p.ask(request{Verb: "doctor", Target: target, Config: &c})
+	r, err := p.ask(request{Verb: "probe", Pod: target, Config: &c})
 	if err != nil || r.Report.Choice.Backend != "" {
 		t.Errorf("doctor: %+v, %v", r.Report, err)
 	}
@@ -575,7 +577,7 @@ func TestWithoutAny(t *testing.T) {
 	}
 	for _, b := range concrete() {
 		target.Backend = b
-		_, err := p.ask(request{Verb: "apply", Target: target, Config: &c})
+		_, err := p.ask(request{Verb: "apply", Pod: target, Config: &c})
 		says(t, string(b), err, intercept.ErrUnsupported)
 	}
 	untouched(t, lab.Pod.Path(), "all of it")
@@ -588,31 +590,31 @@ func TestWithoutIPv6(t *testing.T) {
 	for _, b := range concrete() {
 		t.Run(string(b), func(t *testing.T) {
 			lab, c := newLab(t), intercept.Default()
-			target := Target{NetNS: lab.Pod.Path(), Backend: b}
+			target := Pod{NetNS: lab.Pod.Path(), Backend: b}
 
 			c.Families = intercept.FamiliesDual
-			_, err := p.ask(request{Verb: "apply", Target: target, Config: &c})
+			_, err := p.ask(request{Verb: "apply", Pod: target, Config: &c})
 			says(t, "families dual", err, intercept.ErrUnsupported, "families dual", "ipv6.disable=1", "use families auto")
 			untouched(t, target.NetNS, "families dual")
 
 			c.Families = intercept.FamiliesAuto
 			for _, want := range []intercept.Outcome{intercept.Created, intercept.Unchanged} {
-				if r, err := p.ask(request{Verb: "apply", Target: target, Config: &c}); err != nil || r.Result.Outcome != want {
+				if r, err := p.ask(request{Verb: "apply", Pod: target, Config: &c}); err != nil || r.Result.Outcome != want {
 					t.Fatalf("apply: %+v, %v; want %s", r.Result, err, want)
 				}
 			}
 			captures(t, lab, intercept.IPv4)
-			if r, err := p.ask(request{Verb: "check", Target: target, Config: &c}); err != nil || len(r.Differences) > 0 {
+			if r, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
 				t.Errorf("check: %v, %v", r.Differences, err)
 			}
-			r, err := p.ask(request{Verb: "counters", Target: target})
-			if err != nil || len(r.Counters) == 0 {
-				t.Errorf("counters: %v, %v", r.Counters, err)
+			r, err := p.ask(request{Verb: "status", Pod: target})
+			if err != nil || len(r.Status.Counters) == 0 {
+				t.Errorf("counters: %v, %v", r.Status.Counters, err)
 			}
 			if got := run(t, target.NetNS, "cat", "/proc/thread-self/net/ip6_tables_names"); got != "" {
 				t.Errorf("tables of IPv6: %s", got)
 			}
-			if r, err := p.ask(request{Verb: "remove", Target: Target{NetNS: target.NetNS}}); err != nil || !r.Removed {
+			if r, err := p.ask(request{Verb: "remove", Pod: Pod{NetNS: target.NetNS}}); err != nil || !r.Removed {
 				t.Errorf("remove: %v, %v", r.Removed, err)
 			}
 		})
@@ -658,14 +660,14 @@ func TestForeignUser(t *testing.T) {
 	p, netns := podOfUser(t)
 	c := intercept.Default()
 	for _, b := range []Backend{BackendIPTablesNFT, BackendIPTablesLegacy, BackendIPTables} {
-		_, err := Target{NetNS: netns, Backend: b}.Apply(c)
+		_, err := Pod{NetNS: netns, Backend: b}.Apply(t.Context(), c)
 		says(t, string(b), err, intercept.ErrUnsupported, "hostUsers: false", "owner match", "use the backend nft")
 	}
-	target := Target{NetNS: netns}
-	if _, err := target.Check(c); !errors.Is(err, intercept.ErrNotIntercepted) {
+	target := Pod{NetNS: netns}
+	if _, err := target.Check(t.Context(), c); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Errorf("check: %v", err)
 	}
-	r, err := target.Doctor(c)
+	r, err := target.Probe(t.Context(), c)
 	if err != nil || !r.ForeignUserNS || r.Choice.Backend != BackendNFT {
 		t.Errorf("doctor: %+v, %v", r, err)
 	}
@@ -676,19 +678,19 @@ func TestForeignUser(t *testing.T) {
 	}
 	untouched(t, netns, "what was refused")
 
-	got, err := target.Apply(c)
+	got, err := target.Apply(t.Context(), c)
 	if err != nil || got.Backend != BackendNFT {
 		t.Fatalf("apply: %+v, %v", got, err)
 	}
 	p.captures(t)
-	if diffs, err := target.Check(c); err != nil || len(diffs) > 0 {
+	if diffs, err := target.Check(t.Context(), c); err != nil || len(diffs) > 0 {
 		t.Errorf("check: %v, %v", diffs, err)
 	}
 	// What one side applies, the other knows.
-	if r, err := p.ask(request{Verb: "check", Target: target, Config: &c}); err != nil || len(r.Differences) > 0 {
+	if r, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
 		t.Errorf("check from inside: %v, %v", r.Differences, err)
 	}
-	if removed, err := target.Remove(); err != nil || !removed {
+	if removed, err := target.Remove(t.Context()); err != nil || !removed {
 		t.Errorf("remove: %v, %v", removed, err)
 	}
 	untouched(t, netns, "remove")
@@ -700,7 +702,7 @@ func TestForeignUserWithoutNFTables(t *testing.T) {
 	_, netns := podOfUser(t)
 	p, c := surroundings{refusals: []refusal{noNFTables()}}.start(t), intercept.Default()
 	for _, verb := range []string{"apply", "check"} {
-		_, err := p.ask(request{Verb: verb, Target: Target{NetNS: netns}, Config: &c})
+		_, err := p.ask(request{Verb: verb, Pod: Pod{NetNS: netns}, Config: &c})
 		says(t, verb, err, intercept.ErrUnsupported, "no backend works here", "backend nft: ", "protocol not supported",
 			"; backend iptables-nft: ", "; backend iptables-legacy: ", "hostUsers: false")
 	}
@@ -715,8 +717,8 @@ func TestOwnUser(t *testing.T) {
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
 			p, netns := podOfUser(t)
-			target, c := Target{NetNS: netns, Backend: b}, intercept.Default()
-			r, err := p.ask(request{Verb: "apply", Target: target, Config: &c})
+			target, c := Pod{NetNS: netns, Backend: b}, intercept.Default()
+			r, err := p.ask(request{Verb: "apply", Pod: target, Config: &c})
 			want := b
 			if b == BackendAuto {
 				want = BackendNFT
@@ -725,10 +727,10 @@ func TestOwnUser(t *testing.T) {
 				t.Fatalf("apply: %+v, %v", r.Result, err)
 			}
 			p.captures(t)
-			if r, err := p.ask(request{Verb: "check", Target: target, Config: &c}); err != nil || len(r.Differences) > 0 {
+			if r, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
 				t.Errorf("check: %v, %v", r.Differences, err)
 			}
-			if r, err := p.ask(request{Verb: "remove", Target: Target{NetNS: netns}}); err != nil || !r.Removed {
+			if r, err := p.ask(request{Verb: "remove", Pod: Pod{NetNS: netns}}); err != nil || !r.Removed {
 				t.Errorf("remove: %v, %v", r.Removed, err)
 			}
 		})
@@ -752,7 +754,7 @@ func TestProbingWritesNothing(t *testing.T) {
 			for where, path := range map[string]string{"another": foreign.Path(), "its own": ""} {
 				netns := cmp.Or(path, fmt.Sprintf("/proc/%d/ns/net", p.pid))
 				for _, b := range Backends() {
-					_, err := p.ask(request{Verb: "check", Target: Target{NetNS: path, Backend: b}, Config: &c})
+					_, err := p.ask(request{Verb: "check", Pod: Pod{NetNS: path, Backend: b}, Config: &c})
 					if !errors.Is(err, intercept.ErrNotIntercepted) && !errors.Is(err, intercept.ErrUnsupported) {
 						t.Errorf("%s, check by %s: %v", where, b, err)
 					}
@@ -761,7 +763,7 @@ func TestProbingWritesNothing(t *testing.T) {
 				if refusals != nil {
 					continue // TestDoctorWithoutNFTables looks, too
 				}
-				if _, err := p.ask(request{Verb: "doctor", Target: Target{NetNS: path}, Config: &c}); err != nil {
+				if _, err := p.ask(request{Verb: "probe", Pod: Pod{NetNS: path}, Config: &c}); err != nil {
 					t.Errorf("%s, doctor: %v", where, err)
 				}
 				untouched(t, netns, where+", doctor")

@@ -35,7 +35,7 @@ func TestConcurrent(t *testing.T) {
 					w := wishes[i%len(wishes)]
 					appliers.Go(func() {
 						<-start
-						if _, err := (Target{NetNS: netns, Backend: w.b}).Apply(w.c); err != nil {
+						if _, err := (Pod{NetNS: netns, Backend: w.b}).Apply(t.Context(), w.c); err != nil {
 							t.Errorf("round %d: %v", round, err)
 						}
 					})
@@ -44,7 +44,7 @@ func TestConcurrent(t *testing.T) {
 				appliers.Wait()
 				var problems []string
 				for _, w := range wishes {
-					diffs, err := Target{NetNS: netns, Backend: w.b}.Check(w.c)
+					diffs, err := Pod{NetNS: netns, Backend: w.b}.Check(t.Context(), w.c)
 					if err == nil && len(diffs) == 0 {
 						problems = nil
 						break

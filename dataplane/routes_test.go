@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ func routed(t *testing.T, netns string) (families string) {
 }
 
 // eachBackend runs a test in a lab with a transparent sidecar, by each backend.
-func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Target)) {
+func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Pod)) {
 	t.Helper()
 	needPrograms(t)
 	for _, b := range concrete() {
@@ -62,17 +63,17 @@ func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Target)) {
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true, Forward: netlab.ForwardOriginalSource, ForwardMark: 1337}); err != nil {
 				t.Fatal(err)
 			}
-			test(t, lab, Target{NetNS: lab.Pod.Path(), Backend: b})
+			test(t, lab, Pod{NetNS: lab.Pod.Path(), Backend: b})
 		})
 	}
 }
 
-func expectApply(t *testing.T, target Target, c intercept.Config, want intercept.Outcome) {
+func expectApply(t *testing.T, target Pod, c intercept.Config, want intercept.Outcome) {
 	t.Helper()
-	if got, err := target.Apply(c); err != nil || got.Outcome != want {
+	if got, err := target.Apply(t.Context(), c); err != nil || got.Outcome != want {
 		t.Fatalf("Apply: %+v, %v; want %s", got, err, want)
 	}
-	if diffs, err := target.Check(c); err != nil || len(diffs) > 0 {
+	if diffs, err := target.Check(t.Context(), c); err != nil || len(diffs) > 0 {
 		t.Errorf("Check after Apply: %v, %v", diffs, err)
 	}
 }
@@ -93,7 +94,7 @@ func expectTProxy(t *testing.T, lab *netlab.Lab) {
 // TestRoutes: routes and routing rules come and go with mode tproxy, by every
 // backend, and leave others' alone.
 func TestRoutes(t *testing.T) {
-	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Target) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
 		netns := lab.Pod.Path()
 		run(t, netns, "sh", "-ec", `for f in -4 -6; do
 			ip $f rule add pref 7 fwmark 0x539 lookup 77
@@ -151,7 +152,7 @@ func TestRoutes(t *testing.T) {
 			}
 		}
 		expectApply(t, target, tproxy(), intercept.Replaced)
-		if removed, err := target.Remove(); err != nil || !removed {
+		if removed, err := target.Remove(t.Context()); err != nil || !removed {
 			t.Errorf("Remove: %v, %v", removed, err)
 		}
 		if diff := cmp.Diff(before, routing(t, netns)); diff != "" {
@@ -165,11 +166,11 @@ func TestRoutesOfFailures(t *testing.T) {
 	needPrograms(t)
 	other := tproxy()
 	other.Inbound.TProxy.Table = 134
-	expectFailure := func(t *testing.T, netns string, apply func(intercept.Config) (Result, error), is error) {
+	expectFailure := func(t *testing.T, netns string, apply func(context.Context, intercept.Config) (Result, error), is error) {
 		t.Helper()
 		before := routing(t, netns)
 		for _, c := range []intercept.Config{tproxy(), other} {
-			if got, err := apply(c); !errors.Is(err, is) {
+			if got, err := apply(t.Context(), c); !errors.Is(err, is) {
 				t.Errorf("%+v, %v; want %v", got, err, is)
 			}
 			if diff := cmp.Diff(before, routing(t, netns)); diff != "" {
@@ -183,18 +184,18 @@ func TestRoutesOfFailures(t *testing.T) {
 				t.Parallel()
 				netns := netlab.NewT(t, netlab.Options{}).Pod.Path()
 				if earlier {
-					expectApply(t, Target{NetNS: netns, Backend: BackendNFT}, tproxy(), intercept.Created)
+					expectApply(t, Pod{NetNS: netns, Backend: BackendNFT}, tproxy(), intercept.Created)
 				}
 				kernel := surroundings{refusals: append(noIPTables(), noNFTables())}.start(t)
-				expectFailure(t, netns, func(c intercept.Config) (Result, error) {
-					r, err := kernel.ask(request{Verb: "apply", Target: Target{NetNS: netns, Backend: b}, Config: &c})
+				expectFailure(t, netns, func(ctx context.Context, c intercept.Config) (Result, error) {
+					r, err := kernel.ask(request{Verb: "apply", Pod: Pod{NetNS: netns, Backend: b}, Config: &c})
 					return r.Result, err
 				}, intercept.ErrUnsupported)
 			})
 		}
 	}
 	netns := netlab.NewT(t, netlab.Options{}).Pod.Path()
-	target := Target{NetNS: netns, Backend: BackendNFT}
+	target := Pod{NetNS: netns, Backend: BackendNFT}
 	// Somebody else has the table's name.
 	run(t, netns, "nft", "add table inet mesh_intercept; add chain inet mesh_intercept theirs")
 	expectFailure(t, netns, target.Apply, intercept.ErrForeign)
@@ -203,7 +204,7 @@ func TestRoutesOfFailures(t *testing.T) {
 	run(t, netns, "ip", "route", "add", "unreachable", "default", "table", "133")
 	run(t, netns, "ip", "-6", "route", "add", "unreachable", "default", "metric", "1024", "table", "134")
 	expectFailure(t, netns, target.Apply, syscall.EEXIST)
-	if _, err := target.Check(tproxy()); !errors.Is(err, intercept.ErrNotIntercepted) {
+	if _, err := target.Check(t.Context(), tproxy()); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Errorf("there are rules without routes: %v", err)
 	}
 }
@@ -212,16 +213,16 @@ func TestRoutesOfFailures(t *testing.T) {
 // a process that was killed has left behind, is named by Check and put right
 // by Apply, the rules being as they should.
 func TestRoutesTampered(t *testing.T) {
-	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Target) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
 		netns := lab.Pod.Path()
 		before := routing(t, netns)
-		if _, err := target.Apply(tproxy()); err != nil {
+		if _, err := target.Apply(t.Context(), tproxy()); err != nil {
 			t.Fatal(err)
 		}
 		made := routing(t, netns)
 		expect := func(c intercept.Config, want ...string) {
 			t.Helper()
-			diffs, err := target.Check(c)
+			diffs, err := target.Check(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -246,7 +247,7 @@ func TestRoutesTampered(t *testing.T) {
 		} {
 			run(t, netns, "sh", "-ec", tampering.lines)
 			expect(tproxy(), tampering.want...)
-			if _, err := target.Apply(tproxy()); err != nil {
+			if _, err := target.Apply(t.Context(), tproxy()); err != nil {
 				t.Fatal(err)
 			}
 			expect(tproxy())
@@ -271,7 +272,7 @@ func TestRoutesTampered(t *testing.T) {
 			}
 			expect(c, "IPv4 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration", "IPv4 route local default dev lo table 133: not part of this configuration",
 				"IPv6 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration", "IPv6 route local default dev lo table 133: not part of this configuration")
-			if _, err := target.Apply(c); err != nil {
+			if _, err := target.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
 			expect(c)
@@ -279,23 +280,23 @@ func TestRoutesTampered(t *testing.T) {
 				t.Errorf("mode %s: Apply keeps what was left behind:\n%s", c.Inbound.Mode, diff)
 			}
 		}
-		if _, err := target.Apply(intercept.Default()); err != nil {
+		if _, err := target.Apply(t.Context(), intercept.Default()); err != nil {
 			t.Fatal(err)
 		}
 		leftover(intercept.Default())
-		if _, err := target.Remove(); err != nil {
+		if _, err := target.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// Killed between the rules, which are gone, and their routes.
 		leftover(intercept.Config{})
-		if removed, err := target.Remove(); err != nil || !removed {
+		if removed, err := target.Remove(t.Context()); err != nil || !removed {
 			t.Errorf("Remove of routes alone: %v, %v", removed, err)
 		}
 		if diff := cmp.Diff(before, routing(t, netns)); diff != "" {
 			t.Errorf("Remove keeps what was left behind:\n%s", diff)
 		}
 		leftover(intercept.Config{})
-		if _, err := target.Apply(intercept.Default()); err != nil {
+		if _, err := target.Apply(t.Context(), intercept.Default()); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(before, routing(t, netns)); diff != "" {
@@ -310,11 +311,11 @@ func TestRoutesOfAnother(t *testing.T) {
 	needPrograms(t)
 	lab := netlab.NewT(t, netlab.Options{})
 	netns := lab.Pod.Path()
-	expectApply(t, Target{NetNS: netns, Backend: BackendIPTablesLegacy}, tproxy(), intercept.Created)
-	if removed, err := (Target{NetNS: netns, Backend: BackendNFT}).Remove(); err != nil || removed {
+	expectApply(t, Pod{NetNS: netns, Backend: BackendIPTablesLegacy}, tproxy(), intercept.Created)
+	if removed, err := (Pod{NetNS: netns, Backend: BackendNFT}).Remove(t.Context()); err != nil || removed {
 		t.Errorf("Remove: %v, %v", removed, err)
 	}
-	if diffs, err := (Target{NetNS: netns, Backend: BackendIPTablesLegacy}).Check(tproxy()); err != nil || len(diffs) > 0 {
+	if diffs, err := (Pod{NetNS: netns, Backend: BackendIPTablesLegacy}).Check(t.Context(), tproxy()); err != nil || len(diffs) > 0 {
 		t.Errorf("Check: %v, %v", diffs, err)
 	}
 }
@@ -322,13 +323,13 @@ func TestRoutesOfAnother(t *testing.T) {
 // TestRoutesKilled: whenever a process is killed while it applies, the next
 // Apply leaves what it would have left without that, and Remove nothing.
 func TestRoutesKilled(t *testing.T) {
-	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Target) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
 		netns := lab.Pod.Path()
 		configs, want := []intercept.Config{intercept.Default(), tproxy()}, []string{routing(t, netns), ""}
 		var took time.Duration
 		for i := range configs {
 			start := time.Now()
-			if _, err := target.Apply(configs[i]); err != nil {
+			if _, err := target.Apply(t.Context(), configs[i]); err != nil {
 				t.Fatal(err)
 			}
 			took = time.Since(start)
@@ -337,10 +338,10 @@ func TestRoutesKilled(t *testing.T) {
 		for i := range 12 {
 			killWhileApplying(t, target, configs, 1+i%3, took*time.Duration(i)/12)
 			n := i / 3 % 2
-			if _, err := target.Apply(configs[n]); err != nil {
+			if _, err := target.Apply(t.Context(), configs[n]); err != nil {
 				t.Fatal(err)
 			}
-			if diffs, err := target.Check(configs[n]); err != nil || len(diffs) > 0 {
+			if diffs, err := target.Check(t.Context(), configs[n]); err != nil || len(diffs) > 0 {
 				t.Errorf("killed %d times, mode %s: %v, %v", i+1, configs[n].Inbound.Mode, diffs, err)
 			}
 			if diff := cmp.Diff(want[n], routing(t, netns)); diff != "" {
@@ -348,7 +349,7 @@ func TestRoutesKilled(t *testing.T) {
 			}
 		}
 		killWhileApplying(t, target, configs, 2, took/2)
-		if _, err := target.Remove(); err != nil {
+		if _, err := target.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want[0], routing(t, netns)); diff != "" {
@@ -360,7 +361,7 @@ func TestRoutesKilled(t *testing.T) {
 // TestRoutesHalfMade: who is killed between a route and its rule, or after the
 // routes and before the rules of packets, leaves nothing for good.
 func TestRoutesHalfMade(t *testing.T) {
-	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Target) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
 		netns := lab.Pod.Path()
 		expectApply(t, target, intercept.Default(), intercept.Created)
 		before := routing(t, netns)
@@ -393,7 +394,7 @@ func TestRoutesStayWithRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	got, err := Target{NetNS: lab.Pod.Path(), Backend: BackendIPTablesLegacy}.Apply(tproxy())
+	got, err := Pod{NetNS: lab.Pod.Path(), Backend: BackendIPTablesLegacy}.Apply(t.Context(), tproxy())
 	if err == nil || !strings.Contains(err.Error(), "does not hold what it was given") {
 		t.Errorf("Apply: %+v, %v", got, err)
 	}
@@ -404,13 +405,13 @@ func TestRoutesStayWithRules(t *testing.T) {
 
 // killWhileApplying has a process apply configurations in turn, lets it finish
 // some, and kills it a while later.
-func killWhileApplying(t *testing.T, target Target, configs []intercept.Config, finished int, later time.Duration) {
+func killWhileApplying(t *testing.T, target Pod, configs []intercept.Config, finished int, later time.Duration) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), elsewhereVariable+"=1")
 	var requests bytes.Buffer
 	for i := range finished + 20 {
-		if err := json.NewEncoder(&requests).Encode(request{Verb: "apply", Target: target, Config: &configs[i%len(configs)]}); err != nil {
+		if err := json.NewEncoder(&requests).Encode(request{Verb: "apply", Pod: target, Config: &configs[i%len(configs)]}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -112,7 +112,7 @@ func TestSwitch(t *testing.T) {
 		c.DNS.Mode = intercept.DNSAll // for the raw table
 		apply := func(t *testing.T, netns string, b Backend) {
 			t.Helper()
-			if got, err := (Target{NetNS: netns, Backend: b}).Apply(c); err != nil || got.Outcome != intercept.Created {
+			if got, err := (Pod{NetNS: netns, Backend: b}).Apply(t.Context(), c); err != nil || got.Outcome != intercept.Created {
 				t.Fatalf("apply by %s: %+v, %v", b, got, err)
 			}
 		}
@@ -136,7 +136,7 @@ func TestSwitch(t *testing.T) {
 					if diff := cmp.Diff(want, contents(t, netns)); diff != "" {
 						t.Errorf("from %s: -never there +replaced\n%s", from, diff)
 					}
-					if removed, err := (Target{NetNS: netns}).Remove(); err != nil || !removed {
+					if removed, err := (Pod{NetNS: netns}).Remove(t.Context()); err != nil || !removed {
 						t.Errorf("from %s: remove: %v, %v", from, removed, err)
 					}
 					if diff := cmp.Diff(before, contents(t, netns)); diff != "" {
@@ -157,7 +157,7 @@ func TestSwitchUnderLoad(t *testing.T) {
 	c.DNS.Mode = intercept.DNSAll
 	apply := func(b Backend) {
 		t.Helper()
-		if got, err := (Target{NetNS: lab.Pod.Path(), Backend: b}).Apply(c); err != nil || got.Outcome != intercept.Created {
+		if got, err := (Pod{NetNS: lab.Pod.Path(), Backend: b}).Apply(t.Context(), c); err != nil || got.Outcome != intercept.Created {
 			t.Fatalf("apply by %s: %+v, %v", b, got, err)
 		}
 	}
@@ -209,11 +209,11 @@ func TestPanicIsTheCallers(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ns.Close() })
-	n, err := openNetNS(ns.Path())
+	s, err := Open(t.Context(), Pod{NetNS: ns.Path()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.close()
+	defer s.Close()
 	before, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestPanicIsTheCallers(t *testing.T) {
 					t.Errorf("recovered %v", r)
 				}
 			}()
-			n.do(func() error { panic("oh") })
+			_ = s.do(t.Context(), func() error { panic("oh") })
 		}()
 	}
 	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != before {

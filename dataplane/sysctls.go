@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // sysctl is a setting of the namespace that rules do not work without.
@@ -17,6 +19,21 @@ type sysctl struct {
 	or          string // another that will do
 	reason      string
 }
+
+// SysctlError reports a sysctl that is not as the configuration needs it, where Apply was not permitted to set it
+// (Pod.SetSysctls). It is [ruleset.ErrUnsupported].
+type SysctlError struct {
+	// Name has slashes between its parts, since the names of interfaces can have dots.
+	Name, Have, Want string
+	// Reason says what needs it.
+	Reason string
+}
+
+func (e *SysctlError) Error() string {
+	return fmt.Sprintf("the sysctl %s is %s and has to be %s: %s", e.Name, e.Have, e.Want, e.Reason)
+}
+
+func (e *SysctlError) Unwrap() error { return ruleset.ErrUnsupported }
 
 // sysctls returns what c needs of the namespace, given the names of its
 // interfaces.
@@ -42,8 +59,8 @@ func sysctls(c intercept.Config, interfaces []string) []sysctl {
 }
 
 // requireSysctls makes sure of what c needs in the namespace of the calling
-// thread: it sets it if it may, or names it.
-func requireSysctls(c intercept.Config, set bool) error {
+// thread: it sets it if it may, and says in done how it was, or names it.
+func requireSysctls(c intercept.Config, set bool, done *effects) error {
 	if len(c.VirtualInterfaces) == 0 {
 		return nil
 	}
@@ -57,12 +74,12 @@ func requireSysctls(c intercept.Config, set bool) error {
 	}
 	var errs []error
 	for _, want := range sysctls(c, names) {
-		errs = append(errs, want.require(set))
+		errs = append(errs, want.require(set, done))
 	}
 	return errors.Join(errs...)
 }
 
-func (s sysctl) require(set bool) error {
+func (s sysctl) require(set bool, done *effects) error {
 	if have, err := os.ReadFile("/proc/sys/" + s.or); err == nil && strings.TrimSpace(string(have)) == s.value {
 		return nil
 	}
@@ -76,11 +93,11 @@ func (s sysctl) require(set bool) error {
 	case strings.TrimSpace(string(have)) == s.value:
 		return nil
 	case !set:
-		return fmt.Errorf("%w: the sysctl %s is %s and has to be %s: %s; set it, or let apply do it with --set-sysctls",
-			intercept.ErrUnsupported, s.name, strings.TrimSpace(string(have)), s.value, s.reason)
+		return &SysctlError{Name: s.name, Have: strings.TrimSpace(string(have)), Want: s.value, Reason: s.reason}
 	}
 	if err := os.WriteFile(file, []byte(s.value), 0); err != nil {
 		return fmt.Errorf("set the sysctl %s to %s (%s): %w", s.name, s.value, s.reason, err)
 	}
+	*done = append(*done, effect{"the sysctl " + s.name, func(context.Context) error { return os.WriteFile(file, have, 0) }})
 	return nil
 }

@@ -34,18 +34,18 @@ func TestSysctls(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { ns.Close() })
-			target := Target{NetNS: ns.Path(), Backend: b}
+			target := Pod{NetNS: ns.Path(), Backend: b}
 			run(t, ns.Path(), "sh", "-ec", `ip link set lo up
 				for i in br-a br-b.5 other; do ip link add $i type bridge; done`)
 			values := func() string {
 				return run(t, ns.Path(), "sh", "-c", "cd /proc/sys/net/ipv4/conf && grep . */route_localnet")
 			}
 			before := values()
-			if got, err := target.Apply(toLoopback()); err == nil {
+			if got, err := target.Apply(t.Context(), toLoopback()); err == nil {
 				t.Errorf("Apply: %+v", got)
 			} else {
 				says(t, "Apply", err, intercept.ErrUnsupported, "net/ipv4/conf/br-a/route_localnet is 0", "net/ipv4/conf/br-b.5/route_localnet is 0",
-					"has to be 1", "127.0.0.0/8", "--set-sysctls")
+					"has to be 1", "127.0.0.0/8", "has to be 1")
 				if strings.Contains(err.Error(), "other") {
 					t.Errorf("Apply: %v", err)
 				}
@@ -78,7 +78,7 @@ func TestSysctls(t *testing.T) {
 			} {
 				c := toLoopback()
 				change(&c)
-				if _, err := target.Apply(c); err != nil {
+				if _, err := target.Apply(t.Context(), c); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
@@ -87,7 +87,7 @@ func TestSysctls(t *testing.T) {
 			c.Inbound.Mode = intercept.InboundOff
 			c.VirtualInterfaces = []string{"other"}
 			c.Outbound.Target = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:15001")}
-			if _, err := target.Apply(c); err == nil {
+			if _, err := target.Apply(t.Context(), c); err == nil {
 				t.Error("a proxy at a loopback address needs no sysctl")
 			} else {
 				says(t, "Apply", err, intercept.ErrUnsupported, "net/ipv4/conf/other/route_localnet is 0")
@@ -107,8 +107,8 @@ func TestSysctlIsNeeded(t *testing.T) {
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 				t.Fatal(err)
 			}
-			target := Target{NetNS: lab.Pod.Path(), Backend: b, SetSysctls: true}
-			if _, err := target.Apply(toLoopback()); err != nil {
+			target := Pod{NetNS: lab.Pod.Path(), Backend: b, SetSysctls: true}
+			if _, err := target.Apply(t.Context(), toLoopback()); err != nil {
 				t.Fatal(err)
 			}
 			for _, p := range []intercept.Protocol{intercept.UDP, intercept.TCP} {

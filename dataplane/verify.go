@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // Verdict is what Verify finds of one thing.
@@ -30,13 +32,21 @@ type Verdict struct {
 // to, and whether a connection that has to be captured is. For the last it
 // opens some, to addresses nobody has (RFC 5737, RFC 3849), that do not get
 // beyond the node if they are not captured: their hop limit is 1.
-func (t Target) Verify(c intercept.Config) ([]Verdict, error) {
-	rs, err := intercept.Compile(c)
+func (s *Session) Verify(ctx context.Context, c intercept.Config) (verdicts []Verdict, err error) {
+	rs, routes, err := compile(c)
 	if err != nil {
 		return nil, err
 	}
-	diffs, err := t.Check(c)
-	if err != nil && !errors.Is(err, intercept.ErrNotIntercepted) {
+	err = s.do(ctx, func() error {
+		verdicts, err = s.space.verify(ctx, s.pod.Backend, c, rs, routes)
+		return err
+	})
+	return verdicts, err
+}
+
+func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs ruleset.Ruleset, routes []ruleset.MarkRoute) ([]Verdict, error) {
+	diffs, err := s.check(ctx, want, rs, routes)
+	if err != nil && !errors.Is(err, ruleset.ErrNotIntercepted) {
 		return nil, err
 	}
 	rules := Verdict{What: "rules", OK: err == nil && len(diffs) == 0, Found: "as this configuration makes them"}
@@ -47,53 +57,47 @@ func (t Target) Verify(c intercept.Config) ([]Verdict, error) {
 		rules.Found = fmt.Sprintf("%d differences, the first: %s; mesh-init check names all, and mesh-init apply puts them right", len(diffs), diffs[0])
 	}
 	verdicts := []Verdict{rules}
-	rs = forKernel(rs, c.Families, hasIPv6())
-	var tries []intercept.Packet
-	err = t.open(func(*space) error {
-		sockets, err := listSockets()
-		if err != nil {
-			return err
+	sockets, err := listSockets()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range listeners(c, rs.Families) {
+		verdicts = append(verdicts, l.judge(sockets, c.Proxy))
+	}
+	for _, f := range rs.Families {
+		p, trace, ok := toTry(rs, f)
+		if !ok {
+			continue
 		}
-		for _, l := range listeners(c, rs.Families) {
-			verdicts = append(verdicts, l.judge(sockets, c.Proxy))
-		}
-		for _, f := range rs.Families {
-			if p, ok := toTry(rs, f); ok {
-				tries = append(tries, p)
-			}
-		}
-		return nil
-	})
-	for _, p := range tries {
-		v, err := t.try(rs, p)
+		v, err := s.try(ctx, want, rs, p, trace)
 		if err != nil {
 			return nil, err
 		}
 		verdicts = append(verdicts, v)
 	}
-	return verdicts, err
+	return verdicts, nil
 }
 
 // listener is a socket that rules send connections to.
 type listener struct {
 	what     string
-	protocol intercept.Protocol
+	protocol ruleset.Protocol
 	addr     netip.Addr // one that it has to be reachable at
 	port     uint16
 	isProxy  bool // it has to belong to the proxy
 }
 
 // listeners returns the sockets that c needs.
-func listeners(c intercept.Config, families []intercept.Family) []listener {
+func listeners(c intercept.Config, families []ruleset.Family) []listener {
 	var all []listener
 	for _, f := range families {
 		localhost := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		if f == intercept.IPv6 {
+		if f == ruleset.IPv6 {
 			localhost = netip.IPv6Loopback()
 		}
-		ports := func(what string, r intercept.PortRange) {
+		ports := func(what string, r ruleset.PortRange) {
 			for p := int(r.First); p <= int(r.Last); p++ {
-				all = append(all, listener{what + ", " + f.String(), intercept.TCP, localhost, uint16(p), false})
+				all = append(all, listener{what + ", " + f.String(), ruleset.TCP, localhost, uint16(p), false})
 			}
 		}
 		if len(c.Outbound.Target) == 0 && len(c.Outbound.IncludeCIDRs)+len(c.Outbound.IncludePorts) > 0 {
@@ -103,7 +107,7 @@ func listeners(c intercept.Config, families []intercept.Family) []listener {
 			ports("inbound proxy port", c.Inbound.Port)
 		}
 		if c.DNS.Mode != intercept.DNSOff && len(c.DNS.Target) == 0 {
-			for _, p := range []intercept.Protocol{intercept.UDP, intercept.TCP} {
+			for _, p := range []ruleset.Protocol{ruleset.UDP, ruleset.TCP} {
 				all = append(all, listener{"DNS port, " + strings.ToUpper(p.String()) + ", " + f.String(), p, localhost, c.DNS.Port, true})
 			}
 		}
@@ -113,14 +117,14 @@ func listeners(c intercept.Config, families []intercept.Family) []listener {
 
 // socket is a line of /proc/net/tcp and its siblings (proc_pid_net(5)).
 type socket struct {
-	protocol intercept.Protocol
+	protocol ruleset.Protocol
 	local    netip.AddrPort
 	uid      uint32
 }
 
 // serves reports whether the socket gets what is sent to addr and port. One
 // bound to :: is taken to serve IPv4, too, as it does unless told not to.
-func (s socket) serves(p intercept.Protocol, addr netip.Addr, port uint16) bool {
+func (s socket) serves(p ruleset.Protocol, addr netip.Addr, port uint16) bool {
 	local := s.local.Addr()
 	return s.protocol == p && s.local.Port() == port &&
 		(local == addr || local == netip.IPv6Unspecified() || local == netip.IPv4Unspecified() && addr.Is4())
@@ -147,9 +151,9 @@ func listSockets() ([]socket, error) {
 	var all []socket
 	for _, file := range []struct {
 		name     string
-		protocol intercept.Protocol
+		protocol ruleset.Protocol
 		state    string // TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
-	}{{"tcp", intercept.TCP, "0A"}, {"tcp6", intercept.TCP, "0A"}, {"udp", intercept.UDP, "07"}, {"udp6", intercept.UDP, "07"}} {
+	}{{"tcp", ruleset.TCP, "0A"}, {"tcp6", ruleset.TCP, "0A"}, {"udp", ruleset.UDP, "07"}, {"udp6", ruleset.UDP, "07"}} {
 		text, err := os.ReadFile("/proc/thread-self/net/" + file.name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // no IPv6
@@ -197,39 +201,35 @@ func parseSocket(s string) (netip.AddrPort, error) {
 
 // toTry returns the first packet of a connection that this process could open
 // to an address of a family that nobody has, and that rs captures.
-func toTry(rs intercept.Ruleset, f intercept.Family) (intercept.Packet, bool) {
+func toTry(rs ruleset.Ruleset, f ruleset.Family) (ruleset.Packet, ruleset.Trace, bool) {
 	dsts, src := []string{"192.0.2.1", "198.51.100.1", "203.0.113.1"}, netip.MustParseAddrPort("192.0.2.254:40000")
-	if f == intercept.IPv6 {
+	if f == ruleset.IPv6 {
 		dsts, src = []string{"2001:db8::1", "2001:db8:ffff::1"}, netip.MustParseAddrPort("[2001:db8::fffe]:40000")
 	}
-	p := intercept.Packet{Hook: intercept.Output, Protocol: intercept.TCP, Interface: "eth0", Src: src,
-		Owner: &intercept.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}}
+	p := ruleset.Packet{Hook: ruleset.Output, Protocol: ruleset.TCP, Interface: "eth0", Src: src,
+		Owner: &ruleset.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}}
 	for _, dst := range dsts {
 		for _, port := range []uint16{80, 443, 8080, 9} {
 			p.Dst = netip.AddrPortFrom(netip.MustParseAddr(dst), port)
-			if trace, err := rs.Trace(p); err == nil && trace.Fate.Action == intercept.Redirected {
-				return p, true
+			if trace, err := rs.Trace(p); err == nil && trace.Fate.Action == ruleset.Redirected {
+				return p, trace, true
 			}
 		}
 	}
-	return intercept.Packet{}, false
+	return ruleset.Packet{}, ruleset.Trace{}, false
 }
 
 // try opens a connection that has to be captured. That it is accepted is not
 // enough, since somebody may have the address after all: the rule that
 // captures it has to count it.
-func (t Target) try(rs intercept.Ruleset, p intercept.Packet) (Verdict, error) {
+func (s *space) try(ctx context.Context, want Backend, rs ruleset.Ruleset, p ruleset.Packet, trace ruleset.Trace) (Verdict, error) {
 	v := Verdict{What: "a connection to " + p.Dst.String()}
-	trace, err := rs.Trace(p)
-	if err != nil {
-		return v, err
-	}
 	count := func() (n uint64, err error) {
-		counters, err := t.Counters()
-		if errors.Is(err, intercept.ErrNotIntercepted) {
+		status, err := s.status(ctx, want, &rs)
+		if errors.Is(err, ruleset.ErrNotIntercepted) {
 			return 0, nil
 		}
-		for _, c := range counters {
+		for _, c := range status.Counters {
 			if c.Rule == trace.Rule {
 				n += c.Packets
 			}
@@ -240,11 +240,7 @@ func (t Target) try(rs intercept.Ruleset, p intercept.Packet) (Verdict, error) {
 	if err != nil {
 		return v, err
 	}
-	var connErr error
-	err = t.open(func(*space) error { connErr = connect(p.Dst, 2*time.Second); return nil })
-	if err != nil {
-		return v, err
-	}
+	connErr := connect(ctx, p.Dst, 2*time.Second)
 	after, err := count()
 	if err != nil {
 		return v, err
@@ -261,7 +257,7 @@ func (t Target) try(rs intercept.Ruleset, p intercept.Packet) (Verdict, error) {
 }
 
 // connect opens a connection that does not get beyond the first hop.
-func connect(dst netip.AddrPort, wait time.Duration) error {
+func connect(ctx context.Context, dst netip.AddrPort, wait time.Duration) error {
 	domain, level, option := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
 	var to unix.Sockaddr = &unix.SockaddrInet6{Port: int(dst.Port()), Addr: dst.Addr().As16()}
 	if dst.Addr().Is4() {
@@ -280,9 +276,14 @@ func connect(dst netip.AddrPort, wait time.Duration) error {
 		return err
 	}
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	for end := time.Now().Add(wait); ; {
-		n, err := unix.Poll(poll, int(max(time.Until(end), 0)/time.Millisecond))
-		if errors.Is(err, unix.EINTR) {
+	end := time.Now().Add(wait)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
+		end = deadline
+	}
+	for {
+		// In pieces, to see that ctx has ended.
+		n, err := unix.Poll(poll, int(min(max(time.Until(end), 0), 50*time.Millisecond)/time.Millisecond))
+		if errors.Is(err, unix.EINTR) || err == nil && n == 0 && ctx.Err() == nil && time.Now().Before(end) {
 			continue
 		}
 		if err != nil {

@@ -14,7 +14,7 @@ func TestVerify(t *testing.T) {
 		t.Run(string(backend), func(t *testing.T) {
 			needPrograms(t)
 			lab := netlab.NewT(t, netlab.Options{})
-			target := Target{NetNS: lab.Pod.Path(), Backend: backend}
+			target := Pod{NetNS: lab.Pod.Path(), Backend: backend}
 			c := intercept.Default()
 			c.DNS.Mode = intercept.DNSAll
 			c.Proxy.GIDs = nil
@@ -22,7 +22,7 @@ func TestVerify(t *testing.T) {
 			// failing returns what is not OK.
 			failing := func() string {
 				t.Helper()
-				verdicts, err := target.Verify(c)
+				verdicts, err := target.Verify(t.Context(), c)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -52,7 +52,7 @@ func TestVerify(t *testing.T) {
 			// The peer has every address: that somebody answers proves nothing.
 			expect("nothing there", 11, "rules: not intercepted", "outbound proxy port, IPv6 15001: nobody listens at [::1]:15001",
 				"DNS port, UDP, IPv4 15053: nobody", "a connection to 192.0.2.1:80: not captured")
-			if _, err := target.Apply(c); err != nil {
+			if _, err := target.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
 			expect("no sidecar", 10, "inbound proxy port, IPv4 15006: nobody", "a connection to [2001:db8::1]:80: captured, but not accepted (connection refused)")
@@ -68,7 +68,7 @@ func TestVerify(t *testing.T) {
 			expect("a sidecar", 0)
 			changed := c
 			changed.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)}
-			if _, err := target.Apply(changed); err != nil {
+			if _, err := target.Apply(t.Context(), changed); err != nil {
 				t.Fatal(err)
 			}
 			expect("other rules", 1, "rules: ", "differences, the first: ", "mesh-init apply")

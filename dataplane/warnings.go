@@ -41,7 +41,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 		}
 	case intercept.FamiliesAuto:
 	}
-	if s.file == nil {
+	if s.netns.IsOwn() {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
 		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
 	}
@@ -52,7 +52,7 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 // they translate, ours never hear. At the same priority the chain that was made
 // last is the first to be asked.
 func (s *space) earlierNAT() ([]string, error) {
-	chains, err := s.othersChains()
+	chains, err := s.foreignChains()
 	if errors.Is(err, intercept.ErrUnsupported) || errors.Is(err, intercept.ErrPermission) {
 		return nil, nil // there are none; or the backend will say what is missing
 	}

@@ -65,7 +65,7 @@ func newSite(t testing.TB, o Options) site {
 func (s site) open(t testing.TB, o Options) *Backend {
 	t.Helper()
 	if o.Variant == NFT {
-		var sock *nft.Backend
+		var sock *nft.Conn
 		err := s.Do(func() (err error) {
 			sock, err = nft.Open()
 			return err
@@ -84,10 +84,10 @@ func (s site) open(t testing.TB, o Options) *Backend {
 }
 
 // objects gives a Backend the objects of nf_tables, as package dataplane does.
-type objects struct{ *nft.Backend }
+type objects struct{ *nft.Conn }
 
 func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
-	chains, err := o.Chains()
+	chains, err := o.ForeignChains()
 	if err != nil {
 		return nil, err
 	}

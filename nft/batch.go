@@ -161,7 +161,7 @@ func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule
 // commit sends a batch. If generation is not zero, it fails with ERESTART where
 // the rules are of another one. The error of the first message that failed
 // comes back, and nothing has then changed.
-func (b *Backend) commit(t *batch, generation uint32) error {
+func (conn *Conn) commit(t *batch, generation uint32) error {
 	if t.err != nil {
 		return fmt.Errorf("encode the rules: %w", t.err)
 	}
@@ -182,7 +182,7 @@ func (b *Backend) commit(t *batch, generation uint32) error {
 	last := len(messages) - 2
 	messages[last].Header.Flags |= netlink.Acknowledge
 
-	sent, err := b.sock.SendMessages(messages)
+	sent, err := conn.sock.SendMessages(messages)
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (b *Backend) commit(t *batch, generation uint32) error {
 	var failure error
 	for {
 		var seq uint32
-		replies, err := b.sock.Receive()
+		replies, err := conn.sock.Receive()
 		var op *netlink.OpError
 		switch {
 		case errors.As(err, &op) && op.Sequence != 0:

@@ -31,7 +31,7 @@ func BenchmarkApply(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := backend.Apply(rs); err != nil {
+				if _, err := backend.Apply(b.Context(), rs); err != nil {
 					b.Fatal(err)
 				}
 				if err := backend.Close(); err != nil {

@@ -53,8 +53,8 @@ type kernelRule struct {
 
 // find returns our tables without their content: enough to know whether there
 // is anything and who made it.
-func (b *Backend) find() (state, error) {
-	tables, err := b.tables(unix.NFPROTO_UNSPEC)
+func (conn *Conn) find() (state, error) {
+	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (b *Backend) find() (state, error) {
 	if len(st) == 0 {
 		return nil, nil
 	}
-	err = b.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
 		for i := range st {
 			if in.name != Table || in.family != st[i].family {
 				continue
@@ -87,8 +87,8 @@ type tableName struct {
 }
 
 // tables lists the tables of a family, or of all.
-func (b *Backend) tables(family nftables.TableFamily) (tables []tableName, err error) {
-	err = b.dump(unix.NFT_MSG_GETTABLE, family, nil, func(family nftables.TableFamily, message []byte) error {
+func (conn *Conn) tables(family nftables.TableFamily) (tables []tableName, err error) {
+	err = conn.dump(unix.NFT_MSG_GETTABLE, family, nil, func(family nftables.TableFamily, message []byte) error {
 		for typ, data := range attributes(message) {
 			if typ == unix.NFTA_TABLE_NAME {
 				tables = append(tables, tableName{family, zeroTerminated(data)})
@@ -100,8 +100,8 @@ func (b *Backend) tables(family nftables.TableFamily) (tables []tableName, err e
 }
 
 // chains lists the chains of a family, or of all.
-func (b *Backend) chains(family nftables.TableFamily, f func(tableName, kernelChain)) error {
-	err := b.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
+func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelChain)) error {
+	err := conn.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
 		in := tableName{family: family}
 		var c kernelChain
 		for typ, data := range attributes(message) {
@@ -134,8 +134,8 @@ func (b *Backend) chains(family nftables.TableFamily, f func(tableName, kernelCh
 }
 
 // sets lists the sets of a table, without their elements.
-func (b *Backend) sets(family nftables.TableFamily, table string) (sets []kernelSet, err error) {
-	err = b.dump(unix.NFT_MSG_GETSET, family, []netlink.Attribute{text(unix.NFTA_SET_TABLE, table)},
+func (conn *Conn) sets(family nftables.TableFamily, table string) (sets []kernelSet, err error) {
+	err = conn.dump(unix.NFT_MSG_GETSET, family, []netlink.Attribute{text(unix.NFTA_SET_TABLE, table)},
 		func(_ nftables.TableFamily, message []byte) error {
 			var s kernelSet
 			for typ, data := range attributes(message) {
@@ -173,9 +173,9 @@ func (st state) foreign() error {
 
 // load reads the content of the tables found. The error is errChanged if one
 // of them went away meanwhile.
-func (b *Backend) load(st state) error {
+func (conn *Conn) load(st state) error {
 	for i := range st {
-		if err := b.loadTable(&st[i]); errors.Is(err, unix.ENOENT) {
+		if err := conn.loadTable(&st[i]); errors.Is(err, unix.ENOENT) {
 			return errChanged
 		} else if err != nil {
 			return explain(err, "read the rules back")
@@ -184,16 +184,16 @@ func (b *Backend) load(st state) error {
 	return nil
 }
 
-func (b *Backend) loadTable(t *kernelTable) (err error) {
-	if t.rules, err = b.rules(t.family); err != nil {
+func (conn *Conn) loadTable(t *kernelTable) (err error) {
+	if t.rules, err = conn.rules(t.family); err != nil {
 		return err
 	}
-	if t.sets, err = b.sets(t.family, Table); err != nil {
+	if t.sets, err = conn.sets(t.family, Table); err != nil {
 		return err
 	}
 	for i := range t.sets {
 		s := &t.sets[i]
-		if s.elements, err = b.elements(t.family, s.name); err != nil {
+		if s.elements, err = conn.elements(t.family, s.name); err != nil {
 			return fmt.Errorf("set %s: %w", s.name, err)
 		}
 	}
@@ -201,9 +201,9 @@ func (b *Backend) loadTable(t *kernelTable) (err error) {
 }
 
 // elements reads the elements of a set, as canonicalElements writes ours.
-func (b *Backend) elements(family nftables.TableFamily, set string) ([]string, error) {
+func (conn *Conn) elements(family nftables.TableFamily, set string) ([]string, error) {
 	var keys []string
-	err := b.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
+	err := conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
 		text(unix.NFTA_SET_ELEM_LIST_TABLE, Table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}, func(_ nftables.TableFamily, message []byte) error {
 		for typ, list := range attributes(message) {
@@ -253,9 +253,9 @@ func appendElement(keys []string, key []byte, end bool) []string {
 }
 
 // rules reads all rules of our table of one family, by chain.
-func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
+func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
 	rules := map[string][]kernelRule{}
-	err := b.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
+	err := conn.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
 		text(unix.NFTA_RULE_TABLE, Table),
 	}, func(_ nftables.TableFamily, message []byte) error {
 		var chain string
@@ -278,8 +278,8 @@ func (b *Backend) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 
 // generation returns the number of the rules' generation: every transaction
 // that changes rules in the namespace, anybody's, makes a new one.
-func (b *Backend) generation() (id uint32, err error) {
-	err = b.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(_ nftables.TableFamily, message []byte) error {
+func (conn *Conn) generation() (id uint32, err error) {
+	err = conn.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(_ nftables.TableFamily, message []byte) error {
 		for typ, data := range attributes(message) {
 			if typ == unix.NFTA_GEN_ID && len(data) == 4 {
 				id = binary.BigEndian.Uint32(data)
@@ -303,20 +303,20 @@ func subsystem(err error) error {
 }
 
 // dump asks the kernel for objects and hands each of its messages to f.
-func (b *Backend) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
-	return b.ask(message, netlink.Dump, family, filter, f)
+func (conn *Conn) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
+	return conn.ask(message, netlink.Dump, family, filter, f)
 }
 
 // ask reads the kernel's answer itself: the library passes over expressions it
 // does not know, and what is passed over would count as equal; it does not
 // always hand on the errno; and it waits with select(2), which knows no file
 // descriptor above 1023 and makes it panic in a process that has more.
-func (b *Backend) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
+func (conn *Conn) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
 	m, err := request(message, flags, family, filter)
 	if err != nil {
 		return err
 	}
-	replies, err := b.sock.Execute(m)
+	replies, err := conn.sock.Execute(m)
 	if err != nil {
 		return err
 	}

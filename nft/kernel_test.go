@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,8 +23,8 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// namespace returns an empty network namespace and a Backend in it.
-func namespace(t testing.TB) (*netlab.Namespace, *Backend) {
+// namespace returns an empty network namespace and a Conn in it.
+func namespace(t testing.TB) (*netlab.Namespace, *Conn) {
 	t.Helper()
 	netlab.Require(t)
 	ns, err := netlab.NewNamespace()
@@ -40,7 +41,7 @@ func namespace(t testing.TB) (*netlab.Namespace, *Backend) {
 }
 
 // openIn opens the nf_tables of a namespace.
-func openIn(ns *netlab.Namespace) (b *Backend, err error) {
+func openIn(ns *netlab.Namespace) (b *Conn, err error) {
 	err = ns.Do(func() error {
 		b, err = Open()
 		return err
@@ -90,9 +91,9 @@ func random(t testing.TB, seed uint64) ruleset.Ruleset {
 	return compileConfig(t, gen.Config(rand.New(rand.NewPCG(seed, 11))))
 }
 
-func apply(t testing.TB, b *Backend, rs ruleset.Ruleset, want ruleset.Outcome) {
+func apply(t testing.TB, b *Conn, rs ruleset.Ruleset, want ruleset.Outcome) {
 	t.Helper()
-	got, err := b.Apply(rs)
+	got, err := b.Apply(t.Context(), rs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +102,9 @@ func apply(t testing.TB, b *Backend, rs ruleset.Ruleset, want ruleset.Outcome) {
 	}
 }
 
-func checkSame(t testing.TB, b *Backend, rs ruleset.Ruleset) {
+func checkSame(t testing.TB, b *Conn, rs ruleset.Ruleset) {
 	t.Helper()
-	diffs, err := b.Check(rs)
+	diffs, err := b.Check(t.Context(), rs)
 	if err != nil || len(diffs) > 0 {
 		t.Fatalf("Check: %v, %v", diffs, err)
 	}
@@ -232,7 +233,7 @@ func TestLayoutsReplaceEachOther(t *testing.T) {
 	if l := list(t, ns); strings.Count(l, "table ") != 1 || !strings.Contains(l, "table ip mesh_intercept") {
 		t.Fatal(l)
 	}
-	if removed, err := b.Remove(); err != nil || !removed {
+	if removed, err := b.Remove(t.Context()); err != nil || !removed {
 		t.Fatal(removed, err)
 	}
 	if l := list(t, ns); l != "" {
@@ -272,20 +273,20 @@ func TestRemoveRestores(t *testing.T) {
 				t.Fatal("Apply changed other people's tables")
 			}
 		}
-		removed, err := b.Remove()
+		removed, err := b.Remove(t.Context())
 		if err != nil || !removed {
 			t.Fatalf("Remove: %v, %v", removed, err)
 		}
 		if diff := cmp.Diff(was, listWithHandles(t, ns)); diff != "" {
 			t.Fatalf("Remove left something or took something:\n%s", diff)
 		}
-		if removed, err := b.Remove(); err != nil || removed {
+		if removed, err := b.Remove(t.Context()); err != nil || removed {
 			t.Fatalf("Remove again: %v, %v", removed, err)
 		}
-		if _, err := b.Check(random(t, 1)); !errors.Is(err, ruleset.ErrNotIntercepted) {
+		if _, err := b.Check(t.Context(), random(t, 1)); !errors.Is(err, ruleset.ErrNotIntercepted) {
 			t.Fatalf("Check of nothing: %v", err)
 		}
-		if _, err := b.Counters(); !errors.Is(err, ruleset.ErrNotIntercepted) {
+		if _, err := b.Counters(t.Context(), nil); !errors.Is(err, ruleset.ErrNotIntercepted) {
 			t.Fatalf("Counters of nothing: %v", err)
 		}
 	}
@@ -330,7 +331,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 			apply(t, b, rs, ruleset.Created)
 			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)")), "nft", "-f", "-")
 			before := listWithHandles(t, ns)
-			diffs, err := b.Check(rs)
+			diffs, err := b.Check(t.Context(), rs)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -348,7 +349,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 	t.Run("another configuration", func(t *testing.T) {
 		_, b := namespace(t)
 		apply(t, b, random(t, 5), ruleset.Created)
-		diffs, err := b.Check(rs)
+		diffs, err := b.Check(t.Context(), rs)
 		if got := joinDifferences(diffs); err != nil || !strings.Contains(got, "made from another configuration") {
 			t.Errorf("%s, %v", got, err)
 		}
@@ -367,10 +368,10 @@ func TestForeignTable(t *testing.T) {
 		run(t, ns, text, "nft", "-f", "-")
 		before := listWithHandles(t, ns)
 		rs := compileConfig(t, intercept.Default())
-		_, aerr := b.Apply(rs)
-		_, cerr := b.Check(rs)
-		_, rerr := b.Remove()
-		_, nerr := b.Counters()
+		_, aerr := b.Apply(t.Context(), rs)
+		_, cerr := b.Check(t.Context(), rs)
+		_, rerr := b.Remove(t.Context())
+		_, nerr := b.Counters(t.Context(), nil)
 		for _, err := range []error{aerr, cerr, rerr, nerr} {
 			if !errors.Is(err, ruleset.ErrForeign) || !strings.Contains(err.Error(), "nft delete table") {
 				t.Errorf("%s: %v", text, err)
@@ -401,7 +402,7 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 				Target: ruleset.TProxy{Port: 1, Mark: ruleset.Mark{Value: 1, Mask: 1}}}
 		}
 	}
-	_, err := b.Apply(rs)
+	_, err := b.Apply(t.Context(), rs)
 	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), `rule O3: `) {
 		t.Errorf("Apply: %v", err)
 	}
@@ -423,7 +424,7 @@ func TestNoPrivilege(t *testing.T) {
 			if err := unix.Capset(&header, &make([]unix.CapUserData, 2)[0]); err != nil {
 				return err
 			}
-			_, err := b.Apply(compileConfig(t, intercept.Default()))
+			_, err := b.Apply(t.Context(), compileConfig(t, intercept.Default()))
 			return err
 		}()
 	}()
@@ -448,7 +449,7 @@ func TestConcurrentApplies(t *testing.T) {
 			wg.Go(func() {
 				own, err := openIn(ns)
 				if err == nil {
-					_, err = own.Apply(random(t, 300+uint64(i)))
+					_, err = own.Apply(t.Context(), random(t, 300+uint64(i)))
 					err = errors.Join(err, own.Close())
 				}
 				errs[i] = err
@@ -463,11 +464,11 @@ func TestConcurrentApplies(t *testing.T) {
 }
 
 // isOneOf fails unless the kernel holds exactly one of the random rulesets.
-func isOneOf(t testing.TB, b *Backend, first uint64, count int) {
+func isOneOf(t testing.TB, b *Conn, first uint64, count int) {
 	t.Helper()
 	var all []string
 	for i := range count {
-		diffs, err := b.Check(random(t, first+uint64(i)))
+		diffs, err := b.Check(t.Context(), random(t, first+uint64(i)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -486,11 +487,11 @@ func TestManyNamespaces(t *testing.T) {
 		_, b := namespace(t)
 		rs := random(t, 400+i)
 		wg.Go(func() {
-			if got, err := b.Apply(rs); err != nil || got != ruleset.Created {
+			if got, err := b.Apply(t.Context(), rs); err != nil || got != ruleset.Created {
 				t.Errorf("namespace %d: %s, %v", i, got, err)
 				return
 			}
-			if diffs, err := b.Check(rs); err != nil || len(diffs) > 0 {
+			if diffs, err := b.Check(t.Context(), rs); err != nil || len(diffs) > 0 {
 				t.Errorf("namespace %d: %v, %v", i, diffs, err)
 			}
 		})
@@ -518,7 +519,7 @@ func applyForever() {
 			rs, err = intercept.Compile(gen.Config(rand.New(rand.NewPCG(500+i%4, 11))))
 			rs.Routes = nil
 			if err == nil {
-				_, err = b.Apply(rs)
+				_, err = b.Apply(context.Background(), rs)
 			}
 		}
 	}

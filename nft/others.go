@@ -10,8 +10,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Chain is a chain of somebody else's table.
-type Chain struct {
+// ForeignChain is a chain of somebody else's table.
+type ForeignChain struct {
 	// Family is nft's word for the table's: ip, ip6, inet, …
 	Family      string
 	Table, Name string
@@ -22,28 +22,28 @@ type Chain struct {
 	Priority   int32
 }
 
-// Chains returns all chains in tables that are not ours. A table has an entry
+// ForeignChains returns all chains in tables that are not ours. A table has an entry
 // without a Name, too.
-func (b *Backend) Chains() ([]Chain, error) {
-	tables, err := b.tables(unix.NFPROTO_UNSPEC)
+func (conn *Conn) ForeignChains() ([]ForeignChain, error) {
+	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
 	if err != nil {
 		return nil, err
 	}
-	var out []Chain
+	var out []ForeignChain
 	for _, t := range tables {
 		if t.name != Table {
-			out = append(out, Chain{Family: familyName(t.family), Table: t.name})
+			out = append(out, ForeignChain{Family: familyName(t.family), Table: t.name})
 		}
 	}
 	if len(out) == 0 {
 		return nil, nil
 	}
 	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output}
-	err = b.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
 		if in.name == Table {
 			return
 		}
-		o := Chain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ, Priority: c.priority}
+		o := ForeignChain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ, Priority: c.priority}
 		if c.base && int(c.hook) < len(hooks) {
 			o.Hook = hooks[c.hook].String()
 		}
@@ -62,17 +62,17 @@ func tableFamily(f ruleset.Family) nftables.TableFamily {
 // RemoveEmpty removes those of the named chains of a table that have no rules
 // and, if asked to, the table if nothing is left in it. What is not there is
 // no failure.
-func (b *Backend) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
+func (conn *Conn) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
 	for range maxAttempts {
-		generation, err := b.generation()
+		generation, err := conn.generation()
 		if err != nil {
 			return err
 		}
-		t, err := b.emptying(f, table, chains, andTable)
+		t, err := conn.emptying(f, table, chains, andTable)
 		if err != nil || len(t.messages) == 0 {
 			return err
 		}
-		err = b.commit(&t, generation)
+		err = conn.commit(&t, generation)
 		if err == nil {
 			return nil
 		}
@@ -83,14 +83,14 @@ func (b *Backend) RemoveEmpty(f ruleset.Family, table string, chains []string, a
 	return fmt.Errorf("remove what is empty of table %s: the tables changed under %d attempts; another program keeps writing them", table, maxAttempts)
 }
 
-func (b *Backend) emptying(f ruleset.Family, table string, chains []string, andTable bool) (t batch, err error) {
+func (conn *Conn) emptying(f ruleset.Family, table string, chains []string, andTable bool) (t batch, err error) {
 	family := tableFamily(f)
-	all, err := b.Chains()
+	all, err := conn.ForeignChains()
 	if err != nil {
 		return t, err
 	}
 	used := map[string]bool{}
-	err = b.dump(unix.NFT_MSG_GETRULE, family, nil, func(_ nftables.TableFamily, message []byte) error {
+	err = conn.dump(unix.NFT_MSG_GETRULE, family, nil, func(_ nftables.TableFamily, message []byte) error {
 		var in, chain string
 		for typ, data := range attributes(message) {
 			switch typ {
@@ -130,7 +130,7 @@ func (b *Backend) emptying(f ruleset.Family, table string, chains []string, andT
 	if !andTable || !there || left > 0 {
 		return t, nil
 	}
-	sets, err := b.sets(family, table)
+	sets, err := conn.sets(family, table)
 	if err != nil {
 		return t, explain(err, "list sets")
 	}
@@ -148,10 +148,10 @@ func (b *batch) deleteChain(family nftables.TableFamily, table, chain string) {
 // ends in an error on purpose, so that nothing of it comes to be. The answer
 // is nil, [ruleset.ErrPermission] or [ruleset.ErrUnsupported] with the
 // rule that is refused.
-func (b *Backend) Probe(rs ruleset.Ruleset) error {
+func (conn *Conn) Probe(rs ruleset.Ruleset) error {
 	lays := []layout{oneTable}
-	if b.only != nil {
-		lays = []layout{*b.only}
+	if conn.only != nil {
+		lays = []layout{*conn.only}
 	} else if len(rs.Families) == 2 {
 		lays = append(lays, twoTables)
 	}
@@ -161,7 +161,7 @@ func (b *Backend) Probe(rs ruleset.Ruleset) error {
 		if err != nil {
 			return err
 		}
-		err = b.probe(prog)
+		err = conn.probe(prog)
 		if err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
 			return err
 		}
@@ -170,8 +170,8 @@ func (b *Backend) Probe(rs ruleset.Ruleset) error {
 	return first
 }
 
-func (b *Backend) probe(prog program) error {
-	if _, err := b.generation(); err != nil {
+func (conn *Conn) probe(prog program) error {
+	if _, err := conn.generation(); err != nil {
 		return err
 	}
 	var t batch
@@ -179,9 +179,9 @@ func (b *Backend) probe(prog program) error {
 		t.addTable(tab, trial, func(*rule) bool { return true })
 	}
 	t.createTable(prog[0].family, trial)
-	err := b.commit(&t, 0)
+	err := conn.commit(&t, 0)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
-	return b.blame(prog, err)
+	return conn.blame(prog, err)
 }

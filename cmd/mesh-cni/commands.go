@@ -17,16 +17,16 @@ import (
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 )
 
-// plane is what a [dataplane.Target] can do; tests put another in its place.
+// plane is what a [dataplane.Pod] can do; tests put another in its place.
 type plane interface {
-	Apply(intercept.Config) (dataplane.Result, error)
-	Check(intercept.Config) ([]intercept.Difference, error)
+	Apply(context.Context, intercept.Config) (dataplane.Result, error)
+	Check(context.Context, intercept.Config) ([]intercept.Difference, error)
 }
 
 // target is the pod's namespace. Sysctls are set: unlike an init container, a
 // plugin may.
-func (in input) target() dataplane.Target {
-	return dataplane.Target{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true}
+func (in input) target() dataplane.Pod {
+	return dataplane.Pod{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true}
 }
 
 // add puts the rules of a pod in force, if it asks for any, and passes on what
@@ -50,7 +50,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		// It reads back what it wrote, and fails if that is not there.
-		r.applied, err = p.plane(in.target()).Apply(v.spec.Config)
+		r.applied, err = p.plane(in.target()).Apply(ctx, v.spec.Config)
 		if errors.Is(err, dataplane.ErrHostNetNS) {
 			v, err = verdict{skip: hostNetwork}, nil
 		}
@@ -100,7 +100,7 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		var differences []intercept.Difference
-		differences, err = p.plane(in.target()).Check(v.spec.Config)
+		differences, err = p.plane(in.target()).Check(ctx, v.spec.Config)
 		switch {
 		case errors.Is(err, dataplane.ErrHostNetNS):
 			v, err = verdict{skip: hostNetwork}, nil
@@ -137,7 +137,7 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 	what := "backend " + string(in.conf.Backend)
 	host := in.target()
 	host.NetNS, host.AllowHostNetNS = "", true
-	_, err = p.plane(host).Check(in.conf.WithoutPod())
+	_, err = p.plane(host).Check(ctx, in.conf.WithoutPod())
 	if errors.Is(err, intercept.ErrNotIntercepted) {
 		err = nil
 	}

@@ -31,7 +31,7 @@ func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 // be removed; and an ADD of a pod that is not ours, for which half of the time
 // went into reading the same JSON again.
 func run(command string, stdin io.Reader, stdout io.Writer) int {
-	p := &plugin{plane: func(t dataplane.Target) plane { return t }, begun: time.Now()}
+	p := &plugin{plane: func(p dataplane.Pod) plane { return p }, begun: time.Now()}
 	var err error
 	switch command {
 	case "DEL":
@@ -78,7 +78,7 @@ func (p *plugin) addFrom(stdin io.Reader) error {
 
 // plugin is one call.
 type plugin struct {
-	plane func(dataplane.Target) plane
+	plane func(dataplane.Pod) plane
 	// cniVersion is that of the entry, once it is known.
 	cniVersion string
 	// result is what goes to standard output in the end, or nil.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,23 +22,23 @@ import (
 
 // fakePlane records what is asked of it, and answers.
 type fakePlane struct {
-	applied *[]dataplane.Target
+	applied *[]dataplane.Pod
 	config  *intercept.Config
 	err     error
 	diffs   []intercept.Difference
 }
 
-func (f fakePlane) on(t dataplane.Target) plane {
+func (f fakePlane) on(t dataplane.Pod) plane {
 	*f.applied = append(*f.applied, t)
 	return f
 }
 
-func (f fakePlane) Apply(c intercept.Config) (dataplane.Result, error) {
+func (f fakePlane) Apply(_ context.Context, c intercept.Config) (dataplane.Result, error) {
 	*f.config = c
 	return dataplane.Result{Choice: dataplane.Choice{Backend: dataplane.BackendNFT}, Outcome: intercept.Created, Warnings: []string{"mind"}}, f.err
 }
 
-func (f fakePlane) Check(c intercept.Config) ([]intercept.Difference, error) {
+func (f fakePlane) Check(_ context.Context, c intercept.Config) ([]intercept.Difference, error) {
 	*f.config = c
 	return f.diffs, f.err
 }
@@ -79,7 +80,7 @@ func TestAdd(t *testing.T) {
 		"bad annotations, not lenient": {entry(`{"intercept.mesh/enabled":"x"}`, `,"failurePolicy":"allow"`), nil, codeAnnotations, 0},
 		"gVisor, not lenient":          {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
 	} {
-		f := fakePlane{applied: new([]dataplane.Target), config: new(intercept.Config), err: tt.err}
+		f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config), err: tt.err}
 		p := &plugin{plane: f.on}
 		err := p.add(cmdArgs(tt.stdin))
 		var e *types.Error
@@ -208,7 +209,7 @@ func TestPanic(t *testing.T) {
 	if err := again([]byte(entry(asks, ""))); err != nil {
 		t.Fatal(err)
 	}
-	p := &plugin{plane: func(dataplane.Target) plane { panic("oh") }}
+	p := &plugin{plane: func(dataplane.Pod) plane { panic("oh") }}
 	var e *types.Error
 	if err := p.call(); !errors.As(err, &e) || e.Code != types.ErrInternal || !strings.Contains(e.Msg, "oh") {
 		t.Errorf("%v", err)

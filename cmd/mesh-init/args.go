@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
@@ -12,7 +13,7 @@ const envPrefix = "MESH_"
 
 // A setting is a flag's value, and where it was given: "--dns" or "MESH_DNS".
 type setting struct {
-	flag
+	cli.Flag
 	source string
 	text   string
 	given  bool
@@ -21,9 +22,9 @@ type setting struct {
 // inputs is what the command line and the environment say, before any of it
 // is understood.
 type inputs struct {
-	verb  verbRow
-	given []setting // those of the environment first
-	help  bool
+	flags []cli.Flag // those of the verb
+	given []setting  // those of the environment first
+	notes []string
 	errs  []error
 }
 
@@ -31,165 +32,88 @@ func (in *inputs) fail(source, format string, args ...any) {
 	in.errs = append(in.errs, fmt.Errorf("%s: %w", source, fmt.Errorf(format, args...)))
 }
 
-// gather reads the arguments after the verb, and the environment. It never
-// stops at an error, so that all can be reported together.
-func gather(v verbRow, args, env []string) inputs {
-	in := inputs{verb: v}
-	all := flags()
-	fromArgs := in.readArgs(all, args)
-	in.readEnv(all, env, fromArgs)
+// gather reads the command line of a verb, and the environment. It never stops
+// at an error, so that all can be reported together.
+func gather(all func() []cli.Flag, line cli.Line, environ []string) inputs {
+	in := inputs{flags: line.Flags, notes: line.Notes, errs: line.Errs}
+	var fromArgs []setting
+	for _, g := range line.Given {
+		fromArgs = append(fromArgs, setting{g.Flag, g.Source, g.Text, true})
+	}
+	in.readEnv(all, environ, fromArgs)
 	in.given = append(in.given, fromArgs...)
 	return in
 }
 
-// readArgs reads --flag VALUE, --flag=VALUE and --switch. There are neither
-// abbreviations nor single letters (but -h).
-//
-// It is not pflag, which stops at the first error, takes the next flag for a
-// value and passes over -test.*; told to go on past what it does not know, it
-// reads -allow-host-netns as -a, -l … -h: help, a success that captured nothing.
-func (in *inputs) readArgs(all []flag, args []string) []setting {
-	values := map[string][]string{}
-	var order []flag
-	last := "" // the switch just read
-	for len(args) > 0 {
-		arg := args[0]
-		args = args[1:]
-		wasSwitch := last
-		last = ""
-		switch {
-		case arg == "--":
-			for _, rest := range args {
-				in.leftOver(rest)
-			}
-			args = nil
-			continue
-		case arg == "-h":
-			arg = "--" + helpFlag
-		case wasSwitch != "" && (arg == "true" || arg == "false"):
-			in.fail("--"+wasSwitch, "%q is left over: a switch's value is written --%s=%s", arg, wasSwitch, arg)
-			continue
-		case !strings.HasPrefix(arg, "-") || arg == "-":
-			in.leftOver(arg)
-			continue
-		}
-		token, value, inline := strings.Cut(arg, "=")
-		f, ok := findFlag(all, strings.TrimPrefix(token, "--"))
-		if !ok || !strings.HasPrefix(token, "--") {
-			in.unknownFlag(all, token)
-			if !inline && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-				args = args[1:] // most likely its value: no error of its own
-			}
-			continue
-		}
-		switch {
-		case inline:
-		case f.isSwitch():
-			value, last = "true", f.name
-		case len(args) == 0:
-			in.fail(token, "a value is missing: write %s %s", token, f.value)
-			continue
-		case isFlag(all, args[0]):
-			in.fail(token, "a value is missing: %q looks like a flag; write %s %s", args[0], token, f.value)
-			continue
-		default:
-			value, args = args[0], args[1:]
-		}
-		if f.verbs&in.verb.verb == 0 {
-			in.fail(token, "%s does not use it; it is for %s", in.verb.name, f.verbs)
-			continue
-		}
-		if _, again := values[f.name]; !again {
-			order = append(order, f)
-		}
-		values[f.name] = append(values[f.name], value)
-	}
-	var out []setting
-	for _, f := range order {
-		given := values[f.name]
-		source := "--" + f.name
-		if len(given) > 1 && !f.repeats() {
-			in.fail(source, "given twice, %q and %q: give it once", given[0], given[1])
-			continue
-		}
-		if !in.plausible(f, source, given) {
-			continue
-		}
-		if f.name == helpFlag && given[0] == "true" {
-			in.help = true
-			continue
-		}
-		out = append(out, setting{f, source, strings.Join(given, ";"), true})
-	}
-	return out
-}
-
-func (in *inputs) leftOver(arg string) {
-	in.errs = append(in.errs, fmt.Errorf("%q is left over: %s takes flags only (mesh-init %s --help lists them)", arg, in.verb.name, in.verb.name))
-}
-
-func (in *inputs) unknownFlag(all []flag, token string) {
-	var names []string
-	for _, f := range all {
-		if f.verbs&in.verb.verb != 0 {
-			names = append(names, "--"+f.name)
-		}
-	}
-	in.fail(token, "unknown flag; %s", decode.Hint("--"+strings.TrimLeft(token, "-"), names, "mesh-init "+in.verb.name+" --help lists them"))
-}
-
-// isFlag reports whether an argument is one of our flags.
-func isFlag(all []flag, arg string) bool {
-	name, ok := strings.CutPrefix(arg, "--")
-	if !ok {
-		return false
-	}
-	name, _, _ = strings.Cut(name, "=")
-	_, ok = findFlag(all, name)
+// uses reports whether the verb has a flag.
+func (in inputs) uses(flag string) bool {
+	_, ok := cli.Find(in.flags, flag)
 	return ok
+}
+
+// sources are where the configuration was given: a file, flags, variables.
+func (in inputs) sources() []string {
+	all := []string{}
+	for _, s := range in.given {
+		switch {
+		case s.Name == configFlag && s.text == "-":
+			all = append(all, "standard input")
+		case s.Name == configFlag:
+			all = append(all, s.text)
+		case s.Path != "":
+			all = append(all, s.source)
+		}
+	}
+	return all
 }
 
 // readEnv reads the MESH_ variables. Those of flags that the verb does not
 // use are passed over, since a pod's environment is the same for all verbs.
-func (in *inputs) readEnv(all []flag, env []string, fromArgs []setting) {
-	var names []string
-	for _, f := range all {
-		if name := f.env(); name != "" {
-			names = append(names, name)
-		}
+func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []setting) {
+	environ = slices.DeleteFunc(slices.Sorted(slices.Values(environ)), func(entry string) bool {
+		return !strings.HasPrefix(entry, envPrefix) || strings.HasPrefix(entry, envPrefix+"TEST_")
+	})
+	if len(environ) == 0 {
+		return
 	}
-	for _, entry := range slices.Sorted(slices.Values(env)) {
-		name, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envPrefix+"TEST_") {
+	byName := map[string]cli.Flag{}
+	var names []string
+	for _, f := range all() {
+		if env(f) == "" {
 			continue
 		}
-		i := slices.IndexFunc(all, func(f flag) bool { return f.env() == name })
+		names = append(names, env(f))
+		byName[env(f)] = f
+		for _, o := range f.Old {
+			byName[envName(o.Name)] = f
+		}
+	}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		f, known := byName[name]
 		link := isServiceLink(name, value)
 		switch {
-		case i < 0 && link:
-		case i < 0:
-			in.fail(name, "unknown variable; %s", decode.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
-		case all[i].verbs&in.verb.verb == 0:
-		case link && slices.ContainsFunc(fromArgs, func(s setting) bool { return s.name == all[i].name }):
+		case !known && link:
+		case !known:
+			in.fail(name, "unknown variable; %s",
+				decode.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
+		case !in.uses(f.Name):
+		case link && slices.ContainsFunc(fromArgs, func(s setting) bool { return s.Name == f.Name }):
 			// The flag is the way out that the error below names.
 		case link:
-			in.fail(name, "%q is Kubernetes' address of a Service named %s, not a value for us; give --%s, or set enableServiceLinks: false in the pod's spec",
-				value, serviceOf(name), all[i].name)
-		case in.plausible(all[i], name, []string{value}):
-			in.given = append(in.given, setting{all[i], name, value, true})
+			in.fail(name, "%q is Kubernetes' address of a Service named %s, not a value for us; "+
+				"give --%s, or set enableServiceLinks: false in the pod's spec", value, serviceOf(name), f.Name)
+		default:
+			if name != env(f) {
+				in.notes = append(in.notes, name+" is deprecated: set "+env(f))
+			}
+			if err := f.Plausible(value); err != nil {
+				in.fail(name, "%w", err)
+				continue
+			}
+			in.given = append(in.given, setting{f, name, value, true})
 		}
 	}
-}
-
-// plausible refuses values that are most likely a mistake.
-func (in *inputs) plausible(f flag, source string, values []string) bool {
-	before := len(in.errs)
-	for _, v := range values {
-		if err := f.asField().Plausible(v); err != nil {
-			in.fail(source, "%w", err)
-		}
-	}
-	return len(in.errs) == before
 }
 
 // Kubernetes sets variables for the Services of a pod's namespace, in the
@@ -221,22 +145,4 @@ func isServiceURL(value string) bool {
 // serviceOf returns the Service whose address is in a variable …_PORT.
 func serviceOf(name string) string {
 	return strings.ToLower(strings.ReplaceAll(strings.TrimSuffix(name, "_PORT"), "_", "-"))
-}
-
-// chooseVerb splits the verb from the arguments: apply, if there is none.
-func chooseVerb(args []string) (verbRow, []string, error) {
-	all := verbTable()
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
-		return all[0], args, nil
-	}
-	for _, v := range all {
-		if v.name == args[0] {
-			return v, args[1:], nil
-		}
-	}
-	var names []string
-	for _, v := range all {
-		names = append(names, v.name)
-	}
-	return verbRow{}, nil, fmt.Errorf("%q is not a verb; %s", args[0], decode.Hint(args[0], names, "the verbs are "+strings.Join(names, ", ")))
 }

@@ -6,21 +6,28 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
+
+func doctorVerb() verb {
+	return verb{cli.Verb{
+		Name: "doctor", Does: "say what this system can do, what it lacks and what mends that",
+		Also: []string{"diagnose", "info"},
+		More: "It tries every backend and changes nothing: nftables in a transaction that ends in an\n" +
+			"error, iptables in a network namespace of its own (which takes CAP_SYS_ADMIN).",
+		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
+	}, job.doctor}
+}
 
 // doctor reports what the system can do. Its answer to "would apply work?" is
 // its exit code.
 func (j job) doctor() error {
-	r, err := j.plane.Doctor(j.config)
+	r, err := j.plane.Probe(j.ctx, j.config)
 	if err != nil {
 		return err
 	}
-	if j.json {
-		err = j.printJSON(r)
-	} else {
-		j.out.WriteString(doctorText(r))
-	}
+	err = j.print(r, func() string { return doctorText(r) })
 	if err == nil && r.Error != "" && r.Choice.Backend != "" {
 		return fmt.Errorf("%w to find out whether apply would work", intercept.ErrPermission)
 	}
@@ -35,10 +42,10 @@ func (j job) doctor() error {
 func doctorText(r dataplane.Report) string {
 	var b strings.Builder
 	line := func(what, state, more string) {
-		fmt.Fprintf(&b, "%-32s %-8s %s", what, state, decode.OneLine(more))
-		trimmed := strings.TrimRight(b.String(), " ")
-		b.Reset()
-		b.WriteString(trimmed + "\n")
+		b.WriteString(cli.Hang(fmt.Sprintf("%-32s %-8s ", what, state), 42, decode.OneLine(more)))
+	}
+	sentence := func(format string, args ...any) {
+		b.WriteString(cli.Hang("", 2, decode.OneLine(fmt.Sprintf(format, args...))))
 	}
 	yes := func(v bool) string {
 		if v {
@@ -86,11 +93,11 @@ func doctorText(r dataplane.Report) string {
 	b.WriteString("\n")
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":
-		fmt.Fprintf(&b, "apply would take %s, which could not be tried: %s\n", r.Choice.Backend, decode.OneLine(r.Error))
+		sentence("apply would take %s, which could not be tried: %s", r.Choice.Backend, r.Error)
 	case r.Error != "":
-		fmt.Fprintf(&b, "apply would fail: %s\n", decode.OneLine(r.Error))
+		sentence("apply would fail: %s", r.Error)
 	default:
-		fmt.Fprintf(&b, "apply takes %s: %s\n", r.Choice.Backend, decode.OneLine(r.Choice.Reason))
+		sentence("apply takes %s: %s", r.Choice.Backend, r.Choice.Reason)
 	}
 	if len(r.Modules) > 0 {
 		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))

@@ -4,13 +4,47 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
+
+func explainVerb() verb {
+	return verb{cli.Verb{
+		Name: "explain", Does: "say what happens to a packet and why; no privilege needed",
+		Also: []string{"why", "trace", "what", "describe"},
+		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
+			"check says whether the two are the same.",
+		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside]",
+		Flags: explainFlags,
+		Examples: `
+  Why does this call of the app (not) go to the proxy?
+    mesh-init explain --dst 10.1.2.3:443 --uid 1000 --config mesh.yaml
+  The proxy calls its own pod by the pod's address; a client calls port 8080:
+    mesh-init explain --from proxy --to-self --dst 10.244.1.7:8080
+    mesh-init explain --from outside --src 10.244.2.9 --dst 10.244.1.7:8080
+`}, job.explain}
+}
+
+func explainFlags() []cli.Flag {
+	return append(configFlags(), once(
+		row("from", "app|proxy|outside", groupPacket, "app", "who sends it; outside: it arrives in the pod"),
+		row(dstFlag, "ADDRESS:PORT", groupPacket, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
+		row("src", "ADDRESS[:PORT]", groupPacket, "", "where it comes from"),
+		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol"),
+		row("uid", "ID", groupPacket, "1000", "the app's user"),
+		row("gid", "ID", groupPacket, "1000", "the app's group"),
+		row("mark", "NUMBER", groupPacket, "0", "the mark of the sender's socket (SO_MARK)"),
+		row("interface", "NAME", groupPacket, "",
+			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"),
+		row("to-self", "", groupPacket, "false", "the destination is the pod's own address"),
+		row("state", "new|established|invalid", groupPacket, "new",
+			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
+	)...)
+}
 
 // packetFlags are the settings, by flag, that describe a packet.
 type packetFlags map[string]setting
@@ -37,8 +71,8 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 	var dst, src netip.AddrPort
 	var err error
 	proto := p["proto"].text
-	if dst, err = parseEndpoint(p["dst"].text, proto, proto != "icmp"); err != nil {
-		fail("dst", "%w", err)
+	if dst, err = parseEndpoint(p[dstFlag].text, proto, proto != "icmp"); err != nil {
+		fail(dstFlag, "%w", err)
 	}
 	if p.given("src") {
 		if src, err = parseEndpoint(p["src"].text, proto, false); err != nil {
@@ -201,11 +235,15 @@ type explanation struct {
 	Fate   intercept.Fate `json:"fate"`
 	Words  string         `json:"words"`
 	Packet packetJSON     `json:"packet"`
-	// Line and Reason are those of the rule that decided; empty if none did.
-	Line   string     `json:"line"`
-	Reason string     `json:"reason"`
-	Zone   uint16     `json:"conntrackZone,omitempty"`
-	Steps  []stepJSON `json:"steps"`
+	// ID, Line and Reason are those of the rule that decided; empty if none did.
+	ID     intercept.RuleID `json:"id"`
+	Line   string           `json:"line"`
+	Reason string           `json:"reason"`
+	Zone   uint16           `json:"conntrackZone,omitempty"`
+	// Sources are where the configuration was given: a file, flags, variables. It
+	// is the default if there are none.
+	Sources []string   `json:"sources"`
+	Steps   []stepJSON `json:"steps"`
 }
 
 type packetJSON struct {
@@ -221,39 +259,37 @@ type packetJSON struct {
 }
 
 type stepJSON struct {
-	Chain   string `json:"chain"`
-	Line    string `json:"line"`
-	Reason  string `json:"reason"`
-	Matched bool   `json:"matched"`
-	Decided bool   `json:"decided,omitempty"`
-	Target  string `json:"target,omitempty"` // of a rule that matched
-	Because string `json:"because,omitempty"`
+	Chain   string           `json:"chain"`
+	ID      intercept.RuleID `json:"id"`
+	Line    string           `json:"line"`
+	Reason  string           `json:"reason"`
+	Matched bool             `json:"matched"`
+	Decided bool             `json:"decided,omitempty"`
+	Target  string           `json:"target,omitempty"` // of a rule that matched
+	Because string           `json:"because,omitempty"`
 }
 
 func (j job) explain() error {
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	packet, err := j.packet.packet(j.config)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	trace, err := rs.Trace(packet)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	e := explain(j.config, packet, trace)
 	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
-	if j.json {
-		return j.printJSON(e)
-	}
-	j.out.WriteString(e.String())
-	return nil
+	e.Sources = j.sources
+	return j.print(e, func() string { return e.text(j.style) })
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
-	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
+	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), ID: t.Rule, Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
 	if e.Reason == "" {
 		e.Reason = "no rule decides on such a packet"
 		if p.State == intercept.CTInvalid {
@@ -261,7 +297,7 @@ func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanat
 		}
 	}
 	for _, s := range t.Steps {
-		step := stepJSON{Chain: s.Chain, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
+		step := stepJSON{Chain: s.Chain, ID: s.Rule.ID, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
 		if s.Matched {
 			step.Target = s.Rule.Target.String()
 		} else {
@@ -340,29 +376,35 @@ func (p packetJSON) String() string {
 		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
 }
 
-func (e explanation) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n\n", e.Fate, e.Words)
-	fmt.Fprintf(&b, "packet:  %s\n", decode.OneLine(e.Packet.String()))
-	steps := e.Steps
-	if e.Line == "" {
-		fmt.Fprintf(&b, "decided: %s\n", e.Reason)
-	} else {
-		fmt.Fprintf(&b, "decided: %s %s\n", e.Line, e.Reason)
-		// What it took to get there is below.
-		steps = slices.DeleteFunc(slices.Clone(steps), func(s stepJSON) bool { return s.Decided })
+func (e explanation) text(style cli.Style) string {
+	config := "the defaults, since none was given"
+	if len(e.Sources) > 0 {
+		config = strings.Join(e.Sources, ", ") + "; the rest are the defaults"
 	}
-	for i, s := range steps {
-		if i == 0 || steps[i-1].Chain != s.Chain {
-			fmt.Fprintf(&b, "\npassed on the way, in chain %s:\n", s.Chain)
+	decided := e.Reason
+	if e.ID != "" {
+		decided = string(e.ID) + ": " + e.Reason
+	}
+	fate := e.Fate.String() + ": "
+	text := cli.Hang(style.Strong(fate), len(fate), e.Words) + "\n" +
+		cli.Hang("packet:  ", 9, decode.OneLine(e.Packet.String())) +
+		cli.Hang("config:  ", 9, decode.OneLine(config)) +
+		cli.Hang("decided: ", 9, decided)
+	if len(e.Steps) == 0 {
+		return text
+	}
+	rows := []cli.Row{{"RULE", "REASON", "MATCH"}}
+	for i, s := range e.Steps {
+		if i == 0 || e.Steps[i-1].Chain != s.Chain {
+			rows = append(rows, cli.Row{s.Chain + ":"})
 		}
-		because := s.Because
+		match := "no: " + s.Because
 		if s.Matched {
-			because = "matched: " + s.Target
+			match = "yes: " + s.Target
 		}
-		fmt.Fprintf(&b, "  %s %s — %s\n", s.Line, s.Reason, shorten(because))
+		rows = append(rows, cli.Row{string(s.ID), s.Reason, shorten(match)})
 	}
-	return b.String()
+	return text + "\n" + cli.Table(rows)
 }
 
 // shorten cuts a list of thousands to what fits beside a rule.

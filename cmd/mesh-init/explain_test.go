@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
 )
 
 func TestExplainText(t *testing.T) {
@@ -17,64 +19,81 @@ func TestExplainText(t *testing.T) {
 		{"an app's call", "--dst 10.1.2.3:443 --exclude-interfaces net1", `redirect(15001): goes to the proxy's port 15001 for outbound connections
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
-decided: O12 every destination is included
+config:  --exclude-interfaces; the rest are the defaults
+decided: O12: every destination is included
 
-passed on the way, in chain output:
-  O1 excluded interface — not leaving by net1
-  O2 the proxy's passthrough source — not leaving by lo
-  O3 the proxy calls its own pod (by user) — not leaving by lo
-  O3 the proxy calls its own pod (by group) — not leaving by lo
-  O4 from the proxy (by user) — not UID 1337
-  O4 from the proxy (by group) — not GID 1337
-  O6 inside the pod — not leaving by lo
-  O9 the exempt loopback range — not destination 127.0.0.1,::1
+RULE     REASON                                  MATCH
+output:
+O1.net1  excluded interface                      no: not leaving by net1
+O2       the proxy's passthrough source          no: not leaving by lo
+O3.uid   the proxy calls its own pod (by user)   no: not leaving by lo
+O3.gid   the proxy calls its own pod (by group)  no: not leaving by lo
+O4.uid   from the proxy (by user)                no: not UID 1337
+O4.gid   from the proxy (by group)               no: not GID 1337
+O6       inside the pod                          no: not leaving by lo
+O9       the exempt loopback range               no: not destination 127.0.0.1,::1
+O12      every destination is included           yes: redirect to :15001
 `},
 		{"a probe", "--from outside --dst [fd00::1]:15021 --src fd00::9", `pass: goes on untouched, past the proxy
 
 packet:  tcp [fd00::9]:40000 -> [fd00::1]:15021, arriving by eth0
-decided: I6 excluded port
+config:  the defaults, since none was given
+decided: I6: excluded port
 
-passed on the way, in chain prerouting:
-  I4 the tunnel port — not port 15008
+RULE  REASON           MATCH
+prerouting:
+I4    the tunnel port  no: not port 15008
+I6    excluded port    yes: return
 `},
 		{"an owner who is included, by way of another chain", "--dst 10.1.2.3:443 --include-uids 1000 --passthrough-sources none --inbound-mode off", `redirect(15001): goes to the proxy's port 15001 for outbound connections
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
-decided: O12 every destination is included
+config:  --include-uids, --passthrough-sources, --inbound-mode; the rest are the defaults
+decided: O12: every destination is included
 
-passed on the way, in chain output:
-  O4 from the proxy (by user) — not UID 1337
-  O4 from the proxy (by group) — not GID 1337
-  O6 inside the pod — not leaving by lo
-  O7 included user — matched: goto output_included
-
-passed on the way, in chain output_included:
-  O9 the exempt loopback range — not destination 127.0.0.1,::1
+RULE             REASON                         MATCH
+output:
+O4.uid           from the proxy (by user)       no: not UID 1337
+O4.gid           from the proxy (by group)      no: not GID 1337
+O6               inside the pod                 no: not leaving by lo
+O7.included-uid  included user                  yes: goto output_included
+output_included:
+O9               the exempt loopback range      no: not destination 127.0.0.1,::1
+O12              every destination is included  yes: redirect to :15001
 `},
 		{"a family left out", "--dst [fd00::1]:443 --families ipv4", `pass: goes on untouched, past the proxy
 
-packet:  tcp [2001:db8::1]:40000 -> [fd00::1]:443, leaving by eth0, from the app (UID 1000, GID 1000)
+packet:  tcp [2001:db8::1]:40000 -> [fd00::1]:443, leaving by eth0, from the app (UID 1000, GID
+         1000)
+config:  --families; the rest are the defaults
 decided: IPv6 is not captured
 `},
 		{"nothing is asked", "--from outside --inbound-mode off --dst 10.0.0.1:80", `pass: goes on untouched, past the proxy
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80, arriving by eth0
+config:  --inbound-mode; the rest are the defaults
 decided: no rule decides on such a packet
 `},
 		{"invalid, dropped", "--from outside --dst 10.0.0.1:80 --state invalid --drop-invalid", `drop: is discarded
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
-decided: I3 conntrack calls it invalid
+config:  --drop-invalid; the rest are the defaults
+decided: I3: conntrack calls it invalid
+
+RULE  REASON                      MATCH
+invalid:
+I3    conntrack calls it invalid  yes: drop
 `},
 		{"invalid, let go", "--from outside --dst 10.0.0.1:80 --state invalid", `pass: goes on untouched, past the proxy
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
+config:  the defaults, since none was given
 decided: redirecting rules are not asked about an invalid packet, and --drop-invalid is off
 `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(tc.args)...)...)
-			if diff := cmp.Diff(tc.want, r.out); diff != "" || r.code != exitDone {
+			if diff := cmp.Diff(tc.want, r.out); diff != "" || r.code != cli.ExitDone {
 				t.Errorf("exit code %d, %s (-want +got):\n%s", r.code, r.stderr, diff)
 			}
 		})
@@ -104,8 +123,8 @@ func TestExplain(t *testing.T) {
 		{"--dst [fd00::1] --proto icmp", "pass", "O14", "ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
 		{"--dst 10.1.2.3:443 --state established", "pass", "O14", "tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
 	} {
-		r := invoke(t, "", nil, append([]string{"explain", "--format", "json"}, strings.Fields(tc.args)...)...)
-		if r.code != exitDone {
+		r := invoke(t, "", nil, append([]string{"explain", "-o", "json"}, strings.Fields(tc.args)...)...)
+		if r.code != cli.ExitDone {
 			t.Errorf("%s: exit code %d, %s", tc.args, r.code, r.stderr)
 			continue
 		}
@@ -144,7 +163,7 @@ func TestExplainRefuses(t *testing.T) {
 		"--dst 10.0.0.1:80 --proto udp --state established": `--state: established: only a TCP packet`,
 	} {
 		r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(args)...)...)
-		if r.code != exitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {
+		if r.code != cli.ExitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {
 			t.Errorf("%s: exit code %d, standard error %q; want %q", args, r.code, r.stderr, want)
 		}
 	}

@@ -6,28 +6,30 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"strings"
+	"os/signal"
+	"syscall"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/cli"
 )
 
-// Signals are not caught: what changes the kernel is one transaction, so a
-// kill leaves the old rules or the new ones.
+// A signal ends the run as its context ends: what takes several steps is undone. Even a kill leaves the old rules or the
+// new ones where one transaction changes them.
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
 // run is the command without the process around it. env is as from
 // [os.Environ]. It returns the exit code.
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := program{stdin, stdout, stderr, func(t dataplane.Target) plane { return t }}
+	p := program{stdin, stdout, stderr, func(p dataplane.Pod) plane { return p }}
 	return p.run(ctx, args, env)
 }
 
@@ -35,17 +37,17 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	plane          func(dataplane.Target) plane
+	plane          func(dataplane.Pod) plane
 }
 
-// plane is what a [dataplane.Target] can do; tests put another in its place.
+// plane is what a [dataplane.Pod] can do; tests put another in its place.
 type plane interface {
-	Apply(intercept.Config) (dataplane.Result, error)
-	Check(intercept.Config) ([]intercept.Difference, error)
-	Remove() (bool, error)
-	Counters() ([]intercept.Counter, error)
-	Verify(intercept.Config) ([]dataplane.Verdict, error)
-	Doctor(intercept.Config) (dataplane.Report, error)
+	Apply(context.Context, intercept.Config) (dataplane.Result, error)
+	Check(context.Context, intercept.Config) ([]intercept.Difference, error)
+	Remove(context.Context) (bool, error)
+	Status(context.Context) (dataplane.Status, error)
+	Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error)
+	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.
@@ -55,74 +57,50 @@ type job struct {
 	plane plane
 	log   *slog.Logger
 	out   *bytes.Buffer
+	style cli.Style
+	// sources are where the configuration was given; none: it is the default.
+	sources []string
+}
+
+// print writes a verb's result.
+func (j job) print(v any, text func() string) error { return j.output.Write(j.out, v, text) }
+
+func (p program) console() cli.Console {
+	return cli.Console{Name: "mesh-init", Stdout: p.stdout, Stderr: p.stderr, Exits: exits()}
 }
 
 func (p program) run(ctx context.Context, args, env []string) int {
-	explicit := len(args) > 0 && !strings.HasPrefix(args[0], "-")
-	v, args, err := chooseVerb(args)
-	if err != nil {
-		return p.fail(ctx, nil, usageError{err})
-	}
-	if v.verb == helpVerb {
-		return p.help(ctx, args)
-	}
-	in := gather(v, args, env)
-	if in.help {
-		return p.print(ctx, helpFor(v, explicit))
-	}
+	return p.commandLine(env).Run(ctx, args)
+}
+
+// do does what one verb is asked for, and returns the exit code.
+func (p program) do(ctx context.Context, v verb, line cli.Line, env []string) int {
+	in := gather(p.commandLine(nil).AllFlags, line, env)
 	s, err := in.settings(p.stdin)
 	log := newLogger(s.logFormat, s.logLevel, p.stderr)
 	errorLog := log
 	if s.logFormat != "json" {
 		errorLog = nil
 	}
-	if err != nil {
-		return p.fail(ctx, errorLog, usageError{err})
+	for _, note := range in.notes {
+		log.WarnContext(ctx, note)
 	}
-	j := job{settings: s, ctx: ctx, plane: p.plane(s.target), log: log, out: new(bytes.Buffer)}
+	console := p.console()
+	if err != nil {
+		return console.Fail(ctx, errorLog, cli.UsageError{Err: err})
+	}
+	j := job{
+		settings: s, ctx: ctx, plane: p.plane(s.target), log: log, out: new(bytes.Buffer),
+		style: cli.StyleFor(p.stdout), sources: in.sources(),
+	}
 	err = v.run(j)
-	if code := p.print(ctx, j.out.String()); code != exitDone && err == nil {
+	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
 	}
 	if err != nil {
-		return p.fail(ctx, errorLog, err)
+		return console.Fail(ctx, errorLog, err)
 	}
-	return exitDone
-}
-
-// print writes a result. One that nobody can read is a failure.
-func (p program) print(ctx context.Context, text string) int {
-	if _, err := io.WriteString(p.stdout, text); err != nil {
-		return p.fail(ctx, nil, fmt.Errorf("the result could not be written: %w", err))
-	}
-	return exitDone
-}
-
-// fail reports an error, each of those joined on a line of its own, and
-// returns the exit code for it. log is nil unless logs are JSON: then errors
-// are, too, so that all of stderr can be parsed.
-func (p program) fail(ctx context.Context, log *slog.Logger, err error) int {
-	exit := exitFor(err)
-	for _, e := range flatten(err) {
-		line := e.Error()
-		if exit.remedy != "" && errors.Is(e, exit.err) {
-			line += "; " + exit.remedy
-		}
-		if log != nil {
-			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.code))
-			continue
-		}
-		fmt.Fprintln(p.stderr, "mesh-init: "+decode.OneLine(line))
-	}
-	return exit.code
-}
-
-// flatten returns the errors that errors.Join has joined, at any depth.
-func flatten(err error) []error {
-	if usage, ok := errors.AsType[usageError](err); ok {
-		err = usage.error
-	}
-	return decode.Flatten(err)
+	return cli.ExitDone
 }
 
 func newLogger(format, level string, w io.Writer) *slog.Logger {

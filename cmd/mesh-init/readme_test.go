@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
 const readme = "../../README.md"
@@ -53,18 +55,21 @@ func TestReadme(t *testing.T) {
 func flagTable() string {
 	var b strings.Builder
 	b.WriteString("| flag | value | field | default | meaning |\n| --- | --- | --- | --- | --- |\n")
-	group := ""
-	for _, f := range flags() {
-		if string(f.group) != group {
-			group = string(f.group)
+	var group decode.Group
+	for _, f := range allFlags() {
+		if f.Group != group {
+			group = f.Group
 			fmt.Fprintf(&b, "| **%s** | | | | |\n", group)
 		}
-		value, field, initial := f.value, f.field, f.initial
-		if f.isSwitch() {
+		name, initial := "`--"+f.Name+"`", f.Initial
+		if f.Short != "" {
+			name += ", `-" + f.Short + "`"
+		}
+		if f.IsSwitch() {
 			initial = ""
 		}
-		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s | %s |\n", f.name, cell(value), cell(field), cell(initial),
-			strings.ReplaceAll(strings.ReplaceAll(f.usage, "\n", " "), "|", "\\|"))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, cell(f.Form), cell(f.Path), cell(initial),
+			strings.ReplaceAll(strings.ReplaceAll(f.Usage+f.Again, "\n", " "), "|", "\\|"))
 	}
 	return b.String()
 }
@@ -73,7 +78,7 @@ func exitTable() string {
 	var b strings.Builder
 	b.WriteString("| code | meaning |\n| --- | --- |\n")
 	for _, e := range exits() {
-		fmt.Fprintf(&b, "| %d | %s |\n", e.code, e.meaning)
+		fmt.Fprintf(&b, "| %d | %s |\n", e.Code, e.Meaning)
 	}
 	return b.String()
 }

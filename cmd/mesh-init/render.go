@@ -5,43 +5,59 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 )
 
+func renderVerb() verb {
+	return verb{cli.Verb{
+		Name: "render", Does: "print the rules for the configuration; no privilege needed",
+		Also: []string{"print", "preview", "generate", "export", "save"},
+		More: "The text is for people and for nft -f; with --backend iptables, -nft or -legacy, for\n" +
+			"iptables-restore --noflush.",
+		Flags: func() []cli.Flag { return append(configFlags(), backendFlags()...) },
+		Examples: `
+  The rules as text, without touching anything:
+    mesh-init render --outbound-include-cidrs 10.0.0.0/8,fd00::/8
+`}, job.render}
+}
+
 func (j job) render() error {
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	for _, w := range intercept.Lint(j.config) {
 		j.log.WarnContext(j.ctx, w)
 	}
-	if j.json {
-		return j.printJSON(struct {
-			Config   intercept.Config `json:"config"`
-			Families []string         `json:"families"`
-			Chains   []chainJSON      `json:"chains"`
-		}{j.config, familyNames(rs), chainsJSON(rs)})
+	if j.output == cli.Text {
+		text, err := j.rules(rs)
+		j.out.WriteString(text)
+		return err
 	}
-	switch j.target.Backend {
-	case dataplane.BackendIPTables, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy:
-		return j.renderIPTables(rs)
-	case dataplane.BackendAuto, dataplane.BackendNFT:
-	}
-	text, err := nft.Render(rs)
-	j.out.WriteString(text)
-	return err
+	return j.print(struct {
+		Config   intercept.Config `json:"config"`
+		Families []string         `json:"families"`
+		Chains   []chainJSON      `json:"chains"`
+	}{j.config, familyNames(rs), chainsJSON(rs)}, nil)
 }
 
-// renderIPTables prints what each program reads, one after the other: the first
-// line of each part names it.
-func (j job) renderIPTables(rs intercept.Ruleset) error {
-	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
-	for _, in := range inputs {
-		fmt.Fprintf(j.out, "# %s: %s --noflush, in a namespace that has none of these rules\n%s", in.Family, in.Program(), in.Text)
+// rules are the rules as the backend's program reads them.
+func (j job) rules(rs intercept.Ruleset) (string, error) {
+	switch j.target.Backend {
+	case dataplane.BackendIPTables, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy:
+	case dataplane.BackendAuto, dataplane.BackendNFT:
+		return nft.Render(rs)
 	}
-	return err
+	// What each program reads, one after the other: the first line of each part
+	// names it.
+	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
+	text := ""
+	for _, in := range inputs {
+		text += fmt.Sprintf("# %s: %s --noflush, in a namespace that has none of these rules\n%s", in.Family, in.Program(), in.Text)
+	}
+	return text, err
 }
 
 type chainJSON struct {
@@ -53,10 +69,11 @@ type chainJSON struct {
 }
 
 type ruleJSON struct {
-	Line   string   `json:"line"`
-	Reason string   `json:"reason"`
-	Match  []string `json:"match"`
-	Target string   `json:"target"`
+	ID     intercept.RuleID `json:"id"`
+	Line   string           `json:"line"`
+	Reason string           `json:"reason"`
+	Match  []string         `json:"match"`
+	Target string           `json:"target"`
 }
 
 func chainsJSON(rs intercept.Ruleset) []chainJSON {
@@ -72,7 +89,7 @@ func chainsJSON(rs intercept.Ruleset) []chainJSON {
 			for k, m := range r.Match {
 				match[k] = m.String()
 			}
-			out.Rules = append(out.Rules, ruleJSON{r.ID.Line(), r.Reason, match, r.Target.String()})
+			out.Rules = append(out.Rules, ruleJSON{r.ID, r.ID.Line(), r.Reason, match, r.Target.String()})
 		}
 		chains[i] = out
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
@@ -31,32 +33,32 @@ func (r result) lines() []string {
 // noKernel is a plane that must not be reached.
 type noKernel struct{ t *testing.T }
 
-func (k noKernel) Apply(intercept.Config) (dataplane.Result, error) {
+func (k noKernel) Apply(context.Context, intercept.Config) (dataplane.Result, error) {
 	k.t.Error("apply reached the kernel")
 	return dataplane.Result{}, errors.New("unreachable")
 }
 
-func (k noKernel) Check(intercept.Config) ([]intercept.Difference, error) {
+func (k noKernel) Check(context.Context, intercept.Config) ([]intercept.Difference, error) {
 	k.t.Error("check reached the kernel")
 	return nil, errors.New("unreachable")
 }
 
-func (k noKernel) Remove() (bool, error) {
+func (k noKernel) Remove(context.Context) (bool, error) {
 	k.t.Error("remove reached the kernel")
 	return false, errors.New("unreachable")
 }
 
-func (k noKernel) Counters() ([]intercept.Counter, error) {
+func (k noKernel) Status(context.Context) (dataplane.Status, error) {
 	k.t.Error("status reached the kernel")
-	return nil, errors.New("unreachable")
+	return dataplane.Status{}, errors.New("unreachable")
 }
 
-func (k noKernel) Verify(intercept.Config) ([]dataplane.Verdict, error) {
+func (k noKernel) Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error) {
 	k.t.Error("verify reached the kernel")
 	return nil, errors.New("unreachable")
 }
 
-func (k noKernel) Doctor(intercept.Config) (dataplane.Report, error) {
+func (k noKernel) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	k.t.Error("doctor reached the kernel")
 	return dataplane.Report{}, errors.New("unreachable")
 }
@@ -70,7 +72,7 @@ func invoke(t *testing.T, stdin string, env []string, args ...string) result {
 func invokeOn(t *testing.T, p plane, stdin string, env []string, args ...string) result {
 	t.Helper()
 	var out, stderr bytes.Buffer
-	prog := program{strings.NewReader(stdin), &out, &stderr, func(dataplane.Target) plane { return p }}
+	prog := program{strings.NewReader(stdin), &out, &stderr, func(dataplane.Pod) plane { return p }}
 	code := prog.run(t.Context(), args, env)
 	return result{code, out.String(), stderr.String()}
 }
@@ -78,12 +80,12 @@ func invokeOn(t *testing.T, p plane, stdin string, env []string, args ...string)
 // configOf returns the configuration that flags, environment and file come to.
 func configOf(t *testing.T, file string, env []string, args ...string) map[string]any {
 	t.Helper()
-	args = append([]string{"render", "--format", "json"}, args...)
+	args = append([]string{"render", "-o", "json"}, args...)
 	if file != "" {
 		args = append(args, "--config", "-")
 	}
 	r := invoke(t, file, env, args...)
-	if r.code != exitDone {
+	if r.code != cli.ExitDone {
 		t.Fatalf("mesh-init %q: exit code %d\n%s", args, r.code, r.stderr)
 	}
 	var v struct {
@@ -200,6 +202,7 @@ func TestMistakes(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name string
+		verb string // apply, if none is said; "-": it is the first of args
 		args []string
 		env  []string
 		file string   // given as --config -
@@ -220,8 +223,8 @@ func TestMistakes(t *testing.T) {
 		{name: "positional", args: []string{"--drop-invalid", "foo"}, want: []string{`"foo" is left over: apply takes flags only`}},
 		{name: "after two dashes", args: []string{"--", "--dns", "all"}, want: []string{`"--dns" is left over`, `"all" is left over`}},
 		{name: "a switch's value apart", args: []string{"--drop-invalid", "false"}, want: []string{`--drop-invalid: "false" is left over: a switch's value is written --drop-invalid=false`}},
-		{name: "not a verb", args: []string{"aply"}, want: []string{`"aply" is not a verb; did you mean apply?`}},
-		{name: "empty verb", args: []string{""}, want: []string{`"" is not a verb; the verbs are apply, remove`}},
+		{name: "not a verb", verb: "-", args: []string{"aply"}, want: []string{`"aply" is not a verb; did you mean apply?`}},
+		{name: "empty verb", verb: "-", args: []string{""}, want: []string{`"" is not a verb; the verbs are apply, remove`}},
 		{name: "empty flag", args: []string{"--outbound-include-cidrs="}, want: []string{`--outbound-include-cidrs: empty value ""; leave it out for the default (*), or write "none"`}},
 		{name: "empty next argument", args: []string{"--netns", ""}, want: []string{`--netns: empty value ""; leave it out, or write PATH`}},
 		{name: "empty variable", env: []string{"MESH_DNS="}, want: []string{`MESH_DNS: empty value ""; leave it out, or write off or resolvconf or all`}},
@@ -232,9 +235,9 @@ func TestMistakes(t *testing.T) {
 		{name: "given twice", args: []string{"--outbound-exclude-ports", "80", "--outbound-exclude-ports=81"}, want: []string{`--outbound-exclude-ports: given twice, "80" and "81"`}},
 		{name: "switch twice", args: []string{"--drop-invalid", "--drop-invalid=false"}, want: []string{`--drop-invalid: given twice, "true" and "false"`}},
 		{name: "switch in words", env: []string{"MESH_DROP_INVALID=yes"}, want: []string{`MESH_DROP_INVALID: "yes" is not one of true, false`}},
-		{name: "wrong verb", args: []string{"check", "--dry-run"}, want: []string{"--dry-run: check does not use it; it is for apply"}},
-		{name: "configuration for remove", args: []string{"remove", "--dns", "all"}, want: []string{"--dns: remove does not use it; it is for apply, check, render, explain"}},
-		{name: "a namespace for explain", args: []string{"explain", "--dst", "10.0.0.1:1", "--netns", "/x"}, want: []string{"--netns: explain does not use it"}},
+		{name: "wrong verb", verb: "check", args: []string{"--dry-run"}, want: []string{"--dry-run: check does not use it; it is for apply"}},
+		{name: "configuration for remove", verb: "remove", args: []string{"--dns", "all"}, want: []string{"--dns: remove does not use it; it is for apply, check, render, explain"}},
+		{name: "a namespace for explain", verb: "explain", args: []string{"--dst", "10.0.0.1:1", "--netns", "/x"}, want: []string{"--netns: explain does not use it"}},
 		{name: "choice", args: []string{"--dns", "on"}, env: []string{"MESH_BACKEND=ebpf"}, want: []string{`--dns: "on" is not one of off, resolvconf, all`, `MESH_BACKEND: "ebpf" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`}},
 
 		{name: "port 0", args: []string{"--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`}},
@@ -299,22 +302,28 @@ func TestMistakes(t *testing.T) {
 				"outbound.exclude[1]: no property given",
 			}},
 
-		{name: "explain nothing", args: []string{"explain"}, want: []string{"--dst: missing"}},
-		{name: "explain without a port", args: []string{"explain", "--dst", "10.1.2.3"}, want: []string{`--dst: "10.1.2.3" has no port, and rules for tcp look at it; write 10.1.2.3:443`}},
-		{name: "explain what cannot be", args: []string{"explain", "--dst", "10.1.2.3:443", "--from", "outside", "--uid", "1000", "--to-self", "--src", "fd00::1"},
+		{name: "explain nothing", verb: "explain", args: []string{}, want: []string{"--dst: missing"}},
+		{name: "explain without a port", verb: "explain", args: []string{"--dst", "10.1.2.3"}, want: []string{`--dst: "10.1.2.3" has no port, and rules for tcp look at it; write 10.1.2.3:443`}},
+		{name: "explain what cannot be", verb: "explain", args: []string{"--dst", "10.1.2.3:443", "--from", "outside", "--uid", "1000", "--to-self", "--src", "fd00::1"},
 			want: []string{"--src: fd00::1 and --dst 10.1.2.3 are of different families", "--uid: 1000: a packet from outside has no owner", "--to-self: "}},
-		{name: "explain and a bad configuration", args: []string{"explain", "--dst", "x", "--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`, `--dst: "x" is not an address and a port`}},
+		{name: "explain and a bad configuration", verb: "explain", args: []string{"--dst", "x", "--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`, `--dst: "x" is not an address and a port`}},
 
 		{name: "control characters", args: []string{"--netns\n\x1b[2J", "x"}, want: []string{`--netns\n\x1b[2J: unknown flag`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			args := tc.args
+			if tc.verb == "" {
+				tc.verb = "apply"
+			}
+			if tc.verb != "-" {
+				args = append([]string{tc.verb}, args...)
+			}
 			if tc.file != "" {
 				args = append(args, "--config", "-")
 			}
 			r := invoke(t, tc.file, tc.env, args...)
-			if r.code != exitUsage || r.out != "" {
-				t.Errorf("exit code %d, want %d; standard output %q, want none", r.code, exitUsage, r.out)
+			if r.code != cli.ExitUsage || r.out != "" {
+				t.Errorf("exit code %d, want %d; standard output %q, want none", r.code, cli.ExitUsage, r.out)
 			}
 			lines := r.lines()
 			ok := len(lines) == len(tc.want)
@@ -329,8 +338,8 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
-	r := invoke(t, "", nil, "--log-format", "json", "--dns", "x", "--foo")
-	if r.code != exitUsage || len(r.lines()) != 2 {
+	r := invoke(t, "", nil, "apply", "--log-format", "json", "--dns", "x", "--foo")
+	if r.code != cli.ExitUsage || len(r.lines()) != 2 {
 		t.Fatalf("exit code %d, standard error:\n%s", r.code, r.stderr)
 	}
 	for _, line := range r.lines() {
@@ -338,7 +347,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 			Level, Msg string
 			Exit       int
 		}
-		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Level != "ERROR" || v.Exit != exitUsage || v.Msg == "" {
+		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Level != "ERROR" || v.Exit != cli.ExitUsage || v.Msg == "" {
 			t.Errorf("%s: %+v, %v", line, v, err)
 		}
 	}
@@ -355,14 +364,22 @@ type fakePlane struct {
 	err         error
 }
 
-func (p fakePlane) Apply(intercept.Config) (dataplane.Result, error) { return p.result, p.err }
-func (p fakePlane) Check(intercept.Config) ([]intercept.Difference, error) {
+func (p fakePlane) Apply(context.Context, intercept.Config) (dataplane.Result, error) {
+	return p.result, p.err
+}
+func (p fakePlane) Check(context.Context, intercept.Config) ([]intercept.Difference, error) {
 	return p.differences, p.err
 }
-func (p fakePlane) Remove() (bool, error)                                { return p.removed, p.err }
-func (p fakePlane) Counters() ([]intercept.Counter, error)               { return p.counters, p.err }
-func (p fakePlane) Verify(intercept.Config) ([]dataplane.Verdict, error) { return p.verdicts, p.err }
-func (p fakePlane) Doctor(intercept.Config) (dataplane.Report, error)    { return p.report, p.err }
+func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.err }
+func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
+	return dataplane.Status{Counters: p.counters}, p.err
+}
+func (p fakePlane) Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error) {
+	return p.verdicts, p.err
+}
+func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
+	return p.report, p.err
+}
 
 // TestDoctor: what holds, what does not and why, and what mends it.
 func TestDoctor(t *testing.T) {
@@ -387,10 +404,10 @@ func TestDoctor(t *testing.T) {
 	}
 	fine := dataplane.Report{Present: []dataplane.Backend{dataplane.BackendNFT}, Choice: dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "it works"}, Modules: []string{}}
 	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor")
-	if r.code != exitDone || !strings.HasSuffix(r.out, "\napply takes nft: it works\n") || r.stderr != "" {
+	if r.code != cli.ExitDone || !strings.HasSuffix(r.out, "\napply takes nft: it works\n") || r.stderr != "" {
 		t.Errorf("exit code %d, %q, %q", r.code, r.out, r.stderr)
 	}
-	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor", "--format", "json")
+	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor", "-o", "json")
 	var got dataplane.Report
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil {
 		t.Fatal(err)
@@ -419,15 +436,15 @@ func TestResults(t *testing.T) {
 		out   string
 		log   string // a part of standard error
 	}{
-		{applied, nil, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n", `level=WARN msg="IPv6 is not captured"`},
-		{applied, []string{"--families", "ipv4"}, 0, "created: 13 rules, IPv4, by nft (asked for)\n", "WARN"},
+		{applied, []string{"apply"}, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n", `level=WARN msg="IPv6 is not captured"`},
+		{applied, []string{"apply", "--families", "ipv4"}, 0, "created: 13 rules, IPv4, by nft (asked for)\n", "WARN"},
 		{applied, []string{"apply", "--log-level", "error"}, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n", ""},
 		{fakePlane{removed: true}, []string{"remove"}, 0, "removed\n", ""},
 		{fakePlane{}, []string{"remove"}, 0, "nothing to remove\n", ""},
 		{fakePlane{}, []string{"check"}, 0, "ok\n", ""},
-		{fakePlane{}, []string{"check", "--format", "json"}, 0, "{\n  \"ok\": true,\n  \"differences\": []\n}\n", ""},
+		{fakePlane{}, []string{"check", "-o", "json"}, 0, "{\n  \"ok\": true,\n  \"differences\": []\n}\n", ""},
 		{drifted, []string{"check"}, 11, "chain output: missing\nset ports_1: changed\n", "mesh-init: drifted: "},
-		{drifted, []string{"check", "--format", "json"}, 11, `{
+		{drifted, []string{"check", "-o", "json"}, 11, `{
   "ok": false,
   "differences": [
     {
@@ -444,13 +461,13 @@ func TestResults(t *testing.T) {
 		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0, "ok      rules: as they should\n", ""},
 		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}}, []string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
 		{counted, []string{"status"}, 0, "" +
-			"PACKETS  BYTES   LINE  FAMILY  REASON\n" +
+			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
 			"prerouting:\n" +
 			"1        60      I4            the tunnel port\n" +
 			"output:\n" +
 			"12345    740700  O9    IPv4    the exempt loopback range\n" +
 			"0        0       O14           not included\n", ""},
-		{fakePlane{}, []string{"status", "--format", "json"}, 0, "[]\n", ""},
+		{fakePlane{}, []string{"status", "-o", "json"}, 0, "[]\n", ""},
 	} {
 		r := invokeOn(t, tc.plane, "", nil, tc.args...)
 		if r.code != tc.code || r.out != tc.out || !strings.Contains(r.stderr, tc.log) || tc.log == "" && r.stderr != "" {
@@ -458,7 +475,7 @@ func TestResults(t *testing.T) {
 		}
 	}
 
-	r := invokeOn(t, applied, "", nil, "--format", "json")
+	r := invokeOn(t, applied, "", nil, "apply", "-o", "json")
 	var got map[string]any
 	if err := json.Unmarshal([]byte(r.out), &got); err != nil {
 		t.Fatal(err)
@@ -468,7 +485,7 @@ func TestResults(t *testing.T) {
 		"rules": 13.0, "families": []any{"IPv4", "IPv6"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("apply --format json (-want +got):\n%s", diff)
+		t.Errorf("apply -o json (-want +got):\n%s", diff)
 	}
 }
 
@@ -477,22 +494,22 @@ func TestResults(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	seen := map[int]bool{}
 	for _, e := range exits() {
-		if seen[e.code] || e.meaning == "" {
-			t.Errorf("exit code %d: twice in the table, or without a meaning", e.code)
+		if seen[e.Code] || e.Meaning == "" {
+			t.Errorf("exit code %d: twice in the table, or without a meaning", e.Code)
 		}
-		seen[e.code] = true
-		if e.err == nil {
+		seen[e.Code] = true
+		if e.Err == nil {
 			continue
 		}
 		for _, verb := range []string{"apply", "check", "verify", "remove", "status", "doctor"} {
-			r := invokeOn(t, fakePlane{err: fmt.Errorf("attempt: %w (%w)", e.err, errors.New("cause"))}, "", nil, verb)
-			if r.code != e.code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.err.Error()) || !strings.Contains(r.stderr, e.remedy) {
-				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.err, r.code, e.code, r.out, r.stderr)
+			r := invokeOn(t, fakePlane{err: fmt.Errorf("attempt: %w (%w)", e.Err, errors.New("cause"))}, "", nil, verb)
+			if r.code != e.Code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.Err.Error()) || !strings.Contains(r.stderr, e.Remedy) {
+				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.Err, r.code, e.Code, r.out, r.stderr)
 			}
 		}
 	}
-	if r := invokeOn(t, fakePlane{err: errors.New("anything else")}, "", nil, "apply"); r.code != exitFailed {
-		t.Errorf("exit code %d for an error that is not in the table, want %d", r.code, exitFailed)
+	if r := invokeOn(t, fakePlane{err: errors.New("anything else")}, "", nil, "apply"); r.code != cli.ExitFailed {
+		t.Errorf("exit code %d for an error that is not in the table, want %d", r.code, cli.ExitFailed)
 	}
 }
 
@@ -504,32 +521,32 @@ func TestResultThatCannotBeWritten(t *testing.T) {
 	for _, args := range [][]string{{"version"}, {"render"}, {"--help"}, {"help"}} {
 		var stderr bytes.Buffer
 		p := program{strings.NewReader(""), brokenPipe{}, &stderr, nil}
-		p.plane = func(dataplane.Target) plane { return noKernel{t} }
-		if code := p.run(t.Context(), args, nil); code != exitFailed || !strings.Contains(stderr.String(), "broken pipe") {
-			t.Errorf("%q: exit code %d, want %d; standard error %q", args, code, exitFailed, stderr.String())
+		p.plane = func(dataplane.Pod) plane { return noKernel{t} }
+		if code := p.run(t.Context(), args, nil); code != cli.ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
+			t.Errorf("%q: exit code %d, want %d; standard error %q", args, code, cli.ExitFailed, stderr.String())
 		}
 	}
 }
 
 // TestTarget holds that where and how get to the dataplane.
 func TestTarget(t *testing.T) {
-	var got dataplane.Target
-	p := program{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, func(target dataplane.Target) plane {
+	var got dataplane.Pod
+	p := program{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}, func(target dataplane.Pod) plane {
 		got = target
 		return fakePlane{}
 	}}
 	standard := dataplane.IPTables{Dialect: iptables.Standard, Wait: iptables.DefaultWait}
 	for _, tc := range []struct {
 		args, env []string
-		want      dataplane.Target
+		want      dataplane.Pod
 	}{
-		{nil, nil, dataplane.Target{Backend: dataplane.BackendAuto, IPTables: standard}},
-		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"}, dataplane.Target{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT, IPTables: standard}},
-		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"}, dataplane.Target{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto, IPTables: standard}},
+		{[]string{"apply"}, nil, dataplane.Pod{Backend: dataplane.BackendAuto, IPTables: standard}},
+		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"}, dataplane.Pod{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT, IPTables: standard}},
+		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"}, dataplane.Pod{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto, IPTables: standard}},
 		{[]string{"check", "--backend", "iptables-legacy", "--iptables-dialect", "minimal", "--iptables-jumps", "last", "--iptables-wait", "1m"}, nil,
-			dataplane.Target{Backend: dataplane.BackendIPTablesLegacy, IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
+			dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy, IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
 	} {
-		if code := p.run(t.Context(), tc.args, tc.env); code != exitDone {
+		if code := p.run(t.Context(), tc.args, tc.env); code != cli.ExitDone {
 			t.Errorf("%q: exit code %d", tc.args, code)
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -540,9 +557,9 @@ func TestTarget(t *testing.T) {
 
 func TestDryRunTouchesNothing(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
-		dry := invoke(t, "", nil, "apply", "--dry-run", "--format", format)
-		rendered := invoke(t, "", nil, "render", "--format", format)
-		if dry.code != exitDone || dry.out == "" || dry.out != rendered.out {
+		dry := invoke(t, "", nil, "apply", "--dry-run", "--output", format)
+		rendered := invoke(t, "", nil, "render", "--output", format)
+		if dry.code != cli.ExitDone || dry.out == "" || dry.out != rendered.out {
 			t.Errorf("%s: exit code %d; not what render prints:\n%s", format, dry.code, cmp.Diff(rendered.out, dry.out))
 		}
 	}

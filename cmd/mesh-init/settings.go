@@ -10,6 +10,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/iptables"
 )
@@ -17,9 +18,9 @@ import (
 // settings is what the inputs come to.
 type settings struct {
 	config    intercept.Config
-	target    dataplane.Target
+	target    dataplane.Pod
 	dryRun    bool
-	json      bool // the result's format
+	output    cli.Format
 	logLevel  string
 	logFormat string
 	packet    packetFlags
@@ -30,15 +31,15 @@ type settings struct {
 // make sense of.
 func (in inputs) settings(stdin io.Reader) (settings, error) {
 	values := map[string]setting{}
-	for _, f := range flags() {
-		values[f.name] = setting{flag: f, source: "--" + f.name, text: f.initial}
+	for _, f := range in.flags {
+		values[f.Name] = setting{Flag: f, source: "--" + f.Name, text: f.Initial}
 	}
 	for _, s := range in.given { // the later wins, and that is the flag
-		values[s.name] = s
+		values[s.Name] = s
 	}
 	s := settings{
 		config: intercept.Default(),
-		target: dataplane.Target{
+		target: dataplane.Pod{
 			NetNS:          values["netns"].text,
 			AllowHostNetNS: values["allow-host-netns"].text == "true",
 			Backend:        dataplane.Backend(values[backendFlag].text),
@@ -49,19 +50,19 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			},
 		},
 		dryRun:    values["dry-run"].text == "true",
-		json:      values["format"].text == "json",
+		output:    cli.Format(values[outputFlag].text),
 		logLevel:  values[logLevelFlag].text,
 		logFormat: values[logFormatFlag].text,
 		packet:    packetFlags(values),
 	}
 	errs := in.errs
-	if wait := values["iptables-wait"]; in.verb.verb&wait.verbs != 0 {
+	if wait := values[waitFlag]; in.uses(waitFlag) {
 		var err error
 		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
 			errs = append(errs, decode.Under(wait.source, err))
 		}
 	}
-	if in.verb.verb&configures != 0 {
+	if in.uses(configFlag) {
 		d := decoder{c: &s.config, inputs: in, values: values, unread: map[string]bool{}}
 		d.file(stdin)
 		d.settings()
@@ -69,7 +70,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		d.validate()
 		errs = append(errs, d.errs...)
 	}
-	if in.verb.verb == explainVerb {
+	if in.uses(dstFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.
 		if _, err := s.packet.packet(s.config); err != nil {
 			errs = append(errs, err)
@@ -128,11 +129,11 @@ func (d *decoder) file(stdin io.Reader) {
 // settings sets the fields that the environment and then the flags name.
 func (d *decoder) settings() {
 	for _, s := range d.inputs.given {
-		if s.field == "" {
+		if s.Path == "" {
 			continue
 		}
-		if err := decode.SetField(d.c, s.field, s.text); err != nil {
-			d.unread[s.field] = true
+		if err := decode.SetField(d.c, s.Path, s.text); err != nil {
+			d.unread[s.Path] = true
 			d.errs = append(d.errs, decode.Under(s.source, err))
 		}
 	}
@@ -158,7 +159,7 @@ func (d *decoder) resolvConf() {
 // comes from. It leaves out what follows from errors that are there already.
 func (d *decoder) validate() {
 	bad := len(d.errs) > 0 || len(d.inputs.errs) > 0
-	for _, err := range flatten(d.c.Validate()) {
+	for _, err := range decode.Flatten(d.c.Validate()) {
 		var field *intercept.FieldError
 		switch {
 		case !errors.As(err, &field): // nothing is captured
@@ -179,7 +180,7 @@ func (d *decoder) validate() {
 // sourceOf returns the flag or variable that set a field, or "".
 func (d *decoder) sourceOf(field string) (source string) {
 	for _, s := range d.inputs.given {
-		if s.field != "" && decode.IsPart(field, s.field) {
+		if s.Path != "" && decode.IsPart(field, s.Path) {
 			source = s.source
 		}
 	}

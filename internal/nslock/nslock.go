@@ -11,6 +11,7 @@
 package nslock
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -37,13 +38,15 @@ const pause = 2 * time.Millisecond
 type Error struct {
 	// Waited is how long another held the lock.
 	Waited time.Duration
+	// Holder is the process that held it, such as "process 4711 (mesh-init)". Empty: it is not visible from here.
+	Holder string
 	Err    error
 }
 
 func (e *Error) Error() string {
 	if errors.Is(e.Err, ruleset.ErrLocked) {
-		return fmt.Sprintf("the network namespace was %s for %s: another process of Intercept's changes its rules",
-			ruleset.ErrLocked, e.Waited.Round(time.Millisecond))
+		return fmt.Sprintf("the network namespace was %s for %s: by %s", ruleset.ErrLocked,
+			e.Waited.Round(time.Millisecond), cmp.Or(e.Holder, "a process that is not visible from here"))
 	}
 	return "lock the network namespace: " + e.Err.Error()
 }
@@ -53,21 +56,31 @@ func (e *Error) Unwrap() error { return e.Err }
 // Acquire waits until nobody else holds the lock of the network namespace of the calling thread, or until ctx ends. The
 // lock is the process's: release it from any thread.
 func Acquire(ctx context.Context) (release func() error, err error) {
+	f, err := Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f.Close, nil
+}
+
+// Open is [Acquire] for who starts programs that change rules. To close the file is to release the lock. A child
+// process that has the file holds the lock, too: one that outlives its parent keeps others out until it has ended.
+func Open(ctx context.Context) (*os.File, error) {
 	begun := time.Now()
-	for take := takeLogGroup; ; {
-		release, err = take()
+	for take, holder := takeLogGroup, logGroupHolder; ; {
+		fd, err := take()
 		switch {
 		case err == nil:
-			return release, nil
+			return os.NewFile(uintptr(fd), "lock of the network namespace"), nil
 		case errors.Is(err, errNoLog):
-			take = takeSocket
+			take, holder = takeSocket, socketHolder
 			continue
 		case !errors.Is(err, errHeld):
 			return nil, &Error{Err: err}
 		}
 		select {
 		case <-ctx.Done():
-			return nil, &Error{time.Since(begun), errors.Join(ruleset.ErrLocked, context.Cause(ctx))}
+			return nil, &Error{time.Since(begun), holder(), errors.Join(ruleset.ErrLocked, context.Cause(ctx))}
 		case <-time.After(pause):
 		}
 	}
@@ -87,14 +100,14 @@ const (
 )
 
 // takeLogGroup binds to the group.
-func takeLogGroup() (release func() error, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+func takeLogGroup() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, errors.Join(errNoLog, os.NewSyscallError("socket", err))
+		return -1, errors.Join(errNoLog, os.NewSyscallError("socket", err))
 	}
 	switch err = command(fd, group, commandBind); {
 	case err == nil:
-		return func() error { return unix.Close(fd) }, nil
+		return fd, nil
 	case errors.Is(err, unix.EBUSY):
 		err = errHeld
 	case errors.Is(err, unix.EPERM):
@@ -109,7 +122,7 @@ func takeLogGroup() (release func() error, err error) {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		err = errors.Join(errNoLog, err) // the module nfnetlink_log is not there
 	}
-	return nil, errors.Join(err, unix.Close(fd))
+	return -1, errors.Join(err, unix.Close(fd))
 }
 
 // command sends one command about a group and takes its answer, which the kernel gives before sendto returns. It does
@@ -148,16 +161,16 @@ func command(fd int, group uint16, what byte) error {
 }
 
 // takeSocket binds the abstract name.
-func takeSocket() (release func() error, err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+func takeSocket() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return -1, os.NewSyscallError("socket", err)
 	}
 	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err == nil {
-		return func() error { return unix.Close(fd) }, nil
+		return fd, nil
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = errHeld
 	}
-	return nil, errors.Join(err, unix.Close(fd))
+	return -1, errors.Join(err, unix.Close(fd))
 }

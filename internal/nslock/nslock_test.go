@@ -8,8 +8,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -80,33 +83,37 @@ func other(t *testing.T, n *netlab.Namespace, owner *intercept.Owner) (says stri
 
 // TestTake: one holds the lock at a time, each namespace has its own, and it is free when it is released.
 func TestTake(t *testing.T) {
-	for name, take := range map[string]func() (func() error, error){"log": takeLogGroup, "socket": takeSocket} {
+	for name, take := range map[string]func() (int, error){"log": takeLogGroup, "socket": takeSocket} {
 		t.Run(name, func(t *testing.T) {
 			here, there := newNamespace(t), newNamespace(t)
 			err := here.Do(func() error {
-				release, err := take()
+				fd, err := take()
 				if err != nil {
 					return err
 				}
 				if _, err := take(); !errors.Is(err, errHeld) {
 					return fmt.Errorf("a second time: %w", err)
 				}
+				holder := map[string]func() string{"log": logGroupHolder, "socket": socketHolder}[name]()
+				if !strings.HasPrefix(holder, fmt.Sprintf("process %d (nslock.test", os.Getpid())) {
+					t.Errorf("held by %q", holder)
+				}
 				if err := there.Do(func() error {
-					release, err := take()
+					fd, err := take()
 					if err != nil {
 						return err
 					}
-					return release()
+					return unix.Close(fd)
 				}); err != nil {
 					return fmt.Errorf("in another namespace: %w", err)
 				}
-				if err := release(); err != nil {
+				if err := unix.Close(fd); err != nil {
 					return err
 				}
-				if release, err = take(); err != nil {
+				if fd, err = take(); err != nil {
 					return fmt.Errorf("after the release: %w", err)
 				}
-				return release()
+				return unix.Close(fd)
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -139,6 +146,44 @@ func TestHeld(t *testing.T) {
 	}()
 	kill()
 	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestChild: a child process that has the lock's file holds the lock when its parent has let go.
+func TestChild(t *testing.T) {
+	n := newNamespace(t)
+	child := exec.Command("cat")
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = n.Do(func() error {
+		f, err := Open(t.Context())
+		if err != nil {
+			return err
+		}
+		child.ExtraFiles = []*os.File{f}
+		return errors.Join(child.Start(), f.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = n.Do(func() error { _, err := acquire(20 * time.Millisecond); return err })
+	if holder := fmt.Sprintf("by process %d (cat)", child.Process.Pid); err == nil || !strings.HasSuffix(err.Error(), holder) {
+		t.Errorf("%v, want %q", err, holder)
+	}
+	if err := errors.Join(stdin.Close(), child.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	err = n.Do(func() error {
+		release, err := acquire(time.Second)
+		if err != nil {
+			return err
+		}
+		return release()
+	})
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -238,7 +238,7 @@ func BenchmarkNewConnection(b *testing.B) {
 						c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
 							netip.MustParsePrefix(cidr(i)[0]), netip.MustParsePrefix(cidr(i)[1]))
 					}
-					_, err := dataplane.Target{NetNS: l.Pod.Path()}.Apply(c)
+					_, err := dataplane.Pod{NetNS: l.Pod.Path()}.Apply(b.Context(), c)
 					return err
 				})
 				var ours, theirs []time.Duration
@@ -328,7 +328,7 @@ func BenchmarkTProxy(b *testing.B) {
 				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
 			}
 			lab := netlab.NewT(b, netlab.Options{})
-			if _, err := (dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}).Apply(c); err != nil {
+			if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(b.Context(), c); err != nil {
 				b.Fatal(err)
 			}
 			pairs = append(pairs, tcpPair(b, lab, netip.AddrPortFrom(dst, 8080)))
@@ -350,7 +350,7 @@ func BenchmarkOtherUDP(b *testing.B) {
 			c := intercept.Default()
 			c.DNS.Mode = mode
 			lab := netlab.NewT(b, netlab.Options{})
-			if _, err := (dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}).Apply(c); err != nil {
+			if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(b.Context(), c); err != nil {
 				b.Fatal(err)
 			}
 			pairs = append(pairs, udpPair(b, lab, pod))

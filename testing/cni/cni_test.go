@@ -233,7 +233,7 @@ func namespace(t testing.TB) *netlab.Namespace {
 // fails if it has others.
 func intercepted(t testing.TB, netns string, c intercept.Config) bool {
 	t.Helper()
-	diffs, err := dataplane.Target{NetNS: netns}.Check(c)
+	diffs, err := dataplane.Pod{NetNS: netns}.Check(t.Context(), c)
 	if errors.Is(err, intercept.ErrNotIntercepted) {
 		return false
 	}

@@ -60,7 +60,7 @@ func TestBackends(t *testing.T) {
 		pod := namespace(t)
 		c := call{command: "ADD", annotations: meshed, netns: pod.Path(), entry: map[string]string{"backend": `"` + string(backend) + `"`}}
 		c.run(t).passed(t, string(backend), result("1.0.0"))
-		if diffs, err := (dataplane.Target{NetNS: pod.Path(), Backend: backend}).Check(intercept.Default()); err != nil || len(diffs) > 0 {
+		if diffs, err := (dataplane.Pod{NetNS: pod.Path(), Backend: backend}).Check(t.Context(), intercept.Default()); err != nil || len(diffs) > 0 {
 			t.Errorf("%s: %v, %v", backend, diffs, err)
 		}
 		c.command = "CHECK"
@@ -407,11 +407,11 @@ func TestCheck(t *testing.T) {
 		check.run(t).passed(t, v, "")
 		other := intercept.Default()
 		other.TunnelPort = 0
-		if _, err := (dataplane.Target{NetNS: pod.Path()}).Apply(other); err != nil {
+		if _, err := (dataplane.Pod{NetNS: pod.Path()}).Apply(t.Context(), other); err != nil {
 			t.Fatal(err)
 		}
 		check.run(t).refused(t, v, 104, "the rules are not what the pod asks for: ")
-		if _, err := (dataplane.Target{NetNS: pod.Path()}).Remove(); err != nil {
+		if _, err := (dataplane.Pod{NetNS: pod.Path()}).Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		check.run(t).refused(t, v, 105, "restart the pod")

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -81,8 +82,8 @@ func TestKernel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				target := dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}
-				if _, err := target.Apply(c.Config); err != nil {
+				target := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}
+				if _, err := target.Apply(t.Context(), c.Config); err != nil {
 					t.Fatal(err)
 				}
 				for _, f := range c.Flows {
@@ -115,13 +116,13 @@ func requireIPTables(t *testing.T) {
 }
 
 // listing shows the rules with what they have counted.
-func listing(target dataplane.Target) string {
-	counters, err := target.Counters()
+func listing(target dataplane.Pod) string {
+	status, err := target.Status(context.Background())
 	if err != nil {
 		return err.Error()
 	}
 	s := "the kernel's rules and counts:\n"
-	for _, c := range counters {
+	for _, c := range status.Counters {
 		s += fmt.Sprintf("%8d  %-16s %s: %s %s\n", c.Packets, c.Chain, c.Line, c.Reason, c.Family)
 	}
 	return s

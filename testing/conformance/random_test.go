@@ -42,7 +42,7 @@ func TestRandom(t *testing.T) {
 					if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true}); err != nil {
 						t.Fatal(err)
 					}
-					pods[i] = pod{lab, dataplane.Target{NetNS: lab.Pod.Path(), Backend: backend}}
+					pods[i] = pod{lab, dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}}
 				}
 				for {
 					seed := next.Add(1) - 1
@@ -64,7 +64,7 @@ func TestRandom(t *testing.T) {
 
 type pod struct {
 	lab    *netlab.Lab
-	target dataplane.Target
+	target dataplane.Pod
 }
 
 func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64) {
@@ -77,7 +77,7 @@ func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64
 	}
 	reproduce := fmt.Sprintf("reproduce: go test ./testing/conformance -run TestRandom -random.configs 1 -random.seed %d", seed)
 	for _, p := range pods {
-		if _, err := p.target.Apply(c); err != nil {
+		if _, err := p.target.Apply(t.Context(), c); err != nil {
 			t.Errorf("%s: %v\nconfiguration: %+v\n%s", p.target.Backend, err, c, reproduce)
 			return
 		}

@@ -190,17 +190,17 @@ func TestProxyKilled(t *testing.T) {
 func newPod(t *testing.T, c intercept.Config) *netlab.Lab {
 	t.Helper()
 	lab := netlab.NewT(t, netlab.Options{})
-	target := dataplane.Target{NetNS: lab.Pod.Path()}
-	if _, err := target.Apply(c); err != nil {
+	target := dataplane.Pod{NetNS: lab.Pod.Path()}
+	if _, err := target.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if !t.Failed() {
 			return
 		}
-		counters, err := target.Counters()
+		status, err := target.Status(context.Background())
 		t.Logf("the kernel's rules and counts: %v", err)
-		for _, c := range counters {
+		for _, c := range status.Counters {
 			t.Logf("%8d  %-16s %s: %s %s", c.Packets, c.Chain, c.Line, c.Reason, c.Family)
 		}
 	})

@@ -119,8 +119,9 @@ func (c container) expect(t *testing.T, lab *netlab.Lab, code int, words []strin
 	if got != code {
 		t.Fatalf("mesh-init %s: exit code %d, not %d\n%s", strings.Join(args, " "), got, code, out)
 	}
+	text := strings.Join(strings.Fields(out), " ") // as if no line were broken
 	for _, w := range words {
-		if !strings.Contains(out, w) {
+		if !strings.Contains(text+" ", w) {
 			t.Errorf("mesh-init %s: lacks %q\n%s", strings.Join(args, " "), w, out)
 		}
 	}

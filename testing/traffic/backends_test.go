@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"context"
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
@@ -35,7 +36,7 @@ type backend interface {
 func (w way) open(t testing.TB, lab *netlab.Lab) backend {
 	t.Helper()
 	if w == byNFT {
-		var b *nft.Backend
+		var b *nft.Conn
 		err := lab.Pod.Do(func() (err error) {
 			b, err = nft.Open()
 			return err
@@ -48,7 +49,7 @@ func (w way) open(t testing.TB, lab *netlab.Lab) backend {
 				t.Error(err)
 			}
 		})
-		return b
+		return overNetlink{b}
 	}
 	variant := iptables.NFT
 	if w == byLegacy {
@@ -62,6 +63,19 @@ func (w way) open(t testing.TB, lab *netlab.Lab) backend {
 		t.Fatal(err)
 	}
 	return inPod{lab, b}
+}
+
+// overNetlink is a socket of nf_tables, which stays in the pod.
+type overNetlink struct{ b *nft.Conn }
+
+func (n overNetlink) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
+	return n.b.Apply(context.Background(), rs)
+}
+
+func (n overNetlink) Remove() (bool, error) { return n.b.Remove(context.Background()) }
+
+func (n overNetlink) Counters() ([]intercept.Counter, error) {
+	return n.b.Counters(context.Background(), nil)
 }
 
 // inPod runs a backend that acts on its thread's namespace in the pod's.

@@ -1,9 +1,11 @@
 package traffic
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"net"
 	"net/netip"
 	"os"
@@ -89,7 +91,7 @@ func TestDropInvalidConnection(t *testing.T) {
 						client.echo(t, "before")
 						lateSegment(t, lab, conn)
 						if drop {
-							awaitCount(t, target, "I3", uint64(i+1))
+							awaitCount(t, status{target}, "I3", uint64(i+1))
 						}
 						if mode == intercept.InboundRedirect && !drop {
 							_, err := conn.Read(make([]byte, 1))
@@ -100,7 +102,7 @@ func TestDropInvalidConnection(t *testing.T) {
 						}
 						client.echo(t, "after")
 					}
-					if got := counted(t, target, "I3"); got != map[bool]uint64{true: 2}[drop] {
+					if got := counted(t, status{target}, "I3"); got != map[bool]uint64{true: 2}[drop] {
 						t.Errorf("I3 counted %d", got)
 					}
 				})
@@ -219,6 +221,14 @@ func awaitReadable(t *testing.T, fd int) {
 // counters is what counts.
 type counters interface {
 	Counters() ([]intercept.Counter, error)
+}
+
+// status counts in a pod.
+type status struct{ pod dataplane.Pod }
+
+func (s status) Counters() ([]intercept.Counter, error) {
+	got, err := s.pod.Status(context.Background())
+	return got.Counters, err
 }
 
 // counted returns how many packets the rules of a line have counted.

@@ -40,18 +40,18 @@ func clients(pod netip.Addr) []netip.Addr {
 }
 
 // target is the pod by a way: mode tproxy takes routes beside the rules.
-func (w way) target(t testing.TB, lab *netlab.Lab) dataplane.Target {
+func (w way) target(t testing.TB, lab *netlab.Lab) dataplane.Pod {
 	t.Helper()
 	if w != byNFT {
 		for _, program := range []string{"iptables", "ip6tables"} {
 			netlab.RequireProgram(t, program+strings.TrimPrefix(string(w), "iptables")+"-restore")
 		}
 	}
-	return dataplane.Target{NetNS: lab.Pod.Path(), Backend: dataplane.Backend(w)}
+	return dataplane.Pod{NetNS: lab.Pod.Path(), Backend: dataplane.Backend(w)}
 }
 
 // tproxyLab is a lab with a sidecar and mode tproxy.
-func tproxyLab(t *testing.T, w way, s netlab.SidecarConfig, change ...func(*intercept.Config)) (*netlab.Lab, dataplane.Target) {
+func tproxyLab(t *testing.T, w way, s netlab.SidecarConfig, change ...func(*intercept.Config)) (*netlab.Lab, dataplane.Pod) {
 	t.Helper()
 	lab := netlab.NewT(t, netlab.Options{})
 	s.Transparent = true
@@ -73,9 +73,9 @@ func tproxy(change ...func(*intercept.Config)) intercept.Config {
 	return c
 }
 
-func applyConfig(t *testing.T, target dataplane.Target, c intercept.Config) dataplane.Result {
+func applyConfig(t *testing.T, target dataplane.Pod, c intercept.Config) dataplane.Result {
 	t.Helper()
-	got, err := target.Apply(c)
+	got, err := target.Apply(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,8 +224,8 @@ func TestTProxyEstablished(t *testing.T) {
 				c.echo(t, what)
 			}
 		}
-		to := func(target dataplane.Target, c intercept.Config) func() error {
-			return func() error { _, err := target.Apply(c); return err }
+		to := func(target dataplane.Pod, c intercept.Config) func() error {
+			return func() error { _, err := target.Apply(t.Context(), c); return err }
 		}
 		excluded := tproxy(func(c *intercept.Config) {
 			c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: 8000, Last: 8999})
@@ -253,7 +253,7 @@ func TestTProxyEstablished(t *testing.T) {
 		// Without rules the kernel translates no more: those redirected end. The
 		// others are the sockets' own.
 		open = slices.DeleteFunc(open, func(c connection) bool { return c.redirected })
-		then("Remove", func() error { _, err := target.Remove(); return err })
+		then("Remove", func() error { _, err := target.Remove(t.Context()); return err })
 		then("at last", to(target, tproxy()))
 		dial("at last", transparently, transparently)
 	})
@@ -289,7 +289,7 @@ func TestTProxyReplaceUnderLoad(t *testing.T) {
 			for goal := captured.Load() + perReplacement; captured.Load() < goal && !t.Failed(); {
 				<-time.After(time.Millisecond)
 			}
-			got, err := target.Apply(tproxy(func(c *intercept.Config) {
+			got, err := target.Apply(t.Context(), tproxy(func(c *intercept.Config) {
 				for i := range 1 + n*20 {
 					c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.Port(uint16(20000+2*i)))
 				}
@@ -434,7 +434,7 @@ func callFromPeer(lab *netlab.Lab, dst netip.AddrPort) (got netlab.Banner, retra
 func TestTProxyStale(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		lab, target := tproxyLab(t, w, netlab.SidecarConfig{})
-		if _, err := target.Remove(); err != nil {
+		if _, err := target.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		// The app is there, the proxy comes and goes.

@@ -221,7 +221,7 @@ func TestLife(t *testing.T) {
 		all := h.api.Events()
 		return len(all) == 1 && all[0].Reason == "RulesRepaired" && all[0].Regarding.Name == "web"
 	})
-	if diffs, err := (dataplane.Target{NetNS: netns}).Check(intercept.Default()); err != nil || len(diffs) > 0 {
+	if diffs, err := (dataplane.Pod{NetNS: netns}).Check(t.Context(), intercept.Default()); err != nil || len(diffs) > 0 {
 		t.Errorf("its rules: %v, %v", diffs, err)
 	}
 
@@ -252,7 +252,7 @@ func TestLife(t *testing.T) {
 	if out, err := add.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if diffs, err := (dataplane.Target{NetNS: ns.Path()}).Check(intercept.Default()); err != nil || len(diffs) > 0 {
+	if diffs, err := (dataplane.Pod{NetNS: ns.Path()}).Check(t.Context(), intercept.Default()); err != nil || len(diffs) > 0 {
 		t.Errorf("its rules: %v, %v", diffs, err)
 	}
 
@@ -307,7 +307,7 @@ func TestKeep(t *testing.T) {
 	stop := h.start(t, "--keep-on-exit", "--dry-run")
 	until(t, "ready", func() bool { code, _ := h.get("/readyz"); return code == 200 })
 	until(t, "it would be repaired", func() bool { return len(h.api.Events()) == 1 && h.api.Events()[0].Reason == "RulesDrifted" })
-	if _, err := (dataplane.Target{NetNS: netns}).Counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
+	if _, err := (dataplane.Pod{NetNS: netns}).Status(t.Context()); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Errorf("a dry run: %v", err)
 	}
 	if code := stop(); code != exitDone {

@@ -296,7 +296,7 @@ func (a *Agent) repairLoop(ctx context.Context) {
 			wait(ctx, 200*time.Millisecond, nil)
 			continue
 		}
-		findings, err := r.Run(a.pods.All())
+		findings, err := r.Run(ctx, a.pods.All())
 		if err != nil {
 			a.log.WarnContext(ctx, "not all pods could be looked at", "err", err)
 		}

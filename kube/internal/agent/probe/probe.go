@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,11 +15,9 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
-	"github.com/mesh-intercept/intercept/internal/osthread"
+	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -45,15 +42,15 @@ func Add(ctx context.Context, plugin string, entry []byte) error {
 	if err != nil {
 		return err
 	}
-	netns, err := newNetNS()
+	ns, err := netns.New()
 	if err != nil {
 		return err
 	}
-	defer netns.Close()
-	if err := run(ctx, plugin, path(netns), input); err != nil {
+	defer ns.Close()
+	if err := run(ctx, plugin, ns.Path(), input); err != nil {
 		return err
 	}
-	differences, err := (dataplane.Target{NetNS: path(netns), Backend: conf.Backend}).Check(spec.Config)
+	differences, err := (dataplane.Pod{NetNS: ns.Path(), Backend: conf.Backend}).Check(ctx, spec.Config)
 	if err == nil && len(differences) > 0 {
 		err = fmt.Errorf("%s, and %d more differences", differences[0], len(differences)-1)
 	}
@@ -62,9 +59,6 @@ func Add(ctx context.Context, plugin string, entry []byte) error {
 	}
 	return nil
 }
-
-// path is the namespace's, for this process and its children.
-func path(netns *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), netns.Fd()) }
 
 // stdin is what a runtime hands to the plugin. The probe is in no log and no
 // metric: it is no pod.
@@ -98,19 +92,4 @@ func run(ctx context.Context, plugin, netns string, input []byte) error {
 		return fmt.Errorf("%s failed: %s", plugin, strings.TrimSuffix(said.Msg+": "+said.Details, ": "))
 	}
 	return fmt.Errorf("%s failed: %w %s", plugin, err, strings.TrimSpace(errOut.String()))
-}
-
-// newNetNS makes a network namespace that is there as long as the file is open.
-func newNetNS() (file *os.File, err error) {
-	err = osthread.Apart(func() (err error, restored bool) {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil { //nolint:forbidigo // a namespace is made, and none entered
-			if errors.Is(err, unix.EPERM) {
-				err = errors.New("no permission: the agent needs CAP_SYS_ADMIN")
-			}
-			return fmt.Errorf("make a network namespace: %w", err), true
-		}
-		file, err = os.Open("/proc/thread-self/ns/net")
-		return err, false
-	})
-	return file, err
 }

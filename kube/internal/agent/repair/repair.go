@@ -3,6 +3,7 @@
 package repair
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -92,7 +93,7 @@ func (r Repairer) concerns(p kube.Pod) bool {
 
 // Run looks at pods, all of a node, and repairs. The error is about the node;
 // what is wrong with a pod is in its finding.
-func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
+func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding, err error) {
 	pods = slices.DeleteFunc(slices.Clone(pods), func(p kube.Pod) bool { return !r.concerns(p) })
 	if len(pods) == 0 {
 		return nil, nil
@@ -119,7 +120,7 @@ func (r Repairer) Run(pods []kube.Pod) (findings []Finding, err error) {
 	for _, p := range pods {
 		f := Finding{Pod: p, State: Waiting}
 		if s, ok := sandboxes[p.RuntimeUID]; ok {
-			f = r.look(p, s)
+			f = r.look(ctx, p, s)
 			f.Err = named(f.Err, s)
 		} else if why, ok := unopened[p.RuntimeUID]; ok {
 			f.State, f.Err = Unknown, why
@@ -150,8 +151,8 @@ func (e namedError) Error() string { return e.text }
 func (e namedError) Unwrap() error { return e.error }
 
 // look compares one pod, and repairs it.
-func (r Repairer) look(p kube.Pod, s Sandbox) Finding {
-	f := Finding{Pod: p}
+func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
+	f = Finding{Pod: p}
 	spec, err := r.read(p, s)
 	switch {
 	case err != nil:
@@ -164,8 +165,11 @@ func (r Repairer) look(p kube.Pod, s Sandbox) Finding {
 		f.State, f.Err = Refused, fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
 		return f
 	}
-	target := dataplane.Target{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true}
-	f.Differences, err = target.Check(spec.Config)
+	session, err := dataplane.Open(ctx, dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true})
+	if err == nil {
+		defer func() { f.Err = errors.Join(f.Err, session.Close()) }()
+		f.Differences, err = session.Check(ctx, spec.Config)
+	}
 	switch {
 	case errors.Is(err, intercept.ErrNotIntercepted):
 		// Nothing there is never what was asked for.
@@ -187,7 +191,7 @@ func (r Repairer) look(p kube.Pod, s Sandbox) Finding {
 		return f
 	}
 	// It reads back what it wrote, and fails if that is not there.
-	if _, err := target.Apply(spec.Config); err != nil {
+	if _, err := session.Apply(ctx, spec.Config); err != nil {
 		f.Result, f.Err = Failed, err
 		return f
 	}

@@ -34,7 +34,7 @@ func pod(name string, annotations ...string) kube.Pod {
 // one is the finding of the only pod.
 func one(t *testing.T, r Repairer, p kube.Pod) Finding {
 	t.Helper()
-	all, err := r.Run([]kube.Pod{p})
+	all, err := r.Run(t.Context(), []kube.Pod{p})
 	if err != nil || len(all) != 1 {
 		t.Fatalf("%+v, %v", all, err)
 	}
@@ -56,7 +56,7 @@ func TestRepair(t *testing.T) {
 	}}
 	dry := r
 	dry.DryRun = true
-	target := dataplane.Target{NetNS: ns.Path()}
+	target := dataplane.Pod{NetNS: ns.Path()}
 	p := pod("web", "enabled", "true", "dns", "resolvconf")
 	expect := func(r Repairer, p kube.Pod, state State, result Result, event string) {
 		t.Helper()
@@ -67,20 +67,20 @@ func TestRepair(t *testing.T) {
 		}
 	}
 	expect(dry, p, Missing, DryRun, "RulesDrifted")
-	if _, err := target.Counters(); !errors.Is(err, intercept.ErrNotIntercepted) {
+	if _, err := target.Status(t.Context()); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Errorf("a dry run: %v", err)
 	}
 	expect(r, p, Missing, Repaired, "RulesRepaired")
 	expect(r, p, Converged, None, "")
 	// Other rules, and other annotations.
-	if _, err := target.Apply(intercept.Default()); err != nil {
+	if _, err := target.Apply(t.Context(), intercept.Default()); err != nil {
 		t.Fatal(err)
 	}
 	expect(dry, p, Changed, DryRun, "RulesDrifted")
 	expect(r, p, Changed, Repaired, "RulesRepaired")
 	p = pod("web", "enabled", "true", "tunnel-port", "16000")
 	expect(r, p, Changed, Repaired, "RulesRepaired")
-	if _, err := target.Remove(); err != nil {
+	if _, err := target.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	expect(r, p, Missing, Repaired, "RulesRepaired")
@@ -107,7 +107,7 @@ func TestNotOurs(t *testing.T) {
 		change(&p)
 		return p
 	}
-	all, err := r.Run([]kube.Pod{
+	all, err := r.Run(t.Context(), []kube.Pod{
 		pod("plain"),
 		with(func(p *kube.Pod) { p.Facts.HostNetwork = true }),
 		with(func(p *kube.Pod) { p.Facts.InitContainer = true }),
@@ -129,7 +129,7 @@ func TestNotOurs(t *testing.T) {
 	if f := one(t, r2, pod("closed", "enabled", "true")); f.State != Unknown || f.Err == nil {
 		t.Errorf("a namespace that cannot be opened: %+v", f)
 	}
-	all, err = r.Run([]kube.Pod{pod("off", "enabled", "false"), pod("pending", "enabled", "true")})
+	all, err = r.Run(t.Context(), []kube.Pod{pod("off", "enabled", "false"), pod("pending", "enabled", "true")})
 	if len(all) != 1 || all[0].State != Waiting || err == nil || closed != 1 {
 		t.Errorf("%+v, %v, closed %d", all, err, closed)
 	}

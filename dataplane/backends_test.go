@@ -11,7 +11,7 @@ import (
 
 // TestChoose: what is chosen, why, and what was looked at on the way.
 func TestChoose(t *testing.T) {
-	ok := func(b Backend) Finding { return Finding{Backend: b, State: StateOK, Reason: b.praise()} }
+	ok := func(b Backend) Finding { return Finding{Backend: b, State: StateOK, Reason: backendOf(b).praise} }
 	unknown := func(b Backend) Finding { return Finding{Backend: b, State: StateUnknown, Reason: "not tried"} }
 	no := func(b Backend) Finding { return missing(b, fmt.Errorf("%w for %s", intercept.ErrUnsupported, b)) }
 	type found map[Backend]func(Backend) Finding

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,9 +15,9 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Backend speaks nf_tables with one network namespace, over one socket. It is
+// Conn speaks nf_tables with one network namespace, over one socket. It is
 // for one goroutine at a time.
-type Backend struct {
+type Conn struct {
 	sock *netlink.Conn
 	// only restricts Apply to one layout of tables. Nil: oneTable, and
 	// twoTables where the kernel cannot do that.
@@ -29,16 +30,16 @@ const bufferSize = 64 << 20
 
 // Open connects to the nf_tables of the network namespace that the calling
 // thread is in. It needs no privilege; what follows does.
-func Open() (*Backend, error) {
+func Open() (*Conn, error) {
 	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, bufferSize)
 	if err != nil {
 		return nil, explain(err, "open a netlink socket")
 	}
-	return &Backend{sock: sock}, nil
+	return &Conn{sock: sock}, nil
 }
 
 // Close closes the socket.
-func (b *Backend) Close() error { return b.sock.Close() }
+func (conn *Conn) Close() error { return conn.sock.Close() }
 
 // maxAttempts bounds how often a change starts over because somebody else
 // changed the tables meanwhile.
@@ -50,30 +51,33 @@ const maxAttempts = 100
 // their counters go on. It reads back what it wrote.
 //
 // The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported] and
-// [ruleset.ErrForeign], or others that say what failed. An outcome beside an
+// [ruleset.ErrForeign], ctx's, or others that say what failed. An outcome beside an
 // error says what was written all the same: it then did not read as it should.
-func (b *Backend) Apply(rs ruleset.Ruleset) (ruleset.Outcome, error) {
+func (conn *Conn) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome, error) {
 	lay := oneTable
-	if b.only != nil {
-		lay = *b.only
+	if conn.only != nil {
+		lay = *conn.only
 	}
-	outcome, err := b.apply(rs, lay)
-	if b.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
+	outcome, err := conn.apply(ctx, rs, lay)
+	if conn.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
 		// Before Linux 5.2 there is no NAT in an inet table.
-		if outcome, err2 := b.apply(rs, twoTables); err2 == nil {
+		if outcome, err2 := conn.apply(ctx, rs, twoTables); err2 == nil {
 			return outcome, nil
 		}
 	}
 	return outcome, err
 }
 
-func (b *Backend) apply(rs ruleset.Ruleset, lay layout) (ruleset.Outcome, error) {
+func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ruleset.Outcome, error) {
 	prog, err := compile(rs, lay)
 	if err != nil {
 		return "", err
 	}
 	for range maxAttempts {
-		outcome, err := b.attempt(prog)
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		outcome, err := conn.attempt(prog)
 		if errors.Is(err, errChanged) {
 			continue
 		}
@@ -85,24 +89,24 @@ func (b *Backend) apply(rs ruleset.Ruleset, lay layout) (ruleset.Outcome, error)
 // errChanged reports that the tables changed between looking and writing.
 var errChanged = errors.New("the tables changed meanwhile")
 
-func (b *Backend) attempt(prog program) (ruleset.Outcome, error) {
+func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
 	// another family that came up meanwhile would otherwise stay beside ours.
-	generation, err := b.generation()
+	generation, err := conn.generation()
 	if err != nil {
 		return "", err
 	}
-	st, err := b.find()
+	st, err := conn.find()
 	if err != nil {
 		return "", err
 	}
 	outcome := ruleset.Created
 	if len(st) > 0 {
 		outcome = ruleset.Replaced
-		if err := b.refuseForeign(st, generation); err != nil {
+		if err := conn.refuseForeign(st, generation); err != nil {
 			return "", err
 		}
-		same, err := b.holds(prog, st)
+		same, err := conn.holds(prog, st)
 		if err != nil {
 			return "", err
 		}
@@ -110,24 +114,24 @@ func (b *Backend) attempt(prog program) (ruleset.Outcome, error) {
 			return ruleset.Unchanged, nil
 		}
 	}
-	if err := b.write(prog, st, generation); err != nil {
+	if err := conn.write(prog, st, generation); err != nil {
 		if isChange(err) {
 			return "", errChanged
 		}
-		return "", b.blame(prog, err)
+		return "", conn.blame(prog, err)
 	}
-	return outcome, b.verify(prog)
+	return outcome, conn.verify(prog)
 }
 
 // refuseForeign reports a table of our name that is not ours. One that was
 // replaced between the look at the tables and the look at their chains looks
 // like it, too, so the generation has to be the one from before.
-func (b *Backend) refuseForeign(st state, generation uint32) error {
+func (conn *Conn) refuseForeign(st state, generation uint32) error {
 	foreign := st.foreign()
 	if foreign == nil {
 		return nil
 	}
-	now, err := b.generation()
+	now, err := conn.generation()
 	switch {
 	case err != nil:
 		return err
@@ -138,11 +142,11 @@ func (b *Backend) refuseForeign(st state, generation uint32) error {
 }
 
 // holds reports whether the kernel has exactly the program.
-func (b *Backend) holds(prog program, st state) (bool, error) {
+func (conn *Conn) holds(prog program, st state) (bool, error) {
 	if len(st) != len(prog) || !prog.isIn(st) {
 		return false, nil
 	}
-	if err := b.load(st); err != nil {
+	if err := conn.load(st); err != nil {
 		return false, err
 	}
 	return len(prog.differences(st)) == 0, nil
@@ -150,11 +154,11 @@ func (b *Backend) holds(prog program, st state) (bool, error) {
 
 // verify reads back what was committed. Another apply may have replaced it
 // since; that is no failure of this one.
-func (b *Backend) verify(prog program) error {
+func (conn *Conn) verify(prog program) error {
 	// A plain reading is enough if it shows what it should.
-	diffs, err := b.compareIfThere(prog, b.read)
+	diffs, err := conn.compareIfThere(prog, conn.read)
 	if err == nil && len(diffs) > 0 || errors.Is(err, errChanged) {
-		diffs, err = b.compareIfThere(prog, b.readAtOnce)
+		diffs, err = conn.compareIfThere(prog, conn.readAtOnce)
 	}
 	if err != nil || len(diffs) == 0 {
 		return err
@@ -162,7 +166,7 @@ func (b *Backend) verify(prog program) error {
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
 }
 
-func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]ruleset.Difference, error) {
+func (conn *Conn) compareIfThere(prog program, read func() (state, error)) ([]ruleset.Difference, error) {
 	st, err := read()
 	if err != nil || !prog.isIn(st) {
 		return nil, err
@@ -172,29 +176,29 @@ func (b *Backend) compareIfThere(prog program, read func() (state, error)) ([]ru
 
 // read returns the content of our tables. If they are replaced meanwhile it is
 // a mixture, or errChanged.
-func (b *Backend) read() (state, error) {
-	st, err := b.find()
+func (conn *Conn) read() (state, error) {
+	st, err := conn.find()
 	if err != nil || len(st) == 0 {
 		return nil, err
 	}
-	return st, b.load(st)
+	return st, conn.load(st)
 }
 
 // readAtOnce returns the content of our tables as it was at one moment.
-func (b *Backend) readAtOnce() (state, error) {
+func (conn *Conn) readAtOnce() (state, error) {
 	for range maxAttempts {
-		before, err := b.generation()
+		before, err := conn.generation()
 		if err != nil {
 			return nil, err
 		}
-		st, err := b.read()
+		st, err := conn.read()
 		if errors.Is(err, errChanged) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		after, err := b.generation()
+		after, err := conn.generation()
 		if err != nil {
 			return nil, err
 		}
@@ -216,7 +220,7 @@ func joinDifferences(diffs []ruleset.Difference) string {
 // write sends the program in one transaction, after the removal of what is
 // there. What is not there is not removed: removing anything makes the closing
 // of the socket wait for the kernel (5 to 15 ms).
-func (b *Backend) write(prog program, old state, generation uint32) error {
+func (conn *Conn) write(prog program, old state, generation uint32) error {
 	var t batch
 	for _, kt := range old {
 		t.deleteTable(kt.family, Table)
@@ -224,7 +228,7 @@ func (b *Backend) write(prog program, old state, generation uint32) error {
 	for _, tab := range prog {
 		t.addTable(tab, Table, func(*rule) bool { return true })
 	}
-	return b.commit(&t, generation)
+	return conn.commit(&t, generation)
 }
 
 // isChange reports whether a transaction failed because somebody else changed
@@ -241,7 +245,7 @@ const trial = Table + "_trial"
 // blame finds the rule that the kernel refused: the error of a transaction
 // does not say. Each rule is tried in a transaction of its own that ends in
 // creating its table twice, so that it always fails and changes nothing.
-func (b *Backend) blame(prog program, failure error) error {
+func (conn *Conn) blame(prog program, failure error) error {
 	if errors.Is(failure, unix.EPERM) || errors.Is(failure, unix.EACCES) {
 		return explain(failure, "apply the rules")
 	}
@@ -249,7 +253,7 @@ func (b *Backend) blame(prog program, failure error) error {
 		var tr batch
 		tr.addTable(t, trial, func(r *rule) bool { return r == only })
 		tr.createTable(t.family, trial)
-		if err := b.commit(&tr, 0); !errors.Is(err, unix.EEXIST) {
+		if err := conn.commit(&tr, 0); !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 		return nil
@@ -272,8 +276,11 @@ func (b *Backend) blame(prog program, failure error) error {
 // Check compares the kernel with rs and returns the differences. None: it is
 // as Apply leaves it. It changes nothing. Where there is nothing of ours the
 // error is [ruleset.ErrNotIntercepted].
-func (b *Backend) Check(rs ruleset.Ruleset) ([]ruleset.Difference, error) {
-	st, err := b.ours()
+func (conn *Conn) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := conn.ours()
 	if err != nil {
 		return nil, err
 	}
@@ -290,8 +297,8 @@ func (b *Backend) Check(rs ruleset.Ruleset) ([]ruleset.Difference, error) {
 
 // ours returns the content of our tables, or says that there are none or that
 // they are not ours.
-func (b *Backend) ours() (state, error) {
-	st, err := b.readAtOnce()
+func (conn *Conn) ours() (state, error) {
+	st, err := conn.readAtOnce()
 	if err != nil {
 		return nil, err
 	}
@@ -303,17 +310,20 @@ func (b *Backend) ours() (state, error) {
 
 // Remove takes our tables out, in one transaction. It reports whether there
 // were any, and leaves nothing behind.
-func (b *Backend) Remove() (removed bool, err error) {
+func (conn *Conn) Remove(ctx context.Context) (removed bool, err error) {
 	for range maxAttempts {
-		generation, err := b.generation()
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		generation, err := conn.generation()
 		if err != nil {
 			return false, err
 		}
-		st, err := b.find()
+		st, err := conn.find()
 		if err != nil || len(st) == 0 {
 			return false, err
 		}
-		if err := b.refuseForeign(st, generation); errors.Is(err, errChanged) {
+		if err := conn.refuseForeign(st, generation); errors.Is(err, errChanged) {
 			continue
 		} else if err != nil {
 			return false, err
@@ -322,7 +332,7 @@ func (b *Backend) Remove() (removed bool, err error) {
 		for _, kt := range st {
 			t.deleteTable(kt.family, Table)
 		}
-		err = b.commit(&t, generation)
+		err = conn.commit(&t, generation)
 		if err == nil {
 			return true, nil
 		}
@@ -334,16 +344,20 @@ func (b *Backend) Remove() (removed bool, err error) {
 }
 
 // Holds reports whether there is a table of our name.
-func (b *Backend) Holds() (bool, error) {
-	st, err := b.find()
+func (conn *Conn) Holds() (bool, error) {
+	st, err := conn.find()
 	return len(st) > 0, err
 }
 
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. Where there is nothing of ours the error is
-// [ruleset.ErrNotIntercepted].
-func (b *Backend) Counters() ([]ruleset.Counter, error) {
-	st, err := b.ours()
+// [ruleset.ErrNotIntercepted]. The kernel holds the rules' IDs, so that it takes
+// no Ruleset to name them by.
+func (conn *Conn) Counters(ctx context.Context, _ *ruleset.Ruleset) ([]ruleset.Counter, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := conn.ours()
 	if err != nil {
 		return nil, err
 	}

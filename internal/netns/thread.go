@@ -1,6 +1,4 @@
-// Package osthread runs what changes something of its thread, such as its
-// network namespace, where nobody else is harmed by it.
-package osthread
+package netns
 
 import (
 	"fmt"
@@ -10,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apart runs fn on a goroutine of its own that is locked to its thread, and
+// apart runs fn on a goroutine of its own that is locked to its thread, and
 // gives the thread back if fn has restored it; else the thread ends with the
 // goroutine. It is never the main thread, whose namespaces are what /proc/self
 // shows of the process, and which the runtime cannot end. If fn panics, so does
-// Apart, with a text of what and where.
-func Apart(fn func() (err error, restored bool)) error {
+// apart, with a text of what and where.
+func apart(fn func() (err error, restored bool)) error {
 	type end struct {
 		err   error
 		panic any
@@ -28,7 +26,7 @@ func Apart(fn func() (err error, restored bool)) error {
 		if unix.Gettid() == unix.Getpid() {
 			// While the main thread is locked here, another goroutine runs on
 			// another thread.
-			e.panic, e.err = caught(func() error { return Apart(fn) })
+			e.panic, e.err = caught(func() error { return apart(fn) })
 		} else {
 			e.panic, e.err = caught(func() (err error) {
 				restored = false

@@ -1,18 +1,19 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Report is what Doctor finds out about a namespace and the system around it.
+// Report is what Probe finds out about a namespace and the system around it.
 type Report struct {
 	// Kernel is its release, as of uname(2).
 	Kernel string `json:"kernel"`
@@ -72,35 +73,31 @@ type Capability struct {
 // modules to load.
 const ModulesFile = "/etc/modules-load.d/intercept.conf"
 
-// Doctor finds out what each backend can do here for c, and which one Apply
+// Probe finds out what each backend can do here for c, and which one Apply
 // would take. It tries rules for real, but where nothing comes of it: in a
 // transaction of nf_tables that ends in an error, and for iptables in a network
 // namespace of its own. It is no failure if something is missing.
-func (t Target) Doctor(c intercept.Config) (Report, error) {
-	rs, err := intercept.Compile(c)
+func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error) {
+	rs, _, err := compile(c)
 	if err != nil {
 		return Report{}, err
 	}
 	r := Report{IPv6: hasIPv6(), Kernel: release(), Privileges: privileges(), Present: []Backend{}, Modules: []string{}}
-	rs = forKernel(rs, c.Families, r.IPv6)
-	rs.Routes = nil
-	t.AllowHostNetNS = true // nothing is written
-	err = t.open(func(s *space) error {
+	err = s.do(ctx, func() error {
 		// What cannot be found out is not so.
 		r.HostNetNS, _ = isHost()
-		own, err := s.isOfOwnUser()
+		own, err := s.netns.IsOfOwnUser()
 		r.ForeignUserNS = err == nil && !own
-		if present, err := s.holding(); err == nil {
+		if present, err := s.space.holding(); err == nil {
 			r.Present = append(r.Present, present...)
 		}
-		probe := s.prober(rs)
 		found := map[Backend]Finding{}
-		for _, b := range concrete() {
-			found[b] = probe(b)
-			d := Diagnosis{Finding: found[b], Capabilities: s.capabilities(b, rs)}
+		for _, b := range backends() {
+			found[b.name] = s.space.probe(ctx, b.name, rs)
+			d := Diagnosis{Finding: found[b.name], Capabilities: s.space.capabilities(ctx, b, rs)}
 			r.Backends = append(r.Backends, d)
 		}
-		r.Choice, err = choose(t.Backend, func(b Backend) Finding { return found[b] })
+		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
 		if err != nil {
 			r.Error = err.Error()
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
@@ -156,82 +153,82 @@ func privileges() []Privilege {
 // has need of it, and the modules that provide it.
 type need struct {
 	name  string
-	chain intercept.Chain
+	chain ruleset.Chain
 	// of tells whether a rule needs it.
-	of            func(intercept.Chain, intercept.Rule) bool
+	of            func(ruleset.Chain, ruleset.Rule) bool
 	nft, iptables []string
 }
 
 // needs is the table of what rules can need.
 func needs() []need {
-	tcp := intercept.Proto{intercept.TCP}
-	in := func(typ intercept.ChainType, hook intercept.Hook, priority intercept.Priority, target intercept.Target, match ...intercept.Match) intercept.Chain {
-		return intercept.Chain{Name: "probe", Hook: hook, Priority: priority, Type: typ,
-			Rules: []intercept.Rule{{ID: "O14.probe", Reason: "probe", Match: match, Target: target}}}
+	tcp := ruleset.Proto{ruleset.TCP}
+	in := func(typ ruleset.ChainType, hook ruleset.Hook, priority ruleset.Priority, target ruleset.Target, match ...ruleset.Match) ruleset.Chain {
+		return ruleset.Chain{Name: "probe", Hook: hook, Priority: priority, Type: typ,
+			Rules: []ruleset.Rule{{ID: "O14.probe", Reason: "probe", Match: match, Target: target}}}
 	}
-	hasTarget := func(like intercept.Target) func(intercept.Chain, intercept.Rule) bool {
-		return func(_ intercept.Chain, r intercept.Rule) bool {
+	hasTarget := func(like ruleset.Target) func(ruleset.Chain, ruleset.Rule) bool {
+		return func(_ ruleset.Chain, r ruleset.Rule) bool {
 			return fmt.Sprintf("%T", r.Target) == fmt.Sprintf("%T", like)
 		}
 	}
-	hasMatch := func(like ...intercept.Match) func(intercept.Chain, intercept.Rule) bool {
-		return func(_ intercept.Chain, r intercept.Rule) bool {
-			return slices.ContainsFunc(r.Match, func(m intercept.Match) bool {
-				if n, is := m.(intercept.Not); is {
+	hasMatch := func(like ...ruleset.Match) func(ruleset.Chain, ruleset.Rule) bool {
+		return func(_ ruleset.Chain, r ruleset.Rule) bool {
+			return slices.ContainsFunc(r.Match, func(m ruleset.Match) bool {
+				if n, is := m.(ruleset.Not); is {
 					m = n.Match
 				}
-				return slices.ContainsFunc(like, func(l intercept.Match) bool { return fmt.Sprintf("%T", l) == fmt.Sprintf("%T", m) })
+				return slices.ContainsFunc(like, func(l ruleset.Match) bool { return fmt.Sprintf("%T", l) == fmt.Sprintf("%T", m) })
 			})
 		}
 	}
-	pass, drop := intercept.Return{}, intercept.Drop{}
+	pass, drop := ruleset.Return{}, ruleset.Drop{}
 	const (
-		filter, nat, route = intercept.FilterChain, intercept.NATChain, intercept.RouteChain
-		output, arriving   = intercept.Output, intercept.Prerouting
+		filter, nat, route = ruleset.FilterChain, ruleset.NATChain, ruleset.RouteChain
+		output, arriving   = ruleset.Output, ruleset.Prerouting
 	)
 	return []need{
-		{"tables", in(filter, output, intercept.PriorityFilter, pass),
-			func(intercept.Chain, intercept.Rule) bool { return true },
+		{"tables", in(filter, output, ruleset.PriorityFilter, pass),
+			func(ruleset.Chain, ruleset.Rule) bool { return true },
 			[]string{"nf_tables"}, []string{"ip_tables", "ip6_tables", "iptable_filter", "ip6table_filter"}},
-		{"NAT", in(nat, output, intercept.PriorityDstNAT, pass),
-			func(c intercept.Chain, _ intercept.Rule) bool { return c.Type == nat },
+		{"NAT", in(nat, output, ruleset.PriorityDstNAT, pass),
+			func(c ruleset.Chain, _ ruleset.Rule) bool { return c.Type == nat },
 			[]string{"nft_chain_nat", "nf_nat"}, []string{"iptable_nat", "ip6table_nat"}},
-		{"redirect", in(nat, output, intercept.PriorityDstNAT, intercept.Redirect{Ports: intercept.Port(15001)}, tcp),
-			hasTarget(intercept.Redirect{}), []string{"nft_redir"}, []string{"xt_REDIRECT"}},
-		{"owners", in(filter, output, intercept.PriorityFilter, pass, intercept.UID{intercept.ID(1337)}, intercept.GID{intercept.ID(1337)}),
-			hasMatch(intercept.UID{}, intercept.GID{}), []string{"nf_tables"}, []string{"xt_owner"}},
-		{"lists of ports", in(filter, output, intercept.PriorityFilter, pass, tcp, intercept.DstPort{intercept.Port(1), intercept.Port(3), {First: 5, Last: 7}}),
-			hasMatch(intercept.DstPort{}, intercept.SrcPort{}), []string{"nf_tables"}, []string{"xt_multiport", "xt_tcpudp"}},
-		{"conntrack zones", in(filter, output, intercept.PriorityRaw, intercept.CTZone{Zone: 1}),
-			hasTarget(intercept.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
-		{"conntrack states", in(filter, arriving, intercept.PriorityMangle, drop, intercept.CTInvalid),
-			hasMatch(intercept.CTInvalid), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
-		{"marks", in(route, output, intercept.PriorityMangle, intercept.SetConnMark{Value: 1, Mask: 1}, intercept.MetaMark{Value: 1, Mask: 1}, intercept.ConnMark{Value: 1, Mask: 1}),
-			func(c intercept.Chain, r intercept.Rule) bool {
-				return hasMatch(intercept.MetaMark{}, intercept.ConnMark{})(c, r) || hasTarget(intercept.SetMark{})(c, r) || hasTarget(intercept.SetConnMark{})(c, r)
+		{"redirect", in(nat, output, ruleset.PriorityDstNAT, ruleset.Redirect{Ports: ruleset.Port(15001)}, tcp),
+			hasTarget(ruleset.Redirect{}), []string{"nft_redir"}, []string{"xt_REDIRECT"}},
+		{"owners", in(filter, output, ruleset.PriorityFilter, pass, ruleset.UID{ruleset.ID(1337)}, ruleset.GID{ruleset.ID(1337)}),
+			hasMatch(ruleset.UID{}, ruleset.GID{}), []string{"nf_tables"}, []string{"xt_owner"}},
+		{"lists of ports", in(filter, output, ruleset.PriorityFilter, pass, tcp, ruleset.DstPort{ruleset.Port(1), ruleset.Port(3), {First: 5, Last: 7}}),
+			hasMatch(ruleset.DstPort{}, ruleset.SrcPort{}), []string{"nf_tables"}, []string{"xt_multiport", "xt_tcpudp"}},
+		{"conntrack zones", in(filter, output, ruleset.PriorityRaw, ruleset.CTZone{Zone: 1}),
+			hasTarget(ruleset.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
+		{"conntrack states", in(filter, arriving, ruleset.PriorityMangle, drop, ruleset.CTInvalid),
+			hasMatch(ruleset.CTInvalid), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
+		{"marks", in(route, output, ruleset.PriorityMangle, ruleset.SetConnMark{Value: 1, Mask: 1}, ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.ConnMark{Value: 1, Mask: 1}),
+			func(c ruleset.Chain, r ruleset.Rule) bool {
+				return hasMatch(ruleset.MetaMark{}, ruleset.ConnMark{})(c, r) || hasTarget(ruleset.SetMark{})(c, r) || hasTarget(ruleset.SetConnMark{})(c, r)
 			}, []string{"nft_ct"}, []string{"xt_mark", "xt_connmark"}},
-		{"TPROXY", in(filter, arriving, intercept.PriorityMangle, intercept.TProxy{Port: 15006, Mark: intercept.Mark{Value: 1, Mask: 1}}, tcp),
-			hasTarget(intercept.TProxy{}), []string{"nft_tproxy", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}, []string{"xt_TPROXY"}},
-		{"reject", in(filter, output, intercept.PriorityFilter, intercept.Reject{}),
-			hasTarget(intercept.Reject{}), []string{"nft_reject_inet"}, []string{"ipt_REJECT", "ip6t_REJECT"}},
-		{"translation to another address", in(nat, output, intercept.PriorityDstNAT, intercept.DNAT{To: netip.MustParseAddrPort("192.0.2.1:53")}, intercept.Proto{intercept.UDP}, intercept.IsFamily(intercept.IPv4)),
-			hasTarget(intercept.DNAT{}), []string{"nft_nat"}, []string{"xt_nat"}},
+		{"TPROXY", in(filter, arriving, ruleset.PriorityMangle, ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 1, Mask: 1}}, tcp),
+			hasTarget(ruleset.TProxy{}), []string{"nft_tproxy", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}, []string{"xt_TPROXY"}},
+		{"reject", in(filter, output, ruleset.PriorityFilter, ruleset.Reject{}),
+			hasTarget(ruleset.Reject{}), []string{"nft_reject_inet"}, []string{"ipt_REJECT", "ip6t_REJECT"}},
+		{"translation to another address", in(nat, output, ruleset.PriorityDstNAT, ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.1:53")}, ruleset.Proto{ruleset.UDP}, ruleset.IsFamily(ruleset.IPv4)),
+			hasTarget(ruleset.DNAT{}), []string{"nft_nat"}, []string{"xt_nat"}},
 	}
 }
 
 // capabilities tries each need by itself. There is nothing to try without the
 // program or the privilege, of which the backend's own finding speaks.
-func (s *space) capabilities(b Backend, rs intercept.Ruleset) []Capability {
+func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset) []Capability {
 	all := []Capability{}
-	if f := s.quickProbe(b, rs); f.State == StateMissing {
+	if b.obstacle(s, rs) != nil {
 		return all
 	}
 	for _, n := range needs() {
 		c := Capability{Name: n.name, State: StateOK}
 		for _, chain := range rs.Chains {
-			c.Needed = c.Needed || slices.ContainsFunc(chain.Rules, func(r intercept.Rule) bool { return n.of(chain, r) })
+			c.Needed = c.Needed || slices.ContainsFunc(chain.Rules, func(r ruleset.Rule) bool { return n.of(chain, r) })
 		}
-		f := s.prober(intercept.Ruleset{Families: rs.Families, Chains: []intercept.Chain{n.chain}})(b)
+		f := b.try(ctx, s, ruleset.Ruleset{Families: rs.Families, Chains: []ruleset.Chain{n.chain}})
 		if f.State == StateUnknown {
 			return all
 		}
@@ -242,13 +239,7 @@ func (s *space) capabilities(b Backend, rs intercept.Ruleset) []Capability {
 			}
 		}
 		if f.State == StateMissing {
-			c.Modules = n.iptables
-			if b == BackendNFT || b == BackendIPTablesNFT {
-				c.Modules = n.nft
-			}
-			if b == BackendIPTablesNFT {
-				c.Modules = append(append([]string{"nft_compat"}, n.nft...), slices.DeleteFunc(slices.Clone(n.iptables), func(m string) bool { return !strings.HasPrefix(m, "xt_") })...)
-			}
+			c.Modules = b.modules(n)
 		}
 		all = append(all, c)
 	}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+func applyVerb() verb {
+	return verb{cli.Verb{
+		Name: "apply", Does: "put the rules in force, all or nothing",
+		Also: []string{"install", "add", "set", "setup", "init", "start", "run"},
+		More: "Applying twice is applying once. Rules of an earlier configuration are replaced in\n" +
+			"one transaction, without a moment in between.",
+		Flags: applyFlags,
+		Examples: `
+  In a pod's init container (runAsUser: 0, capabilities: add: [NET_ADMIN]):
+    mesh-init apply --outbound-exclude-ports 5432 --dns resolvconf
+  From the node, for a pod of which PID 4711 is a process:
+    mesh-init apply -n /proc/4711/ns/net --config mesh.yaml
+`}, job.apply}
+}
+
+func applyFlags() []cli.Flag {
+	all := append(configFlags(), kernelFlags()...)
+	all = append(all, row("set-sysctls", "", groupWhere, "false",
+		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
+	return append(all, once(row("dry-run", "", groupWhere, "false", "print what render prints, and change nothing"))...)
+}
+
+func (j job) apply() error {
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return cli.UsageError{Err: err}
+	}
+	if j.dryRun {
+		return j.render()
+	}
+	r, err := j.plane.Apply(j.ctx, j.config)
+	if err != nil {
+		return withFlags(err)
+	}
+	for _, w := range r.Warnings {
+		j.log.WarnContext(j.ctx, w)
+	}
+	rules, families := countRules(rs), familyNames(rs)
+	return j.print(struct {
+		dataplane.Result
+		Rules    int      `json:"rules"`
+		Families []string `json:"families"`
+	}{r, rules, families}, func() string {
+		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, decode.OneLine(r.Reason)))
+	})
+}
+
+func countRules(rs intercept.Ruleset) (n int) {
+	for _, c := range rs.Chains {
+		n += len(c.Rules)
+	}
+	return n
+}
+
+func familyNames(rs intercept.Ruleset) []string {
+	var names []string
+	for _, f := range rs.Families {
+		names = append(names, f.String())
+	}
+	return names
+}
+
+// withFlags adds the flag that helps to errors that it helps against.
+func withFlags(err error) error {
+	var errs []error
+	for _, e := range decode.Flatten(err) {
+		if _, is := errors.AsType[*dataplane.SysctlError](e); is {
+			e = fmt.Errorf("%w; set it, or let apply do it with --set-sysctls", e)
+		}
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+func checkVerb() verb {
+	return verb{cli.Verb{
+		Name: "check", Does: "compare the rules in force with the configuration",
+		Also:  []string{"diff", "compare", "test"},
+		More:  "Give it the flags, the environment and the file that apply was given.",
+		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
+		Examples: `
+  Are the rules there that this configuration makes?
+    mesh-init check --config mesh.yaml
+`}, job.check}
+}
+
+func (j job) check() error {
+	differences, err := j.plane.Check(j.ctx, j.config)
+	if err != nil {
+		return err
+	}
+	type difference struct {
+		What    string `json:"what"`
+		Problem string `json:"problem"`
+	}
+	list := make([]difference, len(differences))
+	for i, d := range differences {
+		list[i] = difference{d.What, d.Problem}
+	}
+	err = j.print(struct {
+		OK          bool         `json:"ok"`
+		Differences []difference `json:"differences"`
+	}{len(list) == 0, list}, func() string {
+		if len(differences) == 0 {
+			return j.style.Good("ok") + "\n"
+		}
+		text := ""
+		for _, d := range differences {
+			text += decode.OneLine(d.String()) + "\n"
+		}
+		return text
+	})
+	if len(differences) > 0 && err == nil {
+		err = errDrifted
+	}
+	return err
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+func statusVerb() verb {
+	return verb{cli.Verb{
+		Name: "status", Does: "show the rules in force and what each has counted",
+		Also:  []string{"list", "show", "get", "counters", "dump"},
+		More:  "NAT rules count connections, since they see the first packet of each alone.",
+		Flags: kernelFlags,
+		Examples: `
+  What has been captured, and what has passed, by which rule?
+    mesh-init status -n /run/netns/pod
+`}, job.status}
+}
+
+func (j job) status() error {
+	status, err := j.plane.Status(j.ctx)
+	if err != nil {
+		return err
+	}
+	counters := status.Counters
+	if counters == nil {
+		counters = []intercept.Counter{}
+	}
+	return j.print(counters, func() string { return statusText(counters) })
+}
+
+// statusText is one table, so that the columns of all chains agree.
+func statusText(counters []intercept.Counter) string {
+	rows := []cli.Row{{"PACKETS", "BYTES", "RULE", "FAMILY", "REASON"}}
+	for i, c := range counters {
+		if i == 0 || counters[i-1].Chain != c.Chain {
+			rows = append(rows, cli.Row{decode.OneLine(c.Chain) + ":"})
+		}
+		rows = append(rows, cli.Row{
+			strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10),
+			decode.OneLine(string(c.Rule)), c.Family, decode.OneLine(c.Reason),
+		})
+	}
+	return cli.Table(rows)
+}

@@ -1,0 +1,243 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// An effect is one thing that an apply has changed, and what puts it back.
+type effect struct {
+	what string
+	undo func(context.Context) error
+}
+
+// effects are all that an apply has changed, in order.
+type effects []effect
+
+// patience is how long it may take to undo what was changed. It has a time of its own: most often what is undone is the
+// work of an apply whose own time is over.
+const patience = 10 * time.Second
+
+// undo puts everything back, the last first, and adds to err what could not be.
+func (e effects) undo(err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var left []error
+	for _, each := range slices.Backward(e) {
+		if err := each.undo(ctx); err != nil {
+			left = append(left, fmt.Errorf("%s: %w", each.what, err))
+		}
+	}
+	if len(left) == 0 {
+		return err
+	}
+	return &UndoError{Err: err, Left: left}
+}
+
+// UndoError is a failure of which something is left behind. It is Err by [errors.Is] and [errors.As].
+type UndoError struct {
+	// Err is why Apply failed.
+	Err error
+	// Left says of each thing that could not be undone what it is, and why not.
+	Left []error
+}
+
+func (e *UndoError) Error() string {
+	return fmt.Sprintf("%s; what could not be undone: %s", e.Err, joinLine(e.Left))
+}
+
+func (e *UndoError) Unwrap() error { return e.Err }
+
+// errReplaced says why rules that are in force stay.
+var errReplaced = errors.New("they have replaced those of an earlier configuration, which is not known any more")
+
+// Apply makes the namespace's rules those of c, all or nothing. It is safe to call again, with the same Config or
+// another, and while others do. What another backend of ours had put there is removed. If it fails, or ctx ends, it
+// undoes what it has changed; what it could not undo is said by an [*UndoError].
+func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, err error) {
+	rs, routes, err := compile(c)
+	if err != nil {
+		return res, err
+	}
+	err = s.locked(ctx, func() error {
+		if res.Warnings, err = s.space.warnings(c); err != nil {
+			return err
+		}
+		var done effects
+		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, c, rs, routes, &done)
+		if err != nil {
+			return done.undo(err)
+		}
+		return nil
+	})
+	return res, err
+}
+
+// apply puts sysctls and routes, then rules, in place, and removes what others of ours had there: no rule ever marks
+// packets that nothing delivers. What it does goes to done.
+func (s *space) apply(ctx context.Context, p Pod, c intercept.Config, rs ruleset.Ruleset, routes []ruleset.MarkRoute,
+	done *effects) (choice Choice, outcome ruleset.Outcome, err error) {
+	if err := requireSysctls(c, p.SetSysctls, done); err != nil {
+		return choice, "", err
+	}
+	routing, err := s.routing()
+	if err != nil {
+		return choice, "", err
+	}
+	added, undo, err := routing.Add(routes, rs.Families)
+	if err != nil {
+		return choice, "", err
+	}
+	*done = append(*done, effect{"routes", func(context.Context) error { return undo() }})
+	choice, outcome, err = s.applyRules(ctx, p.Backend, rs)
+	if err != nil && outcome != "" {
+		// They were written, and somebody has changed them since: they are in force, and need what was put there for
+		// them.
+		*done = nil
+		return choice, outcome, err
+	}
+	switch outcome {
+	case ruleset.Created:
+		*done = append(*done, effect{"rules", func(ctx context.Context) error { return s.remove(ctx, choice.Backend) }})
+	case ruleset.Replaced:
+		// The rules that are in force now need what was put there for them.
+		*done = effects{{"rules", func(context.Context) error { return errReplaced }}}
+	case ruleset.Unchanged:
+		*done = nil
+	}
+	if err != nil {
+		return choice, outcome, err
+	}
+	if err = s.removeOthers(ctx, choice.Backend); err != nil {
+		return choice, outcome, err
+	}
+	// Whatever the outcome: somebody who was killed may have left some.
+	removed, err := routing.Keep(routes, rs.Families)
+	if outcome == ruleset.Unchanged && (added || removed) {
+		outcome = ruleset.Replaced
+	}
+	return choice, outcome, err
+}
+
+// applyRules chooses a backend and applies with it. That nftables works is proven by using it, and so is what could not
+// be tried before. What the kernel then refuses is proven missing, and the next is chosen, unless the backend was asked
+// for by name.
+func (s *space) applyRules(ctx context.Context, want Backend, rs ruleset.Ruleset) (choice Choice, outcome ruleset.Outcome, err error) {
+	all, err := candidates(want)
+	if err != nil {
+		return choice, "", err
+	}
+	refused := map[Backend]Finding{}
+	for {
+		choice, err = choose(want, func(b Backend) Finding {
+			f, is := refused[b]
+			switch {
+			case is:
+				return f
+			case len(all) == 1, b == BackendNFT:
+				return s.quickProbe(b, rs)
+			}
+			return s.probe(ctx, b, rs)
+		})
+		if err != nil {
+			return choice, "", err
+		}
+		var w writer
+		if w, err = s.writer(choice.Backend); err == nil {
+			outcome, err = w.Apply(ctx, rs)
+		}
+		if len(all) == 1 || !errors.Is(err, ruleset.ErrUnsupported) {
+			return choice, outcome, err
+		}
+		refused[choice.Backend] = missing(choice.Backend, err)
+	}
+}
+
+// removeOthers takes out what backends other than the one in use have there.
+func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
+	holding, err := s.holdingBeside(inUse)
+	if err != nil {
+		return err
+	}
+	for _, other := range holding {
+		if other == inUse {
+			continue
+		}
+		if err := s.remove(ctx, other); err != nil {
+			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
+		}
+	}
+	return nil
+}
+
+func (s *space) remove(ctx context.Context, b Backend) error {
+	w, err := s.writer(b)
+	if err == nil {
+		_, err = w.Remove(ctx)
+	}
+	return err
+}
+
+// Remove takes our rules out: those of the backend that the pod asks for, or of all. It reports whether there were any.
+func (s *Session) Remove(ctx context.Context) (removed bool, err error) {
+	if _, err := candidates(s.pod.Backend); err != nil {
+		return false, err
+	}
+	err = s.locked(ctx, func() error {
+		removed, err = s.space.removeAll(ctx, s.pod.Backend)
+		return err
+	})
+	return removed, err
+}
+
+// removeAll takes out our rules, of one backend or of all that have some, and then their routes.
+func (s *space) removeAll(ctx context.Context, want Backend) (removed bool, err error) {
+	removed, err = s.removeRules(ctx, want)
+	if err != nil {
+		return removed, err
+	}
+	// The rules of a backend that was not asked for still need their routes.
+	if holding, err := s.holding(); err != nil || len(holding) > 0 {
+		return removed, err
+	}
+	routing, err := s.routing()
+	if err != nil {
+		return removed, err
+	}
+	routes, err := routing.Keep(nil, nil)
+	return removed || routes, err
+}
+
+func (s *space) removeRules(ctx context.Context, want Backend) (removed bool, err error) {
+	wanted, err := candidates(want)
+	if err != nil {
+		return false, err
+	}
+	if len(wanted) == 1 {
+		w, err := s.writer(want)
+		if err != nil {
+			return false, err
+		}
+		return w.Remove(ctx)
+	}
+	holding, err := s.holding()
+	if err != nil {
+		return false, err
+	}
+	for _, b := range holding {
+		if !slices.Contains(wanted, b) {
+			continue
+		}
+		if err := s.remove(ctx, b); err != nil {
+			return removed, fmt.Errorf("backend %s: %w", b, err)
+		}
+		removed = true
+	}
+	return removed, nil
+}

@@ -1,0 +1,213 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Backend names a way to put rules into the kernel.
+type Backend string
+
+// The backends.
+const (
+	BackendAuto           Backend = "auto"            // choose, and say why
+	BackendNFT            Backend = "nft"             // nftables over netlink
+	BackendIPTables       Backend = "iptables"        // iptables, whichever variant works
+	BackendIPTablesNFT    Backend = "iptables-nft"    // iptables, the variant on nf_tables
+	BackendIPTablesLegacy Backend = "iptables-legacy" // iptables, the variant on ip_tables
+)
+
+// writer is what a backend can do in the namespace of the calling thread.
+type writer interface {
+	// Apply returns an outcome beside an error if the rules were written all the same, and then did not read as they
+	// should.
+	Apply(context.Context, ruleset.Ruleset) (ruleset.Outcome, error)
+	Check(context.Context, ruleset.Ruleset) ([]ruleset.Difference, error)
+	Remove(context.Context) (bool, error)
+	// Counters names rules whose IDs the kernel does not hold by their places in those given, if these are in force.
+	Counters(context.Context, *ruleset.Ruleset) ([]ruleset.Counter, error)
+}
+
+// A backend is one row of the table of backends: all that the rest of the package knows of one.
+type backend struct {
+	name Backend
+	// group is a name that stands for this backend and others, or "".
+	group Backend
+	// praise says how good it is if nothing speaks against it.
+	praise string
+	open   func(*space) (writer, error)
+	// holds reports whether there is something under our names in the namespace. It runs no program.
+	holds func(*space) (bool, error)
+	// obstacle finds what stands in the way of the rules without trying them: nil if nothing is seen.
+	obstacle func(*space, ruleset.Ruleset) error
+	// try tries the rules where nothing comes of it.
+	try func(context.Context, *space, ruleset.Ruleset) Finding
+	// modules are those of the kernel that provide what a need is about.
+	modules func(need) []string
+}
+
+// backends is the one table of backends, the best first.
+func backends() []backend {
+	return []backend{
+		{
+			name: BackendNFT, praise: "nftables over netlink needs no program and writes both families in one transaction",
+			open: func(s *space) (writer, error) { return s.nft() }, holds: (*space).nftHolds,
+			obstacle: func(*space, ruleset.Ruleset) error { return nil },
+			try:      tryNFT,
+			modules:  func(n need) []string { return n.nft },
+		},
+		ofIPTables(BackendIPTablesNFT, iptables.NFT, (*space).iptablesNFTHolds, func(n need) []string {
+			all := append([]string{"nft_compat"}, n.nft...)
+			for _, m := range n.iptables {
+				if strings.HasPrefix(m, "xt_") {
+					all = append(all, m)
+				}
+			}
+			return all
+		}),
+		ofIPTables(BackendIPTablesLegacy, iptables.Legacy, (*space).iptablesLegacyHolds, func(n need) []string { return n.iptables }),
+	}
+}
+
+// ofIPTables returns the row of a variant of iptables.
+func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error), modules func(need) []string) backend {
+	return backend{
+		name: name, group: BackendIPTables, praise: string(name) + " works here",
+		open: func(s *space) (writer, error) { return s.iptables(v) }, holds: holds,
+		obstacle: func(s *space, rs ruleset.Ruleset) error { return s.iptablesObstacle(v, rs) },
+		try: func(ctx context.Context, s *space, rs ruleset.Ruleset) Finding {
+			return s.tryElsewhere(ctx, name, v, rs)
+		},
+		modules: modules,
+	}
+}
+
+// backendOf returns the row of a backend that is no choice among others.
+func backendOf(name Backend) backend {
+	all := backends()
+	return all[slices.IndexFunc(all, func(b backend) bool { return b.name == name })]
+}
+
+// Backends returns all that can be asked for.
+func Backends() []Backend {
+	all := []Backend{BackendAuto}
+	for _, b := range backends() {
+		if b.group != "" && !slices.Contains(all, b.group) {
+			all = append(all, b.group)
+		}
+		all = append(all, b.name)
+	}
+	return all
+}
+
+// candidates are the backends that a wish leaves, the best first.
+func candidates(want Backend) ([]Backend, error) {
+	var all []Backend
+	for _, b := range backends() {
+		if want == "" || want == BackendAuto || want == b.name || want == b.group {
+			all = append(all, b.name)
+		}
+	}
+	if len(all) > 0 {
+		return all, nil
+	}
+	names := make([]string, len(Backends()))
+	for i, b := range Backends() {
+		names[i] = string(b)
+	}
+	return nil, fmt.Errorf("backend %q is not one of %s", string(want), strings.Join(names, ", "))
+}
+
+// State says whether a backend can do what is asked of it.
+type State string
+
+// The states. Only what is proven missing makes auto turn to another backend.
+const (
+	StateOK      State = "ok"      // tried, and it works
+	StateMissing State = "missing" // tried, and it does not; or its program is not there
+	StateUnknown State = "unknown" // could not be tried, or was not
+)
+
+// Finding is what is known of a backend, and how.
+type Finding struct {
+	Backend Backend `json:"backend"`
+	State   State   `json:"state"`
+	Reason  string  `json:"reason"`
+	err     error   // of StateMissing
+}
+
+// Choice is the backend chosen, the reason for it, and what was found of it and of those that were preferred to it.
+type Choice struct {
+	Backend  Backend   `json:"backend"`
+	Reason   string    `json:"reason"`
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// choose picks the first backend that is not proven to be unable. It asks the probe about no more of them than it has
+// to. What was asked for by name is taken or refused: nothing else is put in its place.
+func choose(want Backend, probe func(Backend) Finding) (Choice, error) {
+	all, err := candidates(want)
+	if err != nil {
+		return Choice{}, err
+	}
+	var choice Choice
+	var errs []error
+	for _, b := range all {
+		f := probe(b)
+		choice.Findings = append(choice.Findings, f)
+		if f.State == StateMissing {
+			errs = append(errs, fmt.Errorf("backend %s: %w", b, f.err))
+			continue
+		}
+		choice.Backend = b
+		switch {
+		case len(all) == 1:
+			choice.Reason = "asked for"
+		case len(errs) > 0:
+			unable := choice.Findings[len(errs)-1]
+			choice.Reason = fmt.Sprintf("%s, after %s was found to be unable: %s", f.Reason, unable.Backend, unable.Reason)
+		default:
+			choice.Reason = f.Reason
+		}
+		return choice, nil
+	}
+	if len(all) == 1 {
+		return choice, errors.Join(errs...)
+	}
+	return choice, fmt.Errorf("no backend works here: %w", joinLine(errs))
+}
+
+// joinLine joins errors in one sentence.
+func joinLine(errs []error) error {
+	var joined error
+	for _, e := range errs {
+		if joined == nil {
+			joined = e
+		} else {
+			joined = fmt.Errorf("%w; %w", joined, e)
+		}
+	}
+	return joined
+}
+
+// missing is the finding that a backend is unable.
+func missing(b Backend, err error) Finding {
+	return Finding{Backend: b, State: StateMissing, Reason: err.Error(), err: err}
+}
+
+// finding judges the outcome of a try. What could not be tried for want of privilege is not proven to be missing.
+func finding(b Backend, err error) Finding {
+	switch {
+	case err == nil:
+		return Finding{Backend: b, State: StateOK, Reason: backendOf(b).praise}
+	case errors.Is(err, ruleset.ErrUnsupported):
+		return missing(b, err)
+	}
+	return Finding{Backend: b, State: StateUnknown, Reason: err.Error()}
+}

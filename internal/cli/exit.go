@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+// The exit codes that all programs have.
+const (
+	ExitDone   = 0
+	ExitFailed = 1
+	ExitUsage  = 2
+)
+
+// An Exit is one way to end: its code, the error that leads to it, and what
+// to do about it where the error does not say so itself.
+type Exit struct {
+	Code    int
+	Err     error
+	Meaning string
+	Remedy  string
+}
+
+// CommonExits are the exits of all programs, with which a table begins.
+func CommonExits() []Exit {
+	return []Exit{
+		{Code: ExitDone, Meaning: "done"},
+		{Code: ExitFailed, Meaning: "failed"},
+		{Code: ExitUsage, Meaning: "bad usage or configuration; nothing was touched"},
+	}
+}
+
+// UsageError marks what the caller has to correct.
+type UsageError struct{ Err error }
+
+// Error is that of the error within.
+func (e UsageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error within.
+func (e UsageError) Unwrap() error { return e.Err }
+
+// ExitFor returns the exit for an error: the table's first that it is.
+func ExitFor(table []Exit, err error) Exit {
+	code := ExitFailed
+	if _, usage := errors.AsType[UsageError](err); usage {
+		code = ExitUsage
+	} else {
+		for _, e := range table {
+			if e.Err != nil && errors.Is(err, e.Err) {
+				return e
+			}
+		}
+	}
+	if err == nil {
+		code = ExitDone
+	}
+	for _, e := range table {
+		if e.Code == code {
+			return e
+		}
+	}
+	return Exit{Code: code}
+}
+
+// maxErrors are as many as somebody reads.
+const maxErrors = 20
+
+// Console is where the results and errors of a program go.
+type Console struct {
+	// Name is the program's, which comes before each error.
+	Name           string
+	Stdout, Stderr io.Writer
+	Exits          []Exit
+}
+
+// Print writes a result. One that nobody can read is a failure. It returns the
+// exit code.
+func (c Console) Print(ctx context.Context, text string) int {
+	if _, err := io.WriteString(c.Stdout, text); err != nil {
+		return c.Fail(ctx, nil, fmt.Errorf("the result could not be written: %w", err))
+	}
+	return ExitDone
+}
+
+// Fail reports an error, each of those joined on a line of its own, and
+// returns the exit code for it. log is nil unless logs are JSON: then errors
+// are, too, so that all of standard error can be parsed.
+func (c Console) Fail(ctx context.Context, log *slog.Logger, err error) int {
+	exit := ExitFor(c.Exits, err)
+	all := flatten(err)
+	for i, e := range all {
+		line := e.Error()
+		if exit.Remedy != "" && errors.Is(e, exit.Err) {
+			line += "; " + exit.Remedy
+		}
+		if more := len(all) - i; i == maxErrors && more > 1 {
+			line = fmt.Sprintf("and %d more errors", more)
+		}
+		if log != nil {
+			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.Code))
+		} else {
+			fmt.Fprintln(c.Stderr, c.Name+": "+decode.OneLine(line))
+		}
+		if i == maxErrors {
+			break
+		}
+	}
+	return exit.Code
+}
+
+// flatten returns the errors that errors.Join has joined, at any depth.
+func flatten(err error) []error {
+	if usage, ok := errors.AsType[UsageError](err); ok {
+		err = usage.Err
+	}
+	return decode.Flatten(err)
+}

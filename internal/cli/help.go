@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+// help answers the verb help: of everything, or of the verb that is named.
+func (p Program) help(ctx context.Context, line Line) int {
+	if len(line.Errs) > 0 {
+		return p.usage(ctx, line.Errs[0])
+	}
+	if len(line.Args) == 0 {
+		return p.Print(ctx, p.generalHelp())
+	}
+	code := ExitDone
+	if err := p.known(p.commands(ctx, &code, false), line.Args[0]); err != nil {
+		return p.usage(ctx, err)
+	}
+	return p.Print(ctx, p.verbHelp(*p.verb(line.Args[0])))
+}
+
+// shortHelp is what is said to who writes nothing.
+func (p Program) shortHelp() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s.\n\nUsage: %s VERB [flags]\n\nVerbs:\n", p.Name, p.Does, p.Name)
+	for _, v := range p.all() {
+		fmt.Fprintf(&b, "  %-10s  %s\n", v.Name, v.Does)
+	}
+	fmt.Fprintf(&b, "\n%s help lists the flags, and %s help VERB those of a verb.\n", p.Name, p.Name)
+	return b.String()
+}
+
+// generalHelp is what a person needs who meets the command for the first time.
+func (p Program) generalHelp() string {
+	var b strings.Builder
+	b.WriteString(p.shortHelp())
+	writeFlags(&b, p.AllFlags())
+	b.WriteString(p.Notes + "\nExit codes:\n")
+	for _, e := range p.Exits {
+		fmt.Fprintf(&b, "  %2d  %s\n", e.Code, e.Meaning)
+	}
+	b.WriteString("\nExamples:\n")
+	for _, v := range p.all() {
+		b.WriteString(strings.TrimPrefix(v.Examples, "\n"))
+	}
+	return b.String()
+}
+
+// verbHelp is the help of one verb.
+func (p Program) verbHelp(v Verb) string {
+	if v.Name == helpName {
+		return p.generalHelp()
+	}
+	usage := v.Name
+	for _, part := range []string{v.Arg, v.Needs} {
+		if part != "" {
+			usage += " " + part
+		}
+	}
+	if v.Arg == "" {
+		usage += " [flags]"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: %s\n\nUsage: %s %s\n", p.Name, v.Name, v.Does, p.Name, usage)
+	if v.More != "" {
+		fmt.Fprintf(&b, "\n%s\n", v.More)
+	}
+	writeFlags(&b, p.flagsOf(v))
+	fmt.Fprintf(&b, "\nValues, environment and exit codes: %s help\n", p.Name)
+	if v.Examples != "" {
+		b.WriteString("\nExamples:\n" + strings.TrimPrefix(v.Examples, "\n"))
+	}
+	return b.String()
+}
+
+// The meaning of a flag begins in column usageColumn and is usageWidth wide.
+const (
+	usageColumn = 38
+	usageWidth  = 62
+)
+
+func writeFlags(b *strings.Builder, all []Flag) {
+	var heading decode.Group
+	for _, f := range all {
+		if f.Group != heading {
+			heading = f.Group
+			fmt.Fprintf(b, "\n%s:\n", heading)
+		}
+		left := "  --" + f.Name
+		if f.Short != "" {
+			left = "  -" + f.Short + ", --" + f.Name
+		}
+		if !f.IsSwitch() {
+			left += " " + f.Form
+		}
+		if len(left) >= usageColumn {
+			b.WriteString(left + "\n")
+			left = ""
+		}
+		lines := strings.Split(f.Usage+f.Again, "\n")
+		if f.Initial != "" && !f.IsSwitch() {
+			last := &lines[len(lines)-1]
+			if initial := "(default " + f.Initial + ")"; len(*last)+len(initial) < usageWidth {
+				*last += " " + initial
+			} else {
+				lines = append(lines, initial)
+			}
+		}
+		for _, line := range lines {
+			fmt.Fprintf(b, "%-*s%s\n", usageColumn, left, line)
+			left = ""
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+// A Line is what the arguments after a verb say, before any of it is understood.
+type Line struct {
+	// Flags are all that the verb has.
+	Flags []Flag
+	// Given are the flags, in the order in which each is first given.
+	Given []Given
+	// Args are the arguments that are no flags, of a verb that takes one.
+	Args []string
+	// Notes say which names are deprecated, and what to write instead.
+	Notes []string
+	// Errs are all the mistakes.
+	Errs []error
+	help bool
+}
+
+// Given is a flag's value as it was given.
+type Given struct {
+	Flag
+	// Source is where: "--dns", or the name of an environment variable.
+	Source string
+	Text   string
+}
+
+// Text returns the value that a flag was given, or the one that holds otherwise.
+func (l Line) Text(f Flag) string {
+	for _, g := range l.Given {
+		if g.Name == f.Name {
+			return g.Text
+		}
+	}
+	return f.Initial
+}
+
+// A reader reads the arguments of a verb.
+type reader struct {
+	program Program
+	verb    Verb
+	set     *pflag.FlagSet
+	Line
+}
+
+// read reads --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
+// after a mistake, so that all can be reported at once.
+//
+// pflag has the flags, and is given one at a time. Left to itself it stops at
+// the first mistake, takes the next flag for a value, passes over -test.*, and
+// reads -allow-host-netns as -a, -l … -h: help, a success that captures nothing.
+func (p Program) read(v Verb, args []string) Line {
+	r := reader{program: p, verb: v, set: pflag.NewFlagSet(v.Name, pflag.ContinueOnError)}
+	r.set.SetOutput(io.Discard)
+	r.Flags = p.flagsOf(v)
+	register(r.set, r.Flags)
+	var switched *pflag.Flag // the switch just read
+	for len(args) > 0 {
+		arg, last := args[0], switched
+		switched = nil
+		switch {
+		case arg == "--":
+			r.leftOver(args[1:]...)
+			args = nil
+		case last != nil && (arg == "true" || arg == "false"):
+			r.fail("--"+last.Name, "%q is left over: a switch's value is written --%s=%s", arg, last.Name, arg)
+			args = args[1:]
+		case !strings.HasPrefix(arg, "-") || arg == "-":
+			r.leftOver(arg)
+			args = args[1:]
+		default:
+			var n int
+			n, switched = r.flag(args)
+			args = args[n:]
+		}
+	}
+	r.finish()
+	return r.Line
+}
+
+// flag reads one flag and returns how many arguments that takes, and the flag
+// if it is a switch without a value.
+func (r *reader) flag(args []string) (n int, switched *pflag.Flag) {
+	token, text, inline := strings.Cut(args[0], "=")
+	f := r.lookup(token)
+	if f == nil && !inline && len(token) > 2 { // -ojson
+		if f = r.lookup(token[:2]); f != nil && slices.Contains(choices(f), token[2:]) {
+			token, text, inline = token[:2], token[2:], true
+		} else {
+			f = nil
+		}
+	}
+	switch {
+	case f == nil:
+		takes := r.unknown(token)
+		if takes && !inline && len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+			return 2, nil // most likely its value: no error of its own
+		}
+		return 1, nil
+	case inline:
+		n = 1
+	case f.NoOptDefVal != "":
+		n, text, switched = 1, f.NoOptDefVal, f
+	case len(args) == 1:
+		r.fail(token, "a value is missing: write %s %s", token, flagOf(f).Form)
+		return 1, nil
+	case r.isFlag(args[1]):
+		r.fail(token, "a value is missing: %q looks like a flag; write %s %s", args[1], token, flagOf(f).Form)
+		return 1, nil
+	default:
+		n, text = 2, args[1]
+	}
+	if err := r.set.Set(f.Name, text); err != nil {
+		r.fail(token, "%w", err)
+	}
+	return n, switched
+}
+
+// lookup returns the flag of --name or of -n.
+func (r *reader) lookup(token string) *pflag.Flag {
+	if name, long := strings.CutPrefix(token, "--"); long {
+		return r.set.Lookup(name)
+	}
+	if len(token) != 2 {
+		return nil
+	}
+	return r.set.ShorthandLookup(token[1:])
+}
+
+// isFlag reports whether an argument is a flag of this verb or of another.
+func (r *reader) isFlag(arg string) bool {
+	token, _, _ := strings.Cut(arg, "=")
+	if !strings.HasPrefix(token, "-") {
+		return false
+	}
+	return r.lookup(token) != nil || len(r.program.users(strings.TrimPrefix(token, "--"))) > 0
+}
+
+func flagOf(f *pflag.Flag) Flag {
+	switch v := f.Value.(type) {
+	case *value:
+		return v.flag
+	case oldValue:
+		return v.flag
+	}
+	return Flag{}
+}
+
+func choices(f *pflag.Flag) []string {
+	if f.NoOptDefVal != "" {
+		return nil
+	}
+	return flagOf(f).Choices()
+}
+
+// finish takes from pflag what it was given.
+func (r *reader) finish() {
+	seen := map[string]bool{}
+	r.set.Visit(func(p *pflag.Flag) {
+		if p.Deprecated != "" {
+			r.Notes = append(r.Notes, fmt.Sprintf("--%s is deprecated: %s", p.Name, p.Deprecated))
+		}
+		f := flagOf(p)
+		if seen[f.Name] {
+			return
+		}
+		seen[f.Name] = true
+		v, _ := r.set.Lookup(f.Name).Value.(*value)
+		source, given := "--"+f.Name, v.given
+		if len(given) > 1 && !f.Repeats() {
+			r.fail(source, "given twice, %q and %q: give it once", given[0], given[1])
+			return
+		}
+		before := len(r.Errs)
+		for _, text := range given {
+			if err := f.Plausible(text); err != nil {
+				r.fail(source, "%w", err)
+			}
+		}
+		switch {
+		case len(r.Errs) > before:
+		case f.Name == helpName:
+			r.help = given[0] == "true"
+		default:
+			r.Given = append(r.Given, Given{f, source, v.String()})
+		}
+	})
+}
+
+func (r *reader) fail(source, format string, args ...any) {
+	r.Errs = append(r.Errs, fmt.Errorf("%s: %w", source, fmt.Errorf(format, args...)))
+}
+
+func (r *reader) leftOver(args ...string) {
+	for _, arg := range args {
+		if r.verb.Arg != "" && len(r.Args) == 0 {
+			r.Args = append(r.Args, arg)
+			continue
+		}
+		takes := "flags only"
+		if r.verb.Arg != "" {
+			takes = "one argument, " + r.verb.Arg
+		}
+		r.Errs = append(r.Errs, fmt.Errorf("%q is left over: %s takes %s (%s %s --help lists them)",
+			arg, r.verb.Name, takes, r.program.Name, r.verb.Name))
+	}
+}
+
+// unknown says of a flag that the verb has not what to do about it, and returns
+// whether it takes a value, as far as is known.
+func (r *reader) unknown(token string) (takes bool) {
+	if name, long := strings.CutPrefix(token, "--"); long {
+		if users := r.program.users(name); len(users) > 0 {
+			f, _ := Find(r.program.AllFlags(), name)
+			r.fail(token, "%s does not use it; it is for %s", r.verb.Name, strings.Join(users, ", "))
+			return !f.IsSwitch()
+		}
+	}
+	var names []string
+	for _, f := range r.Flags {
+		names = append(names, "--"+f.Name)
+	}
+	r.fail(token, "unknown flag; %s",
+		decode.Hint("--"+strings.TrimLeft(token, "-"), names, r.program.Name+" "+r.verb.Name+" --help lists them"))
+	return true
+}

@@ -1,0 +1,89 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"go.yaml.in/yaml/v2"
+	"golang.org/x/term"
+
+	"github.com/mesh-intercept/intercept/internal/decode"
+)
+
+// Format is the form of a result: for people, or for programs.
+type Format string
+
+// The forms.
+const (
+	Text Format = "text"
+	JSON Format = "json"
+	YAML Format = "yaml"
+)
+
+// OutputFlag is the flag for the form of a result. old are its former names.
+func OutputFlag(old ...OldName) Flag {
+	return Flag{Short: "o", Old: old, Field: decode.Field{
+		Name: "output", Form: "text|json|yaml", Group: GroupOutput, Initial: string(Text), Usage: "form of the result on standard output",
+	}}
+}
+
+// Write writes a result: as v says it in JSON, or as text does.
+func (f Format) Write(w io.Writer, v any, text func() string) error {
+	if f == Text || f == "" {
+		_, err := io.WriteString(w, text())
+		return err
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if f == JSON {
+		e.SetIndent("", "  ")
+	}
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	if f == JSON {
+		_, err := b.WriteTo(w)
+		return err
+	}
+	// JSON is YAML, and a MapSlice keeps the order of the fields.
+	var document yaml.MapSlice
+	if err := yaml.Unmarshal(fmt.Appendf(nil, `{"document": %s}`, &b), &document); err != nil {
+		return err
+	}
+	out, err := yaml.Marshal(document[0].Value)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(out)
+	return err
+}
+
+// Style marks words for a terminal. The zero Style marks nothing.
+type Style struct{ on bool }
+
+// StyleFor returns how to mark words in w: not at all unless it is a terminal
+// that can, and nobody has set NO_COLOR (https://no-color.org).
+func StyleFor(w io.Writer) Style {
+	f, ok := w.(*os.File)
+	return Style{ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))}
+}
+
+// Good marks what is as it should be.
+func (s Style) Good(text string) string { return s.mark("32", text) }
+
+// Bad marks what is not.
+func (s Style) Bad(text string) string { return s.mark("31", text) }
+
+// Strong marks what to read first.
+func (s Style) Strong(text string) string { return s.mark("1", text) }
+
+func (s Style) mark(code, text string) string {
+	if !s.on {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}

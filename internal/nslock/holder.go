@@ -1,0 +1,64 @@
+package nslock
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// logGroupHolder names the process that is bound to the group. The kernel lists the port of its socket, and of all
+// netlink sockets their ports and inodes. Ports are numbers that say nothing of the process.
+func logGroupHolder() string {
+	bound := row("netfilter/nfnetlink_log", func(f []string) bool { return len(f) > 1 && f[0] == strconv.Itoa(group) })
+	if bound == nil {
+		return ""
+	}
+	const netfilter = "12" // NETLINK_NETFILTER
+	socket := row("netlink", func(f []string) bool { return len(f) > 9 && f[1] == netfilter && f[2] == bound[1] })
+	if socket == nil {
+		return ""
+	}
+	return processWith(socket[9])
+}
+
+// socketHolder names the process that has the abstract UNIX socket.
+func socketHolder() string {
+	socket := row("unix", func(f []string) bool { return len(f) > 7 && f[7] == name })
+	if socket == nil {
+		return ""
+	}
+	return processWith(socket[6])
+}
+
+// row returns the fields of a line of a file in /proc/net, of the namespace of the calling thread.
+func row(file string, is func(fields []string) bool) []string {
+	text, err := os.ReadFile("/proc/thread-self/net/" + file)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); is(fields) {
+			return fields
+		}
+	}
+	return nil
+}
+
+// processWith returns the process that has the socket of an inode open.
+func processWith(inode string) string {
+	all, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well formed
+	for _, fd := range all {
+		if target, err := os.Readlink(fd); err != nil || target != "socket:["+inode+"]" {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		if err != nil {
+			return "process " + pid
+		}
+		return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
+	}
+	return ""
+}
