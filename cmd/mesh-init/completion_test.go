@@ -84,7 +84,8 @@ func TestCompletionAtATerminal(t *testing.T) {
 	tt.until("ready> ")
 	// Control-X shows the line as it stands. The mark is written in two parts, so
 	// that the terminal's echo is none.
-	tt.write(`source <(mesh-init completion bash); bind -x '"\C-x": printf "[[%s]]" "$READLINE_LINE"'; echo set'' up` + "\n")
+	tt.write("source <(mesh-init completion bash)\n")
+	tt.write(`bind -x '"\C-x": printf "[[%s]]" "$READLINE_LINE"'; echo set'' up` + "\n")
 	tt.until("set up")
 	for typed, want := range map[string]string{
 		"mesh-init ren\t":                               "mesh-init render ",

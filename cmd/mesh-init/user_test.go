@@ -41,8 +41,9 @@ func TestUnprivileged(t *testing.T) {
 	}
 	defer ns.Close()
 	for args, code := range map[string]int{
-		"help": 0, "version -o yaml": 0, "render": 0, "explain --dst 10.1.2.3:443": 0, "completion bash": 0, "apply --dry-run": 0,
-		"apply": 13, "remove": 13, "check": 13, "status": 13, "verify": 13, "doctor": 13,
+		"help": 0, "version -o yaml": 0, "render": 0, "explain --dst 10.1.2.3:443": 0, "completion bash": 0,
+		"apply --dry-run": 0,
+		"apply":           13, "remove": 13, "check": 13, "status": 13, "verify": 13, "doctor": 13,
 		"apply --dns on": 2,
 	} {
 		cmd := exec.Command(program, strings.Fields(args)...)

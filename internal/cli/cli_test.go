@@ -51,31 +51,39 @@ func kitchen(out, errOut io.Writer, ran *Line) Program {
 // TestLine holds what arguments come to: the flags, or every mistake.
 func TestLine(t *testing.T) {
 	for args, want := range map[string][]string{
-		"cook":                             {},
-		"cook -s -p x -o json":             {"--salt=true", "--pot=x", "--output=json"},
-		"cook -s=false -p=x -o=json":       {"--salt=false", "--pot=x", "--output=json"},
-		"cook -ojson":                      {"--output=json"},
-		"cook -p=":                         {`error --pot: empty value ""; leave it out, or write PATH`},
-		"cook -output json":                {"error -output: unknown flag; did you mean --output?"},
-		"cook -oxml":                       {"error -oxml: unknown flag; kitchen cook --help lists them"},
-		"cook -px":                         {"error -px: unknown flag; kitchen cook --help lists them"},
-		"cook -ss":                         {"error -ss: unknown flag; kitchen cook --help lists them"},
-		"cook -é x":                        {"error -é: unknown flag; kitchen cook --help lists them"},
-		"cook --oven_heat 180":             {"--oven-heat=180"},
-		"cook --oven-heat -s":              {`error --oven-heat: a value is missing: "-s" looks like a flag; write --oven-heat DEGREES`, "--salt=true"},
-		"clean --pot --salt":               {`error --pot: a value is missing: "--salt" looks like a flag; write --pot PATH`, "error --salt: clean does not use it; it is for cook"},
-		"clean --oven-heat 180 --salt x":   {"error --oven-heat: clean does not use it; it is for cook", "error --salt: clean does not use it; it is for cook", `error "x" is left over: clean takes flags only (kitchen clean --help lists them)`},
-		"cook --spice a --spice b":         {"--spice=a;b"},
-		"cook --pot a -p b":                {`error --pot: given twice, "a" and "b": give it once`},
-		"cook --format json":               {"--output=json", "note --format is deprecated: write --output (-o)"},
-		"cook --json":                      {"--output=json", "note --json is deprecated: write --output json"},
-		"cook --json -o json":              {`error --output: given twice, "json" and "json": give it once`, "note --json is deprecated: write --output json"},
-		"cook --format":                    {"error --format: a value is missing: write --format text|json|yaml"},
-		"cook -o xml":                      {`error --output: "xml" is not one of text, json, yaml`},
-		"cook -s true":                     {"--salt=true", `error --salt: "true" is left over: a switch's value is written --salt=true`},
-		"cook -- -s":                       {`error "-s" is left over: cook takes flags only (kitchen cook --help lists them)`},
-		"cook --=1 ---":                    {"error --: unknown flag; kitchen cook --help lists them", "error ---: unknown flag; kitchen cook --help lists them"},
-		"cook --sald x --salt -o yaml -s=": {"error --sald: unknown flag; did you mean --salt?", `error --salt: given twice, "true" and "": give it once`, "--output=yaml"},
+		"cook":                       {},
+		"cook -s -p x -o json":       {"--salt=true", "--pot=x", "--output=json"},
+		"cook -s=false -p=x -o=json": {"--salt=false", "--pot=x", "--output=json"},
+		"cook -ojson":                {"--output=json"},
+		"cook -p=":                   {`error --pot: empty value ""; leave it out, or write PATH`},
+		"cook -output json":          {"error -output: unknown flag; did you mean --output?"},
+		"cook -oxml":                 {"error -oxml: unknown flag; kitchen cook --help lists them"},
+		"cook -px":                   {"error -px: unknown flag; kitchen cook --help lists them"},
+		"cook -ss":                   {"error -ss: unknown flag; kitchen cook --help lists them"},
+		"cook -é x":                  {"error -é: unknown flag; kitchen cook --help lists them"},
+		"cook --oven_heat 180":       {"--oven-heat=180"},
+		"cook --oven-heat -s": {`error --oven-heat: a value is missing: "-s" looks like a flag; write ` +
+			`--oven-heat DEGREES`, "--salt=true"},
+		"clean --pot --salt": {`error --pot: a value is missing: "--salt" looks like a flag; write --pot PATH`,
+			"error --salt: clean does not use it; it is for cook"},
+		"clean --oven-heat 180 --salt x": {"error --oven-heat: clean does not use it; it is for cook",
+			"error --salt: clean does not use it; it is for cook",
+			`error "x" is left over: clean takes flags only (kitchen clean --help lists them)`},
+		"cook --spice a --spice b": {"--spice=a;b"},
+		"cook --pot a -p b":        {`error --pot: given twice, "a" and "b": give it once`},
+		"cook --format json":       {"--output=json", "note --format is deprecated: write --output (-o)"},
+		"cook --json":              {"--output=json", "note --json is deprecated: write --output json"},
+		"cook --json -o json": {`error --output: given twice, "json" and "json": give it once`,
+			"note --json is deprecated: write --output json"},
+		"cook --format": {"error --format: a value is missing: write --format text|json|yaml"},
+		"cook -o xml":   {`error --output: "xml" is not one of text, json, yaml`},
+		"cook -s true": {"--salt=true",
+			`error --salt: "true" is left over: a switch's value is written --salt=true`},
+		"cook -- -s": {`error "-s" is left over: cook takes flags only (kitchen cook --help lists them)`},
+		"cook --=1 ---": {"error --: unknown flag; kitchen cook --help lists them",
+			"error ---: unknown flag; kitchen cook --help lists them"},
+		"cook --sald x --salt -o yaml -s=": {"error --sald: unknown flag; did you mean --salt?",
+			`error --salt: given twice, "true" and "": give it once`, "--output=yaml"},
 	} {
 		var line Line
 		p := kitchen(io.Discard, io.Discard, &line)
@@ -109,7 +117,8 @@ func TestLine(t *testing.T) {
 // named, or comes to flags that are the same when they are written out again.
 func FuzzLine(f *testing.F) {
 	for _, seed := range []string{
-		"-s -p x -ojson", "--pot=a=b --salt=false", "--spice a --spice b", "-test.v -h", "--format json", "-p -s", "-- x", "--oven_heat=1", "-o=\x00", "- --",
+		"-s -p x -ojson", "--pot=a=b --salt=false", "--spice a --spice b", "-test.v -h", "--format json", "-p -s", "-- x",
+		"--oven_heat=1", "-o=\x00", "- --",
 	} {
 		f.Add(seed)
 	}
@@ -183,13 +192,15 @@ func TestVerb(t *testing.T) {
 		var out, errOut bytes.Buffer
 		var line Line
 		code := kitchen(&out, &errOut, &line).Run(t.Context(), strings.Fields(args))
-		if code != ExitUsage || out.Len() > 0 || !strings.HasPrefix(errOut.String(), "kitchen: "+want) || strings.Count(errOut.String(), "\n") != 1 {
+		if code != ExitUsage || out.Len() > 0 || !strings.HasPrefix(errOut.String(), "kitchen: "+want) ||
+			strings.Count(errOut.String(), "\n") != 1 {
 			t.Errorf("%s: exit code %d, output %q, standard error %q; want %q", args, code, &out, &errOut, want)
 		}
 	}
 	var out, errOut bytes.Buffer
 	if code := kitchen(&out, &errOut, new(Line)).Run(t.Context(), nil); code != ExitUsage || out.Len() > 0 ||
-		!strings.Contains(errOut.String(), "Usage: kitchen VERB") || !strings.HasSuffix(errOut.String(), "write kitchen cook\n") {
+		!strings.Contains(errOut.String(), "Usage: kitchen VERB") ||
+		!strings.HasSuffix(errOut.String(), "write kitchen cook\n") {
 		t.Errorf("exit code %d, output %q, standard error:\n%s", code, &out, &errOut)
 	}
 }
@@ -199,14 +210,16 @@ func TestVerb(t *testing.T) {
 func TestFail(t *testing.T) {
 	var out bytes.Buffer
 	c := kitchen(io.Discard, &out, nil).Console
-	if code := c.Fail(t.Context(), nil, fmt.Errorf("pot \"\x1b[2J\n\": %w", errAway)); code != 10 || out.String() != "kitchen: pot \"\\x1b[2J\\n\": away; wait\n" {
+	if code := c.Fail(t.Context(), nil, fmt.Errorf("pot \"\x1b[2J\n\": %w", errAway)); code != 10 ||
+		out.String() != "kitchen: pot \"\\x1b[2J\\n\": away; wait\n" {
 		t.Errorf("exit code %d, %q", code, &out)
 	}
 	var many []error
 	for i := range 25 {
 		many = append(many, fmt.Errorf("mistake %d", i+1))
 	}
-	for n, last := range map[int]string{20: "mistake 20", 21: "mistake 21", 22: "and 2 more errors", 25: "and 5 more errors"} {
+	for n, last := range map[int]string{20: "mistake 20", 21: "mistake 21", 22: "and 2 more errors",
+		25: "and 5 more errors"} {
 		out.Reset()
 		code := c.Fail(t.Context(), nil, UsageError{errors.Join(many[:n]...)})
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
@@ -244,7 +257,8 @@ func TestFormats(t *testing.T) {
 		None  *int             `json:"none"`
 		Map   map[string]inner `json:"map"`
 	}{{
-		Words: []string{"off", "yes", "null", "~", "", "1e3", "0x10", "0o7", "1_000", "12:30:45", "2001-01-01", "::1", "a: b", "- a", "#x", "<&>", "\u2028\u0085", "\x00\x1b", "tab\t", "line\nbreak\n",
+		Words: []string{"off", "yes", "null", "~", "", "1e3", "0x10", "0o7", "1_000", "12:30:45", "2001-01-01", "::1", "a: b",
+			"- a", "#x", "<&>", "\u2028\u0085", "\x00\x1b", "tab\t", "line\nbreak\n",
 			" space ", "%", "@", "`", "\"'", strings.Repeat("long ", 60), "é世界🙂", "!!str", "&a *a", "=", "<<", "."},
 		Inner: inner{"z", []string{}}, Big: 1<<63 + 3, Map: map[string]inner{"no": {}},
 	}}
@@ -305,7 +319,8 @@ func TestTable(t *testing.T) {
 		{"RULE", "REASON", "MATCH"},
 		{"output:"},
 		{"O1", "é", "no"},
-		{"O10.cidrs", strings.Repeat("word ", 12), "no: not destination " + strings.TrimSuffix(strings.Repeat("10.0.0.0/8,", 9), ",")},
+		{"O10.cidrs", strings.Repeat("word ", 12), "no: not destination " + strings.TrimSuffix(strings.Repeat("10.0.0.0/8,",
+			9), ",")},
 	})
 	want := `RULE       REASON                                       MATCH
 output:
