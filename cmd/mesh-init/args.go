@@ -123,7 +123,8 @@ func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []se
 // (k8s.io/kubernetes/pkg/kubelet/envvars)
 func isServiceLink(name, value string) bool {
 	switch {
-	case strings.HasSuffix(name, "_SERVICE_HOST"), strings.HasSuffix(name, "_SERVICE_PORT"), strings.Contains(name, "_SERVICE_PORT_"):
+	case strings.HasSuffix(name, "_SERVICE_HOST"), strings.HasSuffix(name, "_SERVICE_PORT"),
+		strings.Contains(name, "_SERVICE_PORT_"):
 		return true
 	case strings.HasSuffix(name, "_PORT") && isServiceURL(value):
 		return true

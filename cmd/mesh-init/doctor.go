@@ -32,7 +32,8 @@ func (j job) doctor() error {
 		return fmt.Errorf("%w to find out whether apply would work", intercept.ErrPermission)
 	}
 	if err == nil && r.Error != "" {
-		err = fmt.Errorf("%w: %s", intercept.ErrUnsupported, strings.TrimPrefix(r.Error, intercept.ErrUnsupported.Error()+": "))
+		err = fmt.Errorf("%w: %s", intercept.ErrUnsupported,
+			strings.TrimPrefix(r.Error, intercept.ErrUnsupported.Error()+": "))
 	}
 	return err
 }
@@ -100,7 +101,8 @@ func doctorText(r dataplane.Report) string {
 		sentence("apply takes %s: %s", r.Choice.Backend, r.Choice.Reason)
 	}
 	if len(r.Modules) > 0 {
-		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n", dataplane.ModulesFile, strings.Join(r.Modules, "\n"))
+		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n",
+			dataplane.ModulesFile, strings.Join(r.Modules, "\n"))
 	}
 	return b.String()
 }

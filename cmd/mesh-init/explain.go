@@ -217,18 +217,18 @@ func parseEndpoint(s, proto string, needPort bool) (netip.AddrPort, error) {
 	case err != nil:
 		return netip.AddrPort{}, fmt.Errorf("%q is not an address and a port (as in 10.1.2.3:443 or [fd00::1]:443)", s)
 	case to.Addr().Is4In6():
-		return netip.AddrPort{}, fmt.Errorf("%q is IPv4 written as IPv6; write %s", s, netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+		unmapped := netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+		return netip.AddrPort{}, fmt.Errorf("%q is IPv4 written as IPv6; write %s", s, unmapped)
 	case to.Addr().Zone() != "":
 		return netip.AddrPort{}, fmt.Errorf("%q has a zone; leave it off and name the interface with --interface", s)
 	case needPort && to.Port() == 0:
-		return netip.AddrPort{}, fmt.Errorf("%q has no port, and rules for %s look at it; write %s", s, proto, exampleWithPort(to.Addr()))
+		return netip.AddrPort{}, fmt.Errorf("%q has no port, and rules for %s look at it; write %s",
+			s, proto, netip.AddrPortFrom(to.Addr(), 443))
 	case proto == "icmp" && to.Port() != 0:
 		return netip.AddrPort{}, fmt.Errorf("%q has a port, and icmp has none; write %s", s, to.Addr())
 	}
 	return to, nil
 }
-
-func exampleWithPort(a netip.Addr) string { return netip.AddrPortFrom(a, 443).String() }
 
 // explanation is what explain says of a packet.
 type explanation struct {
@@ -289,7 +289,9 @@ func (j job) explain() error {
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
-	e := explanation{Fate: t.Fate, Words: words(c, t.Fate), ID: t.Rule, Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{}}
+	e := explanation{
+		Fate: t.Fate, Words: words(c, t.Fate), ID: t.Rule, Line: t.Line, Reason: t.Reason, Zone: t.Zone, Steps: []stepJSON{},
+	}
 	if e.Reason == "" {
 		e.Reason = "no rule decides on such a packet"
 		if p.State == intercept.CTInvalid {
@@ -297,7 +299,9 @@ func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanat
 		}
 	}
 	for _, s := range t.Steps {
-		step := stepJSON{Chain: s.Chain, ID: s.Rule.ID, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided}
+		step := stepJSON{
+			Chain: s.Chain, ID: s.Rule.ID, Line: s.Rule.ID.Line(), Reason: s.Rule.Reason, Matched: s.Matched, Decided: s.Decided,
+		}
 		if s.Matched {
 			step.Target = s.Rule.Target.String()
 		} else {
@@ -348,7 +352,9 @@ func words(c intercept.Config, f intercept.Fate) string {
 }
 
 func describe(p intercept.Packet, from, state string) packetJSON {
-	out := packetJSON{From: from, Protocol: p.Protocol.String(), Src: p.Src, Dst: p.Dst, Interface: p.Interface, State: state, Mark: p.Mark}
+	out := packetJSON{
+		From: from, Protocol: p.Protocol.String(), Src: p.Src, Dst: p.Dst, Interface: p.Interface, State: state, Mark: p.Mark,
+	}
 	if p.Owner != nil {
 		out.UID, out.GID = &p.Owner.UID, &p.Owner.GID
 	}

@@ -16,7 +16,8 @@ func TestExplainText(t *testing.T) {
 		args string
 		want string
 	}{
-		{"an app's call", "--dst 10.1.2.3:443 --exclude-interfaces net1", `redirect(15001): goes to the proxy's port 15001 for outbound connections
+		{"an app's call", "--dst 10.1.2.3:443 --exclude-interfaces net1",
+			`redirect(15001): goes to the proxy's port 15001 for outbound connections
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
 config:  --exclude-interfaces; the rest are the defaults
@@ -45,7 +46,9 @@ prerouting:
 I4    the tunnel port  no: not port 15008
 I6    excluded port    yes: return
 `},
-		{"an owner who is included, by way of another chain", "--dst 10.1.2.3:443 --include-uids 1000 --passthrough-sources none --inbound-mode off", `redirect(15001): goes to the proxy's port 15001 for outbound connections
+		{"an owner who is included, by way of another chain",
+			"--dst 10.1.2.3:443 --include-uids 1000 --passthrough-sources none --inbound-mode off",
+			`redirect(15001): goes to the proxy's port 15001 for outbound connections
 
 packet:  tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)
 config:  --include-uids, --passthrough-sources, --inbound-mode; the rest are the defaults
@@ -106,22 +109,37 @@ func TestExplain(t *testing.T) {
 		args               string
 		fate, line, packet string
 	}{
-		{"--dst 10.1.2.3:443", "redirect(15001)", "O12", "tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)"},
-		{"--dst [fd00::1]:443 --uid 5 --gid 6 --src [fd00::2]:7 --interface net1", "redirect(15001)", "O12", "tcp [fd00::2]:7 -> [fd00::1]:443, leaving by net1, from the app (UID 5, GID 6)"},
-		{"--dst 127.0.0.1:80", "pass", "O6", "tcp 127.0.0.1:40000 -> 127.0.0.1:80, leaving by lo, from the app (UID 1000, GID 1000)"},
-		{"--dst [::1]:80 --interface lo", "pass", "O6", "tcp [::1]:40000 -> [::1]:80, leaving by lo, from the app (UID 1000, GID 1000)"},
-		{"--dst 10.1.2.3:80 --to-self", "pass", "O6", "tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the app (UID 1000, GID 1000)"},
-		{"--dst 10.1.2.3:80 --uid 1337", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the app (UID 1337, GID 1000)"},
-		{"--from proxy --dst 10.1.2.3:80", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 1337, GID 1337)"},
-		{"--from proxy --dst 10.1.2.3:80 --proxy-uid none --proxy-gid 5-9", "pass", "O4", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 65534, GID 5)"},
-		{"--from proxy --to-self --dst 10.1.2.3:80", "redirect(15006)", "O3", "tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
-		{"--from proxy --to-self --dst 10.1.2.3:80 --src 127.0.0.6", "pass", "O2", "tcp 127.0.0.6:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
+		{"--dst 10.1.2.3:443", "redirect(15001)", "O12",
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:443, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst [fd00::1]:443 --uid 5 --gid 6 --src [fd00::2]:7 --interface net1", "redirect(15001)", "O12",
+			"tcp [fd00::2]:7 -> [fd00::1]:443, leaving by net1, from the app (UID 5, GID 6)"},
+		{"--dst 127.0.0.1:80", "pass", "O6",
+			"tcp 127.0.0.1:40000 -> 127.0.0.1:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst [::1]:80 --interface lo", "pass", "O6",
+			"tcp [::1]:40000 -> [::1]:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:80 --to-self", "pass", "O6",
+			"tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:80 --uid 1337", "pass", "O4",
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the app (UID 1337, GID 1000)"},
+		{"--from proxy --dst 10.1.2.3:80", "pass", "O4",
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 1337, GID 1337)"},
+		{"--from proxy --dst 10.1.2.3:80 --proxy-uid none --proxy-gid 5-9", "pass", "O4",
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 65534, GID 5)"},
+		{"--from proxy --to-self --dst 10.1.2.3:80", "redirect(15006)", "O3",
+			"tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
+		{"--from proxy --to-self --dst 10.1.2.3:80 --src 127.0.0.6", "pass", "O2",
+			"tcp 127.0.0.6:40000 -> 10.1.2.3:80, leaving by lo, from the proxy (UID 1337, GID 1337)"},
 		{"--from outside --dst 10.1.2.3:80", "redirect(15006)", "I7", "tcp 192.0.2.1:40000 -> 10.1.2.3:80, arriving by eth0"},
-		{"--from outside --dst 10.1.2.3:80 --src 10.9.9.9:1 --inbound-exclude-sources 10.9.0.0/16 --interface net1", "pass", "I5", "tcp 10.9.9.9:1 -> 10.1.2.3:80, arriving by net1"},
-		{"--dst 10.0.0.10:53 --proto udp --dns all", "redirect(15053)", "O8", "udp 192.0.2.1:40000 -> 10.0.0.10:53, leaving by eth0, from the app (UID 1000, GID 1000)"},
-		{"--dst 10.0.0.10 --proto icmp", "pass", "O14", "icmp 192.0.2.1 -> 10.0.0.10, leaving by eth0, from the app (UID 1000, GID 1000)"},
-		{"--dst [fd00::1] --proto icmp", "pass", "O14", "ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
-		{"--dst 10.1.2.3:443 --state established", "pass", "O14", "tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--from outside --dst 10.1.2.3:80 --src 10.9.9.9:1 --inbound-exclude-sources 10.9.0.0/16 --interface net1", "pass",
+			"I5", "tcp 10.9.9.9:1 -> 10.1.2.3:80, arriving by net1"},
+		{"--dst 10.0.0.10:53 --proto udp --dns all", "redirect(15053)", "O8",
+			"udp 192.0.2.1:40000 -> 10.0.0.10:53, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.0.0.10 --proto icmp", "pass", "O14",
+			"icmp 192.0.2.1 -> 10.0.0.10, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst [fd00::1] --proto icmp", "pass", "O14",
+			"ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst 10.1.2.3:443 --state established", "pass", "O14",
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
 	} {
 		r := invoke(t, "", nil, append([]string{"explain", "-o", "json"}, strings.Fields(tc.args)...)...)
 		if r.code != cli.ExitDone {
@@ -138,27 +156,31 @@ func TestExplain(t *testing.T) {
 			continue
 		}
 		if e.Fate != tc.fate || e.Line != tc.line || e.Packet.String() != tc.packet || len(e.Steps) == 0 {
-			t.Errorf("%s:\n got %s, %s, %s, %d steps\nwant %s, %s, %s", tc.args, e.Fate, e.Line, e.Packet, len(e.Steps), tc.fate, tc.line, tc.packet)
+			t.Errorf("%s:\n got %s, %s, %s, %d steps\nwant %s, %s, %s", tc.args, e.Fate, e.Line, e.Packet, len(e.Steps), tc.fate,
+				tc.line, tc.packet)
 		}
 	}
 }
 
 func TestExplainRefuses(t *testing.T) {
 	for args, want := range map[string]string{
-		"--dst x":                                           `--dst: "x" is not an address and a port`,
-		"--dst 10.0.0.1:80:90":                              `--dst: "10.0.0.1:80:90" is not an address and a port`,
-		"--dst fd00::1 --proto udp":                         `--dst: "fd00::1" has no port, and rules for udp look at it; write [fd00::1]:443`,
-		"--dst 10.0.0.1:0":                                  `--dst: "10.0.0.1:0" has no port`,
-		"--dst 10.0.0.1:99999":                              `--dst: "10.0.0.1:99999" is not`,
-		"--dst [::ffff:10.0.0.1]:80":                        `IPv4 written as IPv6; write 10.0.0.1:80`,
-		"--dst [fe80::1%eth0]:80":                           `has a zone; leave it off`,
-		"--dst 10.0.0.1:80 --proto icmp":                    `--dst: "10.0.0.1:80" has a port, and icmp has none; write 10.0.0.1`,
-		"--dst 10.0.0.1:80 --proto sctp":                    `--proto: "sctp" is not one of tcp, udp, icmp`,
-		"--dst 10.0.0.1:80 --src 10.0.0.2:x":                `--src: "10.0.0.2:x"`,
-		"--dst 10.0.0.1:80 --uid root":                      `--uid: "root" is not a user`,
-		"--dst 10.0.0.1:80 --gid 1,2":                       `--gid: "1,2" is not one ID`,
-		"--dst 10.0.0.1:80 --proxy-uid 1000":                `--uid: the default, 1000, is the proxy's here; give the app's`,
-		"--dst 10.0.0.1:80 --from proxy --uid 1":            `--uid: 1: the proxy's is configured (--proxy-uid); leave it out`,
+		"--dst x":              `--dst: "x" is not an address and a port`,
+		"--dst 10.0.0.1:80:90": `--dst: "10.0.0.1:80:90" is not an address and a port`,
+		"--dst fd00::1 --proto udp": `--dst: "fd00::1" has no port, and rules for udp look at ` +
+			`it; write [fd00::1]:443`,
+		"--dst 10.0.0.1:0":           `--dst: "10.0.0.1:0" has no port`,
+		"--dst 10.0.0.1:99999":       `--dst: "10.0.0.1:99999" is not`,
+		"--dst [::ffff:10.0.0.1]:80": `IPv4 written as IPv6; write 10.0.0.1:80`,
+		"--dst [fe80::1%eth0]:80":    `has a zone; leave it off`,
+		"--dst 10.0.0.1:80 --proto icmp": `--dst: "10.0.0.1:80" has a port, and icmp has none; write ` +
+			`10.0.0.1`,
+		"--dst 10.0.0.1:80 --proto sctp":     `--proto: "sctp" is not one of tcp, udp, icmp`,
+		"--dst 10.0.0.1:80 --src 10.0.0.2:x": `--src: "10.0.0.2:x"`,
+		"--dst 10.0.0.1:80 --uid root":       `--uid: "root" is not a user`,
+		"--dst 10.0.0.1:80 --gid 1,2":        `--gid: "1,2" is not one ID`,
+		"--dst 10.0.0.1:80 --proxy-uid 1000": `--uid: the default, 1000, is the proxy's here; give the app's`,
+		"--dst 10.0.0.1:80 --from proxy --uid 1": `--uid: 1: the proxy's is configured (--proxy-uid); leave ` +
+			`it out`,
 		"--dst 10.0.0.1:80 --to-self --interface eth0":      `--interface: "eth0": what goes to the pod itself leaves by lo`,
 		"--dst 10.0.0.1:80 --proto udp --state established": `--state: established: only a TCP packet`,
 	} {

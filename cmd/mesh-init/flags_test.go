@@ -128,10 +128,12 @@ func TestHelp(t *testing.T) {
 			t.Errorf("--help: a line of %d columns: %s", n, line)
 		}
 	}
-	if r := invoke(t, "", nil, "help", "aply"); r.code != cli.ExitUsage || !strings.Contains(r.stderr, `"aply" is not a verb`) {
+	if r := invoke(t, "", nil, "help", "aply"); r.code != cli.ExitUsage ||
+		!strings.Contains(r.stderr, `"aply" is not a verb`) {
 		t.Errorf("help aply: exit code %d, %s", r.code, r.stderr)
 	}
-	if r := invoke(t, "", nil, "help", "apply", "check"); r.code != cli.ExitUsage || !strings.Contains(r.stderr, `"check" is left over`) {
+	if r := invoke(t, "", nil, "help", "apply", "check"); r.code != cli.ExitUsage ||
+		!strings.Contains(r.stderr, `"check" is left over`) {
 		t.Errorf("help apply check: exit code %d, %s", r.code, r.stderr)
 	}
 }

@@ -31,7 +31,8 @@ func TestReadme(t *testing.T) {
 		if update {
 			text = text[:begin] + want + text[end:]
 		} else if diff := cmp.Diff(want, text[begin:end]); diff != "" {
-			t.Errorf("the table of %s differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-init -run Readme\n%s", name, diff)
+			t.Errorf("the table of %s differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-init -run Readme\n%s",
+				name, diff)
 		}
 	}
 	if update {

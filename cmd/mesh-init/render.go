@@ -55,7 +55,8 @@ func (j job) rules(rs intercept.Ruleset) (string, error) {
 	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
 	text := ""
 	for _, in := range inputs {
-		text += fmt.Sprintf("# %s: %s --noflush, in a namespace that has none of these rules\n%s", in.Family, in.Program(), in.Text)
+		text += fmt.Sprintf("# %s: %s --noflush, in a namespace that has none of these rules\n%s",
+			in.Family, in.Program(), in.Text)
 	}
 	return text, err
 }

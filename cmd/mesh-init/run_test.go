@@ -118,18 +118,21 @@ func TestPrecedence(t *testing.T) {
 		{"the environment before the file", file, env, nil, map[string]any{
 			"outbound.port": 2.0, "outbound.excludePorts": []any{20.0}, "dns.port": 4.0,
 		}},
-		{"flags before the environment", file, env, []string{"--outbound-port=3", "--outbound-exclude-ports", "none"}, map[string]any{
-			"outbound.port": 3.0, "outbound.excludePorts": []any{}, "dns.port": 4.0,
-		}},
-		{"a switch can be turned off again", "inbound: {dropInvalid: true}\nproxy: {allowRoot: true}", []string{"MESH_DROP_INVALID=false"}, []string{"--allow-root-proxy=false"}, map[string]any{
-			"inbound.dropInvalid": false, "proxy.allowRoot": false,
-		}},
-		{"a flag repeated replaces what the environment lists", "", []string{"MESH_OUTBOUND_EXCLUDE=tcp :1; udp :2"}, []string{"--outbound-exclude", "tcp :3", "--outbound-exclude", "uid=7"}, map[string]any{
-			"outbound.exclude": []any{
-				map[string]any{"protocol": "tcp", "ports": []any{3.0}},
-				map[string]any{"uids": []any{7.0}},
-			},
-		}},
+		{"flags before the environment", file, env, []string{"--outbound-port=3", "--outbound-exclude-ports", "none"},
+			map[string]any{
+				"outbound.port": 3.0, "outbound.excludePorts": []any{}, "dns.port": 4.0,
+			}},
+		{"a switch can be turned off again", "inbound: {dropInvalid: true}\nproxy: {allowRoot: true}",
+			[]string{"MESH_DROP_INVALID=false"}, []string{"--allow-root-proxy=false"}, map[string]any{
+				"inbound.dropInvalid": false, "proxy.allowRoot": false,
+			}},
+		{"a flag repeated replaces what the environment lists", "", []string{"MESH_OUTBOUND_EXCLUDE=tcp :1; udp :2"},
+			[]string{"--outbound-exclude", "tcp :3", "--outbound-exclude", "uid=7"}, map[string]any{
+				"outbound.exclude": []any{
+					map[string]any{"protocol": "tcp", "ports": []any{3.0}},
+					map[string]any{"uids": []any{7.0}},
+				},
+			}},
 		{"an environment lists with semicolons", "", []string{"MESH_OUTBOUND_EXCLUDE=tcp :1; udp :2"}, nil, map[string]any{
 			"outbound.exclude": []any{
 				map[string]any{"protocol": "tcp", "ports": []any{1.0}},
@@ -145,16 +148,19 @@ func TestPrecedence(t *testing.T) {
 			"inbound.mode": "off", "dns.mode": "off",
 		}},
 		{"JSON with tabs", "{\n\t\"dns\": {\n\t\t\"port\": 5353\n\t}\n}", nil, nil, map[string]any{"dns.port": 5353.0}},
-		{"lists as text", `inbound: {excludePorts: "80,8000-8010"}` + "\n" + `outbound: {excludeCIDRs: ["10.0.0.0/8", "fd00::/8"], includeCIDRs: "*"}`, nil, nil, map[string]any{
-			"inbound.excludePorts": []any{80.0, "8000-8010"}, "outbound.excludeCIDRs": []any{"10.0.0.0/8", "fd00::/8"},
-		}},
+		{"lists as text",
+			`inbound: {excludePorts: "80,8000-8010"}` + "\n" + `outbound: {excludeCIDRs: ["10.0.0.0/8", "fd00::/8"], ` +
+				`includeCIDRs: "*"}`, nil, nil, map[string]any{
+				"inbound.excludePorts": []any{80.0, "8000-8010"}, "outbound.excludeCIDRs": []any{"10.0.0.0/8", "fd00::/8"},
+			}},
 		{"Kubernetes' variables for Services are not ours", "", []string{
 			"MESH_SERVICE_HOST=10.0.0.1", "MESH_SERVICE_PORT=80", "MESH_SERVICE_PORT_HTTP=80",
 			"MESH_PORT=tcp://10.0.0.1:80", "MESH_PORT_80_TCP=tcp://10.0.0.1:80", "MESH_PORT_80_TCP_PROTO=tcp",
 			"MESH_PORT_80_TCP_PORT=80", "MESH_PORT_80_TCP_ADDR=10.0.0.1", "MESH_DNS_SERVERS_SERVICE_HOST=10.0.0.2",
 			"MESH_TEST_REQUIRE=1",
 		}, nil, map[string]any{"outbound.port": 15001.0}},
-		{"a flag where a Service's variable has the flag's name", "", []string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"}, []string{"--inbound-port", "7"}, map[string]any{"inbound.port": 7.0}},
+		{"a flag where a Service's variable has the flag's name", "", []string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"},
+			[]string{"--inbound-port", "7"}, map[string]any{"inbound.port": 7.0}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := configOf(t, tc.file, tc.env, tc.args...)
@@ -208,83 +214,149 @@ func TestMistakes(t *testing.T) {
 		file string   // given as --config -
 		want []string // what the lines contain, in order
 	}{
-		{name: "unknown flag", args: []string{"--outbond-port", "15001"}, want: []string{"--outbond-port: unknown flag; did you mean --outbound-port?"}},
+		{name: "unknown flag", args: []string{"--outbond-port", "15001"},
+			want: []string{"--outbond-port: unknown flag; did you mean --outbound-port?"}},
 		{name: "abbreviated flag", args: []string{"--outbound-p", "15001"}, want: []string{"--outbound-p: unknown flag"}},
 		{name: "one dash", args: []string{"-dns=all"}, want: []string{"-dns: unknown flag; did you mean --dns?"}},
-		{name: "one dash, and an h in it", args: []string{"-allow-host-netns"}, want: []string{"-allow-host-netns: unknown flag; did you mean"}},
+		{name: "one dash, and an h in it", args: []string{"-allow-host-netns"},
+			want: []string{"-allow-host-netns: unknown flag; did you mean"}},
 		{name: "one letter", args: []string{"-x", "-b"}, want: []string{"-x: unknown flag", "-b: unknown flag"}},
 		{name: "a flag of go test", args: []string{"-test.v"}, want: []string{"-test.v: unknown flag"}},
-		{name: "dashes alone", args: []string{"---", "--=x", "-"}, want: []string{"---: unknown flag", "--: unknown flag", `"-" is left over`}},
-		{name: "unknown variable", env: []string{"MESH_OUTBOND_PORT=15001"}, want: []string{"MESH_OUTBOND_PORT: unknown variable; did you mean MESH_OUTBOUND_PORT?"}},
-		{name: "a variable for what is no setting", env: []string{"MESH_DST=10.0.0.1:1", "MESH_DRY_RUN=true", "MESH_HELP=true"},
+		{name: "dashes alone", args: []string{"---", "--=x", "-"},
+			want: []string{"---: unknown flag", "--: unknown flag", `"-" is left over`}},
+		{name: "unknown variable", env: []string{"MESH_OUTBOND_PORT=15001"},
+			want: []string{"MESH_OUTBOND_PORT: unknown variable; did you mean MESH_OUTBOUND_PORT?"}},
+		{name: "a variable for what is no setting", env: []string{"MESH_DST=10.0.0.1:1", "MESH_DRY_RUN=true",
+			"MESH_HELP=true"},
 			want: []string{"MESH_DRY_RUN: unknown variable", "MESH_DST: unknown variable", "MESH_HELP: unknown variable"}},
-		{name: "unknown field", file: "outbound: {excludePort: [80]}\nOutbound: {}\n", want: []string{"standard input: Outbound: unknown field; did you mean outbound?", "standard input: outbound.excludePort: unknown field; did you mean excludePorts?"}},
-		{name: "field twice", file: "outbound:\n  port: 1\n  port: 2\n", want: []string{`standard input: line 3: key "port" already set in map`}},
-		{name: "positional", args: []string{"--drop-invalid", "foo"}, want: []string{`"foo" is left over: apply takes flags only`}},
-		{name: "after two dashes", args: []string{"--", "--dns", "all"}, want: []string{`"--dns" is left over`, `"all" is left over`}},
-		{name: "a switch's value apart", args: []string{"--drop-invalid", "false"}, want: []string{`--drop-invalid: "false" is left over: a switch's value is written --drop-invalid=false`}},
+		{name: "unknown field", file: "outbound: {excludePort: [80]}\nOutbound: {}\n",
+			want: []string{"standard input: Outbound: unknown field; did you mean outbound?",
+				"standard input: outbound.excludePort: unknown field; did you mean excludePorts?"}},
+		{name: "field twice", file: "outbound:\n  port: 1\n  port: 2\n",
+			want: []string{`standard input: line 3: key "port" already set in map`}},
+		{name: "positional", args: []string{"--drop-invalid", "foo"},
+			want: []string{`"foo" is left over: apply takes flags only`}},
+		{name: "after two dashes", args: []string{"--", "--dns", "all"},
+			want: []string{`"--dns" is left over`, `"all" is left over`}},
+		{name: "a switch's value apart", args: []string{"--drop-invalid", "false"},
+			want: []string{`--drop-invalid: "false" is left over: a switch's value is written --drop-invalid=false`}},
 		{name: "not a verb", verb: "-", args: []string{"aply"}, want: []string{`"aply" is not a verb; did you mean apply?`}},
 		{name: "empty verb", verb: "-", args: []string{""}, want: []string{`"" is not a verb; the verbs are apply, remove`}},
-		{name: "empty flag", args: []string{"--outbound-include-cidrs="}, want: []string{`--outbound-include-cidrs: empty value ""; leave it out for the default (*), or write "none"`}},
-		{name: "empty next argument", args: []string{"--netns", ""}, want: []string{`--netns: empty value ""; leave it out, or write PATH`}},
-		{name: "empty variable", env: []string{"MESH_DNS="}, want: []string{`MESH_DNS: empty value ""; leave it out, or write off or resolvconf or all`}},
-		{name: "empty switch", args: []string{"--drop-invalid="}, want: []string{`--drop-invalid: empty value ""; leave it out, or write true or false`}},
-		{name: "a flag for a value", args: []string{"--outbound-port", "--dns", "all"}, want: []string{`--outbound-port: a value is missing: "--dns" looks like a flag`}},
-		{name: "what looks like a flag for a value", args: []string{"--netns", "-b"}, want: []string{`--netns: "-b" looks like a flag`}},
-		{name: "value missing at the end", args: []string{"--outbound-port"}, want: []string{"--outbound-port: a value is missing: write --outbound-port PORT"}},
-		{name: "given twice", args: []string{"--outbound-exclude-ports", "80", "--outbound-exclude-ports=81"}, want: []string{`--outbound-exclude-ports: given twice, "80" and "81"`}},
-		{name: "switch twice", args: []string{"--drop-invalid", "--drop-invalid=false"}, want: []string{`--drop-invalid: given twice, "true" and "false"`}},
-		{name: "switch in words", env: []string{"MESH_DROP_INVALID=yes"}, want: []string{`MESH_DROP_INVALID: "yes" is not one of true, false`}},
-		{name: "wrong verb", verb: "check", args: []string{"--dry-run"}, want: []string{"--dry-run: check does not use it; it is for apply"}},
-		{name: "configuration for remove", verb: "remove", args: []string{"--dns", "all"}, want: []string{"--dns: remove does not use it; it is for apply, check, render, explain"}},
-		{name: "a namespace for explain", verb: "explain", args: []string{"--dst", "10.0.0.1:1", "--netns", "/x"}, want: []string{"--netns: explain does not use it"}},
-		{name: "choice", args: []string{"--dns", "on"}, env: []string{"MESH_BACKEND=ebpf"}, want: []string{`--dns: "on" is not one of off, resolvconf, all`, `MESH_BACKEND: "ebpf" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`}},
+		{name: "empty flag", args: []string{"--outbound-include-cidrs="},
+			want: []string{`--outbound-include-cidrs: empty value ""; leave it out for the default (*), or write "none"`}},
+		{name: "empty next argument", args: []string{"--netns", ""},
+			want: []string{`--netns: empty value ""; leave it out, or write PATH`}},
+		{name: "empty variable", env: []string{"MESH_DNS="},
+			want: []string{`MESH_DNS: empty value ""; leave it out, or write off or resolvconf or all`}},
+		{name: "empty switch", args: []string{"--drop-invalid="},
+			want: []string{`--drop-invalid: empty value ""; leave it out, or write true or false`}},
+		{name: "a flag for a value", args: []string{"--outbound-port", "--dns", "all"},
+			want: []string{`--outbound-port: a value is missing: "--dns" looks like a flag`}},
+		{name: "what looks like a flag for a value", args: []string{"--netns", "-b"},
+			want: []string{`--netns: "-b" looks like a flag`}},
+		{name: "value missing at the end", args: []string{"--outbound-port"},
+			want: []string{"--outbound-port: a value is missing: write --outbound-port PORT"}},
+		{name: "given twice", args: []string{"--outbound-exclude-ports", "80", "--outbound-exclude-ports=81"},
+			want: []string{`--outbound-exclude-ports: given twice, "80" and "81"`}},
+		{name: "switch twice", args: []string{"--drop-invalid", "--drop-invalid=false"},
+			want: []string{`--drop-invalid: given twice, "true" and "false"`}},
+		{name: "switch in words", env: []string{"MESH_DROP_INVALID=yes"},
+			want: []string{`MESH_DROP_INVALID: "yes" is not one of true, false`}},
+		{name: "wrong verb", verb: "check", args: []string{"--dry-run"},
+			want: []string{"--dry-run: check does not use it; it is for apply"}},
+		{name: "configuration for remove", verb: "remove", args: []string{"--dns", "all"},
+			want: []string{"--dns: remove does not use it; it is for apply, check, render, explain"}},
+		{name: "a namespace for explain", verb: "explain", args: []string{"--dst", "10.0.0.1:1", "--netns", "/x"},
+			want: []string{"--netns: explain does not use it"}},
+		{name: "choice", args: []string{"--dns", "on"}, env: []string{"MESH_BACKEND=ebpf"},
+			want: []string{`--dns: "on" is not one of off, resolvconf, all`,
+				`MESH_BACKEND: "ebpf" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`}},
 
 		{name: "port 0", args: []string{"--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`}},
-		{name: "port 65536", args: []string{"--inbound-port", "65536"}, want: []string{`--inbound-port: "65536" is not a port`}},
-		{name: "dns port 0", args: []string{"--dns-port", "0"}, want: []string{`dns.port: port "0": 0 is not a port; ports are 1 to 65535 (from --dns-port)`}},
-		{name: "range for one port", args: []string{"--tunnel-port", "1-2"}, want: []string{`--tunnel-port: "1-2" is a range`}},
-		{name: "range backwards", env: []string{"MESH_OUTBOUND_EXCLUDE_PORTS=80-70"}, want: []string{`MESH_OUTBOUND_EXCLUDE_PORTS: port range "80-70" ends before it begins`}},
-		{name: "two commas", args: []string{"--inbound-include-ports", "80,,90"}, want: []string{`--inbound-include-ports: empty item in "80,,90"`}},
-		{name: "several in a list", args: []string{"--inbound-include-ports", "80,x,0"}, want: []string{`--inbound-include-ports: "x" is not a port`, `--inbound-include-ports: port "0"`}},
-		{name: "host bits", args: []string{"--outbound-exclude-cidrs", "10.0.0.1/8"}, want: []string{`--outbound-exclude-cidrs: CIDR "10.0.0.1/8" has host bits set; write 10.0.0.0/8`}},
-		{name: "IPv4 as IPv6", args: []string{"--inbound-exclude-sources", "::ffff:10.0.0.0/104"}, want: []string{`--inbound-exclude-sources: CIDR "::ffff:10.0.0.0/104" is IPv4 written as IPv6`}},
-		{name: "long interface", args: []string{"--exclude-interfaces", "eth0,abcdefghijklmnop"}, want: []string{`excludeInterfaces: interface "abcdefghijklmnop" has 16 bytes; a name has at most 15 (IFNAMSIZ) (from --exclude-interfaces)`}},
-		{name: "empty interface", args: []string{"--exclude-interfaces", "eth0,,eth1,none"}, want: []string{`--exclude-interfaces: empty item in "eth0,,eth1,none"`, `--exclude-interfaces: "none" in`}},
+		{name: "port 65536", args: []string{"--inbound-port", "65536"},
+			want: []string{`--inbound-port: "65536" is not a port`}},
+		{name: "dns port 0", args: []string{"--dns-port", "0"},
+			want: []string{`dns.port: port "0": 0 is not a port; ports are 1 to 65535 (from --dns-port)`}},
+		{name: "range for one port", args: []string{"--tunnel-port", "1-2"},
+			want: []string{`--tunnel-port: "1-2" is a range`}},
+		{name: "range backwards", env: []string{"MESH_OUTBOUND_EXCLUDE_PORTS=80-70"},
+			want: []string{`MESH_OUTBOUND_EXCLUDE_PORTS: port range "80-70" ends before it begins`}},
+		{name: "two commas", args: []string{"--inbound-include-ports", "80,,90"},
+			want: []string{`--inbound-include-ports: empty item in "80,,90"`}},
+		{name: "several in a list", args: []string{"--inbound-include-ports", "80,x,0"},
+			want: []string{`--inbound-include-ports: "x" is not a port`, `--inbound-include-ports: port "0"`}},
+		{name: "host bits", args: []string{"--outbound-exclude-cidrs", "10.0.0.1/8"},
+			want: []string{`--outbound-exclude-cidrs: CIDR "10.0.0.1/8" has host bits set; write 10.0.0.0/8`}},
+		{name: "IPv4 as IPv6", args: []string{"--inbound-exclude-sources", "::ffff:10.0.0.0/104"},
+			want: []string{`--inbound-exclude-sources: CIDR "::ffff:10.0.0.0/104" is IPv4 written as IPv6`}},
+		{name: "long interface", args: []string{"--exclude-interfaces", "eth0,abcdefghijklmnop"},
+			want: []string{`excludeInterfaces: interface "abcdefghijklmnop" has 16 bytes; a name has at most 15 (IFNAMSIZ) ` +
+				`(from --exclude-interfaces)`}},
+		{name: "empty interface", args: []string{"--exclude-interfaces", "eth0,,eth1,none"},
+			want: []string{`--exclude-interfaces: empty item in "eth0,,eth1,none"`, `--exclude-interfaces: "none" in`}},
 		{name: "UID -1", args: []string{"--proxy-uid", "-1"}, want: []string{`--proxy-uid: "-1" looks like a flag`}},
-		{name: "UID too large", args: []string{"--proxy-uid", "4294967295", "--include-gids", "4294967296"}, want: []string{`--proxy-uid: ID "4294967295" is over 4294967294`, `--include-gids: "4294967296" is not a user or group ID`}},
-		{name: "user by name", args: []string{"--exclude-uids", "root"}, want: []string{`--exclude-uids: "root" is not a user or group ID`}},
-		{name: "address", args: []string{"--dns-servers", "10.0.0.10:53,x"}, want: []string{`--dns-servers: "10.0.0.10:53" is not an address`, `--dns-servers: "x" is not an address`}},
-		{name: "exclusions", args: []string{"--outbound-exclude", "tcp :0 foo=1", "--outbound-exclude", "fd00::1:53"}, env: []string{"MESH_OUTBOUND_EXCLUDE=;"}, want: []string{
-			`MESH_OUTBOUND_EXCLUDE: "": empty exclusion`, `MESH_OUTBOUND_EXCLUDE: "": empty exclusion`,
-			`--outbound-exclude: "tcp :0 foo=1": ":0": port "0"`, `--outbound-exclude: "tcp :0 foo=1": "foo=1": unknown property`,
-			`--outbound-exclude: "fd00::1:53": "fd00::1:53" can be an IPv6 address, or one and a port`,
-		}},
+		{name: "UID too large", args: []string{"--proxy-uid", "4294967295", "--include-gids", "4294967296"},
+			want: []string{`--proxy-uid: ID "4294967295" is over 4294967294`,
+				`--include-gids: "4294967296" is not a user or group ID`}},
+		{name: "user by name", args: []string{"--exclude-uids", "root"},
+			want: []string{`--exclude-uids: "root" is not a user or group ID`}},
+		{name: "address", args: []string{"--dns-servers", "10.0.0.10:53,x"},
+			want: []string{`--dns-servers: "10.0.0.10:53" is not an address`, `--dns-servers: "x" is not an address`}},
+		{name: "exclusions", args: []string{"--outbound-exclude", "tcp :0 foo=1", "--outbound-exclude", "fd00::1:53"},
+			env: []string{"MESH_OUTBOUND_EXCLUDE=;"}, want: []string{
+				`MESH_OUTBOUND_EXCLUDE: "": empty exclusion`, `MESH_OUTBOUND_EXCLUDE: "": empty exclusion`,
+				`--outbound-exclude: "tcp :0 foo=1": ":0": port "0"`,
+				`--outbound-exclude: "tcp :0 foo=1": "foo=1": unknown property`,
+				`--outbound-exclude: "fd00::1:53": "fd00::1:53" can be an IPv6 address, or one and a port`,
+			}},
 
-		{name: "one port, two roles", args: []string{"--outbound-port", "15006"}, want: []string{"inbound.port: port 15006 is also outbound.port (15006); give each its own"}},
-		{name: "root proxy", args: []string{"--proxy-uid", "0"}, want: []string{"proxy.uids: 0: every process that runs as root would escape interception; run the proxy as another user, or allow it with --allow-root-proxy"}},
-		{name: "no proxy", args: []string{"--proxy-uid", "none", "--proxy-gid", "none"}, want: []string{"proxy: neither a UID nor a GID"}},
-		{name: "nothing captured", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs", "none"}, want: []string{"this configuration captures nothing"}},
-		{name: "an error hides its consequences only", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs", "x", "--loopback", "10.0.0.0/8"},
-			want: []string{`--outbound-include-cidrs: "x" is not an address`, "loopback: 10.0.0.0/8 is not inside", "loopback: 127.0.0.1 is missing", "loopback: ::1 is missing"}},
-		{name: "an error hides no other's field with a longer name", args: []string{"--outbound-exclude", "x"}, file: "excludeInterfaces: [\"\"]\noutbound: {exclude: [{}, {ports: x}]}\ninbound: {mode: x}\n",
-			want: []string{`standard input: outbound.exclude[1].ports: "x" is not a port`, `--outbound-exclude: "x": neither a protocol`, `inbound.mode: "x" is not one of`, "excludeInterfaces: empty interface name"}},
-		{name: "no server", args: []string{"--dns", "resolvconf", "--dns-servers", "none"}, want: []string{"dns.servers: none, so mode resolvconf would capture no lookup"}},
-		{name: "no resolv.conf", args: []string{"--dns", "resolvconf", "--resolv-conf", "/nonexistent"}, want: []string{"--resolv-conf: open /nonexistent: no such file or directory; name the servers with --dns-servers"}},
-		{name: "no server in resolv.conf", args: []string{"--dns", "resolvconf"}, env: []string{"MESH_RESOLV_CONF=" + empty}, want: []string{"MESH_RESOLV_CONF: " + empty + " names no server; name the servers"}},
-		{name: "a Service's variable", env: []string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"}, want: []string{`MESH_INBOUND_PORT: "tcp://10.0.0.1:80" is Kubernetes' address of a Service named mesh-inbound, not a value for us; give --inbound-port, or set enableServiceLinks: false`}},
+		{name: "one port, two roles", args: []string{"--outbound-port", "15006"},
+			want: []string{"inbound.port: port 15006 is also outbound.port (15006); give each its own"}},
+		{name: "root proxy", args: []string{"--proxy-uid", "0"},
+			want: []string{"proxy.uids: 0: every process that runs as root would escape interception; run the proxy as " +
+				"another user, or allow it with --allow-root-proxy"}},
+		{name: "no proxy", args: []string{"--proxy-uid", "none", "--proxy-gid", "none"},
+			want: []string{"proxy: neither a UID nor a GID"}},
+		{name: "nothing captured", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs", "none"},
+			want: []string{"this configuration captures nothing"}},
+		{name: "an error hides its consequences only", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs",
+			"x", "--loopback", "10.0.0.0/8"},
+			want: []string{`--outbound-include-cidrs: "x" is not an address`, "loopback: 10.0.0.0/8 is not inside",
+				"loopback: 127.0.0.1 is missing", "loopback: ::1 is missing"}},
+		{name: "an error hides no other's field with a longer name", args: []string{"--outbound-exclude", "x"},
+			file: "excludeInterfaces: [\"\"]\noutbound: {exclude: [{}, {ports: x}]}\ninbound: {mode: x}\n",
+			want: []string{`standard input: outbound.exclude[1].ports: "x" is not a port`,
+				`--outbound-exclude: "x": neither a protocol`, `inbound.mode: "x" is not one of`,
+				"excludeInterfaces: empty interface name"}},
+		{name: "no server", args: []string{"--dns", "resolvconf", "--dns-servers", "none"},
+			want: []string{"dns.servers: none, so mode resolvconf would capture no lookup"}},
+		{name: "no resolv.conf", args: []string{"--dns", "resolvconf", "--resolv-conf", "/nonexistent"},
+			want: []string{"--resolv-conf: open /nonexistent: no such file or directory; name the servers with --dns-servers"}},
+		{name: "no server in resolv.conf", args: []string{"--dns", "resolvconf"}, env: []string{"MESH_RESOLV_CONF=" + empty},
+			want: []string{"MESH_RESOLV_CONF: " + empty + " names no server; name the servers"}},
+		{name: "a Service's variable", env: []string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"},
+			want: []string{`MESH_INBOUND_PORT: "tcp://10.0.0.1:80" is Kubernetes' address of a Service named mesh-inbound, ` +
+				`not a value for us; give --inbound-port, or set enableServiceLinks: false`}},
 
-		{name: "no file", args: []string{"--config", "/nonexistent/mesh.yaml"}, want: []string{"--config: open /nonexistent/mesh.yaml: no such file or directory"}},
-		{name: "no file, by the environment", env: []string{"MESH_CONFIG=/nonexistent/mesh.yaml"}, want: []string{"MESH_CONFIG: open /nonexistent/mesh.yaml"}},
+		{name: "no file", args: []string{"--config", "/nonexistent/mesh.yaml"},
+			want: []string{"--config: open /nonexistent/mesh.yaml: no such file or directory"}},
+		{name: "no file, by the environment", env: []string{"MESH_CONFIG=/nonexistent/mesh.yaml"},
+			want: []string{"MESH_CONFIG: open /nonexistent/mesh.yaml"}},
 		{name: "a directory", args: []string{"--config", "/"}, want: []string{"--config: read /: is a directory"}},
 		{name: "empty file", file: "# nothing here\n", want: []string{"standard input: empty file"}},
-		{name: "truncated JSON", file: `{"outbound": {"port": 1500`, want: []string{"standard input: line 1: did not find expected"}},
-		{name: "truncated YAML", file: "inbound:\n  port: 1\noutbound:\n  excludePorts:", want: []string{"standard input: outbound.excludePorts: no value"}},
+		{name: "truncated JSON", file: `{"outbound": {"port": 1500`,
+			want: []string{"standard input: line 1: did not find expected"}},
+		{name: "truncated YAML", file: "inbound:\n  port: 1\noutbound:\n  excludePorts:",
+			want: []string{"standard input: outbound.excludePorts: no value"}},
 		{name: "YAML truncated in a name", file: "inbound:\n  port: 1\noutb", want: []string{"standard input: line "}},
-		{name: "two documents", file: "inbound: {port: 1}\n---\ninbound: {port: 2}\n", want: []string{"standard input: more after the end of the first YAML document"}},
-		{name: "not fields", file: "80", want: []string{"standard input: a value where fields belong (proxy, outbound, inbound"}},
+		{name: "two documents", file: "inbound: {port: 1}\n---\ninbound: {port: 2}\n",
+			want: []string{"standard input: more after the end of the first YAML document"}},
+		{name: "not fields", file: "80",
+			want: []string{"standard input: a value where fields belong (proxy, outbound, inbound"}},
 		{name: "errors in a file and beside it", args: []string{"--dns-port", "x"}, env: []string{"MESH_FOO=1"},
-			file: "dns: {servers: [x, 10.0.0.1], mode: {a: b}}\ninbound: {excludePorts: [80-70, {}], port: []}\noutbound: {excludeCIDRs: [null], exclude: [{ports: 0, protocol: sctp}, {}]}\nexcludeInterfaces: eth0\ntunnelPort: 0010\nproxy: {uids: [\"1,2\", 3], allowRoot: yes}\n",
+			file: "dns: {servers: [x, 10.0.0.1], mode: {a: b}}\ninbound: {excludePorts: [80-70, {}], port: []}\noutbound: " +
+				"{excludeCIDRs: [null], exclude: [{ports: 0, protocol: sctp}, {}]}\nexcludeInterfaces: eth0\ntunnelPort: " +
+				"0010\nproxy: {uids: [\"1,2\", 3], allowRoot: yes}\n",
 			want: []string{
 				"MESH_FOO: unknown variable",
 				`standard input: proxy.uids[0]: "1,2": write one item an entry`,
@@ -303,12 +375,17 @@ func TestMistakes(t *testing.T) {
 			}},
 
 		{name: "explain nothing", verb: "explain", args: []string{}, want: []string{"--dst: missing"}},
-		{name: "explain without a port", verb: "explain", args: []string{"--dst", "10.1.2.3"}, want: []string{`--dst: "10.1.2.3" has no port, and rules for tcp look at it; write 10.1.2.3:443`}},
-		{name: "explain what cannot be", verb: "explain", args: []string{"--dst", "10.1.2.3:443", "--from", "outside", "--uid", "1000", "--to-self", "--src", "fd00::1"},
-			want: []string{"--src: fd00::1 and --dst 10.1.2.3 are of different families", "--uid: 1000: a packet from outside has no owner", "--to-self: "}},
-		{name: "explain and a bad configuration", verb: "explain", args: []string{"--dst", "x", "--outbound-port", "0"}, want: []string{`--outbound-port: port "0"`, `--dst: "x" is not an address and a port`}},
+		{name: "explain without a port", verb: "explain", args: []string{"--dst", "10.1.2.3"},
+			want: []string{`--dst: "10.1.2.3" has no port, and rules for tcp look at it; write 10.1.2.3:443`}},
+		{name: "explain what cannot be", verb: "explain",
+			args: []string{"--dst", "10.1.2.3:443", "--from", "outside", "--uid", "1000", "--to-self", "--src", "fd00::1"},
+			want: []string{"--src: fd00::1 and --dst 10.1.2.3 are of different families",
+				"--uid: 1000: a packet from outside has no owner", "--to-self: "}},
+		{name: "explain and a bad configuration", verb: "explain", args: []string{"--dst", "x", "--outbound-port", "0"},
+			want: []string{`--outbound-port: port "0"`, `--dst: "x" is not an address and a port`}},
 
-		{name: "control characters", args: []string{"--netns\n\x1b[2J", "x"}, want: []string{`--netns\n\x1b[2J: unknown flag`}},
+		{name: "control characters", args: []string{"--netns\n\x1b[2J", "x"},
+			want: []string{`--netns\n\x1b[2J: unknown flag`}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			args := tc.args
@@ -331,7 +408,8 @@ func TestMistakes(t *testing.T) {
 				ok = ok && strings.HasPrefix(lines[i], "mesh-init: "+tc.want[i])
 			}
 			if !ok {
-				t.Errorf("standard error:\n%s\nwant lines that begin with \"mesh-init: \" and:\n%s", r.stderr, strings.Join(tc.want, "\n"))
+				t.Errorf("standard error:\n%s\nwant lines that begin with \"mesh-init: \" and:\n%s", r.stderr,
+					strings.Join(tc.want, "\n"))
 			}
 		})
 	}
@@ -347,7 +425,8 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 			Level, Msg string
 			Exit       int
 		}
-		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Level != "ERROR" || v.Exit != cli.ExitUsage || v.Msg == "" {
+		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Level != "ERROR" || v.Exit != cli.ExitUsage ||
+			v.Msg == "" {
 			t.Errorf("%s: %+v, %v", line, v, err)
 		}
 	}
@@ -386,15 +465,21 @@ func TestDoctor(t *testing.T) {
 	nothing := dataplane.Report{
 		Kernel: "6.1.0", HostNetNS: true, ForeignUserNS: true,
 		Privileges: []dataplane.Privilege{{Name: "CAP_NET_RAW", For: "iptables-legacy"}},
-		Backends: []dataplane.Diagnosis{{Finding: dataplane.Finding{Backend: dataplane.BackendNFT, State: dataplane.StateMissing, Reason: "no redirect"},
-			Capabilities: []dataplane.Capability{{Name: "redirect", State: dataplane.StateMissing, Needed: true, Errno: "ENOENT", Cause: "no such file", Modules: []string{"nft_redir"}}}}},
+		Backends: []dataplane.Diagnosis{{Finding: dataplane.Finding{Backend: dataplane.BackendNFT,
+			State: dataplane.StateMissing, Reason: "no redirect"},
+			Capabilities: []dataplane.Capability{{Name: "redirect", State: dataplane.StateMissing, Needed: true, Errno: "ENOENT",
+				Cause: "no such file", Modules: []string{"nft_redir"}}}}},
 		Error:   "the kernel lacks support: no backend works here",
 		Modules: []string{"nft_redir"},
 	}
 	r := invokeOn(t, fakePlane{report: nothing}, "", nil, "doctor")
-	for _, want := range []string{"\nthe host's network namespace     yes      apply refuses it", "\nCAP_NET_RAW                      no       for iptables-legacy\n",
-		"\nrules of ours now                none\n", "\nnft                              missing  no redirect\n  redirect                       missing  ENOENT no such file\n",
-		"\napply would fail: the kernel lacks support: no backend works here\n", "/etc/modules-load.d/intercept.conf:\nnft_redir\n"} {
+	for _, want := range []string{"\nthe host's network namespace     yes      apply refuses it",
+		"\nCAP_NET_RAW                      no       for iptables-legacy\n",
+		"\nrules of ours now                none\n",
+		"\nnft                              missing  no redirect\n  redirect                       missing  ENOENT no " +
+			"such file\n",
+		"\napply would fail: the kernel lacks support: no backend works here\n",
+		"/etc/modules-load.d/intercept.conf:\nnft_redir\n"} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("not in the report: %q\n%s", want, r.out)
 		}
@@ -402,7 +487,8 @@ func TestDoctor(t *testing.T) {
 	if r.code != 12 || !strings.Contains(r.stderr, "lacks support: no backend works here") {
 		t.Errorf("exit code %d, %q", r.code, r.stderr)
 	}
-	fine := dataplane.Report{Present: []dataplane.Backend{dataplane.BackendNFT}, Choice: dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "it works"}, Modules: []string{}}
+	fine := dataplane.Report{Present: []dataplane.Backend{dataplane.BackendNFT},
+		Choice: dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "it works"}, Modules: []string{}}
 	r = invokeOn(t, fakePlane{report: fine}, "", nil, "doctor")
 	if r.code != cli.ExitDone || !strings.HasSuffix(r.out, "\napply takes nft: it works\n") || r.stderr != "" {
 		t.Errorf("exit code %d, %q, %q", r.code, r.out, r.stderr)
@@ -425,10 +511,12 @@ func TestResults(t *testing.T) {
 	}}
 	counted := fakePlane{counters: []intercept.Counter{
 		{Chain: "prerouting", Rule: "I4", Line: "I4", Reason: "the tunnel port", Packets: 1, Bytes: 60},
-		{Chain: "output", Rule: "O9", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345, Bytes: 740700},
+		{Chain: "output", Rule: "O9", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345,
+			Bytes: 740700},
 		{Chain: "output", Rule: "O14", Line: "O14", Reason: "not included"},
 	}}
-	drifted := fakePlane{differences: []intercept.Difference{{What: "chain output", Problem: "missing"}, {What: "set ports_1", Problem: "changed"}}}
+	drifted := fakePlane{differences: []intercept.Difference{{What: "chain output", Problem: "missing"},
+		{What: "set ports_1", Problem: "changed"}}}
 	for _, tc := range []struct {
 		plane plane
 		args  []string
@@ -436,7 +524,8 @@ func TestResults(t *testing.T) {
 		out   string
 		log   string // a part of standard error
 	}{
-		{applied, []string{"apply"}, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n", `level=WARN msg="IPv6 is not captured"`},
+		{applied, []string{"apply"}, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n",
+			`level=WARN msg="IPv6 is not captured"`},
 		{applied, []string{"apply", "--families", "ipv4"}, 0, "created: 13 rules, IPv4, by nft (asked for)\n", "WARN"},
 		{applied, []string{"apply", "--log-level", "error"}, 0, "created: 13 rules, IPv4 and IPv6, by nft (asked for)\n", ""},
 		{fakePlane{removed: true}, []string{"remove"}, 0, "removed\n", ""},
@@ -458,8 +547,10 @@ func TestResults(t *testing.T) {
   ]
 }
 `, "mesh-init: drifted: "},
-		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0, "ok      rules: as they should\n", ""},
-		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}}, []string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
+		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0,
+			"ok      rules: as they should\n", ""},
+		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}},
+			[]string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
 		{counted, []string{"status"}, 0, "" +
 			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
 			"prerouting:\n" +
@@ -471,7 +562,8 @@ func TestResults(t *testing.T) {
 	} {
 		r := invokeOn(t, tc.plane, "", nil, tc.args...)
 		if r.code != tc.code || r.out != tc.out || !strings.Contains(r.stderr, tc.log) || tc.log == "" && r.stderr != "" {
-			t.Errorf("%q: exit code %d, want %d; standard error %q, want %q; output (-want +got):\n%s", tc.args, r.code, tc.code, r.stderr, tc.log, cmp.Diff(tc.out, r.out))
+			t.Errorf("%q: exit code %d, want %d; standard error %q, want %q; output (-want +got):\n%s", tc.args, r.code, tc.code,
+				r.stderr, tc.log, cmp.Diff(tc.out, r.out))
 		}
 	}
 
@@ -503,8 +595,10 @@ func TestExitCodes(t *testing.T) {
 		}
 		for _, verb := range []string{"apply", "check", "verify", "remove", "status", "doctor"} {
 			r := invokeOn(t, fakePlane{err: fmt.Errorf("attempt: %w (%w)", e.Err, errors.New("cause"))}, "", nil, verb)
-			if r.code != e.Code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.Err.Error()) || !strings.Contains(r.stderr, e.Remedy) {
-				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.Err, r.code, e.Code, r.out, r.stderr)
+			if r.code != e.Code || r.out != "" || len(r.lines()) != 1 || !strings.Contains(r.stderr, e.Err.Error()) ||
+				!strings.Contains(r.stderr, e.Remedy) {
+				t.Errorf("%s, %v: exit code %d, want %d; output %q, standard error %q", verb, e.Err, r.code, e.Code, r.out,
+					r.stderr)
 			}
 		}
 	}
@@ -522,7 +616,8 @@ func TestResultThatCannotBeWritten(t *testing.T) {
 		var stderr bytes.Buffer
 		p := program{strings.NewReader(""), brokenPipe{}, &stderr, nil}
 		p.plane = func(dataplane.Pod) plane { return noKernel{t} }
-		if code := p.run(t.Context(), args, nil); code != cli.ExitFailed || !strings.Contains(stderr.String(), "broken pipe") {
+		if code := p.run(t.Context(), args, nil); code != cli.ExitFailed ||
+			!strings.Contains(stderr.String(), "broken pipe") {
 			t.Errorf("%q: exit code %d, want %d; standard error %q", args, code, cli.ExitFailed, stderr.String())
 		}
 	}
@@ -541,10 +636,14 @@ func TestTarget(t *testing.T) {
 		want      dataplane.Pod
 	}{
 		{[]string{"apply"}, nil, dataplane.Pod{Backend: dataplane.BackendAuto, IPTables: standard}},
-		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"}, dataplane.Pod{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT, IPTables: standard}},
-		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"}, dataplane.Pod{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto, IPTables: standard}},
-		{[]string{"check", "--backend", "iptables-legacy", "--iptables-dialect", "minimal", "--iptables-jumps", "last", "--iptables-wait", "1m"}, nil,
-			dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy, IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
+		{[]string{"remove", "--netns", "/a", "--allow-host-netns", "--backend=nft"}, []string{"MESH_NETNS=/b"},
+			dataplane.Pod{NetNS: "/a", AllowHostNetNS: true, Backend: dataplane.BackendNFT, IPTables: standard}},
+		{[]string{"status"}, []string{"MESH_NETNS=/b", "MESH_ALLOW_HOST_NETNS=true", "MESH_DNS=nonsense of another verb"},
+			dataplane.Pod{NetNS: "/b", AllowHostNetNS: true, Backend: dataplane.BackendAuto, IPTables: standard}},
+		{[]string{"check", "--backend", "iptables-legacy", "--iptables-dialect", "minimal", "--iptables-jumps", "last",
+			"--iptables-wait", "1m"}, nil,
+			dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy,
+				IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
 	} {
 		if code := p.run(t.Context(), tc.args, tc.env); code != cli.ExitDone {
 			t.Errorf("%q: exit code %d", tc.args, code)

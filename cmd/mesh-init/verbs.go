@@ -16,7 +16,15 @@ type verb struct {
 // verbs is the one table of verbs.
 func verbs() []verb {
 	return []verb{
-		applyVerb(), removeVerb(), checkVerb(), statusVerb(), renderVerb(), explainVerb(), verifyVerb(), doctorVerb(), versionVerb(),
+		applyVerb(),
+		removeVerb(),
+		checkVerb(),
+		statusVerb(),
+		renderVerb(),
+		explainVerb(),
+		verifyVerb(),
+		doctorVerb(),
+		versionVerb(),
 	}
 }
 

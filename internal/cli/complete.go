@@ -55,20 +55,14 @@ func (p Program) script(ctx context.Context, line Line) int {
 }
 
 // fallback stands in for the one function that the script wants of the package
-// bash-completion, where that is not installed. It joins what bash has taken
-// apart at = and :, as in --dns=all.
+// bash-completion, where that is not installed. Bash itself takes words apart at
+// = and :, as in --dns=all; the line has them whole.
 const fallback = `if ! declare -F _get_comp_words_by_ref >/dev/null; then
 _get_comp_words_by_ref() {
-	local i
-	words=() cword=0
-	for ((i = 0; i <= COMP_CWORD; i++)); do
-		if ((i > 0)) && [[ ${COMP_WORDS[i]} == [=:]* || ${COMP_WORDS[i - 1]} == [=:] ]]; then
-			words[cword]+=${COMP_WORDS[i]}
-		else
-			cword=${#words[@]}
-			words+=("${COMP_WORDS[i]}")
-		fi
-	done
+	local line=${COMP_LINE:0:COMP_POINT}
+	read -r -a words <<<"$line"
+	[[ $line != *[[:space:]] ]] || words+=("")
+	cword=$((${#words[@]} - 1))
 	cur=${words[cword]}
 	prev=
 	((cword == 0)) || prev=${words[cword - 1]}

@@ -26,7 +26,8 @@ const (
 // OutputFlag is the flag for the form of a result. old are its former names.
 func OutputFlag(old ...OldName) Flag {
 	return Flag{Short: "o", Old: old, Field: decode.Field{
-		Name: "output", Form: "text|json|yaml", Group: GroupOutput, Initial: string(Text), Usage: "form of the result on standard output",
+		Name: "output", Form: "text|json|yaml", Group: GroupOutput, Initial: string(Text),
+		Usage: "form of the result on standard output",
 	}}
 }
 

@@ -53,7 +53,8 @@ const helpName = "help"
 
 // helpFlag is the one flag that every verb has.
 func helpFlag() Flag {
-	return Flag{Field: decode.Field{Name: helpName, Group: GroupOutput, Initial: "false", Usage: "this text"}, Short: "h", Once: true}
+	field := decode.Field{Name: helpName, Group: GroupOutput, Initial: "false", Usage: "this text"}
+	return Flag{Field: field, Short: "h", Once: true}
 }
 
 // GroupOutput is the heading of the flags about results and logs.
@@ -127,7 +128,8 @@ func (p Program) all() []Verb {
 	}
 	verbs := append(slices.Clone(p.Verbs), p.completion())
 	names = append(names, "completion", helpName)
-	return append(verbs, Verb{Name: helpName, Does: "print this text, or that of a verb", Arg: strings.Join(names, "|"), Run: p.help})
+	help := Verb{Name: helpName, Does: "print this text, or that of a verb", Arg: strings.Join(names, "|"), Run: p.help}
+	return append(verbs, help)
 }
 
 func (p Program) verb(name string) *Verb {
@@ -165,7 +167,9 @@ func (p Program) known(root *cobra.Command, word string) error {
 // commands are the verbs as cobra's commands. Cobra reads their flags only to
 // complete them.
 func (p Program) commands(ctx context.Context, code *int, completing bool) *cobra.Command {
-	root := &cobra.Command{Use: p.Name, Short: p.Does, SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2}
+	root := &cobra.Command{
+		Use: p.Name, Short: p.Does, SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)

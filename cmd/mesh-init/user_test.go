@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+	builder "github.com/mesh-intercept/intercept/testing/program"
+)
+
+// built builds the program as it ships, where every user can run it.
+func built(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "mesh-init-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "mesh-init")
+	if err := errors.Join(os.Chmod(dir, 0o755), builder.Build(path, "cmd/mesh-init")); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestUnprivileged holds what a user without privilege is told, and what works
+// for everybody.
+func TestUnprivileged(t *testing.T) {
+	netlab.Require(t)
+	program := built(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	for args, code := range map[string]int{
+		"help": 0, "version -o yaml": 0, "render": 0, "explain --dst 10.1.2.3:443": 0, "completion bash": 0,
+		"apply --dry-run": 0,
+		"apply":           13, "remove": 13, "check": 13, "status": 13, "verify": 13, "doctor": 13,
+		"apply --dns on": 2,
+	} {
+		cmd := exec.Command(program, strings.Fields(args)...)
+		var out, errOut bytes.Buffer
+		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &errOut, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if err := ns.Start(cmd, nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		got := cmd.ProcessState.ExitCode()
+		switch said := errOut.String(); {
+		case got != code:
+			t.Errorf("%s: exit code %d, want %d\n%s%s", args, got, code, &out, said)
+		case code == cli.ExitDone && (said != "" || out.Len() == 0):
+			t.Errorf("%s: output %q, standard error %q", args, &out, said)
+		case code != cli.ExitDone && (strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "mesh-init: ")):
+			t.Errorf("%s: standard error %q", args, said)
+		case code == 13 && !strings.Contains(said, "permission"):
+			t.Errorf("%s: standard error %q", args, said)
+		}
+	}
+}
+
+// TestClosedPipe holds that a reader who has gone ends the program as it ends
+// others, by SIGPIPE and without a word.
+func TestClosedPipe(t *testing.T) {
+	program := built(t)
+	for _, args := range [][]string{{"render"}, {"render", "-o", "yaml"}, {"help"}, {"version"}, {"completion", "bash"}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		cmd := exec.Command(program, args...)
+		var errOut bytes.Buffer
+		cmd.Stdout, cmd.Stderr = w, &errOut
+		_ = cmd.Run()
+		w.Close()
+		status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		if !ok || !status.Signaled() || status.Signal() != syscall.SIGPIPE || errOut.Len() > 0 {
+			t.Errorf("%q: %v, %q", args, cmd.ProcessState, &errOut)
+		}
+	}
+}
