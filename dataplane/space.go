@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -90,10 +91,28 @@ func (s *space) backend(b Backend) (backend, error) {
 	if b == BackendNFT {
 		return s.nft()
 	}
-	return s.iptables(b)
+	r, err := s.iptables(b)
+	return runner{r}, err
 }
 
-func (s *space) iptables(b Backend) (*iptables.Backend, error) {
+// runner is an iptables.Runner as a backend.
+type runner struct{ *iptables.Runner }
+
+func (r runner) Apply(rs intercept.Ruleset) (intercept.Outcome, error) {
+	return r.Runner.Apply(context.Background(), rs)
+}
+
+func (r runner) Check(rs intercept.Ruleset) ([]intercept.Difference, error) {
+	return r.Runner.Check(context.Background(), rs)
+}
+
+func (r runner) Remove() (bool, error) { return r.Runner.Remove(context.Background()) }
+
+func (r runner) Counters() ([]intercept.Counter, error) {
+	return r.Runner.Counters(context.Background(), nil)
+}
+
+func (s *space) iptables(b Backend) (*iptables.Runner, error) {
 	o := iptables.Options{
 		Variant: b.variant(), Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait,
 		// Others' programs in a pod have another file system, and the node's
@@ -109,7 +128,7 @@ func (s *space) iptables(b Backend) (*iptables.Backend, error) {
 // objects are the objects of nf_tables that iptables-nft makes.
 type objects struct{ *space }
 
-func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
+func (o objects) BaseChains(_ context.Context, f intercept.Family) (map[string][]string, error) {
 	b, err := o.nft()
 	if err != nil {
 		return nil, err
@@ -132,7 +151,7 @@ func (o objects) BaseChains(f intercept.Family) (map[string][]string, error) {
 	return base, nil
 }
 
-func (o objects) RemoveEmpty(f intercept.Family, table string, chains []string, andTable bool) error {
+func (o objects) RemoveEmpty(_ context.Context, f intercept.Family, table string, chains []string, andTable bool) error {
 	b, err := o.nft()
 	if err != nil {
 		return err
@@ -368,12 +387,12 @@ func (s *space) tryElsewhere(b Backend, rs intercept.Ruleset) Finding {
 		return missing(b, err)
 	}
 	err = elsewhere(func() error {
-		_, err := x.Apply(rs)
+		_, err := x.Apply(context.Background(), rs)
 		return err
 	})
 	if errors.Is(err, unix.EPERM) && !errors.Is(err, intercept.ErrPermission) {
 		// To list the rules takes no other namespace, and writes nothing.
-		if _, err := x.Counters(); errors.Is(err, intercept.ErrUnsupported) {
+		if _, err := x.Counters(context.Background(), nil); errors.Is(err, intercept.ErrUnsupported) {
 			return missing(b, err)
 		}
 		return Finding{Backend: b, State: StateUnknown, Reason: fmt.Sprintf("%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
