@@ -164,11 +164,10 @@ func (s *Session) locked(ctx context.Context, fn func() error) error {
 	return s.do(ctx, func() (err error) {
 		wait, cancel := context.WithTimeout(ctx, cmp.Or(s.pod.IPTables.Wait, iptables.DefaultWait))
 		defer cancel()
-		release, err := nslock.Acquire(wait)
-		if err != nil {
+		if s.space.lock, err = nslock.Open(wait); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, release()) }()
+		defer func() { err, s.space.lock = errors.Join(err, s.space.lock.Close()), nil }()
 		return fn()
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,7 @@ type space struct {
 	sock   *nft.Conn           // nil until it is needed
 	chains *[]nft.ForeignChain // in nf_tables; nil until they are needed
 	routes *markroute.Conn     // nil until it is needed
+	lock   *os.File            // of the namespace, while it is held
 }
 
 // nft returns the namespace's nf_tables.
@@ -78,23 +80,22 @@ func (s *space) close() (err error) {
 // writer returns a backend that acts on the namespace.
 func (s *space) writer(b Backend) (writer, error) { return backendOf(b).open(s) }
 
-func (s *space) iptables(v iptables.Variant) (writer, error) {
+func (s *space) iptables(v iptables.Variant) (*iptables.Runner, error) {
 	o := iptables.Options{
-		Variant: v, Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait,
+		Variant: v, Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait, Lock: s.lock,
 		// Others' programs in a pod have another file system, and the node's write to other namespaces.
 		SharedLock: s.netns.IsOwn(),
 	}
 	if v == iptables.NFT {
 		o.Objects = objects{s}
 	}
-	b, err := iptables.Open(o)
-	return runner{b}, err
+	return iptables.Open(o)
 }
 
 // objects are the objects of nf_tables that iptables-nft makes.
 type objects struct{ *space }
 
-func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
+func (o objects) BaseChains(_ context.Context, f ruleset.Family) (map[string][]string, error) {
 	c, err := o.nft()
 	if err != nil {
 		return nil, err
@@ -117,7 +118,7 @@ func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
 	return base, nil
 }
 
-func (o objects) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
+func (o objects) RemoveEmpty(_ context.Context, f ruleset.Family, table string, chains []string, andTable bool) error {
 	c, err := o.nft()
 	if err != nil {
 		return err
@@ -238,13 +239,13 @@ func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant,
 	n, err := netns.New()
 	if err == nil {
 		err = n.Do(func() error {
-			_, err := x.Apply(rs)
+			_, err := x.Apply(ctx, rs)
 			return err
 		})
 		err = errors.Join(err, n.Close())
 	} else if errors.Is(err, unix.EPERM) {
 		// To list the rules takes no other namespace, and writes nothing.
-		if _, err := x.Counters(); errors.Is(err, ruleset.ErrUnsupported) {
+		if _, err := x.Counters(ctx, nil); errors.Is(err, ruleset.ErrUnsupported) {
 			return missing(b, err)
 		}
 		return Finding{Backend: b, State: StateUnknown,

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -104,7 +105,7 @@ func applyForever(v Variant) {
 			rs, err = intercept.Compile(choice(i % choices))
 			rs.Routes = nil
 			if err == nil {
-				_, err = b.Apply(rs)
+				_, err = b.Apply(context.Background(), rs)
 			}
 		}
 	}
@@ -146,7 +147,7 @@ func TestKilled(t *testing.T) {
 			rs := compileConfig(t, choice(i))
 			rulesets = append(rulesets, rs)
 			w := map[ruleset.Family]program{}
-			for _, f := range families {
+			for _, f := range families() {
 				w[f] = must(compile(rs, f, Standard))
 			}
 			want = append(want, w)
@@ -198,7 +199,7 @@ func TestKilled(t *testing.T) {
 			}
 			saved := s.saved(t)
 			seen := map[int]bool{}
-			for _, f := range families {
+			for _, f := range families() {
 				l, err := parse(s.run(t, "", s.program(f, "save"), "-c"))
 				if err != nil {
 					t.Fatal(err)
@@ -206,7 +207,7 @@ func TestKilled(t *testing.T) {
 				if err := l.foreign(f); err != nil {
 					t.Error(err)
 				}
-				for _, name := range tableNames {
+				for _, name := range tableNames() {
 					found := -1
 					var all []string
 					for i := range choices {

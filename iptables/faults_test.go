@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/nslock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -429,14 +430,12 @@ func TestNamespaceLock(t *testing.T) {
 		s := newSite(t, Options{Variant: v, Wait: 20 * time.Millisecond})
 		rs := compileConfig(t, withDNS())
 		s.mustApply(t, rs, ruleset.Created)
-		f, err := os.Open(s.Path())
+		var lock *os.File
+		err := s.Do(func() (err error) { lock, err = nslock.Open(t.Context()); return err })
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-			t.Fatal(err)
-		}
+		defer lock.Close()
 		_, aerr := s.apply(rs)
 		_, cerr := s.check(rs)
 		_, nerr := s.counters()
@@ -447,7 +446,14 @@ func TestNamespaceLock(t *testing.T) {
 				t.Errorf("%v, want %q", err, holder)
 			}
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
+		// Who holds it does not wait for itself, and keeps it.
+		s.b.o.Lock = lock
+		s.mustApply(t, rs, ruleset.Unchanged)
+		s.b.o.Lock = nil
+		if _, err := s.check(rs); !errors.Is(err, ruleset.ErrLocked) {
+			t.Errorf("the lock is not held any more: %v", err)
+		}
+		if err := lock.Close(); err != nil {
 			t.Fatal(err)
 		}
 		s.mustApply(t, rs, ruleset.Unchanged)
@@ -504,7 +510,7 @@ func TestNoPrivilege(t *testing.T) {
 					return err
 				}
 			}
-			_, err := s.b.Apply(compileConfig(t, withDNS()))
+			_, err := s.b.Apply(t.Context(), compileConfig(t, withDNS()))
 			return err
 		})
 		if !errors.Is(err, ruleset.ErrPermission) || !strings.Contains(err.Error(), "NET_ADMIN") {
@@ -544,7 +550,7 @@ func (s site) refusedByAll(t *testing.T, kind error, words ...string) {
 func TestForeignChain(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		for _, table := range []string{"nat", "raw", "mangle", "filter"} {
-			for _, f := range families {
+			for _, f := range families() {
 				s := newSite(t, Options{Variant: v})
 				if table == "filter" { // where ours are, too, in other tables
 					s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
@@ -587,7 +593,7 @@ func TestCounters(t *testing.T) {
 		s.mustApply(t, rs, ruleset.Created)
 		s.seedCounters(t)
 		want := map[string]uint64{} // packets by family and line
-		for _, f := range families {
+		for _, f := range families() {
 			l, err := parse(s.run(t, "", s.program(f, "save"), "-c"))
 			if err != nil {
 				t.Fatal(err)

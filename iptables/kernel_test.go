@@ -3,6 +3,7 @@ package iptables
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -42,10 +43,10 @@ func require(t testing.TB, v Variant) {
 	}
 }
 
-// site is an empty network namespace and a Backend that acts in it.
+// site is an empty network namespace and a Runner that acts in it.
 type site struct {
 	*netlab.Namespace
-	b *Backend
+	b *Runner
 	v Variant
 }
 
@@ -61,8 +62,8 @@ func newSite(t testing.TB, o Options) site {
 	return s
 }
 
-// open returns another Backend for the site.
-func (s site) open(t testing.TB, o Options) *Backend {
+// open returns another Runner for the site.
+func (s site) open(t testing.TB, o Options) *Runner {
 	t.Helper()
 	if o.Variant == NFT {
 		var sock *nft.Conn
@@ -83,10 +84,10 @@ func (s site) open(t testing.TB, o Options) *Backend {
 	return b
 }
 
-// objects gives a Backend the objects of nf_tables, as package dataplane does.
+// objects gives a Runner the objects of nf_tables, as package dataplane does.
 type objects struct{ *nft.Conn }
 
-func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
+func (o objects) BaseChains(_ context.Context, f ruleset.Family) (map[string][]string, error) {
 	chains, err := o.ForeignChains()
 	if err != nil {
 		return nil, err
@@ -105,23 +106,33 @@ func (o objects) BaseChains(f ruleset.Family) (map[string][]string, error) {
 	return base, nil
 }
 
+func (o objects) RemoveEmpty(_ context.Context, f ruleset.Family, table string, chains []string, andTable bool) error {
+	return o.Conn.RemoveEmpty(f, table, chains, andTable)
+}
+
 func (s site) apply(rs ruleset.Ruleset) (out ruleset.Outcome, err error) {
-	err = s.Do(func() error { out, err = s.b.Apply(rs); return err })
+	return s.applyIn(context.Background(), rs)
+}
+
+func (s site) applyIn(ctx context.Context, rs ruleset.Ruleset) (out ruleset.Outcome, err error) {
+	err = s.Do(func() error { out, err = s.b.Apply(ctx, rs); return err })
 	return out, err
 }
 
 func (s site) check(rs ruleset.Ruleset) (diffs []ruleset.Difference, err error) {
-	err = s.Do(func() error { diffs, err = s.b.Check(rs); return err })
+	err = s.Do(func() error { diffs, err = s.b.Check(context.Background(), rs); return err })
 	return diffs, err
 }
 
 func (s site) remove() (removed bool, err error) {
-	err = s.Do(func() error { removed, err = s.b.Remove(); return err })
+	err = s.Do(func() error { removed, err = s.b.Remove(context.Background()); return err })
 	return removed, err
 }
 
-func (s site) counters() (counters []ruleset.Counter, err error) {
-	err = s.Do(func() error { counters, err = s.b.Counters(); return err })
+func (s site) counters() ([]ruleset.Counter, error) { return s.countersLike(nil) }
+
+func (s site) countersLike(like *ruleset.Ruleset) (counters []ruleset.Counter, err error) {
+	err = s.Do(func() error { counters, err = s.b.Counters(context.Background(), like); return err })
 	return counters, err
 }
 
@@ -197,7 +208,7 @@ func (s site) iptables(t testing.TB, f ruleset.Family, command string) {
 // families.
 func (s site) restore(t testing.TB, text string) {
 	t.Helper()
-	for _, f := range families {
+	for _, f := range families() {
 		s.run(t, text, s.program(f, "restore"), "--noflush", "--counters")
 	}
 }
@@ -207,7 +218,7 @@ func (s site) restore(t testing.TB, text string) {
 func (s site) saved(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
-	for _, f := range families {
+	for _, f := range families() {
 		for line := range strings.Lines(s.run(t, "", s.program(f, "save"), "-c")) {
 			if !strings.HasPrefix(line, "#") {
 				b.WriteString(line)
@@ -225,7 +236,7 @@ var counts = regexp.MustCompile(`(?m)( )?\[\d+:\d+\]( )?`)
 func (s site) rules(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
-	for _, f := range families {
+	for _, f := range families() {
 		text := counts.ReplaceAllString(s.run(t, "", s.program(f, "save")), "")
 		tables := strings.Split(text, "*")[1:]
 		slices.Sort(tables)
@@ -304,7 +315,7 @@ func TestKernelTakesTheVocabulary(t *testing.T) {
 // 1.8.9 does not take any, so there they stay zero.
 func (s site) seedCounters(t testing.TB) {
 	t.Helper()
-	for _, f := range families {
+	for _, f := range families() {
 		n := 0
 		var text strings.Builder
 		var builtin, rules []string
@@ -681,7 +692,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 // noTidying are objects that cannot be removed: as if the process ended there.
 type noTidying struct{ Objects }
 
-func (noTidying) RemoveEmpty(ruleset.Family, string, []string, bool) error {
+func (noTidying) RemoveEmpty(context.Context, ruleset.Family, string, []string, bool) error {
 	return errors.New("the end")
 }
 
@@ -703,7 +714,7 @@ func TestEndsBeforeTidying(t *testing.T) {
 			was := s.everything(t)
 			s.mustApply(t, compileConfig(t, c), ruleset.Created)
 			dead := s
-			dead.b = &Backend{s.b.o, s.b.programs, s.b.missing}
+			dead.b = &Runner{s.b.o, s.b.programs, s.b.missing}
 			dead.b.o.Objects = noTidying{s.b.o.Objects}
 			if _, err := dead.apply(plain); err == nil || !strings.Contains(err.Error(), "remove what is left of table raw: the end") {
 				t.Fatal(err)
@@ -733,7 +744,7 @@ func TestLegacyHolds(t *testing.T) {
 	s := newSite(t, Options{Variant: Legacy})
 	holds := func(want bool) {
 		t.Helper()
-		for _, f := range families {
+		for _, f := range families() {
 			err := s.Do(func() error {
 				if got, err := LegacyHolds(f); err != nil || got != want {
 					return fmt.Errorf("%s: %t, %v", f, got, err)
@@ -747,8 +758,10 @@ func TestLegacyHolds(t *testing.T) {
 	}
 	holds(false)
 	if err := s.Do(func() error {
-		if legacyLoaded(ruleset.IPv4) || legacyLoaded(ruleset.IPv6) {
-			return errors.New("LegacyHolds made tables")
+		for _, f := range families() {
+			if tables, err := legacyTables(f); err != nil || len(tables) > 0 {
+				return fmt.Errorf("LegacyHolds made tables: %v, %v", tables, err)
+			}
 		}
 		return nil
 	}); err != nil {

@@ -15,13 +15,12 @@ type Dialect string
 const (
 	// Standard uses the comment and multiport matches.
 	Standard Dialect = "standard"
-	// Minimal does without them: one value a rule, no comments, and at most
-	// 8 KiB a table. It is for small kernels and gVisor.
+	// Minimal does without them: one value a rule, no comments, and at most 8 KiB a table. It is for small kernels and
+	// gVisor.
 	Minimal Dialect = "minimal"
 )
 
-// Input is what one iptables-restore or ip6tables-restore reads, with the flag
-// --noflush.
+// Input is what one iptables-restore or ip6tables-restore reads, with the flag --noflush.
 type Input struct {
 	Family ruleset.Family
 	Text   string
@@ -37,9 +36,8 @@ func restoreName(f ruleset.Family) string {
 	return "iptables-restore"
 }
 
-// Render returns the rules of rs as text for iptables-restore and
-// ip6tables-restore, as they are written into a namespace that has none of
-// ours. It does no I/O.
+// Render returns the rules of rs as text for iptables-restore and ip6tables-restore, as they are written into a
+// namespace that has none of ours. It does no I/O.
 func Render(rs ruleset.Ruleset, o Options) ([]Input, error) {
 	var inputs []Input
 	for _, f := range rs.Families {
@@ -73,10 +71,9 @@ func (t table) write(b *strings.Builder, jumps bool) {
 	b.WriteString("COMMIT\n")
 }
 
-func (j jump) rule() rule { return rule{[]string{"-j", j.chain}, j.comment} }
+func (j jump) rule() rule { return rule{words: []string{"-j", j.chain}, comment: j.comment} }
 
-// write appends a rule, in the order in which iptables-save does: conditions,
-// comment, target.
+// write appends a rule, in the order in which iptables-save does: conditions, comment, target.
 func (r rule) write(b *strings.Builder) {
 	at := slices.IndexFunc(r.words, func(w string) bool { return w == "-j" || w == "-g" })
 	for i, w := range r.words {
@@ -95,12 +92,11 @@ func quote(s string) string {
 
 var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// transition returns the input that makes of what is there what p says, a
-// transaction for each table that differs. It touches our chains, the jumps to
-// them, and nothing else. Nothing to do is the empty text.
+// transition returns the input that makes of what is there what p says, a transaction for each table that differs. It
+// touches our chains, the jumps to them, and nothing else. Nothing to do is the empty text.
 func transition(have listing, p program, o Options) string {
 	var b strings.Builder
-	order := slices.Clone(tableNames)
+	order := tableNames()
 	if len(p.tables) == 0 {
 		slices.Reverse(order) // nothing is redirected any more before its zones go
 	}
@@ -109,14 +105,6 @@ func transition(have listing, p program, o Options) string {
 		b.WriteString(have.table(name).transition(want, o))
 	}
 	return b.String()
-}
-
-func (p program) table(name string) table {
-	i := slices.IndexFunc(p.tables, func(t table) bool { return t.name == name })
-	if i < 0 {
-		return table{name: name}
-	}
-	return p.tables[i]
 }
 
 // transition returns the transaction for one table.
@@ -179,16 +167,11 @@ func (have savedTable) transition(want table, o Options) string {
 	return b.String()
 }
 
-func (t table) has(name string) bool {
-	return slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == name })
-}
-
-// restoration returns the input that puts our chains, rules, counters and
-// jumps back to what was there before, after an attempt to write something
-// else. ip6tables-nft-restore (1.8.9) takes no counters: those begin anew.
+// restoration returns the input that puts our chains, rules, counters and jumps back to what was there before, after an
+// attempt to write something else. ip6tables-nft-restore (1.8.9) takes no counters: those begin anew.
 func restoration(before, now listing, o Options) string {
 	var b strings.Builder
-	for _, name := range tableNames {
+	for _, name := range tableNames() {
 		old, cur := before.table(name), now.table(name)
 		if old.sameOurs(cur) {
 			continue
@@ -203,7 +186,7 @@ func restoration(before, now listing, o Options) string {
 			if o.Objects != nil && strings.HasPrefix(c.name, madePrefix) {
 				continue
 			}
-			if !slices.ContainsFunc(old.ours(), func(o savedChain) bool { return o.name == c.name }) {
+			if !old.has(c.name) {
 				line(":"+c.name, "- [0:0]")
 				obsolete = append(obsolete, c.name)
 			}

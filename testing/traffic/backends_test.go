@@ -81,21 +81,21 @@ func (n overNetlink) Counters() ([]intercept.Counter, error) {
 // inPod runs a backend that acts on its thread's namespace in the pod's.
 type inPod struct {
 	lab *netlab.Lab
-	b   *iptables.Backend
+	b   *iptables.Runner
 }
 
 func (p inPod) Apply(rs intercept.Ruleset) (out intercept.Outcome, err error) {
-	err = p.lab.Pod.Do(func() error { out, err = p.b.Apply(rs); return err })
+	err = p.lab.Pod.Do(func() error { out, err = p.b.Apply(context.Background(), rs); return err })
 	return out, err
 }
 
 func (p inPod) Remove() (removed bool, err error) {
-	err = p.lab.Pod.Do(func() error { removed, err = p.b.Remove(); return err })
+	err = p.lab.Pod.Do(func() error { removed, err = p.b.Remove(context.Background()); return err })
 	return removed, err
 }
 
 func (p inPod) Counters() (counters []intercept.Counter, err error) {
-	err = p.lab.Pod.Do(func() error { counters, err = p.b.Counters(); return err })
+	err = p.lab.Pod.Do(func() error { counters, err = p.b.Counters(context.Background(), nil); return err })
 	return counters, err
 }
 

@@ -1,0 +1,111 @@
+package iptables
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Counters returns what the rules have counted since they were applied, in the order packets meet them. The many rules
+// that one rule of the policy can be are added up. Where there is nothing of ours the error is
+// [ruleset.ErrNotIntercepted].
+//
+// Rules say by their comments which rule of the policy they are. Where they have none (the dialect Minimal) their
+// places in the chains of like tell, if like is the Ruleset in force. If it is not, or nil, Counter.Rule is empty and
+// Counter.Reason the rule's text.
+func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset.Counter, error) {
+	have, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var counters []ruleset.Counter
+	for _, f := range families() {
+		want := minimal(like, f)
+		for _, name := range tableNames() {
+			t := have[f].table(name)
+			for _, c := range inOrder(t.ours()) {
+				chain, _ := partOf(c.name)
+				for i, s := range c.rules {
+					id, reason, counts := t.is(want.table(name), c.name, i, s)
+					if !counts {
+						continue
+					}
+					counters = count(counters, ruleset.Counter{Chain: chain, Rule: id, Line: id.Line(), Reason: reason,
+						Family: f.String(), Packets: s.packets, Bytes: s.bytes})
+				}
+			}
+		}
+	}
+	return counters, nil
+}
+
+// count appends a counter, or adds it to the last one if that is of the same rule.
+func count(counters []ruleset.Counter, c ruleset.Counter) []ruleset.Counter {
+	if len(counters) == 0 {
+		return append(counters, c)
+	}
+	last := &counters[len(counters)-1]
+	same := c
+	same.Packets, same.Bytes = last.Packets, last.Bytes
+	if same != *last {
+		return append(counters, c)
+	}
+	last.Packets += c.Packets
+	last.Bytes += c.Bytes
+	return counters
+}
+
+// minimal is what the minimal dialect makes of a Ruleset. What it cannot make cannot be in force.
+func minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
+	if rs == nil {
+		return program{family: f}
+	}
+	rules := *rs
+	rules.Routes = nil // others' business
+	p, err := compile(rules, f, Minimal)
+	if err != nil {
+		return program{family: f}
+	}
+	return p
+}
+
+// is finds out which rule of the policy a rule is, the one at a place in a chain: by its comment, or as the one at this
+// place in like, if like has the table's fingerprint and the same rule there. Without an ID the reason is the rule's
+// text. counts is false for rules that only lead from one part of a chain to another.
+func (t savedTable) is(like table, name string, place int, s savedRule) (id ruleset.RuleID, reason string, counts bool) {
+	key := s.key()
+	if id, reason := ruleset.ParseComment(key.Comment); id != "" {
+		return id, reason, true
+	}
+	inForce := slices.ContainsFunc(like.chains, func(c chain) bool { return strings.HasPrefix(c.name, specPrefix) && t.has(c.name) })
+	rules := like.chain(name).rules
+	if !inForce || place >= len(rules) || rules[place].key() != key {
+		return "", s.spec, key.Comment != plumbing
+	}
+	r := rules[place]
+	return r.id, r.reason, r.id != ""
+}
+
+// inOrder puts the parts of each chain into the order of their numbers. They are listed by name, NAME_10 before NAME_2.
+func inOrder(chains []savedChain) []savedChain {
+	return slices.SortedStableFunc(slices.Values(chains), func(a, b savedChain) int {
+		nameA, numberA := partOf(a.name)
+		nameB, numberB := partOf(b.name)
+		return cmp.Or(cmp.Compare(nameA, nameB), cmp.Compare(numberA, numberB))
+	})
+}
+
+// partOf returns the Ruleset's name of a chain or of a part of it, and the part's number.
+func partOf(name string) (string, int) {
+	name = strings.ToLower(strings.TrimPrefix(name, prefix))
+	if i := strings.LastIndexByte(name, '_'); i >= 0 {
+		if n, err := strconv.Atoi(name[i+1:]); err == nil {
+			return name[:i], n
+		}
+	}
+	return name, 0
+}

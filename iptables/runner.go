@@ -1,0 +1,222 @@
+// Package iptables puts a Ruleset into the kernel with iptables-restore and ip6tables-restore, of either variant, for
+// kernels without nf_tables and for those who insist. The methods of a [Runner] act on the network namespace of the
+// calling thread.
+package iptables
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Options say how rules are written.
+type Options struct {
+	// Variant is the program to write them with.
+	Variant Variant
+	// Dialect is how much of xtables they use. Empty: Standard.
+	Dialect Dialect
+	// Last puts the jumps to our chains after the rules that the built-in chains have, not before them.
+	Last bool
+	// Wait is how long to wait for a lock that another program holds. Zero: DefaultWait.
+	Wait time.Duration
+	// Lock is the lock of the network namespace (package nslock), if the caller holds it. The programs get the file, so
+	// that one which outlives this process still keeps others out. Nil: each method takes the lock itself.
+	Lock *os.File
+	// SharedLock says that the other programs that write to the namespace use the same file as a lock
+	// (XTABLES_LOCKFILE, /run/xtables.lock) as programs started from here. It is true of the process's own namespace.
+	SharedLock bool
+	// Objects makes Remove take out what iptables-nft itself leaves of nf_tables. Nil: it stays, empty. It is of no use
+	// with Legacy.
+	Objects Objects
+}
+
+// Objects are the tables and base chains of nf_tables in the namespace. iptables-nft makes them when it writes and has
+// no command to remove them.
+type Objects interface {
+	// BaseChains returns the base chains of each table of a family.
+	BaseChains(context.Context, ruleset.Family) (map[string][]string, error)
+	// RemoveEmpty removes, at once, those of the chains that have no rules, and the table if it is to go and nothing is
+	// left in it.
+	RemoveEmpty(ctx context.Context, f ruleset.Family, table string, chains []string, andTable bool) error
+}
+
+// DefaultWait is how long to wait for a lock if Options do not say.
+const DefaultWait = 5 * time.Second
+
+func (o Options) dialect() Dialect { return cmp.Or(o.Dialect, Standard) }
+
+func (o Options) wait() time.Duration {
+	if o.Wait <= 0 {
+		return DefaultWait
+	}
+	return o.Wait
+}
+
+// Runner runs the programs of one variant of iptables.
+//
+// Its methods end when their context does: a program that is still at work is killed, and the error is the context's.
+// Apply and Remove then put back what they found; that can take up to five seconds more.
+//
+// Other errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported], [ruleset.ErrForeign] and [ruleset.ErrLocked], or
+// others that say what failed. [errors.As] finds a [ProgramError] in them where a program refused, and a
+// [ruleset.RuleError] where it is known which rule was.
+type Runner struct {
+	o        Options
+	programs map[ruleset.Family]programs
+	missing  map[ruleset.Family]error
+}
+
+func families() []ruleset.Family { return []ruleset.Family{ruleset.IPv4, ruleset.IPv6} }
+
+// Open looks for the programs. It fails with [ruleset.ErrUnsupported] if there are none for either family.
+func Open(o Options) (*Runner, error) {
+	switch {
+	case o.Variant != NFT && o.Variant != Legacy:
+		return nil, fmt.Errorf("%q is no variant of iptables; there are %q and %q", o.Variant, NFT, Legacy)
+	case o.dialect() != Standard && o.dialect() != Minimal:
+		return nil, fmt.Errorf("%q is no dialect of iptables; there are %q and %q", o.Dialect, Standard, Minimal)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), o.wait()) // a program may be asked what it is
+	defer cancel()
+	r := &Runner{o: o, programs: map[ruleset.Family]programs{}, missing: map[ruleset.Family]error{}}
+	for _, f := range families() {
+		p, err := find(ctx, o.Variant, f)
+		if err != nil {
+			r.missing[f] = err
+			continue
+		}
+		r.programs[f] = p
+	}
+	if len(r.programs) == 0 {
+		return nil, r.missing[ruleset.IPv4]
+	}
+	return r, nil
+}
+
+// compile lowers rs for both families.
+func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error) {
+	want := map[ruleset.Family]program{}
+	for _, f := range families() {
+		p, err := compile(rs, f, r.o.dialect())
+		if err != nil {
+			return nil, err
+		}
+		want[f] = p
+	}
+	return want, nil
+}
+
+// Apply makes the kernel's rules those of rs. Each table of each family is one transaction: a packet meets its old
+// rules or its new ones. If one fails, those before it are undone. Where the same rules are in place it writes nothing,
+// and their counters go on. It reads back what it wrote.
+//
+// An outcome beside an error says what was written all the same: it then did not read as it should, or could not be
+// read before the context ended.
+func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome, error) {
+	want, err := r.compile(rs)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range families() {
+		if err := r.missing[f]; err != nil && len(want[f].tables) > 0 {
+			return "", fmt.Errorf("%s: %w", f, err)
+		}
+	}
+	s, err := r.begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer s.end()
+	outcome, err := s.apply(ctx, want)
+	// Another program, which our lock does not keep out, can have changed what was read before it was written to, or
+	// what was written.
+	for range 3 {
+		if ctx.Err() != nil || !errors.Is(err, errChanged) && !errors.Is(err, errNotHeld) {
+			break
+		}
+		var again ruleset.Outcome
+		again, err = s.apply(ctx, want)
+		outcome = cmp.Or(outcome, again)
+	}
+	return outcome, err
+}
+
+// Check compares the kernel with rs and returns the differences. None: it is as Apply leaves it. It changes nothing.
+// Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
+func (r *Runner) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
+	want, err := r.compile(rs)
+	if err != nil {
+		return nil, err
+	}
+	have, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.differences(want, have), nil
+}
+
+func (r *Runner) differences(want map[ruleset.Family]program, have map[ruleset.Family]listing) []ruleset.Difference {
+	var diffs []ruleset.Difference
+	for _, f := range families() {
+		for _, name := range tableNames() {
+			for _, d := range have[f].table(name).differences(want[f].table(name), r.o) {
+				d.What = f.String() + ", " + d.What
+				diffs = append(diffs, d)
+			}
+		}
+	}
+	return diffs
+}
+
+// Remove takes our chains and the jumps to them out. It reports whether there were any. Of the legacy variant the
+// tables stay, empty, since the kernel keeps them as long as the namespace.
+func (r *Runner) Remove(ctx context.Context) (removed bool, err error) {
+	s, err := r.begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer s.end()
+	before, err := s.readOurs(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, f := range families() {
+		if !before[f].isOurs() {
+			continue
+		}
+		if input := transition(before[f], program{family: f}, s.o); input != "" {
+			if err := s.restore(ctx, program{family: f}, input); err != nil {
+				return false, s.undo(ctx, before, f, fmt.Errorf("remove the rules: %w", err))
+			}
+		}
+		removed = true
+	}
+	for _, f := range families() {
+		if err := s.tidy(ctx, f, before[f], func(string) bool { return false }); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// look reads what is there, or says that nothing of it is ours.
+func (r *Runner) look(ctx context.Context) (map[ruleset.Family]listing, error) {
+	s, err := r.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	have, err := s.readOurs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !have[ruleset.IPv4].isOurs() && !have[ruleset.IPv6].isOurs() {
+		return nil, ruleset.ErrNotIntercepted
+	}
+	return have, nil
+}
