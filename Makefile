@@ -20,9 +20,8 @@ TESTFLAGS ?= $(if $(CI),-count=1)
 # Without go.work, with which go takes no -modfile.
 TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 
-# The programs that tests run, and Debian's packages of them.
-PROGRAMS := nft:nftables iptables:iptables ip:iproute2 haproxy:haproxy dnsmasq:dnsmasq-base \
-	containerd:containerd runc:runc /usr/lib/cni/bridge:containernetworking-plugins
+# Where Debian has nft and iptables, which a user's PATH may lack.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help build size image demo deps test cni cluster race bench fuzz lint fmt vet arch golangci tidy clean
@@ -47,31 +46,8 @@ image: build ## write bin/intercept-image.tar, a container image for docker, pod
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
 
-# As root on Debian, install what is missing. The services of what is installed
-# are not started: policy-rc.d forbids it meanwhile.
 deps: ## install the programs that tests run, where they are missing (root)
-	@missing=; \
-	for p in $(PROGRAMS); do \
-		command -v "$${p%%:*}" >/dev/null || [ -e "$${p%%:*}" ] || missing="$$missing $${p#*:}"; \
-	done; \
-	[ -n "$$missing" ] || exit 0; \
-	why=; \
-	if ! command -v apt-get >/dev/null; then why="there is no apt-get here"; \
-	elif [ "$$(id -u)" -ne 0 ]; then why="it takes root"; \
-	else \
-		echo "installing$$missing"; \
-		log=$$(mktemp); policy=/usr/sbin/policy-rc.d; \
-		if [ -e $$policy ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; fi; \
-		trap 'rm -f "$$log" $$policy' EXIT; \
-		trap 'exit 1' HUP INT TERM; \
-		apt="apt-get -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		{ $$apt update && $$apt install -y --no-install-recommends $$missing; } >"$$log" 2>&1 </dev/null || \
-			{ cat "$$log"; why="apt-get failed"; }; \
-	fi; \
-	[ -n "$$why" ] || exit 0; \
-	echo "not installed:$$missing ($$why); install the packages of these names, else the tests that need them are skipped" >&2; \
-	[ "$$MESH_TEST_REQUIRE" != 1 ]
+	@testing/deps test
 
 test: deps vet ## vet, then run all tests; as root the kernel's, too
 	go test $(TESTFLAGS) $(PACKAGES)
@@ -82,15 +58,15 @@ cni: deps ## run the CNI plugin's tests: by hand, through libcni, under containe
 # Into bin/cluster. runc is C in part.
 CLUSTER := go build -trimpath -o $(CURDIR)/bin/cluster/
 
-cluster: PROGRAMS += gcc:gcc pkg-config:pkg-config /usr/include/seccomp.h:libseccomp-dev
 cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
+	@testing/deps cluster
 	cd tools/containerd && export GOWORK=off && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
 	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
-race: deps ## run all tests under the race detector (needs a C compiler)
-	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs cgo, and that $$(go env CC): apt-get install gcc" >&2; exit 1; }
+race: deps ## run all tests under the race detector, which takes a C compiler
+	@testing/deps race
 	CGO_ENABLED=1 go test -race $(TESTFLAGS) $(PACKAGES)
 
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format

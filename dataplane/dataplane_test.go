@@ -47,7 +47,7 @@ func TestPaths(t *testing.T) {
 // first only reads, and has to be refused.
 func TestHostRefused(t *testing.T) {
 	if _, err := os.Stat("/proc/sys/net/core/dev_weight"); err != nil {
-		t.Skip("this process is not in the host's network namespace")
+		netlab.Skip(t, "this process is not in the host's network namespace")
 	}
 	for _, path := range []string{"", "/proc/self/ns/net"} {
 		if path != "" {

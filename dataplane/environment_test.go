@@ -354,7 +354,7 @@ func newLab(t *testing.T) *netlab.Lab {
 
 func needPrograms(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nsenter", "nft"} {
+	for _, name := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nsenter", "nft", "ip"} {
 		netlab.RequireProgram(t, name)
 	}
 }

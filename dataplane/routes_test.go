@@ -389,7 +389,7 @@ func TestRoutesStayWithRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	script := "#!/bin/sh\nXTABLES_LOCKFILE=/dev/null iptables-legacy -t nat -D OUTPUT -m comment --comment Intercept -j MESH_OUTPUT 2>/dev/null\nexec " + real + " \"$@\"\n"
+	script := "#!/bin/sh\nXTABLES_LOCKFILE=" + dir + "/theirs iptables-legacy -t nat -D OUTPUT -m comment --comment Intercept -j MESH_OUTPUT 2>/dev/null\nexec " + real + " \"$@\"\n"
 	if err := os.WriteFile(dir+"/iptables-legacy-save", []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -185,7 +186,7 @@ func (s site) run(t testing.TB, input string, name string, args ...string) strin
 	t.Helper()
 	netlab.RequireProgram(t, name)
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE=/dev/null")
+	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "xtables.lock"))
 	cmd.Stdin = strings.NewReader(input)
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints

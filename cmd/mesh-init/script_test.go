@@ -34,6 +34,12 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 			ts.Fatalf("%q: exit code %d, want %s", args[1:], code, args[0])
 		}
 	},
+	// needs PROGRAM... is for what follows in the script.
+	"needs": func(ts *testscript.TestScript, _ bool, args []string) {
+		for _, program := range args {
+			netlab.RequireProgram(ts.Value("t").(netlab.TB), program)
+		}
+	},
 }
 
 // TestScripts runs what needs no privilege.
@@ -66,6 +72,7 @@ func TestKernelScripts(t *testing.T) {
 				}
 			})
 			env.Setenv("NETNS", n.Path())
+			env.Values["t"] = env.T()
 			return nil
 		},
 		Condition: func(name string) (bool, error) {

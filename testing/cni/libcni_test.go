@@ -139,6 +139,7 @@ func TestChainErrors(t *testing.T) {
 
 // TestCnitool: the tool with which people try a plugin by hand.
 func TestCnitool(t *testing.T) {
+	netlab.RequireProgram(t, "unshare")
 	dir := t.TempDir()
 	tool := filepath.Join(dir, "cnitool")
 	if err := goBuild(tool, "github.com/containernetworking/cni/cnitool"); err != nil {

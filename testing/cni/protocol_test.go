@@ -255,9 +255,7 @@ func TestErrors(t *testing.T) {
 	finish(t, cmd).refused(t, "a directory as standard input", 5)
 
 	// Without the capability to write rules.
-	if _, err := exec.LookPath("setpriv"); err != nil {
-		t.Fatal(err)
-	}
+	netlab.RequireProgram(t, "setpriv")
 	cmd = call{command: "ADD", annotations: meshed, netns: pod.Path()}.cmd(t.Context())
 	cmd.Args = append([]string{"setpriv", "--bounding-set=-net_admin", cmd.Path}, cmd.Args[1:]...)
 	if cmd.Path, err = exec.LookPath("setpriv"); err != nil {

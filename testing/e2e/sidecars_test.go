@@ -102,6 +102,7 @@ func start(t *testing.T, lab *netlab.Lab, cmd *exec.Cmd, addrs ...string) *sidec
 	netlab.RequireProgram(t, cmd.Args[0])
 	s := &sidecar{cmd: cmd, exited: make(chan struct{}), more: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = s, s
+	cmd.Dir = "/" // HAProxy returns to it; the clone may be in a directory that only root can enter
 	if err := lab.Pod.Start(cmd, &intercept.Owner{UID: 1337, GID: 1337}); err != nil {
 		t.Fatal(err)
 	}

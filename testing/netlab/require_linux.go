@@ -24,7 +24,7 @@ func Require(t TB) {
 	if err == nil {
 		return
 	}
-	skip(t, fmt.Sprintf(`%v: this test needs root; run: sudo env "PATH=$PATH" go test ./...`, err))
+	Skip(t, fmt.Sprintf(`%v: this test needs root; run: sudo env "PATH=$PATH" go test ./...`, err))
 }
 
 // NewT makes a lab for a test, and closes it when the test is over. It calls

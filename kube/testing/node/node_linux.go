@@ -71,7 +71,7 @@ func New(t testing.TB, o Options) *Node {
 	t.Helper()
 	netlab.Require(t)
 	n := &Node{t: t, o: o, dir: t.TempDir(), Cgroup: fmt.Sprintf("/mesh-test-%d", os.Getpid())}
-	for _, name := range []string{program("containerd"), program("runc"), "ctr", cniPlugin("bridge")} {
+	for _, name := range []string{program("containerd"), program("runc"), "ctr", cniPlugin("bridge"), "ip", "mount", "nsenter", "unshare"} {
 		netlab.RequireProgram(t, name)
 	}
 	n.CRI = newCRI(n.Path("containerd.sock"), n.Cgroup)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
 const uid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
@@ -85,7 +87,7 @@ func sleeper(t *testing.T) int {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if err := cmd.Start(); err != nil {
-		t.Skip("needs root:", err)
+		netlab.Skip(t, "needs root: "+err.Error())
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return cmd.Process.Pid
@@ -113,6 +115,7 @@ func TestOldest(t *testing.T) {
 	const alone = "aaaaaaaa-4b5a-6978-8796-a5b4c3d2e1f0"
 	node, monitor, early := sleeper(t), 0, 0
 	for _, pid := range []*int{&monitor, &early} {
+		netlab.RequireProgram(t, "nsenter")
 		cmd := exec.Command("nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", node), "cat")
 		if _, err := cmd.StdinPipe(); err != nil {
 			t.Fatal(err)
@@ -151,16 +154,16 @@ func TestOldest(t *testing.T) {
 func TestProc(t *testing.T) {
 	root, err := cgroupRoot()
 	if err != nil {
-		t.Skip(err)
+		netlab.Skip(t, err.Error())
 	}
 	pod := filepath.Join(root, "mesh-test-kubepods", "pod"+uid)
 	if err := os.MkdirAll(pod, 0o755); err != nil {
-		t.Skip("no cgroup can be made here:", err)
+		netlab.Skip(t, "no cgroup can be made here: "+err.Error())
 	}
 	t.Cleanup(func() { _ = os.Remove(pod); _ = os.Remove(filepath.Dir(pod)) })
 	pid := sleeper(t)
 	if err := os.WriteFile(filepath.Join(pod, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-		t.Skip("no process can be moved into a cgroup here:", err)
+		netlab.Skip(t, "no process can be moved into a cgroup here: "+err.Error())
 	}
 	t.Cleanup(func() { // an empty one can be removed
 		_ = os.WriteFile(filepath.Join(root, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
