@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/mesh-intercept/intercept"
@@ -31,17 +30,7 @@ func (in input) target() dataplane.Pod {
 
 // add puts the rules of a pod in force, if it asks for any, and passes on what
 // the plugins before have made of the pod.
-func (p *plugin) add(args *skel.CmdArgs) error {
-	ctx := context.Background()
-	// Afterwards skel would refuse a pod that shares the plugin's namespace. It
-	// is left alone here, and to compare namespaces again takes a tenth of the
-	// time of a pod that is not ours.
-	args.NetnsOverride = "1"
-	in, err := readInput(args)
-	p.cniVersion = in.cniVersion
-	if err != nil {
-		return failed(in.who(), err)
-	}
+func (p *plugin) add(ctx context.Context, in input) error {
 	result, err := in.passed()
 	if err != nil {
 		return failed(in.who(), err)
@@ -59,7 +48,7 @@ func (p *plugin) add(args *skel.CmdArgs) error {
 	}
 	switch {
 	case err == nil && v.skip != "":
-		r.skip(v.skip)
+		p.after = func() { r.skip(v.skip) }
 	case err == nil:
 		r.intercepted()
 	case v.lenient && in.conf.FailurePolicy == cniconf.PolicyAllow:
@@ -89,13 +78,7 @@ func drift(all []intercept.Difference) error {
 }
 
 // check compares the kernel with what the pod asks for.
-func (p *plugin) check(args *skel.CmdArgs) error {
-	ctx := context.Background()
-	in, err := readInput(args)
-	p.cniVersion = in.cniVersion
-	if err != nil {
-		return failed(in.who(), err)
-	}
+func (p *plugin) check(ctx context.Context, in input) error {
 	r := report{in: in, command: "CHECK", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
@@ -120,27 +103,28 @@ func (p *plugin) check(args *skel.CmdArgs) error {
 	return e
 }
 
-// status says whether the next ADD of a pod that asks for interception could
-// work. It tries the rules in the node's own namespace, in a transaction that
-// is not committed.
-func (p *plugin) status(args *skel.CmdArgs) error {
-	ctx := context.Background()
-	in, err := readInput(args)
-	p.cniVersion = in.cniVersion
-	if err == nil {
-		err = errors.Join(in.confErr, in.err)
-	}
+// nodeProbe finds out whether the node can intercept by a configuration.
+type nodeProbe func(context.Context, dataplane.Pod, intercept.Config) error
+
+// probeNode applies it in a network namespace of its own, which then goes.
+func probeNode(ctx context.Context, p dataplane.Pod, c intercept.Config) (err error) {
+	s, err := dataplane.OpenNew(ctx, p)
 	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	_, err = s.Apply(ctx, c)
+	return err
+}
+
+// status says whether the next ADD of a pod that asks for interception could
+// work.
+func (p *plugin) status(ctx context.Context, in input) error {
+	if err := errors.Join(in.confErr, in.err); err != nil {
 		return failed("the entry of mesh-cni", err)
 	}
 	r := report{in: in, command: "STATUS", begun: p.begun}
-	what := "backend " + string(in.conf.Backend)
-	host := in.target()
-	host.NetNS, host.AllowHostNetNS = "", true
-	_, err = p.plane(host).Check(ctx, in.conf.WithoutPod())
-	if errors.Is(err, intercept.ErrNotIntercepted) {
-		err = nil
-	}
+	what, err := "backend "+string(in.conf.Backend), p.probe(ctx, in.target(), in.conf.WithoutPod())
 	if err == nil && !in.conf.Capabilities[cniconf.AnnotationsCapability] {
 		what, err = "the node's agent", in.reachAgent(ctx)
 	}

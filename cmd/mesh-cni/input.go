@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/mesh-intercept/intercept"
@@ -42,12 +41,12 @@ type input struct {
 	serversErr error
 }
 
-// readInput takes apart what skel has read. It returns an error for what no
-// decision can be made from.
-func readInput(args *skel.CmdArgs) (input, error) {
-	in := input{netns: args.Netns, pod: podOf(args)}
+// readInput takes apart the entry that the runtime has written to standard
+// input. It returns an error for what no decision can be made from.
+func readInput(c call, data []byte) (input, error) {
+	in := input{netns: c.netns, pod: podOf(c)}
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(args.StdinData, &fields); err != nil {
+	if err := json.Unmarshal(data, &fields); err != nil {
 		return in, fmt.Errorf("standard input: %w: %w", errDecode, err)
 	}
 	in.conf, in.confErr = cniconf.Read(fields)
@@ -96,9 +95,9 @@ func isNull(raw json.RawMessage) bool { return bytes.Equal(bytes.TrimSpace(raw),
 
 // podOf reads CNI_ARGS, KEY=VALUE;KEY=VALUE. What else there is belongs to
 // other plugins of the list.
-func podOf(args *skel.CmdArgs) cniwire.Pod {
-	pod := cniwire.Pod{ContainerID: args.ContainerID}
-	for pair := range strings.SplitSeq(args.Args, ";") {
+func podOf(c call) cniwire.Pod {
+	pod := cniwire.Pod{ContainerID: c.containerID}
+	for pair := range strings.SplitSeq(c.args, ";") {
 		key, value, _ := strings.Cut(pair, "=")
 		switch key {
 		case "K8S_POD_NAMESPACE":

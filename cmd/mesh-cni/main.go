@@ -4,110 +4,59 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/mesh-intercept/intercept/dataplane"
 )
 
-func main() { os.Exit(run(os.Getenv("CNI_COMMAND"), os.Stdin, os.Stdout)) }
-
-// versions are those of the CNI specification that are spoken.
-func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
+func main() {
+	os.Exit(run(context.Background(), callFrom(os.Getenv), os.Stdin, os.Stdout, os.Stderr))
+}
 
 // run is one call of the plugin. It returns the exit code.
-//
-// Before skel come the calls that need none of it: a DEL, which skel would fail
-// over an entry or a version that it does not know, so that the pod could never
-// be removed; and an ADD of a pod that is not ours, for which half of the time
-// went into reading the same JSON again.
-func run(command string, stdin io.Reader, stdout io.Writer) int {
-	p := &plugin{plane: func(p dataplane.Pod) plane { return p }, begun: time.Now()}
-	var err error
-	switch command {
-	case "DEL":
-		// The rules go with the namespace. The runtime is not left with what it
-		// has to say.
-		_, _ = io.Copy(io.Discard, stdin)
-		return 0
-	case "ADD":
-		err = p.addFrom(stdin)
-	default:
-		err = p.call()
+func run(ctx context.Context, c call, stdin io.Reader, stdout, stderr io.Writer) int {
+	p := &plugin{
+		plane: func(p dataplane.Pod) plane { return p }, probe: probeNode, stderr: stderr, begun: time.Now(),
 	}
+	err := p.answer(ctx, c, stdin)
 	text := p.result
-	if text == nil && err != nil {
+	if err != nil {
 		text = p.failure(err)
 	}
 	if _, ioErr := stdout.Write(text); ioErr != nil {
-		fmt.Fprintln(os.Stderr, "mesh-cni: the result could not be written:", ioErr)
+		fmt.Fprintln(stderr, "mesh-cni: the result could not be written:", ioErr)
 		return 1
 	}
-	if p.left != nil {
-		p.left()
+	if p.after != nil {
+		p.after()
 	}
-	if p.result == nil && err != nil {
+	if err != nil {
 		return 1
 	}
 	return 0
 }
 
-// addFrom is an ADD with what there is to read.
-func (p *plugin) addFrom(stdin io.Reader) error {
-	input, err := io.ReadAll(stdin)
-	if err == nil {
-		if p.atOnce(input) {
-			return nil
-		}
-		err = again(input)
-	}
-	if err != nil {
-		return types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
-	}
-	return p.call()
-}
-
 // plugin is one call.
 type plugin struct {
 	plane func(dataplane.Pod) plane
+	// probe finds out what the node can do.
+	probe  nodeProbe
+	stderr io.Writer
 	// cniVersion is that of the entry, once it is known.
 	cniVersion string
-	// result is what goes to standard output in the end, or nil.
+	// result is what goes to standard output if there is no error.
 	result []byte
 	begun  time.Time
-	// left says of a pod that was passed on at once that it was. Nil: there is
-	// none.
-	left func()
-}
-
-// call lets skel read the environment and standard input and runs the command.
-// A panic is an error like others: the runtime then reads why.
-func (p *plugin) call() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = types.NewError(types.ErrInternal, fmt.Sprintf("mesh-cni has a bug, and panicked: %v", r), string(debug.Stack()))
-		}
-	}()
-	funcs := skel.CNIFuncs{
-		Add:    p.add,
-		Check:  p.check,
-		Status: p.status,
-		// Nothing is kept outside of the namespace.
-		GC: func(*skel.CmdArgs) error { return nil },
-	}
-	if e := skel.PluginMainFuncsWithError(funcs, version.PluginSupports(versions()...), "mesh-cni is a CNI plugin, which a container runtime runs: see docs/cni.md"); e != nil {
-		return e
-	}
-	return nil
+	// after is what the runtime does not have to wait for. Nil: there is nothing.
+	after func()
 }
 
 // failure is the error object of the specification.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
@@ -43,8 +43,10 @@ func (f fakePlane) Check(_ context.Context, c intercept.Config) ([]intercept.Dif
 	return f.diffs, f.err
 }
 
-func cmdArgs(stdin string) *skel.CmdArgs {
-	return &skel.CmdArgs{ContainerID: "c", Netns: "/gone", Args: "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web", StdinData: []byte(stdin)}
+// ofPod is a call about the pod ns/web.
+func ofPod(command string) call {
+	return call{command: command, containerID: "c", netns: "/gone", ifName: "eth0", path: "/x",
+		args: "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web"}
 }
 
 func entry(annotations, more string) string {
@@ -82,7 +84,7 @@ func TestAdd(t *testing.T) {
 	} {
 		f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config), err: tt.err}
 		p := &plugin{plane: f.on}
-		err := p.add(cmdArgs(tt.stdin))
+		err := p.answer(t.Context(), ofPod("ADD"), strings.NewReader(tt.stdin))
 		var e *types.Error
 		if err != nil && !errors.As(err, &e) {
 			t.Errorf("%s: %T", name, err)
@@ -106,53 +108,58 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// TestAtOnce: the short way and the long one come to the same.
-func TestAtOnce(t *testing.T) {
-	called(t)
-	done := 0
-	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`, `{"intercept.mesh\/enabled":"true"}`, `{"\u0069ntercept.mesh/enabled":"true"}`} {
-		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`, `,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`, `,"typo":1`, `,"annotationPrefx":"x.y"`, `,"AnnotationPrefix":"x.y"`} {
+// TestPassedOn: a pod that is not ours gets the result of the plugins before, to the letter, and nothing is asked of the
+// kernel; and a call that is not as the specification has it fails whatever the pod asks for.
+func TestPassedOn(t *testing.T) {
+	passed := 0
+	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`,
+		`{"intercept.mesh\/enabled":"true"}`, `{"\u0069ntercept.mesh/enabled":"true"}`} {
+		for _, more := range []string{"", `,"annotationPrefix":"x.y"`, `,"annotationPrefix":7`, `,"logLevel":"debug"`,
+			`,"prevResult":{"cniVersion":"0.4.0","ips":[]}`, `,"prevResult":5`, `,"excludeNamespaces":["ns"]`,
+			`,"typo":1`, `,"annotationPrefx":"x.y"`, `,"AnnotationPrefix":"x.y"`} {
 			stdin := entry(annotations, more)
-			var p plugin
-			if !p.atOnce([]byte(stdin)) {
+			f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config)}
+			p := plugin{plane: f.on}
+			err := p.answer(t.Context(), ofPod("ADD"), strings.NewReader(stdin))
+			in, inErr := readInput(ofPod("ADD"), []byte(stdin))
+			if inErr != nil {
+				if err == nil {
+					t.Errorf("%s: no error of %v", stdin, inErr)
+				}
 				continue
 			}
-			done++
-			short := p.result
-			in, err := readInput(cmdArgs(stdin))
-			if err != nil {
-				t.Errorf("%s: %v", stdin, err)
+			v, judged := in.judge(t.Context())
+			want, wantErr := in.passed()
+			if judged != nil || wantErr != nil || v.skip == "" {
 				continue
 			}
-			v, err := in.judge(t.Context())
-			long, perr := in.passed()
-			if err != nil || perr != nil || v.skip == "" || string(long) != string(short) {
-				t.Errorf("%s: at once %s, else %+v, %v, %s, %v", stdin, short, v, err, long, perr)
+			passed++
+			if err != nil || !bytes.Equal(p.result, want) || len(*f.applied) > 0 || p.after == nil {
+				t.Errorf("%s: %v, %s, applied to %v", stdin, err, p.result, *f.applied)
 			}
 		}
 	}
-	if done < 8 {
-		t.Errorf("%d pods were passed on at once", done)
+	if passed < 8 {
+		t.Errorf("%d pods were passed on", passed)
 	}
-	// What skel has to say is left to it.
-	for name, value := range map[string]string{"CNI_CONTAINERID": "../x", "CNI_IFNAME": "a/b", "CNI_NETNS": "", "CNI_PATH": ""} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv(name, value)
-			if (&plugin{}).atOnce([]byte(entry(`{}`, ""))) {
-				t.Errorf("with %q", value)
-			}
-		})
-	}
-	if (&plugin{}).atOnce([]byte(strings.Replace(entry(`{}`, ""), `"name":"n"`, `"name":"n n"`, 1))) {
-		t.Error("with a bad name of the network")
-	}
-}
-
-// called sets the variables of a call, of the pod that cmdArgs has.
-func called(t testing.TB) {
-	t.Helper()
-	for name, value := range map[string]string{"CNI_CONTAINERID": "c", "CNI_NETNS": "/gone", "CNI_IFNAME": "eth0", "CNI_PATH": "/x", "CNI_ARGS": "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web"} {
-		t.Setenv(name, value)
+	for name, tt := range map[string]struct {
+		change func(*call)
+		stdin  string
+	}{
+		"container": {func(c *call) { c.containerID = "../x" }, entry(`{}`, "")},
+		"interface": {func(c *call) { c.ifName = "a/b" }, entry(`{}`, "")},
+		"namespace": {func(c *call) { c.netns = "" }, entry(`{}`, "")},
+		"path":      {func(c *call) { c.path = "" }, entry(`{}`, "")},
+		"network":   {func(*call) {}, strings.Replace(entry(`{}`, ""), `"name":"n"`, `"name":"n n"`, 1)},
+		"version":   {func(*call) {}, strings.Replace(entry(`{}`, ""), `{"cniVersion":"1.0.0"`, `{"cniVersion":"1.0"`, 1)},
+	} {
+		c := ofPod("ADD")
+		tt.change(&c)
+		p := plugin{plane: func(dataplane.Pod) plane { panic("asked") }}
+		var e *types.Error
+		if err := p.answer(t.Context(), c, strings.NewReader(tt.stdin)); !errors.As(err, &e) || e.Code == types.ErrInternal {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -180,7 +187,7 @@ func TestJudge(t *testing.T) {
 		"not ours, servers that are no list":    {servers(other, `5`), "not-annotated"},
 		"disabled, annotations that are broken": {entry(`{"intercept.mesh/enabled":5}`, ""), ""},
 	} {
-		in, err := readInput(cmdArgs(tt.stdin))
+		in, err := readInput(ofPod("ADD"), []byte(tt.stdin))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -192,7 +199,8 @@ func TestJudge(t *testing.T) {
 	}
 	// Name servers are those of a resolv.conf, and read as mesh-init reads it.
 	const resolv = `{"intercept.mesh/enabled":"true","intercept.mesh/dns":"resolvconf"}`
-	in, err := readInput(cmdArgs(servers(resolv, `["10.0.0.1","fe80::1%eth0","::ffff:10.0.0.1","0.0.0.0","010.0.0.1"]`)))
+	in, err := readInput(ofPod("ADD"),
+		[]byte(servers(resolv, `["10.0.0.1","fe80::1%eth0","::ffff:10.0.0.1","0.0.0.0","010.0.0.1"]`)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,14 +212,10 @@ func TestJudge(t *testing.T) {
 
 // TestPanic: a bug is an error that the runtime can read.
 func TestPanic(t *testing.T) {
-	called(t)
-	t.Setenv("CNI_COMMAND", "ADD")
-	if err := again([]byte(entry(asks, ""))); err != nil {
-		t.Fatal(err)
-	}
 	p := &plugin{plane: func(dataplane.Pod) plane { panic("oh") }}
+	err := p.answer(t.Context(), ofPod("ADD"), strings.NewReader(entry(asks, "")))
 	var e *types.Error
-	if err := p.call(); !errors.As(err, &e) || e.Code != types.ErrInternal || !strings.Contains(e.Msg, "oh") {
+	if !errors.As(err, &e) || e.Code != types.ErrInternal || !strings.Contains(e.Msg, "oh") {
 		t.Errorf("%v", err)
 	}
 }
@@ -279,14 +283,10 @@ func FuzzReadInput(f *testing.F) {
 	f.Add(entry(`{"a":"b"}`, `,"defaults":{"dns":{"mode":"all"}},"agentTimeout":"1s"`), "IgnoreUnknown=1;;=;x")
 	f.Add(`{"prevResult":{"cniVersion":"0.3.1"},"cniVersion":"1.1.0"}`, "")
 	f.Add(`[]`, "")
-	called(f)
 	f.Fuzz(func(t *testing.T, stdin, args string) {
-		a := cmdArgs(stdin)
-		a.Args = args
-		if p := new(plugin); p.atOnce(a.StdinData) && !json.Valid(p.result) {
-			t.Fatalf("%s", p.result)
-		}
-		in, err := readInput(a)
+		c := ofPod("ADD")
+		c.args = args
+		in, err := readInput(c, []byte(stdin))
 		if err != nil {
 			return
 		}

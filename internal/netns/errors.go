@@ -52,7 +52,7 @@ func (e *Error) Error() string {
 	if class := e.class(); class != nil {
 		text += ": " + class.Error()
 	}
-	if e.Err != nil {
+	if e.Err != nil && e.Kind != Gone { // of which the hint says as much
 		text += ": " + e.Err.Error()
 	}
 	if e.Hint != "" {
