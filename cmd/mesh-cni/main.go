@@ -19,7 +19,13 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 )
 
-func main() { os.Exit(run(os.Getenv("CNI_COMMAND"), os.Stdin, os.Stdout)) }
+func main() {
+	command := os.Getenv("CNI_COMMAND")
+	if command == "" {
+		os.Exit(byHand(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(run(command, os.Stdin, os.Stdout))
+}
 
 // versions are those of the CNI specification that are spoken.
 func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
@@ -104,7 +110,7 @@ func (p *plugin) call() (err error) {
 		// Nothing is kept outside of the namespace.
 		GC: func(*skel.CmdArgs) error { return nil },
 	}
-	if e := skel.PluginMainFuncsWithError(funcs, version.PluginSupports(versions()...), "mesh-cni is a CNI plugin, which a container runtime runs: see docs/cni.md"); e != nil {
+	if e := skel.PluginMainFuncsWithError(funcs, version.PluginSupports(versions()...), ""); e != nil {
 		return e
 	}
 	return nil
