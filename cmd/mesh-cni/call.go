@@ -59,10 +59,6 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 		}
 	}()
 	switch c.command {
-	case "":
-		_, _ = fmt.Fprintf(p.stderr, "mesh-cni is a CNI plugin, which a container runtime runs: see docs/cni.md\n"+
-			"CNI protocol versions supported: %s\n", strings.Join(versions(), ", "))
-		return nil
 	case "DEL":
 		_, _ = io.Copy(io.Discard, stdin) // the runtime is not left with what it has to say
 		return nil
