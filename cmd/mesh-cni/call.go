@@ -60,8 +60,7 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 	}()
 	switch c.command {
 	case "":
-		_, _ = fmt.Fprintf(p.stderr, "mesh-cni is a CNI plugin, which a container runtime runs: see docs/cni.md\n"+
-			"CNI protocol versions supported: %s\n", strings.Join(versions(), ", "))
+		_, _ = io.WriteString(p.stderr, about())
 		return nil
 	case "DEL":
 		_, _ = io.Copy(io.Discard, stdin) // the runtime is not left with what it has to say

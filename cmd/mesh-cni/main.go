@@ -18,7 +18,11 @@ import (
 )
 
 func main() {
-	os.Exit(run(context.Background(), callFrom(os.Getenv), os.Stdin, os.Stdout, os.Stderr))
+	c := callFrom(os.Getenv)
+	if c.command == "" && len(os.Args) > 1 {
+		os.Exit(byHand(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(run(context.Background(), c, os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is one call of the plugin. It returns the exit code.

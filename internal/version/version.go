@@ -2,7 +2,6 @@
 package version
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 )
@@ -24,16 +23,20 @@ type Info struct {
 
 // Get reads what the linker and the Go command have written into this program.
 func Get() Info {
-	v := Info{"unknown", "unknown", false, runtime.Version()}
 	info, ok := debug.ReadBuildInfo()
-	if ok && info.Main.Version != "" {
-		v.Version = info.Main.Version
-	}
-	if stamped != "" {
-		v.Version = stamped
-	}
 	if !ok {
-		return v
+		info = &debug.BuildInfo{}
+	}
+	return of(stamped, info)
+}
+
+func of(stamped string, info *debug.BuildInfo) Info {
+	v := Info{Version: "unknown", Revision: "unknown", Go: runtime.Version()}
+	switch {
+	case stamped != "":
+		v.Version = stamped
+	case info.Main.Version != "":
+		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {
@@ -48,9 +51,12 @@ func Get() Info {
 
 // String is the version on one line, for people.
 func (v Info) String() string {
-	modified := ""
-	if v.Modified {
-		modified = ", modified"
+	text := v.Version
+	if v.Revision != "unknown" {
+		text += ", revision " + v.Revision
 	}
-	return fmt.Sprintf("%s, revision %s%s, %s", v.Version, v.Revision, modified, v.Go)
+	if v.Modified {
+		text += ", modified"
+	}
+	return text + ", " + v.Go
 }
