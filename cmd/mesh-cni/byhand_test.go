@@ -22,7 +22,8 @@ func TestByHand(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		code := byHand(strings.Fields(args), &out, &errOut)
-		if code != want.code || !strings.Contains(out.String(), want.out) || !strings.HasPrefix(errOut.String(), want.stderr) ||
+		if code != want.code || !strings.Contains(out.String(), want.out) ||
+			!strings.HasPrefix(errOut.String(), want.stderr) ||
 			(want.out == "") != (out.Len() == 0) || (want.stderr == "") != (errOut.Len() == 0) {
 			t.Errorf("%q: exit code %d, %q, %q", args, code, &out, &errOut)
 		}

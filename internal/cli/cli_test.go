@@ -200,7 +200,7 @@ func TestVerb(t *testing.T) {
 	var out, errOut bytes.Buffer
 	if code := kitchen(&out, &errOut, new(Line)).Run(t.Context(), nil); code != ExitUsage || out.Len() > 0 ||
 		!strings.Contains(errOut.String(), "Usage: kitchen VERB") ||
-		!strings.HasSuffix(errOut.String(), "write kitchen cook\n") {
+		!strings.HasSuffix(errOut.String(), "write kitchen cook, or another of the verbs above\n") {
 		t.Errorf("exit code %d, output %q, standard error:\n%s", code, &out, &errOut)
 	}
 }

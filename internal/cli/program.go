@@ -64,7 +64,7 @@ const GroupOutput decode.Group = "Output"
 func (p Program) Run(ctx context.Context, args []string) int {
 	if len(args) == 0 {
 		fmt.Fprint(p.Stderr, p.shortHelp()+"\n")
-		return p.usage(ctx, fmt.Errorf("no verb given: to start it, write %s %s", p.Name, p.Start))
+		return p.usage(ctx, fmt.Errorf("no verb given: write %s %s, or another of the verbs above", p.Name, p.Start))
 	}
 	switch first := args[0]; {
 	case first == "-h" || first == "--help":

@@ -25,6 +25,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/kube/testing/kubeapi"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -65,10 +66,12 @@ func newHost(t *testing.T) *host {
 	t.Helper()
 	root := t.TempDir()
 	h := &host{root: root, api: kubeapi.New(t, kubeapi.Options{StreamLists: true}), log: &lockedBuffer{}}
-	h.list, h.plugin, h.socket = filepath.Join(root, "net.d", "10-calico.conflist"), filepath.Join(root, "bin", "mesh-cni"), filepath.Join(root, "run", "agent.sock")
+	h.list, h.plugin, h.socket = filepath.Join(root, "net.d", "10-calico.conflist"),
+		filepath.Join(root, "bin", "mesh-cni"), filepath.Join(root, "run", "agent.sock")
 	source, conf := filepath.Join(root, "mesh-cni"), filepath.Join(root, "plugin.json")
 	for _, err := range []error{
-		os.Mkdir(filepath.Dir(h.list), 0o755), os.Mkdir(filepath.Dir(h.plugin), 0o755), os.Mkdir(filepath.Join(root, "proc"), 0o755),
+		os.Mkdir(filepath.Dir(h.list), 0o755), os.Mkdir(filepath.Dir(h.plugin), 0o755),
+		os.Mkdir(filepath.Join(root, "proc"), 0o755),
 		os.WriteFile(h.list, []byte(calico), 0o644),
 		os.WriteFile(conf, fmt.Appendf(nil, `{"logFile":%q,"logLevel":"debug"}`, filepath.Join(root, "log")), 0o600),
 	} {
@@ -85,14 +88,16 @@ func newHost(t *testing.T) *host {
 	}
 	l.Close()
 	h.url = "http://" + l.Addr().String()
-	h.args = []string{"--cni-conf-dir", filepath.Dir(h.list), "--cni-bin-dir", filepath.Dir(h.plugin), "--plugin", source, "--plugin-conf", conf, "--socket", h.socket}
+	h.args = []string{"--cni-conf-dir", filepath.Dir(h.list), "--cni-bin-dir", filepath.Dir(h.plugin), "--plugin", source,
+		"--plugin-conf", conf, "--socket", h.socket}
 	return h
 }
 
 // start runs the agent, and returns what ends it and returns its exit code.
 func (h *host) start(t *testing.T, more ...string) (stop func() int) {
 	t.Helper()
-	args := append(append([]string{"run"}, h.args...), "--node", "node-a", "--api-server", h.api.URL, "--token-file", h.api.TokenFile, "--ca-file", h.api.CAFile,
+	args := append(append([]string{"run"}, h.args...), "--node", "node-a", "--api-server", h.api.URL, "--token-file",
+		h.api.TokenFile, "--ca-file", h.api.CAFile,
 		"--listen", strings.TrimPrefix(h.url, "http://"), "--proc", filepath.Join(h.root, "proc"))
 	args = append(args, more...)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -125,7 +130,7 @@ func (h *host) get(path string) (int, string) {
 func (h *host) command(verb string) (int, string) {
 	var out, errOut bytes.Buffer
 	code := run(context.Background(), append([]string{verb}, h.args...), nil, &out, &errOut)
-	return code, out.String() + errOut.String()
+	return code, strings.Join(strings.Fields(out.String()+errOut.String()), " ") // as if no line were broken
 }
 
 func (h *host) ask(t *testing.T, name string) (cniwire.Facts, error) {
@@ -164,7 +169,8 @@ func (h *host) unmeshed(t *testing.T, uid string) (netns string) {
 	real, dir := "/proc/"+pid, filepath.Join(h.root, "proc", pid)
 	stat, err := os.ReadFile(real + "/stat")
 	for _, err := range []error{
-		err, os.Mkdir(dir, 0o755), os.Symlink(real+"/ns", dir+"/ns"), os.Symlink(real+"/root", dir+"/root"), os.WriteFile(dir+"/stat", stat, 0o600),
+		err, os.Mkdir(dir, 0o755), os.Symlink(real+"/ns", dir+"/ns"), os.Symlink(real+"/root", dir+"/root"),
+		os.WriteFile(dir+"/stat", stat, 0o600),
 		os.WriteFile(dir+"/cgroup", []byte("0::/kubepods/besteffort/pod"+uid+"/3f2a\n"), 0o600),
 	} {
 		if err != nil {
@@ -176,8 +182,9 @@ func (h *host) unmeshed(t *testing.T, uid string) (netns string) {
 
 func meshed(name, uid string) corev1.Pod {
 	return corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid), Annotations: map[string]string{"intercept.mesh/enabled": "true"}},
-		Spec:       corev1.PodSpec{NodeName: "node-a"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid),
+			Annotations: map[string]string{"intercept.mesh/enabled": "true"}},
+		Spec: corev1.PodSpec{NodeName: "node-a"},
 	}
 }
 
@@ -186,9 +193,11 @@ func TestLife(t *testing.T) {
 	netlab.Require(t)
 	h := newHost(t)
 	taint := corev1.Taint{Key: "intercept.mesh/not-ready", Effect: corev1.TaintEffectNoSchedule}
-	h.api.SetNode(corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
+	h.api.SetNode(corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})
 	h.api.Away(true)
-	if code, out := h.command("doctor"); code != exitIll || !strings.Contains(out, "our entry            NOT OK") || !strings.Contains(out, "the plugin           NOT OK") {
+	if code, out := h.command("doctor"); code != exitIll || !strings.Contains(out, "our entry NOT OK") ||
+		!strings.Contains(out, "the plugin NOT OK") {
 		t.Errorf("doctor before: %d\n%s", code, out)
 	}
 	stop := h.start(t, "--startup-taint", taint.Key)
@@ -241,13 +250,15 @@ func TestLife(t *testing.T) {
 		t.Fatalf("%v\n%s", err, text)
 	}
 	entry := list.Plugins[1]
-	entry["cniVersion"], entry["name"], entry["prevResult"] = "0.3.1", "k8s-pod-network", map[string]any{"cniVersion": "0.3.1"}
+	entry["cniVersion"], entry["name"], entry["prevResult"] = "0.3.1", "k8s-pod-network",
+		map[string]any{"cniVersion": "0.3.1"}
 	input, err := json.Marshal(entry)
 	if err != nil {
 		t.Fatal(err)
 	}
 	add := exec.Command(h.plugin)
-	add.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/", "CNI_NETNS=" + ns.Path(), "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=api;K8S_POD_UID=other"}
+	add.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/", "CNI_NETNS=" + ns.Path(),
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=api;K8S_POD_UID=other"}
 	add.Stdin = bytes.NewReader(input)
 	if out, err := add.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -260,15 +271,21 @@ func TestLife(t *testing.T) {
 	if err := os.WriteFile(h.list, []byte(calico), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the entry is back", func() bool { b, _ := os.ReadFile(h.list); return strings.Contains(string(b), "mesh-cni") })
-	if code, out := h.command("doctor"); code != exitDone {
+	until(t, "the entry is back", func() bool {
+		b, _ := os.ReadFile(h.list)
+		return strings.Contains(string(b),
+			"mesh-cni")
+	})
+	if code, out := h.command("doctor"); code != cli.ExitDone {
 		t.Errorf("doctor: %d\n%s", code, out)
 	}
 	until(t, "all of it is counted", func() bool {
 		_, text := h.get("/metrics")
 		for _, want := range []string{
-			`mesh_cni_adds_total{reason="enabled",result="intercepted"} 1`, `mesh_cni_add_seconds_count{result="intercepted"} 1`, `mesh_cni_repairs_total{result="repaired"} 1`,
-			`mesh_cni_drift_total{kind="missing"} 1`, `mesh_cni_conflist_writes_total{reason="installed"} 1`, `mesh_cni_conflist_writes_total{reason="restored"} 1`,
+			`mesh_cni_adds_total{reason="enabled",result="intercepted"} 1`, `mesh_cni_add_seconds_count{result="intercepted"} 1`,
+			`mesh_cni_repairs_total{result="repaired"} 1`,
+			`mesh_cni_drift_total{kind="missing"} 1`, `mesh_cni_conflist_writes_total{reason="installed"} 1`,
+			`mesh_cni_conflist_writes_total{reason="restored"} 1`,
 			`mesh_cni_pods{state=`, "mesh_cni_ready 1", "mesh_cni_build_info{",
 		} {
 			if !strings.Contains(text, want) {
@@ -280,7 +297,7 @@ func TestLife(t *testing.T) {
 
 	// The end, with the API server away.
 	h.api.Away(true)
-	if code := stop(); code != exitDone {
+	if code := stop(); code != cli.ExitDone {
 		t.Errorf("exit code %d", code)
 	}
 	if b, err := os.ReadFile(h.list); err != nil || string(b) != calico {
@@ -306,18 +323,22 @@ func TestKeep(t *testing.T) {
 	h.api.Put(meshed("web", podUID))
 	stop := h.start(t, "--keep-on-exit", "--dry-run")
 	until(t, "ready", func() bool { code, _ := h.get("/readyz"); return code == 200 })
-	until(t, "it would be repaired", func() bool { return len(h.api.Events()) == 1 && h.api.Events()[0].Reason == "RulesDrifted" })
+	until(t, "it would be repaired", func() bool {
+		all := h.api.Events()
+		return len(all) == 1 && all[0].Reason == "RulesDrifted"
+	})
 	if _, err := (dataplane.Pod{NetNS: netns}).Status(t.Context()); !errors.Is(err, intercept.ErrNotIntercepted) {
 		t.Errorf("a dry run: %v", err)
 	}
-	if code := stop(); code != exitDone {
+	if code := stop(); code != cli.ExitDone {
 		t.Errorf("exit code %d", code)
 	}
-	if code, out := h.command("doctor"); code != exitIll || strings.Count(out, "NOT OK") != 1 || !strings.Contains(out, "no agent listens there") {
+	if code, out := h.command("doctor"); code != exitIll || strings.Count(out, "NOT OK") != 1 ||
+		!strings.Contains(out, "no agent listens there") {
 		t.Errorf("doctor without an agent: %d\n%s", code, out)
 	}
 	for range 2 {
-		if code, out := h.command("uninstall"); code != exitDone {
+		if code, out := h.command("uninstall"); code != cli.ExitDone {
 			t.Errorf("uninstall: %d\n%s", code, out)
 		}
 	}
@@ -344,18 +365,21 @@ func TestFlags(t *testing.T) {
 	}{
 		{[]string{"instal"}, []string{`"instal" is not a verb; `, "uninstall"}},
 		{[]string{"run"}, []string{"--node: empty, and NODE_NAME is not set"}},
-		{[]string{"run", "--node", "n", "extra"}, []string{`"extra" is no flag`}},
-		{[]string{"run", "--nodes", "n"}, []string{"--nodes is no flag; did you mean --node?"}},
-		{[]string{"run", "--node", "n", "--repair-interval", "5"}, []string{`"5"`, "--help lists the flags"}},
+		{[]string{"run", "--node", "n", "extra"}, []string{`"extra" is left over: run takes flags only`}},
+		{[]string{"run", "--nodes", "n"}, []string{"--nodes: unknown flag; did you mean --node?"}},
+		{[]string{"run", "--node", "n", "--repair-interval", "5"}, []string{`--repair-interval: "5" is not a duration`}},
 		{[]string{"run", "--node", "n", "--plugin-conf", bad}, []string{"bad.json: type: the agent sets it"}},
-		{[]string{"run", "--node", "n", "--plugin-conf", wrong}, []string{`wrong.json: backend: "ebpf" is not one of`, "failurePolcy: unknown field"}},
-		{[]string{"run", "--plugin-conf", filepath.Join(dir, "gone"), "--socket", "relative", "--cni-conf-dir", "x", "--listen", "9992", "--repair-interval", "1ms", "--init-containers", "["},
-			[]string{"--node: empty", "gone: no such file", `--socket: agentSocket: "relative" is not the absolute path`, `--cni-conf-dir: "x"`, `--listen: "9992" is not an address`, "--repair-interval: 1ms", `--init-containers: "["`}},
+		{[]string{"run", "--node", "n", "--plugin-conf", wrong},
+			[]string{`wrong.json: backend: "ebpf" is not one of`, "failurePolcy: unknown field"}},
+		{[]string{"run", "--plugin-conf", filepath.Join(dir, "gone"), "--socket", "relative", "--cni-conf-dir", "x",
+			"--listen", "9992", "--repair-interval", "1ms", "--init-containers", "["},
+			[]string{"--node: empty", "gone: no such file", `--socket: agentSocket: "relative" is not the absolute path`,
+				`--cni-conf-dir: "x"`, `--listen: "9992" is not an address`, "--repair-interval: 1ms", `--init-containers: "["`}},
 		{[]string{"run", "--node", "n", "--socket", ""}, []string{"--socket: empty"}},
 	} {
 		var errOut bytes.Buffer
 		code := run(t.Context(), tt.args, nil, io.Discard, &errOut)
-		if code != exitUsage {
+		if code != cli.ExitUsage {
 			t.Errorf("%v: exit code %d", tt.args, code)
 		}
 		for _, want := range tt.want {
@@ -365,10 +389,23 @@ func TestFlags(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	if code := run(t.Context(), []string{"--help"}, nil, &out, io.Discard); code != exitDone || !strings.Contains(out.String(), "--keep-on-exit") {
+	for args, want := range map[string]string{
+		"": "write mesh-cni-agent run", "--node n": "write mesh-cni-agent run --node n",
+		"--socket x doctor": "write mesh-cni-agent doctor --socket x",
+	} {
+		var errOut bytes.Buffer
+		if code := run(t.Context(), strings.Fields(args), nil, &out, &errOut); code != cli.ExitUsage ||
+			!strings.Contains(errOut.String(), want) {
+			t.Errorf("%q: %d, %s", args, code, &errOut)
+		}
+	}
+	if code := run(t.Context(), []string{"--help"}, nil, &out, io.Discard); code != cli.ExitDone ||
+		!strings.Contains(out.String(), "--keep-on-exit") {
 		t.Errorf("help: %d\n%s", code, out.String())
 	}
-	if code := run(t.Context(), []string{"run", "--api-server", "https://127.0.0.1:1", "--token-file", filepath.Join(dir, "none"), "--socket", filepath.Join(dir, "s")}, []string{"NODE_NAME=n"}, io.Discard, &out); code != exitFailed || !strings.Contains(out.String(), "the service account's token") {
+	if code := run(t.Context(), []string{"run", "--api-server", "https://127.0.0.1:1", "--token-file",
+		filepath.Join(dir, "none"), "--socket", filepath.Join(dir, "s")}, []string{"NODE_NAME=n"}, io.Discard,
+		&out); code != cli.ExitFailed || !strings.Contains(out.String(), "the service account's token") {
 		t.Errorf("no token: %d\n%s", code, out.String())
 	}
 }

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,18 +15,16 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
-	"github.com/mesh-intercept/intercept/kube/internal/agent/metrics"
 )
 
-// The exit codes.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
-	exitIll    = 10 // doctor found something amiss
-)
+// errIll reports that doctor found something amiss.
+var errIll = errors.New("something is amiss on this node")
+
+const exitIll = 10
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -38,76 +35,104 @@ func main() {
 
 // run is the command without the process around it. It returns the exit code.
 func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
-	s, err := parse(args, env)
-	switch {
-	case errors.Is(err, errHelp):
-		return print(stdout, stderr, help())
-	case err != nil:
-		for _, e := range decode.Flatten(err) {
-			fmt.Fprintln(stderr, "mesh-cni-agent: "+decode.OneLine(e.Error()))
-		}
-		return exitUsage
-	}
-	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: s.logLevel}))
-	switch s.verb {
-	case "version":
-		version, revision, goVersion := metrics.Version()
-		return print(stdout, stderr, fmt.Sprintf("mesh-cni-agent %s (%s, %s)\n", version, revision, goVersion))
-	case "doctor":
-		return doctor(ctx, s, stdout, stderr)
-	case "uninstall":
-		err = agent.Remove(s.Place, s.KeepBinary, log)
-	default:
-		err = serve(ctx, s, log)
-	}
-	if err != nil {
-		log.ErrorContext(ctx, decode.OneLine(err.Error()))
-		return exitFailed
-	}
-	return exitDone
+	c := commands{env, cli.Console{
+		Name: "mesh-cni-agent", Stdout: stdout, Stderr: stderr,
+		Exits: append(cli.CommonExits(), cli.Exit{Code: exitIll, Err: errIll, Meaning: "doctor found something amiss"}),
+	}}
+	return c.program().Run(ctx, args)
 }
 
-func serve(ctx context.Context, s settings, log *slog.Logger) error {
+// commands are what the verbs need beside their flags.
+type commands struct {
+	env     []string
+	console cli.Console
+}
+
+func (c commands) program() cli.Program {
+	looking := func() []cli.Flag { return append(agentFlags(), outputFlags()...) }
+	return cli.Program{
+		Console: c.console,
+		Does:    "keeps the CNI plugin mesh-cni installed on a node, answers it and repairs running pods",
+		Start:   "run",
+		Flags: []cli.Flag{row("log-level", "debug|info|warn|error", cli.GroupOutput, "info",
+			"of the log on standard error")},
+		Verbs: []cli.Verb{
+			{Name: "run", Does: "work until SIGTERM; then take out what it put in", Also: []string{"start", "serve", "install"},
+				Flags: agentFlags, Run: c.verb(true, c.serve), Examples: `
+  On a node, as a DaemonSet does (deploy/mesh-cni-agent.yaml):
+    mesh-cni-agent run --plugin-conf /etc/mesh-cni/plugin.json
+`},
+			{Name: "uninstall", Does: "take out entry and plugin, without an API server", Also: []string{"remove", "delete"},
+				Flags: agentFlags, Run: c.verb(false, c.uninstall)},
+			{Name: "doctor", Does: "say what is amiss, with the flags of run", Also: []string{"check", "status"},
+				Flags: looking, Run: c.verb(false, c.doctor)},
+			{Name: "version", Does: "print the version", Flags: outputFlags, Run: c.verb(false, c.version)},
+		},
+	}
+}
+
+// verb is a verb's work with its settings made, and with its errors reported.
+func (c commands) verb(running bool, do func(context.Context, settings, *slog.Logger) error) func(context.Context,
+	cli.Line) int {
+	return func(ctx context.Context, line cli.Line) int {
+		s, err := settle(line, running, c.env)
+		if err != nil {
+			return c.console.Fail(ctx, nil, cli.UsageError{Err: err})
+		}
+		log := slog.New(slog.NewJSONHandler(c.console.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
+		for _, note := range line.Notes {
+			log.WarnContext(ctx, note)
+		}
+		if err := do(ctx, s, log); err != nil {
+			return c.console.Fail(ctx, log, err)
+		}
+		return cli.ExitDone
+	}
+}
+
+func (c commands) serve(ctx context.Context, s settings, log *slog.Logger) error {
 	klog.SetSlogLogger(log) // what client-go has to say
-	version, revision, _ := metrics.Version()
-	s.API.UserAgent = "mesh-cni-agent/" + version
+	v := version.Get()
+	s.API.UserAgent = "mesh-cni-agent/" + v.Version
 	a, err := agent.New(s.Settings, log)
 	if err != nil {
 		return err
 	}
-	log.InfoContext(ctx, "starting", "version", version, "revision", revision, "node", s.Node)
+	log.InfoContext(ctx, "starting", "version", v.Version, "revision", v.Revision, "node", s.Node)
 	return a.Run(ctx)
 }
 
-func doctor(ctx context.Context, s settings, stdout, stderr io.Writer) int {
-	all := agent.Doctor(ctx, s.Place, s.Conf)
-	text, code := "", exitDone
-	for _, d := range all {
-		state := "ok"
-		if !d.OK {
-			state, code = "NOT OK", exitIll
-		}
-		text += fmt.Sprintf("%-20s %-7s %s\n", d.What, state, decode.OneLine(d.Says))
-	}
-	if s.json {
-		b, err := json.Marshal(all)
-		if err != nil {
-			fmt.Fprintln(stderr, "mesh-cni-agent:", err)
-			return exitFailed
-		}
-		text = string(b) + "\n"
-	}
-	if done := print(stdout, stderr, text); done != exitDone {
-		return done
-	}
-	return code
+func (c commands) uninstall(_ context.Context, s settings, log *slog.Logger) error {
+	return agent.Remove(s.Place, s.KeepBinary, log)
 }
 
-// print writes a result. One that nobody can read is a failure.
-func print(stdout, stderr io.Writer, text string) int {
-	if _, err := io.WriteString(stdout, text); err != nil {
-		fmt.Fprintln(stderr, "mesh-cni-agent: the result could not be written:", err)
-		return exitFailed
+func (c commands) version(_ context.Context, s settings, _ *slog.Logger) error {
+	v := version.Get()
+	return c.print(s, v, func() string { return "mesh-cni-agent " + v.String() + "\n" })
+}
+
+func (c commands) doctor(ctx context.Context, s settings, _ *slog.Logger) error {
+	all := agent.Doctor(ctx, s.Place, s.Conf)
+	ill := error(nil)
+	style := cli.StyleFor(c.console.Stdout)
+	text := ""
+	for _, d := range all {
+		state := style.Good("ok") + "    "
+		if !d.OK {
+			state, ill = style.Bad("NOT OK"), errIll
+		}
+		text += cli.Hang(fmt.Sprintf("%-20s %s  ", d.What, state), 29, decode.OneLine(d.Says))
 	}
-	return exitDone
+	if err := c.print(s, all, func() string { return text }); err != nil {
+		return err
+	}
+	return ill
+}
+
+// print writes a verb's result.
+func (c commands) print(s settings, v any, text func() string) error {
+	if err := s.output.Write(c.console.Stdout, v, text); err != nil {
+		return fmt.Errorf("the result could not be written: %w", err)
+	}
+	return nil
 }

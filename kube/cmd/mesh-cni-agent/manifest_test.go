@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
 )
 
 // TestManifest reads deploy/mesh-cni-agent.yaml as the API server does, and its
@@ -29,8 +34,9 @@ func TestManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		object, ok := map[string]any{
-			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings, "ResourceQuota": &corev1.ResourceQuota{},
-			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
+			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings,
+			"ResourceQuota": &corev1.ResourceQuota{},
+			"ClusterRole":   &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
 		}[kind.Kind]
 		if !ok {
 			t.Fatalf("a %q", kind.Kind)
@@ -45,11 +51,11 @@ func TestManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ip := range []string{"192.0.2.10", "2001:db8::10"} {
-		args := []string{"run"}
+		var args []string
 		for _, a := range container.Args {
 			args = append(args, strings.NewReplacer("/etc/mesh-cni/plugin.json", conf, "$(NODE_IP)", ip).Replace(a))
 		}
-		s, err := parse(args, []string{"NODE_NAME=node-1"})
+		s, err := parse(t, args, []string{"NODE_NAME=node-1"})
 		if err != nil || !s.KeepOnExit || s.Node != "node-1" {
 			t.Errorf("%v: %+v", err, s)
 		}
@@ -60,4 +66,19 @@ func TestManifest(t *testing.T) {
 	if container.Command[0] != "/mesh-cni-agent" {
 		t.Errorf("command %q", container.Command)
 	}
+}
+
+// parse returns the settings that run is started with.
+func parse(t *testing.T, args, env []string) (s settings, err error) {
+	t.Helper()
+	c := commands{env, cli.Console{Name: "mesh-cni-agent", Stdout: io.Discard, Stderr: io.Discard}}
+	p := c.program()
+	p.Verbs[0].Run = func(_ context.Context, line cli.Line) int {
+		s, err = settle(line, true, env)
+		return cli.ExitDone
+	}
+	if code := p.Run(t.Context(), args); code != cli.ExitDone {
+		err = fmt.Errorf("exit code %d", code)
+	}
+	return s, err
 }

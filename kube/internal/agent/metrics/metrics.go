@@ -3,7 +3,6 @@ package metrics
 
 import (
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/version"
 )
 
 // Metrics are the agent's. Make them with [New].
@@ -64,9 +64,9 @@ func New() *Metrics {
 		Ready:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_ready", Help: "1 while the agent is ready."}),
 		reasons:       map[string]bool{},
 	}
-	version, revision, goVersion := Version()
+	v := version.Get()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_build_info", Help: "1, with what was built.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": goVersion}})
+		ConstLabels: prometheus.Labels{"version": v.Version, "revision": v.Revision, "goversion": v.Go}})
 	build.Set(1)
 	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.EventsDropped, m.Ready, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -81,24 +81,6 @@ func New() *Metrics {
 		m.Drift.WithLabelValues(kind)
 	}
 	return m
-}
-
-// Version says what this program was built from.
-func Version() (version, revision, goVersion string) {
-	version, revision = "unknown", "unknown"
-	b, ok := debug.ReadBuildInfo()
-	if !ok {
-		return version, revision, "unknown"
-	}
-	if b.Main.Version != "" {
-		version = b.Main.Version
-	}
-	for _, s := range b.Settings {
-		if s.Key == "vcs.revision" {
-			revision = s.Value
-		}
-	}
-	return version, revision, b.GoVersion
 }
 
 // Handler serves the metrics.
