@@ -15,7 +15,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
+	kubernetes "sigs.k8s.io/yaml"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
@@ -258,7 +259,7 @@ func TestFormats(t *testing.T) {
 		Map   map[string]inner `json:"map"`
 	}{{
 		Words: []string{"off", "yes", "null", "~", "", "1e3", "0x10", "0o7", "1_000", "12:30:45", "2001-01-01", "::1", "a: b",
-			"- a", "#x", "<&>", "\u2028\u0085", "\x00\x1b", "tab\t", "line\nbreak\n",
+			"- a", "#x", "<&>", "\u2028", "\x00\x1b", "tab\t", "line\nbreak\n",
 			" space ", "%", "@", "`", "\"'", strings.Repeat("long ", 60), "é世界🙂", "!!str", "&a *a", "=", "<<", "."},
 		Inner: inner{"z", []string{}}, Big: 1<<63 + 3, Map: map[string]inner{"no": {}},
 	}}
@@ -282,6 +283,18 @@ func TestFormats(t *testing.T) {
 	var back []struct{ Words []string }
 	if err := json.Unmarshal(j.Bytes(), &back); err != nil || cmp.Diff(v[0].Words, back[0].Words) != "" {
 		t.Errorf("%v\n%s", err, cmp.Diff(v[0].Words, back[0].Words))
+	}
+	// Kubernetes' reader is one of YAML 1.1.
+	viaYAML, err := kubernetes.YAMLToJSON(y.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var one, other any
+	if err := errors.Join(json.Unmarshal(j.Bytes(), &one), json.Unmarshal(viaYAML, &other)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(one, other); diff != "" {
+		t.Errorf("JSON and YAML 1.1 differ:\n%s", diff)
 	}
 	var text bytes.Buffer
 	if err := Text.Write(&text, v, func() string { return "text\n" }); err != nil || text.String() != "text\n" {

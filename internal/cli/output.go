@@ -3,11 +3,10 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 
-	"go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -50,17 +49,35 @@ func (f Format) Write(w io.Writer, v any, text func() string) error {
 		_, err := b.WriteTo(w)
 		return err
 	}
-	// JSON is YAML, and a MapSlice keeps the order of the fields.
-	var document yaml.MapSlice
-	if err := yaml.Unmarshal(fmt.Appendf(nil, `{"document": %s}`, &b), &document); err != nil {
+	// JSON is YAML, and its reader keeps the order of the fields.
+	var document yaml.Node
+	if err := yaml.Unmarshal(b.Bytes(), &document); err != nil {
 		return err
 	}
-	out, err := yaml.Marshal(document[0].Value)
-	if err != nil {
+	if err := unquote(&document); err != nil {
 		return err
 	}
-	_, err = w.Write(out)
-	return err
+	y := yaml.NewEncoder(w)
+	y.SetIndent(2)
+	if err := y.Encode(&document); err != nil {
+		return err
+	}
+	return y.Close()
+}
+
+// unquote takes JSON's brackets and quotes from a document. Words that a reader
+// of YAML takes for something else keep their quotes: off, in YAML 1.1.
+func unquote(n *yaml.Node) error {
+	n.Style &^= yaml.FlowStyle
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		return n.Encode(n.Value)
+	}
+	for _, c := range n.Content {
+		if err := unquote(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Style marks words for a terminal. The zero Style marks nothing.
