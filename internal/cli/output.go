@@ -6,10 +6,11 @@ import (
 	"io"
 	"os"
 
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
 // Format is the form of a result: for people, or for programs.
@@ -49,35 +50,16 @@ func (f Format) Write(w io.Writer, v any, text func() string) error {
 		_, err := b.WriteTo(w)
 		return err
 	}
-	// JSON is YAML, and its reader keeps the order of the fields.
-	var document yaml.Node
-	if err := yaml.Unmarshal(b.Bytes(), &document); err != nil {
+	node, err := strict.ParseJSON(b.Bytes())
+	if err != nil {
 		return err
 	}
-	if err := unquote(&document); err != nil {
+	out, err := yamldoc.Format(node)
+	if err != nil {
 		return err
 	}
-	y := yaml.NewEncoder(w)
-	y.SetIndent(2)
-	if err := y.Encode(&document); err != nil {
-		return err
-	}
-	return y.Close()
-}
-
-// unquote takes JSON's brackets and quotes from a document. Words that a reader
-// of YAML takes for something else keep their quotes: off, in YAML 1.1.
-func unquote(n *yaml.Node) error {
-	n.Style &^= yaml.FlowStyle
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
-		return n.Encode(n.Value)
-	}
-	for _, c := range n.Content {
-		if err := unquote(c); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = w.Write(out)
+	return err
 }
 
 // Style marks words for a terminal. The zero Style marks nothing.
