@@ -37,10 +37,10 @@ func ExampleRead_errors() {
 	_, err := podspec.Read(map[string]string{
 		"intercept.mesh/enabled":       "true",
 		"intercept.mesh/exclude-cidrs": "10.0.0.0/8",
-		"intercept.mesh/proxy-uid":     "0",
+		"intercept.mesh/dns-servers":   "10.0.0.10:53",
 	}, podspec.Options{})
 	fmt.Println(err)
 	// Output:
+	// annotation intercept.mesh/dns-servers: "10.0.0.10:53" is not an address (as in 10.0.0.10 or fd00::10)
 	// annotation intercept.mesh/exclude-cidrs: unknown annotation; did you mean outbound-exclude-cidrs?
-	// annotation intercept.mesh/proxy-uid: proxy.uids: 0: every process that runs as root would escape interception; run the proxy as another user, or allow it with intercept.mesh/allow-root-proxy
 }

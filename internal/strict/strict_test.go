@@ -58,7 +58,8 @@ func TestInto(t *testing.T) {
 		"innr: unknown field; did you mean inner? (line 2)",
 		"inner.nme: unknown field; did you mean name? (line 4)",
 		`inner.on: "yes" is not true or false (line 3)`,
-		`inner.word: true where a word belongs: YAML 1.1 takes an unquoted on, yes, off or no for it; quote it, as in "off" (line 3)`,
+		`inner.word: true where a word belongs: YAML 1.1 takes an unquoted on, yes, off or no for it; quote it, as in ` +
+			`"off" (line 3)`,
 		`port: "70000" is not a port (a number from 1 to 65535) (line 5)`,
 		`table: "-1" is not a number from 0 to 4294967295 (line 6)`,
 		"list: a value where a list belongs: write [a] (line 7)",
@@ -104,9 +105,11 @@ func TestText(t *testing.T) {
 		want   string
 	}{
 		{new(uint16), "080", "is not a port"}, {new(uint16), "1-2", "is a range"}, {new(uint16), "", "is not a port"},
-		{new(bool), "1", "is not true or false"}, {new([]string), "a,", "remove the extra comma"}, {new([]string), "a;b", "commas separate"},
+		{new(bool), "1", "is not true or false"}, {new([]string), "a,", "remove the extra comma"}, {new([]string), "a;b",
+			"commas separate"},
 		{new([]netip.Addr), "10.0.0.1 10.0.0.2", "commas separate the items of a list; write 10.0.0.1,10.0.0.2"},
-		{new([]string), "a,none", "stands alone"}, {new([]string), "-a", "looks like a flag"}, {new([]string), "", "empty name list"},
+		{new([]string), "a,none", "stands alone"}, {new([]string), "-a", "looks like a flag"}, {new([]string), "",
+			"empty name list"},
 		{new(struct{}), "x", "no text form"}, {new([]int), "1", "no text form"},
 	} {
 		if err := SetText(tt.target, tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -118,13 +121,15 @@ func TestText(t *testing.T) {
 // TestMembers: an object is taken apart, and its values handed on as they are.
 func TestMembers(t *testing.T) {
 	all, err := Members([]byte("{\"a\": {\"x\":1,\"x\":2},\n \"b\": [ 1 ]\n}\n"))
-	if err != nil || len(all) != 2 || all[0].Name != "a" || string(all[0].Raw) != `{"x":1,"x":2}` || all[1].Line != 2 || string(all[1].Raw) != "[ 1 ]" {
+	if err != nil || len(all) != 2 || all[0].Name != "a" || string(all[0].Raw) != `{"x":1,"x":2}` || all[1].Line != 2 ||
+		string(all[1].Raw) != "[ 1 ]" {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if _, err := all[0].Node(); err == nil {
 		t.Error("x twice is accepted")
 	}
-	for _, bad := range []string{"", "[]", "null", `"a"`, "{", `{"a"`, `{"a":`, `{"a":1`, `{"a":1}}`, `{"a":1,}`, `{1:1}`} {
+	for _, bad := range []string{"", "[]", "null", `"a"`, "{", `{"a"`, `{"a":`, `{"a":1`, `{"a":1}}`, `{"a":1,}`,
+		`{1:1}`} {
 		if all, err := Members([]byte(bad)); err == nil || json.Valid([]byte(bad)) && bad[0] == '{' {
 			t.Errorf("%s: %v, %v", bad, all, err)
 		}
@@ -133,7 +138,8 @@ func TestMembers(t *testing.T) {
 
 // FuzzMembers holds that an object is accepted if, and only if, it is one.
 func FuzzMembers(f *testing.F) {
-	for _, seed := range []string{`{"a":1,"b":[{}]}`, `{"a":1,}`, `{}x`, `{"a" 1}`, "{\"\\ud800\":\"\xff\"}", ` {"a":01}`} {
+	for _, seed := range []string{`{"a":1,"b":[{}]}`, `{"a":1,}`, `{}x`, `{"a" 1}`, "{\"\\ud800\":\"\xff\"}",
+		` {"a":01}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -12,11 +12,12 @@ import (
 // TestParseRefuses: what cannot be meant is an error that names the line.
 func TestParseRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                             "empty file",
-		"# a comment\n":                "empty file",
-		"---\n":                        "empty file",
-		"null":                         "empty file",
-		"a: 1\n---\nb: 2\n":            "more after the end of the first YAML document; a configuration is one document (line 3)",
+		"":              "empty file",
+		"# a comment\n": "empty file",
+		"---\n":         "empty file",
+		"null":          "empty file",
+		"a: 1\n---\nb: 2\n": "more after the end of the first YAML document; a configuration is one document " +
+			"(line 3)",
 		"dns:\n  port: 1\n  port: 2\n": `dns.port: "port" is there twice, first on line 2 (line 3)`,
 		"{\"a\": 1,\n\"a\": 2}":        `a: "a" is there twice, first on line 1 (line 2)`,
 		"x: !!binary aGVsbG8=":         "the tag !!binary is not read here; leave it out (line 1)",
@@ -49,13 +50,20 @@ func TestParse(t *testing.T) {
 		`{"tunnel\u0050ort": 1, "excludeInterfaces": ["a\/b"]}`: func(c *intercept.Config) {
 			c.TunnelPort, c.ExcludeInterfaces = 1, []string{"a/b"}
 		},
-		`{"excludeInterfaces": ["\ud83d\ude00"]}`:         func(c *intercept.Config) { c.ExcludeInterfaces = []string{"😀"} },
-		"{tunnelPort: 1,}":                                func(c *intercept.Config) { c.TunnelPort = 1 }, // YAML alone has this comma
-		"tunnelPort: !!int 5":                             func(c *intercept.Config) { c.TunnelPort = 5 },
-		"proxy: {mark: 0x539}":                            func(c *intercept.Config) { c.Proxy.Mark = intercept.Mark{Value: 0x539, Mask: 1<<32 - 1} },
-		"outbound:\n  excludePorts: |\n    80,\n    90\n": func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{port(80), port(90)} },
+		`{"excludeInterfaces": ["\ud83d\ude00"]}`: func(c *intercept.Config) { c.ExcludeInterfaces = []string{"😀"} },
+		"{tunnelPort: 1,}":                        func(c *intercept.Config) { c.TunnelPort = 1 },
+		// YAML alone has this comma
+		"tunnelPort: !!int 5": func(c *intercept.Config) { c.TunnelPort = 5 },
+		"proxy: {mark: " +
+			"0x539}": func(c *intercept.Config) {
+			c.Proxy.Mark = intercept.Mark{Value: 0x539,
+				Mask: 1<<32 - 1}
+		},
+		"outbound:\n  excludePorts: |\n    80,\n    " +
+			"90\n": func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{port(80), port(90)} },
 		"outbound: {exclude: [':53', {gids: 7}]}": func(c *intercept.Config) {
-			c.Outbound.Exclude = []intercept.Exclusion{{Ports: intercept.Ports{port(53)}}, {GIDs: intercept.IDs{intercept.ID(7)}}}
+			c.Outbound.Exclude = []intercept.Exclusion{{Ports: intercept.Ports{port(53)}},
+				{GIDs: intercept.IDs{intercept.ID(7)}}}
 		},
 		// Anchors, aliases and merge keys; a field that is there goes before one that is merged.
 		"outbound: &o {excludePorts: &p [80]}\ninbound: {excludePorts: *p}\n": func(c *intercept.Config) {
@@ -82,7 +90,8 @@ func TestParse(t *testing.T) {
 // TestFormat: what is written is read as the same node.
 func TestFormat(t *testing.T) {
 	for _, text := range []string{
-		`{}`, `[]`, `{"a":{},"b":[],"c":null}`, `{"a":["off","80",80,true,"true","","~","a: b","- x","line\nbreak","tab\t","0010","1e3"," ","é"]}`,
+		`{}`, `[]`, `{"a":{},"b":[],"c":null}`, `{"a":["off","80",80,true,"true","","~","a: b","- ` +
+			`x","line\nbreak","tab\t","0010","1e3"," ","é"]}`,
 		`[[1,[2]],{"off":{"80":"x"}}]`,
 	} {
 		n, err := strict.ParseJSON([]byte(text))

@@ -167,7 +167,8 @@ func (c *converter) mapping(path string, y *yaml.Node, depth int) (strict.Node, 
 	}
 	for _, m := range merged {
 		if m.Kind != strict.Mapping {
-			return strict.Node{}, &strict.Error{Path: path, Line: y.Line, Err: errors.New("<< takes in the fields of a mapping, or of a list of them")}
+			return strict.Node{}, &strict.Error{Path: path, Line: y.Line,
+				Err: errors.New("<< takes in the fields of a mapping, or of a list of them")}
 		}
 		for _, f := range m.Fields {
 			if !b.Has(f.Name) {
