@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -256,6 +257,9 @@ func TestAlike(t *testing.T) {
 		"another mask":      "ip $f rule add fwmark 1337/0xffff lookup 133;" + route,
 		"another table":     "ip $f rule add fwmark 1337 lookup 132;" + route,
 		"not a table":       "ip $f rule add fwmark 1337 unreachable;" + route,
+		"refused":           "ip $f rule add fwmark 1337 lookup 133 prohibit;" + route,
+		"by its VRF":        "ip $f rule add fwmark 1337 l3mdev;" + route,
+		"by another route":  rule + "; [ $f = -4 ] || ip $f route add local default from $a dev lo table 133",
 		"part of a route":   rule + "; ip $f route add local $a dev lo table 133",
 		"route elsewhere":   rule + "; ip $f route add local default dev lo table 132",
 		"route by its type": rule + "; [ $f = -6 ] || ip $f route add local default tos 0x10 dev lo table 133",
@@ -463,6 +467,42 @@ func TestIPv6Off(t *testing.T) {
 	n.expect("Keep", before)
 }
 
+// TestInterrupted: a listing that somebody's change interrupts is made again. The
+// kernel sends many rules in several parts.
+func TestInterrupted(t *testing.T) {
+	n := newNamespace(t)
+	n.run(`for i in $(seq 1000); do echo rule add pref $((1000+i)) fwmark 7 lookup 7; done | ip -batch -`)
+	c := n.open()
+	add(t, c, routes, both)
+	done := make(chan struct{})
+	var changer sync.WaitGroup
+	changer.Go(func() {
+		other := n.open()
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(300 * time.Microsecond):
+			}
+			if _, _, err := other.Add(masked, both); err != nil {
+				t.Errorf("Add: %v", err)
+			}
+			if _, err := other.Keep(routes, both); err != nil {
+				t.Errorf("Keep: %v", err)
+			}
+		}
+	})
+	for range 300 {
+		diffs, err := c.Check(append(routes, masked...), both)
+		if err != nil || len(diffs) > 4 {
+			t.Errorf("%v, %v", diffs, err)
+			break
+		}
+	}
+	close(done)
+	changer.Wait()
+}
+
 // TestLoDown: the error says what to do.
 func TestLoDown(t *testing.T) {
 	n := newNamespace(t)
@@ -472,4 +512,68 @@ func TestLoDown(t *testing.T) {
 		t.Errorf("Add: %v", err)
 	}
 	n.expect("Add", before)
+}
+
+// BenchmarkNothing is what an apply pays for routes that it does not want.
+func BenchmarkNothing(b *testing.B) {
+	netlab.Require(b)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		for b.Loop() {
+			c, err := Open()
+			if err != nil {
+				return err
+			}
+			if _, _, err = c.Add(nil, both); err == nil {
+				_, err = c.Keep(nil, both)
+			}
+			c.Close()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkAll is what it pays for those that it wants, and for their removal.
+func BenchmarkAll(b *testing.B) {
+	netlab.Require(b)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
+			return err
+		}
+		for b.Loop() {
+			c, err := Open()
+			if err != nil {
+				return err
+			}
+			if _, _, err = c.Add(routes, both); err == nil {
+				_, err = c.Keep(routes, both)
+			}
+			if err == nil {
+				_, err = c.Keep(nil, both)
+			}
+			c.Close()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 }
