@@ -1,11 +1,15 @@
 package links
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
@@ -58,4 +62,69 @@ func TestList(t *testing.T) {
 	if diff := cmp.Diff(want, byName, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("-expected +found\n%s", diff)
 	}
+}
+
+// TestInterrupted: a listing that a change interrupts is made again. The kernel
+// sends many interfaces in several parts.
+func TestInterrupted(t *testing.T) {
+	netlab.Require(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	add := func(name string) error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"})
+	}
+	err = ns.Do(func() error {
+		for i := range 100 {
+			if err := add(fmt.Sprintf("d%d", i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var changer sync.WaitGroup
+	changer.Go(func() {
+		err := ns.Do(func() error {
+			for {
+				err := add("more")
+				if err == nil {
+					err = netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "more"}})
+				}
+				if err != nil {
+					return err
+				}
+				select {
+				case <-done:
+					return nil
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	err = ns.Do(func() error {
+		for range 100 {
+			all, err := List()
+			if err != nil {
+				return err
+			}
+			if len(all) < 201 {
+				t.Errorf("%d interfaces", len(all))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	close(done)
+	changer.Wait()
 }

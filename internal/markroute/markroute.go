@@ -332,18 +332,13 @@ func (c *Conn) list() ([]object, error) {
 	return all, nil
 }
 
-// get asks the kernel, and asks again if a listing was interrupted by a change,
-// which can have left out anything.
+// get asks the kernel. A listing of rules or routes is never reported to be
+// interrupted, as those of links are: the kernel does not watch over them.
 func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) (replies [][]byte, err error) {
-	for range 10 {
-		req := nl.NewNetlinkRequest(typ, flags)
-		req.Sockets = c.sockets
-		req.AddData(header)
-		if replies, err = req.Execute(unix.NETLINK_ROUTE, 0); !errors.Is(err, nl.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return replies, err
+	req := nl.NewNetlinkRequest(typ, flags)
+	req.Sockets = c.sockets
+	req.AddData(header)
+	return req.Execute(unix.NETLINK_ROUTE, 0)
 }
 
 // read reads a rule or a route. It is ok if it is a route that delivers
@@ -401,11 +396,13 @@ func explain(attempted string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", attempted, ruleset.ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
+			attempted, ruleset.ErrPermission, err)
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("%s: %w: set lo up (ip link set lo up)", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, ruleset.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing "+
+			"(CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

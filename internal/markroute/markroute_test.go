@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -201,7 +200,9 @@ func TestKeep(t *testing.T) {
 	if diffs := differences(t, c, routes, both[:1]); diffs != "" {
 		t.Errorf("IPv4 kept: %s", diffs)
 	}
-	if got := differences(t, c, routes, both); got != "IPv6 route local default dev lo table 133: missing\nIPv6 rule fwmark 0x539/0xffffffff lookup 133: missing\n" {
+	const missing = "IPv6 route local default dev lo table 133: missing\n" +
+		"IPv6 rule fwmark 0x539/0xffffffff lookup 133: missing\n"
+	if got := differences(t, c, routes, both); got != missing {
 		t.Errorf("IPv4 kept: %s", got)
 	}
 	keep(nil, both, true)
@@ -243,10 +244,11 @@ func TestIdentical(t *testing.T) {
 func TestAlike(t *testing.T) {
 	const rule, route = "ip $f rule add fwmark 1337 lookup 133", "ip $f route add local default dev lo table 133"
 	for name, lines := range map[string]string{
-		"by interface":      "ip $f rule add iif lo fwmark 1337 lookup 133;" + route,
-		"by out interface":  "ip $f rule add oif lo fwmark 1337 lookup 133;" + route,
-		"by type":           "ip $f rule add fwmark 1337 tos 0x10 lookup 133;" + route,
-		"by source":         "ip $f rule add from default fwmark 1337 lookup 133; ip $f rule add from $a fwmark 1337 lookup 133;" + route,
+		"by interface":     "ip $f rule add iif lo fwmark 1337 lookup 133;" + route,
+		"by out interface": "ip $f rule add oif lo fwmark 1337 lookup 133;" + route,
+		"by type":          "ip $f rule add fwmark 1337 tos 0x10 lookup 133;" + route,
+		"by source": "ip $f rule add from default fwmark 1337 lookup 133;" +
+			"ip $f rule add from $a fwmark 1337 lookup 133;" + route,
 		"by destination":    "ip $f rule add to $a fwmark 1337 lookup 133;" + route,
 		"by user":           "ip $f rule add uidrange 0-5 fwmark 1337 lookup 133;" + route,
 		"by protocol":       "ip $f rule add ipproto tcp fwmark 1337 lookup 133;" + route,
@@ -295,7 +297,8 @@ func TestTableInUse(t *testing.T) {
 		n.run(line)
 		c, before := n.open(), n.contents()
 		_, _, err := c.Add(routes, both)
-		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") || !strings.Contains(err.Error(), "table 133 has another default route") {
+		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") ||
+			!strings.Contains(err.Error(), "table 133 has another default route") {
 			t.Errorf("%s: %v", line, err)
 		}
 		n.expect(line, before)
@@ -352,7 +355,8 @@ func TestPermission(t *testing.T) {
 			if removed, err := c.Keep(nil, nil); err != nil || removed {
 				t.Errorf("Keep of nothing: %v, %v", removed, err)
 			}
-			if _, _, err := c.Add(routes, both); !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			_, _, err := c.Add(routes, both)
+			if !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 				t.Errorf("Add: %v", err)
 			}
 			return nil
@@ -465,42 +469,6 @@ func TestIPv6Off(t *testing.T) {
 		t.Error(err)
 	}
 	n.expect("Keep", before)
-}
-
-// TestInterrupted: a listing that somebody's change interrupts is made again. The
-// kernel sends many rules in several parts.
-func TestInterrupted(t *testing.T) {
-	n := newNamespace(t)
-	n.run(`for i in $(seq 1000); do echo rule add pref $((1000+i)) fwmark 7 lookup 7; done | ip -batch -`)
-	c := n.open()
-	add(t, c, routes, both)
-	done := make(chan struct{})
-	var changer sync.WaitGroup
-	changer.Go(func() {
-		other := n.open()
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(300 * time.Microsecond):
-			}
-			if _, _, err := other.Add(masked, both); err != nil {
-				t.Errorf("Add: %v", err)
-			}
-			if _, err := other.Keep(routes, both); err != nil {
-				t.Errorf("Keep: %v", err)
-			}
-		}
-	})
-	for range 300 {
-		diffs, err := c.Check(append(routes, masked...), both)
-		if err != nil || len(diffs) > 4 {
-			t.Errorf("%v, %v", diffs, err)
-			break
-		}
-	}
-	close(done)
-	changer.Wait()
 }
 
 // TestLoDown: the error says what to do.

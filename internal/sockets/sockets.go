@@ -17,7 +17,6 @@ import (
 // Socket is one that gets connections, or packets from anybody: a listening one
 // of TCP, an unconnected one of UDP.
 type Socket struct {
-	Protocol ruleset.Protocol
 	// Local is where. Of an IPv6 socket that is bound to an IPv4 address it is
 	// that.
 	Local netip.AddrPort
@@ -50,7 +49,6 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 			if err != nil {
 				return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
 			}
-			s.Protocol = p
 			all = append(all, s)
 		}
 	}

@@ -48,7 +48,8 @@ func open(t testing.TB, ns *netlab.Namespace, typ int, addr string, v6Only bool,
 	if v6Only {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	if err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sa)); err != nil {
+	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sa))
+	if err != nil {
 		t.Fatalf("%s: %v", addr, err)
 	}
 	return fd
@@ -90,31 +91,31 @@ func TestList(t *testing.T) {
 	tcp("[::1]:84", false, 0)
 	tcp("[::ffff:127.0.0.1]:85", false, 0)
 	open(t, ns, unix.SOCK_STREAM, "127.0.0.1:86", false, 0)
-	for _, to := range []string{"127.0.0.1:80", "[::1]:84"} { // and its other side
-		connect(t, open(t, ns, unix.SOCK_STREAM, netip.AddrPortFrom(netip.MustParseAddrPort(to).Addr(), 0).String(), false, 0), to)
-	}
+	connect(t, open(t, ns, unix.SOCK_STREAM, "127.0.0.1:0", false, 0), "127.0.0.1:80") // and its other side
+	connect(t, open(t, ns, unix.SOCK_STREAM, "[::1]:0", false, 0), "[::1]:84")
 	open(t, ns, unix.SOCK_DGRAM, "127.0.0.1:53", false, 1337)
 	open(t, ns, unix.SOCK_DGRAM, "[::]:54", true, 0)
 	connect(t, open(t, ns, unix.SOCK_DGRAM, "127.0.0.1:55", false, 0), "127.0.0.1:53")
 
-	socket := func(p ruleset.Protocol, addr string, v6Only bool, uid uint32) Socket {
-		return Socket{p, netip.MustParseAddrPort(addr), uid, v6Only}
+	socket := func(addr string, v6Only bool, uid uint32) Socket {
+		return Socket{netip.MustParseAddrPort(addr), uid, v6Only}
 	}
 	for p, want := range map[ruleset.Protocol][]Socket{
 		ruleset.TCP: {
-			socket(ruleset.TCP, "0.0.0.0:81", false, 1337),
-			socket(ruleset.TCP, "127.0.0.1:80", false, 0),
-			socket(ruleset.TCP, "127.0.0.1:85", false, 0),
-			socket(ruleset.TCP, "[::]:82", false, 4294967294),
-			socket(ruleset.TCP, "[::]:83", true, 7),
-			socket(ruleset.TCP, "[::1]:84", true, 0), // as bind(2) makes it
+			socket("0.0.0.0:81", false, 1337),
+			socket("127.0.0.1:80", false, 0),
+			socket("127.0.0.1:85", false, 0),
+			socket("[::]:82", false, 4294967294),
+			socket("[::]:83", true, 7),
+			socket("[::1]:84", true, 0), // as bind(2) makes it
 		},
 		ruleset.UDP: {
-			socket(ruleset.UDP, "127.0.0.1:53", false, 1337),
-			socket(ruleset.UDP, "[::]:54", true, 0),
+			socket("127.0.0.1:53", false, 1337),
+			socket("[::]:54", true, 0),
 		},
 	} {
-		if diff := cmp.Diff(want, list(t, ns, p), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		same := cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+		if diff := cmp.Diff(want, list(t, ns, p), same); diff != "" {
 			t.Errorf("%s: -expected +found\n%s", p, diff)
 		}
 	}
@@ -139,7 +140,10 @@ func TestServes(t *testing.T) {
 	for _, s := range []struct {
 		addr   string
 		v6Only bool
-	}{{"127.0.0.1", false}, {"0.0.0.0", false}, {"::", false}, {"::", true}, {"::1", false}, {"::ffff:127.0.0.1", false}, {"127.0.0.2", false}} {
+	}{
+		{"127.0.0.1", false}, {"127.0.0.2", false}, {"0.0.0.0", false},
+		{"::", false}, {"::", true}, {"::1", false}, {"::ffff:127.0.0.1", false},
+	} {
 		port := uint16(80)
 		fd := open(t, ns, unix.SOCK_STREAM, netip.AddrPortFrom(netip.MustParseAddr(s.addr), port).String(), s.v6Only, 0)
 		if err := unix.Listen(fd, 8); err != nil {
@@ -176,7 +180,8 @@ func TestUnsupported(t *testing.T) {
 		t.Error("half a socket was read")
 	}
 	for errno, want := range map[unix.Errno]bool{unix.ENOENT: true, unix.EPROTONOSUPPORT: true, unix.EPERM: false} {
-		if err := explain(fmt.Errorf("wrapped: %w", errno)); errors.Is(err, ruleset.ErrUnsupported) != want || !errors.Is(err, errno) {
+		err := explain(fmt.Errorf("wrapped: %w", errno))
+		if errors.Is(err, ruleset.ErrUnsupported) != want || !errors.Is(err, errno) {
 			t.Errorf("%v: %v", errno, err)
 		}
 	}
