@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
@@ -136,16 +137,15 @@ func release() string {
 }
 
 func privileges() []Privilege {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	held := func(capability uint) bool { return data[0].Effective&(1<<capability) != 0 }
-	if unix.Capget(&header, &data[0]) != nil {
-		data = [2]unix.CapUserData{}
+	mine, err := capability.NewPid2(0)
+	if err == nil {
+		_ = mine.Load() // what cannot be found out is not held
 	}
+	held := func(c capability.Cap) bool { return err == nil && mine.Get(capability.EFFECTIVE, c) }
 	return []Privilege{
-		{"CAP_NET_ADMIN", held(unix.CAP_NET_ADMIN), "rules of any kind"},
-		{"CAP_NET_RAW", held(unix.CAP_NET_RAW), "iptables-legacy"},
-		{"CAP_SYS_ADMIN", held(unix.CAP_SYS_ADMIN), "entering another network namespace, and trying iptables without writing"},
+		{"CAP_NET_ADMIN", held(capability.CAP_NET_ADMIN), "rules of any kind"},
+		{"CAP_NET_RAW", held(capability.CAP_NET_RAW), "iptables-legacy"},
+		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN), "entering another network namespace, and trying iptables without writing"},
 	}
 }
 

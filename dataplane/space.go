@@ -72,7 +72,7 @@ func (s *space) close() (err error) {
 		err = s.sock.Close()
 	}
 	if s.routes != nil {
-		err = errors.Join(err, s.routes.Close())
+		s.routes.Close()
 	}
 	return err
 }
