@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -32,6 +33,8 @@ type Report struct {
 	Present []Backend `json:"present"`
 	// Backends is what each can do.
 	Backends []Diagnosis `json:"backends"`
+	// Others are others' rules in the chains of iptables where rules of ours stand, or would.
+	Others Others `json:"others"`
 	// Choice is the backend that Apply takes for the configuration. Its
 	// Backend is empty if there is none. Error says why, or why the one chosen
 	// could not be tried.
@@ -53,7 +56,9 @@ type Privilege struct {
 type Diagnosis struct {
 	// Finding is about the configuration as a whole.
 	Finding
-	Capabilities []Capability `json:"capabilities"`
+	// Programs are those that it runs.
+	Programs     []iptables.Program `json:"programs,omitempty"`
+	Capabilities []Capability       `json:"capabilities"`
 }
 
 // Capability is one thing that rules need of a backend.
@@ -95,7 +100,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		found := map[Backend]Finding{}
 		for _, b := range backends() {
 			found[b.name] = s.space.probe(ctx, b.name, rs)
-			d := Diagnosis{Finding: found[b.name], Capabilities: s.space.capabilities(ctx, b, rs)}
+			d := Diagnosis{Finding: found[b.name], Programs: s.space.programs(ctx, b.variant),
+				Capabilities: s.space.capabilities(ctx, b, rs)}
 			r.Backends = append(r.Backends, d)
 		}
 		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
@@ -104,7 +110,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
 			r.Error = f.Reason
 		}
-		return nil
+		r.Others, err = s.space.others(ctx)
+		return err
 	})
 	r.Modules = append(r.Modules, modules(r)...)
 	return r, err
