@@ -125,6 +125,9 @@ func TestRun(t *testing.T) {
 		t.Errorf("it printed %q, want %q\n%s", r.out, want, r.errors)
 	}
 	left(t, cache)
+	cmd = exec.Command("./run", "bash", "-c", `kill -INT $$; echo "it ignores SIGINT"`)
+	cmd.Env = append(os.Environ(), "FRESH_CACHE="+cache, "FRESH_SUITE=small")
+	run(t, cmd).want(t, "a command that is interrupted", 130)
 }
 
 // left checks that nothing of a machine is left: no mount, no file.
