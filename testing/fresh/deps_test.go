@@ -27,7 +27,7 @@ func newBare(t *testing.T) bare {
 	netlab.RequireProgram(t, "unshare")
 	b := bare{t, t.TempDir()}
 	must(t, os.Chmod(filepath.Dir(b.dir), 0o755), os.Mkdir(b.dir+"/bin", 0o755), os.Mkdir(b.dir+"/netlab", 0o755))
-	for _, name := range []string{"cat", "chmod", "cp", "dirname", "grep", "id", "ls", "mktemp", "mount", "paste", "rm", "sh", "sort"} {
+	for name := range strings.FieldsSeq("cat chmod cp dirname grep id ls mktemp mount paste rm sh sort") {
 		path, err := exec.LookPath(name)
 		must(t, err, os.Symlink(path, filepath.Join(b.dir, "bin", name)))
 	}
@@ -64,7 +64,8 @@ const policy = "/usr/sbin/policy-rc.d"
 // the reason; and it is a failure where every test must run.
 func TestDepsNames(t *testing.T) {
 	b := newBare(t)
-	all := "containerd containernetworking-plugins dnsmasq-base haproxy iproute2 iptables libc-bin nftables runc util-linux"
+	all := "containerd containernetworking-plugins dnsmasq-base haproxy iproute2 iptables libc-bin nftables runc " +
+		"util-linux"
 	if _, err := os.Stat("/usr/lib/cni/bridge"); err == nil {
 		all = strings.Replace(all, "containernetworking-plugins ", "", 1)
 	}
@@ -81,7 +82,8 @@ func TestDepsNames(t *testing.T) {
 	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").want(t, "apt-get fails, where it is needed", 1)
 
 	b.aptGet(`:`)
-	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").want(t, "packages that bring nothing", 1, "not installed: "+all, "apt-get succeeded")
+	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").
+		want(t, "packages that bring nothing", 1, "not installed: "+all, "apt-get succeeded")
 
 	cmd := exec.Command(b.dir+"/deps", "test")
 	cmd.Env = []string{"PATH=" + b.dir + "/bin"}

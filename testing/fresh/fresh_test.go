@@ -181,8 +181,8 @@ func TestBase(t *testing.T) {
 	whole, programs := small(t), t.TempDir()
 	command := func(cache string) *exec.Cmd {
 		cmd := exec.Command("./run", "bash", "-c", "echo it runs")
-		cmd.Env = append(os.Environ(), "FRESH_CACHE="+cache, "FRESH_SUITE=small", "FRESH_MIRROR=http://192.0.2.1/debian",
-			"PATH="+programs+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"),
+			"FRESH_CACHE="+cache, "FRESH_SUITE=small", "FRESH_MIRROR=http://192.0.2.1/debian")
 		return cmd
 	}
 	_, cache := machine(t)
