@@ -165,6 +165,7 @@ func withIPTables(t *testing.T, root string) {
 	t.Helper()
 	const program = "xtables-legacy-multi"
 	netlab.RequireProgram(t, program)
+	netlab.RequireProgram(t, "ldd")
 	path, err := exec.LookPath(program)
 	if err != nil {
 		t.Fatal(err)
