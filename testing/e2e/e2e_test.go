@@ -56,9 +56,7 @@ func TestOutbound(t *testing.T) {
 // know it asks of the cluster's name server, and its own question gets there.
 func TestDNS(t *testing.T) {
 	t.Parallel()
-	config := intercept.Default()
-	config.DNS.Mode = intercept.DNSAll
-	lab := newPod(t, config)
+	lab := newPod(t, shownConfig(t, withEnvoy))
 	dnsmasq := startDNSMasq(t, lab)
 
 	for network, typ := range map[string]int{"udp": unix.SOCK_DGRAM, "tcp": unix.SOCK_STREAM} {

@@ -3,7 +3,10 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,9 +14,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/settings"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/testing/program"
 	"github.com/mesh-intercept/intercept/testing/quickstart"
@@ -96,6 +104,86 @@ func TestQuickstart(t *testing.T) {
 			t.Errorf("%s: the page shows (-), and it printed (+):\n%s", c.Line, diff)
 		}
 	}
+}
+
+// TestQuickstartConfig: with the page's mesh.yaml HAProxy and dnsmasq serve
+// IPv4, IPv6 is refused, and the port excluded goes past HAProxy. Interception
+// works, as verify has it.
+func TestQuickstartConfig(t *testing.T) {
+	t.Parallel()
+	config := shownConfig(t, withHAProxy)
+	lab := newPod(t, config)
+	haproxy := startHAProxy(t, lab)
+	startDNSMasq(t, lab)
+	throughProxy(t, lab, haproxy)
+	if got, own := call(t, lab, service); got.Role != netlab.RoleApp || got.Client == own {
+		t.Errorf("%s: %s", service, got)
+	}
+
+	database, lookup := outside, outside
+	database.Dst = netip.MustParseAddrPort("203.0.113.7:5432")
+	lookup.Protocol, lookup.Dst = intercept.UDP, netip.MustParseAddrPort("10.96.0.10:53")
+	if got, own := call(t, lab, database); got.Role != netlab.RolePeer || got.Client != own {
+		t.Errorf("%s: %s, while the caller's own address is %s", database, got, own)
+	}
+	lookup6 := lookup
+	lookup6.Dst = netip.MustParseAddrPort("[fd00:96::a]:53")
+	for _, f := range []netlab.Flow{outside6, lookup6} {
+		if got, err := lab.Send(f); err != nil || got.Fate.Action != intercept.Rejected {
+			t.Errorf("%s: %s, %v", f, got, err)
+		}
+	}
+	verdicts, err := dataplane.Pod{NetNS: lab.Pod.Path()}.Verify(t.Context(), config)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, v := range verdicts {
+		if !v.OK {
+			t.Errorf("%s: %s", v.What, v.Found)
+		}
+	}
+}
+
+// TestOneSocketForBothFamilies: why HAProxy binds 0.0.0.0 on the page. On a
+// socket of both families it does not learn the original destination.
+func TestOneSocketForBothFamilies(t *testing.T) {
+	t.Parallel()
+	lab := newPod(t, shownConfig(t, withHAProxy))
+	config := strings.Replace(quickstart.Read(t, page).File(t, "haproxy.cfg"), "bind 0.0.0.0:15001", "bind :::15001 v4v6", 1)
+	startHAProxyWith(t, lab, config)
+	conn, err := dial(lab, unix.SOCK_STREAM, outside.Dst, app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	if n, err := conn.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("read %d bytes, %v; HAProxy should have refused to call itself", n, err)
+	}
+}
+
+// proxy is one for which the page has a variant of mesh.yaml.
+type proxy string
+
+const (
+	withHAProxy proxy = "HAProxy"
+	withEnvoy   proxy = "Envoy"
+)
+
+// shownConfig is what the page's mesh.yaml says for a proxy.
+func shownConfig(t *testing.T, p proxy) intercept.Config {
+	t.Helper()
+	config, err := settings.Load([]byte(quickstart.Read(t, page).File(t, "mesh.yaml")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.Families != intercept.FamiliesIPv4 || config.OtherFamily != intercept.TreatmentReject {
+		t.Errorf("mesh.yaml: families %s, otherFamily %s", config.Families, config.OtherFamily)
+	}
+	if p == withEnvoy {
+		config.Families, config.OtherFamily = intercept.Default().Families, intercept.Default().OtherFamily
+	}
+	return config
 }
 
 // mark stands in the output before the number of each command.

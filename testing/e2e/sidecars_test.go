@@ -28,8 +28,13 @@ import (
 // startHAProxy starts HAProxy in the lab's pod.
 func startHAProxy(t *testing.T, lab *netlab.Lab) *sidecar {
 	t.Helper()
+	return startHAProxyWith(t, lab, quickstart.Read(t, page).File(t, "haproxy.cfg"))
+}
+
+func startHAProxyWith(t *testing.T, lab *netlab.Lab, config string) *sidecar {
+	t.Helper()
 	cmd := exec.Command("haproxy", "-db", "-f", "/dev/stdin")
-	cmd.Stdin = shown(t, "haproxy.cfg")
+	cmd.Stdin = opened(t, config)
 	return start(t, lab, cmd, "127.0.0.1:15001", "127.0.0.1:15006")
 }
 
@@ -39,16 +44,16 @@ func startDNSMasq(t *testing.T, lab *netlab.Lab) *sidecar {
 	t.Helper()
 	cmd := exec.Command("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/stdin",
 		"--no-resolv", "--server=10.96.0.10") // as the pod's resolv.conf would say
-	cmd.Stdin = shown(t, "dnsmasq.conf")
+	cmd.Stdin = opened(t, quickstart.Read(t, page).File(t, "dnsmasq.conf"))
 	return start(t, lab, cmd, "127.0.0.1:15053", "[::1]:15053")
 }
 
-// shown opens a file that docs/quickstart.md shows. By its path the proxy's
-// user may not enter the directory.
-func shown(t *testing.T, name string) *os.File {
+// opened returns a file with the text. By its path the proxy's user may not
+// enter the directory.
+func opened(t *testing.T, text string) *os.File {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(quickstart.Read(t, page).File(t, name)), 0o644); err != nil {
+	path := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(path)
