@@ -60,7 +60,7 @@ func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs
 	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
 		listed[p] = sync.OnceValues(func() ([]sockets.Socket, error) { return sockets.List(p) })
 	}
-	for _, l := range listeners(c, rs.Families) {
+	for _, l := range listeners(c, captured(c, rs.Families)) {
 		verdicts = append(verdicts, l.judge(listed[l.protocol], c.Proxy))
 	}
 	for _, f := range rs.Families {
@@ -84,6 +84,15 @@ type listener struct {
 	addr     netip.Addr // one that it has to be reachable at
 	port     uint16
 	isProxy  bool // it has to belong to the proxy
+}
+
+// captured returns the families whose connections go to the proxy. The one that
+// c leaves out has rules, too, if it is rejected.
+func captured(c intercept.Config, families []ruleset.Family) []ruleset.Family {
+	return slices.DeleteFunc(slices.Clone(families), func(f ruleset.Family) bool {
+		return c.Families == intercept.FamiliesIPv4 && f == ruleset.IPv6 ||
+			c.Families == intercept.FamiliesIPv6 && f == ruleset.IPv4
+	})
 }
 
 // listeners returns the sockets that c needs.

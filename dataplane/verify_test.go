@@ -134,3 +134,38 @@ func TestVerifyWithoutSockDiag(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyOneFamily: where the other family is rejected nobody has to listen
+// for it.
+func TestVerifyOneFamily(t *testing.T) {
+	for families, other := range map[intercept.Families]string{
+		intercept.FamiliesIPv4: "IPv6",
+		intercept.FamiliesIPv6: "IPv4",
+	} {
+		t.Run(string(families), func(t *testing.T) {
+			lab := netlab.NewT(t, netlab.Options{})
+			pod := Pod{NetNS: lab.Pod.Path()}
+			c := intercept.Default()
+			c.DNS.Mode = intercept.DNSAll
+			c.Families, c.OtherFamily = families, intercept.TreatmentReject
+			if _, err := pod.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+				t.Fatal(err)
+			}
+			verdicts, err := pod.Verify(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(verdicts) != 1+(1+1+2)+1 {
+				t.Errorf("%d verdicts", len(verdicts))
+			}
+			for _, v := range verdicts {
+				if !v.OK || strings.Contains(v.What, other) {
+					t.Errorf("%+v", v)
+				}
+			}
+		})
+	}
+}
