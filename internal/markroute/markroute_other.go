@@ -11,7 +11,7 @@ type Conn struct{}
 func Open() (*Conn, error) { return nil, ruleset.ErrNeedsLinux }
 
 // Close does nothing.
-func (*Conn) Close() error { return nil }
+func (*Conn) Close() {}
 
 // Add fails with [ruleset.ErrNeedsLinux].
 func (*Conn) Add([]ruleset.MarkRoute, []ruleset.Family) (added bool, undo func() error, err error) {
