@@ -147,10 +147,18 @@ type Error struct {
 	Field string
 	// Unknown is whether nobody knows the field.
 	Unknown bool
-	Err     error
+	// Line is the field's in the entry. Zero: the entry is on one line.
+	Line int
+	Err  error
 }
 
-func (e *Error) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *Error) Error() string {
+	s := e.Field + ": " + e.Err.Error()
+	if e.Line > 0 {
+		s += fmt.Sprintf(" (line %d)", e.Line)
+	}
+	return s
+}
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -171,7 +179,11 @@ func Read(members []strict.Member) (Conf, error) {
 	var errs strict.Errors
 	fail := func(m strict.Member, err error) {
 		for _, e := range strict.Flatten(err) {
-			errs.Add(&Error{Field: m.Name, Err: e})
+			line := m.Line
+			if _, inside := errors.AsType[*intercept.FieldError](e); inside {
+				line = 0 // it has one of its own
+			}
+			errs.Add(&Error{Field: m.Name, Line: line, Err: e})
 		}
 	}
 	known := append(Fields(), capabilities())
@@ -180,7 +192,7 @@ func Read(members []strict.Member) (Conf, error) {
 		i := slices.IndexFunc(known, func(f Field) bool { return f.Name == m.Name })
 		switch {
 		case i >= 0 && seen[m.Name]:
-			fail(m, fmt.Errorf("it is there twice, again on line %d", m.Line))
+			fail(m, errors.New("it is there twice"))
 		case i >= 0:
 			seen[m.Name] = true
 			n, err := m.Node()
@@ -203,7 +215,7 @@ func unknown(m strict.Member) *Error {
 	for _, f := range Fields() {
 		names = append(names, f.Name)
 	}
-	return &Error{m.Name, true, fmt.Errorf("unknown field, with the value %s; %s", strict.Clip(string(m.Raw)),
+	return &Error{m.Name, true, m.Line, fmt.Errorf("unknown field, with the value %s; %s", strict.Clip(string(m.Raw)),
 		strict.Hint(m.Name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))}
 }
 
