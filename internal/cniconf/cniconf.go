@@ -91,7 +91,7 @@ type Field struct {
 // Fields is the one table of the entry's fields that are ours.
 func Fields() []Field {
 	return []Field{
-		{"backend", "auto|nft|iptables|iptables-nft|iptables-legacy", `"auto"`,
+		{"backend", forms(dataplane.Backends()), `"auto"`,
 			"how rules get into the kernel, as mesh-init's --backend",
 			setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
 		{"failurePolicy", "fail|allow", `"fail"`,
@@ -130,6 +130,15 @@ func Fields() []Field {
 		{"logMaxSize", "NUMBER", "10485760", "bytes at which the log is renamed to PATH.1, in place of the one before",
 			func(c *Conf, n strict.Node) error { return setSize(&c.LogMaxSize, n) }},
 	}
+}
+
+// forms shows what can be chosen from.
+func forms(all []dataplane.Backend) string {
+	names := make([]string, len(all))
+	for i, b := range all {
+		names[i] = string(b)
+	}
+	return strings.Join(names, "|")
 }
 
 // standard reports whether a field is the CNI specification's, or one that
