@@ -77,12 +77,14 @@ func backends() []backend {
 			}
 			return all
 		}),
-		ofIPTables(BackendIPTablesLegacy, iptables.Legacy, (*space).iptablesLegacyHolds, func(n need) []string { return n.iptables }),
+		ofIPTables(BackendIPTablesLegacy, iptables.Legacy, (*space).iptablesLegacyHolds,
+			func(n need) []string { return n.iptables }),
 	}
 }
 
 // ofIPTables returns the row of a variant of iptables.
-func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error), modules func(need) []string) backend {
+func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error),
+	modules func(need) []string) backend {
 	return backend{
 		name: name, group: BackendIPTables, variant: v, praise: string(name) + " works here",
 		open: func(s *space) (writer, error) { return s.iptables(v) }, holds: holds,

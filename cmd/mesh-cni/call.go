@@ -55,7 +55,8 @@ func commands() []command {
 func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = types.NewError(types.ErrInternal, fmt.Sprintf("mesh-cni has a bug, and panicked: %v", r), string(debug.Stack()))
+			err = types.NewError(types.ErrInternal, fmt.Sprintf("mesh-cni has a bug, and panicked: %v", r),
+				string(debug.Stack()))
 		}
 	}()
 	switch c.command {

@@ -21,8 +21,9 @@ func TestPodUID(t *testing.T) {
 	for cgroup, want := range map[string]string{
 		"0::/kubepods/besteffort/pod" + uid + "/3f2a\n": uid,
 		"0::/kubepods/pod" + uid + "\n":                 uid,
-		"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + under + ".slice/cri-containerd-3f2a.scope\n": uid,
-		"0::/kubepods.slice/kubepods-pod" + under + ".slice/crio-3f2a.scope/container\n":                                    uid,
+		"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + under +
+			".slice/cri-containerd-3f2a.scope\n": uid,
+		"0::/kubepods.slice/kubepods-pod" + under + ".slice/crio-3f2a.scope/container\n":         uid,
 		"0::/../../pod" + uid + "/3f2a\n":                                                        uid,
 		"0::/../cri-containerd-3f2a.scope\n":                                                     "",
 		"12:pids:/kubepods/burstable/pod" + uid + "/3f2a\n1:name=systemd:/x\n":                   uid,
@@ -180,7 +181,8 @@ func TestProc(t *testing.T) {
 // cgroupRoot is a hierarchy in which cgroups can be made: of version 2, or of
 // version 1 any.
 func cgroupRoot() (string, error) {
-	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/freezer"} {
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified",
+		"/sys/fs/cgroup/systemd", "/sys/fs/cgroup/freezer"} {
 		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
 			return dir, nil
 		}
