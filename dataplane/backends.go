@@ -180,7 +180,7 @@ type Choice struct {
 }
 
 // choose picks the first backend that is not proven to be unable. It asks the probe about no more of them than it has
-// to. What was asked for by name is taken or refused: nothing else is put in its place.
+// to. A backend given by name is taken or refused, and never replaced by another.
 func choose(want Backend, probe func(Backend) Finding) (Choice, error) {
 	all, err := candidates(want)
 	if err != nil {

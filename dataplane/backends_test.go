@@ -37,7 +37,7 @@ func TestChoose(t *testing.T) {
 		{BackendIPTables, found{BackendIPTablesNFT: ok}, BackendIPTablesNFT, "iptables-nft works here", 1},
 		{BackendIPTables, found{BackendIPTablesNFT: no, BackendIPTablesLegacy: ok}, BackendIPTablesLegacy,
 			"after iptables-nft", 2},
-		// What is asked for by name is never replaced.
+		// A backend given by name is never replaced.
 		{BackendNFT, found{BackendNFT: no, BackendIPTablesNFT: ok}, "", "backend nft: the kernel lacks support for nft", 1},
 		{BackendIPTablesNFT, found{BackendIPTablesNFT: no, BackendNFT: ok}, "", "backend iptables-nft", 1},
 		{BackendIPTablesLegacy, found{BackendIPTablesLegacy: unknown}, BackendIPTablesLegacy, "asked for", 1},

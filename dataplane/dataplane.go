@@ -1,8 +1,8 @@
 // Package dataplane applies configurations to network namespaces: it chooses a backend and says why, enters the
 // namespace, and refuses the host's.
 //
-// [Open] enters a namespace once; the [Session] it returns does there all that is asked. A [Pod] has the same methods
-// for those who ask one thing only.
+// [Open] enters a namespace once; the [Session] that it returns does everything there. A [Pod] has the same methods,
+// for a single call.
 //
 // On other systems than Linux no session can be opened: the error is [ruleset.ErrNeedsLinux].
 package dataplane

@@ -15,7 +15,7 @@ import (
 // versions are those of the CNI specification that are spoken.
 func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
-// call is what the runtime says of one call in the environment
+// call is what the runtime says about one call in the environment
 // (https://www.cni.dev/docs/spec/#parameters).
 type call struct {
 	command                                string

@@ -36,7 +36,7 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 
 // dump asks for the sockets of a family. The library's SocketDiagTCP and its
 // siblings list those of every state, with every connection's statistics, and
-// drop what is said of IPV6_V6ONLY.
+// drop what the kernel says about IPV6_V6ONLY.
 func dump(p ruleset.Protocol, family uint8) ([][]byte, error) {
 	const listening, closed = 10, 7 // TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
 	protocol, state := uint8(unix.IPPROTO_TCP), listening

@@ -227,7 +227,7 @@ func TestErrors(t *testing.T) {
 		{"no such namespace", call{netns: "/proc/1/ns/gone"}, 8,
 			[]string{"/proc/1/ns/gone: not a network namespace: there is no such file"}},
 		{"not a namespace", call{netns: file}, 8, []string{file}},
-		{"nobody knows the annotations", call{annotations: nil, entry: entry("runtimeConfig", "-")}, 11,
+		{"the annotations are unknown", call{annotations: nil, entry: entry("runtimeConfig", "-")}, 11,
 			[]string{"there is no agentSocket", "declare the capability"}},
 		{"a bad annotation", call{annotations: with("intercept.mesh/outbound-exclude-ports", "80-70")}, 100,
 			[]string{`pod default/web: annotation intercept.mesh/outbound-exclude-ports: port range "80-70"`}},
@@ -487,7 +487,7 @@ func TestOtherCommands(t *testing.T) {
 	}
 }
 
-// TestAgent: what the agent says of a pod, where the runtime says nothing.
+// TestAgent: what the agent says about a pod, where the runtime says nothing.
 func TestAgent(t *testing.T) {
 	records := make(chan cniwire.Record, 100)
 	release := make(chan struct{})

@@ -128,7 +128,7 @@ func TestTransparentInbound(t *testing.T) {
 	}
 }
 
-// proxyProtocolApp is an app that is told by a proxy who calls whom: in its
+// proxyProtocolApp is an app to which a proxy says who calls whom: in its
 // answer, Client and Original are what the proxy says.
 func proxyProtocolApp(t *testing.T, lab *netlab.Lab, at netip.AddrPort) {
 	t.Helper()

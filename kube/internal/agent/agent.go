@@ -91,13 +91,13 @@ type Agent struct {
 	keeper  *keeper.Keeper
 	changed chan struct{} // a pod has
 
-	told map[string]told // by pod UID, what was last said of it
+	told map[string]told // by pod UID, what was last said about it
 
 	mu     sync.Mutex
 	probed error // of the last probe
 }
 
-// told is the last thing that was said of a pod, so that it is said once.
+// told is the last thing that was said about a pod, so that it is said once.
 type told struct {
 	state  repair.State
 	result repair.Result

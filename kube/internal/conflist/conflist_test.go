@@ -199,19 +199,26 @@ func must[T any](v T, err error) T {
 func TestLayout(t *testing.T) {
 	e := ours()
 	e.JSON = []byte(`{"type":"mesh-cni","a":[1]}`)
-	for in, want := range map[string]string{
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"}]}`: `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t}\n]}": "{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t},\n\t{\n\t  \"type\": " +
-			"\"mesh-cni\",\n\t  \"a\": [\n\t    1\n\t  ]\n\t}\n]}",
-		`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}, {"type":"x"}]}`:                        `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"},{"type":"mesh-cni"},   {"type":"x"} ]}`: `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]} ]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[2]},{"type":"y"}]}`:    `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"y"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"}]}`:                        `{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`:            `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`,
+	for _, tt := range []struct{ in, want string }{
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t}\n]}",
+			"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t},\n\t{\n\t  \"type\": " +
+				"\"mesh-cni\",\n\t  \"a\": [\n\t    1\n\t  ]\n\t}\n]}"},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}, {"type":"x"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"},{"type":"mesh-cni"},   {"type":"x"} ]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]} ]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[2]},{"type":"y"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"y"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"}]}`,
+			`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`},
 	} {
-		got, err := Insert([]byte(in), e)
-		if err != nil || string(got) != want {
-			t.Errorf("%s\ngot  %s, %v\nwant %s", in, got, err, want)
+		got, err := Insert([]byte(tt.in), e)
+		if err != nil || string(got) != tt.want {
+			t.Errorf("%s\ngot  %s, %v\nwant %s", tt.in, got, err, tt.want)
 		}
 	}
 }

@@ -287,7 +287,7 @@ func TestCluster(t *testing.T) {
 	}
 	c.rollout()
 
-	// Without an API server pods start as ever: static ones, say.
+	// Without an API server pods start as usual: static ones, for example.
 	c.kill("kube-apiserver")
 	c.write("static/static.yaml", pod("static", "", meshed...))
 	c.Await("a static pod without an API server", func() bool {

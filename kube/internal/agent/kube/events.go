@@ -15,7 +15,7 @@ import (
 // Controller is the name under which the agent writes events.
 const Controller = "intercept.mesh/mesh-cni-agent"
 
-// Event is something that happened to a pod, for who asks kubectl about it.
+// Event is something that happened to a pod, as kubectl describe shows it.
 type Event struct {
 	Pod     Pod
 	Warning bool

@@ -21,7 +21,7 @@ import (
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
-// nameserver is what the probe's pod would have (RFC 5737: nobody's).
+// nameserver is what the probe's pod would have (RFC 5737: an address that nobody has).
 const nameserver = "192.0.2.53"
 
 // Add runs an ADD of the plugin at a path, with an entry of a list, and

@@ -131,8 +131,8 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 	return findings, err
 }
 
-// named says of errors about a pod's namespace what they are about: the path by
-// which it is open is another each time, and says nothing to who reads it.
+// named makes errors about a pod's namespace name the pod: the path by which it is
+// open differs each time, and tells a reader nothing.
 func named(err error, s Sandbox) error {
 	if err == nil || !strings.Contains(err.Error(), s.NetNS()) {
 		return err
