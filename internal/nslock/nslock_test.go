@@ -171,6 +171,12 @@ func TestChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	self, other := fmt.Sprint(os.Getpid()), fmt.Sprint(child.Process.Pid)
+	for _, both := range [][]string{{self, other}, {other, self}} {
+		if got := first(both); got != self {
+			t.Errorf("of %v, %s is named, want this process", both, got)
+		}
+	}
 	err = n.Do(func() error { _, err := acquire(20 * time.Millisecond); return err })
 	if holder := fmt.Sprintf("by process %d (cat)", child.Process.Pid); err == nil || !strings.HasSuffix(err.Error(), holder) {
 		t.Errorf("%v, want %q", err, holder)
