@@ -63,7 +63,7 @@ func aloneEach(t *testing.T, f func(*testing.T, Variant)) {
 }
 
 // wrap puts a script in front of a program of the variant. REAL stands for the
-// program, and $n is the how manieth call it is.
+// program, and $n counts its calls, from 1.
 func wrap(t *testing.T, program, script string) {
 	t.Helper()
 	real, err := exec.LookPath(program)
