@@ -254,7 +254,8 @@ func (m *machine) trace(p ruleset.Packet) (ruleset.Trace, error) {
 	}
 	r := run{machine: m, p: p}
 	type stop struct{ table, chain string }
-	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}, {"filter", "INPUT"}, {"filter", "FORWARD"}}
+	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}, {"filter", "INPUT"},
+		{"filter", "FORWARD"}}
 	if p.Hook == ruleset.Output {
 		way = []stop{{"raw", "OUTPUT"}, {"mangle", "OUTPUT"}, {"nat", "OUTPUT"}, {"filter", "OUTPUT"}}
 		if p.Interface == "lo" {
@@ -349,7 +350,8 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, ruleset.Fate{Action: ruleset.Dropped})
 		return stops, true, nil
 	case "REJECT":
-		if reset := options["--reject-with"] == "tcp-reset"; reset && (!strings.Contains(rule.text, "-p tcp ") || strings.Contains(rule.text, "! -p tcp ")) {
+		if reset := options["--reject-with"] == "tcp-reset"; reset &&
+			(!strings.Contains(rule.text, "-p tcp ") || strings.Contains(rule.text, "! -p tcp ")) {
 			return 0, false, errors.New("a reset of what may not be TCP")
 		}
 		r.decide(rule, ruleset.Fate{Action: ruleset.Rejected})
@@ -685,7 +687,9 @@ func textOf(t *testing.T, rs ruleset.Ruleset, d Dialect, f ruleset.Family) strin
 // that the two meet.
 var (
 	worldPorts    = []uint16{1, 22, 53, 80, 81, 82, 85, 90, 443, 1000, 1500, 8080, 8081, 9000, 15008, 40000, 65534, 65535}
-	worldPrefixes = mustCIDRs("10.0.0.0/8,10.96.0.0/12,10.96.0.10,192.0.2.0/24,192.0.2.128/25,203.0.113.10,127.0.0.0/8,127.0.0.1,0.0.0.0/1,128.0.0.0/1,224.0.0.0/3,10.244.0.5,172.16.0.0/12," +
+	worldPrefixes = mustCIDRs("10.0.0.0/8,10.96.0.0/12,10.96.0.10,192.0.2.0/24,192.0.2.128/25,203.0.113.10," +
+		"127.0.0.0/8,127.0.0.1," +
+		"0.0.0.0/1,128.0.0.0/1,224.0.0.0/3,10.244.0.5,172.16.0.0/12," +
 		"fd00::/8,fd00:96::/32,2001:db8::/32,2001:db8::10,2001:db8:0:1::/64,8000::/1,::/1,::1,fd00:244::5,2001:db8:7::7")
 	worldIDs        = []uint32{0, 1, 5, 1000, 1001, 1500, 1337, 1338, 2000, 65534, 4294967294}
 	worldInterfaces = []string{"lo", "eth0", "net1", "eth*", "n*"}
@@ -759,7 +763,8 @@ func someMatches(r *rand.Rand, longest int) (match []ruleset.Match, proto rulese
 		}
 		match = append(match, m)
 	}
-	protos := []ruleset.Proto{{ruleset.TCP}, {ruleset.UDP}, {ruleset.TCP, ruleset.UDP}, {ruleset.ICMP, ruleset.ICMPv6}, {ruleset.UDP, ruleset.UDP, ruleset.ICMP}}
+	protos := []ruleset.Proto{{ruleset.TCP}, {ruleset.UDP}, {ruleset.TCP, ruleset.UDP}, {ruleset.ICMP, ruleset.ICMPv6},
+		{ruleset.UDP, ruleset.UDP, ruleset.ICMP}}
 	switch r.IntN(8) {
 	case 0:
 	case 1:
@@ -776,7 +781,8 @@ func someMatches(r *rand.Rand, longest int) (match []ruleset.Match, proto rulese
 			add(ruleset.SrcPort(somePorts(r, longest)), true)
 		}
 		if len(proto) == 1 && proto[0] == ruleset.TCP && one(r, 4) {
-			add(pick(r, []ruleset.TCPFlags{ruleset.Opens(), {Mask: ruleset.RST, Value: ruleset.RST}, {Mask: ruleset.PSH | ruleset.ACK}}), true)
+			add(pick(r, []ruleset.TCPFlags{ruleset.Opens(), {Mask: ruleset.RST, Value: ruleset.RST},
+				{Mask: ruleset.PSH | ruleset.ACK}}), true)
 		}
 	}
 	if one(r, 3) {
@@ -838,7 +844,8 @@ func randomRuleset(r *rand.Rand, longest int) ruleset.Ruleset {
 				rule := ruleset.Rule{ID: ruleset.RuleID("O" + strconv.Itoa(line)), Reason: `rule "` + c.Name + `"`, Match: match}
 				rule.Target = someTarget(r, base, proto, zones, next)
 				if to, is := rule.Target.(ruleset.DNAT); is {
-					rule.Match = slices.DeleteFunc(rule.Match, func(m ruleset.Match) bool { return strings.Contains(m.String(), "IPv") })
+					rule.Match = slices.DeleteFunc(rule.Match,
+						func(m ruleset.Match) bool { return strings.Contains(m.String(), "IPv") })
 					rule.Match = append(rule.Match, ruleset.IsFamily(ruleset.FamilyOf(to.To.Addr())))
 				}
 				c.Rules = append(c.Rules, rule)
@@ -867,12 +874,15 @@ func someTarget(r *rand.Rand, base ruleset.Chain, proto ruleset.Proto, zones boo
 		targets = append(targets, ruleset.Jump{Chain: pick(r, next)}, ruleset.Jump{Chain: pick(r, next)})
 	}
 	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
-	targets = append(targets, ruleset.Accept{}, ruleset.SetMark{Value: pick(r, worldMarks), Mask: mask}, ruleset.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
+	targets = append(targets, ruleset.Accept{}, ruleset.SetMark{Value: pick(r, worldMarks), Mask: mask},
+		ruleset.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
 	hasPorts := len(proto) == 1
 	switch {
 	case base.Type == ruleset.NATChain && hasPorts:
-		targets = append(targets, ruleset.Redirect{Ports: ruleset.Port(15001)}, ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}},
-			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}, ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})
+		targets = append(targets, ruleset.Redirect{Ports: ruleset.Port(15001)},
+			ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}},
+			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")},
+			ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})
 	case base.Type != ruleset.NATChain:
 		targets = append(targets, ruleset.Drop{})
 	}
@@ -894,7 +904,8 @@ func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 		p.Owner = nil
 	}
 	if one(r, 6) {
-		p.Flags = pick(r, []uint8{ruleset.SYN | ruleset.ACK, ruleset.ACK, ruleset.RST, ruleset.FIN | ruleset.ACK | ruleset.PSH})
+		p.Flags = pick(r, []uint8{ruleset.SYN | ruleset.ACK, ruleset.ACK, ruleset.RST,
+			ruleset.FIN | ruleset.ACK | ruleset.PSH})
 	}
 	if one(r, 6) {
 		p.State = pick(r, []ruleset.CTState{ruleset.CTEstablished, ruleset.CTInvalid, ruleset.CTRelated})

@@ -102,7 +102,8 @@ func TestCountersByPlace(t *testing.T) {
 // TestDialectsCountAlike: in both dialects a configuration has the same counters, but for what has counted.
 func TestDialectsCountAlike(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, withDNS()), random(t, 1), random(t, 4)} {
+		for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, withDNS()),
+			random(t, 1), random(t, 4)} {
 			if _, err := Render(rs, Options{Dialect: Minimal}); err != nil {
 				continue
 			}
@@ -180,10 +181,13 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 		for _, d := range []Dialect{Standard, Minimal} {
 			s := newSite(t, Options{Variant: v, Dialect: d})
 			rs := ruleset.Ruleset{Families: families(), Chains: []ruleset.Chain{
-				{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: []ruleset.Rule{
-					{ID: "O1", Reason: "fine", Match: []ruleset.Match{ruleset.Proto{ruleset.TCP, ruleset.UDP}}, Target: ruleset.Return{}},
-					{ID: "O2.long", Reason: "culprit", Match: []ruleset.Match{ruleset.OutInterface("longer-than-fifteen")}, Target: ruleset.Return{}},
-				}}}}
+				{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain,
+					Rules: []ruleset.Rule{
+						{ID: "O1", Reason: "fine", Match: []ruleset.Match{ruleset.Proto{ruleset.TCP, ruleset.UDP}},
+							Target: ruleset.Return{}},
+						{ID: "O2.long", Reason: "culprit", Match: []ruleset.Match{ruleset.OutInterface("longer-than-fifteen")},
+							Target: ruleset.Return{}},
+					}}}}
 			_, err := s.apply(rs)
 			var rule *ruleset.RuleError
 			if !errors.As(err, &rule) || rule.Chain != "output" || rule.Rule != "O2.long" {
@@ -202,9 +206,11 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 func TestRuleAt(t *testing.T) {
 	p := program{tables: []table{
 		{name: "raw", chains: []chain{{name: "MESH_A", rules: []rule{{id: "O1"}}}}},
-		{name: "nat", chains: []chain{{name: "MESH_A", rules: []rule{{id: "O2"}, {}, {id: "O3"}}}, {name: "MESH_A_1", rules: []rule{{id: "O4"}}}}},
+		{name: "nat", chains: []chain{{name: "MESH_A", rules: []rule{{id: "O2"}, {}, {id: "O3"}}},
+			{name: "MESH_A_1", rules: []rule{{id: "O4"}}}}},
 	}}
-	input := "*raw\n-A MESH_A x\nCOMMIT\n*nat\n:MESH_A - [0:0]\n-A MESH_A x\n-A MESH_A y\n-A MESH_A z\n-A MESH_A_1 x\n-A OUTPUT -j MESH_A\nCOMMIT\n"
+	input := "*raw\n-A MESH_A x\nCOMMIT\n*nat\n:MESH_A - [0:0]\n-A MESH_A x\n-A MESH_A y\n" +
+		"-A MESH_A z\n-A MESH_A_1 x\n-A OUTPUT -j MESH_A\nCOMMIT\n"
 	want := map[int]ruleset.RuleID{2: "O1", 6: "O2", 8: "O3", 9: "O4"}
 	for line := range 14 {
 		chain, r, ok := p.ruleAt(input, line)

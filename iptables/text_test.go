@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,7 +93,8 @@ func TestPortsInChunks(t *testing.T) {
 	} {
 		rules := outputRules(t, Standard, tcp, ruleset.DstPort(list(tt.singles, tt.ranges)))
 		if len(rules) != tt.want {
-			t.Errorf("%d ports and %d ranges are %d rules, want %d:\n%s", tt.singles, tt.ranges, len(rules), tt.want, strings.Join(rules, "\n"))
+			t.Errorf("%d ports and %d ranges are %d rules, want %d:\n%s", tt.singles, tt.ranges, len(rules), tt.want,
+				strings.Join(rules, "\n"))
 		}
 		for _, rule := range rules {
 			_, value, ok := strings.Cut(rule, "ports ")
@@ -106,7 +106,8 @@ func TestPortsInChunks(t *testing.T) {
 		if tt.singles+tt.ranges > 20 {
 			continue
 		}
-		if got := len(outputRules(t, Minimal, tcp, ruleset.DstPort(list(tt.singles, tt.ranges)))); got != tt.singles+tt.ranges {
+		if got := len(outputRules(t, Minimal, tcp,
+			ruleset.DstPort(list(tt.singles, tt.ranges)))); got != tt.singles+tt.ranges {
 			t.Errorf("the minimal dialect makes %d rules of %d ports and %d ranges", got, tt.singles, tt.ranges)
 		}
 	}
@@ -114,15 +115,19 @@ func TestPortsInChunks(t *testing.T) {
 		match []ruleset.Match
 		want  []string
 	}{
-		{[]ruleset.Match{tcp, ruleset.DstPort{{First: 60000, Last: 65535}}}, []string{"MESH_C -p tcp --dport 60000:65535 -j ACCEPT"}},
-		{[]ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(1), ruleset.Port(2), ruleset.Port(7)}}}, []string{"MESH_C -p tcp -m multiport ! --dports 1:2,7 -j ACCEPT"}},
+		{[]ruleset.Match{tcp, ruleset.DstPort{{First: 60000, Last: 65535}}},
+			[]string{"MESH_C -p tcp --dport 60000:65535 -j ACCEPT"}},
+		{[]ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(1), ruleset.Port(2), ruleset.Port(7)}}},
+			[]string{"MESH_C -p tcp -m multiport ! --dports 1:2,7 -j ACCEPT"}},
 		{[]ruleset.Match{tcp, ruleset.SrcPort{ruleset.Port(1)}, ruleset.DstPort{ruleset.Port(5), ruleset.Port(7)}},
 			[]string{"MESH_C -p tcp -m multiport --sports 1 -m multiport --dports 5,7 -j ACCEPT"}},
-		{[]ruleset.Match{tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}}}, []string{"MESH_C -p tcp --tcp-flags FIN,SYN,RST,ACK SYN ! --dport 5 -j ACCEPT"}},
+		{[]ruleset.Match{tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}}},
+			[]string{"MESH_C -p tcp --tcp-flags FIN,SYN,RST,ACK SYN ! --dport 5 -j ACCEPT"}},
 		{[]ruleset.Match{ruleset.Not{Match: ruleset.Dst(ruleset.AllCIDRs())}}, nil},
 		{[]ruleset.Match{ruleset.Dst(ruleset.AllCIDRs())}, []string{"MESH_C -j ACCEPT"}},
 		{[]ruleset.Match{ruleset.Not{Match: ruleset.Dst(mustCIDRs("10.0.0.0/8,192.0.2.1"))}}, []string{
-			`MESH_C -d 10.0.0.0/8 -m comment --comment "go on" -g MESH_C_1`, `MESH_C -d 192.0.2.1/32 -m comment --comment "go on" -g MESH_C_1`, "MESH_C -j ACCEPT"}},
+			`MESH_C -d 10.0.0.0/8 -m comment --comment "go on" -g MESH_C_1`,
+			`MESH_C -d 192.0.2.1/32 -m comment --comment "go on" -g MESH_C_1`, "MESH_C -j ACCEPT"}},
 	} {
 		if diff := cmp.Diff(tt.want, outputRules(t, Standard, tt.match...)); diff != "" {
 			t.Errorf("%v:\n%s", tt.match, diff)
@@ -150,7 +155,8 @@ func TestMinimalDialect(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := Render(compileConfig(t, c), Options{Dialect: Minimal})
-	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "IPv4, table nat") || !strings.Contains(err.Error(), "8192") {
+	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "IPv4, table nat") ||
+		!strings.Contains(err.Error(), "8192") {
 		t.Errorf("too much for the minimal dialect: %v", err)
 	}
 }
@@ -187,7 +193,8 @@ func TestSize(t *testing.T) {
 				// The chain of the fingerprint is counted before it is there.
 				table.chains = table.chains[:len(table.chains)-1]
 				if size := table.size(f); size < len(content) || size > len(content)*11/10 {
-					t.Errorf("%s, table %s: %d bytes are counted, and the kernel takes %d\n%s", f, table.name, size, len(content), textOf(t, rs, Minimal, f))
+					t.Errorf("%s, table %s: %d bytes are counted, and the kernel takes %d\n%s", f, table.name, size, len(content),
+						textOf(t, rs, Minimal, f))
 				}
 				compared++
 			}
@@ -215,20 +222,28 @@ func TestCanonical(t *testing.T) {
 		{"-j MARK --set-xmark 0x539/0xffffffff", "-j MARK --set-xmark 0x539", "-j MARK --set-xmark 1337/0xffffffff"},
 		{"-p ipv6-icmp -j RETURN", "-p icmpv6 -j RETURN", "-p 58 -j RETURN"},
 		{"-m conntrack --ctstate NEW,RELATED -j RETURN", "-m conntrack --ctstate RELATED,NEW -j RETURN"},
-		{"-p tcp --tcp-flags FIN,SYN,RST,ACK SYN --dport 5 -j RETURN", "-p tcp -m tcp --dport 5 --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"},
-		{"-j TPROXY --on-port 1 --tproxy-mark 0x1/0x1", "-j TPROXY --on-port 1 --on-ip 0.0.0.0 --tproxy-mark 0x1/0x1", "-j TPROXY --on-port 1 --on-ip :: --tproxy-mark 0x1/0x1"},
-		{`-m comment --comment "a \"b\" \\c it's" -j RETURN`, `-m comment --comment "a \"b\" \\c it\'s" -j RETURN`, `-j RETURN -m comment --comment "a \"b\" \\c it's"`},
-		{`-m comment --comment word -j RETURN`, `-m comment --comment "word" -j RETURN`, `--match comment --comment word -j RETURN`},
+		{"-p tcp --tcp-flags FIN,SYN,RST,ACK SYN --dport 5 -j RETURN",
+			"-p tcp -m tcp --dport 5 --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN"},
+		{"-j TPROXY --on-port 1 --tproxy-mark 0x1/0x1", "-j TPROXY --on-port 1 --on-ip 0.0.0.0 --tproxy-mark 0x1/0x1",
+			"-j TPROXY --on-port 1 --on-ip :: --tproxy-mark 0x1/0x1"},
+		{`-m comment --comment "a \"b\" \\c it's" -j RETURN`, `-m comment --comment "a \"b\" \\c it\'s" -j RETURN`,
+			`-j RETURN -m comment --comment "a \"b\" \\c it's"`},
+		{`-m comment --comment word -j RETURN`, `-m comment --comment "word" -j RETURN`,
+			`--match comment --comment word -j RETURN`},
 		{`-m comment --comment "-j DROP" -j RETURN`},
 		{"-p tcp -j REDIRECT --to-ports 1-4 --random", "-p tcp -j REDIRECT --random --to-ports 1-4"},
 		// None of these is the same as any other.
-		{"-m mark --mark 0x7/0xff -j RETURN"}, {"-m connmark --mark 0x7/0xff -j RETURN"}, {"-m mark ! --mark 0x7/0xff -j RETURN"},
-		{"-d 127.0.0.0/9 -j RETURN"}, {"-s 127.0.0.0/8 -j RETURN"}, {"-d 127.0.0.0/255.0.255.0 -j RETURN"}, {"! -d 127.0.0.0/8 -j RETURN"},
+		{"-m mark --mark 0x7/0xff -j RETURN"}, {"-m connmark --mark 0x7/0xff -j RETURN"},
+		{"-m mark ! --mark 0x7/0xff -j RETURN"},
+		{"-d 127.0.0.0/9 -j RETURN"}, {"-s 127.0.0.0/8 -j RETURN"}, {"-d 127.0.0.0/255.0.255.0 -j RETURN"},
+		{"! -d 127.0.0.0/8 -j RETURN"},
 		{"-d 127.0.0.0/8 -g RETURN"}, {"-d 127.0.0.0/8 -j ACCEPT"}, {"-d 127.0.0.0/8"}, {"-j RETURN"}, {""},
-		{"-p udp --dport 1:1023 -j RETURN"}, {"-p tcp --sport 1:1023 -j RETURN"}, {"-p tcp ! --dport 1:1023 -j RETURN"}, {"! -p tcp -j RETURN"},
+		{"-p udp --dport 1:1023 -j RETURN"}, {"-p tcp --sport 1:1023 -j RETURN"}, {"-p tcp ! --dport 1:1023 -j RETURN"},
+		{"! -p tcp -j RETURN"},
 		{"-p tcp -j REDIRECT --to-ports 1-4"}, {"-i lo -j RETURN"}, {"-o lo -j RETURN"}, {"-o lo+ -j RETURN"},
 		{"-m conntrack ! --ctstate NEW,RELATED -j RETURN"}, {"-p tcp --tcp-flags FIN,SYN,RST,ACK NONE --dport 5 -j RETURN"},
-		{"-m comment --comment -j -j RETURN"}, {`-m comment --comment "" -j RETURN -m other`, `-m comment --comment "" -j RETURN`},
+		{"-m comment --comment -j -j RETURN"}, {`-m comment --comment "" -j RETURN -m other`,
+			`-m comment --comment "" -j RETURN`},
 	}
 	of := map[any]int{}
 	for i, group := range same {
@@ -307,8 +322,11 @@ func TestIsJump(t *testing.T) {
 // FuzzListing: whatever a program prints, it is read or refused; and what was
 // read can be compared, and written back, without a panic.
 func FuzzListing(f *testing.F) {
-	f.Add("*nat\n:OUTPUT ACCEPT [0:0]\n:MESH_OUTPUT - [0:0]\n[3:4] -A OUTPUT -m comment --comment Intercept -j MESH_OUTPUT\n[1:1] -A MESH_OUTPUT -p tcp ! --dport :53 -j RETURN\nCOMMIT\n")
-	f.Add("*raw\n:MESH_SPEC_0 - [0:0]\n:MESH_MADE_OUTPUT - [0:0]\n[0:0] -A MESH_SPEC_0 ! -s 10.0.0.0/255.0.255.0 -m mark --mark 1/2 -j CT --zone 1\n")
+	f.Add("*nat\n:OUTPUT ACCEPT [0:0]\n:MESH_OUTPUT - [0:0]\n" +
+		"[3:4] -A OUTPUT -m comment --comment Intercept -j MESH_OUTPUT\n" +
+		"[1:1] -A MESH_OUTPUT -p tcp ! --dport :53 -j RETURN\nCOMMIT\n")
+	f.Add("*raw\n:MESH_SPEC_0 - [0:0]\n:MESH_MADE_OUTPUT - [0:0]\n" +
+		"[0:0] -A MESH_SPEC_0 ! -s 10.0.0.0/255.0.255.0 -m mark --mark 1/2 -j CT --zone 1\n")
 	f.Add("*nat\n:A - [0:0]\n[0:0] -A A -m comment --comment \"a \\\"b\\\\\" ! ! -j -g\n")
 	f.Add("# Table `raw' is incompatible, use 'nft' tool.\n")
 	rs, err := intercept.Compile(intercept.Default())
@@ -346,7 +364,7 @@ func FuzzListing(f *testing.F) {
 			}
 		}
 		for _, o := range []Options{{}, {Last: true}} {
-			if input := transition(l, p, o); !slices.ContainsFunc([]string{"", "*"}, func(s string) bool { return input == s || s != "" && strings.HasPrefix(input, s) }) {
+			if input := transition(l, p, o); input != "" && !strings.HasPrefix(input, "*") {
 				t.Errorf("%q", input)
 			}
 			_ = transition(l, program{}, o)

@@ -34,8 +34,10 @@ func vocabulary() ruleset.Ruleset {
 		ruleset.Src(mustCIDRs("192.0.2.1")), ruleset.Src(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
 		ruleset.Dst(mustCIDRs("fd00::1")), ruleset.Dst(mustCIDRs("224.0.0.0/3,8000::/1,0.0.0.0/8,::/16")),
 		ruleset.Src(ruleset.AllCIDRs()), ruleset.Dst(mustCIDRs("0.0.0.0/1,128.0.0.0/1,2001:db8::/47")),
-		ruleset.OutInterface("lo"), ruleset.OutInterface("fifteen-bytes-x"), ruleset.OutInterface("k6t-*"), ruleset.OutInterface("eth0.7@a"),
-		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1}, ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Value: 2, Mask: 1},
+		ruleset.OutInterface("lo"), ruleset.OutInterface("fifteen-bytes-x"), ruleset.OutInterface("k6t-*"),
+		ruleset.OutInterface("eth0.7@a"),
+		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1},
+		ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Value: 2, Mask: 1},
 		ruleset.ConnMark{Value: 0x539, Mask: 0xfff}, ruleset.ConnMark{Value: 7, Mask: 1<<32 - 1}, ruleset.ConnMark{},
 		ruleset.CTInvalid, ruleset.CTNew | ruleset.CTEstablished, ruleset.CTRelated, ruleset.CTState(15),
 		ruleset.IsFamily(ruleset.IPv4), ruleset.IsFamily(ruleset.IPv6),
@@ -44,15 +46,18 @@ func vocabulary() ruleset.Ruleset {
 		add(ruleset.Return{}, ruleset.Not{Match: m})
 	}
 	for _, m := range []ruleset.Match{
-		ruleset.SrcPort(ports("53")), ruleset.SrcPort(ports("1-1023")), ruleset.SrcPort(ports("1,3,5,7,9,11,13,15,17,19,21,23,25,31-40,42")),
-		ruleset.DstPort(ports("80,8000-8010,60000-65535")), ruleset.DstPort(ports("8000-8010")), ruleset.DstPort(ports("60000-65535")), ruleset.DstPort(ports("1-65535")),
+		ruleset.SrcPort(ports("53")), ruleset.SrcPort(ports("1-1023")),
+		ruleset.SrcPort(ports("1,3,5,7,9,11,13,15,17,19,21,23,25,31-40,42")),
+		ruleset.DstPort(ports("80,8000-8010,60000-65535")), ruleset.DstPort(ports("8000-8010")),
+		ruleset.DstPort(ports("60000-65535")), ruleset.DstPort(ports("1-65535")),
 	} {
 		add(ruleset.Return{}, both, m)
 		add(ruleset.Return{}, udp, m)
 		add(ruleset.Return{}, udp, ruleset.Not{Match: m})
 		add(ruleset.Return{}, both, ruleset.Not{Match: m})
 	}
-	for _, f := range []ruleset.TCPFlags{ruleset.Opens(), {Mask: 63}, {Mask: 63, Value: 63}, {Mask: ruleset.ACK, Value: ruleset.ACK}} {
+	for _, f := range []ruleset.TCPFlags{ruleset.Opens(), {Mask: 63}, {Mask: 63, Value: 63},
+		{Mask: ruleset.ACK, Value: ruleset.ACK}} {
 		add(ruleset.Return{}, tcp, f)
 		add(ruleset.Return{}, tcp, ruleset.Not{Match: f})
 	}
@@ -63,10 +68,13 @@ func vocabulary() ruleset.Ruleset {
 		add(ruleset.Return{}, m)
 	}
 	// All kinds of conditions in one rule.
-	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))}, ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
-		ruleset.Not{Match: ruleset.Src(mustCIDRs("192.0.2.1,fd00::/8"))}, ruleset.Dst(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
+	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))},
+		ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
+		ruleset.Not{Match: ruleset.Src(mustCIDRs("192.0.2.1,fd00::/8"))},
+		ruleset.Dst(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
 		ruleset.OutInterface("eth*"), ruleset.UID(ids("0,5")), ruleset.GID(ids("5-7,9")),
-		ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.Not{Match: ruleset.ConnMark{Value: 1, Mask: 1}}, ruleset.Not{Match: ruleset.CTInvalid}}
+		ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.Not{Match: ruleset.ConnMark{Value: 1, Mask: 1}},
+		ruleset.Not{Match: ruleset.CTInvalid}}
 	add(ruleset.Return{}, everything...)
 	add(ruleset.Accept{}, ruleset.OutInterface("a0"))
 	add(ruleset.Drop{}, ruleset.OutInterface("a1"))
@@ -84,17 +92,24 @@ func vocabulary() ruleset.Ruleset {
 	}
 	arriving := []ruleset.Rule{
 		{ID: "I1", Reason: "by eth0", Match: []ruleset.Match{ruleset.InInterface("eth0")}, Target: ruleset.Return{}},
-		{ID: "I1", Reason: "not by eth0", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("eth0")}}, Target: ruleset.Jump{Chain: "sub"}},
+		{ID: "I1", Reason: "not by eth0", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("eth0")}},
+			Target: ruleset.Jump{Chain: "sub"}},
 		{ID: "I1", Reason: "by a bridge", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Drop{}},
-		{ID: "I1", Reason: "not by a bridge", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("br-*")}}, Target: ruleset.SetMark{Value: 1, Mask: 1}},
-		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
-		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 1<<32 - 1}}},
+		{ID: "I1", Reason: "not by a bridge", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("br-*")}},
+			Target: ruleset.SetMark{Value: 1, Mask: 1}},
+		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
+			Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
+		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp},
+			Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 1<<32 - 1}}},
 	}
 	nat := []ruleset.Rule{
 		{ID: "O12", Reason: "one port", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.Port(15001)}},
-		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
-		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
-		{ID: "O8", Reason: "elsewhere, by IPv6", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv6)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
+		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp},
+			Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)},
+			Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
+		{ID: "O8", Reason: "elsewhere, by IPv6", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv6)},
+			Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
 		{ID: "O14", Reason: "to another chain", Target: ruleset.Goto{Chain: "nat_sub"}},
 	}
 	zones := []ruleset.Rule{
@@ -114,9 +129,11 @@ func vocabulary() ruleset.Ruleset {
 			{Name: "arriving", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: arriving},
 			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
-				{ID: "O13", Reason: "for the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+				{ID: "O13", Reason: "for the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")},
+					Target: ruleset.Reject{}}}},
 			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
-				{ID: "O13", Reason: "through the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+				{ID: "O13", Reason: "through the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")},
+					Target: ruleset.Reject{}}}},
 			{Name: "prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 		},
 	})
@@ -141,12 +158,14 @@ func inDialect(t *testing.T, rs ruleset.Ruleset, d Dialect) []ruleset.Ruleset {
 		next.Chains = slices.Clone(rs.Chains)
 		next.Chains[i].Rules = append(slices.Clone(rules), all[0])
 		if len(out) > 0 { // the others once are enough
-			next.Chains = slices.DeleteFunc(next.Chains, func(c ruleset.Chain) bool { return c.Name != "filters" && c.Name != "sub" })
+			next.Chains = slices.DeleteFunc(next.Chains,
+				func(c ruleset.Chain) bool { return c.Name != "filters" && c.Name != "sub" })
 		}
 		_, err := Render(next, Options{Dialect: d})
 		switch {
 		case err == nil:
-			part, rules, all = next, next.Chains[slices.IndexFunc(next.Chains, func(c ruleset.Chain) bool { return c.Name == "filters" })].Rules, all[1:]
+			part, rules, all = next, next.Chains[slices.IndexFunc(next.Chains,
+				func(c ruleset.Chain) bool { return c.Name == "filters" })].Rules, all[1:]
 		case isTooBig(d, err) && len(rules) > 0:
 			out, rules = append(out, part), nil
 		case isTooBig(d, err):
@@ -225,8 +244,10 @@ func TestVocabularyIsRendered(t *testing.T) {
 					for _, r := range c.Rules {
 						_, ok := r.For(f)
 						// What a negation of every address asks for, no packet has.
-						never := r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not ") && strings.Contains(r.Match[0].String(), "source *")
-						halves := f == ruleset.IPv4 && r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not destination 0.0.0.0/1,")
+						never := r.Match != nil && strings.HasPrefix(r.Match[0].String(), "not ") &&
+							strings.Contains(r.Match[0].String(), "source *")
+						halves := f == ruleset.IPv4 && r.Match != nil &&
+							strings.HasPrefix(r.Match[0].String(), "not destination 0.0.0.0/1,")
 						if got := strings.Contains(text, quote(r.Comment())); got != (ok && !never && !halves) {
 							t.Errorf("%s, chain %s, rule %v %s: rendered %t", f, c.Name, r.Match, r.Target, got)
 						}
@@ -264,74 +285,104 @@ func TestRefused(t *testing.T) {
 		chains []ruleset.Chain
 		want   string // in the error
 	}{
-		"port without protocol":     {with(output, returns(ruleset.DstPort{ruleset.Port(80)})), "a port without a protocol"},
-		"negated owner":             {with(output, returns(ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}})), "negated owner"},
-		"negated group":             {with(output, returns(ruleset.Not{Match: ruleset.GID{ruleset.ID(1)}})), "negated owner"},
-		"empty list":                {with(output, returns(ruleset.Dst{})), "empty list"},
-		"no protocol":               {with(output, returns(ruleset.Proto{})), "empty list"},
-		"no match":                  {with(output, returns(nil)), "unknown match"},
-		"negated negation":          {with(output, returns(ruleset.Not{Match: ruleset.Not{Match: tcp}})), "negation of a negation"},
-		"no target":                 {with(output, ruleset.Rule{ID: "O1", Reason: "the culprit"}), "unknown target"},
-		"jump to nowhere":           {with(output, does(ruleset.Jump{Chain: "nowhere"})), `"nowhere"`},
-		"long comment":              {with(output, ruleset.Rule{ID: "O1", Reason: strings.Repeat("x", 200), Target: ruleset.Return{}}), "comment of"},
-		"comment of two lines":      {with(output, ruleset.Rule{ID: "O1", Reason: "x\n-A OUTPUT -j DROP", Target: ruleset.Return{}}), "control character"},
-		"NAT in a filter":           {with(output, does(ruleset.Redirect{Ports: ruleset.Port(1)}, tcp)), "outside a NAT chain"},
-		"two sources":               {with(output, returns(ruleset.Src(mustCIDRs("10.0.0.0/8")), ruleset.Src(mustCIDRs("10.0.0.1")))), "two conditions ruleset.Src"},
-		"a port and not another":    {with(output, returns(tcp, ruleset.DstPort{{First: 1, Last: 9}}, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}})), "two conditions ruleset.DstPort"},
-		"two protocols":             {with(output, returns(tcp, ruleset.Proto{ruleset.UDP})), "two conditions ruleset.Proto"},
-		"two marks":                 {with(output, returns(ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Mask: 2})), "two conditions ruleset.MetaMark"},
+		"port without protocol": {with(output, returns(ruleset.DstPort{ruleset.Port(80)})), "a port without a protocol"},
+		"negated owner":         {with(output, returns(ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}})), "negated owner"},
+		"negated group":         {with(output, returns(ruleset.Not{Match: ruleset.GID{ruleset.ID(1)}})), "negated owner"},
+		"empty list":            {with(output, returns(ruleset.Dst{})), "empty list"},
+		"no protocol":           {with(output, returns(ruleset.Proto{})), "empty list"},
+		"no match":              {with(output, returns(nil)), "unknown match"},
+		"negated negation": {with(output, returns(ruleset.Not{Match: ruleset.Not{Match: tcp}})),
+			"negation of a negation"},
+		"no target":       {with(output, ruleset.Rule{ID: "O1", Reason: "the culprit"}), "unknown target"},
+		"jump to nowhere": {with(output, does(ruleset.Jump{Chain: "nowhere"})), `"nowhere"`},
+		"long comment": {with(output,
+			ruleset.Rule{ID: "O1", Reason: strings.Repeat("x", 200), Target: ruleset.Return{}}), "comment of"},
+		"comment of two lines": {with(output,
+			ruleset.Rule{ID: "O1", Reason: "x\n-A OUTPUT -j DROP", Target: ruleset.Return{}}), "control character"},
+		"NAT in a filter": {with(output, does(ruleset.Redirect{Ports: ruleset.Port(1)}, tcp)),
+			"outside a NAT chain"},
+		"two sources": {with(output,
+			returns(ruleset.Src(mustCIDRs("10.0.0.0/8")), ruleset.Src(mustCIDRs("10.0.0.1")))), "two conditions ruleset.Src"},
+		"a port and not another": {with(output,
+			returns(tcp, ruleset.DstPort{{First: 1, Last: 9}},
+				ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}})), "two conditions ruleset.DstPort"},
+		"two protocols": {with(output, returns(tcp, ruleset.Proto{ruleset.UDP})), "two conditions ruleset.Proto"},
+		"two marks": {with(output, returns(ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Mask: 2})),
+			"two conditions ruleset.MetaMark"},
 		"protocol 0 is all of them": {with(output, returns(ruleset.Proto{0})), "protocol 0"},
 		"protocol by number":        {with(output, returns(ruleset.Proto{ruleset.TCP, 132})), "protocol 132"},
 		"no state":                  {with(output, returns(ruleset.CTState(0))), "connection state 0x0"},
-		"an unknown state":          {with(output, returns(ruleset.Not{Match: ruleset.CTState(0x48)})), "connection state 0x48"},
-		"TCP flags beyond six":      {with(output, returns(tcp, ruleset.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
-		"every interface":           {with(output, returns(ruleset.InInterface("*"))), `interface "*"`},
-		"no interface":              {with(output, returns(ruleset.OutInterface(""))), `interface ""`},
-		"a name that ends in +":     {with(output, returns(ruleset.OutInterface("eth+"))), `interface "eth+"`},
-		"an option for a name":      {with(output, returns(ruleset.OutInterface("-j"))), `interface "-j"`},
-		"a name of two words":       {with(output, returns(ruleset.OutInterface("a b"))), `interface "a b"`},
-		"a name of two lines":       {with(output, returns(ruleset.OutInterface("a\n"))), "interface"},
-		"an inversion for a name":   {with(output, returns(ruleset.OutInterface("!"))), `interface "!"`},
-		"tproxy in a filter":        {with(output, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
-		"tproxy in mangle output":   {with(route, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
-		"tproxy in raw":             {with(raw, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
-		"tproxy through a jump":     {append(with(route, does(ruleset.Jump{Chain: "sub"})), ruleset.Chain{Name: "sub", Type: ruleset.RouteChain, Rules: []ruleset.Rule{tproxy}}), "TPROXY in its mangle"},
-		"reject in mangle":          {with(prerouting, does(ruleset.Reject{})), "rejects in its filter table alone"},
-		"reject in NAT":             {with(nat, does(ruleset.Reject{})), "rejects in its filter table alone"},
-		"reject through a jump":     {append(with(raw, does(ruleset.Goto{Chain: "sub"})), ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.Reject{})}}), "rejects in its filter table alone"},
-		"drop in NAT":               {with(nat, does(ruleset.Drop{})), "does not drop in its nat table"},
-		"zone in mangle":            {with(prerouting, does(ruleset.CTZone{Zone: 1})), "zones in its raw table alone"},
-		"zone and more":             {with(raw, does(ruleset.CTZone{Zone: 1}, tcp), does(ruleset.Drop{})), "goes on after it has chosen a zone"},
-		"zone and a jump":           {append(with(raw, does(ruleset.Jump{Chain: "sub"}), does(ruleset.CTZone{Zone: 1})), ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.CTZone{Zone: 2})}}), "goes on after it has chosen a zone"},
-		"filter in prerouting":      {at(ruleset.Prerouting, ruleset.PriorityFilter, ruleset.FilterChain), "no table of type filter at hook prerouting, priority 0"},
-		"filter in mangle output":   {at(ruleset.Output, ruleset.PriorityMangle, ruleset.FilterChain), "no table of type filter at hook output, priority -150"},
-		"route in filter":           {at(ruleset.Output, ruleset.PriorityFilter, ruleset.RouteChain), "no table of type route at hook output, priority 0"},
-		"route in prerouting":       {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.RouteChain), "no table of type route at hook prerouting, priority -150"},
-		"NAT in mangle":             {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.NATChain), "no table of type nat at hook prerouting, priority -150"},
-		"a priority in between":     {at(ruleset.Output, -1, ruleset.FilterChain), "no table of type filter at hook output, priority -1"},
-		"two at one place":          {append(with(raw), ruleset.Chain{Name: "d", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
-		"two names in upper case":   {append(with(raw), ruleset.Chain{Name: "C", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw}), "MESH_C is taken"},
-		"a long name":               {[]ruleset.Chain{{Name: strings.Repeat("x", 24), Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "has 29 bytes, over 28"},
-		"a name of ours":            {[]ruleset.Chain{{Name: "spec_0123", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_SPEC_0123"},
-		"another name of ours":      {[]ruleset.Chain{{Name: "made_table", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_MADE_TABLE"},
-		"a chain of two words":      {[]ruleset.Chain{{Name: "a b", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}}, "MESH_A B"},
+		"an unknown state": {with(output, returns(ruleset.Not{Match: ruleset.CTState(0x48)})),
+			"connection state 0x48"},
+		"TCP flags beyond six":    {with(output, returns(tcp, ruleset.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
+		"every interface":         {with(output, returns(ruleset.InInterface("*"))), `interface "*"`},
+		"no interface":            {with(output, returns(ruleset.OutInterface(""))), `interface ""`},
+		"a name that ends in +":   {with(output, returns(ruleset.OutInterface("eth+"))), `interface "eth+"`},
+		"an option for a name":    {with(output, returns(ruleset.OutInterface("-j"))), `interface "-j"`},
+		"a name of two words":     {with(output, returns(ruleset.OutInterface("a b"))), `interface "a b"`},
+		"a name of two lines":     {with(output, returns(ruleset.OutInterface("a\n"))), "interface"},
+		"an inversion for a name": {with(output, returns(ruleset.OutInterface("!"))), `interface "!"`},
+		"tproxy in a filter":      {with(output, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
+		"tproxy in mangle output": {with(route, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
+		"tproxy in raw":           {with(raw, tproxy), "TPROXY in its mangle table's PREROUTING alone"},
+		"tproxy through a jump": {append(with(route, does(ruleset.Jump{Chain: "sub"})),
+			ruleset.Chain{Name: "sub", Type: ruleset.RouteChain, Rules: []ruleset.Rule{tproxy}}), "TPROXY in its mangle"},
+		"reject in mangle": {with(prerouting, does(ruleset.Reject{})), "rejects in its filter table alone"},
+		"reject in NAT":    {with(nat, does(ruleset.Reject{})), "rejects in its filter table alone"},
+		"reject through a jump": {append(with(raw, does(ruleset.Goto{Chain: "sub"})),
+			ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.Reject{})}}), "rejects in its filter table alone"},
+		"drop in NAT":    {with(nat, does(ruleset.Drop{})), "does not drop in its nat table"},
+		"zone in mangle": {with(prerouting, does(ruleset.CTZone{Zone: 1})), "zones in its raw table alone"},
+		"zone and more": {with(raw, does(ruleset.CTZone{Zone: 1}, tcp), does(ruleset.Drop{})),
+			"goes on after it has chosen a zone"},
+		"zone and a jump": {append(with(raw, does(ruleset.Jump{Chain: "sub"}), does(ruleset.CTZone{Zone: 1})),
+			ruleset.Chain{Name: "sub", Rules: []ruleset.Rule{does(ruleset.CTZone{Zone: 2})}}),
+			"goes on after it has chosen a zone"},
+		"filter in prerouting": {at(ruleset.Prerouting, ruleset.PriorityFilter, ruleset.FilterChain),
+			"no table of type filter at hook prerouting, priority 0"},
+		"filter in mangle output": {at(ruleset.Output, ruleset.PriorityMangle, ruleset.FilterChain),
+			"no table of type filter at hook output, priority -150"},
+		"route in filter": {at(ruleset.Output, ruleset.PriorityFilter, ruleset.RouteChain),
+			"no table of type route at hook output, priority 0"},
+		"route in prerouting": {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.RouteChain),
+			"no table of type route at hook prerouting, priority -150"},
+		"NAT in mangle": {at(ruleset.Prerouting, ruleset.PriorityMangle, ruleset.NATChain),
+			"no table of type nat at hook prerouting, priority -150"},
+		"a priority in between": {at(ruleset.Output, -1, ruleset.FilterChain),
+			"no table of type filter at hook output, priority -1"},
+		"two at one place": {append(with(raw),
+			ruleset.Chain{Name: "d", Hook: ruleset.Output,
+				Priority: ruleset.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
+		"two names in upper case": {append(with(raw),
+			ruleset.Chain{Name: "C", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw}), "MESH_C is taken"},
+		"a long name": {[]ruleset.Chain{{Name: strings.Repeat("x", 24), Hook: ruleset.Output,
+			Priority: ruleset.PriorityRaw}}, "has 29 bytes, over 28"},
+		"a name of ours": {[]ruleset.Chain{{Name: "spec_0123", Hook: ruleset.Output,
+			Priority: ruleset.PriorityRaw}}, "MESH_SPEC_0123"},
+		"another name of ours": {[]ruleset.Chain{{Name: "made_table", Hook: ruleset.Output,
+			Priority: ruleset.PriorityRaw}}, "MESH_MADE_TABLE"},
+		"a chain of two words": {[]ruleset.Chain{{Name: "a b", Hook: ruleset.Output, Priority: ruleset.PriorityRaw}},
+			"MESH_A B"},
 	}
 	for name, tt := range tests {
 		for _, d := range []Dialect{Standard, Minimal} {
-			rs := numbered(ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Chains: slices.Clone(tt.chains)})
+			rs := numbered(ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+				Chains: slices.Clone(tt.chains)})
 			inputs, err := Render(rs, Options{Dialect: d})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%s, %s: %v, want an error with %q\n%v", name, d, err, tt.want, inputs)
 				continue
 			}
-			if n := len(tt.chains[0].Rules); n == 1 && tt.chains[0].Rules[0].ID != "" && len(tt.chains) == 1 && !strings.Contains(err.Error(), "rule O1") {
+			if n := len(tt.chains[0].Rules); n == 1 && tt.chains[0].Rules[0].ID != "" && len(tt.chains) == 1 &&
+				!strings.Contains(err.Error(), "rule O1") {
 				t.Errorf("%s, %s: the error does not name the rule: %v", name, d, err)
 			}
 		}
 	}
 	rs := compileConfig(t, intercept.Default())
 	rs.Routes = []ruleset.MarkRoute{{Table: 133}}
-	if _, err := Render(rs, Options{}); !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "routes") {
+	if _, err := Render(rs, Options{}); !errors.Is(err, ruleset.ErrUnsupported) ||
+		!strings.Contains(err.Error(), "routes") {
 		t.Errorf("routes: %v", err)
 	}
 }
