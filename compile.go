@@ -2,8 +2,8 @@ package intercept
 
 import "github.com/mesh-intercept/intercept/ruleset"
 
-// Names of the chains that Compile makes. A backend may spell them in its own way (iptables: MESH_OUTPUT). These are for
-// the zones of name lookups (compile_dns.go), before conntrack.
+// Names of the chains that Compile makes. A backend may spell them in its own way (iptables: MESH_OUTPUT). These are
+// for the zones of name lookups (compile_dns.go), before conntrack.
 const (
 	ChainRawPrerouting = "raw_prerouting"
 	ChainRawOutput     = "raw_output"
@@ -99,15 +99,16 @@ func withOtherFamily(rs Ruleset, other Family) Ruleset {
 		if c.Hook == Output {
 			line = "O14"
 		}
-		leave := rule((line + RuleID("."+c.Name)).In(scopeOfOther), other.String()+" is not captured", []Match{IsFamily(other)}, Return{})
+		leave := rule((line + RuleID("."+c.Name)).In(scopeOfOther), other.String()+" is not captured",
+			[]Match{IsFamily(other)}, Return{})
 		rs.Chains[i].Rules = append([]Rule{leave}, c.Rules...)
 	}
 	return rs
 }
 
-// opens are the conditions of every redirect of TCP: a NAT chain sees the packets that conntrack calls new, and one that
-// opens no connection is new only where conntrack was not active when its connection began. Redirecting it would hand it
-// to a listening socket, which answers with a reset.
+// opens are the conditions of every redirect of TCP: a NAT chain sees the packets that conntrack calls new, and one
+// that opens no connection is new only where conntrack was not active when its connection began. Redirecting it would
+// hand it to a listening socket, which answers with a reset.
 func opens() []Match { return []Match{Proto{TCP}, Opens()} }
 
 // capture is a condition under which a connection goes to the proxy. It stands behind a protocol that has ports.

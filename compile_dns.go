@@ -11,8 +11,8 @@ import (
 //
 // Redirected UDP lookups and the resolver's own lookups upstream can use the same addresses and ports at the same time.
 // Conntrack binds a translation to that tuple, so in one table the answer to one would be given to the other. Two zones
-// keep them apart: what goes to or comes from a real server is in zone 1 (Z1), what goes between the application and the
-// resolver in zone 2 (Z2). All else is in zone 0 (Z0).
+// keep them apart: what goes to or comes from a real server is in zone 1 (Z1), what goes between the application and
+// the resolver in zone 2 (Z2). All else is in zone 0 (Z0).
 const (
 	zoneUpstream = 1
 	zoneCaptured = 2
@@ -91,7 +91,8 @@ func (c Config) zonesOfArrivals() []Rule {
 	}
 	rules := []Rule{rule(RuleID("Z0.protocol").In(scope), "not UDP", []Match{not(Proto{UDP})}, Return{})}
 	if to := c.resolverOutside(); len(to) > 0 {
-		rules = append(rules, rule(RuleID("Z0.resolver").In(scope), "from the resolver outside the pod", []Match{Src(to)}, Return{}))
+		rules = append(rules, rule(RuleID("Z0.resolver").In(scope), "from the resolver outside the pod", []Match{Src(to)},
+			Return{}))
 	}
 	rules = append(rules, in(scope, "", c.fromBehind(Goto{Chain: ChainRawVirtual}))...)
 	return append(rules, rule(RuleID("Z1").In(scope), "zone of the servers' answers", match, CTZone{Zone: zoneUpstream}))

@@ -80,7 +80,8 @@ func (c Config) notInbound() []Rule {
 		rules = append(rules, rule("I4", "the tunnel port", ports(Proto{TCP}, Ports{Port(c.TunnelPort)}), Return{}))
 	}
 	if len(arriving.ExcludeSources) > 0 {
-		rules = append(rules, rule("I5.cidrs", "excluded source", []Match{Proto{TCP}, Src(arriving.ExcludeSources)}, Return{}))
+		rules = append(rules, rule("I5.cidrs", "excluded source", []Match{Proto{TCP}, Src(arriving.ExcludeSources)},
+			Return{}))
 	}
 	for i, e := range arriving.Exclude {
 		match := []Match{Proto{TCP}}

@@ -17,12 +17,14 @@ func (c Config) tproxy() []Chain {
 	if c.Inbound.DropInvalid {
 		add(c.dropInvalid()) // I3
 	}
-	add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)), Goto{Chain: ChainInboundCapture}),
+	add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)),
+		Goto{Chain: ChainInboundCapture}),
 		rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
 	add(c.fromBehind(Return{})...) // I2
 	// A first packet, too: it comes again when the answer is lost, and for conntrack, which saw the answer, it is then
 	// not new.
-	add(rule("I7.known", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)}, Goto{Chain: ChainInboundDeliver}),
+	add(rule("I7.known", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)},
+		Goto{Chain: ChainInboundDeliver}),
 		rule("I8.opens", "opens no connection", []Match{Proto{TCP}, not(Opens())}, Return{}),
 		rule("I8.protocol", "not TCP", []Match{not(Proto{TCP})}, Return{}))
 	add(c.notInbound()...) // I4-I6
@@ -33,7 +35,8 @@ func (c Config) tproxy() []Chain {
 
 	return []Chain{
 		{Name: ChainInboundDeliver, Rules: []Rule{
-			rule("I7.deliver", "to the proxy, addresses unchanged", []Match{Proto{TCP}}, TProxy{Port: c.Inbound.Port.First, Mark: t.Mark}),
+			rule("I7.deliver", "to the proxy, addresses unchanged", []Match{Proto{TCP}},
+				TProxy{Port: c.Inbound.Port.First, Mark: t.Mark}),
 
 			rule("I7.no-socket", "the proxy does not listen", nil, Drop{}),
 		}},

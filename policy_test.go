@@ -16,7 +16,8 @@ import (
 func judge(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
 	family := intercept.FamilyOf(p.Dst.Addr())
 	if c.Families == intercept.FamiliesAuto || c.Families == intercept.FamiliesDual ||
-		c.Families == intercept.FamiliesIPv4 && family == intercept.IPv4 || c.Families == intercept.FamiliesIPv6 && family == intercept.IPv6 {
+		c.Families == intercept.FamiliesIPv4 && family == intercept.IPv4 || c.Families == intercept.FamiliesIPv6 &&
+		family == intercept.IPv6 {
 		return judgeFamily(c, p)
 	}
 	// A family that is not captured: what would be is rejected, if so asked.
@@ -26,7 +27,8 @@ func judge(c intercept.Config, p intercept.Packet) (intercept.Fate, string) {
 	switch fate, line := judgeFamily(c, p); {
 	case fate.Action == intercept.Rejected:
 		return fate, line
-	case fate.Action != intercept.Pass && (line != "O3" && (line != "I7" || p.Hook == intercept.Prerouting)): // the proxy's own calls pass
+	case fate.Action != intercept.Pass && (line != "O3" &&
+		(line != "I7" || p.Hook == intercept.Prerouting)): // the proxy's own calls pass
 		return intercept.Fate{Action: intercept.Rejected}, line
 	}
 	return intercept.Fate{}, ""
@@ -87,9 +89,10 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 			return pass, ""
 		case port == c.TunnelPort:
 			return pass, "I4"
-		case c.Inbound.ExcludeSources.Contains(p.Src.Addr()) || slices.ContainsFunc(c.Inbound.Exclude, func(e intercept.InboundExclusion) bool {
-			return (len(e.Sources) == 0 || e.Sources.Contains(p.Src.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(port))
-		}):
+		case c.Inbound.ExcludeSources.Contains(p.Src.Addr()) ||
+			slices.ContainsFunc(c.Inbound.Exclude, func(e intercept.InboundExclusion) bool {
+				return (len(e.Sources) == 0 || e.Sources.Contains(p.Src.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(port))
+			}):
 			return pass, "I5"
 		case c.Inbound.ExcludePorts.Contains(port):
 			return pass, "I6"
@@ -104,8 +107,10 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 
 	uidIn := func(l intercept.IDs) bool { return p.Owner != nil && l.Contains(p.Owner.UID) }
 	gidIn := func(l intercept.IDs) bool { return p.Owner != nil && l.Contains(p.Owner.GID) }
-	fromProxy := uidIn(c.Proxy.UIDs) || gidIn(c.Proxy.GIDs) || c.Proxy.Mark.Mask != 0 && p.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value
-	fromClientsAddress := tproxy && p.Mark&c.Inbound.TProxy.Mark.Mask == c.Inbound.TProxy.Mark.Value // the proxy, on to the app
+	fromProxy := uidIn(c.Proxy.UIDs) || gidIn(c.Proxy.GIDs) || c.Proxy.Mark.Mask != 0 &&
+		p.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value
+	fromClientsAddress := tproxy &&
+		p.Mark&c.Inbound.TProxy.Mark.Mask == c.Inbound.TProxy.Mark.Value // the proxy, on to the app
 	onLo := p.Interface == "lo"
 	loopback := c.Loopback.Contains(p.Dst.Addr())
 	dnsOn := c.DNS.Mode != intercept.DNSOff
@@ -149,12 +154,15 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 		if uidIn(c.Outbound.ExcludeUIDs) || gidIn(c.Outbound.ExcludeGIDs) {
 			return pass, "O7"
 		}
-		if len(c.Outbound.IncludeUIDs)+len(c.Outbound.IncludeGIDs) > 0 && !uidIn(c.Outbound.IncludeUIDs) && !gidIn(c.Outbound.IncludeGIDs) {
+		if len(c.Outbound.IncludeUIDs)+len(c.Outbound.IncludeGIDs) > 0 && !uidIn(c.Outbound.IncludeUIDs) &&
+			!gidIn(c.Outbound.IncludeGIDs) {
 			return pass, "O7"
 		}
 	}
-	if (tcp || udp) && port == 53 && (c.DNS.Mode == intercept.DNSAll || c.DNS.Mode == intercept.DNSResolvConf && slices.Contains(c.DNS.Servers, p.Dst.Addr())) {
-		stays := slices.ContainsFunc(c.DNS.Target, func(t netip.AddrPort) bool { return !t.Addr().IsLoopback() }) && p.Dst.Addr().IsLoopback()
+	if (tcp || udp) && port == 53 && (c.DNS.Mode == intercept.DNSAll || c.DNS.Mode == intercept.DNSResolvConf &&
+		slices.Contains(c.DNS.Servers, p.Dst.Addr())) {
+		stays := slices.ContainsFunc(c.DNS.Target, func(t netip.AddrPort) bool { return !t.Addr().IsLoopback() }) &&
+			p.Dst.Addr().IsLoopback()
 		if !stays {
 			return capture(intercept.Port(c.DNS.Port), c.DNS.Target, "O8")
 		}
@@ -168,7 +176,8 @@ func judgeFamily(c intercept.Config, p intercept.Packet) (intercept.Fate, string
 	}
 	byPort, byCIDR := c.Outbound.IncludePorts.Contains(port), c.Outbound.IncludeCIDRs.Contains(p.Dst.Addr())
 	switch {
-	case udp && (byPort || byCIDR) && (c.Outbound.UDP == intercept.TreatmentReject || c.Outbound.QUIC == intercept.TreatmentReject && port == 443):
+	case udp && (byPort || byCIDR) && (c.Outbound.UDP == intercept.TreatmentReject ||
+		c.Outbound.QUIC == intercept.TreatmentReject && port == 443):
 		return intercept.Fate{Action: intercept.Rejected}, "O13"
 	case tcp && byPort:
 		return capture(c.Outbound.Port, c.Outbound.Target, "O11")
@@ -231,14 +240,18 @@ func vary(r *rand.Rand, p *intercept.Packet) {
 // checkNever holds for every configuration, whatever the lines say.
 func checkNever(t *testing.T, c intercept.Config, p intercept.Packet, trace intercept.Trace) {
 	t.Helper()
-	captured := trace.Fate.Action == intercept.Redirected || trace.Fate.Action == intercept.Translated || trace.Fate.Action == intercept.Transparent
-	if p.Hook == intercept.Output && p.Owner != nil && (c.Proxy.UIDs.Contains(p.Owner.UID) || c.Proxy.GIDs.Contains(p.Owner.GID)) && captured && trace.Fate.Ports != c.Inbound.Port {
+	captured := trace.Fate.Action == intercept.Redirected || trace.Fate.Action == intercept.Translated ||
+		trace.Fate.Action == intercept.Transparent
+	if p.Hook == intercept.Output && p.Owner != nil &&
+		(c.Proxy.UIDs.Contains(p.Owner.UID) || c.Proxy.GIDs.Contains(p.Owner.GID)) && captured &&
+		trace.Fate.Ports != c.Inbound.Port {
 		t.Fatalf("the proxy's own packet %+v loops: %s by %s", p, trace.Fate, trace.Line)
 	}
 	if captured && p.Protocol == intercept.TCP && p.Flags != 0 && p.Flags != intercept.SYN {
 		t.Fatalf("a packet in the middle of a connection is captured: %+v", p)
 	}
-	if captured && p.Hook == intercept.Output && (trace.Fate.Ports == c.Outbound.Port || p.Protocol == intercept.TCP && p.Dst.Port() != 53 && trace.Fate.Action == intercept.Translated) &&
+	if captured && p.Hook == intercept.Output && (trace.Fate.Ports == c.Outbound.Port || p.Protocol == intercept.TCP &&
+		p.Dst.Port() != 53 && trace.Fate.Action == intercept.Translated) &&
 		(c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()) || c.Outbound.ExcludePorts.Contains(p.Dst.Port())) {
 		t.Fatalf("an excluded destination is captured: %+v by %s", p, trace.Line)
 	}
@@ -248,7 +261,8 @@ func checkNever(t *testing.T, c intercept.Config, p intercept.Packet, trace inte
 // configurations that say the same of both.
 func TestFamiliesAgree(t *testing.T) {
 	toIPv6 := map[string]string{
-		"10.0.0.0/8": "fd00::/8", "10.96.0.10/32": "fd00:96::a/128", "203.0.113.0/24": "2001:db8::/32", "192.0.2.0/24": "2001:db9::/32",
+		"10.0.0.0/8": "fd00::/8", "10.96.0.10/32": "fd00:96::a/128", "203.0.113.0/24": "2001:db8::/32",
+		"192.0.2.0/24": "2001:db9::/32",
 	}
 	packets := []struct{ v4, v6 string }{
 		{"10.96.0.10:80", "[fd00:96::a]:80"}, {"10.1.1.1:443", "[fd11::1]:443"}, {"203.0.113.9:53", "[2001:db8::9]:53"},
@@ -316,7 +330,8 @@ func TestZonesFollowTheRedirect(t *testing.T) {
 			}
 			redirected := trace.Fate == intercept.RedirectedTo(c.DNS.Port)
 			if redirected != (trace.Zone == 2) {
-				t.Fatalf("seed %d: packet %+v owner %+v: %s by %s, but in zone %d", seed, p, p.Owner, trace.Fate, trace.Line, trace.Zone)
+				t.Fatalf("seed %d: packet %+v owner %+v: %s by %s, but in zone %d", seed, p, p.Owner, trace.Fate, trace.Line,
+					trace.Zone)
 			}
 		}
 	}

@@ -128,7 +128,9 @@ func (s *space) apply(ctx context.Context, p Pod, c intercept.Config, rs ruleset
 // applyRules chooses a backend and applies with it. That nftables works is proven by using it, and so is what could not
 // be tried before. What the kernel then refuses is proven missing, and the next is chosen, unless the backend was asked
 // for by name.
-func (s *space) applyRules(ctx context.Context, want Backend, rs ruleset.Ruleset) (choice Choice, outcome ruleset.Outcome, err error) {
+func (s *space) applyRules(
+	ctx context.Context, want Backend, rs ruleset.Ruleset,
+) (choice Choice, outcome ruleset.Outcome, err error) {
 	all, err := candidates(want)
 	if err != nil {
 		return choice, "", err

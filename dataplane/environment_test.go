@@ -199,7 +199,8 @@ func (s surroundings) enter() error {
 	if len(s.refusals) > 0 {
 		filter := instructions(s.refusals)
 		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-		if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0,
+			uintptr(unsafe.Pointer(&program))); errno != 0 {
 			return os.NewSyscallError("seccomp", errno)
 		}
 	}
@@ -256,12 +257,14 @@ const all = 1<<32 - 1
 // noNFTables is how a kernel without nfnetlink answers (netlink_create in
 // net/netlink/af_netlink.c).
 func noNFTables() refusal {
-	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_NETFILTER}}, unix.EPROTONOSUPPORT}
+	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_NETFILTER}},
+		unix.EPROTONOSUPPORT}
 }
 
 // noSockDiag is how one without sock_diag answers.
 func noSockDiag() refusal {
-	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_SOCK_DIAG}}, unix.EPROTONOSUPPORT}
+	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_SOCK_DIAG}},
+		unix.EPROTONOSUPPORT}
 }
 
 // noIPv6 is how a kernel with ipv6.disable=1 answers.
@@ -448,11 +451,13 @@ func TestWithoutNFTables(t *testing.T) {
 		if b == BackendAuto {
 			want[BackendNFT] = StateMissing
 		}
-		if r.Result.Backend != BackendIPTablesLegacy || r.Result.Outcome != intercept.Created || fmt.Sprint(found) != fmt.Sprint(want) {
+		if r.Result.Backend != BackendIPTablesLegacy || r.Result.Outcome != intercept.Created ||
+			fmt.Sprint(found) != fmt.Sprint(want) {
 			t.Errorf("apply by %s: %+v; want %v", b, r.Result, want)
 		}
 		for _, f := range r.Result.Findings {
-			cause := map[Backend]string{BackendNFT: "protocol not supported", BackendIPTablesNFT: "Protocol not supported"}[f.Backend]
+			cause := map[Backend]string{BackendNFT: "protocol not supported",
+				BackendIPTablesNFT: "Protocol not supported"}[f.Backend]
 			if f.Reason == "" || !strings.Contains(f.Reason, cause) {
 				t.Errorf("%s: %s: lacks the cause %q", b, f.Reason, cause)
 			}
@@ -462,7 +467,8 @@ func TestWithoutNFTables(t *testing.T) {
 		}
 		captures(t, lab, intercept.IPv4, intercept.IPv6)
 
-		if r, err = p.ask(request{Verb: "apply", Pod: target, Config: &c}); err != nil || r.Result.Outcome != intercept.Unchanged {
+		if r, err = p.ask(request{Verb: "apply", Pod: target, Config: &c}); err != nil ||
+			r.Result.Outcome != intercept.Unchanged {
 			t.Errorf("apply again: %+v, %v", r.Result, err)
 		}
 		if r, err = p.ask(request{Verb: "check", Pod: target, Config: &c}); err != nil || len(r.Differences) > 0 {
@@ -481,7 +487,8 @@ func TestWithoutNFTables(t *testing.T) {
 		if r, err = p.ask(request{Verb: "remove", Pod: target}); err != nil || !r.Removed {
 			t.Errorf("remove: %v, %v", r.Removed, err)
 		}
-		if left := run(t, netns, "iptables-legacy-save") + run(t, netns, "ip6tables-legacy-save"); strings.Contains(left, "MESH_") {
+		if left := run(t, netns, "iptables-legacy-save") + run(t, netns, "ip6tables-legacy-save"); strings.Contains(left,
+			"MESH_") {
 			t.Errorf("left: %s", left)
 		}
 		lab = newLab(t) // whose legacy tables nobody asked for yet
@@ -500,7 +507,8 @@ func stateOf(findings []Finding) map[Backend]State {
 // TestDoctorWithoutNFTables: the doctor says what is missing of nf_tables, by
 // which errno, and which module mends it.
 func TestDoctorWithoutNFTables(t *testing.T) {
-	p, lab, c := surroundings{refusals: []refusal{noNFTables()}}.start(t), netlab.NewT(t, netlab.Options{}), intercept.Default()
+	p, lab, c := surroundings{refusals: []refusal{noNFTables()}}.start(t), netlab.NewT(t, netlab.Options{}),
+		intercept.Default()
 	r, err := p.ask(request{Verb: "probe", Pod: Pod{NetNS: lab.Pod.Path()}, Config: &c})
 	if err != nil {
 		t.Fatal(err)
@@ -509,14 +517,16 @@ func TestDoctorWithoutNFTables(t *testing.T) {
 	for _, d := range r.Report.Backends {
 		found[d.Backend] = d
 	}
-	if found[BackendNFT].State != StateMissing || found[BackendIPTablesNFT].State != StateMissing || found[BackendIPTablesLegacy].State != StateOK {
+	if found[BackendNFT].State != StateMissing || found[BackendIPTablesNFT].State != StateMissing ||
+		found[BackendIPTablesLegacy].State != StateOK {
 		t.Errorf("%+v", r.Report)
 	}
 	i := slices.IndexFunc(found[BackendNFT].Capabilities, func(c Capability) bool { return c.Name == "tables" })
 	if i < 0 {
 		t.Fatalf("%+v", found[BackendNFT])
 	}
-	if c := found[BackendNFT].Capabilities[i]; c.State != StateMissing || !c.Needed || c.Errno != "EPROTONOSUPPORT" || c.Cause == "" || !slices.Contains(c.Modules, "nf_tables") {
+	if c := found[BackendNFT].Capabilities[i]; c.State != StateMissing || !c.Needed || c.Errno != "EPROTONOSUPPORT" ||
+		c.Cause == "" || !slices.Contains(c.Modules, "nf_tables") {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Contains(r.Report.Modules, "nf_tables") {
@@ -532,12 +542,14 @@ func TestInitContainer(t *testing.T) {
 		refusals []refusal
 		want     map[Backend]Backend
 	}{
-		"all":          {nil, map[Backend]Backend{BackendAuto: BackendNFT, BackendIPTables: BackendIPTablesNFT}},
-		"no nf_tables": {[]refusal{noNFTables()}, map[Backend]Backend{BackendAuto: BackendIPTablesLegacy, BackendIPTables: BackendIPTablesLegacy}},
+		"all": {nil, map[Backend]Backend{BackendAuto: BackendNFT, BackendIPTables: BackendIPTablesNFT}},
+		"no nf_tables": {[]refusal{noNFTables()}, map[Backend]Backend{BackendAuto: BackendIPTablesLegacy,
+			BackendIPTables: BackendIPTablesLegacy}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab, c := newLab(t), intercept.Default()
-			p := surroundings{refusals: tt.refusals, pod: lab.Pod, only: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}.start(t)
+			p := surroundings{refusals: tt.refusals, pod: lab.Pod,
+				only: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}.start(t)
 			for b, want := range tt.want {
 				target := Pod{Backend: b}
 				if _, err := p.ask(request{Verb: "check", Pod: target, Config: &c}); !errors.Is(err, intercept.ErrNotIntercepted) {
@@ -787,7 +799,8 @@ func TestProbingWritesNothing(t *testing.T) {
 // auto, and of no other choice.
 func TestForKernel(t *testing.T) {
 	c := intercept.Default()
-	for hasIPv6, want := range map[bool][]intercept.Family{true: {intercept.IPv4, intercept.IPv6}, false: {intercept.IPv4}} {
+	for hasIPv6, want := range map[bool][]intercept.Family{true: {intercept.IPv4, intercept.IPv6},
+		false: {intercept.IPv4}} {
 		rs, err := intercept.Compile(c)
 		if err != nil {
 			t.Fatal(err)

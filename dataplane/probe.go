@@ -142,7 +142,8 @@ func privileges() []Privilege {
 	return []Privilege{
 		{"CAP_NET_ADMIN", held(capability.CAP_NET_ADMIN), "rules of any kind"},
 		{"CAP_NET_RAW", held(capability.CAP_NET_RAW), "iptables-legacy"},
-		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN), "entering another network namespace, and trying iptables without writing"},
+		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN),
+			"entering another network namespace, and trying iptables without writing"},
 	}
 }
 
@@ -159,7 +160,8 @@ type need struct {
 // needs is the table of what rules can need.
 func needs() []need {
 	tcp := ruleset.Proto{ruleset.TCP}
-	in := func(typ ruleset.ChainType, hook ruleset.Hook, priority ruleset.Priority, target ruleset.Target, match ...ruleset.Match) ruleset.Chain {
+	in := func(typ ruleset.ChainType, hook ruleset.Hook, priority ruleset.Priority, target ruleset.Target,
+		match ...ruleset.Match) ruleset.Chain {
 		return ruleset.Chain{Name: "probe", Hook: hook, Priority: priority, Type: typ,
 			Rules: []ruleset.Rule{{ID: "O14.probe", Reason: "probe", Match: match, Target: target}}}
 	}
@@ -192,23 +194,31 @@ func needs() []need {
 			[]string{"nft_chain_nat", "nf_nat"}, []string{"iptable_nat", "ip6table_nat"}},
 		{"redirect", in(nat, output, ruleset.PriorityDstNAT, ruleset.Redirect{Ports: ruleset.Port(15001)}, tcp),
 			hasTarget(ruleset.Redirect{}), []string{"nft_redir"}, []string{"xt_REDIRECT"}},
-		{"owners", in(filter, output, ruleset.PriorityFilter, pass, ruleset.UID{ruleset.ID(1337)}, ruleset.GID{ruleset.ID(1337)}),
+		{"owners", in(filter, output, ruleset.PriorityFilter, pass, ruleset.UID{ruleset.ID(1337)},
+			ruleset.GID{ruleset.ID(1337)}),
 			hasMatch(ruleset.UID{}, ruleset.GID{}), []string{"nf_tables"}, []string{"xt_owner"}},
-		{"lists of ports", in(filter, output, ruleset.PriorityFilter, pass, tcp, ruleset.DstPort{ruleset.Port(1), ruleset.Port(3), {First: 5, Last: 7}}),
+		{"lists of ports", in(filter, output, ruleset.PriorityFilter, pass, tcp,
+			ruleset.DstPort{ruleset.Port(1), ruleset.Port(3), {First: 5, Last: 7}}),
 			hasMatch(ruleset.DstPort{}, ruleset.SrcPort{}), []string{"nf_tables"}, []string{"xt_multiport", "xt_tcpudp"}},
 		{"conntrack zones", in(filter, output, ruleset.PriorityRaw, ruleset.CTZone{Zone: 1}),
 			hasTarget(ruleset.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
 		{"conntrack states", in(filter, arriving, ruleset.PriorityMangle, drop, ruleset.CTInvalid),
-			hasMatch(ruleset.CTInvalid), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
-		{"marks", in(route, output, ruleset.PriorityMangle, ruleset.SetConnMark{Value: 1, Mask: 1}, ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.ConnMark{Value: 1, Mask: 1}),
+			hasMatch(ruleset.CTInvalid), []string{"nft_ct", "nf_conntrack"},
+			[]string{"iptable_mangle", "ip6table_mangle", "xt_conntrack"}},
+		{"marks", in(route, output, ruleset.PriorityMangle, ruleset.SetConnMark{Value: 1, Mask: 1},
+			ruleset.MetaMark{Value: 1, Mask: 1}, ruleset.ConnMark{Value: 1, Mask: 1}),
 			func(c ruleset.Chain, r ruleset.Rule) bool {
-				return hasMatch(ruleset.MetaMark{}, ruleset.ConnMark{})(c, r) || hasTarget(ruleset.SetMark{})(c, r) || hasTarget(ruleset.SetConnMark{})(c, r)
+				return hasMatch(ruleset.MetaMark{}, ruleset.ConnMark{})(c, r) || hasTarget(ruleset.SetMark{})(c, r) ||
+					hasTarget(ruleset.SetConnMark{})(c, r)
 			}, []string{"nft_ct"}, []string{"xt_mark", "xt_connmark"}},
-		{"TPROXY", in(filter, arriving, ruleset.PriorityMangle, ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 1, Mask: 1}}, tcp),
+		{"TPROXY", in(filter, arriving, ruleset.PriorityMangle,
+			ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 1, Mask: 1}}, tcp),
 			hasTarget(ruleset.TProxy{}), []string{"nft_tproxy", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}, []string{"xt_TPROXY"}},
 		{"reject", in(filter, output, ruleset.PriorityFilter, ruleset.Reject{}),
 			hasTarget(ruleset.Reject{}), []string{"nft_reject_inet"}, []string{"ipt_REJECT", "ip6t_REJECT"}},
-		{"translation to another address", in(nat, output, ruleset.PriorityDstNAT, ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.1:53")}, ruleset.Proto{ruleset.UDP}, ruleset.IsFamily(ruleset.IPv4)),
+		{"translation to another address", in(nat, output, ruleset.PriorityDstNAT,
+			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.1:53")}, ruleset.Proto{ruleset.UDP},
+			ruleset.IsFamily(ruleset.IPv4)),
 			hasTarget(ruleset.DNAT{}), []string{"nft_nat"}, []string{"xt_nat"}},
 	}
 }

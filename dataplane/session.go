@@ -36,8 +36,8 @@ type Session struct {
 	left chan error
 }
 
-// Open enters the network namespace of a pod. It refuses the host's own, unless the pod allows it. The caller closes the
-// session: until then the namespace stays, even if the pod goes.
+// Open enters the network namespace of a pod. It refuses the host's own, unless the pod allows it. The caller closes
+// the session: until then the namespace stays, even if the pod goes.
 func Open(ctx context.Context, p Pod) (*Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -158,8 +158,8 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 	return err
 }
 
-// locked runs fn in the namespace while no other of ours writes there. Each backend has a lock of its own or needs none;
-// this one is for what takes several steps: routes and rules, or one backend's rules and another's.
+// locked runs fn in the namespace while no other of ours writes there. Each backend has a lock of its own or needs
+// none; this one is for what takes several steps: routes and rules, or one backend's rules and another's.
 func (s *Session) locked(ctx context.Context, fn func() error) error {
 	return s.do(ctx, func() (err error) {
 		wait, cancel := context.WithTimeout(ctx, cmp.Or(s.pod.IPTables.Wait, iptables.DefaultWait))
@@ -217,8 +217,8 @@ func forKernel(rs ruleset.Ruleset, want intercept.Families, hasIPv6 bool) rulese
 	return rs
 }
 
-// Check compares the kernel with c and returns the differences. None: it is as Apply leaves it. It changes nothing. Where
-// there is nothing of ours the error is [ruleset.ErrNotIntercepted].
+// Check compares the kernel with c and returns the differences. None: it is as Apply leaves it. It changes nothing.
+// Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
 func (s *Session) Check(ctx context.Context, c intercept.Config) (diffs []ruleset.Difference, err error) {
 	rs, routes, err := compile(c)
 	if err != nil {
@@ -231,7 +231,8 @@ func (s *Session) Check(ctx context.Context, c intercept.Config) (diffs []rulese
 	return diffs, err
 }
 
-func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset, routes []ruleset.MarkRoute) ([]ruleset.Difference, error) {
+func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset,
+	routes []ruleset.MarkRoute) ([]ruleset.Difference, error) {
 	holding, err := s.holding()
 	if err != nil {
 		return nil, err

@@ -41,7 +41,8 @@ func (s *Session) Verify(ctx context.Context, c intercept.Config) (verdicts []Ve
 	return verdicts, err
 }
 
-func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs ruleset.Ruleset, routes []ruleset.MarkRoute) ([]Verdict, error) {
+func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs ruleset.Ruleset,
+	routes []ruleset.MarkRoute) ([]Verdict, error) {
 	diffs, err := s.check(ctx, want, rs, routes)
 	if err != nil && !errors.Is(err, ruleset.ErrNotIntercepted) {
 		return nil, err
@@ -51,7 +52,8 @@ func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs
 	case err != nil:
 		rules.Found = err.Error() + "; run mesh-init apply there"
 	case len(diffs) > 0:
-		rules.Found = fmt.Sprintf("%d differences, the first: %s; mesh-init check names all, and mesh-init apply puts them right", len(diffs), diffs[0])
+		rules.Found = fmt.Sprintf("%d differences, the first: %s; mesh-init check names all, "+
+			"and mesh-init apply puts them right", len(diffs), diffs[0])
 	}
 	verdicts := []Verdict{rules}
 	listed := map[ruleset.Protocol]func() ([]sockets.Socket, error){}
@@ -114,7 +116,8 @@ func listeners(c intercept.Config, families []ruleset.Family) []listener {
 		}
 		if c.DNS.Mode != intercept.DNSOff && len(c.DNS.Target) == 0 {
 			for _, p := range []ruleset.Protocol{ruleset.UDP, ruleset.TCP} {
-				all = append(all, listener{"DNS port, " + strings.ToUpper(p.String()) + ", " + f.String(), p, localhost, c.DNS.Port, true})
+				all = append(all, listener{"DNS port, " + strings.ToUpper(p.String()) + ", " + f.String(), p, localhost, c.DNS.Port,
+					true})
 			}
 		}
 	}
@@ -137,7 +140,8 @@ func (e listener) judge(list func() ([]sockets.Socket, error), proxy intercept.P
 	v.OK, v.Found = true, fmt.Sprintf("user %d listens at %s", all[i].UID, all[i].Local)
 	if e.isProxy && len(proxy.GIDs) == 0 && proxy.Mark.Mask == 0 && !proxy.UIDs.Contains(all[i].UID) {
 		v.OK = false
-		v.Found += fmt.Sprintf(", who is not the proxy (%s): its own lookups come back to it, and its answers get lost", proxy.UIDs)
+		v.Found += fmt.Sprintf(", who is not the proxy (%s): its own lookups come back to it, and its answers get lost",
+			proxy.UIDs)
 	}
 	return v
 }
@@ -165,7 +169,8 @@ func toTry(rs ruleset.Ruleset, f ruleset.Family) (ruleset.Packet, ruleset.Trace,
 // try opens a connection that has to be captured. That it is accepted is not
 // enough, since somebody may have the address after all: the rule that
 // captures it has to count it.
-func (s *space) try(ctx context.Context, want Backend, rs ruleset.Ruleset, p ruleset.Packet, trace ruleset.Trace) (Verdict, error) {
+func (s *space) try(ctx context.Context, want Backend, rs ruleset.Ruleset, p ruleset.Packet,
+	trace ruleset.Trace) (Verdict, error) {
 	v := Verdict{What: "a connection to " + p.Dst.String()}
 	count := func() (n uint64, err error) {
 		status, err := s.status(ctx, want, &rs)

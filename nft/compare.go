@@ -28,7 +28,8 @@ func (p program) differences(st state) []ruleset.Difference {
 	var diffs []ruleset.Difference
 	for _, kt := range st {
 		if !slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family }) {
-			diffs = append(diffs, ruleset.Difference{What: "table " + familyName(kt.family) + " " + Table, Problem: "not part of this configuration"})
+			diffs = append(diffs, ruleset.Difference{What: "table " + familyName(kt.family) + " " + Table,
+				Problem: "not part of this configuration"})
 		}
 	}
 	for _, t := range p {

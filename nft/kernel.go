@@ -305,7 +305,8 @@ func subsystem(err error) error {
 }
 
 // dump asks the kernel for objects and hands each of its messages to f.
-func (conn *Conn) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
+func (conn *Conn) dump(message uint16, family nftables.TableFamily, filter []netlink.Attribute,
+	f func(nftables.TableFamily, []byte) error) error {
 	return conn.ask(message, netlink.Dump, family, filter, f)
 }
 
@@ -313,7 +314,8 @@ func (conn *Conn) dump(message uint16, family nftables.TableFamily, filter []net
 // does not know, and what is passed over would count as equal; it does not
 // always hand on the errno; and it waits with select(2), which knows no file
 // descriptor above 1023 and makes it panic in a process that has more.
-func (conn *Conn) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
+func (conn *Conn) ask(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily,
+	filter []netlink.Attribute, f func(nftables.TableFamily, []byte) error) error {
 	m, err := request(message, flags, family, filter)
 	if err != nil {
 		return err

@@ -179,7 +179,8 @@ func TestTextLoadedByHandIsOurs(t *testing.T) {
 
 // TestTwiceIsOnce: a second Apply writes nothing; not even a handle changes.
 func TestTwiceIsOnce(t *testing.T) {
-	for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1), vocabulary()} {
+	for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1),
+		vocabulary()} {
 		ns, b := namespace(t)
 		apply(t, b, rs, ruleset.Created)
 		before := listWithHandles(t, ns)
@@ -223,7 +224,8 @@ func TestLayoutsReplaceEachOther(t *testing.T) {
 	b.only = &two
 	rs := compileConfig(t, intercept.Default())
 	apply(t, b, rs, ruleset.Created)
-	if l := list(t, ns); !strings.Contains(l, "table ip mesh_intercept") || !strings.Contains(l, "table ip6 mesh_intercept") {
+	if l := list(t, ns); !strings.Contains(l, "table ip mesh_intercept") ||
+		!strings.Contains(l, "table ip6 mesh_intercept") {
 		t.Fatal(l)
 	}
 	checkSame(t, b, rs)
@@ -316,22 +318,34 @@ func TestCheckNamesDifferences(t *testing.T) {
 	}{
 		{"rule deleted", "delete rule inet mesh_intercept output handle HANDLE", `rule O4.uid: missing`},
 		{"rule added", "add rule inet mesh_intercept output tcp dport 1 counter drop", "a rule without comment: not ours"},
-		{"rule added with a comment of ours", `insert rule inet mesh_intercept output counter accept comment "O4.uid: from the proxy (by user)"`, `rule O4.uid: has other conditions, another target or another comment`},
-		{"an expression the library does not know", `insert rule inet mesh_intercept output numgen inc mod 2 0 counter accept`, "a rule without comment: not ours"},
-		{"rules swapped", `delete rule inet mesh_intercept output handle HANDLE; add rule inet mesh_intercept output meta skuid 1337 counter return comment "O4.uid: from the proxy (by user)"`, "its rules stand in another order"},
+		{"rule added with a comment of ours",
+			`insert rule inet mesh_intercept output counter accept comment "O4.uid: from the proxy (by user)"`,
+			`rule O4.uid: has other conditions, another target or another comment`},
+		{"an expression the library does not know",
+			`insert rule inet mesh_intercept output numgen inc mod 2 0 counter accept`, "a rule without comment: not ours"},
+		{"rules swapped",
+			`delete rule inet mesh_intercept output handle HANDLE; ` +
+				`add rule inet mesh_intercept output meta skuid 1337 counter return ` +
+				`comment "O4.uid: from the proxy (by user)"`, "its rules stand in another order"},
 		{"chain flushed", "flush chain inet mesh_intercept prerouting", `rule I8: missing`},
-		{"element added", "add element inet mesh_intercept ipv4_1 { 198.51.100.0/24 }", "set ipv4_1: 0 ranges missing, 1 not ours"},
-		{"element deleted", "delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }", "set ipv4_1: 1 ranges missing, 0 not ours"},
-		{"element narrowed", "delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }; add element inet mesh_intercept ipv4_1 { 10.0.0.0/9 }", "set ipv4_1: its ranges end elsewhere"},
+		{"element added", "add element inet mesh_intercept ipv4_1 { 198.51.100.0/24 }",
+			"set ipv4_1: 0 ranges missing, 1 not ours"},
+		{"element deleted", "delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }",
+			"set ipv4_1: 1 ranges missing, 0 not ours"},
+		{"element narrowed",
+			"delete element inet mesh_intercept ipv4_1 { 10.0.0.0/8 }; add element inet mesh_intercept ipv4_1 { 10.0.0.0/9 }",
+			"set ipv4_1: its ranges end elsewhere"},
 		{"set added", "add set inet mesh_intercept more { type ipv4_addr; }", "set more: not ours"},
 		{"chain added", "add chain inet mesh_intercept more { type filter hook output priority 5; }", "chain more: not ours"},
-		{"table of another family added", "add table ip mesh_intercept; add chain ip mesh_intercept spec_x", "table ip mesh_intercept: not part of this configuration"},
+		{"table of another family added", "add table ip mesh_intercept; add chain ip mesh_intercept spec_x",
+			"table ip mesh_intercept: not part of this configuration"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ns, b := namespace(t)
 			apply(t, b, rs, ruleset.Created)
-			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)")), "nft", "-f", "-")
+			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)")), "nft", "-f",
+				"-")
 			before := listWithHandles(t, ns)
 			diffs, err := b.Check(t.Context(), rs)
 			if err != nil {
@@ -400,7 +414,8 @@ func TestRefusedRuleIsNamed(t *testing.T) {
 		if c.Name == intercept.ChainRawOutput {
 			// nft_tproxy works on arriving packets alone.
 			rs.Chains[i].Rules = append([]ruleset.Rule{}, c.Rules...)
-			rs.Chains[i].Rules[2] = ruleset.Rule{ID: "O3", Reason: "the culprit", Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}},
+			rs.Chains[i].Rules[2] = ruleset.Rule{ID: "O3", Reason: "the culprit",
+				Match:  []ruleset.Match{ruleset.Proto{ruleset.TCP}},
 				Target: ruleset.TProxy{Port: 1, Mark: ruleset.Mark{Value: 1, Mask: 1}}}
 		}
 	}

@@ -326,7 +326,8 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRan
 		return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
 	case len(keys) > 1 || key == keyIPv4 || key == keyIPv6: // below
 	case negated:
-		return stmt{text(key.text(keys[0])), append(load, &expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
+		return stmt{text(key.text(keys[0])), append(load,
+			&expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
 	default:
 		return stmt{text(key.text(keys[0])), append(load,
 			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: keys[0].first},
@@ -539,9 +540,11 @@ func (t *table) reject(tcp bool) stmt {
 	// (792, type 3 code 3; 4443, type 1 code 4).
 	switch t.family {
 	case nftables.TableFamilyIPv4:
-		return stmt{"reject with icmp port-unreachable", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}}
+		return stmt{"reject with icmp port-unreachable",
+			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}}
 	case nftables.TableFamilyIPv6:
-		return stmt{"reject with icmpv6 port-unreachable", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
+		return stmt{"reject with icmpv6 port-unreachable",
+			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
 	}
 	return stmt{"reject with icmpx port-unreachable", []expr.Any{
 		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}

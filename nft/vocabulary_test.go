@@ -70,9 +70,12 @@ func vocabulary() ruleset.Ruleset {
 
 	nat := []ruleset.Rule{
 		{ID: "O12", Reason: "one port", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.Port(15001)}},
-		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp}, Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
-		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
-		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp}, Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
+		{ID: "O12", Reason: "spread", Match: []ruleset.Match{tcp},
+			Target: ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv4)},
+			Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
+		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp},
+			Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
 	}
 	return numbered(ruleset.Ruleset{
 		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
@@ -88,7 +91,8 @@ func vocabulary() ruleset.Ruleset {
 			{Name: "marks", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain},
 			{Name: "nats", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 			{Name: "tproxies", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: []ruleset.Rule{
-				{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}}}},
+				{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
+					Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}}}},
 		},
 	})
 }
@@ -190,12 +194,14 @@ func TestUnknownRefused(t *testing.T) {
 	}
 	for name, bad := range map[string]ruleset.Rule{
 		"port without protocol": {Match: []ruleset.Match{ruleset.DstPort{ruleset.Port(80)}}, Target: ruleset.Return{}},
-		"negated owner":         {Match: []ruleset.Match{ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}}}, Target: ruleset.Return{}},
-		"empty list":            {Match: []ruleset.Match{ruleset.Dst{}}, Target: ruleset.Return{}},
-		"NAT in a filter":       {Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}}, Target: ruleset.Redirect{Ports: ruleset.Port(1)}},
-		"jump to nowhere":       {Target: ruleset.Jump{Chain: "nowhere"}},
-		"no target":             {},
-		"long comment":          {Reason: strings.Repeat("x", 200), Target: ruleset.Return{}},
+		"negated owner": {Match: []ruleset.Match{ruleset.Not{Match: ruleset.UID{ruleset.ID(1)}}},
+			Target: ruleset.Return{}},
+		"empty list": {Match: []ruleset.Match{ruleset.Dst{}}, Target: ruleset.Return{}},
+		"NAT in a filter": {Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}},
+			Target: ruleset.Redirect{Ports: ruleset.Port(1)}},
+		"jump to nowhere": {Target: ruleset.Jump{Chain: "nowhere"}},
+		"no target":       {},
+		"long comment":    {Reason: strings.Repeat("x", 200), Target: ruleset.Return{}},
 	} {
 		rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4},
 			Chains: []ruleset.Chain{{Name: "c", Hook: ruleset.Output, Rules: []ruleset.Rule{bad}}}}

@@ -159,8 +159,8 @@ type PacketError struct {
 
 func (e *PacketError) Error() string { return "packet: " + e.Field + ": " + e.Problem }
 
-// complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6: the
-// kernel sends what goes to ::ffff:192.0.2.1 as IPv4.
+// complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6:
+// the kernel sends what goes to ::ffff:192.0.2.1 as IPv4.
 func (p Packet) complete() (Packet, error) {
 	p.Src = netip.AddrPortFrom(p.Src.Addr().Unmap(), p.Src.Port())
 	p.Dst = netip.AddrPortFrom(p.Dst.Addr().Unmap(), p.Dst.Port())
@@ -174,7 +174,8 @@ func (p Packet) complete() (Packet, error) {
 	case !p.Src.Addr().IsValid():
 		return p, &PacketError{"Src", "no address"}
 	case p.Src.Addr().Is4() != p.Dst.Addr().Is4():
-		return p, &PacketError{"Src", fmt.Sprintf("%s and the destination %s are of different families", p.Src.Addr(), p.Dst.Addr())}
+		return p, &PacketError{"Src", fmt.Sprintf("%s and the destination %s are of different families", p.Src.Addr(),
+			p.Dst.Addr())}
 	}
 	if p.State == 0 {
 		p.State = CTNew
@@ -222,13 +223,15 @@ func (t *tracer) hooks(hooks []Hook) verdict {
 	for _, h := range hooks {
 		bases := slices.DeleteFunc(slices.Clone(t.rs.Chains), func(c Chain) bool {
 			// The kernel asks NAT chains about the first packet of a connection alone.
-			return c.Hook != h || c.Type == NATChain && (t.p.State != CTNew || t.arrived) || t.arrived && c.Priority == PriorityRaw
+			return c.Hook != h || c.Type == NATChain && (t.p.State != CTNew || t.arrived) || t.arrived &&
+				c.Priority == PriorityRaw
 		})
 		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
 		for _, c := range bases {
 			// Chains that choose a zone or set marks, and those that reject after
 			// NAT has decided, say nothing of a packet's fate by letting it go on.
-			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain || c.Priority == PriorityFilter && t.asked
+			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain || c.Priority == PriorityFilter &&
+				t.asked
 			t.asked = t.asked || c.Type == NATChain
 			if t.chain(c) == stop {
 				return stop

@@ -33,8 +33,9 @@ var (
 	cidrs = prefixes("10.0.0.0/8", "10.96.0.0/12", "10.96.0.10/32", "192.0.2.0/24", "192.0.2.128/25",
 		"203.0.113.10/32", "203.0.113.0/24", "224.0.0.0/3", "0.0.0.0/1", "127.1.0.0/16", "127.0.0.53/32", "10.244.0.5/32",
 		"fd00::/8", "fd00:96::/32", "2001:db8::/32", "2001:db8::10/128", "2001:db8:0:1::/64", "8000::/1", "fd00:244::5/128")
-	sources = prefixes("10.0.0.0/8", "172.16.0.0/12", "172.16.5.5/32", "192.168.0.0/16", "fd00::/8", "2001:db8:7::/48", "2001:db8:7::7/128")
-	owners  = []intercept.IDRange{
+	sources = prefixes("10.0.0.0/8", "172.16.0.0/12", "172.16.5.5/32", "192.168.0.0/16", "fd00::/8", "2001:db8:7::/48",
+		"2001:db8:7::7/128")
+	owners = []intercept.IDRange{
 		intercept.ID(0), intercept.ID(1000), intercept.ID(2000), {First: 1000, Last: 1999},
 		{First: 2000, Last: 4000000000}, intercept.ID(65534), intercept.ID(1338), intercept.ID(intercept.MaxID),
 	}
@@ -100,7 +101,8 @@ func candidate(r *rand.Rand) intercept.Config {
 	c.Outbound.IncludePorts = maybe(r, ports, 3)
 	c.Outbound.ExcludePorts = maybe(r, ports, 3)
 	for one(r, 3) {
-		e := intercept.Exclusion{CIDRs: maybe(r, cidrs, 2), Ports: maybe(r, ports, 2), UIDs: maybe(r, owners, 2), GIDs: maybe(r, owners, 1)}
+		e := intercept.Exclusion{CIDRs: maybe(r, cidrs, 2), Ports: maybe(r, ports, 2), UIDs: maybe(r, owners, 2),
+			GIDs: maybe(r, owners, 1)}
 		e.Protocol = pick(r, []intercept.Protocol{0, intercept.TCP, intercept.UDP})
 		c.Outbound.Exclude = append(c.Outbound.Exclude, e)
 	}
@@ -113,21 +115,26 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.Outbound.ExcludeGIDs = maybe(r, owners, 2)
 	}
 
-	c.Inbound.Mode = pick(r, []intercept.InboundMode{intercept.InboundOff, intercept.InboundTProxy, intercept.InboundTProxy, intercept.InboundRedirect, intercept.InboundRedirect})
+	c.Inbound.Mode = pick(r, []intercept.InboundMode{intercept.InboundOff, intercept.InboundTProxy,
+		intercept.InboundTProxy, intercept.InboundRedirect, intercept.InboundRedirect})
 	if one(r, 4) {
 		c.Inbound.IncludePorts = some(r, ports, 4)
 	}
 	for one(r, 4) {
-		c.Inbound.Exclude = append(c.Inbound.Exclude, intercept.InboundExclusion{Sources: maybe(r, sources, 2), Ports: maybe(r, ports, 2)})
+		c.Inbound.Exclude = append(c.Inbound.Exclude, intercept.InboundExclusion{Sources: maybe(r, sources, 2),
+			Ports: maybe(r, ports, 2)})
 	}
 	if one(r, 5) {
-		c.Inbound.TProxy = intercept.TProxyMarks{Mark: intercept.Mark{Value: 0x100, Mask: 0xf00}, SelfMark: intercept.Mark{Value: 0x200, Mask: 0xf00}, Table: 7}
+		c.Inbound.TProxy = intercept.TProxyMarks{Mark: intercept.Mark{Value: 0x100, Mask: 0xf00},
+			SelfMark: intercept.Mark{Value: 0x200, Mask: 0xf00}, Table: 7}
 	}
 	if one(r, 4) {
 		c.Proxy.Mark = pick(r, marks)
 	}
-	c.Outbound.UDP = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass, intercept.TreatmentReject})
-	c.Outbound.QUIC = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass, intercept.TreatmentReject})
+	c.Outbound.UDP = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass,
+		intercept.TreatmentReject})
+	c.Outbound.QUIC = pick(r, []intercept.Treatment{intercept.TreatmentPass, intercept.TreatmentPass,
+		intercept.TreatmentReject})
 	if one(r, 4) {
 		c.VirtualInterfaces = some(r, []string{"br-vm", "br-*", "docker0"}, 2)
 	}

@@ -355,7 +355,8 @@ func (l *Lab) bindClient(fd int, f Flow) error {
 }
 
 // bindNext binds a socket to the next port, and returns what it is bound to.
-func (l *Lab) bindNext(fd int, p intercept.Protocol, addr netip.Addr, transparent bool) (bound netip.AddrPort, err error) {
+func (l *Lab) bindNext(fd int, p intercept.Protocol, addr netip.Addr, transparent bool) (bound netip.AddrPort,
+	err error) {
 	for range lastClientPort - firstClientPort {
 		port := uint16(firstClientPort + l.lastPort.Add(1)%(lastClientPort-firstClientPort+1))
 		if l.listens(p, port) {
@@ -444,7 +445,8 @@ func fateOf(err error) (intercept.Fate, error) {
 func (f Flow) fate(b Banner) (intercept.Fate, error) {
 	switch {
 	case b.Role.sidecar() && b.Original.IsValid() && b.Original != f.Dst:
-		return intercept.Fate{}, fmt.Errorf("%s on port %d was told a wrong original destination, %s", b.Role, b.Port, b.Original)
+		return intercept.Fate{}, fmt.Errorf("%s on port %d was told a wrong original destination, %s", b.Role, b.Port,
+			b.Original)
 	case b.Local == f.Dst && b.Port == f.Dst.Port():
 		return intercept.Fate{}, nil
 	case b.Local == f.Dst:

@@ -282,7 +282,8 @@ func setFSIDs(o intercept.Owner) error {
 	gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, keep, 0, 0)
 	uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, keep, 0, 0)
 	if got := (intercept.Owner{UID: uint32(uid), GID: uint32(gid)}); got != o {
-		return fmt.Errorf("become user %d and group %d for sockets: still %d and %d (no CAP_SETUID and CAP_SETGID, or not mapped in the user namespace)", o.UID, o.GID, got.UID, got.GID)
+		return fmt.Errorf("become user %d and group %d for sockets: still %d and %d "+
+			"(no CAP_SETUID and CAP_SETGID, or not mapped in the user namespace)", o.UID, o.GID, got.UID, got.GID)
 	}
 	return nil
 }
