@@ -32,6 +32,9 @@ func (c Config) inbound() []Chain {
 	}
 	rules := c.excludedInInterfaces()                                 // I1
 	rules = append(rules, c.fromBehind(Goto{Chain: ChainVirtual})...) // I2
+	if redirect {
+		rules = append(rules, notOurs()...) // I9
+	}
 	if scope != "" {
 		rules = in(scope, "", rules)
 	}
@@ -56,6 +59,16 @@ func (c Config) excludedInInterfaces() []Rule {
 		rules = append(rules, rule(byInterface("I1", name), "excluded interface", []Match{InInterface(name)}, Return{}))
 	}
 	return rules
+}
+
+// notOurs returns line I9: what does not go to an address of the pod's. The kernel drops it, or forwards it; a redirect
+// would give it an address of the pod's before the kernel asks whose it is, and hand a neighbour's frame to the proxy.
+func notOurs() []Rule {
+	outside := []Match{Proto{TCP}, not(arrivingByLo)}
+	return []Rule{
+		rule("I9.loopback", "to loopback, from outside", append(outside, Dst{loopbackIPv4}), Return{}),
+		rule("I9", "not to an address of the pod", append(outside, not(ToLocal{})), Return{}),
+	}
 }
 
 // fromBehind returns line I2: what arrives by a virtual interface.

@@ -69,8 +69,26 @@ type Packet struct {
 	// Flags are the flags of a TCP packet. Zero stands for SYN, which opens a
 	// connection.
 	Flags uint8
+	// Length is that of the whole packet in bytes, and TCPHeader that of a TCP header in words of four. Zero stands for
+	// a packet without data and a header without options.
+	Length    uint16
+	TCPHeader uint8
 	// State is conntrack's. Zero stands for CTNew.
 	State CTState
+	// Reply is true of a packet that conntrack takes for an answer: it goes against the direction of the packet that
+	// made the entry.
+	Reply bool
+	// DNAT is true of a packet of an entry that translates its destination. Dst is then where it really goes.
+	DNAT bool
+	// Listening is true of an arriving packet for which the pod has a socket open.
+	Listening bool
+	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
+	// its hardware address, or one to be forwarded.
+	Foreign bool
+	// Echo is true of an ICMP echo request, and Quotes is the source port of the UDP datagram that an ICMP error is
+	// about.
+	Echo   bool
+	Quotes uint16
 	// Mark and ConnMark are the packet's and the connection's mark.
 	Mark, ConnMark uint32
 }
@@ -182,6 +200,15 @@ func (p Packet) complete() (Packet, error) {
 	if p.Flags == 0 {
 		p.Flags = SYN
 	}
+	if p.TCPHeader == 0 {
+		p.TCPHeader = 5
+	}
+	if p.Length == 0 {
+		p.Length = 20 + 4*uint16(p.TCPHeader)
+		if p.Dst.Addr().Is6() {
+			p.Length += 20
+		}
+	}
 	return p, nil
 }
 
@@ -264,7 +291,7 @@ func (t *tracer) chain(c Chain) verdict {
 	for _, r := range c.Rules {
 		step := Step{Chain: c.Name, Rule: r, Matched: true}
 		for _, m := range r.Match {
-			if !t.p.satisfies(m) {
+			if !t.satisfies(m) {
 				step.Matched, step.Failed = false, m
 				break
 			}
@@ -343,11 +370,12 @@ func (rs Ruleset) chain(name string) Chain {
 	panic("intercept: no chain " + name)
 }
 
-// satisfies reports whether m holds for p.
-func (p Packet) satisfies(m Match) bool {
+// satisfies reports whether m holds for the packet.
+func (t *tracer) satisfies(m Match) bool {
+	p := t.p
 	switch m := m.(type) {
 	case Not:
-		return !p.satisfies(m.Match)
+		return !t.satisfies(m.Match)
 	case Proto:
 		return slices.Contains(m, p.Protocol)
 	case SrcPort:
@@ -359,7 +387,7 @@ func (p Packet) satisfies(m Match) bool {
 	case Dst:
 		return CIDRs(m).Contains(p.Dst.Addr())
 	case InInterface:
-		return p.Hook == Prerouting && InterfaceMatches(string(m), p.Interface)
+		return p.Hook != Output && InterfaceMatches(string(m), p.Interface)
 	case OutInterface:
 		return p.Hook == Output && InterfaceMatches(string(m), p.Interface)
 	case UID:
@@ -370,8 +398,28 @@ func (p Packet) satisfies(m Match) bool {
 		return p.Mark&m.Mask == m.Value
 	case ConnMark:
 		return p.ConnMark&m.Mask == m.Value
+	case HasSocket:
+		return p.Owner != nil
+	case SocketOpen:
+		return p.Listening
 	case CTState:
 		return p.State&m != 0
+	case CTDNAT:
+		return p.DNAT && p.State != CTInvalid
+	case CTDirection:
+		return p.State != CTInvalid && p.Reply == (m == CTReply)
+	case ToLocal:
+		return !p.Foreign
+	case Length:
+		return p.Length == uint16(m)
+	case TCPHeader:
+		return p.TCPHeader == uint8(m)
+	case ICMPEcho:
+		return p.Echo
+	case ICMPQuote:
+		return p.Quotes == m.SrcPort
+	case Older:
+		return slices.Contains(t.rs.Older, Tuple{p.Src, p.Dst})
 	case TCPFlags:
 		return p.Flags&m.Mask == m.Value
 	case IsFamily:
