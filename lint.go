@@ -28,7 +28,8 @@ func Lint(c Config) []string {
 	if c.DNS.Mode == DNSResolvConf {
 		for _, s := range c.DNS.Servers {
 			if o.ExcludeCIDRs.Contains(s) {
-				say("the name server %s is in outbound.excludeCIDRs, but its lookups are captured all the same; exclude them with outbound.exclude %s:53", s, bracketed(s))
+				say("the name server %s is in outbound.excludeCIDRs, but its lookups are captured all the same; to leave them alone, add %q to outbound.exclude",
+					s, Exclusion{CIDRs: single([]netip.Addr{s}), Ports: Ports{Port(dnsPort)}})
 			}
 		}
 	}
@@ -53,13 +54,6 @@ func Lint(c Config) []string {
 		say("outbound.quic is part of outbound.udp, which rejects all UDP already")
 	}
 	return warn
-}
-
-func bracketed(a netip.Addr) string {
-	if a.Is6() {
-		return "[" + a.String() + "]"
-	}
-	return a.String()
 }
 
 // covers reports whether every address of inner is in outer.

@@ -4,20 +4,45 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // FieldError is one thing wrong with a Config.
 type FieldError struct {
 	// Field is the path of the field as it reads in JSON: "outbound.excludePorts".
+	// Empty: it is no one field.
 	Field string
+	// Source is what the value came from, where that is known: a flag, a
+	// variable, a file, an annotation. Empty: a Config.
+	Source string
+	// Line is the value's line in a document. Zero: there is none.
+	Line int
+	// Other is the path of another field, where that one can put it right: Err
+	// names it so. Empty: there is none.
+	Other string
 	Err   error
 }
 
-func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *FieldError) Error() string {
+	s := e.Err.Error()
+	if e.Field != "" {
+		s = e.Field + ": " + s
+	}
+	switch {
+	case e.Source != "" && e.Line > 0:
+		return fmt.Sprintf("%s (from %s, line %d)", s, e.Source, e.Line)
+	case e.Source != "":
+		return fmt.Sprintf("%s (from %s)", s, e.Source)
+	case e.Line > 0:
+		return fmt.Sprintf("%s (line %d)", s, e.Line)
+	}
+	return s
+}
 
 func (e *FieldError) Unwrap() error { return e.Err }
 
@@ -26,9 +51,9 @@ func (e *FieldError) Unwrap() error { return e.Err }
 // that nobody would notice.
 var ErrNothingCaptured = errors.New("this configuration captures nothing: inbound and DNS are off or empty, and no outbound CIDR or port is included")
 
-// Validate reports everything that is wrong with c, not just the first thing:
-// the errors joined by [errors.Join] are of type [*FieldError], or
-// [ErrNothingCaptured].
+// Validate reports everything that is wrong with c, not just the first thing, in
+// the order of the fields: the errors joined by [errors.Join] are of type
+// [*FieldError], or [ErrNothingCaptured].
 func (c Config) Validate() error {
 	v := &validator{}
 	v.proxy(c.Proxy)
@@ -51,7 +76,7 @@ func (c Config) Validate() error {
 	v.treatment("outbound.otherProtocols", c.Outbound.OtherProtocols)
 	v.backstop(c)
 	if c.OtherFamily == TreatmentReject && len(c.families()) == 2 {
-		v.fail("otherFamily", "reject, but both families are captured; name the one to capture with families (--families)")
+		v.settle("otherFamily", "families", "reject, but both families are captured; name the one to capture with %s")
 	}
 	for _, name := range c.ExcludeInterfaces {
 		v.check("excludeInterfaces", validateInterface(name))
@@ -64,17 +89,48 @@ func (c Config) Validate() error {
 		v.fail("families", "%q is not one of auto, ipv4, ipv6, dual", string(c.Families))
 	}
 	if len(v.errs) == 0 && !c.capturesAnything() {
-		v.errs = append(v.errs, ErrNothingCaptured)
+		return errors.Join(ErrNothingCaptured)
 	}
-	return errors.Join(v.errs...)
+	return v.err()
 }
 
-type validator struct{ errs []error }
+type validator struct{ errs []*FieldError }
+
+// err joins the errors in the order of the fields. Some fields are looked at
+// more than once, beside others.
+func (v *validator) err() error {
+	if len(v.errs) == 0 {
+		return nil
+	}
+	place := map[string]int{}
+	for i, path := range strict.Paths(reflect.TypeFor[Config]()) {
+		part, _, _ := strings.Cut(path, ".")
+		if _, ok := place[part]; !ok {
+			place[part] = i // proxy, before proxy.uids
+		}
+		place[path] = i
+	}
+	of := func(e *FieldError) int {
+		path, _, _ := strings.Cut(e.Field, "[")
+		return place[path]
+	}
+	slices.SortStableFunc(v.errs, func(a, b *FieldError) int { return of(a) - of(b) })
+	errs := make([]error, len(v.errs))
+	for i, e := range v.errs {
+		errs[i] = e
+	}
+	return errors.Join(errs...)
+}
 
 func (v *validator) check(field string, err error) {
 	if err != nil {
-		v.errs = append(v.errs, &FieldError{field, err})
+		v.errs = append(v.errs, &FieldError{Field: field, Err: err})
 	}
+}
+
+// settle is fail where another field can put it right, which the text names.
+func (v *validator) settle(field, other, format string) {
+	v.errs = append(v.errs, &FieldError{Field: field, Other: other, Err: fmt.Errorf(format, other)})
 }
 
 func (v *validator) fail(field, format string, args ...any) {
@@ -92,10 +148,10 @@ func (v *validator) proxy(p Proxy) {
 		return
 	}
 	if p.UIDs.Contains(0) {
-		v.fail("proxy.uids", "0: every process that runs as root would escape interception; run the proxy as another user, or allow it with --allow-root-proxy (proxy.allowRoot)")
+		v.settle("proxy.uids", "proxy.allowRoot", "0: every process that runs as root would escape interception; run the proxy as another user, or allow it with %s")
 	}
 	if p.GIDs.Contains(0) {
-		v.fail("proxy.gids", "0: every process of the root group, in many images all of them, would escape interception; run the proxy under another group, or allow it with --allow-root-proxy (proxy.allowRoot)")
+		v.settle("proxy.gids", "proxy.allowRoot", "0: every process of the root group, in many images all of them, would escape interception; run the proxy under another group, or allow it with %s")
 	}
 }
 
@@ -155,12 +211,8 @@ func (v *validator) tproxy(c Config) {
 		v.fail("inbound.port", "%s: mode tproxy delivers to one port; name one, or use mode redirect", p)
 	}
 	t := c.Inbound.TProxy
-	for field, m := range map[string]Mark{"inbound.tproxy.mark": t.Mark, "inbound.tproxy.selfMark": t.SelfMark} {
-		v.check(field, m.Validate())
-		if m.Mask == 0 {
-			v.fail(field, "none: mode tproxy tells packets by it")
-		}
-	}
+	v.tproxyMark("inbound.tproxy.mark", t.Mark)
+	v.tproxyMark("inbound.tproxy.selfMark", t.SelfMark)
 	if both := t.Mark.Mask & t.SelfMark.Mask; t.Mark.Value&both == t.SelfMark.Value&both {
 		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things", t.SelfMark, t.Mark)
 	}
@@ -173,6 +225,13 @@ func (v *validator) tproxy(c Config) {
 	}
 	if t.Table == 0 || t.Table >= 253 && t.Table <= 255 {
 		v.fail("inbound.tproxy.table", "%d is the kernel's own (253 default, 254 main, 255 local, 0 unspecified); name another", t.Table)
+	}
+}
+
+func (v *validator) tproxyMark(field string, m Mark) {
+	v.check(field, m.Validate())
+	if m.Mask == 0 {
+		v.fail(field, "none: mode tproxy tells packets by it")
 	}
 }
 
@@ -239,7 +298,7 @@ func (v *validator) dns(d DNS, families []Family) {
 	v.check("dns.port", Port(d.Port).Validate())
 	switch {
 	case d.Mode == DNSResolvConf && len(d.Servers) == 0:
-		v.fail("dns.servers", "none, so mode resolvconf would capture no lookup; name the servers (--dns-servers), or use mode all")
+		v.fail("dns.servers", "none, so mode resolvconf would capture no lookup; name the servers, or use mode all")
 	case d.Mode == DNSAll && len(d.Servers) > 0:
 		v.fail("dns.servers", "%s: mode all captures every server; use mode resolvconf to capture these alone", d.Servers[0])
 	}
@@ -359,6 +418,8 @@ func validateInterface(name string) error {
 	switch {
 	case name == "":
 		return errors.New("empty interface name")
+	case name == "none":
+		return errors.New(`"none" is an empty list; leave the others out, or write []`)
 	case stem == "":
 		return fmt.Errorf("%q is every interface: nothing would be captured", name)
 	case len(name) > maxInterface:
@@ -370,8 +431,8 @@ func validateInterface(name string) error {
 	case stem == "." || stem == "..":
 		return fmt.Errorf("%q is not an interface name", name)
 	}
-	// dev_valid_name in net/core/dev.c; and what would need quoting in a rule.
-	if i := strings.IndexFunc(stem, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+`, r) }); i >= 0 {
+	// dev_valid_name in net/core/dev.c; and what would need quoting in a rule or a list.
+	if i := strings.IndexFunc(stem, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+,;`, r) }); i >= 0 {
 		return fmt.Errorf("interface %q: %q cannot be in an interface name", name, stem[i:i+1])
 	}
 	return nil

@@ -201,7 +201,7 @@ func TestMerge(t *testing.T) {
 	if got, want := ports.Merge().String(), "80-86,90,100-200,65000-65535"; got != want {
 		t.Errorf("ports: %s, want %s", got, want)
 	}
-	cidrs, err := intercept.ParseCIDRs("10.128.0.0/9,10.0.0.0/9,192.0.2.1,192.0.2.2,fd00::/8,fc00::/8,255.255.255.255,10.1.0.0/16,::,ff00::/8")
+	cidrs, err := intercept.ParseCIDRs("10.128.0.0/9,10.0.0.0/9,192.0.2.1,192.0.2.2,fd00::/8,fc00::/8,255.255.255.255,10.1.0.0/16,::/128,ff00::/8")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // DefaultPrefix is what stands before the slash of our annotations.
@@ -32,7 +34,7 @@ const (
 
 const (
 	initContainer = "container" // the value of Init
-	strict        = "strict"    // a value of Enabled
+	strictly      = "strict"    // a value of Enabled
 )
 
 // Reason says why a pod is intercepted, or why not, in a word or two.
@@ -50,11 +52,16 @@ const (
 type Options struct {
 	// Prefix of the annotations. Empty: DefaultPrefix.
 	Prefix string
-	// Defaults is the configuration that annotations are laid over.
+	// Defaults is the configuration that annotations are laid over. The zero
+	// Config stands for [intercept.Default].
 	Defaults intercept.Config
 	// Nameservers are the pod's own, where they are known: those of mode
 	// resolvconf, if no annotation names any.
 	Nameservers []netip.Addr
+	// NeedNameservers makes it an error if mode resolvconf has none. It is for
+	// who puts the rules in force from outside the pod. Otherwise mesh-init finds
+	// them in the pod's resolv.conf, and the Spec says so.
+	NeedNameservers bool
 }
 
 // Spec is what a pod asks for.
@@ -64,8 +71,13 @@ type Spec struct {
 	// Strict is whether the pod rather does not start than start without its
 	// rules, whatever the failure policy.
 	Strict bool
-	// Config is how to intercept. It is valid if the Reason is [Asked].
+	// Config is how to intercept. It is valid if the Reason is [Asked], but for
+	// the name servers where NameserversInPod is set.
 	Config intercept.Config
+	// NameserversInPod is whether the configuration has mode resolvconf and no
+	// name servers, because they stand in the pod's resolv.conf: mesh-init reads
+	// them there when it gets this configuration.
+	NameserversInPod bool
 	// RuntimeClass is what the annotation of that name says.
 	RuntimeClass string
 }
@@ -98,12 +110,7 @@ type Annotation struct {
 
 // Annotations is the table of all annotations: our own, and one a field.
 func Annotations() []Annotation {
-	all := []Annotation{
-		{Enabled, "true|false|strict", "", "false", "intercept the pod's connections; strict: the pod does not start without its rules even where failurePolicy is allow"},
-		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the annotations below go before it"},
-		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves the pod to it"},
-		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a container runtime does not tell a plugin"},
-	}
+	all := own()
 	for _, f := range decode.Fields() {
 		form := f.Form
 		if f.IsSwitch() {
@@ -114,12 +121,27 @@ func Annotations() []Annotation {
 	return all
 }
 
+// own are the annotations that are no field of a configuration.
+func own() []Annotation {
+	return []Annotation{
+		{Enabled, "true|false|strict", "", "false", "intercept the pod's connections; strict: the pod does not start without its rules even where failurePolicy is allow"},
+		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the annotations below go before it"},
+		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves the pod to it"},
+		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a container runtime does not tell a plugin"},
+	}
+}
+
 // Read says what annotations ask for. All that is wrong with them is reported
 // at once: the errors joined are of type [*Error]. Of a pod that is not to be
 // intercepted no annotation is read but those that say so.
 func Read(annotations map[string]string, o Options) (Spec, error) {
-	r := reader{prefix: prefix(o.Prefix), all: annotations, o: o, unread: map[string]bool{}}
-	return r.read()
+	defaults := o.Defaults
+	if reflect.ValueOf(defaults).IsZero() {
+		defaults = intercept.Default()
+	}
+	r := reader{prefix(o.Prefix), annotations, decode.Over(defaults)}
+	r.layers.Name = func(f decode.Field) string { return r.name(f.Name) }
+	return r.read(o)
 }
 
 // Declined returns [Disabled] or [InitContainer] if annotations say that the pod
@@ -138,7 +160,7 @@ func Declined(annotations map[string]string, under string) Reason {
 // for interception: for who does not know the prefix.
 func MayAsk(annotations map[string]string) bool {
 	for name, value := range annotations {
-		if strings.HasSuffix(name, "/"+Enabled) && (value == "true" || value == strict) {
+		if strings.HasSuffix(name, "/"+Enabled) && (value == "true" || value == strictly) {
 			return true
 		}
 	}
@@ -180,12 +202,7 @@ func prefix(s string) string {
 type reader struct {
 	prefix string
 	all    map[string]string
-	o      Options
-	config intercept.Config
-	tree   decode.Node // of the annotation config
-	// unread are the fields whose values could not be read, "" for all.
-	unread map[string]bool
-	errs   []error
+	layers *decode.Layers
 }
 
 func (r *reader) name(of string) string { return r.prefix + "/" + of }
@@ -195,24 +212,54 @@ func (r *reader) get(of string) (string, bool) {
 	return v, ok
 }
 
-func (r *reader) fail(annotation string, err error) {
-	for _, e := range decode.Flatten(err) {
-		r.errs = append(r.errs, &Error{annotation, e})
-	}
-}
+func (r *reader) fail(annotation string, err error) { r.layers.Errs.Add(&Error{annotation, err}) }
 
-func (r *reader) read() (Spec, error) {
+func (r *reader) read(o Options) (Spec, error) {
 	if !Mentioned(r.all, r.prefix) {
 		return Spec{Reason: NotAnnotated}, nil
 	}
 	if reason := Declined(r.all, r.prefix); reason != "" {
 		return Spec{Reason: reason}, nil
 	}
+	spec := r.own()
+	if text, ok := r.get(ConfigField); ok {
+		doc, err := strict.ParseJSON([]byte(text))
+		r.layers.Document(r.name(ConfigField), doc, err)
+	}
+	for _, f := range decode.Fields() {
+		for _, name := range slices.Backward(f.Names()) { // the deprecated first
+			if text, ok := r.get(name); ok {
+				r.layers.Text(r.name(name), f, text)
+			}
+		}
+	}
+	r.unknown()
+	if r.layers.NeedsServers() {
+		switch {
+		case len(o.Nameservers) > 0:
+			r.layers.Servers(o.Nameservers)
+		case o.NeedNameservers:
+			r.layers.ServersUnreadable(r.name("dns"), errors.New("resolvconf, but the pod's name servers are not known here: the runtime gives them to a plugin that declares the capability dns; "+
+				"name them with "+r.name("dns-servers")+", or write all"))
+		default:
+			spec.NameserversInPod = true
+		}
+	}
+	config, err := r.layers.Done()
+	if err != nil {
+		return Spec{}, annotationErrors(err)
+	}
+	spec.Config = config
+	return spec, nil
+}
+
+// own reads the annotations that are no field of a configuration.
+func (r *reader) own() Spec {
 	enabled, given := r.get(Enabled)
 	if by, ok := r.get(Init); ok {
 		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts", by, initContainer))
 	}
-	spec := Spec{Reason: Asked, Strict: enabled == strict}
+	spec := Spec{Reason: Asked, Strict: enabled == strictly}
 	switch {
 	case !given:
 		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q", r.first(), "true", "false"))
@@ -225,17 +272,7 @@ func (r *reader) read() (Spec, error) {
 			r.fail(r.name(RuntimeClass), fmt.Errorf("empty value %q; write the name of the pod's RuntimeClass, or leave the annotation out", class))
 		}
 	}
-	r.config = r.o.Defaults // its lists are replaced, never written to
-	r.whole()
-	r.fields()
-	r.unknown()
-	r.nameservers()
-	r.validate()
-	if err := errors.Join(r.errs...); err != nil {
-		return Spec{}, err
-	}
-	spec.Config = r.config
-	return spec, nil
+	return spec
 }
 
 // first is an annotation of ours that is there.
@@ -248,112 +285,36 @@ func (r *reader) first() string {
 	return ""
 }
 
-// whole lays the annotation config over the defaults.
-func (r *reader) whole() {
-	text, ok := r.get(ConfigField)
-	if !ok {
-		return
-	}
-	tree, err := decode.ParseJSON([]byte(text))
-	if err != nil {
-		r.unread[""] = true
-		r.fail(r.name(ConfigField), err)
-		return
-	}
-	r.tree = tree
-	unread, err := tree.Into(&r.config)
-	for _, f := range unread {
-		r.unread[f] = true
-	}
-	r.fail(r.name(ConfigField), err)
-}
-
-// fields sets what has an annotation of its own.
-func (r *reader) fields() {
-	for _, f := range decode.Fields() {
-		text, ok := r.get(f.Name)
-		if !ok {
-			continue
-		}
-		err := f.Plausible(text)
-		if err == nil {
-			err = decode.SetField(&r.config, f.Path, text)
-		}
-		if err != nil {
-			r.unread[f.Path] = true
-			r.fail(r.name(f.Name), err)
-		}
-	}
-}
-
 // unknown refuses annotations of our prefix that nobody reads.
 func (r *reader) unknown() {
 	var known []string
-	for _, a := range Annotations() {
+	for _, a := range own() {
 		known = append(known, a.Name)
+	}
+	for _, f := range decode.Fields() {
+		known = append(known, f.Names()...)
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.all)) {
 		own, ok := strings.CutPrefix(name, r.prefix+"/")
-		if ok && !slices.Contains(known, own) {
-			r.fail(name, fmt.Errorf("unknown annotation; %s", decode.Hint(own, known, "docs/cni.md lists those there are")))
-		}
-	}
-}
-
-// nameservers finds those of mode resolvconf where none are named.
-func (r *reader) nameservers() {
-	const field = "dns.servers"
-	if r.config.DNS.Mode != intercept.DNSResolvConf || len(r.config.DNS.Servers) > 0 || r.sourceOf(field) != "" || r.isUnread(field) {
-		return
-	}
-	if len(r.o.Nameservers) == 0 {
-		r.unread[field] = true
-		r.fail(r.name("dns"), errors.New("resolvconf, but the pod's name servers are not known here: the runtime gives them to a plugin that declares the capability dns; "+
-			"name them with "+r.name("dns-servers")+", or write all"))
-		return
-	}
-	r.config.DNS.Servers = slices.Clone(r.o.Nameservers)
-}
-
-// validate adds what the configuration itself finds wrong, and where that
-// comes from. It leaves out what follows from errors that are there already.
-func (r *reader) validate() {
-	for _, err := range decode.Flatten(r.config.Validate()) {
-		var field *intercept.FieldError
-		annotation := ""
 		switch {
-		case !errors.As(err, &field): // nothing is captured
-			if len(r.errs) > 0 {
-				continue
-			}
-		case r.isUnread(field.Field):
-			continue
+		case !ok || slices.Contains(known, own):
+		case r.layers.Errs.Full():
+			r.layers.Errs.Omit()
 		default:
-			annotation = r.sourceOf(field.Field)
+			r.fail(name, fmt.Errorf("unknown annotation; %s", strict.Hint(own, known, "docs/cni.md lists those there are")))
 		}
-		r.fail(annotation, err)
 	}
 }
 
-// sourceOf returns the annotation that set a field, a part of it or what it is
-// a part of, or "".
-func (r *reader) sourceOf(field string) string {
-	for _, f := range decode.Fields() {
-		if _, ok := r.get(f.Name); ok && (decode.IsPart(field, f.Path) || decode.IsPart(f.Path, field)) {
-			return r.name(f.Name)
+// annotationErrors makes an Error of each.
+func annotationErrors(err error) error {
+	var errs []error
+	for _, e := range strict.Flatten(err) {
+		if _, is := errors.AsType[*Error](e); !is {
+			source, rest := decode.Split(e)
+			e = &Error{source, rest}
 		}
+		errs = append(errs, e)
 	}
-	if r.tree.Has(field) {
-		return r.name(ConfigField)
-	}
-	return ""
-}
-
-func (r *reader) isUnread(field string) bool {
-	for f := range r.unread {
-		if decode.IsPart(field, f) || decode.IsPart(f, field) {
-			return true
-		}
-	}
-	return false
+	return errors.Join(errs...)
 }

@@ -112,7 +112,7 @@ func TestErrors(t *testing.T) {
 		"resolvconf":       {ours(Enabled, "true", "dns", "resolvconf"), []string{"intercept.mesh/dns: resolvconf, but the pod's name servers are not known"}},
 		"runtime class":    {ours(Enabled, "true", RuntimeClass, " "), []string{`intercept.mesh/runtime-class: empty value " "`}},
 	} {
-		spec, err := Read(tt.annotations, Options{Defaults: intercept.Default()})
+		spec, err := Read(tt.annotations, Options{Defaults: intercept.Default(), NeedNameservers: true})
 		if err == nil {
 			t.Errorf("%s: %+v", name, spec)
 			continue

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // PortRange is a range of TCP or UDP ports, both ends included. First is at
@@ -26,7 +28,7 @@ func (r PortRange) String() string { return rangeString(r.First, r.Last) }
 func ParsePortRange(s string) (PortRange, error) {
 	first, last, err := parseRange(s, 16)
 	if err != nil {
-		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)", s)
+		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)", strict.Clip(s))
 	}
 	r := PortRange{uint16(first), uint16(last)}
 	return r, r.Validate()
@@ -44,10 +46,7 @@ func (r PortRange) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads a number or a range.
-func (r *PortRange) UnmarshalJSON(b []byte) (err error) {
-	*r, err = ParsePortRange(strings.Trim(string(b), `"`))
-	return err
-}
+func (r *PortRange) UnmarshalJSON(b []byte) error { return strict.UnmarshalJSON(b, r) }
 
 // Ports is a list of port ranges. Its text form is "80,8000-8010", "*" for
 // all ports, "none" for an empty list.
@@ -89,7 +88,8 @@ func (l IDs) Contains(id uint32) bool {
 
 // CIDRs is a list of address prefixes, IPv4 and IPv6 mixed. Its text form is
 // "10.0.0.0/8,fd00::/8", "*" for all addresses, "none" for an empty list. A
-// bare address stands for itself alone.
+// bare address stands for itself alone; one that looks like a network, such as
+// 10.0.0.0, needs its size.
 type CIDRs []netip.Prefix
 
 var (
@@ -231,60 +231,17 @@ func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first
 
 // ParsePorts reads the text form of a port list.
 func ParsePorts(s string) (Ports, error) {
-	return parseList[PortRange, Ports](s, "port", AllPorts, ParsePortRange)
+	return strict.ParseList[PortRange, Ports](s, "port", AllPorts, ParsePortRange)
 }
 
 // ParseIDs reads the text form of a list of user or group IDs.
 func ParseIDs(s string) (IDs, error) {
-	return parseList[IDRange, IDs](s, "ID", nil, parseIDRange)
+	return strict.ParseList[IDRange, IDs](s, "ID", nil, parseIDRange)
 }
 
 // ParseCIDRs reads the text form of an address list.
 func ParseCIDRs(s string) (CIDRs, error) {
-	return parseList[netip.Prefix, CIDRs](s, "CIDR", AllCIDRs, parsePrefix)
-}
-
-// parseList splits s at its commas and parses every item, reporting all the
-// bad ones at once. all gives the meaning of "*"; where it is nil, "*" is refused.
-func parseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (E, error)) (L, error) {
-	switch s = strings.TrimSpace(s); s {
-	case "":
-		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
-	case "none":
-		return nil, nil
-	case "*":
-		if all != nil {
-			return all(), nil
-		}
-	}
-	var list L
-	var errs []error
-	for item := range strings.SplitSeq(s, ",") {
-		item = strings.TrimSpace(item)
-		var e E
-		var err error
-		switch {
-		case item == "":
-			err = fmt.Errorf("empty item in %q; remove the extra comma", s)
-		case item == "*" && all != nil:
-			err = fmt.Errorf(`"*" in %q: it means all and stands alone`, s)
-		case item == "none":
-			err = fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, s)
-		case strings.HasPrefix(item, "-"):
-			err = fmt.Errorf("%q looks like a flag, not a %s", item, what)
-		default:
-			e, err = parse(item)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		list = append(list, e)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return list, nil
+	return strict.ParseList[netip.Prefix, CIDRs](s, "CIDR", AllCIDRs, parsePrefix)
 }
 
 // Validate reports a range that holds no port.
@@ -337,23 +294,44 @@ func parseNumber(s string, bits int) (uint64, error) {
 }
 
 func parsePrefix(s string) (netip.Prefix, error) {
-	var p netip.Prefix
 	if strings.Contains(s, "/") {
-		var err error
-		if p, err = netip.ParsePrefix(s); err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is not a CIDR (as in 10.0.0.0/8 or fd00::/8)", s)
-		}
-	} else {
-		a, err := netip.ParseAddr(s)
+		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is not an address or a CIDR (as in 10.1.2.3, 10.0.0.0/8 or fd00::/8)", s)
+			return p, fmt.Errorf("%q is not a CIDR (as in 10.0.0.0/8 or fd00::/8)", s)
 		}
-		if a.Zone() != "" {
-			return netip.Prefix{}, fmt.Errorf("%q has a zone; write it without %q", s, "%"+a.Zone())
-		}
-		p = netip.PrefixFrom(a, a.BitLen())
+		return p, ValidatePrefix(p)
 	}
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("%q is not an address or a CIDR (as in 10.1.2.3, 10.0.0.0/8 or fd00::/8)", s)
+	case a.Zone() != "":
+		return netip.Prefix{}, fmt.Errorf("%q has a zone; write it without %q", s, "%"+a.Zone())
+	}
+	if n := networkBits(a); n < a.BitLen() {
+		return netip.Prefix{}, fmt.Errorf("%q looks like a network, whose size is missing; write it, as in %s/%d, or write %s/%d for the one address",
+			s, a, n, a, a.BitLen())
+	}
+	p := netip.PrefixFrom(a, a.BitLen())
 	return p, ValidatePrefix(p)
+}
+
+// networkBits is the least size, in whole bytes, of a network that an address
+// without one may stand for: an IPv4 address that ends in .0, and an IPv6 one
+// whose interface identifier is zero. For other addresses it is all their bits.
+func networkBits(a netip.Addr) int {
+	b := a.AsSlice()
+	host := b[len(b)-len(b)/4:] // IPv4: the last byte
+	if a.Is6() {
+		host = b[8:]
+	}
+	if slices.ContainsFunc(host, func(b byte) bool { return b != 0 }) {
+		return a.BitLen()
+	}
+	for len(b) > 0 && b[len(b)-1] == 0 {
+		b = b[:len(b)-1]
+	}
+	return 8 * len(b)
 }
 
 // ValidatePrefix reports a prefix that cannot stand in a list: the zero one, IPv4 written as IPv6, and one with bits set
@@ -397,9 +375,10 @@ func (c CIDRs) String() string {
 	return listString(c, prefixString)
 }
 
-// prefixString writes a single address without its prefix length.
+// prefixString writes a single address without its prefix length, if it can be
+// read like that.
 func prefixString(p netip.Prefix) string {
-	if p.IsSingleIP() {
+	if p.IsSingleIP() && networkBits(p.Addr()) == p.Bits() {
 		return p.Addr().String()
 	}
 	return p.String()
@@ -446,13 +425,37 @@ func (c CIDRs) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads a list of ports and ranges, or the text form of one.
-func (p *Ports) UnmarshalJSON(b []byte) error { return unmarshalList(b, p, ParsePorts) }
+func (p *Ports) UnmarshalJSON(b []byte) error { return strict.UnmarshalJSON(b, p) }
 
 // UnmarshalJSON reads a list of IDs and ranges, or the text form of one.
-func (l *IDs) UnmarshalJSON(b []byte) error { return unmarshalList(b, l, ParseIDs) }
+func (l *IDs) UnmarshalJSON(b []byte) error { return strict.UnmarshalJSON(b, l) }
 
 // UnmarshalJSON reads a list of addresses and CIDRs, or the text form of one.
-func (c *CIDRs) UnmarshalJSON(b []byte) error { return unmarshalList(b, c, ParseCIDRs) }
+func (c *CIDRs) UnmarshalJSON(b []byte) error { return strict.UnmarshalJSON(b, c) }
+
+// MarshalText writes the text form.
+func (r PortRange) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// MarshalText writes the text form.
+func (p Ports) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// MarshalText writes the text form.
+func (l IDs) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// MarshalText writes the text form.
+func (c CIDRs) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads the text form.
+func (r *PortRange) UnmarshalText(b []byte) error { return r.Set(string(b)) }
+
+// UnmarshalText reads the text form.
+func (p *Ports) UnmarshalText(b []byte) error { return p.Set(string(b)) }
+
+// UnmarshalText reads the text form.
+func (l *IDs) UnmarshalText(b []byte) error { return l.Set(string(b)) }
+
+// UnmarshalText reads the text form.
+func (c *CIDRs) UnmarshalText(b []byte) error { return c.Set(string(b)) }
 
 func marshalList[E any](list []E, all bool, item func(E) any) ([]byte, error) {
 	if all {
@@ -463,37 +466,4 @@ func marshalList[E any](list []E, all bool, item func(E) any) ([]byte, error) {
 		items[i] = item(e)
 	}
 	return json.Marshal(items)
-}
-
-// unmarshalList reads `"80,8000-8010"`, `80` or `[80, "8000-8010"]`.
-func unmarshalList[L any](b []byte, list *L, parse func(string) (L, error)) error {
-	var items []json.RawMessage
-	if err := json.Unmarshal(b, &items); err != nil {
-		items = []json.RawMessage{b}
-	} else if len(items) == 0 {
-		*list = *new(L)
-		return nil
-	}
-	texts := make([]string, len(items))
-	for i, it := range items {
-		var s string
-		var n json.Number
-		switch {
-		case json.Unmarshal(it, &s) == nil && string(it) != "null":
-			if strings.Contains(s, ",") && len(items) > 1 {
-				return fmt.Errorf("%q: write one item an entry", s)
-			}
-		case json.Unmarshal(it, &n) == nil && n != "":
-			s = n.String()
-		default:
-			return fmt.Errorf("%s is not a number or a string", it)
-		}
-		texts[i] = s
-	}
-	l, err := parse(strings.Join(texts, ","))
-	if err != nil {
-		return err
-	}
-	*list = l
-	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // AllBits is the mask under which every bit of a mark counts.
@@ -27,7 +29,7 @@ func ParseMark(s string) (Mark, error) {
 		m.Mask = uint32(v)
 	}
 	if err != nil {
-		return Mark{}, fmt.Errorf("%q is not a mark (a number, and the bits that count, as in 1337 or 0x539/0xfff)", s)
+		return Mark{}, fmt.Errorf("%q is not a mark (a number, and the bits that count, as in 1337 or 0x539/0xfff)", strict.Clip(s))
 	}
 	return m, m.Validate()
 }
@@ -66,4 +68,4 @@ func (m Mark) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 func (m *Mark) UnmarshalText(b []byte) (err error) { *m, err = ParseMark(string(b)); return err }
 
 // UnmarshalJSON reads a number or the text form.
-func (m *Mark) UnmarshalJSON(b []byte) error { return m.Set(strings.Trim(string(b), `"`)) }
+func (m *Mark) UnmarshalJSON(b []byte) error { return strict.UnmarshalJSON(b, m) }

@@ -59,6 +59,9 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 		}
 	}()
 	switch c.command {
+	case "":
+		_, _ = io.WriteString(p.stderr, about())
+		return nil
 	case "DEL":
 		_, _ = io.Copy(io.Discard, stdin) // the runtime is not left with what it has to say
 		return nil

@@ -16,7 +16,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -45,11 +45,15 @@ type input struct {
 // input. It returns an error for what no decision can be made from.
 func readInput(c call, data []byte) (input, error) {
 	in := input{netns: c.netns, pod: podOf(c)}
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil {
+	members, err := strict.Members(data)
+	if err != nil {
 		return in, fmt.Errorf("standard input: %w: %w", errDecode, err)
 	}
-	in.conf, in.confErr = cniconf.Read(fields)
+	in.conf, in.confErr = cniconf.Read(members)
+	fields := map[string]json.RawMessage{}
+	for _, m := range members {
+		fields[m.Name] = m.Raw
+	}
 	if err := errors.Join(unmarshal(fields, "cniVersion", &in.cniVersion), unmarshal(fields, "name", &in.network)); err != nil {
 		return in, err
 	}
@@ -147,10 +151,10 @@ func (in input) foreign() string {
 // strange reports whether the entry does not say well what our annotations begin
 // with, and the pod has one that may be ours.
 func (in input) strange() bool {
-	for _, err := range decode.Flatten(in.confErr) {
+	for _, err := range strict.Flatten(in.confErr) {
 		const field = "annotationPrefix"
 		var e *cniconf.Error
-		if errors.As(err, &e) && (e.Field == field || e.Unknown && decode.Hint(e.Field, []string{field}, "") != "") {
+		if errors.As(err, &e) && (e.Field == field || e.Unknown && strict.Hint(e.Field, []string{field}, "") != "") {
 			return podspec.MayAsk(in.annotations)
 		}
 	}

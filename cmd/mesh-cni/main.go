@@ -19,7 +19,7 @@ import (
 
 func main() {
 	c := callFrom(os.Getenv)
-	if c.command == "" {
+	if c.command == "" && len(os.Args) > 1 {
 		os.Exit(byHand(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(run(context.Background(), c, os.Stdin, os.Stdout, os.Stderr))
@@ -28,7 +28,7 @@ func main() {
 // run is one call of the plugin. It returns the exit code.
 func run(ctx context.Context, c call, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := &plugin{
-		plane: func(p dataplane.Pod) plane { return p }, probe: probeNode, begun: time.Now(),
+		plane: func(p dataplane.Pod) plane { return p }, probe: probeNode, stderr: stderr, begun: time.Now(),
 	}
 	err := p.answer(ctx, c, stdin)
 	text := p.result
@@ -52,7 +52,8 @@ func run(ctx context.Context, c call, stdin io.Reader, stdout, stderr io.Writer)
 type plugin struct {
 	plane func(dataplane.Pod) plane
 	// probe finds out what the node can do.
-	probe nodeProbe
+	probe  nodeProbe
+	stderr io.Writer
 	// cniVersion is that of the entry, once it is known.
 	cniVersion string
 	// result is what goes to standard output if there is no error.

@@ -3,13 +3,10 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
-
-const envPrefix = "MESH_"
 
 // A setting is a flag's value, and where it was given: "--dns" or "MESH_DNS".
 type setting struct {
@@ -26,10 +23,6 @@ type inputs struct {
 	given []setting  // those of the environment first
 	notes []string
 	errs  []error
-}
-
-func (in *inputs) fail(source, format string, args ...any) {
-	in.errs = append(in.errs, fmt.Errorf("%s: %w", source, fmt.Errorf(format, args...)))
 }
 
 // gather reads the command line of a verb, and the environment. It never stops
@@ -70,80 +63,38 @@ func (in inputs) sources() []string {
 // readEnv reads the MESH_ variables. Those of flags that the verb does not
 // use are passed over, since a pod's environment is the same for all verbs.
 func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []setting) {
-	environ = slices.DeleteFunc(slices.Sorted(slices.Values(environ)), func(entry string) bool {
-		return !strings.HasPrefix(entry, envPrefix) || strings.HasPrefix(entry, envPrefix+"TEST_")
-	})
-	if len(environ) == 0 {
-		return
-	}
 	byName := map[string]cli.Flag{}
-	var names []string
-	for _, f := range all() {
-		if env(f) == "" {
-			continue
-		}
-		names = append(names, env(f))
-		byName[env(f)] = f
-		for _, o := range f.Old {
-			byName[envName(o.Name)] = f
-		}
-	}
-	for _, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
-		f, known := byName[name]
-		link := isServiceLink(name, value)
-		switch {
-		case !known && link:
-		case !known:
-			in.fail(name, "unknown variable; %s",
-				decode.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are"))
-		case !in.uses(f.Name):
-		case link && slices.ContainsFunc(fromArgs, func(s setting) bool { return s.Name == f.Name }):
-			// The flag is the way out that the error below names.
-		case link:
-			in.fail(name, "%q is Kubernetes' address of a Service named %s, not a value for us; "+
-				"give --%s, or set enableServiceLinks: false in the pod's spec", value, serviceOf(name), f.Name)
-		default:
-			if name != env(f) {
-				in.notes = append(in.notes, name+" is deprecated: set "+env(f))
-			}
-			if err := f.Plausible(value); err != nil {
-				in.fail(name, "%w", err)
+	variables, err := decode.Environ(environ, func() []string {
+		var names []string
+		for _, f := range all() {
+			if f.Once {
 				continue
 			}
-			in.given = append(in.given, setting{f, name, value, true})
+			names = append(names, f.Name)
+			byName[f.Name] = f
+			for _, o := range f.Old {
+				names = append(names, o.Name)
+				byName[o.Name] = f
+			}
 		}
+		return names
+	}, func(name string) bool {
+		f := byName[name]
+		return !in.uses(f.Name) || slices.ContainsFunc(fromArgs, func(s setting) bool { return s.Name == f.Name })
+	})
+	in.errs = append(in.errs, err)
+	for _, v := range variables {
+		f := byName[v.Flag]
+		if !in.uses(f.Name) {
+			continue
+		}
+		if v.Flag != f.Name {
+			in.notes = append(in.notes, v.Name+" is deprecated: set "+f.Env())
+		}
+		if err := f.Plausible(v.Text); err != nil {
+			in.errs = append(in.errs, fmt.Errorf("%s: %w", v.Name, err))
+			continue
+		}
+		in.given = append(in.given, setting{f, v.Name, v.Text, true})
 	}
-}
-
-// Kubernetes sets variables for the Services of a pod's namespace, in the
-// style of Docker's links. Those of a Service named mesh-… begin like ours:
-// MESH_X_SERVICE_HOST, MESH_X_SERVICE_PORT, MESH_X_SERVICE_PORT_NAME,
-// MESH_X_PORT, MESH_X_PORT_80_TCP, MESH_X_PORT_80_TCP_ADDR (_PORT, _PROTO).
-// (k8s.io/kubernetes/pkg/kubelet/envvars)
-func isServiceLink(name, value string) bool {
-	switch {
-	case strings.HasSuffix(name, "_SERVICE_HOST"), strings.HasSuffix(name, "_SERVICE_PORT"),
-		strings.Contains(name, "_SERVICE_PORT_"):
-		return true
-	case strings.HasSuffix(name, "_PORT") && isServiceURL(value):
-		return true
-	}
-	// …_PORT_<digits>_<protocol>, and what may follow.
-	_, rest, found := strings.Cut(name, "_PORT_")
-	port, proto, hasProto := strings.Cut(rest, "_")
-	if !found || !hasProto || strings.Trim(port, "0123456789") != "" {
-		return false
-	}
-	proto, _, _ = strings.Cut(proto, "_")
-	return proto == "TCP" || proto == "UDP" || proto == "SCTP"
-}
-
-func isServiceURL(value string) bool {
-	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
-}
-
-// serviceOf returns the Service whose address is in a variable …_PORT.
-func serviceOf(name string) string {
-	return strings.ToLower(strings.ReplaceAll(strings.TrimSuffix(name, "_PORT"), "_", "-"))
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
@@ -37,11 +39,11 @@ func (j job) check() error {
 		if len(differences) == 0 {
 			return j.style.Good("ok") + "\n"
 		}
-		text := ""
+		var text strings.Builder
 		for _, d := range differences {
-			text += decode.OneLine(d.String()) + "\n"
+			text.WriteString(decode.OneLine(d.String()) + "\n")
 		}
-		return text
+		return text.String()
 	})
 	if len(differences) > 0 && err == nil {
 		err = errDrifted

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strings"
-
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
@@ -46,7 +44,11 @@ func once(all ...cli.Flag) []cli.Flag {
 func configFlags() []cli.Flag {
 	var all []cli.Flag
 	for _, f := range decode.Fields() {
-		all = append(all, cli.Flag{Field: f})
+		flag := cli.Flag{Field: f}
+		for _, name := range f.Deprecated {
+			flag.Old = append(flag.Old, cli.OldName{Name: name})
+		}
+		all = append(all, flag)
 		if f.Path == serversField {
 			all = append(all, row(resolvConfFlag, "PATH", decode.GroupDNS, "/etc/resolv.conf",
 				"read with --dns resolvconf if no server is named"))
@@ -97,9 +99,5 @@ func env(f cli.Flag) string {
 	if f.Once {
 		return ""
 	}
-	return envName(f.Name)
-}
-
-func envName(flag string) string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return f.Env()
 }

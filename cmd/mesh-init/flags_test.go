@@ -81,8 +81,12 @@ func TestFlagTable(t *testing.T) {
 				t.Errorf("--%s means something else for %s:\n%s", f.Name, v.Name, diff)
 			}
 		}
-		if env(f) != "" && isServiceLink(env(f), "15001") {
-			t.Errorf("%s would be taken for a Service's variable", env(f))
+		if name := env(f); name != "" {
+			known := func() []string { return []string{f.Name} }
+			given, err := decode.Environ([]string{name + "=15001"}, known, func(string) bool { return false })
+			if err != nil || len(given) != 1 {
+				t.Errorf("%s would be taken for a Service's variable: %v", name, err)
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -53,12 +54,12 @@ func (j job) rules(rs intercept.Ruleset) (string, error) {
 	// What each program reads, one after the other: the first line of each part
 	// names it.
 	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
-	text := ""
+	var text strings.Builder
 	for _, in := range inputs {
-		text += fmt.Sprintf("# %s: %s --noflush, in a namespace that has none of these rules\n%s",
+		fmt.Fprintf(&text, "# %s: %s --noflush, in a namespace that has none of these rules\n%s",
 			in.Family, in.Program(), in.Text)
 	}
-	return text, err
+	return text.String(), err
 }
 
 type chainJSON struct {

@@ -233,7 +233,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"standard input: Outbound: unknown field; did you mean outbound?",
 				"standard input: outbound.excludePort: unknown field; did you mean excludePorts?"}},
 		{name: "field twice", file: "outbound:\n  port: 1\n  port: 2\n",
-			want: []string{`standard input: line 3: key "port" already set in map`}},
+			want: []string{`standard input: outbound.port: "port" is there twice, first on line 2 (line 3)`}},
 		{name: "positional", args: []string{"--drop-invalid", "foo"},
 			want: []string{`"foo" is left over: apply takes flags only`}},
 		{name: "after two dashes", args: []string{"--", "--dns", "all"},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -30,15 +32,15 @@ func (j job) verify() error {
 		OK       bool                `json:"ok"`
 		Verdicts []dataplane.Verdict `json:"verdicts"`
 	}{ok, verdicts}, func() string {
-		text := ""
+		var text strings.Builder
 		for _, v := range verdicts {
 			state := j.style.Bad("FAILED")
 			if v.OK {
 				state = j.style.Good("ok") + "    "
 			}
-			text += cli.Hang(state+"  ", 8, decode.OneLine(v.What+": "+v.Found))
+			text.WriteString(cli.Hang(state+"  ", 8, decode.OneLine(v.What+": "+v.Found)))
 		}
-		return text
+		return text.String()
 	})
 	if !ok && err == nil {
 		err = errNotVerified

@@ -15,7 +15,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v2"
+	"go.yaml.in/yaml/v3"
+	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
@@ -269,15 +270,22 @@ func TestFormats(t *testing.T) {
 	if strings.Index(y.String(), "zeta") > strings.Index(y.String(), "alpha") {
 		t.Errorf("the fields have another order:\n%s", &y)
 	}
-	var fromJSON, fromYAML any
-	if err := yaml.Unmarshal(j.Bytes(), &fromJSON); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.Unmarshal(y.Bytes(), &fromYAML); err != nil {
+	var document any
+	if err := yaml.Unmarshal(y.Bytes(), &document); err != nil {
 		t.Fatalf("%v\n%s", err, &y)
 	}
-	if diff := cmp.Diff(fromJSON, fromYAML); diff != "" {
-		t.Errorf("JSON and YAML differ:\n%s", diff)
+	yaml12, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	yaml11, err := sigsyaml.YAMLToJSON(y.Bytes())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &y)
+	}
+	for version, text := range map[string][]byte{"1.1": yaml11, "1.2": yaml12} {
+		if diff := cmp.Diff(decodeJSON(t, j.Bytes()), decodeJSON(t, text)); diff != "" {
+			t.Errorf("JSON and YAML, as readers of %s see it, differ:\n%s", version, diff)
+		}
 	}
 	var back []struct{ Words []string }
 	if err := json.Unmarshal(j.Bytes(), &back); err != nil || cmp.Diff(v[0].Words, back[0].Words) != "" {
@@ -287,6 +295,16 @@ func TestFormats(t *testing.T) {
 	if err := Text.Write(&text, v, func() string { return "text\n" }); err != nil || text.String() != "text\n" {
 		t.Errorf("%v, %q", err, &text)
 	}
+}
+
+func decodeJSON(t *testing.T, text []byte) (v any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return v
 }
 
 // TestStyle holds that nothing is marked but on a terminal whose user wants it.

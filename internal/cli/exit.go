@@ -7,7 +7,7 @@ import (
 	"io"
 	"log/slog"
 
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // The exit codes that all programs have.
@@ -67,9 +67,6 @@ func ExitFor(table []Exit, err error) Exit {
 	return Exit{Code: code}
 }
 
-// maxErrors are as many as somebody reads.
-const maxErrors = 20
-
 // Console is where the results and errors of a program go.
 type Console struct {
 	// Name is the program's, which comes before each error.
@@ -92,31 +89,27 @@ func (c Console) Print(ctx context.Context, text string) int {
 // are, too, so that all of standard error can be parsed.
 func (c Console) Fail(ctx context.Context, log *slog.Logger, err error) int {
 	exit := ExitFor(c.Exits, err)
-	all := flatten(err)
-	for i, e := range all {
+	for _, e := range flatten(err) {
 		line := e.Error()
 		if exit.Remedy != "" && errors.Is(e, exit.Err) {
 			line += "; " + exit.Remedy
 		}
-		if more := len(all) - i; i == maxErrors && more > 1 {
-			line = fmt.Sprintf("and %d more errors", more)
-		}
 		if log != nil {
 			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.Code))
 		} else {
-			fmt.Fprintln(c.Stderr, c.Name+": "+decode.OneLine(line))
-		}
-		if i == maxErrors {
-			break
+			fmt.Fprintln(c.Stderr, c.Name+": "+strict.OneLine(line))
 		}
 	}
 	return exit.Code
 }
 
-// flatten returns the errors that errors.Join has joined, at any depth.
+// flatten returns the errors that errors.Join has joined, at any depth: the first
+// ones, and how many more there are.
 func flatten(err error) []error {
 	if usage, ok := errors.AsType[UsageError](err); ok {
 		err = usage.Err
 	}
-	return decode.Flatten(err)
+	var errs strict.Errors
+	errs.Add(err)
+	return strict.Flatten(errs.Err())
 }

@@ -38,9 +38,6 @@ func (f Flag) Write(o OldName) string {
 	return "--" + f.Name
 }
 
-// Repeats reports whether the flag can be given more than once.
-func (f Flag) Repeats() bool { return f.Again != "" }
-
 // Find returns the flag of a name.
 func Find(all []Flag, name string) (Flag, bool) {
 	for i := range all {

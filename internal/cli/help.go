@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -55,17 +56,13 @@ func (p Program) verbHelp(v Verb) string {
 	if v.Name == helpName {
 		return p.generalHelp()
 	}
-	usage := v.Name
-	for _, part := range []string{v.Arg, v.Needs} {
-		if part != "" {
-			usage += " " + part
-		}
-	}
+	usage := []string{p.Name, v.Name, v.Arg, v.Needs}
 	if v.Arg == "" {
-		usage += " [flags]"
+		usage = append(usage, "[flags]")
 	}
+	usage = slices.DeleteFunc(usage, func(word string) bool { return word == "" })
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s\n\nUsage: %s %s\n", p.Name, v.Name, v.Does, p.Name, usage)
+	fmt.Fprintf(&b, "%s %s: %s\n\nUsage: %s\n", p.Name, v.Name, v.Does, strings.Join(usage, " "))
 	if v.More != "" {
 		fmt.Fprintf(&b, "\n%s\n", v.More)
 	}

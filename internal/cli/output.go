@@ -3,14 +3,14 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 
-	"go.yaml.in/yaml/v2"
 	"golang.org/x/term"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
 // Format is the form of a result: for people, or for programs.
@@ -50,12 +50,11 @@ func (f Format) Write(w io.Writer, v any, text func() string) error {
 		_, err := b.WriteTo(w)
 		return err
 	}
-	// JSON is YAML, and a MapSlice keeps the order of the fields.
-	var document yaml.MapSlice
-	if err := yaml.Unmarshal(fmt.Appendf(nil, `{"document": %s}`, &b), &document); err != nil {
+	node, err := strict.ParseJSON(b.Bytes())
+	if err != nil {
 		return err
 	}
-	out, err := yaml.Marshal(document[0].Value)
+	out, err := yamldoc.Format(node)
 	if err != nil {
 		return err
 	}

@@ -46,15 +46,15 @@ func Table(rows []Row) string {
 			height = max(height, len(cells[i]))
 		}
 		for k := range height {
-			line := ""
+			var line strings.Builder
 			for i, lines := range cells {
 				part := ""
 				if k < len(lines) {
 					part = lines[k]
 				}
-				line += part + strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(part))+2)
+				line.WriteString(part + strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(part))+2))
 			}
-			b.WriteString(strings.TrimRight(line, " ") + "\n")
+			b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 		}
 	}
 	return b.String()
@@ -76,7 +76,7 @@ func Hang(label string, indent int, text string) string {
 func Wrap(text string, width int) []string {
 	var lines []string
 	line := ""
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		for _, part := range parts(word, width) {
 			glue := " "
 			if line == "" || strings.HasSuffix(line, ",") && part.joined {

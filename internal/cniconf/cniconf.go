@@ -3,11 +3,8 @@
 package cniconf
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -18,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -87,7 +85,7 @@ type Field struct {
 	// Initial is the value that holds if none is given, as JSON.
 	Initial string
 	Usage   string
-	set     func(*Conf, json.RawMessage) error
+	set     func(*Conf, strict.Node) error
 }
 
 // Fields is the one table of the entry's fields that are ours.
@@ -100,34 +98,34 @@ func Fields() []Field {
 			setChoice(func(c *Conf) *Policy { return &c.FailurePolicy }, PolicyFail, PolicyAllow)},
 		{"excludeNamespaces", "list of names", `["kube-system"]`,
 			"Kubernetes namespaces whose pods are left alone, annotated or not",
-			func(c *Conf, raw json.RawMessage) error { return setNames(&c.ExcludeNamespaces, raw, validName) }},
+			func(c *Conf, n strict.Node) error { return setNames(&c.ExcludeNamespaces, n, validName) }},
 		{"agentSocket", "PATH", `""`,
 			"UNIX socket of the node's agent, asked for the annotations if the runtime does not give them, and for a meshed pod's RuntimeClass",
-			func(c *Conf, raw json.RawMessage) error { return setPath(&c.AgentSocket, raw, cniwire.MaxPath) }},
+			func(c *Conf, n strict.Node) error { return setPath(&c.AgentSocket, n, cniwire.MaxPath) }},
 		{"agentTimeout", "DURATION", `"2s"`, "how long to wait for the agent, from 10ms to 1m",
-			func(c *Conf, raw json.RawMessage) error { return setDuration(&c.AgentTimeout, raw) }},
+			func(c *Conf, n strict.Node) error { return setDuration(&c.AgentTimeout, n) }},
 		{"agentPod", "NAMESPACE/NAME", `"mesh-system/mesh-cni-agent-*"`,
 			"the agent's own pod, left alone so that it can start; * stands for any ending",
-			func(c *Conf, raw json.RawMessage) error { return setPod(&c.AgentPod, raw) }},
+			func(c *Conf, n strict.Node) error { return setPod(&c.AgentPod, n) }},
 		{"annotationPrefix", "DNS name", `"intercept.mesh"`, "what stands before the slash of our annotations",
-			func(c *Conf, raw json.RawMessage) error {
-				return setString(&c.AnnotationPrefix, raw, podspec.ValidatePrefix)
+			func(c *Conf, n strict.Node) error {
+				return setString(&c.AnnotationPrefix, n, podspec.ValidatePrefix)
 			}},
 		{"defaults", "configuration", `{}`,
 			"the fields of mesh-init's configuration file; a pod's annotations go before them",
-			func(c *Conf, raw json.RawMessage) error { return setDefaults(&c.Defaults, raw) }},
+			func(c *Conf, n strict.Node) error { return setDefaults(&c.Defaults, n) }},
 		{"runtime", "NAME", `""`,
 			"the runtime of the pods that this list is for, where each has its own (containerd's cni_conf_dir of a runtime)",
-			func(c *Conf, raw json.RawMessage) error { return setString(&c.Runtime, raw, validName) }},
+			func(c *Conf, n strict.Node) error { return setString(&c.Runtime, n, validName) }},
 		{"refuseRuntimes", "list of globs", `["gvisor*","runsc*","kata*"]`,
 			"runtimes and RuntimeClasses that bring a network stack of their own: a pod that asks for interception fails there",
-			func(c *Conf, raw json.RawMessage) error { return setNames(&c.RefuseRuntimes, raw, validGlob) }},
+			func(c *Conf, n strict.Node) error { return setNames(&c.RefuseRuntimes, n, validGlob) }},
 		{"logFile", "PATH", `"/var/log/mesh-cni/mesh-cni.log"`, "log, one JSON object a line; \"\": none",
-			func(c *Conf, raw json.RawMessage) error { return setPath(&c.LogFile, raw, 4095) }},
+			func(c *Conf, n strict.Node) error { return setPath(&c.LogFile, n, 4095) }},
 		{"logLevel", "debug|info|warn|error", `"info"`, "debug: also of pods that are left alone",
 			setChoice(func(c *Conf) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
 		{"logMaxSize", "NUMBER", "10485760", "bytes at which the log is renamed to PATH.1, in place of the one before",
-			func(c *Conf, raw json.RawMessage) error { return setSize(&c.LogMaxSize, raw) }},
+			func(c *Conf, n strict.Node) error { return setSize(&c.LogMaxSize, n) }},
 	}
 }
 
@@ -157,65 +155,75 @@ func (e *Error) Unwrap() error { return e.Err }
 // at once: the errors joined are of type [*Error]. What is returned besides has
 // what could be read, and the defaults for the rest.
 func Parse(data []byte) (Conf, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil {
-		return Default(), &Error{Field: "the entry", Err: fmt.Errorf("not a JSON object: %w", err)}
+	members, err := strict.Members(data)
+	if err != nil {
+		return Default(), &Error{Field: "the entry", Err: err}
 	}
-	return Read(fields)
+	return Read(members)
 }
 
 // Read is [Parse] of an entry that has been taken apart.
-func Read(fields map[string]json.RawMessage) (Conf, error) {
+func Read(members []strict.Member) (Conf, error) {
 	c := Default()
-	var errs []error
-	known := Fields()
-	for _, f := range known {
-		raw, ok := fields[f.Name]
-		if !ok {
-			continue
-		}
-		for _, err := range decode.Flatten(f.set(&c, raw)) {
-			errs = append(errs, &Error{Field: f.Name, Err: err})
+	var errs strict.Errors
+	fail := func(m strict.Member, err error) {
+		for _, e := range strict.Flatten(err) {
+			errs.Add(&Error{Field: m.Name, Err: e})
 		}
 	}
-	if raw, ok := fields["capabilities"]; ok {
-		if err := json.Unmarshal(raw, &c.Capabilities); err != nil {
-			errs = append(errs, &Error{Field: "capabilities", Err: fmt.Errorf("%s is not an object of true and false", clip(raw))})
+	known := append(Fields(), capabilities())
+	seen := map[string]bool{}
+	for _, m := range members {
+		i := slices.IndexFunc(known, func(f Field) bool { return f.Name == m.Name })
+		switch {
+		case i >= 0 && seen[m.Name]:
+			fail(m, fmt.Errorf("it is there twice, again on line %d", m.Line))
+		case i >= 0:
+			seen[m.Name] = true
+			n, err := m.Node()
+			if err == nil {
+				err = known[i].set(&c, n)
+			}
+			fail(m, err)
+		case standard(m.Name):
+		case errs.Full():
+			errs.Omit()
+		default:
+			errs.Add(unknown(m))
 		}
 	}
-	names := make([]string, len(known))
-	for i, f := range known {
-		names[i] = f.Name
-	}
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		if !standard(name) && !slices.Contains(names, name) {
-			errs = append(errs, &Error{name, true, fmt.Errorf("unknown field, with the value %s; %s", clip(fields[name]),
-				decode.Hint(name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))})
-		}
-	}
-	return c, errors.Join(errs...)
+	return c, errs.Err()
 }
 
-// clip is a value as it is quoted in an error.
-func clip(raw json.RawMessage) string {
-	const most = 60
-	raw = bytes.TrimSpace(raw)
-	if len(raw) > most {
-		return strings.ToValidUTF8(string(raw[:most]), "") + "…"
+func unknown(m strict.Member) *Error {
+	var names []string
+	for _, f := range Fields() {
+		names = append(names, f.Name)
 	}
-	return string(raw)
+	return &Error{m.Name, true, fmt.Errorf("unknown field, with the value %s; %s", strict.Clip(string(m.Raw)),
+		strict.Hint(m.Name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))}
 }
 
-func text(raw json.RawMessage) (string, error) {
-	var s *string
-	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
-		return "", fmt.Errorf("%s is not a string", clip(raw))
-	}
-	return *s, nil
+// capabilities is the one field of the CNI specification that we look at.
+func capabilities() Field {
+	return Field{Name: "capabilities", set: func(c *Conf, n strict.Node) error {
+		of := map[string]bool{}
+		for _, f := range n.Fields {
+			if !f.Value.Bare || f.Value.Text != "true" && f.Value.Text != "false" {
+				return fmt.Errorf("%s is %s, not true or false", f.Name, f.Value.Quote())
+			}
+			of[f.Name] = f.Value.Text == "true"
+		}
+		if n.Kind != strict.Mapping && n.Kind != strict.Null {
+			return fmt.Errorf("%s is not an object of true and false", n.Quote())
+		}
+		c.Capabilities = of
+		return nil
+	}}
 }
 
-func setString(to *string, raw json.RawMessage, validate func(string) error) error {
-	s, err := text(raw)
+func setString(to *string, n strict.Node, validate func(string) error) error {
+	s, err := n.AsString()
 	if err == nil {
 		err = validate(s)
 	}
@@ -226,9 +234,9 @@ func setString(to *string, raw json.RawMessage, validate func(string) error) err
 	return nil
 }
 
-func setChoice[S ~string](to func(*Conf) *S, choices ...S) func(*Conf, json.RawMessage) error {
-	return func(c *Conf, raw json.RawMessage) error {
-		s, err := text(raw)
+func setChoice[S ~string](to func(*Conf) *S, choices ...S) func(*Conf, strict.Node) error {
+	return func(c *Conf, n strict.Node) error {
+		s, err := n.AsString()
 		if err != nil {
 			return err
 		}
@@ -237,30 +245,29 @@ func setChoice[S ~string](to func(*Conf) *S, choices ...S) func(*Conf, json.RawM
 			for i, choice := range choices {
 				names[i] = string(choice)
 			}
-			return fmt.Errorf("%q is not one of %s", s, strings.Join(names, ", "))
+			return fmt.Errorf("%q is not one of %s", strict.Clip(s), strings.Join(names, ", "))
 		}
 		*to(c) = S(s)
 		return nil
 	}
 }
 
-func setNames(to *[]string, raw json.RawMessage, validate func(string) error) error {
-	var items []json.RawMessage
-	if err := json.Unmarshal(raw, &items); err != nil || items == nil {
-		return fmt.Errorf("%s is not a list of strings", clip(raw))
+func setNames(to *[]string, n strict.Node, validate func(string) error) error {
+	if n.Kind != strict.List {
+		return fmt.Errorf("%s is not a list of strings", n.Quote())
 	}
 	list := []string{}
-	var errs []error
-	for _, item := range items {
-		s, err := text(item)
+	var errs strict.Errors
+	for _, item := range n.Items {
+		s, err := item.AsString()
 		if err == nil {
 			err = validate(s)
 		}
-		errs = append(errs, err)
+		errs.Add(err)
 		list = append(list, s)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
+	if !errs.None() {
+		return errs.Err()
 	}
 	*to = list
 	return nil
@@ -283,8 +290,8 @@ func validGlob(s string) error {
 	return nil
 }
 
-func setPod(to *string, raw json.RawMessage) error {
-	return setString(to, raw, func(s string) error {
+func setPod(to *string, n strict.Node) error {
+	return setString(to, n, func(s string) error {
 		namespace, name, ok := strings.Cut(s, "/")
 		if !ok || errors.Join(validGlob(namespace), validGlob(name)) != nil {
 			return fmt.Errorf("%q is not NAMESPACE/NAME", s)
@@ -293,8 +300,8 @@ func setPod(to *string, raw json.RawMessage) error {
 	})
 }
 
-func setPath(to *string, raw json.RawMessage, most int) error {
-	return setString(to, raw, func(s string) error {
+func setPath(to *string, n strict.Node, most int) error {
+	return setString(to, n, func(s string) error {
 		switch {
 		case s == "":
 			return nil
@@ -307,41 +314,36 @@ func setPath(to *string, raw json.RawMessage, most int) error {
 	})
 }
 
-func setDuration(to *time.Duration, raw json.RawMessage) error {
-	s, err := text(raw)
+func setDuration(to *time.Duration, n strict.Node) error {
+	s, err := n.AsString()
 	if err != nil {
 		return fmt.Errorf("%w; write one like \"2s\" or \"500ms\"", err)
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 10*time.Millisecond || d > time.Minute {
-		return fmt.Errorf("%q is not a duration from 10ms to 1m", s)
+		return fmt.Errorf("%q is not a duration from 10ms to 1m", strict.Clip(s))
 	}
 	*to = d
 	return nil
 }
 
-func setSize(to *int64, raw json.RawMessage) error {
+func setSize(to *int64, n strict.Node) error {
 	const least = 64 << 10
-	n, err := strconv.ParseInt(string(bytes.TrimSpace(raw)), 10, 64)
-	if err != nil || n < least || n > 1<<40 {
-		return fmt.Errorf("%s is not a number of bytes from %d to %d", clip(raw), least, int64(1)<<40)
+	size, err := strconv.ParseInt(n.Text, 10, 64)
+	if err != nil || !n.Bare || size < least || size > 1<<40 {
+		return fmt.Errorf("%s is not a number of bytes from %d to %d", n.Quote(), least, int64(1)<<40)
 	}
-	*to = n
+	*to = size
 	return nil
 }
 
 // setDefaults reads a configuration. What it lacks and only annotations can
 // give, such as the name servers of mode resolvconf, is judged with a pod's.
-func setDefaults(to *intercept.Config, raw json.RawMessage) error {
-	node, err := decode.ParseJSON(raw)
+func setDefaults(to *intercept.Config, n strict.Node) error {
+	layers := decode.Over(*to)
+	layers.Document("", n, nil)
+	c, err := layers.Done()
 	if err != nil {
-		return err
-	}
-	c := *to
-	if _, err := node.Into(&c); err != nil {
-		return err
-	}
-	if err := withoutPod(c).Validate(); err != nil {
 		return err
 	}
 	*to = c
@@ -350,11 +352,4 @@ func setDefaults(to *intercept.Config, raw json.RawMessage) error {
 
 // WithoutPod is Defaults as far as it can be judged, and tried, without a pod:
 // all lookups stand for those to name servers that only a pod has.
-func (c Conf) WithoutPod() intercept.Config { return withoutPod(c.Defaults) }
-
-func withoutPod(c intercept.Config) intercept.Config {
-	if c.DNS.Mode == intercept.DNSResolvConf && len(c.DNS.Servers) == 0 {
-		c.DNS.Mode = intercept.DNSAll
-	}
-	return c
-}
+func (c Conf) WithoutPod() intercept.Config { return decode.WithoutPod(c.Defaults) }

@@ -2,95 +2,53 @@ package decode
 
 import (
 	"errors"
-	"fmt"
-	"strconv"
-	"strings"
-	"unicode"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
-// Hint names the candidate that is most like a misspelt name, if one is like
-// it at all, or says what else helps.
+// Hint is [strict.Hint].
 func Hint(name string, candidates []string, otherwise string) string {
-	if len(name) > 64 {
-		return otherwise
-	}
-	best, least := "", 1+max(1, len(name)/4)
-	for _, c := range candidates {
-		if d := distance(name, c); d < least {
-			best, least = c, d
-		}
-	}
-	if best == "" {
-		return otherwise
-	}
-	return "did you mean " + best + "?"
+	return strict.Hint(name, candidates, otherwise)
 }
 
-// distance is the number of letters to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+// Under is [strict.Under].
+func Under(name string, err error) error { return strict.Under(name, err) }
+
+// Flatten is [strict.Flatten].
+func Flatten(err error) []error { return strict.Flatten(err) }
+
+// OneLine is [strict.OneLine].
+func OneLine(s string) string { return strict.OneLine(s) }
+
+// unreadable is the error of a value that could not be read. Its text begins
+// with the source, and where that sets one field alone it does not name the field.
+type unreadable struct {
+	field *intercept.FieldError
+	alone bool
 }
 
-// Under puts a name before each of the errors that are joined in err.
-func Under(name string, err error) error {
-	var errs []error
-	for _, e := range Flatten(err) {
-		errs = append(errs, fmt.Errorf("%s: %w", name, e))
+func (e *unreadable) Error() string {
+	_, rest := Split(e)
+	if e.field.Source == "" {
+		return rest.Error()
 	}
-	return errors.Join(errs...)
+	return e.field.Source + ": " + rest.Error()
 }
 
-// Flatten returns the errors that errors.Join has joined, at any depth.
-func Flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	var text []string
-	for _, e := range joined.Unwrap() {
-		all = append(all, Flatten(e)...)
-		text = append(text, e.Error())
-	}
-	if err.Error() != strings.Join(text, "\n") {
-		return []error{err} // a sentence around several errors (fmt.Errorf)
-	}
-	return all
-}
+func (e *unreadable) Unwrap() error { return e.field }
 
-// OneLine writes control characters as escapes: a token from outside can
-// neither break a line in two nor move the cursor.
-func OneLine(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
-		return s
+// Split parts one of a Layers' errors into the source that it blames, which is
+// empty where there is none, and what is wrong.
+func Split(err error) (source string, rest error) {
+	var field *intercept.FieldError
+	if !errors.As(err, &field) {
+		return "", err
 	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-			continue
-		}
-		b.WriteRune(r)
+	if e, ok := errors.AsType[*unreadable](err); ok && e.alone {
+		return field.Source, field.Err
 	}
-	return b.String()
+	without := *field
+	without.Source = ""
+	return field.Source, &without
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"k8s.io/klog/v2"
@@ -115,15 +116,15 @@ func (c commands) doctor(ctx context.Context, s settings, _ *slog.Logger) error 
 	all := agent.Doctor(ctx, s.Place, s.Conf)
 	ill := error(nil)
 	style := cli.StyleFor(c.console.Stdout)
-	text := ""
+	var text strings.Builder
 	for _, d := range all {
 		state := style.Good("ok") + "    "
 		if !d.OK {
 			state, ill = style.Bad("NOT OK"), errIll
 		}
-		text += cli.Hang(fmt.Sprintf("%-20s %s  ", d.What, state), 29, decode.OneLine(d.Says))
+		text.WriteString(cli.Hang(fmt.Sprintf("%-20s %s  ", d.What, state), 29, decode.OneLine(d.Says)))
 	}
-	if err := c.print(s, all, func() string { return text }); err != nil {
+	if err := c.print(s, all, text.String); err != nil {
 		return err
 	}
 	return ill

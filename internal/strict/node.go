@@ -1,0 +1,117 @@
+package strict
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Kind is what a [Node] is.
+type Kind string
+
+// The kinds. The zero Kind is that of null, and of nothing at all.
+const (
+	Null    Kind = ""
+	Scalar  Kind = "a value"
+	List    Kind = "a list"
+	Mapping Kind = "a mapping"
+)
+
+// Node is a piece of a document: of JSON, YAML or the like.
+type Node struct {
+	Kind Kind
+	// Text is a scalar as it is written: YAML's off is "off", 0010 is "0010".
+	Text string
+	// Bare is whether a scalar stands without quotes: a number, true, a word.
+	Bare bool
+	// Line counts from 1. Zero: it is not known.
+	Line   int
+	Items  []Node
+	Fields []Field
+}
+
+// Field is one field of a mapping.
+type Field struct {
+	Name  string
+	Line  int
+	Value Node
+}
+
+// Value returns the field of that name. It is of kind [Null] if there is none.
+func (n Node) Value(name string) Node {
+	for _, f := range n.Fields {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	return Node{}
+}
+
+// At returns what the node has at a path such as "outbound.exclude[1].ports".
+// Where the path goes on below a value that has no fields, it is that value.
+func (n Node) At(path string) Node {
+	for name := range strings.SplitSeq(path, ".") {
+		name, index, _ := strings.Cut(name, "[")
+		if n.Kind != Mapping {
+			return n
+		}
+		n = n.Value(name)
+		if i, err := strconv.Atoi(strings.TrimSuffix(index, "]")); err == nil && i < len(n.Items) {
+			n = n.Items[i]
+		}
+	}
+	return n
+}
+
+// AsString returns the text of a string, which stands in quotes.
+func (n Node) AsString() (string, error) {
+	if n.Kind != Scalar || n.Bare {
+		return "", fmt.Errorf("%s is not a string", n.Quote())
+	}
+	return n.Text, nil
+}
+
+// Quote is the node as an error quotes it.
+func (n Node) Quote() string {
+	switch {
+	case n.Kind == Null:
+		return "null"
+	case n.Kind == List && len(n.Items) == 0:
+		return "[]"
+	case n.Kind != Scalar:
+		return string(n.Kind)
+	case n.Bare:
+		return Clip(n.Text)
+	}
+	return fmt.Sprintf("%q", Clip(n.Text))
+}
+
+// A Builder puts the fields of one mapping together.
+type Builder struct {
+	// Path is that of the mapping, for errors.
+	Path string
+	node Node
+	line map[string]int
+}
+
+// Add adds a field. It refuses a name that is there already.
+func (b *Builder) Add(f Field) error {
+	if first, twice := b.line[f.Name]; twice {
+		return &Error{Join(b.Path, f.Name), f.Line, fmt.Errorf("%q is there twice, first on line %d", Clip(f.Name), first)}
+	}
+	if b.line == nil {
+		b.line = map[string]int{}
+	}
+	b.line[f.Name] = f.Line
+	b.node.Fields = append(b.node.Fields, f)
+	return nil
+}
+
+// Has reports whether there is a field of that name.
+func (b *Builder) Has(name string) bool { _, ok := b.line[name]; return ok }
+
+// Mapping returns the mapping, which begins on a line.
+func (b *Builder) Mapping(line int) Node {
+	b.node.Kind, b.node.Line = Mapping, line
+	return b.node
+}

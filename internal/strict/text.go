@@ -1,0 +1,148 @@
+package strict
+
+import (
+	"encoding"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// SetText sets what target points at from its text form, which is the same in a
+// flag, a variable, a file and an annotation. A list is written with commas, or
+// with semicolons if its items are structs, and as none if it is empty. A
+// 16-bit number is a port.
+func SetText(target any, text string) error {
+	switch t := target.(type) {
+	case interface{ Set(string) error }: // port ranges, lists, marks
+		return t.Set(text)
+	case *uint16:
+		return setPort(t, text)
+	case *uint32:
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return fmt.Errorf("%q is not a number from 0 to %d", Clip(text), uint32(1<<32-1))
+		}
+		*t = uint32(n)
+		return nil
+	case *bool:
+		if text != "true" && text != "false" {
+			return fmt.Errorf("%q is not true or false", Clip(text))
+		}
+		*t = text == "true"
+		return nil
+	case *netip.Addr:
+		a, err := parseAddr(text)
+		*t = a
+		return err
+	case *[]netip.Addr:
+		return setList(t, "address", text, parseAddr)
+	case *netip.AddrPort:
+		a, err := parseAddrPort(text)
+		*t = a
+		return err
+	case *[]netip.AddrPort:
+		return setList(t, "address and port", text, parseAddrPort)
+	case *string:
+		*t = text
+		return nil
+	case *[]string:
+		return setList(t, "name", text, func(s string) (string, error) { return s, nil })
+	case encoding.TextUnmarshaler:
+		return t.UnmarshalText([]byte(text))
+	}
+	v := reflect.ValueOf(target).Elem()
+	switch {
+	case v.Kind() == reflect.String:
+		v.SetString(text)
+		return nil
+	case v.Kind() == reflect.Slice && IsStruct(v.Type().Elem()):
+		return setRules(v, text)
+	}
+	return fmt.Errorf("cannot be set: no text form of a %T is known", target)
+}
+
+// Text is the inverse of [SetText]: the text form of a value.
+func Text(value any) string {
+	if v, ok := value.(encoding.TextMarshaler); ok {
+		if text, err := v.MarshalText(); err == nil {
+			return string(text)
+		}
+	}
+	if v, ok := value.(interface{ String() string }); ok { // lists
+		return v.String()
+	}
+	v := reflect.ValueOf(value)
+	if v.Kind() != reflect.Slice {
+		return fmt.Sprint(value)
+	}
+	if v.Len() == 0 {
+		return "none"
+	}
+	items := make([]string, v.Len())
+	for i := range items {
+		items[i] = Text(v.Index(i).Interface())
+	}
+	if IsStruct(v.Type().Elem()) {
+		return strings.Join(items, "; ")
+	}
+	return strings.Join(items, ",")
+}
+
+// setPort reads one port, or 0 or none for no port.
+func setPort(port *uint16, text string) error {
+	if text == "0" || text == "none" {
+		*port = 0
+		return nil
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	switch {
+	case err == nil && text[0] != '0':
+		*port = uint16(n)
+		return nil
+	case strings.Contains(text, "-"):
+		return fmt.Errorf("%q is a range; there can be one port here", Clip(text))
+	}
+	return fmt.Errorf("%q is not a port (a number from 1 to 65535)", Clip(text))
+}
+
+func setList[E any](list *[]E, what, text string, parse func(string) (E, error)) (err error) {
+	*list, err = ParseList[E, []E](text, what, nil, parse)
+	return err
+}
+
+// setRules reads structs that have a text form, separated by semicolons.
+func setRules(list reflect.Value, text string) error {
+	list.SetZero()
+	if strings.TrimSpace(text) == "none" {
+		return nil
+	}
+	var errs Errors
+	for item := range strings.SplitSeq(text, ";") {
+		item = strings.TrimSpace(item)
+		rule := reflect.New(list.Type().Elem())
+		if err := SetText(rule.Interface(), item); err != nil {
+			errs.Add(Under(strconv.Quote(Clip(item)), err))
+			continue
+		}
+		list.Set(reflect.Append(list, rule.Elem()))
+	}
+	return errs.Err()
+}
+
+func parseAddrPort(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("%q is not an address and a port (as in 169.254.20.10:53 or [fd00::10]:53)", Clip(s))
+	}
+	return a, nil
+}
+
+func parseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return a, fmt.Errorf("%q is not an address (as in 10.0.0.10 or fd00::10)", Clip(s))
+	}
+	return a, nil
+}
