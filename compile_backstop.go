@@ -62,18 +62,19 @@ func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 	add(rule("B2.dnat", "translated", []Match{CTDNAT{}}, Return{}),
 		rule("B2.lo", "inside the pod", []Match{leavingByLo}, Return{}))
 	add(in("B2", "", c.excludedOutInterfaces(Return{}))...)
-	if len(r.output) > 0 {
+	add(rule("B5.stream", "goes on with a connection", []Match{Proto{TCP}}, Goto{Chain: ChainBackstopStream}))
+	chains = append(chains, c.backstopStream()...)
+	switch {
+	case len(r.output) > 0:
 		add(rule("B7.udp", "UDP, which may be rejected", []Match{Proto{UDP}}, Goto{Chain: ChainRejectOutput}))
+	case c.Outbound.OtherProtocols == TreatmentReject:
+		add(rule("B12.udp", "UDP", []Match{Proto{UDP}}, Return{}))
 	}
 	if c.Outbound.OtherProtocols == TreatmentReject {
-		add(rule("B8.other", "neither TCP nor UDP", []Match{not(Proto{TCP, UDP})}, Goto{Chain: ChainBackstopOther}))
+		add(rule("B8.other", "neither TCP nor UDP", nil, Goto{Chain: ChainBackstopOther}))
 		chains = append(chains, c.backstopOther()...)
-	} else {
-		add(rule("B12.protocol", "not TCP", []Match{not(Proto{TCP})}, Return{}))
 	}
-	add(in("B2", "", c.fromProxy(Return{}))...)
-	add(rule("B5.stream", "goes on with a connection", []Match{Proto{TCP}}, Goto{Chain: ChainBackstopStream}))
-	return rules, append(chains, c.backstopStream()...)
+	return rules, chains
 }
 
 // ofProxy returns the rules that lead the proxy's packets on.
@@ -155,7 +156,8 @@ func (c Config) loop() []Rule {
 
 // backstopStream returns the chains for other TCP: lines B3, B5 and B6.
 func (c Config) backstopStream() []Chain {
-	rules := []Rule{rule("B5.reset", "a reset", []Match{Proto{TCP}, TCPFlags{Mask: RST, Value: RST}}, Return{})}
+	rules := in("B2", "", c.fromProxy(Return{}))
+	rules = append(rules, rule("B5.reset", "a reset", []Match{Proto{TCP}, TCPFlags{Mask: RST, Value: RST}}, Return{}))
 	rules = append(rules, c.letIn()...)
 	rules = append(rules, rule("B3", "a connection older than the rules", []Match{Proto{TCP}, Older{}}, Return{}))
 	var refused []Rule
@@ -188,6 +190,9 @@ func (c Config) letIn() []Rule {
 		rules = append(rules, rule(id.In(scope), "let in: "+reason, append([]Match{Proto{TCP}}, match...), Return{}))
 	}
 	arriving := c.Inbound
+	for _, name := range unique(c.VirtualInterfaces) {
+		add(byInterface("I2", name), "an answer to what is behind the pod", OutInterface(name), CTReply)
+	}
 	if arriving.Mode == InboundOff {
 		add("I8.port", "a port that no client is given", not(SrcPort{clientPorts}))
 		add("I8.reply", "an answer", CTReply)
@@ -213,12 +218,9 @@ func (c Config) letIn() []Rule {
 		add("I6", "excluded port", SrcPort(arriving.ExcludePorts))
 	}
 	if !arriving.IncludePorts.All() {
-		var match []Match
-		if len(arriving.IncludePorts) > 0 {
-			match = append(match, not(SrcPort(arriving.IncludePorts)))
-		}
-		// A client's port is none that anything was let in at.
-		add("I8.port", "not included", append(match, not(SrcPort{clientPorts}))...)
+		// A client's port is none that anything was let in at, unless it answers.
+		add("I8.port", "a port that is not included", not(SrcPort(slices.Concat(arriving.IncludePorts, Ports{clientPorts}))))
+		add("I8.reply", "an answer", CTReply)
 	}
 	return rules
 }
