@@ -30,20 +30,23 @@ func TestUnmarshalIsStrict(t *testing.T) {
 		},
 	}
 	for text, want := range map[string]string{
-		`{"outbound": {"excludePort": [80]}}`:            "outbound.excludePort: unknown field; did you mean excludePorts?",
-		`{"excludePorts": [80]}`:                         "excludePorts: unknown field; did you mean outbound.excludePorts or inbound.excludePorts?",
-		`{"Outbound": {}}`:                               "Outbound: unknown field; did you mean outbound?",
-		`{"outbound": {"exclude": [{"port": 80}]}}`:      "outbound.exclude[0].port: unknown field; did you mean ports?",
-		`{"inbound": {"tproxy": {"marks": 1}}}`:          "inbound.tproxy.marks: unknown field; did you mean mark?",
-		`{"outbound": []}`:                               "outbound: a list where fields belong",
-		`{"dns": {"servers": "x"}}`:                      "dns.servers: a value where a list belongs",
-		`{"tunnelPort": "http"}`:                         `tunnelPort: "http" is not a port`,
-		`{"outbound": {"excludePorts": [80, 443, 0]}}`:   `outbound.excludePorts: port "0"`,
-		`{"proxy": {"allowRoot": 1}}`:                    `proxy.allowRoot: "1" is not true or false`,
-		`{"outbound": {"exclude": ["udp :0"]}}`:          `outbound.exclude[0]: ":0": port "0"`,
-		`{"inbound": {"exclude": ["tcp :1"]}}`:           "inbound.exclude[0]: write clients and ports in one word",
-		`{"outbound": {"excludeCIDRs": ["10.0.0.0"]}}`:   `outbound.excludeCIDRs: "10.0.0.0" looks like a network, whose size is missing; write it, as in 10.0.0.0/8, or write 10.0.0.0/32`,
-		`{"outbound": {"excludePorts": "80;443"}}`:       `outbound.excludePorts: "80;443": commas separate the items of a list; write 80,443`,
+		`{"outbound": {"excludePort": [80]}}`: "outbound.excludePort: unknown field; did you mean excludePorts?",
+		`{"excludePorts": [80]}`: "excludePorts: unknown field; did you mean outbound.excludePorts " +
+			"or inbound.excludePorts?",
+		`{"Outbound": {}}`:                             "Outbound: unknown field; did you mean outbound?",
+		`{"outbound": {"exclude": [{"port": 80}]}}`:    "outbound.exclude[0].port: unknown field; did you mean ports?",
+		`{"inbound": {"tproxy": {"marks": 1}}}`:        "inbound.tproxy.marks: unknown field; did you mean mark?",
+		`{"outbound": []}`:                             "outbound: a list where fields belong",
+		`{"dns": {"servers": "x"}}`:                    "dns.servers: a value where a list belongs",
+		`{"tunnelPort": "http"}`:                       `tunnelPort: "http" is not a port`,
+		`{"outbound": {"excludePorts": [80, 443, 0]}}`: `outbound.excludePorts: port "0"`,
+		`{"proxy": {"allowRoot": 1}}`:                  `proxy.allowRoot: "1" is not true or false`,
+		`{"outbound": {"exclude": ["udp :0"]}}`:        `outbound.exclude[0]: ":0": port "0"`,
+		`{"inbound": {"exclude": ["tcp :1"]}}`:         "inbound.exclude[0]: write clients and ports in one word",
+		`{"outbound": {"excludeCIDRs": ["10.0.0.0"]}}`: `outbound.excludeCIDRs: "10.0.0.0" looks like a network, whose ` +
+			`size is missing; write it, as in 10.0.0.0/8, or write 10.0.0.0/32`,
+		`{"outbound": {"excludePorts": "80;443"}}`: `outbound.excludePorts: "80;443": commas separate the items of a ` +
+			`list; write 80,443`,
 		`{"families": {"ipv4": true}}`:                   "families: a mapping where one value belongs",
 		`{"dns": {"servers": ["10.0.0.1", {"a": "b"}]}}`: "dns.servers[1]: a mapping where one value belongs",
 	} {
@@ -60,7 +63,8 @@ func TestUnmarshalIsStrict(t *testing.T) {
 		}
 	}
 	var c intercept.Config
-	if err := json.Unmarshal([]byte(`{"tunnelPort": 1, "tunnelPort": 2}`), &c); err == nil || !strings.Contains(err.Error(), `tunnelPort: "tunnelPort" is there twice`) {
+	if err := json.Unmarshal([]byte(`{"tunnelPort": 1, "tunnelPort": 2}`), &c); err == nil ||
+		!strings.Contains(err.Error(), `tunnelPort: "tunnelPort" is there twice`) {
 		t.Errorf("a field twice: %v", err)
 	}
 	if err := yaml3.Unmarshal([]byte("tunnelPort: 1\ntunnelPort: 2\n"), &c); err == nil {
@@ -82,10 +86,12 @@ func TestYAMLOff(t *testing.T) {
 	}
 	c = intercept.Default()
 	err := sigsyaml.Unmarshal([]byte(text), &c)
-	if err == nil || !strings.Contains(err.Error(), `inbound.mode: false where a word belongs`) || !strings.Contains(err.Error(), `quote it, as in "off"`) {
+	if err == nil || !strings.Contains(err.Error(), `inbound.mode: false where a word belongs`) ||
+		!strings.Contains(err.Error(), `quote it, as in "off"`) {
 		t.Errorf("sigs.k8s.io/yaml: %v, mode %q", err, c.Inbound.Mode)
 	}
-	if err := sigsyaml.Unmarshal([]byte(`inbound: {mode: "off"}`), &c); err != nil || c.Inbound.Mode != intercept.InboundOff {
+	if err := sigsyaml.Unmarshal([]byte(`inbound: {mode: "off"}`), &c); err != nil ||
+		c.Inbound.Mode != intercept.InboundOff {
 		t.Errorf("sigs.k8s.io/yaml, quoted: %v, mode %q", err, c.Inbound.Mode)
 	}
 	if err := yaml3.Unmarshal([]byte("tunnelPort: 0010"), &c); err == nil {
@@ -95,15 +101,27 @@ func TestYAMLOff(t *testing.T) {
 
 // TestExclusionForms: an exclusion may be written as text or as fields.
 func TestExclusionForms(t *testing.T) {
-	want := []intercept.Exclusion{{Protocol: intercept.UDP, CIDRs: mustCIDRs(t, "10.0.0.0/8"), Ports: intercept.Ports{{First: 5000, Last: 6000}}, UIDs: intercept.IDs{{First: 1000, Last: 1999}}}}
-	const text, fields = `"udp 10.0.0.0/8:5000-6000 uid=1000-1999"`, `{"protocol": "udp", "cidrs": "10.0.0.0/8", "ports": ["5000-6000"], "uids": "1000-1999"}`
+	want := []intercept.Exclusion{
+		{
+			Protocol: intercept.UDP,
+			CIDRs:    mustCIDRs(t, "10.0.0.0/8"),
+			Ports:    intercept.Ports{{First: 5000, Last: 6000}},
+			UIDs:     intercept.IDs{{First: 1000, Last: 1999}},
+		},
+	}
+	const text, fields = `"udp 10.0.0.0/8:5000-6000 uid=1000-1999"`,
+		`{"protocol": "udp", "cidrs": "10.0.0.0/8", "ports": ["5000-6000"], "uids": "1000-1999"}`
 	for _, form := range []string{text, fields} {
 		for name, unmarshal := range map[string]func([]byte, any) error{
-			"json": json.Unmarshal, "v3": yaml3.Unmarshal, "sigs": func(b []byte, v any) error { return sigsyaml.Unmarshal(b, v) },
+			"json": json.Unmarshal, "v3": yaml3.Unmarshal, "sigs": func(b []byte, v any) error {
+				return sigsyaml.Unmarshal(b,
+					v)
+			},
 		} {
 			var c intercept.Config
 			var e intercept.Exclusion
-			if err := errors.Join(unmarshal([]byte(`{"outbound": {"exclude": [`+form+`]}}`), &c), unmarshal([]byte(form), &e)); err != nil {
+			if err := errors.Join(unmarshal([]byte(`{"outbound": {"exclude": [`+form+`]}}`), &c), unmarshal([]byte(form),
+				&e)); err != nil {
 				t.Errorf("%s: %s: %v", name, form, err)
 			}
 			if diff := cmp.Diff(want, c.Outbound.Exclude, sameConfig) + cmp.Diff(want[0], e, sameConfig); diff != "" {
@@ -115,7 +133,8 @@ func TestExclusionForms(t *testing.T) {
 			}
 		}
 	}
-	if b, err := json.Marshal(want[0]); err != nil || string(b) != `{"protocol":"udp","cidrs":["10.0.0.0/8"],"ports":["5000-6000"],"uids":["1000-1999"]}` {
+	if b, err := json.Marshal(want[0]); err != nil ||
+		string(b) != `{"protocol":"udp","cidrs":["10.0.0.0/8"],"ports":["5000-6000"],"uids":["1000-1999"]}` {
 		t.Errorf("%s, %v", b, err)
 	}
 }
@@ -157,8 +176,19 @@ func TestErrorsInOrder(t *testing.T) {
 	c.Families, c.TunnelPort, c.Outbound.UDP, c.Proxy = "x", 15001, "x", intercept.Proxy{}
 	c.Inbound.Mode, c.Inbound.TProxy = intercept.InboundTProxy, intercept.TProxyMarks{}
 	c.DNS.Target = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:0")}
-	want := []string{"proxy", "outbound.udp", "inbound.tproxy.mark", "inbound.tproxy.selfMark", "inbound.tproxy.selfMark", "inbound.tproxy.table",
-		"dns.target", "dns.target", "dns.target", "tunnelPort", "families"}
+	want := []string{
+		"proxy",
+		"outbound.udp",
+		"inbound.tproxy.mark",
+		"inbound.tproxy.selfMark",
+		"inbound.tproxy.selfMark",
+		"inbound.tproxy.table",
+		"dns.target",
+		"dns.target",
+		"dns.target",
+		"tunnelPort",
+		"families",
+	}
 	for range 20 {
 		var got []string
 		for _, err := range c.Validate().(interface{ Unwrap() []error }).Unwrap() {
@@ -176,7 +206,11 @@ func TestErrorsInOrder(t *testing.T) {
 // TestLint: what is advised can be written so.
 func TestLint(t *testing.T) {
 	c := intercept.Default()
-	c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, Servers: []netip.Addr{netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("fd00::")}}
+	c.DNS = intercept.DNS{
+		Mode:    intercept.DNSResolvConf,
+		Port:    15053,
+		Servers: []netip.Addr{netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("fd00::")},
+	}
 	c.Outbound.ExcludeCIDRs = mustCIDRs(t, "10.0.0.0/8,fd00::/8")
 	warnings := intercept.Lint(c)
 	if len(warnings) != 2 {

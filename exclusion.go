@@ -47,7 +47,8 @@ func ParseExclusion(s string) (Exclusion, error) {
 			e.CIDRs, e.Ports, err = parseDestination(w)
 		}
 		if other, twice := seen[kind]; twice && err == nil {
-			err = fmt.Errorf("a second %s beside %q; a list is one word, with commas and without spaces, and no protocol is both",
+			err = fmt.Errorf("a second %s beside %q; a list is one word, with commas and without spaces, "+
+				"and no protocol is both",
 				kind, strict.Clip(other))
 		}
 		seen[kind] = w
@@ -106,7 +107,8 @@ func parseDestination(s string) (CIDRs, Ports, error) {
 		for item := range strings.SplitSeq(s, ",") {
 			if _, bits, ok := strings.Cut(item, "/"); strings.Contains(item, ":") && (!ok || strings.Contains(bits, ":")) {
 				item = strict.Clip(item)
-				return nil, nil, fmt.Errorf("%q can be an IPv6 address, or one and a port; write [%s], or [ADDRESS]:PORTS", item, item)
+				return nil, nil, fmt.Errorf("%q can be an IPv6 address, or one and a port; write [%s], or [ADDRESS]:PORTS",
+					item, item)
 			}
 		}
 	}

@@ -16,19 +16,22 @@ func Lint(c Config) []string {
 	for _, f := range c.families() {
 		included, excluded := o.IncludeCIDRs.Of(f), o.ExcludeCIDRs.Of(f)
 		if len(included) > 0 && covers(excluded, included) {
-			say("outbound.excludeCIDRs excludes everything of %s that outbound.includeCIDRs includes: no connection of it is captured", f)
+			say("outbound.excludeCIDRs excludes everything of %s that outbound.includeCIDRs includes: no connection of it is "+
+				"captured", f)
 		}
 	}
 	if len(o.IncludePorts) > 0 && coversPorts(o.ExcludePorts, o.IncludePorts) {
 		say("outbound.excludePorts excludes every port that outbound.includePorts includes")
 	}
-	if c.Inbound.Mode != InboundOff && len(c.Inbound.IncludePorts) > 0 && coversPorts(c.Inbound.ExcludePorts, c.Inbound.IncludePorts) {
+	in := c.Inbound
+	if in.Mode != InboundOff && len(in.IncludePorts) > 0 && coversPorts(in.ExcludePorts, in.IncludePorts) {
 		say("inbound.excludePorts excludes every port that inbound.includePorts includes: no inbound connection is captured")
 	}
 	if c.DNS.Mode == DNSResolvConf {
 		for _, s := range c.DNS.Servers {
 			if o.ExcludeCIDRs.Contains(s) {
-				say("the name server %s is in outbound.excludeCIDRs, but its lookups are captured all the same; to leave them alone, add %q to outbound.exclude",
+				say("the name server %s is in outbound.excludeCIDRs, but its lookups are captured all the same; "+
+					"to leave them alone, add %q to outbound.exclude",
 					s, Exclusion{CIDRs: single([]netip.Addr{s}), Ports: Ports{Port(dnsPort)}})
 			}
 		}

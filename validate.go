@@ -49,7 +49,8 @@ func (e *FieldError) Unwrap() error { return e.Err }
 // ErrNothingCaptured is what [Config.Validate] reports of a Config under which
 // no connection would ever go to the proxy: most likely a mistake, and one
 // that nobody would notice.
-var ErrNothingCaptured = errors.New("this configuration captures nothing: inbound and DNS are off or empty, and no outbound CIDR or port is included")
+var ErrNothingCaptured = errors.New("this configuration captures nothing: inbound and DNS are off or empty, and no " +
+	"outbound CIDR or port is included")
 
 // Validate reports everything that is wrong with c, not just the first thing, in
 // the order of the fields: the errors joined by [errors.Join] are of type
@@ -148,10 +149,12 @@ func (v *validator) proxy(p Proxy) {
 		return
 	}
 	if p.UIDs.Contains(0) {
-		v.settle("proxy.uids", "proxy.allowRoot", "0: every process that runs as root would escape interception; run the proxy as another user, or allow it with %s")
+		v.settle("proxy.uids", "proxy.allowRoot", "0: every process that runs as root would escape interception; run the "+
+			"proxy as another user, or allow it with %s")
 	}
 	if p.GIDs.Contains(0) {
-		v.settle("proxy.gids", "proxy.allowRoot", "0: every process of the root group, in many images all of them, would escape interception; run the proxy under another group, or allow it with %s")
+		v.settle("proxy.gids", "proxy.allowRoot", "0: every process of the root group, in many images all of them, would "+
+			"escape interception; run the proxy under another group, or allow it with %s")
 	}
 }
 
@@ -214,17 +217,21 @@ func (v *validator) tproxy(c Config) {
 	v.tproxyMark("inbound.tproxy.mark", t.Mark)
 	v.tproxyMark("inbound.tproxy.selfMark", t.SelfMark)
 	if both := t.Mark.Mask & t.SelfMark.Mask; t.Mark.Value&both == t.SelfMark.Value&both {
-		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things", t.SelfMark, t.Mark)
+		v.fail("inbound.tproxy.selfMark", "%s and the mark %s: a packet can have both, but they mean different things",
+			t.SelfMark, t.Mark)
 	}
 	// A socket's mark chooses the route of its packets, too.
 	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.Mark.Mask == t.Mark.Value {
-		v.fail("proxy.mark", "%s is also inbound.tproxy.mark %s: what the proxy sends out of the pod would be delivered to the pod", m, t.Mark)
+		v.fail("proxy.mark", "%s is also inbound.tproxy.mark %s: what the proxy sends out of the pod would be delivered to "+
+			"the pod", m, t.Mark)
 	}
 	if m := c.Proxy.Mark; m.Mask != 0 && m.Value&t.SelfMark.Mask == t.SelfMark.Value {
-		v.fail("proxy.mark", "%s is also inbound.tproxy.selfMark %s: all that the proxy sends inside the pod would come back to it", m, t.SelfMark)
+		v.fail("proxy.mark", "%s is also inbound.tproxy.selfMark %s: all that the proxy sends inside the pod would come "+
+			"back to it", m, t.SelfMark)
 	}
 	if t.Table == 0 || t.Table >= 253 && t.Table <= 255 {
-		v.fail("inbound.tproxy.table", "%d is the kernel's own (253 default, 254 main, 255 local, 0 unspecified); name another", t.Table)
+		v.fail("inbound.tproxy.table", "%d is the kernel's own (253 default, 254 main, 255 local, 0 unspecified); name "+
+			"another", t.Table)
 	}
 }
 
@@ -259,7 +266,8 @@ func (v *validator) target(field string, target []netip.AddrPort, families []Fam
 		return
 	}
 	if t, is := seen[IPv6]; is && t.Addr().IsLoopback() && len(virtual) > 0 && slices.Contains(families, IPv6) {
-		v.fail(field, "%s: what arrives by a virtual interface (%s) cannot go to ::1, since IPv6 has no route_localnet; let the target listen on another address, or use the redirect to a port", t, virtual[0])
+		v.fail(field, "%s: what arrives by a virtual interface (%s) cannot go to ::1, since IPv6 has no route_localnet; "+
+			"let the target listen on another address, or use the redirect to a port", t, virtual[0])
 	}
 	if inside > 0 && inside < len(target) {
 		v.fail(field, "%s and %s: one is in the pod and the other is not", target[0], target[1])
@@ -307,8 +315,10 @@ func (v *validator) dns(d DNS, families []Family) {
 		v.check("dns.servers", validateAddr(a))
 		captured = captured || slices.Contains(families, FamilyOf(a))
 	}
-	if d.Mode == DNSResolvConf && leavesPod(d.Target) && len(d.Servers) > 0 && !slices.ContainsFunc(d.Servers, func(a netip.Addr) bool { return !a.IsLoopback() }) {
-		v.fail("dns.servers", "%s: lookups to loopback addresses cannot go to a target outside the pod (dns.target)", single(d.Servers))
+	leaves := func(a netip.Addr) bool { return !a.IsLoopback() }
+	if d.Mode == DNSResolvConf && leavesPod(d.Target) && len(d.Servers) > 0 && !slices.ContainsFunc(d.Servers, leaves) {
+		v.fail("dns.servers", "%s: lookups to loopback addresses cannot go to a target outside the pod (dns.target)",
+			single(d.Servers))
 	}
 	if len(d.Servers) > 0 && !captured {
 		v.fail("dns.servers", "%s: no server is of a family that is captured (families)", single(d.Servers))
@@ -432,7 +442,8 @@ func validateInterface(name string) error {
 		return fmt.Errorf("%q is not an interface name", name)
 	}
 	// dev_valid_name in net/core/dev.c; and what would need quoting in a rule or a list.
-	if i := strings.IndexFunc(stem, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+,;`, r) }); i >= 0 {
+	bad := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+,;`, r) }
+	if i := strings.IndexFunc(stem, bad); i >= 0 {
 		return fmt.Errorf("interface %q: %q cannot be in an interface name", name, stem[i:i+1])
 	}
 	return nil

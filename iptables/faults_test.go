@@ -590,7 +590,7 @@ func TestCounters(t *testing.T) {
 		var rules []ruleset.Rule
 		for i := range 14 { // with a part of the chain each, so that names do not sort
 			rules = append(rules, ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("O%d", i+1)), Reason: "not there: really", Target: ruleset.Return{}, Match: []ruleset.Match{
-				ruleset.Proto{ruleset.TCP, ruleset.UDP}, ruleset.Not{Match: ruleset.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d", 2*i, i)))}}})
+				ruleset.Proto{ruleset.TCP, ruleset.UDP}, ruleset.Not{Match: ruleset.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d", 2*i+1, i+2)))}}})
 		}
 		rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Chains: []ruleset.Chain{
 			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: rules}}}

@@ -142,7 +142,7 @@ func TestMinimalDialect(t *testing.T) {
 	}
 	c := intercept.Default()
 	for i := range 40 {
-		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs, mustCIDRs("192.0.2."+strconv.Itoa(2*i))...)
+		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs, mustCIDRs("192.0.2."+strconv.Itoa(2*i+1))...)
 	}
 	if _, err := Render(compileConfig(t, c), Options{}); err != nil {
 		t.Error(err)

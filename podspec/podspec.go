@@ -124,10 +124,14 @@ func Annotations() []Annotation {
 // own are the annotations that are no field of a configuration.
 func own() []Annotation {
 	return []Annotation{
-		{Enabled, "true|false|strict", "", "false", "intercept the pod's connections; strict: the pod does not start without its rules even where failurePolicy is allow"},
-		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the annotations below go before it"},
-		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves the pod to it"},
-		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a container runtime does not tell a plugin"},
+		{Enabled, "true|false|strict", "", "false", "intercept the pod's connections; strict: the pod does not start " +
+			"without its rules even where failurePolicy is allow"},
+		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the " +
+			"annotations below go before it"},
+		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves " +
+			"the pod to it"},
+		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a " +
+			"container runtime does not tell a plugin"},
 	}
 }
 
@@ -186,7 +190,8 @@ func ValidatePrefix(s string) error {
 			strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-")
 	}
 	if bad {
-		return fmt.Errorf("%q is not a prefix of annotations; write a DNS name in small letters, such as %s", s, DefaultPrefix)
+		return fmt.Errorf("%q is not a prefix of annotations; write a DNS name in small letters, such as %s",
+			s, DefaultPrefix)
 	}
 	return nil
 }
@@ -239,7 +244,8 @@ func (r *reader) read(o Options) (Spec, error) {
 		case len(o.Nameservers) > 0:
 			r.layers.Servers(o.Nameservers)
 		case o.NeedNameservers:
-			r.layers.ServersUnreadable(r.name("dns"), errors.New("resolvconf, but the pod's name servers are not known here: the runtime gives them to a plugin that declares the capability dns; "+
+			r.layers.ServersUnreadable(r.name("dns"), errors.New("resolvconf, but the pod's name servers are not known here: "+
+				"the runtime gives them to a plugin that declares the capability dns; "+
 				"name them with "+r.name("dns-servers")+", or write all"))
 		default:
 			spec.NameserversInPod = true
@@ -257,19 +263,22 @@ func (r *reader) read(o Options) (Spec, error) {
 func (r *reader) own() Spec {
 	enabled, given := r.get(Enabled)
 	if by, ok := r.get(Init); ok {
-		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts", by, initContainer))
+		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts",
+			by, initContainer))
 	}
 	spec := Spec{Reason: Asked, Strict: enabled == strictly}
 	switch {
 	case !given:
-		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q", r.first(), "true", "false"))
+		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q",
+			r.first(), "true", "false"))
 	case enabled != "true" && !spec.Strict:
 		r.fail(r.name(Enabled), fmt.Errorf("%q is not one of true, false, strict", enabled))
 	}
 	if class, ok := r.get(RuntimeClass); ok {
 		spec.RuntimeClass = class
 		if strings.TrimSpace(class) == "" {
-			r.fail(r.name(RuntimeClass), fmt.Errorf("empty value %q; write the name of the pod's RuntimeClass, or leave the annotation out", class))
+			r.fail(r.name(RuntimeClass), fmt.Errorf("empty value %q; write the name of the pod's RuntimeClass, or leave the "+
+				"annotation out", class))
 		}
 	}
 	return spec

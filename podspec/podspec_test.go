@@ -34,8 +34,9 @@ func TestNotOurs(t *testing.T) {
 		annotations annotations
 		want        Reason
 	}{
-		"none":                   {nil, NotAnnotated},
-		"others'":                {annotations{"intercept.mesh": "x", "intercept.meshes/enabled": "true", "a.intercept.mesh/enabled": "true"}, NotAnnotated},
+		"none": {nil, NotAnnotated},
+		"others'": {annotations{"intercept.mesh": "x", "intercept.meshes/enabled": "true",
+			"a.intercept.mesh/enabled": "true"}, NotAnnotated},
 		"disabled":               {ours(Enabled, "false", "nonsense", "x"), Disabled},
 		"an init container":      {ours(Init, "container", Enabled, "true", "dns", "x"), InitContainer},
 		"only an init container": {ours(Init, "container"), InitContainer},
@@ -61,8 +62,10 @@ func TestRead(t *testing.T) {
 		want        Spec
 	}{
 		"enabled": {ours(Enabled, "true"), nil, Spec{Reason: Asked, Config: defaults}},
-		"strict":  {ours(Enabled, "strict", RuntimeClass, "runc"), nil, Spec{Reason: Asked, Strict: true, Config: defaults, RuntimeClass: "runc"}},
-		"fields": {ours(Enabled, "true", "outbound-exclude-ports", "5432, 6000-6010", "inbound-mode", "off", "drop-invalid", "true"), nil,
+		"strict": {ours(Enabled, "strict", RuntimeClass, "runc"), nil, Spec{Reason: Asked, Strict: true, Config: defaults,
+			RuntimeClass: "runc"}},
+		"fields": {ours(Enabled, "true", "outbound-exclude-ports", "5432, 6000-6010", "inbound-mode", "off", "drop-invalid",
+			"true"), nil,
 			Spec{Reason: Asked, Config: c(func(c *intercept.Config) {
 				c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432), {First: 6000, Last: 6010}}
 				c.Inbound.Mode = intercept.InboundOff
@@ -70,7 +73,10 @@ func TestRead(t *testing.T) {
 			})}},
 		"a field before config, config before the defaults": {
 			ours(Enabled, "true", ConfigField, `{"tunnelPort": 1, "dns": {"mode": "all", "port": 54}}`, "dns-port", "55"), nil,
-			Spec{Reason: Asked, Config: c(func(c *intercept.Config) { c.TunnelPort, c.DNS.Mode, c.DNS.Port = 1, intercept.DNSAll, 55 })}},
+			Spec{Reason: Asked, Config: c(func(c *intercept.Config) {
+				c.TunnelPort, c.DNS.Mode, c.DNS.Port = 1,
+					intercept.DNSAll, 55
+			})}},
 		"resolvconf": {ours(Enabled, "true", "dns", "resolvconf"), []netip.Addr{netip.MustParseAddr("10.96.0.10")},
 			Spec{Reason: Asked, Config: c(func(c *intercept.Config) {
 				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.96.0.10")}
@@ -83,7 +89,8 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	if _, err := Read(annotations{"mesh.example.org/enabled": "true", "intercept.mesh/x": "1"}, Options{Prefix: "mesh.example.org", Defaults: defaults}); err != nil {
+	if _, err := Read(annotations{"mesh.example.org/enabled": "true", "intercept.mesh/x": "1"},
+		Options{Prefix: "mesh.example.org", Defaults: defaults}); err != nil {
 		t.Error(err)
 	}
 }
@@ -95,22 +102,36 @@ func TestErrors(t *testing.T) {
 		want        []string
 	}{
 		"no enabled": {ours("dns", "all"), []string{"intercept.mesh/enabled: missing beside intercept.mesh/dns"}},
-		"enabled":    {ours(Enabled, "yes"), []string{`annotation intercept.mesh/enabled: "yes" is not one of true, false, strict`}},
-		"empty":      {ours(Enabled, ""), []string{`intercept.mesh/enabled: "" is not one of`}},
-		"init":       {ours(Enabled, "true", Init, "yes"), []string{`intercept.mesh/init: "yes" is not container`}},
-		"all at once": {ours(Enabled, "true", "outbound-exclude-ports", "80-70,,x", "dns", "yes", "proxy-uid", "root"), []string{
-			`intercept.mesh/outbound-exclude-ports: port range "80-70"`, `outbound-exclude-ports: empty item`, `outbound-exclude-ports: "x" is not`,
-			`intercept.mesh/dns: "yes" is not one of off, resolvconf, all`, `intercept.mesh/proxy-uid: "root" is not a user or group ID`}},
-		"unknown":          {ours(Enabled, "true", "outbound-exclude-port", "80"), []string{"intercept.mesh/outbound-exclude-port: unknown annotation; did you mean outbound-exclude-ports?"}},
-		"quite unknown":    {ours(Enabled, "true", "wibble", "80"), []string{"intercept.mesh/wibble: unknown annotation; docs/cni.md"}},
-		"an empty value":   {ours(Enabled, "true", "outbound-exclude-cidrs", ""), []string{`outbound-exclude-cidrs: empty value ""; leave it out for the default (none)`}},
-		"no JSON":          {ours(Enabled, "true", ConfigField, "outbound:"), []string{"intercept.mesh/config: malformed JSON"}},
-		"config's field":   {ours(Enabled, "true", ConfigField, `{"outboud":{}}`), []string{"intercept.mesh/config: outboud: unknown field; did you mean outbound?"}},
-		"config's value":   {ours(Enabled, "true", ConfigField, `{"proxy":{"uids":[0]}}`), []string{"intercept.mesh/config: proxy.uids: 0: every process"}},
-		"what it comes to": {ours(Enabled, "true", "proxy-uid", "0"), []string{"annotation intercept.mesh/proxy-uid: proxy.uids: 0: every process"}},
-		"nothing captured": {ours(Enabled, "true", "inbound-mode", "off", "outbound-include-cidrs", "none"), []string{"captures nothing"}},
-		"resolvconf":       {ours(Enabled, "true", "dns", "resolvconf"), []string{"intercept.mesh/dns: resolvconf, but the pod's name servers are not known"}},
-		"runtime class":    {ours(Enabled, "true", RuntimeClass, " "), []string{`intercept.mesh/runtime-class: empty value " "`}},
+		"enabled": {ours(Enabled, "yes"), []string{`annotation intercept.mesh/enabled: "yes" is not one of true, false, ` +
+			`strict`}},
+		"empty": {ours(Enabled, ""), []string{`intercept.mesh/enabled: "" is not one of`}},
+		"init":  {ours(Enabled, "true", Init, "yes"), []string{`intercept.mesh/init: "yes" is not container`}},
+		"all at once": {ours(Enabled, "true", "outbound-exclude-ports", "80-70,,x", "dns", "yes", "proxy-uid", "root"),
+			[]string{
+				`intercept.mesh/outbound-exclude-ports: port range "80-70"`, `outbound-exclude-ports: empty item`,
+				`outbound-exclude-ports: "x" is not`,
+				`intercept.mesh/dns: "yes" is not one of off, resolvconf, all`,
+				`intercept.mesh/proxy-uid: "root" is not a user or group ID`}},
+		"unknown": {ours(Enabled, "true", "outbound-exclude-port", "80"),
+			[]string{"intercept.mesh/outbound-exclude-port: unknown annotation; did you mean outbound-exclude-ports?"}},
+		"quite unknown": {ours(Enabled, "true", "wibble", "80"),
+			[]string{"intercept.mesh/wibble: unknown annotation; docs/cni.md"}},
+		"an empty value": {ours(Enabled, "true", "outbound-exclude-cidrs", ""),
+			[]string{`outbound-exclude-cidrs: empty value ""; leave it out for the default (none)`}},
+		"no JSON": {ours(Enabled, "true", ConfigField, "outbound:"),
+			[]string{"intercept.mesh/config: malformed JSON"}},
+		"config's field": {ours(Enabled, "true", ConfigField, `{"outboud":{}}`),
+			[]string{"intercept.mesh/config: outboud: unknown field; did you mean outbound?"}},
+		"config's value": {ours(Enabled, "true", ConfigField, `{"proxy":{"uids":[0]}}`),
+			[]string{"intercept.mesh/config: proxy.uids: 0: every process"}},
+		"what it comes to": {ours(Enabled, "true", "proxy-uid", "0"),
+			[]string{"annotation intercept.mesh/proxy-uid: proxy.uids: 0: every process"}},
+		"nothing captured": {ours(Enabled, "true", "inbound-mode", "off", "outbound-include-cidrs", "none"),
+			[]string{"captures nothing"}},
+		"resolvconf": {ours(Enabled, "true", "dns", "resolvconf"),
+			[]string{"intercept.mesh/dns: resolvconf, but the pod's name servers are not known"}},
+		"runtime class": {ours(Enabled, "true", RuntimeClass, " "),
+			[]string{`intercept.mesh/runtime-class: empty value " "`}},
 	} {
 		spec, err := Read(tt.annotations, Options{Defaults: intercept.Default(), NeedNameservers: true})
 		if err == nil {
@@ -138,7 +159,8 @@ func TestErrors(t *testing.T) {
 func TestEveryFieldHasAnAnnotation(t *testing.T) {
 	seen := annotations{}
 	for _, a := range Annotations() {
-		if _, twice := seen[a.Name]; twice || a.Meaning == "" || a.Form == "" || strings.ContainsAny(a.Meaning, "\n") || strings.Contains(a.Meaning, "--") {
+		if _, twice := seen[a.Name]; twice || a.Meaning == "" || a.Form == "" || strings.ContainsAny(a.Meaning, "\n") ||
+			strings.Contains(a.Meaning, "--") {
 			t.Errorf("%+v", a)
 		}
 		seen[a.Name] = a.Field
@@ -211,7 +233,14 @@ func TestValidatePrefix(t *testing.T) {
 // that a configuration that is accepted compiles.
 func FuzzRead(f *testing.F) {
 	f.Add("enabled", "true", "dns", "all", "config", "{}")
-	f.Add("enabled", "strict", "outbound-exclude", "udp :53; 10.0.0.0/8:1-2 uid=3", "config", `{"outbound":{"exclude":[{"ports":"*"}]}}`)
+	f.Add(
+		"enabled",
+		"strict",
+		"outbound-exclude",
+		"udp :53; 10.0.0.0/8:1-2 uid=3",
+		"config",
+		`{"outbound":{"exclude":[{"ports":"*"}]}}`,
+	)
 	f.Add("enabled", "true", "dns", "resolvconf", "dns-servers", "fd00::1,10.0.0.1")
 	f.Add("init", "container", "x", "y", "", "")
 	f.Add("enabled", "true", "tproxy-mark", "0x1/0x1", "inbound-mode", "tproxy")

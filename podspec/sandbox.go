@@ -41,7 +41,8 @@ func Foreign(annotations map[string]string, refuse []string, classes ...string) 
 		switch {
 		case strings.HasPrefix(name, "io.katacontainers."), strings.HasPrefix(name, "dev.gvisor."):
 			return fmt.Sprintf("its annotation %s is for a runtime of that kind", name)
-		case name == "io.kubernetes.cri.untrusted-workload" && value == "true", name == "io.kubernetes.cri-o.TrustedSandbox" && value == "false":
+		case name == "io.kubernetes.cri.untrusted-workload" && value == "true",
+			name == "io.kubernetes.cri-o.TrustedSandbox" && value == "false":
 			return fmt.Sprintf("its annotation %s=%s asks for a runtime of that kind", name, value)
 		}
 	}

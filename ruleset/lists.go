@@ -28,7 +28,8 @@ func (r PortRange) String() string { return rangeString(r.First, r.Last) }
 func ParsePortRange(s string) (PortRange, error) {
 	first, last, err := parseRange(s, 16)
 	if err != nil {
-		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)", strict.Clip(s))
+		return PortRange{}, fmt.Errorf("%q is not a port or a range of ports (1-65535, as in 80 or 8000-8010)",
+			strict.Clip(s))
 	}
 	r := PortRange{uint16(first), uint16(last)}
 	return r, r.Validate()
@@ -206,7 +207,8 @@ func nextInt[N uint16 | uint32](n N) N { return n + 1 }
 
 // merge sorts ranges and joins those that overlap or touch. next gives the
 // value after one; after the greatest it gives one that is smaller, or invalid.
-func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first, last V) R, next func(V) V, compare func(V, V) int) []R {
+func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first, last V) R, next func(V) V,
+	compare func(V, V) int) []R {
 	sorted := slices.SortedFunc(slices.Values(ranges), func(a, b R) int {
 		x, _ := ends(a)
 		y, _ := ends(b)
@@ -258,7 +260,8 @@ func (r PortRange) Validate() error {
 func parseIDRange(s string) (IDRange, error) {
 	first, last, err := parseRange(s, 32)
 	if err != nil {
-		return IDRange{}, fmt.Errorf("%q is not a user or group ID (a number from 0 to %d, or a range of them; names are not accepted)", s, uint32(MaxID))
+		return IDRange{}, fmt.Errorf("%q is not a user or group ID (a number from 0 to %d, or a range of them; names are "+
+			"not accepted)", s, uint32(MaxID))
 	}
 	r := IDRange{uint32(first), uint32(last)}
 	return r, r.Validate()
@@ -309,7 +312,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q has a zone; write it without %q", s, "%"+a.Zone())
 	}
 	if n := networkBits(a); n < a.BitLen() {
-		return netip.Prefix{}, fmt.Errorf("%q looks like a network, whose size is missing; write it, as in %s/%d, or write %s/%d for the one address",
+		return netip.Prefix{}, fmt.Errorf("%q looks like a network, whose size is missing; write it, as in %s/%d, "+
+			"or write %s/%d for the one address",
 			s, a, n, a, a.BitLen())
 	}
 	p := netip.PrefixFrom(a, a.BitLen())
@@ -343,7 +347,8 @@ func ValidatePrefix(p netip.Prefix) error {
 	case p.Addr().Is4In6():
 		return fmt.Errorf("CIDR %q is IPv4 written as IPv6; write the IPv4 form", p)
 	case p != p.Masked():
-		return fmt.Errorf("CIDR %q has host bits set; write %s, or %s/%d for the one address", p, p.Masked(), p.Addr(), p.Addr().BitLen())
+		return fmt.Errorf("CIDR %q has host bits set; write %s, or %s/%d for the one address",
+			p, p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	return nil
 }

@@ -7,10 +7,22 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/podspec"
 	"github.com/mesh-intercept/intercept/settings"
 )
+
+// processorTime is what this process has used: other processes do not count.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
 
 // TestRefusalIsBounded: a long input with many mistakes is refused quickly, by
 // every reader, and in few words.
@@ -26,7 +38,10 @@ func TestRefusalIsBounded(t *testing.T) {
 	load := func(text string) error { _, err := settings.Load([]byte(text)); return err }
 	annotation := func(name string) func(string) error {
 		return func(text string) error {
-			_, err := podspec.Read(map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/" + name: text}, podspec.Options{})
+			_, err := podspec.Read(
+				map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/" + name: text},
+				podspec.Options{},
+			)
 			return err
 		}
 	}
@@ -35,7 +50,12 @@ func TestRefusalIsBounded(t *testing.T) {
 
 	bomb := "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
 	for i := range 9 {
-		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "))
+		bomb += fmt.Sprintf(
+			"a%d: &a%d [%s]\n",
+			i+1,
+			i+1,
+			strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d, ", i), 10), ", "),
+		)
 	}
 	json := func(list string) string { return "{" + strings.TrimSuffix(list, ",") + "}" }
 	exclude := func(items string) string {
@@ -66,10 +86,13 @@ func TestRefusalIsBounded(t *testing.T) {
 		"semicolons":             func() error { return variable("MESH_OUTBOUND_EXCLUDE=" + strings.Repeat(";", n)) },
 		"words of one exclusion": func() error { return variable("MESH_OUTBOUND_EXCLUDE=" + many("x# ")) },
 		"servers":                func() error { return variable("MESH_DNS_SERVERS=" + many("x#,")) },
-		"interfaces":             func() error { return variable("MESH_EXCLUDE_INTERFACES=" + strings.TrimSuffix(many("a/#,"), ",")) },
-		"variables":              func() error { _, err := settings.FromEnvironment(environ); return err },
-		"annotation config":      func() error { return annotation("config")(exclude(many(`{"ports":"x"},{},`))) },
-		"annotation exclude":     func() error { return annotation("outbound-exclude")(many("x#;")) },
+		"interfaces": func() error {
+			return variable("MESH_EXCLUDE_INTERFACES=" +
+				strings.TrimSuffix(many("a/#,"), ","))
+		},
+		"variables":          func() error { _, err := settings.FromEnvironment(environ); return err },
+		"annotation config":  func() error { return annotation("config")(exclude(many(`{"ports":"x"},{},`))) },
+		"annotation exclude": func() error { return annotation("outbound-exclude")(many("x#;")) },
 		"annotations": func() error {
 			all := map[string]string{"intercept.mesh/enabled": "true"}
 			for _, a := range annotations {
@@ -78,23 +101,26 @@ func TestRefusalIsBounded(t *testing.T) {
 			_, err := podspec.Read(all, podspec.Options{})
 			return err
 		},
-		"entry":              func() error { return entry(json(many(`"agent-socket-#":1,`))) },
-		"entry's defaults":   func() error { return entry(`{"defaults":` + exclude(many(`{"ports":"x"},{},`)) + `}`) },
-		"entry's lists":      func() error { return entry(`{"excludeNamespaces":[` + strings.TrimSuffix(many(`"a/#",`), ",") + `]}`) },
+		"entry":            func() error { return entry(json(many(`"agent-socket-#":1,`))) },
+		"entry's defaults": func() error { return entry(`{"defaults":` + exclude(many(`{"ports":"x"},{},`)) + `}`) },
+		"entry's lists": func() error {
+			return entry(`{"excludeNamespaces":[` + strings.TrimSuffix(many(`"a/#",`),
+				",") + `]}`)
+		},
 		"aliases":            func() error { return load(bomb) },
 		"an alias of itself": func() error { return load("dns: &a {servers: [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]}") },
 		"deep YAML":          func() error { return load(strings.Repeat("[", n)) },
 		"deep JSON":          func() error { return load(strings.Repeat("[", n) + strings.Repeat("]", n)) },
 		"deep mapping":       func() error { return load(strings.Repeat(`{"a":`, n)) },
 	} {
-		start := time.Now()
+		start := processorTime(t)
 		err := refuse()
-		took := time.Since(start)
+		took := processorTime(t) - start
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 			continue
 		}
-		if took > 3*time.Second {
+		if took > 5*time.Second {
 			t.Errorf("%s: it took %v", name, took)
 		}
 		if size := len(err.Error()); size > 8<<10 {

@@ -27,7 +27,11 @@ func TestSchemaIsCurrent(t *testing.T) {
 	}
 	got, err := os.ReadFile(schemaFile)
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%s is not what the table of fields makes (%v); MESH_TEST_UPDATE=1 go test ./settings writes it", schemaFile, err)
+		t.Errorf(
+			"%s is not what the table of fields makes (%v); MESH_TEST_UPDATE=1 go test ./settings writes it",
+			schemaFile,
+			err,
+		)
 	}
 }
 

@@ -110,12 +110,14 @@ func FuzzLoad(f *testing.F) {
 // before the defaults, and each field says where it came from.
 func TestSources(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mesh.yaml")
-	if err := os.WriteFile(file, []byte("# ours\ntunnelPort: 1\ndns:\n  port: 2\n  mode: all\noutbound:\n  exclude:\n  - tcp :1\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("# ours\ntunnelPort: 1\ndns:\n  port: 2\n  mode: all\noutbound:\n  exclude:\n  "+
+		"- tcp :1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	flags := settings.RegisterFlags(set)
-	if err := set.Parse([]string{"--dns=off", "--drop-invalid", "--inbound-exclude", ":7", "--inbound-exclude=:8"}); err != nil {
+	if err := set.Parse([]string{"--dns=off", "--drop-invalid", "--inbound-exclude", ":7",
+		"--inbound-exclude=:8"}); err != nil {
 		t.Fatal(err)
 	}
 	r, err := settings.Read(settings.Sources{
@@ -125,20 +127,25 @@ func TestSources(t *testing.T) {
 	if err == nil || err.Error() != `MESH_DNS: "x" is not one of off, resolvconf, all` {
 		t.Fatalf("%v", err)
 	}
-	r, err = settings.Read(settings.Sources{File: file, Environ: []string{"MESH_DNS_PORT=3", "MESH_TUNNEL_PORT=4"}, Flags: flags})
+	r, err = settings.Read(
+		settings.Sources{File: file, Environ: []string{"MESH_DNS_PORT=3", "MESH_TUNNEL_PORT=4"}, Flags: flags},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]settings.Origin{
-		"dns.mode": {Source: "--dns"}, "inbound.dropInvalid": {Source: "--drop-invalid"}, "inbound.exclude": {Source: "--inbound-exclude"},
-		"dns.port": {Source: "MESH_DNS_PORT"}, "tunnelPort": {Source: "MESH_TUNNEL_PORT"}, "outbound.exclude": {Source: file, Line: 8},
-		"outbound.port": {}, "families": {},
+		"dns.mode": {Source: "--dns"}, "inbound.dropInvalid": {Source: "--drop-invalid"},
+		"inbound.exclude": {Source: "--inbound-exclude"},
+		"dns.port":        {Source: "MESH_DNS_PORT"}, "tunnelPort": {Source: "MESH_TUNNEL_PORT"},
+		"outbound.exclude": {Source: file, Line: 8},
+		"outbound.port":    {}, "families": {},
 	} {
 		if got := r.Origin(path); got != want {
 			t.Errorf("%s: %+v, want %+v", path, got, want)
 		}
 	}
-	if got := strings.Join(settings.Args(r.Config), " "); got != "--tunnel-port=4 --dns-port=3 --inbound-exclude=:7; :8 --drop-invalid --outbound-exclude=tcp :1" {
+	if got := strings.Join(settings.Args(r.Config), " "); got != "--tunnel-port=4 --dns-port=3 --inbound-exclude=:7; :8 "+
+		"--drop-invalid --outbound-exclude=tcp :1" {
 		t.Error(got)
 	}
 }
@@ -146,20 +153,38 @@ func TestSources(t *testing.T) {
 // TestErrors: each mistake names its source, field and line, and all are there.
 func TestErrors(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mesh.yaml")
-	if err := os.WriteFile(file, []byte("dns:\n  mode: off\n  port: x\nproxy:\n  uids: [0]\ninbound:\n  exclude-ports: 1\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("dns:\n  mode: off\n  port: x\nproxy:\n  uids: [0]\ninbound:\n  exclude-ports: "+
+		"1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := settings.Read(settings.Sources{File: file, Environ: []string{"MESH_EXCLUDE_CIDRS=10.0.0.0/8", "MESH_OUTBOUND_EXCLUDE_PORTS=80;443"}})
+	_, err := settings.Read(
+		settings.Sources{
+			File:    file,
+			Environ: []string{"MESH_EXCLUDE_CIDRS=10.0.0.0/8", "MESH_OUTBOUND_EXCLUDE_PORTS=80;443"},
+		},
+	)
 	want := []struct {
 		text string
 		intercept.FieldError
 	}{
-		{file + `: inbound.exclude-ports: unknown field; did you mean excludePorts? (line 7)`, intercept.FieldError{Field: "inbound.exclude-ports", Source: file, Line: 7}},
-		{file + `: dns.port: "x" is not a port (a number from 1 to 65535) (line 3)`, intercept.FieldError{Field: "dns.port", Source: file, Line: 3}},
+		{
+			file + `: inbound.exclude-ports: unknown field; did you mean excludePorts? (line 7)`,
+			intercept.FieldError{Field: "inbound.exclude-ports", Source: file, Line: 7},
+		},
+		{
+			file + `: dns.port: "x" is not a port (a number from 1 to 65535) (line 3)`,
+			intercept.FieldError{Field: "dns.port", Source: file, Line: 3},
+		},
 		{"MESH_EXCLUDE_CIDRS: unknown variable; did you mean MESH_OUTBOUND_EXCLUDE_CIDRS?", intercept.FieldError{}},
-		{`MESH_OUTBOUND_EXCLUDE_PORTS: "80;443": commas separate the items of a list; write 80,443`, intercept.FieldError{Field: "outbound.excludePorts", Source: "MESH_OUTBOUND_EXCLUDE_PORTS"}},
-		{"proxy.uids: 0: every process that runs as root would escape interception; run the proxy as another user, or allow it with proxy.allowRoot (from " + file + ", line 5)",
-			intercept.FieldError{Field: "proxy.uids", Source: file, Line: 5, Other: "proxy.allowRoot"}},
+		{
+			`MESH_OUTBOUND_EXCLUDE_PORTS: "80;443": commas separate the items of a list; write 80,443`,
+			intercept.FieldError{Field: "outbound.excludePorts", Source: "MESH_OUTBOUND_EXCLUDE_PORTS"},
+		},
+		{
+			"proxy.uids: 0: every process that runs as root would escape interception; run the proxy as another user, or " +
+				"allow it with proxy.allowRoot (from " + file + ", line 5)",
+			intercept.FieldError{Field: "proxy.uids", Source: file, Line: 5, Other: "proxy.allowRoot"},
+		},
 	}
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) != len(want) {
@@ -199,11 +224,14 @@ func TestNameserversInPod(t *testing.T) {
 	if err != nil || !r.NameserversInPod || len(r.Config.DNS.Servers) > 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	r, err = settings.Read(settings.Sources{Data: []byte(text), Nameservers: intercept.ParseResolvConf("nameserver 10.0.0.10\n")})
+	r, err = settings.Read(
+		settings.Sources{Data: []byte(text), Nameservers: intercept.ParseResolvConf("nameserver 10.0.0.10\n")},
+	)
 	if err != nil || r.NameserversInPod || len(r.Config.DNS.Servers) != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if _, err := settings.Load([]byte("dns: {mode: resolvconf, servers: []}")); err == nil || !strings.Contains(err.Error(), "dns.servers: none") {
+	if _, err := settings.Load([]byte("dns: {mode: resolvconf, servers: []}")); err == nil ||
+		!strings.Contains(err.Error(), "dns.servers: none") {
 		t.Errorf("none, and asked for so: %v", err)
 	}
 }
@@ -211,7 +239,8 @@ func TestNameserversInPod(t *testing.T) {
 // TestFields: the table is whole.
 func TestFields(t *testing.T) {
 	for _, f := range settings.Fields() {
-		if f.Path == "" || !strings.HasPrefix(f.Flag, "--") || f.Variable == "" || f.Annotation == "" || f.Default == "" || f.Meaning == "" {
+		if f.Path == "" || !strings.HasPrefix(f.Flag, "--") || f.Variable == "" || f.Annotation == "" || f.Default == "" ||
+			f.Meaning == "" {
 			t.Errorf("%+v", f)
 		}
 	}

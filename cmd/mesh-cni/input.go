@@ -54,7 +54,8 @@ func readInput(c call, data []byte) (input, error) {
 	for _, m := range members {
 		fields[m.Name] = m.Raw
 	}
-	if err := errors.Join(unmarshal(fields, "cniVersion", &in.cniVersion), unmarshal(fields, "name", &in.network)); err != nil {
+	err = errors.Join(unmarshal(fields, "cniVersion", &in.cniVersion), unmarshal(fields, "name", &in.network))
+	if err != nil {
 		return in, err
 	}
 	if raw, ok := fields["prevResult"]; ok && !isNull(raw) {

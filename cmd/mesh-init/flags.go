@@ -19,6 +19,7 @@ const (
 	dstFlag        = "dst"
 	logFormatFlag  = "log-format"
 	logLevelFlag   = "log-level"
+	netnsFlag      = "netns"
 	outputFlag     = "output"
 	resolvConfFlag = "resolv-conf"
 	waitFlag       = "iptables-wait"
@@ -60,7 +61,7 @@ func configFlags() []cli.Flag {
 
 // netnsFlags are the flags of verbs that look into a kernel.
 func netnsFlags() []cli.Flag {
-	netns := row("netns", "PATH", groupWhere, "",
+	netns := row(netnsFlag, "PATH", groupWhere, "",
 		"network namespace, such as /run/netns/NAME or\n/proc/PID/ns/net, instead of the process's own")
 	netns.Short = "n"
 	return []cli.Flag{netns, row("allow-host-netns", "", groupWhere, "false", "permit the host's own network namespace")}

@@ -92,15 +92,18 @@ type Field struct {
 func Fields() []Field {
 	return []Field{
 		{"backend", "auto|nft|iptables|iptables-nft|iptables-legacy", `"auto"`,
-			"how rules get into the kernel, as mesh-init's --backend", setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
+			"how rules get into the kernel, as mesh-init's --backend",
+			setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
 		{"failurePolicy", "fail|allow", `"fail"`,
-			"what becomes of a pod that may be ours, if nobody can say what it asks for, or if the kernel does not take its rules; allow: it starts without them. A mistake in its annotations always fails it",
+			"what becomes of a pod that may be ours, if nobody can say what it asks for, or if the kernel does not take its " +
+				"rules; allow: it starts without them. A mistake in its annotations always fails it",
 			setChoice(func(c *Conf) *Policy { return &c.FailurePolicy }, PolicyFail, PolicyAllow)},
 		{"excludeNamespaces", "list of names", `["kube-system"]`,
 			"Kubernetes namespaces whose pods are left alone, annotated or not",
 			func(c *Conf, n strict.Node) error { return setNames(&c.ExcludeNamespaces, n, validName) }},
 		{"agentSocket", "PATH", `""`,
-			"UNIX socket of the node's agent, asked for the annotations if the runtime does not give them, and for a meshed pod's RuntimeClass",
+			"UNIX socket of the node's agent, asked for the annotations if the runtime does not give them, and for a meshed " +
+				"pod's RuntimeClass",
 			func(c *Conf, n strict.Node) error { return setPath(&c.AgentSocket, n, cniwire.MaxPath) }},
 		{"agentTimeout", "DURATION", `"2s"`, "how long to wait for the agent, from 10ms to 1m",
 			func(c *Conf, n strict.Node) error { return setDuration(&c.AgentTimeout, n) }},

@@ -21,18 +21,34 @@ func equal(a, b any) string {
 }
 
 func TestParse(t *testing.T) {
-	got, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n","type":"mesh-cni","args":{},"dns":{},"ipam":{},"prevResult":{},"runtimeConfig":{},
+	got, err := Parse(
+		[]byte(
+			`{"cniVersion":"1.1.0","name":"n","type":"mesh-cni","args":{},"dns":{},"ipam":{},"prevResult":{},"runtimeConfig":{},
 		"cni.dev/valid-attachments":[],"cni.dev/attachments":[],"capabilities":{"a":true},
 		"backend":"nft","failurePolicy":"allow","excludeNamespaces":[],"agentSocket":"/run/a.sock","agentTimeout":"500ms","agentPod":"a/b-*",
 		"annotationPrefix":"x.y","defaults":{"tunnelPort":0,"dns":{"mode":"resolvconf"}},"runtime":"runc","refuseRuntimes":["a*"],
-		"logFile":"","logLevel":"debug","logMaxSize":65536}`))
+		"logFile":"","logLevel":"debug","logMaxSize":65536}`,
+		),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defaults := intercept.Default()
 	defaults.TunnelPort, defaults.DNS.Mode = 0, intercept.DNSResolvConf
-	want := Conf{Backend: dataplane.BackendNFT, FailurePolicy: PolicyAllow, AgentSocket: "/run/a.sock", AgentTimeout: 500 * time.Millisecond, AgentPod: "a/b-*",
-		AnnotationPrefix: "x.y", Defaults: defaults, Runtime: "runc", RefuseRuntimes: []string{"a*"}, LogLevel: "debug", LogMaxSize: 65536, Capabilities: map[string]bool{"a": true}}
+	want := Conf{
+		Backend:          dataplane.BackendNFT,
+		FailurePolicy:    PolicyAllow,
+		AgentSocket:      "/run/a.sock",
+		AgentTimeout:     500 * time.Millisecond,
+		AgentPod:         "a/b-*",
+		AnnotationPrefix: "x.y",
+		Defaults:         defaults,
+		Runtime:          "runc",
+		RefuseRuntimes:   []string{"a*"},
+		LogLevel:         "debug",
+		LogMaxSize:       65536,
+		Capabilities:     map[string]bool{"a": true},
+	}
 	if diff := equal(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -60,10 +76,11 @@ func TestDefaults(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`[]`:                                   "not a JSON object",
-		`{"agentSockt":"/x"}`:                  `agentSockt: unknown field, with the value "/x"; did you mean agentSocket?`,
-		`{"Backend":"nft"}`:                    "Backend: unknown field",
-		`{"backend":"NFT"}`:                    `backend: "NFT" is not one of auto, nft, iptables, iptables-nft, iptables-legacy`,
+		`[]`:                  "not a JSON object",
+		`{"agentSockt":"/x"}`: `agentSockt: unknown field, with the value "/x"; did you mean agentSocket?`,
+		`{"Backend":"nft"}`:   "Backend: unknown field",
+		`{"backend":"NFT"}`: `backend: "NFT" is not one of auto, nft, iptables, iptables-nft, ` +
+			`iptables-legacy`,
 		`{"backend":null}`:                     "backend: null is not a string",
 		`{"failurePolicy":true}`:               "failurePolicy: true is not a string",
 		`{"excludeNamespaces":"a"}`:            `excludeNamespaces: "a" is not a list`,

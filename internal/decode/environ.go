@@ -63,7 +63,8 @@ func Environ(environ []string, flags func() []string, settled func(flag string) 
 // (k8s.io/kubernetes/pkg/kubelet/envvars)
 func isServiceLink(name, value string) bool {
 	switch {
-	case strings.HasSuffix(name, "_SERVICE_HOST"), strings.HasSuffix(name, "_SERVICE_PORT"), strings.Contains(name, "_SERVICE_PORT_"):
+	case strings.HasSuffix(name, "_SERVICE_HOST"), strings.HasSuffix(name, "_SERVICE_PORT"),
+		strings.Contains(name, "_SERVICE_PORT_"):
 		return true
 	case strings.HasSuffix(name, "_PORT") && isServiceURL(value):
 		return true

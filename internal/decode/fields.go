@@ -87,7 +87,8 @@ func Fields() []Field {
 		{"inbound-exclude-sources", "CIDRS", GroupInbound, "inbound.excludeSources", "none",
 			"clients to leave alone", "", nil},
 		{"inbound-exclude", "RULE", GroupInbound, "inbound.exclude", "none",
-			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090", "; give it\nagain for another, or write ; between them", nil},
+			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090",
+			"; give it\nagain for another, or write ; between them", nil},
 		{"tproxy-mark", "MARK", GroupInbound, "inbound.tproxy.mark", "0x539",
 			"mark of what mode tproxy delivers to the pod", "", nil},
 		{"tproxy-self-mark", "MARK", GroupInbound, "inbound.tproxy.selfMark", "0x53a",
@@ -192,7 +193,8 @@ func (f Field) Plausible(text string) error {
 	choices := f.Choices()
 	switch {
 	case strings.TrimSpace(text) == "" && f.Path != "" && choices == nil:
-		return fmt.Errorf(`empty value %q; leave it out for the default (%s), or write "none" for an empty list`, strict.Clip(text), f.Initial)
+		return fmt.Errorf(`empty value %q; leave it out for the default (%s), or write "none" for an empty list`,
+			strict.Clip(text), f.Initial)
 	case strings.TrimSpace(text) == "":
 		return fmt.Errorf("empty value %q; leave it out, or write %s", strict.Clip(text), f.Placeholder())
 	case strings.HasPrefix(text, "-") && text != "-":

@@ -57,7 +57,8 @@ func TestEveryFieldIsInTheTable(t *testing.T) {
 // TestPlausible: what is refused before it is read, and the initial values are not.
 func TestPlausible(t *testing.T) {
 	for _, f := range Fields() {
-		if err := f.Plausible(f.Initial); err != nil || f.Usage == "" || f.Name != strings.ToLower(f.Name) || strings.Contains(f.Meaning(), "\n") {
+		if err := f.Plausible(f.Initial); err != nil || f.Usage == "" || f.Name != strings.ToLower(f.Name) ||
+			strings.Contains(f.Meaning(), "\n") {
 			t.Errorf("%s: %v, %q", f.Name, err, f.Meaning())
 		}
 		for _, bad := range []string{"", " ", "-x", "--dns"} {

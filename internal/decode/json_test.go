@@ -13,8 +13,10 @@ import (
 // is then the same as encoding/json makes of what it is written as.
 func FuzzParseJSON(f *testing.F) {
 	for _, seed := range []string{
-		`{"outbound": {"exclude": [{"protocol": "tcp", "ports": [1, "2-3"]}]}, "families": "dual"}`, `{"a":1,"a":2}`, `{} {}`, `[`, `{"x":`, `nul`, "\xff",
-		`{"tunnelPort":1e3}`, `{"dns":{"servers":[null,{},[]]}}`, `{"inbound":{"dropInvalid":true,"tproxy":{"table":4294967295}}}`, strings.Repeat("[", 100), `{"proxy":null}`,
+		`{"outbound": {"exclude": [{"protocol": "tcp", "ports": [1, "2-3"]}]}, "families": "dual"}`, `{"a":1,"a":2}`,
+		`{} {}`, `[`, `{"x":`, `nul`, "\xff",
+		`{"tunnelPort":1e3}`, `{"dns":{"servers":[null,{},[]]}}`,
+		`{"inbound":{"dropInvalid":true,"tproxy":{"table":4294967295}}}`, strings.Repeat("[", 100), `{"proxy":null}`,
 	} {
 		f.Add([]byte(seed))
 	}

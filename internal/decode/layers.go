@@ -104,7 +104,8 @@ func SetField(c *intercept.Config, path, text string) error {
 // for Validate to refuse.
 func (l *Layers) NeedsServers() bool {
 	d := l.config.DNS
-	return d.Mode == intercept.DNSResolvConf && len(d.Servers) == 0 && l.Origin(serversPath).Source == "" && !l.isUnread(serversPath)
+	return d.Mode == intercept.DNSResolvConf && len(d.Servers) == 0 && l.Origin(serversPath).Source == "" &&
+		!l.isUnread(serversPath)
 }
 
 // Servers sets the name servers that NeedsServers asks for.

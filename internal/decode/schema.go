@@ -103,7 +103,8 @@ func definitions() object {
 		"port":      either(object{"type": "integer", "minimum": 0, "maximum": 65535}, matching(`^([0-9]+|none)$`)),
 		"ports":     either(port, matching(listOrAll), array(either(port, matching(listOrAll)))),
 		"ids":       either(id, matching(list), array(either(id, matching(list)))),
-		"cidrs":     either(text("CIDRs and addresses, with commas between them; * for all, none for none"), array(object{"type": "string"})),
+		"cidrs": either(text("CIDRs and addresses, with commas between them; * for all, none for none"),
+			array(object{"type": "string"})),
 		"mark":      either(number, matching(`^(none|[0-9a-zA-Z_]+(/[0-9a-zA-Z_]+)?)$`)),
 		"number":    either(number, matching(`^[0-9]+$`)),
 		"switch":    object{"enum": []any{true, false, "true", "false"}},
@@ -113,6 +114,8 @@ func definitions() object {
 			"protocol": object{"enum": []string{"tcp", "udp"}},
 			"cidrs":    ref("cidrs"), "ports": ref("ports"), "uids": ref("ids"), "gids": ref("ids"),
 		}))),
-		"inboundExclusions": array(either(text("[CIDRS][:PORTS]"), fields(object{"sources": ref("cidrs"), "ports": ref("ports")}))),
+		"inboundExclusions": array(either(text("[CIDRS][:PORTS]"), fields(object{
+			"sources": ref("cidrs"), "ports": ref("ports"),
+		}))),
 	}
 }

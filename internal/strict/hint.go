@@ -88,76 +88,84 @@ func withWords(some []string, candidates []string) []string {
 	return best
 }
 
-// theirs are names that other programs have for our settings: the flags and
-// annotations of istio, linkerd, kuma, consul and App Mesh.
-func theirs() map[string]string {
-	return map[string]string{
-		"p": "outbound port", "envoy port": "outbound port", "outgoing proxy port": "outbound port",
-		"redirect outbound port": "outbound port", "proxy outbound port": "outbound port", "envoy egress port": "outbound port",
-		"z": "inbound port", "inbound capture port": "inbound port", "incoming proxy port": "inbound port",
-		"redirect inbound port": "inbound port", "proxy inbound port": "inbound port", "envoy ingress port": "inbound port",
-		"e": "tunnel port", "inbound tunnel port": "tunnel port",
-		"redirect dns port": "dns port", "consul dns port": "dns port",
-		"u": "proxy uid", "kuma dp user": "proxy uid", "sidecar uid": "proxy uid", "ignore uid": "proxy uid",
-		"g": "proxy gid", "ignore gid": "proxy gid",
-		"m": "inbound mode", "istio inbound interception mode": "inbound mode", "interception mode": "inbound mode",
-		"b": "inbound include ports", "istio inbound ports": "inbound include ports", "ports to redirect": "inbound include ports",
-		"app ports": "inbound include ports",
-		"d":         "inbound exclude ports", "istio local exclude ports": "inbound exclude ports",
-		"inbound ports to ignore": "inbound exclude ports", "exclude inbound port": "inbound exclude ports",
-		"subnets to ignore": "inbound exclude sources", "skip subnets": "inbound exclude sources",
-		"exclude inbound ips": "inbound exclude sources",
-		"i":                   "outbound include cidrs", "istio service cidr": "outbound include cidrs",
-		"x": "outbound exclude cidrs", "istio service exclude cidr": "outbound exclude cidrs",
-		"egress ignored ip": "outbound exclude cidrs", "exclude outbound cidr": "outbound exclude cidrs",
-		"q": "outbound include ports", "istio outbound ports": "outbound include ports",
-		"o": "outbound exclude ports", "istio local outbound ports exclude": "outbound exclude ports",
-		"outbound ports to ignore": "outbound exclude ports", "exclude outbound port": "outbound exclude ports",
-		"egress ignored ports":            "outbound exclude ports",
-		"exclude outbound ports for uids": "outbound exclude", "exclude uid": "exclude uids",
-		"c": "exclude interfaces", "istio exclude interfaces": "exclude interfaces",
-		"k": "virtual interfaces", "kube virt interfaces": "virtual interfaces", "kubevirt interfaces": "virtual interfaces",
-		"reroute virtual interfaces": "virtual interfaces", "vnet": "virtual interfaces",
-		"t": "tproxy mark", "istio inbound tproxy mark": "tproxy mark",
-		"r": "tproxy table", "istio inbound tproxy route table": "tproxy table",
-		"redirect dns": "dns", "capture all dns": "dns", "redirect all dns traffic": "dns",
-		"drop invalid packets": "drop invalid", "invalid drop": "drop invalid",
-		"ip family mode": "families", "dual stack": "families", "ipv6": "families", "enable ipv6": "families",
-		"network namespace": "netns", "simulate": "dry run", "cleanup only": "remove", "cleanup": "remove",
-		"istio outbound owner groups": "include gids", "istio outbound owner groups exclude": "exclude gids",
-		"istio outbound ipv4 loopback cidr": "loopback", "skip outbound ports": "outbound exclude ports",
-		"skip inbound ports": "inbound exclude ports",
+// otherNames are names that other programs have for our settings: the flags and
+// annotations of istio, linkerd, kuma, consul and App Mesh. Each row begins with
+// our words.
+func otherNames() [][]string {
+	return [][]string{
+		{"outbound port", "p", "envoy port", "outgoing proxy port", "redirect outbound port", "proxy outbound port",
+			"envoy egress port"},
+		{"inbound port", "z", "inbound capture port", "incoming proxy port", "redirect inbound port", "proxy inbound port",
+			"envoy ingress port"},
+		{"tunnel port", "e", "inbound tunnel port"},
+		{"dns port", "redirect dns port", "consul dns port"},
+		{"proxy uid", "u", "kuma dp user", "sidecar uid", "ignore uid"},
+		{"proxy gid", "g", "ignore gid"},
+		{"inbound mode", "m", "istio inbound interception mode", "interception mode"},
+		{"inbound include ports", "b", "istio inbound ports", "ports to redirect", "app ports"},
+		{"inbound exclude ports", "d", "istio local exclude ports", "inbound ports to ignore", "exclude inbound port"},
+		{"inbound exclude sources", "subnets to ignore", "skip subnets", "exclude inbound ips"},
+		{"outbound include cidrs", "i", "istio service cidr"},
+		{"outbound exclude cidrs", "x", "istio service exclude cidr", "egress ignored ip", "exclude outbound cidr"},
+		{"outbound include ports", "q", "istio outbound ports"},
+		{"outbound exclude ports", "o", "istio local outbound ports exclude", "outbound ports to ignore",
+			"exclude outbound port"},
+		{"outbound exclude", "exclude outbound ports for uids"},
+		{"exclude uids", "exclude uid"},
+		{"include gids", "istio outbound owner groups"},
+		{"exclude gids", "istio outbound owner groups exclude"},
+		{"exclude interfaces", "c", "istio exclude interfaces"},
+		{"virtual interfaces", "k", "kube virt interfaces", "kubevirt interfaces", "reroute virtual interfaces", "vnet"},
+		{"tproxy mark", "t", "istio inbound tproxy mark"},
+		{"tproxy table", "r", "istio inbound tproxy route table"},
+		{"dns", "redirect dns", "capture all dns", "redirect all dns traffic"},
+		{"drop invalid", "drop invalid packets", "invalid drop"},
+		{"families", "ip family mode", "dual stack", "ipv6", "enable ipv6"},
+		{"loopback", "istio outbound ipv4 loopback cidr"},
+		{"netns", "network namespace"},
+		{"dry run", "simulate"},
+		{"remove", "cleanup", "cleanup only"},
 	}
 }
 
-// synonyms are other words for ours.
-func synonyms() map[string]string {
-	return map[string]string{
-		"egress": "outbound", "outgoing": "outbound", "out": "outbound",
-		"ingress": "inbound", "incoming": "inbound", "in": "inbound",
-		"ignore": "exclude", "ignored": "exclude", "skip": "exclude", "bypass": "exclude", "exclusion": "exclude", "except": "exclude",
-		"excluded": "exclude", "included": "include", "capture": "include", "only": "include", "inclusion": "include",
-		"ip": "cidrs", "ips": "cidrs", "cidr": "cidrs", "range": "cidrs", "ranges": "cidrs", "ipranges": "cidrs", "subnet": "cidrs", "subnets": "cidrs",
-		"networks": "cidrs", "destinations": "cidrs", "clients": "sources",
-		"user": "uid", "users": "uids", "group": "gid", "groups": "gids",
-		"nic": "interfaces", "nics": "interfaces", "iface": "interfaces", "ifaces": "interfaces",
-		"nameserver": "servers", "nameservers": "servers", "resolvers": "servers", "envoy": "proxy", "sidecar": "proxy",
-		"namespace": "netns", "delete": "remove", "uninstall": "remove", "install": "apply", "setup": "apply", "show": "status",
-		"stats": "status", "counters": "status", "trace": "explain", "print": "render", "validate": "check",
+// otherWords are others' words for ours, with which each row begins.
+func otherWords() [][]string {
+	return [][]string{
+		{"outbound", "egress", "outgoing", "out"},
+		{"inbound", "ingress", "incoming", "in"},
+		{"exclude", "excluded", "exclusion", "except", "ignore", "ignored", "skip", "bypass"},
+		{"include", "included", "inclusion", "capture", "only"},
+		{"cidrs", "cidr", "ip", "ips", "range", "ranges", "ipranges", "subnet", "subnets", "networks", "destinations"},
+		{"sources", "clients"},
+		{"uid", "user"}, {"uids", "users"}, {"gid", "group"}, {"gids", "groups"},
+		{"interfaces", "nic", "nics", "iface", "ifaces"},
+		{"servers", "nameserver", "nameservers", "resolvers"},
+		{"proxy", "envoy", "sidecar"},
+		{"netns", "namespace"},
+		{"apply", "install", "setup"}, {"remove", "delete", "uninstall"}, {"status", "show", "stats", "counters"},
+		{"explain", "trace"}, {"render", "print"}, {"check", "validate"},
 	}
+}
+
+// ours returns what a table has for a name, or the name.
+func ours(table [][]string, name string) string {
+	for _, row := range table {
+		if slices.Contains(row[1:], name) {
+			return row[0]
+		}
+	}
+	return name
 }
 
 // translate says in our words what a name of another program says in its own.
 func translate(own []string) []string {
-	if known, ok := theirs()[strings.Join(own, " ")]; ok {
+	whole := strings.Join(own, " ")
+	if known := ours(otherNames(), whole); known != whole {
 		return strings.Fields(known)
 	}
-	out, words := make([]string, len(own)), synonyms()
+	out, table := make([]string, len(own)), otherWords()
 	for i, w := range own {
-		out[i] = w
-		if ours, ok := words[w]; ok {
-			out[i] = ours
-		}
+		out[i] = ours(table, w)
 	}
 	slices.Sort(out)
 	return slices.Compact(out) // outboundIPRanges: cidrs once

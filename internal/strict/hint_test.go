@@ -7,11 +7,13 @@ import (
 )
 
 func flagNames() []string {
-	return strings.Fields("--outbound-port --inbound-port --tunnel-port --dns-port --proxy-uid --proxy-gid --proxy-mark --allow-root-proxy " +
-		"--inbound-mode --inbound-include-ports --inbound-exclude-ports --inbound-exclude-sources --inbound-exclude --tproxy-mark " +
-		"--tproxy-self-mark --tproxy-table --drop-invalid --outbound-include-cidrs --outbound-exclude-cidrs --outbound-include-ports " +
-		"--outbound-exclude-ports --outbound-exclude --outbound-target --udp --quic --include-uids --exclude-uids --include-gids " +
-		"--exclude-gids --dns --dns-target --dns-servers --exclude-interfaces --virtual-interfaces --loopback --families --netns --dry-run")
+	return strings.Fields(`
+		--outbound-port --inbound-port --tunnel-port --dns-port --proxy-uid --proxy-gid --proxy-mark --allow-root-proxy
+		--inbound-mode --inbound-include-ports --inbound-exclude-ports --inbound-exclude-sources --inbound-exclude
+		--tproxy-mark --tproxy-self-mark --tproxy-table --drop-invalid --outbound-include-cidrs --outbound-exclude-cidrs
+		--outbound-include-ports --outbound-exclude-ports --outbound-exclude --outbound-target --udp --quic
+		--include-uids --exclude-uids --include-gids --exclude-gids --dns --dns-target --dns-servers
+		--exclude-interfaces --virtual-interfaces --loopback --families --netns --dry-run`)
 }
 
 // TestHint: a name is answered with what it means, and with nothing where that

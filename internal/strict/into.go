@@ -72,7 +72,8 @@ func (d *decoder) value(path string, n Node, v reflect.Value) {
 	case n.Kind != Scalar:
 		d.fail(path, n.Line, fmt.Errorf("%s where one value belongs", n.Kind))
 	case v.Kind() == reflect.String && n.Bare && (n.Text == "true" || n.Text == "false"):
-		d.fail(path, n.Line, fmt.Errorf(`%s where a word belongs: YAML 1.1 takes an unquoted on, yes, off or no for it; quote it, as in "off"`, n.Text))
+		d.fail(path, n.Line, fmt.Errorf(`%s where a word belongs: YAML 1.1 takes an unquoted on, yes, off or no for it; `+
+			`quote it, as in "off"`, n.Text))
 	default:
 		d.text(path, n, v)
 	}

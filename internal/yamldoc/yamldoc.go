@@ -95,7 +95,7 @@ const maxCopied = 100_000
 
 func (c *converter) node(path string, y *yaml.Node, depth int) (strict.Node, error) {
 	fail := func(format string, args ...any) (strict.Node, error) {
-		return strict.Node{}, &strict.Error{Line: y.Line, Err: fmt.Errorf(format, args...)}
+		return strict.Node{}, &strict.Error{Path: path, Line: y.Line, Err: fmt.Errorf(format, args...)}
 	}
 	if c.inAlias > 0 {
 		if c.copied++; c.copied > maxCopied {
@@ -150,28 +150,25 @@ func (c *converter) mapping(path string, y *yaml.Node, depth int) (strict.Node, 
 	var merged []strict.Node
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		key, value := y.Content[i], y.Content[i+1]
-		name, err := c.node(path, key, 0)
-		if err == nil && name.Kind != strict.Scalar {
-			err = &strict.Error{Line: key.Line, Err: errors.New("a field's name is one word")}
+		if key.Kind != yaml.ScalarNode || isNull(key) {
+			return strict.Node{}, &strict.Error{Path: path, Line: key.Line, Err: errors.New("a field's name is one word")}
 		}
-		if err != nil {
-			return strict.Node{}, err
-		}
-		v, err := c.node(strict.Join(path, name.Text), value, depth-1)
+		v, err := c.node(strict.Join(path, key.Value), value, depth-1)
 		switch {
 		case err != nil:
 			return strict.Node{}, err
-		case name.Bare && name.Text == "<<" && v.Kind == strict.List:
+		case key.ShortTag() == "!!merge" && v.Kind == strict.List:
 			merged = append(merged, v.Items...)
-		case name.Bare && name.Text == "<<":
+		case key.ShortTag() == "!!merge":
 			merged = append(merged, v)
 		default:
-			c.errs.Add(b.Add(strict.Field{Name: name.Text, Line: key.Line, Value: v}))
+			c.errs.Add(b.Add(strict.Field{Name: key.Value, Line: key.Line, Value: v}))
 		}
 	}
 	for _, m := range merged {
 		if m.Kind != strict.Mapping {
-			return strict.Node{}, &strict.Error{Line: y.Line, Err: errors.New("<< takes in the fields of a mapping, or of a list of them")}
+			return strict.Node{}, &strict.Error{Path: path, Line: y.Line,
+				Err: errors.New("<< takes in the fields of a mapping, or of a list of them")}
 		}
 		for _, f := range m.Fields {
 			if !b.Has(f.Name) {

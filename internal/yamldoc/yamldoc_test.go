@@ -85,14 +85,22 @@ func TestDecodeFile(t *testing.T) {
 	defaults := intercept.Default()
 	want := intercept.Config{
 		OtherFamily: intercept.TreatmentPass,
-		Proxy:       intercept.Proxy{UIDs: intercept.IDs{intercept.ID(1337), {First: 2000, Last: 2999}}, GIDs: intercept.IDs{intercept.ID(1337)}},
+		Proxy: intercept.Proxy{
+			UIDs: intercept.IDs{intercept.ID(1337), {First: 2000, Last: 2999}},
+			GIDs: intercept.IDs{intercept.ID(1337)},
+		},
 		Outbound: intercept.Outbound{
 			Port:         intercept.PortRange{First: 15001, Last: 15004},
 			IncludeCIDRs: intercept.AllCIDRs(),
 			ExcludeCIDRs: mustCIDRs(t, "10.0.0.0/8,fd00::/8"),
 			ExcludePorts: intercept.Ports{port(25), {First: 8000, Last: 8010}},
 			Exclude: []intercept.Exclusion{
-				{Protocol: intercept.UDP, CIDRs: mustCIDRs(t, "10.0.0.0/8"), Ports: intercept.Ports{{First: 5000, Last: 6000}}, UIDs: intercept.IDs{{First: 1000, Last: 1999}}},
+				{
+					Protocol: intercept.UDP,
+					CIDRs:    mustCIDRs(t, "10.0.0.0/8"),
+					Ports:    intercept.Ports{{First: 5000, Last: 6000}},
+					UIDs:     intercept.IDs{{First: 1000, Last: 1999}},
+				},
 				{GIDs: intercept.IDs{intercept.ID(7)}},
 			},
 			ExcludeUIDs: intercept.IDs{intercept.ID(intercept.MaxID)},
@@ -101,7 +109,10 @@ func TestDecodeFile(t *testing.T) {
 		},
 		Inbound: intercept.Inbound{
 			Mode: intercept.InboundOff, Port: port(15006), TProxy: defaults.Inbound.TProxy,
-			ExcludePorts: intercept.Ports{port(15020), port(15021)}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true,
+			ExcludePorts: intercept.Ports{
+				port(15020),
+				port(15021),
+			}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true,
 		},
 		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053},
 		ExcludeInterfaces: []string{"net1", "br-*"},
@@ -120,11 +131,16 @@ func TestDecodeFile(t *testing.T) {
 // not inherit what another had in its place.
 func TestDecodeFileReplacesLists(t *testing.T) {
 	c := intercept.Default()
-	c.Outbound.Exclude = []intercept.Exclusion{{Protocol: intercept.TCP, Ports: intercept.AllPorts()}, {Protocol: intercept.UDP}}
-	if _, err := decodeFile([]byte("outbound: {exclude: [{uids: 5}]}\npassthroughSources: [127.0.0.9]\n"), &c); err != nil {
+	c.Outbound.Exclude = []intercept.Exclusion{
+		{Protocol: intercept.TCP, Ports: intercept.AllPorts()},
+		{Protocol: intercept.UDP},
+	}
+	if _, err := decodeFile([]byte("outbound: {exclude: [{uids: 5}]}\npassthroughSources: [127.0.0.9]\n"),
+		&c); err != nil {
 		t.Fatal(err)
 	}
-	if diff := equalConfigs([]intercept.Exclusion{{UIDs: intercept.IDs{intercept.ID(5)}}}, c.Outbound.Exclude); diff != "" {
+	if diff := equalConfigs([]intercept.Exclusion{{UIDs: intercept.IDs{intercept.ID(5)}}},
+		c.Outbound.Exclude); diff != "" {
 		t.Errorf("exclusions (-want +got):\n%s", diff)
 	}
 	if len(c.PassthroughSources) != 1 {
@@ -150,9 +166,12 @@ func FuzzDecodeFile(f *testing.F) {
 	f.Add([]byte(exampleFile))
 	f.Add([]byte(`{"outbound": {"exclude": [{"protocol": "tcp", "ports": [1, "2-3"]}]}, "families": "dual"}`))
 	for _, seed := range []string{
-		"", "a", "- 1", "outbound:", "outbound: {port: 1", "a: &a [*a]", "x: !!binary aGVsbG8=", "proxy: {uids: 0x10}", "? {a: b}\n: c",
-		"<<: {tunnelPort: 1}", "tunnelPort: 1\n---\ntunnelPort: 2", "dns: {servers: [[], {}, ~]}", "excludeInterfaces: ['a\\nb', \"\\x00\"]",
-		"inbound: {port: 1, port: 2}", "inbound: [{port: 1, port: 2}]", "tunnelPort: !!int 5", "\xff\xfe", "%YAML 1.1\n---\ntunnelPort: 1\n...\n",
+		"", "a", "- 1", "outbound:", "outbound: {port: 1", "a: &a [*a]", "x: !!binary aGVsbG8=", "proxy: {uids: 0x10}",
+		"? {a: b}\n: c",
+		"<<: {tunnelPort: 1}", "tunnelPort: 1\n---\ntunnelPort: 2", "dns: {servers: [[], {}, ~]}",
+		"excludeInterfaces: ['a\\nb', \"\\x00\"]",
+		"inbound: {port: 1, port: 2}", "inbound: [{port: 1, port: 2}]", "tunnelPort: !!int 5", "\xff\xfe",
+		"%YAML 1.1\n---\ntunnelPort: 1\n...\n",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -201,17 +200,16 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 
 // read says what a pod asks for, as the plugin read it.
 func (r Repairer) read(p kube.Pod, s Sandbox) (podspec.Spec, error) {
-	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults, Nameservers: []netip.Addr{}}
+	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults}
 	spec, err := podspec.Read(p.Facts.Annotations, o)
-	if err == nil {
-		return spec, nil
-	}
-	// Only mode resolvconf has need of the pod's name servers.
-	text, fileErr := s.ResolvConf()
-	if fileErr != nil {
+	if err != nil || !spec.NameserversInPod {
 		return spec, err
 	}
-	o.Nameservers = intercept.ParseResolvConf(text)
+	text, err := s.ResolvConf()
+	if err != nil {
+		return spec, err
+	}
+	o.Nameservers, o.NeedNameservers = intercept.ParseResolvConf(text), true
 	return podspec.Read(p.Facts.Annotations, o)
 }
 
