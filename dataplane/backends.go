@@ -39,6 +39,8 @@ type backend struct {
 	name Backend
 	// group is a name that stands for this backend and others, or "".
 	group Backend
+	// variant is the iptables that writes, or "".
+	variant iptables.Variant
 	// praise says how good it is if nothing speaks against it.
 	praise string
 	open   func(*space) (writer, error)
@@ -78,7 +80,7 @@ func backends() []backend {
 // ofIPTables returns the row of a variant of iptables.
 func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error), modules func(need) []string) backend {
 	return backend{
-		name: name, group: BackendIPTables, praise: string(name) + " works here",
+		name: name, group: BackendIPTables, variant: v, praise: string(name) + " works here",
 		open: func(s *space) (writer, error) { return s.iptables(v) }, holds: holds,
 		obstacle: func(s *space, rs ruleset.Ruleset) error { return s.iptablesObstacle(v, rs) },
 		try: func(ctx context.Context, s *space, rs ruleset.Ruleset) Finding {
@@ -187,9 +189,10 @@ func choose(want Backend, probe func(Backend) Finding) (Choice, error) {
 func joinLine(errs []error) error {
 	var joined error
 	for _, e := range errs {
-		if joined == nil {
+		switch {
+		case joined == nil:
 			joined = e
-		} else {
+		case e != nil:
 			joined = fmt.Errorf("%w; %w", joined, e)
 		}
 	}

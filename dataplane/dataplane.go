@@ -74,6 +74,8 @@ type Status struct {
 	Backends []Backend `json:"backends"`
 	// Counters are what the rules have counted, in the order packets meet them.
 	Counters []ruleset.Counter `json:"counters"`
+	// Others are others' rules in the same chains of iptables.
+	Others Others `json:"others"`
 }
 
 // Apply is [Session.Apply] in a session of its own.

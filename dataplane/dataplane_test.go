@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
@@ -140,6 +142,41 @@ func TestWarnings(t *testing.T) {
 	c.Families = intercept.FamiliesIPv4
 	if got, err := (Pod{NetNS: empty.Path()}).Apply(t.Context(), c); err != nil || len(got.Warnings) > 0 {
 		t.Errorf("%v, %v", got.Warnings, err)
+	}
+}
+
+// TestOtherNames: an interface that is called by another name than the rules know it by is said to be.
+func TestOtherNames(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	err := lab.Pod.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkAddAltName(eth0, "enp0s3")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{"enp0s3"}, {"eth0"}, {"enp0s4"}, nil} {
+		for _, virtual := range []bool{false, true} {
+			c := intercept.Default()
+			if virtual {
+				c.VirtualInterfaces = names
+			} else {
+				c.ExcludeInterfaces = names
+			}
+			got, err := Pod{NetNS: lab.Pod.Path()}.Apply(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			warned := slices.ContainsFunc(got.Warnings, func(w string) bool {
+				return strings.HasPrefix(w, "enp0s3 is another name (altname) of the interface eth0")
+			})
+			if warned != slices.Contains(names, "enp0s3") {
+				t.Errorf("%v, virtual: %v: %q", names, virtual, got.Warnings)
+			}
+		}
 	}
 }
 

@@ -53,6 +53,7 @@ type reply struct {
 	Removed     bool
 	Status      Status
 	Report      Report
+	Verdicts    []Verdict
 	Path        string // of the lab's pod
 	Fate        string
 	Error       string
@@ -92,6 +93,8 @@ func answer(in io.Reader, out io.Writer) error {
 			a.Status, err = r.Pod.Status(ctx)
 		case "probe":
 			a.Report, err = r.Pod.Probe(ctx, *r.Config)
+		case "verify":
+			a.Verdicts, err = r.Pod.Verify(ctx, *r.Config)
 		case "lab":
 			if lab, err = netlab.New(netlab.Options{}); err == nil {
 				a.Path = lab.Pod.Path()
@@ -251,6 +254,11 @@ const all = 1<<32 - 1
 // net/netlink/af_netlink.c).
 func noNFTables() refusal {
 	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_NETFILTER}}, unix.EPROTONOSUPPORT}
+}
+
+// noSockDiag is how one without sock_diag answers.
+func noSockDiag() refusal {
+	return refusal{unix.SYS_SOCKET, []argument{{0, all, unix.AF_NETLINK}, {2, all, unix.NETLINK_SOCK_DIAG}}, unix.EPROTONOSUPPORT}
 }
 
 // noIPv6 is how a kernel with ipv6.disable=1 answers.

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -31,6 +33,8 @@ type Report struct {
 	Present []Backend `json:"present"`
 	// Backends is what each can do.
 	Backends []Diagnosis `json:"backends"`
+	// Others are others' rules in the chains of iptables where rules of ours stand, or would.
+	Others Others `json:"others"`
 	// Choice is the backend that Apply takes for the configuration. Its
 	// Backend is empty if there is none. Error says why, or why the one chosen
 	// could not be tried.
@@ -52,7 +56,9 @@ type Privilege struct {
 type Diagnosis struct {
 	// Finding is about the configuration as a whole.
 	Finding
-	Capabilities []Capability `json:"capabilities"`
+	// Programs are those that it runs.
+	Programs     []iptables.Program `json:"programs,omitempty"`
+	Capabilities []Capability       `json:"capabilities"`
 }
 
 // Capability is one thing that rules need of a backend.
@@ -95,7 +101,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		for _, b := range backends() {
 			rs := want.rulesFor(b.name, s.pod.IPTables)
 			found[b.name] = s.space.probe(ctx, b.name, rs)
-			d := Diagnosis{Finding: found[b.name], Capabilities: s.space.capabilities(ctx, b, rs)}
+			d := Diagnosis{Finding: found[b.name], Programs: s.space.programs(ctx, b.variant),
+				Capabilities: s.space.capabilities(ctx, b, rs)}
 			r.Backends = append(r.Backends, d)
 		}
 		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
@@ -104,7 +111,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
 			r.Error = f.Reason
 		}
-		return nil
+		r.Others, err = s.space.others(ctx)
+		return err
 	})
 	r.Modules = append(r.Modules, modules(r)...)
 	return r, err
@@ -137,16 +145,15 @@ func release() string {
 }
 
 func privileges() []Privilege {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	held := func(capability uint) bool { return data[0].Effective&(1<<capability) != 0 }
-	if unix.Capget(&header, &data[0]) != nil {
-		data = [2]unix.CapUserData{}
+	mine, err := capability.NewPid2(0)
+	if err == nil {
+		_ = mine.Load() // what cannot be found out is not held
 	}
+	held := func(c capability.Cap) bool { return err == nil && mine.Get(capability.EFFECTIVE, c) }
 	return []Privilege{
-		{"CAP_NET_ADMIN", held(unix.CAP_NET_ADMIN), "rules of any kind"},
-		{"CAP_NET_RAW", held(unix.CAP_NET_RAW), "iptables-legacy"},
-		{"CAP_SYS_ADMIN", held(unix.CAP_SYS_ADMIN), "entering another network namespace, and trying iptables without writing"},
+		{"CAP_NET_ADMIN", held(capability.CAP_NET_ADMIN), "rules of any kind"},
+		{"CAP_NET_RAW", held(capability.CAP_NET_RAW), "iptables-legacy"},
+		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN), "entering another network namespace, and trying iptables without writing"},
 	}
 }
 

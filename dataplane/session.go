@@ -266,7 +266,9 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 // [ruleset.ErrNotIntercepted] if there is nothing.
 func (s *Session) Status(ctx context.Context) (status Status, err error) {
 	err = s.do(ctx, func() error {
-		status, err = s.space.status(ctx, s.pod.Backend, nil)
+		if status, err = s.space.status(ctx, s.pod.Backend, nil); err == nil {
+			status.Others, err = s.space.others(ctx)
+		}
 		return err
 	})
 	return status, err

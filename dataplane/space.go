@@ -72,7 +72,7 @@ func (s *space) close() (err error) {
 		err = s.sock.Close()
 	}
 	if s.routes != nil {
-		err = errors.Join(err, s.routes.Close())
+		s.routes.Close()
 	}
 	return err
 }
@@ -232,7 +232,7 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 // tryElsewhere applies the rules in a network namespace made for it, so that nothing is written where they are to be: to
 // ask legacy xtables for a table is to have it from then on.
 func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant, rs ruleset.Ruleset) Finding {
-	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.how.Dialect, Wait: s.how.Wait})
+	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.how.Dialect, Wait: s.how.Wait, Lock: s.lock})
 	if err != nil {
 		return missing(b, err)
 	}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -64,9 +64,9 @@ func requireSysctls(c intercept.Config, set bool, done *effects) error {
 	if len(c.VirtualInterfaces) == 0 {
 		return nil
 	}
-	interfaces, err := net.Interfaces()
+	interfaces, err := links.List()
 	if err != nil {
-		return fmt.Errorf("list the interfaces of the namespace: %w", err)
+		return err
 	}
 	names := make([]string, len(interfaces))
 	for i, each := range interfaces {

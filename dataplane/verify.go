@@ -2,20 +2,19 @@ package dataplane
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -58,12 +57,12 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan) ([]Verdict,
 		rules.Found = fmt.Sprintf("%d differences, the first: %s; mesh-init check names all, and mesh-init apply puts them right", len(diffs), diffs[0])
 	}
 	verdicts := []Verdict{rules}
-	sockets, err := listSockets()
-	if err != nil {
-		return nil, err
+	listed := map[ruleset.Protocol]func() ([]sockets.Socket, error){}
+	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
+		listed[p] = sync.OnceValues(func() ([]sockets.Socket, error) { return sockets.List(p) })
 	}
-	for _, l := range listeners(c, rs.Families) {
-		verdicts = append(verdicts, l.judge(sockets, c.Proxy))
+	for _, l := range listeners(c, captured(c, rs.Families)) {
+		verdicts = append(verdicts, l.judge(listed[l.protocol], c.Proxy))
 	}
 	for _, f := range rs.Families {
 		p, trace, ok := toTry(rs, f)
@@ -86,6 +85,15 @@ type listener struct {
 	addr     netip.Addr // one that it has to be reachable at
 	port     uint16
 	isProxy  bool // it has to belong to the proxy
+}
+
+// captured returns the families whose connections go to the proxy. The one that
+// c leaves out has rules, too, if it is rejected.
+func captured(c intercept.Config, families []ruleset.Family) []ruleset.Family {
+	return slices.DeleteFunc(slices.Clone(families), func(f ruleset.Family) bool {
+		return c.Families == intercept.FamiliesIPv4 && f == ruleset.IPv6 ||
+			c.Families == intercept.FamiliesIPv6 && f == ruleset.IPv4
+	})
 }
 
 // listeners returns the sockets that c needs.
@@ -116,88 +124,25 @@ func listeners(c intercept.Config, families []ruleset.Family) []listener {
 	return all
 }
 
-// socket is a line of /proc/net/tcp and its siblings (proc_pid_net(5)).
-type socket struct {
-	protocol ruleset.Protocol
-	local    netip.AddrPort
-	uid      uint32
-}
-
-// serves reports whether the socket gets what is sent to addr and port. One
-// bound to :: is taken to serve IPv4, too, as it does unless told not to.
-func (s socket) serves(p ruleset.Protocol, addr netip.Addr, port uint16) bool {
-	local := s.local.Addr()
-	return s.protocol == p && s.local.Port() == port &&
-		(local == addr || local == netip.IPv6Unspecified() || local == netip.IPv4Unspecified() && addr.Is4())
-}
-
-func (e listener) judge(sockets []socket, proxy intercept.Proxy) Verdict {
+func (e listener) judge(list func() ([]sockets.Socket, error), proxy intercept.Proxy) Verdict {
 	v := Verdict{What: fmt.Sprintf("%s %d", e.what, e.port)}
-	i := slices.IndexFunc(sockets, func(s socket) bool { return s.serves(e.protocol, e.addr, e.port) })
-	if i < 0 {
-		v.Found = fmt.Sprintf("nobody listens at %s, so connections are refused until the proxy does", netip.AddrPortFrom(e.addr, e.port))
+	at := netip.AddrPortFrom(e.addr, e.port)
+	all, err := list()
+	if err != nil {
+		v.Found = "cannot tell who listens: " + err.Error()
 		return v
 	}
-	v.OK, v.Found = true, fmt.Sprintf("user %d listens at %s", sockets[i].uid, sockets[i].local)
-	if e.isProxy && len(proxy.GIDs) == 0 && proxy.Mark.Mask == 0 && !proxy.UIDs.Contains(sockets[i].uid) {
+	i := slices.IndexFunc(all, func(s sockets.Socket) bool { return s.Serves(at) })
+	if i < 0 {
+		v.Found = fmt.Sprintf("nobody listens at %s, so connections are refused until the proxy does", at)
+		return v
+	}
+	v.OK, v.Found = true, fmt.Sprintf("user %d listens at %s", all[i].UID, all[i].Local)
+	if e.isProxy && len(proxy.GIDs) == 0 && proxy.Mark.Mask == 0 && !proxy.UIDs.Contains(all[i].UID) {
 		v.OK = false
 		v.Found += fmt.Sprintf(", who is not the proxy (%s): its own lookups come back to it, and its answers get lost", proxy.UIDs)
 	}
 	return v
-}
-
-// listSockets lists the listening TCP and the unconnected UDP sockets of the
-// namespace of the calling thread.
-func listSockets() ([]socket, error) {
-	var all []socket
-	for _, file := range []struct {
-		name     string
-		protocol ruleset.Protocol
-		state    string // TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
-	}{{"tcp", ruleset.TCP, "0A"}, {"tcp6", ruleset.TCP, "0A"}, {"udp", ruleset.UDP, "07"}, {"udp6", ruleset.UDP, "07"}} {
-		text, err := os.ReadFile("/proc/thread-self/net/" + file.name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // no IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list the sockets of the namespace: %w", err)
-		}
-		for line := range strings.Lines(string(text)) {
-			fields := strings.Fields(line)
-			if len(fields) < 8 || fields[3] != file.state {
-				continue
-			}
-			local, err := parseSocket(fields[1])
-			if err != nil {
-				return nil, fmt.Errorf("list the sockets of the namespace: %q: %w", fields[1], err)
-			}
-			uid, err := strconv.ParseUint(fields[7], 10, 32)
-			if err != nil {
-				return nil, fmt.Errorf("list the sockets of the namespace: %w", err)
-			}
-			all = append(all, socket{file.protocol, local, uint32(uid)})
-		}
-	}
-	return all, nil
-}
-
-// parseSocket reads 0100007F:3A99: words of four bytes in the host's order,
-// and a port.
-func parseSocket(s string) (netip.AddrPort, error) {
-	addr, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(addr)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	for i := 0; i+4 <= len(b); i += 4 {
-		binary.BigEndian.PutUint32(b[i:], binary.NativeEndian.Uint32(b[i:]))
-	}
-	a, ok := netip.AddrFromSlice(b)
-	n, err := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil {
-		return netip.AddrPort{}, errors.New("not an address and a port")
-	}
-	return netip.AddrPortFrom(a, uint16(n)), nil
 }
 
 // toTry returns the first packet of a connection that this process could open

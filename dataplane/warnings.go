@@ -3,14 +3,15 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/links"
 )
 
 // warnings returns what may surprise about c in the namespace. The error is
@@ -21,7 +22,11 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	warn = append(warn, earlier...)
+	others, err := otherNames(c)
+	if err != nil {
+		return nil, err
+	}
+	warn = append(append(warn, earlier...), others...)
 	switch c.Families {
 	case intercept.FamiliesDual:
 		if !hasIPv6() {
@@ -82,17 +87,33 @@ func hasIPv6() bool {
 // globalAddr returns an address of the family by which the namespace of the
 // calling thread could reach others, or the zero Addr.
 func globalAddr(f intercept.Family) (found netip.Addr, err error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return found, fmt.Errorf("list the addresses of the namespace: %w", err)
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && intercept.FamilyOf(p.Addr()) == f && p.Addr().IsGlobalUnicast() {
-			found = p.Addr()
+	interfaces, err := links.List()
+	for _, l := range interfaces {
+		for _, a := range l.Addrs {
+			if intercept.FamilyOf(a) == f && a.IsGlobalUnicast() {
+				found = a
+			}
 		}
 	}
-	return found, nil
+	return found, err
+}
+
+// otherNames warns of interfaces that c calls by a name that the kernel's rules do not know them by.
+func otherNames(c intercept.Config) (warn []string, err error) {
+	named := append(slices.Clone(c.ExcludeInterfaces), c.VirtualInterfaces...)
+	if len(named) == 0 {
+		return nil, nil
+	}
+	interfaces, err := links.List()
+	for _, l := range interfaces {
+		for _, name := range l.AltNames {
+			if slices.Contains(named, name) {
+				warn = append(warn, fmt.Sprintf("%s is another name (altname) of the interface %s: rules know it as %s alone, so name that",
+					name, l.Name, l.Name))
+			}
+		}
+	}
+	return warn, err
 }
 
 // unmapped warns of proxy IDs that no process in the user namespace can have:

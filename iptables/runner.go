@@ -57,6 +57,9 @@ func (o Options) wait() time.Duration {
 	return o.Wait
 }
 
+// seconds is the wait as iptables takes it.
+func (o Options) seconds() int { return int(max(o.wait()/time.Second, 1)) }
+
 // Runner runs the programs of one variant of iptables.
 //
 // Its methods end when their context does: a program that is still at work is killed, and the error is the context's.

@@ -217,16 +217,10 @@ func (s *session) read(ctx context.Context) (map[ruleset.Family]listing, error) 
 
 // mayHave reports whether there can be anything of this variant.
 func (s *session) mayHave(ctx context.Context, f ruleset.Family) (bool, error) {
-	switch {
-	case s.missing[f] != nil:
+	if s.missing[f] != nil {
 		return false, nil
-	case s.o.Variant == Legacy:
-		tables, err := legacyTables(f)
-		return len(tables) > 0, err
-	case s.o.Objects == nil:
-		return true, nil
 	}
-	tables, err := s.o.Objects.BaseChains(ctx, f)
+	tables, err := s.tables(ctx, f)
 	return len(tables) > 0, err
 }
 
@@ -234,7 +228,7 @@ func (s *session) mayHave(ctx context.Context, f ruleset.Family) (bool, error) {
 func (s *session) restore(ctx context.Context, p program, input string) error {
 	args := []string{"--noflush", "--counters"}
 	if s.o.Variant == Legacy {
-		args = append(args, "--wait="+strconv.Itoa(int(max(s.o.wait()/time.Second, 1))))
+		args = append(args, "--wait="+strconv.Itoa(s.o.seconds()))
 	}
 	_, err := s.programs[p.family].restore.run(ctx, input, s.env, s.files, args...)
 	refusal, ok := errors.AsType[*ProgramError](err)

@@ -37,8 +37,7 @@ dns:
   mode: on
 `))
 	fmt.Println(err)
-	var field *intercept.FieldError
-	if errors.As(err, &field) {
+	if field, ok := errors.AsType[*intercept.FieldError](err); ok {
 		fmt.Printf("field %s, line %d\n", field.Field, field.Line)
 	}
 	// Output:

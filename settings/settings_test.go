@@ -120,16 +120,16 @@ func TestSources(t *testing.T) {
 		"--inbound-exclude=:8"}); err != nil {
 		t.Fatal(err)
 	}
-	r, err := settings.Read(settings.Sources{
+	_, err := settings.Read(settings.Sources{
 		File: file, Environ: []string{"PATH=/bin", "MESH_DNS=x", "MESH_DNS_PORT=3", "MESH_FOO=1", "MESH_WEB_SERVICE_HOST=1"},
 		Flags: flags, OwnVariables: []string{"MESH_FOO"},
 	})
 	if err == nil || err.Error() != `MESH_DNS: "x" is not one of off, resolvconf, all` {
 		t.Fatalf("%v", err)
 	}
-	r, err = settings.Read(
-		settings.Sources{File: file, Environ: []string{"MESH_DNS_PORT=3", "MESH_TUNNEL_PORT=4"}, Flags: flags},
-	)
+	r, err := settings.Read(settings.Sources{
+		File: file, Environ: []string{"MESH_DNS_PORT=3", "MESH_TUNNEL_PORT=4"}, Flags: flags,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

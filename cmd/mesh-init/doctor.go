@@ -77,6 +77,13 @@ func doctorText(r dataplane.Report) string {
 	for _, d := range r.Backends {
 		b.WriteString("\n")
 		line(string(d.Backend), string(d.State), d.Reason)
+		for _, p := range d.Programs {
+			waits := ""
+			if !p.Waits {
+				waits = ", which does not wait for the lock of xtables: install 1.6.2 or later"
+			}
+			line("  program, "+p.Family, p.Version, p.Path+waits)
+		}
 		for _, c := range d.Capabilities {
 			more := ""
 			if !c.Needed {
@@ -91,6 +98,7 @@ func doctorText(r dataplane.Report) string {
 			line("  "+c.Name, string(c.State), more)
 		}
 	}
+	b.WriteString(othersText(r.Others))
 	b.WriteString("\n")
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":

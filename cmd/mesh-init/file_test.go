@@ -14,9 +14,12 @@ import (
 // is wrong.
 func FuzzArguments(f *testing.F) {
 	for _, seed := range []string{
-		"explain\n--dst\n10.0.0.1:80", "render\n--dns=all\nMESH_DNS_PORT=5", "--outbound-exclude\n[::1]:53 uid=1", "check\n-h", "--\n-x",
-		"explain\n--from=outside\n--dst=[fe80::1%eth0]:1", "explain\n--proto=icmp\n--dst=::1", "version\n--output=json", "version\n-oyaml\n--format=json", "help\n\x00",
-		"explain\n--state=established\n--dst=1.2.3.4:5\n--src=::ffff:1.2.3.4", "MESH_=1", "--=", "explain\n--to-self\n--dst=10.0.0.1:80\n--from=proxy\n--proxy-uid=none",
+		"explain\n--dst\n10.0.0.1:80", "render\n--dns=all\nMESH_DNS_PORT=5", "--outbound-exclude\n[::1]:53 uid=1",
+		"check\n-h", "--\n-x",
+		"explain\n--from=outside\n--dst=[fe80::1%eth0]:1", "explain\n--proto=icmp\n--dst=::1", "version\n--output=json",
+		"version\n-oyaml\n--format=json", "help\n\x00",
+		"explain\n--state=established\n--dst=1.2.3.4:5\n--src=::ffff:1.2.3.4", "MESH_=1", "--=",
+		"explain\n--to-self\n--dst=10.0.0.1:80\n--from=proxy\n--proxy-uid=none",
 	} {
 		f.Add(seed)
 	}
@@ -30,7 +33,8 @@ func FuzzArguments(f *testing.F) {
 			}
 		}
 		// Files of this machine are no part of it.
-		if strings.Contains(text, "config") || strings.Contains(text, "CONFIG") || strings.Contains(text, "resolv") || strings.Contains(text, "RESOLV") {
+		if strings.Contains(text, "config") || strings.Contains(text, "CONFIG") || strings.Contains(text, "resolv") ||
+			strings.Contains(text, "RESOLV") {
 			return
 		}
 		r := invokeOn(t, fakePlane{}, "", env, args...)
@@ -42,7 +46,8 @@ func FuzzArguments(f *testing.F) {
 			t.Fatalf("exit code %d, and standard error %q", r.code, r.stderr)
 		}
 		for _, line := range lines {
-			if len(args) > 0 && (!strings.HasPrefix(line, "mesh-init: ") && !strings.HasPrefix(line, "{") || !strings.HasSuffix(r.stderr, "\n")) {
+			if len(args) > 0 && (!strings.HasPrefix(line, "mesh-init: ") && !strings.HasPrefix(line, "{") ||
+				!strings.HasSuffix(r.stderr, "\n")) {
 				t.Fatalf("standard error %q", r.stderr)
 			}
 		}

@@ -1,32 +1,15 @@
 package main
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
-
-// equalConfigs compares configurations, empty lists like absent ones.
-func equalConfigs(a, b any) string {
-	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{}))
-}
-
-func mustCIDRs(t *testing.T, s string) intercept.CIDRs {
-	t.Helper()
-	c, err := intercept.ParseCIDRs(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
 
 // allFlags are the flags of all verbs.
 func allFlags() []cli.Flag { return program{}.commandLine(nil).AllFlags() }

@@ -88,10 +88,9 @@ func (p program) do(ctx context.Context, v verb, line cli.Line, env []string) in
 		settings: s, ctx: ctx, plane: p.plane(s.target), log: log, out: new(bytes.Buffer),
 		style: cli.StyleFor(p.stdout), sources: in.sources(),
 	}
-	if in.uses(netnsFlag) {
-		// A signal ends the run as its context ends: what takes several steps is undone. Even a kill leaves the old rules or
-		// the new ones where one transaction changes them. Verbs that only compute are spared it: it takes a third of a
-		// millisecond.
+	if b := s.target.Backend; in.uses(netnsFlag) && b != dataplane.BackendAuto && b != dataplane.BackendNFT {
+		// A signal ends the run as its context ends: what iptables does in several steps is undone. By nftables even a
+		// kill leaves the old rules or the new ones, and an apply is spared the third of a millisecond that this takes.
 		var stop func()
 		j.ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()

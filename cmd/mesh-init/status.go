@@ -11,8 +11,9 @@ import (
 func statusVerb() verb {
 	return verb{cli.Verb{
 		Name: "status", Does: "show the rules in force and what each has counted",
-		Also:  []string{"list", "show", "get", "counters", "dump"},
-		More:  "NAT rules count connections, since they see the first packet of each alone.",
+		Also: []string{"list", "show", "get", "counters", "dump"},
+		More: "NAT rules count connections, since they see the first packet of each alone. The text also\n" +
+			"lists other people's rules in the same chains of iptables.",
 		Flags: kernelFlags,
 		Examples: `
   What has been captured, and what has passed, by which rule?
@@ -29,7 +30,7 @@ func (j job) status() error {
 	if counters == nil {
 		counters = []intercept.Counter{}
 	}
-	return j.print(counters, func() string { return statusText(counters) })
+	return j.print(counters, func() string { return statusText(counters) + othersText(status.Others) })
 }
 
 // statusText is one table, so that the columns of all chains agree.

@@ -71,3 +71,20 @@ func TestPlausible(t *testing.T) {
 		}
 	}
 }
+
+// TestNames: a deprecated name is one of the field's, after its own.
+func TestNames(t *testing.T) {
+	f := Field{Name: "new", Deprecated: []string{"old"}}
+	if got := f.Names(); !slices.Equal(got, []string{"new", "old"}) || f.Env() != "MESH_NEW" {
+		t.Errorf("%q, %s", got, f.Env())
+	}
+	seen := map[string]bool{}
+	for _, f := range Fields() {
+		for _, name := range f.Names() {
+			if seen[name] {
+				t.Errorf("two fields are named %s", name)
+			}
+			seen[name] = true
+		}
+	}
+}

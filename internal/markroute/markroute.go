@@ -7,12 +7,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"syscall"
+	"time"
 
-	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/mesh-intercept/intercept/internal/nlsock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -34,19 +37,42 @@ const mainPriority = 32766
 
 // Conn speaks with the routing of one network namespace. It is for one
 // goroutine at a time.
-type Conn struct{ sock *netlink.Conn }
+type Conn struct {
+	// handle makes and removes rules and routes.
+	handle *netlink.Handle
+	// sockets are for listing, which the handle's methods do not do well enough:
+	// of a rule they leave out its action, l3mdev and what kernels have learnt
+	// since (dscp, flowlabel, masks of ports), of a route its source, so that
+	// others' that ask for more would look like ours; and one route of others'
+	// that they cannot parse fails the whole listing.
+	sockets map[int]*nl.SocketHandle
+}
+
+// patience is how long the kernel may take to answer, which it does at once. The
+// library's handles wait for ever.
+const patience = time.Minute
 
 // Open connects to the network namespace that the calling thread is in.
 func Open() (*Conn, error) {
-	sock, err := nlsock.Dial(unix.NETLINK_ROUTE, 0)
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, explain("open a netlink socket for routes", err)
 	}
-	return &Conn{sock}, nil
+	sock, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		handle.Close()
+		return nil, explain("open a netlink socket for routes", err)
+	}
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	return &Conn{handle, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}},
+		errors.Join(handle.SetSocketTimeout(patience), sock.SetReceiveTimeout(&limit)) // none of which fails
 }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return c.sock.Close() }
+// Close closes the sockets.
+func (c *Conn) Close() {
+	c.handle.Close()
+	c.sockets[unix.NETLINK_ROUTE].Close()
+}
 
 // An object is a rule or a route, as far as we make them.
 type object struct {
@@ -212,94 +238,69 @@ func (c *Conn) remove(o object) error {
 
 // change adds or removes an object.
 func (c *Conn) change(o object, add bool) error {
-	typ, flags := unix.RTM_DELROUTE, netlink.Request|netlink.Acknowledge
-	if add {
-		typ, flags = unix.RTM_NEWROUTE, flags|netlink.Create|netlink.Excl
-	}
-	// struct fib_rule_hdr and struct rtmsg have the same size; see
-	// linux/fib_rules.h and linux/rtnetlink.h.
-	header := make([]byte, unix.SizeofRtMsg)
-	header[0] = family(o.family)
-	attrs := netlink.NewAttributeEncoder()
 	if o.rule {
-		typ += unix.RTM_NEWRULE - unix.RTM_NEWROUTE
-		header[7] = unix.FR_ACT_TO_TBL
-		attrs.Uint32(unix.FRA_FWMARK, o.mark.Value)
-		attrs.Uint32(unix.FRA_FWMASK, o.mark.Mask)
-		attrs.Uint32(unix.FRA_TABLE, o.table)
-		attrs.Uint32(unix.FRA_PRIORITY, o.priority)
-		attrs.Uint8(unix.FRA_PROTOCOL, protocol)
-	} else {
-		header[5], header[6], header[7] = protocol, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
-		attrs.Uint32(unix.RTA_TABLE, o.table)
-		attrs.Uint32(unix.RTA_OIF, loopbackIndex)
+		rule := netlink.NewRule()
+		rule.Family, rule.Priority, rule.Protocol = family(o.family), int(o.priority), protocol
+		rule.Mark, rule.Mask, rule.Table = o.mark.Value, &o.mark.Mask, int(o.table)
+		rule.Type = unix.FR_ACT_TO_TBL
+		if add {
+			return c.handle.RuleAdd(rule)
+		}
+		return c.handle.RuleDel(rule)
 	}
-	data, err := attrs.Encode()
-	if err != nil {
-		return err
+	route := &netlink.Route{
+		Family: family(o.family), Table: int(o.table), LinkIndex: loopbackIndex, Type: unix.RTN_LOCAL,
+		Scope: netlink.SCOPE_HOST, Protocol: protocol, Dst: everywhere(o.family),
 	}
-	_, err = c.sock.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: flags},
-		Data:   append(header, data...),
-	})
-	return err
+	if add {
+		return c.handle.RouteAdd(route)
+	}
+	return c.handle.RouteDel(route)
 }
 
-// isIPv6Off reports whether lo has no IPv6.
+// everywhere is the destination of a default route.
+func everywhere(f ruleset.Family) *net.IPNet {
+	if f == ruleset.IPv4 {
+		return &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	}
+	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+// isIPv6Off reports whether lo has no IPv6, of which the library's links do not
+// speak.
 func (c *Conn) isIPv6Off() (bool, error) {
-	header := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(header[4:], loopbackIndex)
-	replies, err := c.sock.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request},
-		Data:   header,
-	})
-	if err != nil {
-		return false, err
+	lo := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	lo.Index = loopbackIndex
+	replies, err := c.get(unix.RTM_GETLINK, 0, lo)
+	if err != nil || len(replies) == 0 {
+		return true, err
+	}
+	attr, err := replies[0][unix.SizeofIfInfomsg:], error(nil)
+	for _, typ := range []uint16{unix.IFLA_AF_SPEC, unix.AF_INET6, unix.IFLA_INET6_CONF} {
+		if attr, err = find(attr, typ); err != nil {
+			return true, err
+		}
 	}
 	const disableIPv6 = 26 // DEVCONF_DISABLE_IPV6 of linux/ipv6.h
-	off := true
-	for _, m := range replies {
-		if len(m.Data) < unix.SizeofIfInfomsg {
-			continue
-		}
-		attrs, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
-		if err != nil {
-			return false, err
-		}
-		for attrs.Next() {
-			if attrs.Type() != unix.IFLA_AF_SPEC {
-				continue
-			}
-			attrs.Nested(func(families *netlink.AttributeDecoder) error {
-				for families.Next() {
-					if families.Type() != unix.AF_INET6 {
-						continue
-					}
-					families.Nested(func(inet6 *netlink.AttributeDecoder) error {
-						for inet6.Next() {
-							conf := inet6.Bytes()
-							if inet6.Type() == unix.IFLA_INET6_CONF && len(conf) >= 4*(disableIPv6+1) {
-								off = binary.NativeEndian.Uint32(conf[4*disableIPv6:]) != 0
-							}
-						}
-						return nil
-					})
-				}
-				return nil
-			})
-		}
-		if err := attrs.Err(); err != nil {
-			return false, err
+	return len(attr) < 4*(disableIPv6+1) || binary.NativeEndian.Uint32(attr[4*disableIPv6:]) != 0, nil
+}
+
+// find returns the value of an attribute among others, or nothing.
+func find(attrs []byte, typ uint16) ([]byte, error) {
+	all, err := nl.ParseRouteAttr(attrs)
+	for _, a := range all {
+		if a.Attr.Type == typ {
+			return a.Value, err
 		}
 	}
-	return off, nil
+	return nil, err
 }
 
 // loopbackIndex is lo's in every network namespace (LOOPBACK_IFINDEX of
 // net/flow.h).
 const loopbackIndex = 1
 
-func family(f ruleset.Family) byte {
+func family(f ruleset.Family) int {
 	if f == ruleset.IPv4 {
 		return unix.AF_INET
 	}
@@ -308,120 +309,100 @@ func family(f ruleset.Family) byte {
 
 // list returns the namespace's mark rules and local default routes.
 func (c *Conn) list() ([]object, error) {
-	routes, err := c.listOf(false)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := c.listOf(true)
-	all := append(routes, rules...)
-	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
-	return all, err
-}
-
-// listOf returns the rules, or the routes, of both families.
-func (c *Conn) listOf(rules bool) ([]object, error) {
-	typ := unix.RTM_GETROUTE
-	if rules {
-		typ = unix.RTM_GETRULE
-	}
-	// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
-	// fib_nl_dumprule in net/core/fib_rules.c).
-	replies, err := c.sock.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | netlink.Dump},
-		Data:   make([]byte, unix.SizeofRtMsg),
-	})
-	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil // the kernel has no rules
-	}
-	if err != nil {
-		return nil, explain("list routes and rules", err)
-	}
 	var all []object
-	for _, m := range replies {
-		if len(m.Data) < unix.SizeofRtMsg {
-			continue
+	for _, typ := range []int{unix.RTM_GETROUTE, unix.RTM_GETRULE} {
+		// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
+		// fib_nl_dumprule in net/core/fib_rules.c).
+		replies, err := c.get(typ, unix.NLM_F_DUMP, &nl.RtMsg{})
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // the kernel has no rules
 		}
-		o := object{rule: rules, table: uint32(m.Data[4])}
-		switch m.Data[0] {
-		case family(ruleset.IPv4):
-			o.family = ruleset.IPv4
-		case family(ruleset.IPv6):
-			o.family = ruleset.IPv6
-		default:
-			continue
+		for _, m := range replies {
+			o, ok, malformed := read(m, typ == unix.RTM_GETRULE)
+			err = cmp.Or(err, malformed)
+			if ok {
+				all = append(all, o)
+			}
 		}
-		read := o.readRoute
-		if rules {
-			read = o.readRule
-		}
-		ok, err := read(m.Data)
 		if err != nil {
 			return nil, explain("list routes and rules", err)
 		}
-		if ok {
-			all = append(all, o)
-		}
 	}
+	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
 	return all, nil
 }
 
-// readRule reads a rule that asks for a mark alone, and that is asked before
-// everything goes to table main.
-func (o *object) readRule(data []byte) (ok bool, err error) {
-	attrs, err := netlink.NewAttributeDecoder(data[unix.SizeofRtMsg:])
-	if err != nil {
-		return false, err
-	}
-	plain := data[1] == 0 && data[2] == 0 && data[3] == 0 && data[7] == unix.FR_ACT_TO_TBL && binary.NativeEndian.Uint32(data[8:])&unix.FIB_RULE_INVERT == 0
-	o.mark.Mask = 1<<32 - 1
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.FRA_FWMARK:
-			o.mark.Value = attrs.Uint32()
-		case unix.FRA_FWMASK:
-			o.mark.Mask = attrs.Uint32()
-		case unix.FRA_TABLE:
-			o.table = attrs.Uint32()
-		case unix.FRA_PRIORITY:
-			o.priority = attrs.Uint32()
-		case unix.FRA_PROTOCOL:
-			o.ours = attrs.Uint8() == protocol
-		case unix.FRA_SUPPRESS_PREFIXLEN: // always there
-			plain = plain && attrs.Uint32() == 1<<32-1
-		default:
-			plain = false // a condition, or what we do not know
-		}
-	}
-	return plain && o.mark.Value != 0 && o.priority < mainPriority, attrs.Err()
+// get asks the kernel. A listing of rules or routes is never reported to be
+// interrupted, as those of links are: the kernel does not watch over them.
+func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) (replies [][]byte, err error) {
+	req := nl.NewNetlinkRequest(typ, flags)
+	req.Sockets = c.sockets
+	req.AddData(header)
+	return req.Execute(unix.NETLINK_ROUTE, 0)
 }
 
-// readRoute reads a route that delivers everything.
-func (o *object) readRoute(data []byte) (ok bool, err error) {
-	attrs, err := netlink.NewAttributeDecoder(data[unix.SizeofRtMsg:])
-	if err != nil {
-		return false, err
+// read reads a rule or a route. It is ok if it is a route that delivers
+// everything, or a rule that asks for a mark alone and that is asked before
+// everything goes to table main.
+func read(message []byte, rule bool) (o object, ok bool, err error) {
+	// struct fib_rule_hdr has the size of struct rtmsg; see linux/fib_rules.h and
+	// linux/rtnetlink.h.
+	header := nl.DeserializeRtMsg(message)
+	attrs, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
+	o = object{rule: rule, table: uint32(header.Table), ours: header.Protocol == protocol}
+	switch int(header.Family) {
+	case family(ruleset.IPv4):
+		o.family = ruleset.IPv4
+	case family(ruleset.IPv6):
+		o.family = ruleset.IPv6
+	default:
+		return o, false, err
 	}
-	o.ours = data[5] == protocol
-	for attrs.Next() {
-		if attrs.Type() == unix.RTA_TABLE {
-			o.table = attrs.Uint32()
+	ok = header.Dst_len == 0 && header.Src_len == 0 && header.Tos == 0
+	if rule {
+		ok = ok && header.Type == unix.FR_ACT_TO_TBL && header.Flags&unix.FIB_RULE_INVERT == 0
+		o.mark.Mask = 1<<32 - 1
+	} else {
+		ok = ok && header.Type == unix.RTN_LOCAL
+	}
+	for _, a := range attrs {
+		if !rule && a.Attr.Type != unix.RTA_TABLE {
+			continue // however it is delivered
+		}
+		switch a.Attr.Type {
+		case unix.FRA_TABLE: // the number of RTA_TABLE, too
+			o.table = number(a)
+		case unix.FRA_FWMARK:
+			o.mark.Value = number(a)
+		case unix.FRA_FWMASK:
+			o.mark.Mask = number(a)
+		case unix.FRA_PRIORITY:
+			o.priority = number(a)
+		case unix.FRA_PROTOCOL:
+			o.ours = len(a.Value) == 1 && a.Value[0] == protocol
+		case unix.FRA_SUPPRESS_PREFIXLEN: // always there
+			ok = ok && number(a) == 1<<32-1
+		default:
+			ok = false // a condition, or what we do not know
 		}
 	}
-	// No destination, no source, no type of service.
-	everything := data[1] == 0 && data[2] == 0 && data[3] == 0
-	return everything && data[7] == unix.RTN_LOCAL, attrs.Err()
+	return o, ok && (!rule || o.mark.Value != 0 && o.priority < mainPriority), err
 }
+
+func number(a syscall.NetlinkRouteAttr) uint32 { return binary.NativeEndian.Uint32(a.Value) }
 
 func explain(attempted string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace", attempted, ruleset.ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
+			attempted, ruleset.ErrPermission, err)
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("%s: %w: set lo up (ip link set lo up)", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing (CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, ruleset.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): mode tproxy needs policy routing "+
+			"(CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

@@ -200,7 +200,9 @@ func TestKeep(t *testing.T) {
 	if diffs := differences(t, c, routes, both[:1]); diffs != "" {
 		t.Errorf("IPv4 kept: %s", diffs)
 	}
-	if got := differences(t, c, routes, both); got != "IPv6 route local default dev lo table 133: missing\nIPv6 rule fwmark 0x539/0xffffffff lookup 133: missing\n" {
+	const missing = "IPv6 route local default dev lo table 133: missing\n" +
+		"IPv6 rule fwmark 0x539/0xffffffff lookup 133: missing\n"
+	if got := differences(t, c, routes, both); got != missing {
 		t.Errorf("IPv4 kept: %s", got)
 	}
 	keep(nil, both, true)
@@ -242,10 +244,11 @@ func TestIdentical(t *testing.T) {
 func TestAlike(t *testing.T) {
 	const rule, route = "ip $f rule add fwmark 1337 lookup 133", "ip $f route add local default dev lo table 133"
 	for name, lines := range map[string]string{
-		"by interface":      "ip $f rule add iif lo fwmark 1337 lookup 133;" + route,
-		"by out interface":  "ip $f rule add oif lo fwmark 1337 lookup 133;" + route,
-		"by type":           "ip $f rule add fwmark 1337 tos 0x10 lookup 133;" + route,
-		"by source":         "ip $f rule add from default fwmark 1337 lookup 133; ip $f rule add from $a fwmark 1337 lookup 133;" + route,
+		"by interface":     "ip $f rule add iif lo fwmark 1337 lookup 133;" + route,
+		"by out interface": "ip $f rule add oif lo fwmark 1337 lookup 133;" + route,
+		"by type":          "ip $f rule add fwmark 1337 tos 0x10 lookup 133;" + route,
+		"by source": "ip $f rule add from default fwmark 1337 lookup 133;" +
+			"ip $f rule add from $a fwmark 1337 lookup 133;" + route,
 		"by destination":    "ip $f rule add to $a fwmark 1337 lookup 133;" + route,
 		"by user":           "ip $f rule add uidrange 0-5 fwmark 1337 lookup 133;" + route,
 		"by protocol":       "ip $f rule add ipproto tcp fwmark 1337 lookup 133;" + route,
@@ -256,6 +259,9 @@ func TestAlike(t *testing.T) {
 		"another mask":      "ip $f rule add fwmark 1337/0xffff lookup 133;" + route,
 		"another table":     "ip $f rule add fwmark 1337 lookup 132;" + route,
 		"not a table":       "ip $f rule add fwmark 1337 unreachable;" + route,
+		"refused":           "ip $f rule add fwmark 1337 lookup 133 prohibit;" + route,
+		"by its VRF":        "ip $f rule add fwmark 1337 l3mdev;" + route,
+		"by another route":  rule + "; [ $f = -4 ] || ip $f route add local default from $a dev lo table 133",
 		"part of a route":   rule + "; ip $f route add local $a dev lo table 133",
 		"route elsewhere":   rule + "; ip $f route add local default dev lo table 132",
 		"route by its type": rule + "; [ $f = -6 ] || ip $f route add local default tos 0x10 dev lo table 133",
@@ -291,7 +297,8 @@ func TestTableInUse(t *testing.T) {
 		n.run(line)
 		c, before := n.open(), n.contents()
 		_, _, err := c.Add(routes, both)
-		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") || !strings.Contains(err.Error(), "table 133 has another default route") {
+		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") ||
+			!strings.Contains(err.Error(), "table 133 has another default route") {
 			t.Errorf("%s: %v", line, err)
 		}
 		n.expect(line, before)
@@ -348,7 +355,8 @@ func TestPermission(t *testing.T) {
 			if removed, err := c.Keep(nil, nil); err != nil || removed {
 				t.Errorf("Keep of nothing: %v, %v", removed, err)
 			}
-			if _, _, err := c.Add(routes, both); !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			_, _, err := c.Add(routes, both)
+			if !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 				t.Errorf("Add: %v", err)
 			}
 			return nil
@@ -472,4 +480,68 @@ func TestLoDown(t *testing.T) {
 		t.Errorf("Add: %v", err)
 	}
 	n.expect("Add", before)
+}
+
+// BenchmarkNothing is what an apply pays for routes that it does not want.
+func BenchmarkNothing(b *testing.B) {
+	netlab.Require(b)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		for b.Loop() {
+			c, err := Open()
+			if err != nil {
+				return err
+			}
+			if _, _, err = c.Add(nil, both); err == nil {
+				_, err = c.Keep(nil, both)
+			}
+			c.Close()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkAll is what it pays for those that it wants, and for their removal.
+func BenchmarkAll(b *testing.B) {
+	netlab.Require(b)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		if err := exec.Command("ip", "link", "set", "lo", "up").Run(); err != nil {
+			return err
+		}
+		for b.Loop() {
+			c, err := Open()
+			if err != nil {
+				return err
+			}
+			if _, _, err = c.Add(routes, both); err == nil {
+				_, err = c.Keep(routes, both)
+			}
+			if err == nil {
+				_, err = c.Keep(nil, both)
+			}
+			c.Close()
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 }

@@ -47,8 +47,8 @@ func findContainer(t target, id string) (target, error) {
 	}
 	switch {
 	case len(cgroups) == 0:
-		return t, t.no(Gone, nil, "no process seen here is in the cgroup of this container; the pod may be gone, or on another "+
-			"node; a pod has to have hostPID: true to see the processes of others")
+		return t, t.no(Gone, nil, "no process seen here is in the cgroup of this container; the pod may be gone, "+
+			"or on another node; a pod has to have hostPID: true to see the processes of others")
 	case len(cgroups) > 1:
 		slices.Sort(cgroups)
 		return t, t.no(Ambiguous, nil, "these are containers of this id: %s", strings.Join(cgroups, ", "))

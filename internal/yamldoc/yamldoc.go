@@ -139,8 +139,9 @@ func (c *converter) node(path string, y *yaml.Node, depth int) (strict.Node, err
 			return fail("nested too deep")
 		}
 		return c.mapping(path, y, depth)
+	default: // a document is not inside another
+		return fail("not a value")
 	}
-	return fail("not a value")
 }
 
 // mapping reads fields. Those of a merge key (<<: *base) are there if the

@@ -152,6 +152,7 @@ func TestNotOurs(t *testing.T) {
 
 // TestErrors: every code of the table, one sentence each.
 func TestErrors(t *testing.T) {
+	netlab.RequireProgram(t, "unshare")
 	pod := namespace(t)
 	foreign := namespace(t)
 	conn, err := nftables.New(nftables.WithNetNSFd(foreign.FD()))
@@ -267,6 +268,7 @@ func TestErrors(t *testing.T) {
 // TestAllow: what is not the pod's fault lets it through, if the policy says
 // so, and the log says that it did.
 func TestAllow(t *testing.T) {
+	netlab.RequireProgram(t, "unshare")
 	pod := namespace(t)
 	log := filepath.Join(t.TempDir(), "log")
 	for name, c := range map[string]call{

@@ -32,7 +32,7 @@ var (
 	outside  = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("203.0.113.7:80"), Owner: app}
 	outside6 = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[2001:db8::7]:80"), Owner: app}
 	service  = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer}
-	probe    = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15021"), From: netlab.FromPeer}
+	probe    = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15020"), From: netlab.FromPeer}
 )
 
 // TestOutbound: an app that calls a server outside is answered by it, as if
@@ -56,9 +56,7 @@ func TestOutbound(t *testing.T) {
 // know it asks of the cluster's name server, and its own question gets there.
 func TestDNS(t *testing.T) {
 	t.Parallel()
-	config := intercept.Default()
-	config.DNS.Mode = intercept.DNSAll
-	lab := newPod(t, config)
+	lab := newPod(t, shownConfig(t, withEnvoy))
 	dnsmasq := startDNSMasq(t, lab)
 
 	for network, typ := range map[string]int{"udp": unix.SOCK_DGRAM, "tcp": unix.SOCK_STREAM} {
@@ -68,7 +66,7 @@ func TestDNS(t *testing.T) {
 					return dial(lab, typ, netip.MustParseAddrPort(server), app)
 				}}
 				addrs, err := resolver.LookupHost(t.Context(), "reviews.mesh.test.")
-				if err != nil || fmt.Sprint(addrs) != "[192.0.2.99]" {
+				if err != nil || fmt.Sprint(addrs) != "[203.0.113.10]" {
 					t.Errorf("reviews.mesh.test is at %v, %v", addrs, err)
 				}
 

@@ -18,58 +18,23 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/testing/quickstart"
 )
 
-// haproxyConfig makes HAProxy a sidecar. A server at 0.0.0.0 is wherever the
-// client meant to go: HAProxy asks the kernel for the destination that a
-// connection had before it was redirected. A connection that nobody redirected
-// was meant for HAProxy's own port, and would be dialled for ever.
-//
-// Of IPv6 connections HAProxy 2.6 does not ask that, so it listens on IPv4
-// alone. An IPv6 connection is redirected to a port where nobody listens.
-//
-// The call to the app has the passthrough source, so that it is not captured
-// again. The log says, at a connection's end: listener, client, original
-// destination, and HAProxy's own end of the connection to it.
-const haproxyConfig = `
-global
-	nbthread 1
-	maxconn 1000
-	log stdout format raw local0
-
-defaults
-	mode tcp
-	timeout connect 5s
-	timeout client 30s
-	timeout server 30s
-	log global
-	log-format "%ft: %ci:%cp to %[dst]:%[dst_port] from %bi:%bp"
-
-listen outbound
-	bind 0.0.0.0:15001
-	tcp-request connection reject if { dst_port 15001 15006 }
-	server orig 0.0.0.0
-
-listen inbound
-	bind 0.0.0.0:15006
-	tcp-request connection reject if { dst_port 15001 15006 }
-	server orig 0.0.0.0 source 127.0.0.6
-`
+// The sidecar's configurations are those of docs/quickstart.md, which says why
+// they are as they are. HAProxy's log says, at a connection's end: listener,
+// client, original destination, and HAProxy's own end of the connection to it.
 
 // startHAProxy starts HAProxy in the lab's pod.
 func startHAProxy(t *testing.T, lab *netlab.Lab) *sidecar {
 	t.Helper()
-	config, err := os.Create(filepath.Join(t.TempDir(), "haproxy.cfg"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer config.Close()
-	_, err = config.WriteString(haproxyConfig)
-	if err := errors.Join(err, config.Chmod(0o644)); err != nil {
-		t.Fatal(err)
-	}
+	return startHAProxyWith(t, lab, quickstart.Read(t, page).File(t, "haproxy.cfg"))
+}
+
+func startHAProxyWith(t *testing.T, lab *netlab.Lab, config string) *sidecar {
+	t.Helper()
 	cmd := exec.Command("haproxy", "-db", "-f", "/dev/stdin")
-	cmd.Stdin = config // by its path, the proxy's user may not enter the directory
+	cmd.Stdin = opened(t, config)
 	return start(t, lab, cmd, "127.0.0.1:15001", "127.0.0.1:15006")
 }
 
@@ -77,12 +42,26 @@ func startHAProxy(t *testing.T, lab *netlab.Lab) *sidecar {
 // and asks 10.96.0.10 for all others.
 func startDNSMasq(t *testing.T, lab *netlab.Lab) *sidecar {
 	t.Helper()
-	return start(t, lab, exec.Command("dnsmasq", "--no-daemon", "--conf-file=/dev/null",
-		"--user=", "--group=", // stay who you are
-		"--port=15053", "--listen-address=127.0.0.1", "--listen-address=::1", "--bind-interfaces",
-		"--no-hosts", "--local=/mesh.test/", "--address=/mesh.test/192.0.2.99",
-		"--no-resolv", "--server=10.96.0.10", "--cache-size=0", "--log-queries",
-	), "127.0.0.1:15053", "[::1]:15053")
+	cmd := exec.Command("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/stdin",
+		"--no-resolv", "--server=10.96.0.10") // as the pod's resolv.conf would say
+	cmd.Stdin = opened(t, quickstart.Read(t, page).File(t, "dnsmasq.conf"))
+	return start(t, lab, cmd, "127.0.0.1:15053", "[::1]:15053")
+}
+
+// opened returns a file with the text. By its path the proxy's user may not
+// enter the directory.
+func opened(t *testing.T, text string) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 // sidecar is a program that runs in the pod as the proxy.

@@ -27,7 +27,7 @@ func newBare(t *testing.T) bare {
 	netlab.RequireProgram(t, "unshare")
 	b := bare{t, t.TempDir()}
 	must(t, os.Chmod(filepath.Dir(b.dir), 0o755), os.Mkdir(b.dir+"/bin", 0o755), os.Mkdir(b.dir+"/netlab", 0o755))
-	for _, name := range []string{"cat", "chmod", "cp", "dirname", "grep", "id", "ls", "mktemp", "mount", "rm", "sh", "sort", "tr"} {
+	for name := range strings.FieldsSeq("cat chmod cp dirname grep id ls mktemp mount paste rm sh sort") {
 		path, err := exec.LookPath(name)
 		must(t, err, os.Symlink(path, filepath.Join(b.dir, "bin", name)))
 	}
@@ -64,12 +64,13 @@ const policy = "/usr/sbin/policy-rc.d"
 // the reason; and it is a failure where every test must run.
 func TestDepsNames(t *testing.T) {
 	b := newBare(t)
-	all := "containerd containernetworking-plugins dnsmasq-base haproxy iproute2 iptables libc-bin nftables runc util-linux "
+	all := "containerd containernetworking-plugins dnsmasq-base haproxy iproute2 iptables libc-bin nftables runc " +
+		"util-linux"
 	if _, err := os.Stat("/usr/lib/cni/bridge"); err == nil {
 		all = strings.Replace(all, "containernetworking-plugins ", "", 1)
 	}
-	names := "not installed: " + all + "(there is no apt-get here)"
-	b.deps(`"$0" test`).want(t, "no apt-get", 0, names, "sudo apt-get install "+all)
+	names := "not installed: " + all + " (there is no apt-get here)"
+	b.deps(`"$0" test`).want(t, "no apt-get", 0, names, "sudo apt-get install "+all+"\n")
 	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").want(t, "no apt-get, where it is needed", 1, names)
 
 	b.aptGet(`echo "E: no network"; exit 100`)
@@ -81,7 +82,8 @@ func TestDepsNames(t *testing.T) {
 	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").want(t, "apt-get fails, where it is needed", 1)
 
 	b.aptGet(`:`)
-	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").want(t, "packages that bring nothing", 1, "not installed: "+all, "apt-get succeeded")
+	b.deps(`"$0" test`, "MESH_TEST_REQUIRE=1").
+		want(t, "packages that bring nothing", 1, "not installed: "+all, "apt-get succeeded")
 
 	cmd := exec.Command(b.dir+"/deps", "test")
 	cmd.Env = []string{"PATH=" + b.dir + "/bin"}
@@ -98,7 +100,7 @@ func TestDepsInstalls(t *testing.T) {
 	b.aptGet(`{ echo "$*"; ` + policy + `; echo "a service: $?"; } >/usr/sbin/log
 		for p in first second third; do cp "$0" /usr/sbin/$p; done`)
 	const see = `"$0" test; echo "code $?"; ls /usr/sbin; cat /usr/sbin/log`
-	const after = "installing one two \ncode 0\nfirst\nlog\nsecond\nthird\n"
+	const after = "installing one two\ncode 0\nfirst\nlog\nsecond\nthird\n"
 	b.deps(see).want(t, "an installation", 0, after, " install -y --no-install-recommends one two\na service: 101\n")
 	b.deps(`"$0" test >/dev/null; echo again; "$0" test; echo "code $?"`).want(t, "once more", 0, "again\ncode 0\n")
 

@@ -125,6 +125,9 @@ func TestRun(t *testing.T) {
 		t.Errorf("it printed %q, want %q\n%s", r.out, want, r.errors)
 	}
 	left(t, cache)
+	cmd = exec.Command("./run", "bash", "-c", `kill -INT $$; echo "it ignores SIGINT"`)
+	cmd.Env = append(os.Environ(), "FRESH_CACHE="+cache, "FRESH_SUITE=small")
+	run(t, cmd).want(t, "a command that is interrupted", 130)
 }
 
 // left checks that nothing of a machine is left: no mount, no file.
@@ -178,8 +181,8 @@ func TestBase(t *testing.T) {
 	whole, programs := small(t), t.TempDir()
 	command := func(cache string) *exec.Cmd {
 		cmd := exec.Command("./run", "bash", "-c", "echo it runs")
-		cmd.Env = append(os.Environ(), "FRESH_CACHE="+cache, "FRESH_SUITE=small", "FRESH_MIRROR=http://192.0.2.1/debian",
-			"PATH="+programs+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"),
+			"FRESH_CACHE="+cache, "FRESH_SUITE=small", "FRESH_MIRROR=http://192.0.2.1/debian")
 		return cmd
 	}
 	_, cache := machine(t)

@@ -263,7 +263,8 @@ func TestLife(t *testing.T) {
 	if out, err := add.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if diffs, err := (dataplane.Pod{NetNS: ns.Path()}).Check(t.Context(), intercept.Default()); err != nil || len(diffs) > 0 {
+	if diffs, err := (dataplane.Pod{NetNS: ns.Path()}).Check(t.Context(), intercept.Default()); err != nil ||
+		len(diffs) > 0 {
 		t.Errorf("its rules: %v, %v", diffs, err)
 	}
 

@@ -207,7 +207,7 @@ func (r Repairer) read(p kube.Pod, s Sandbox) (podspec.Spec, error) {
 	}
 	text, err := s.ResolvConf()
 	if err != nil {
-		return spec, err
+		return podspec.Spec{}, err
 	}
 	o.Nameservers, o.NeedNameservers = intercept.ParseResolvConf(text), true
 	return podspec.Read(p.Facts.Annotations, o)

@@ -1,0 +1,251 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Program is a program of iptables that is here.
+type Program struct {
+	Path    string  `json:"path"`
+	Family  string  `json:"family"` // "IPv4" or "IPv6"
+	Variant Variant `json:"variant"`
+	Version string  `json:"version"` // such as "1.8.9"
+	// Waits is whether it waits for the lock of xtables while another program holds it. iptables-restore of an older
+	// version fails at once, and does not know that it should.
+	Waits bool `json:"waits"`
+}
+
+// Programs asks the programs for their versions. Beside an error it returns those that said.
+func (r *Runner) Programs(ctx context.Context) ([]Program, error) {
+	var all []Program
+	err := r.each(ctx, func(f ruleset.Family, path string, h *goiptables.IPTables) error {
+		major, minor, patch := h.GetIptablesVersion()
+		version := []int{major, minor, patch}
+		all = append(all, Program{Path: path, Family: f.String(), Variant: r.o.Variant,
+			Version: fmt.Sprintf("%d.%d.%d", major, minor, patch),
+			Waits:   r.o.Variant == NFT || slices.Compare(version, []int{1, 6, 2}) >= 0})
+		return nil
+	})
+	return all, err
+}
+
+// OtherRule is somebody else's rule in a built-in chain in which rules of ours stand, or would.
+type OtherRule struct {
+	Family string `json:"family"` // "IPv4" or "IPv6"
+	Table  string `json:"table"`
+	Chain  string `json:"chain"`
+	Rule   string `json:"rule"` // its conditions and its target, as iptables takes them
+	// Earlier is whether it stands before the rule that leads to ours: what it decides, ours are not asked. It is false
+	// where no rule leads to ours.
+	Earlier bool   `json:"earlier"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Others lists the rules of others in the built-in chains that ours share, in the order packets meet them. It looks into
+// the tables that there are, so it brings none about. Beside an error it returns what could be listed.
+func (r *Runner) Others(ctx context.Context) ([]OtherRule, error) {
+	var all []OtherRule
+	err := r.each(ctx, func(f ruleset.Family, _ string, h *goiptables.IPTables) error {
+		tables, err := r.tables(ctx, f)
+		errs := []error{err}
+		for _, t := range tableNames() {
+			if !slices.Contains(tables, t) {
+				continue
+			}
+			for _, chain := range builtinsOf(t) {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				lines, err := h.ListWithCounters(t, chain)
+				if err != nil {
+					errs = append(errs, fmt.Errorf("table %s: %w", t, err))
+					break // the other chains would say the same
+				}
+				all = append(all, others(lines, OtherRule{Family: f.String(), Table: t, Chain: chain})...)
+			}
+		}
+		return errors.Join(errs...)
+	})
+	return all, err
+}
+
+// builtinsOf are the built-in chains of a table that can lead to ours. See home.
+func builtinsOf(table string) []string {
+	if table == "filter" {
+		return []string{"INPUT", "FORWARD", "OUTPUT"}
+	}
+	return []string{"PREROUTING", "OUTPUT"}
+}
+
+// others reads what iptables -v -S prints for a chain, without the rules that lead to ours. in says where they stand.
+func others(lines []string, in OtherRule) (rules []OtherRule) {
+	for _, line := range lines {
+		spec, isRule := strings.CutPrefix(line, "-A "+in.Chain)
+		switch {
+		case !isRule:
+		case (savedRule{spec: spec}).isJump():
+			for i := range rules {
+				rules[i].Earlier = true
+			}
+		default:
+			rule := in
+			rule.Rule, rule.Packets, rule.Bytes = cutCounters(spec)
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+// cutCounters takes "-c PACKETS BYTES" out of a rule. It stands in the midst of it, and could stand in its comment.
+func cutCounters(spec string) (rule string, packets, bytes uint64) {
+	for _, at := range regexp.MustCompile(` -c (\d+) (\d+)( |$)`).FindAllStringSubmatchIndex(spec, -1) {
+		before := spec[:at[0]]
+		if (strings.Count(before, `"`)-strings.Count(before, `\"`))%2 != 0 {
+			continue // it is quoted
+		}
+		packets, _ = strconv.ParseUint(spec[at[2]:at[3]], 10, 64)
+		bytes, _ = strconv.ParseUint(spec[at[4]:at[5]], 10, 64)
+		spec = before + spec[at[5]:]
+		break
+	}
+	return strings.TrimSpace(spec), packets, bytes
+}
+
+// tables returns the tables of the variant that the namespace has.
+func (r *Runner) tables(ctx context.Context, f ruleset.Family) ([]string, error) {
+	switch {
+	case r.o.Variant == Legacy:
+		return legacyTables(f)
+	case r.o.Objects == nil:
+		return tableNames(), nil
+	}
+	chains, err := r.o.Objects.BaseChains(ctx, f)
+	var names []string
+	for name := range chains {
+		names = append(names, name)
+	}
+	return names, err
+}
+
+// each calls fn with the program of each family that lists rules, by go-iptables.
+func (r *Runner) each(ctx context.Context, fn func(ruleset.Family, string, *goiptables.IPTables) error) error {
+	return untilEnd(ctx, func() error {
+		var errs []error
+		for _, f := range families() {
+			if r.missing[f] != nil {
+				continue
+			}
+			err := ctx.Err()
+			path := ""
+			if err == nil {
+				path, err = r.lister(f)
+			}
+			var h *goiptables.IPTables
+			if err == nil {
+				h, err = goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocols()[f]), goiptables.Timeout(r.o.seconds()))
+			}
+			if err == nil {
+				err = fn(f, path, h)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", f, err))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+func protocols() map[ruleset.Family]goiptables.Protocol {
+	return map[ruleset.Family]goiptables.Protocol{ruleset.IPv4: goiptables.ProtocolIPv4, ruleset.IPv6: goiptables.ProtocolIPv6}
+}
+
+// lister returns the path of the program of a family that belongs to the one that restores.
+func (r *Runner) lister(f ruleset.Family) (string, error) {
+	restore := r.programs[f].restore
+	if len(restore) == 1 {
+		if path, ok := lookPath(strings.TrimSuffix(restore[0], "-restore")); ok {
+			return path, nil
+		}
+	}
+	name := baseName(f) + "-" + string(r.o.Variant)
+	if path, ok := lookPath(name); ok {
+		return path, nil
+	}
+	return "", fmt.Errorf("%w: there is %s, but no %s", ruleset.ErrUnsupported, restore[0], name)
+}
+
+// untilEnd runs fn, which starts programs on the calling thread and waits for each, and kills those that are at work
+// when ctx ends: go-iptables takes no context.
+func untilEnd(ctx context.Context, fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	file := fmt.Sprintf("/proc/self/task/%d/children", unix.Gettid())
+	earlier, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: a program that hangs could not be ended, since the kernel does not list the children of a "+
+			"thread (CONFIG_PROC_CHILDREN): %w", ruleset.ErrUnsupported, err)
+	}
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+		}
+		for {
+			killChildren(file, strings.Fields(string(earlier)))
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Millisecond): // fn may have been about to start one
+			}
+		}
+	})
+	err = fn()
+	close(done)
+	watch.Wait()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// killChildren kills the children of a thread that a file in /proc lists, but for earlier ones. A process that is listed
+// after it was opened is the one that was opened.
+func killChildren(file string, earlier []string) {
+	listed := func() []string {
+		text, _ := os.ReadFile(file) // the thread is there
+		return strings.Fields(string(text))
+	}
+	for _, child := range listed() {
+		if slices.Contains(earlier, child) {
+			continue
+		}
+		pid, _ := strconv.Atoi(child)
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has ended
+		}
+		if slices.Contains(listed(), child) {
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // or it has ended
+		}
+		_ = unix.Close(fd)
+	}
+}
