@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -133,11 +134,14 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if !p.needsOlder() {
 		return s.applyRules(ctx, want, whole)
 	}
-	sockets, err := tcpSockets()
-	if err != nil {
+	atWork, err := sockets.AnyTCP()
+	switch {
+	case errors.Is(err, ruleset.ErrUnsupported):
+		// Nobody can tell which connections there are. Those that are older than the rules end.
+		return s.applyRules(ctx, want, whole)
+	case err != nil:
 		return Choice{}, "", err
-	}
-	if len(sockets) == 0 {
+	case !atWork:
 		return s.applyRules(ctx, want, whole)
 	}
 	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {

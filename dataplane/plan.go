@@ -1,14 +1,17 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -65,29 +68,20 @@ func (p plan) warning(b Backend, how IPTables) []string {
 // needsOlder reports whether the rules would break a TCP connection that is older than they are, unless they know it.
 func (p plan) needsOlder() bool { return p.config.Backstop == intercept.BackstopOn }
 
-// tcpSockets lists the TCP sockets of the namespace of the calling thread, by sock_diag(7).
-func tcpSockets() (all []*netlink.Socket, err error) {
-	for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		some, err := netlink.SocketDiagTCP(f)
-		if err != nil {
-			return nil, fmt.Errorf("list the TCP sockets of the namespace: %w", err)
-		}
-		all = append(all, some...)
-	}
-	return all, nil
-}
-
 // olderConnections returns the TCP connections of the namespace that nothing translates: those that were there before
 // rules captured them. It is asked once the rules are in force that capture what opens, and before those that look at
 // the rest.
 func olderConnections() ([]ruleset.Tuple, error) {
-	sockets, err := tcpSockets()
-	if err != nil || len(sockets) == 0 {
+	connections, err := sockets.Connections()
+	if err != nil || len(connections) == 0 {
 		return nil, err
 	}
 	translated := map[ruleset.Tuple]bool{}
 	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, f)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return connections, nil // No netfilter by netlink: of none is it known that it is translated.
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list what conntrack knows in the namespace: %w", err)
 		}
@@ -98,18 +92,10 @@ func olderConnections() ([]ruleset.Tuple, error) {
 			}
 		}
 	}
-	var older []ruleset.Tuple
-	for _, s := range sockets {
-		t := tuple(s.ID.Source, s.ID.SourcePort, s.ID.Destination, s.ID.DestinationPort)
-		if s.State == netlink.TCP_LISTEN || t.Src.Addr().IsLoopback() || !t.Dst.IsValid() || translated[t] {
-			continue
-		}
-		older = append(older, t)
-	}
-	return older, nil
+	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return translated[t] }), nil
 }
 
-// tuple is a connection of a socket that may say its IPv4 addresses in IPv6.
+// tuple is one direction of what conntrack knows.
 func tuple(src net.IP, srcPort uint16, dst net.IP, dstPort uint16) ruleset.Tuple {
 	end := func(ip net.IP, port uint16) netip.AddrPort {
 		addr, _ := netip.AddrFromSlice(ip)
