@@ -203,5 +203,6 @@ var (
 	ErrForeign        = ruleset.ErrForeign
 	ErrPermission     = ruleset.ErrPermission
 	ErrUnsupported    = ruleset.ErrUnsupported
+	ErrNeedsLinux     = ruleset.ErrNeedsLinux
 	ErrLocked         = ruleset.ErrLocked
 )

@@ -2,29 +2,37 @@ package intercept
 
 import "github.com/mesh-intercept/intercept/ruleset"
 
-// The names of the chains that Compile makes. A backend may spell them in its own way (iptables: MESH_OUTPUT).
+// Names of the chains that Compile makes. A backend may spell them in its own way (iptables: MESH_OUTPUT). These are for
+// the zones of name lookups (compile_dns.go), before conntrack.
 const (
-	// Zones of name lookups (compile_dns.go), before conntrack.
 	ChainRawPrerouting = "raw_prerouting"
 	ChainRawOutput     = "raw_output"
 	ChainRawVirtual    = "raw_virtual" // I2
+)
 
-	// What arrives (compile_inbound.go).
+// Names of chains for what arrives (compile_inbound.go).
+const (
 	ChainInvalid    = "invalid"    // I1, I3
 	ChainPrerouting = "prerouting" // I1, I2, I4-I8
 	ChainVirtual    = "virtual"    // I2: O5, O8-O14
+)
 
-	// What arrives in mode tproxy (compile_tproxy.go).
+// Names of chains for what arrives in mode tproxy (compile_tproxy.go).
+const (
 	ChainInbound        = "inbound"         // I1-I8
 	ChainInboundCapture = "inbound_capture" // I7, O3: connections that go to the proxy
 	ChainInboundDeliver = "inbound_deliver" // I7, O3: and their packets
 	ChainMarks          = "marks"           // O3, and replies to a proxy that binds its client's address
+)
 
-	// What the pod sends (compile_outbound.go).
+// Names of chains for what the pod sends (compile_outbound.go).
+const (
 	ChainOutput         = "output"          // O1-O14
 	ChainOutputIncluded = "output_included" // O8-O14, for the owners included
+)
 
-	// The second look, after NAT (compile_backstop.go).
+// Names of chains for the second look, after NAT (compile_backstop.go).
+const (
 	ChainFilterOutput           = "filter_output"
 	ChainFilterInput            = "filter_input"
 	ChainFilterForward          = "filter_forward"
@@ -42,13 +50,18 @@ const (
 	ChainBackstopDatagram       = "datagram"        // B7
 	ChainBackstopVirtual        = "syn_virtual"     // B11
 
-	// What is rejected, after NAT (compile_reject.go): O13, and the family left out.
+)
+
+// Names of chains for what is rejected, after NAT (compile_reject.go): O13, and the family left out.
+const (
 	ChainRejectOutput   = "reject_output"
 	ChainRejectIncluded = "reject_included" // for the owners included
 	ChainRejectVirtual  = "reject_virtual"  // I2: O5, O8-O14
 	ChainRejectInput    = "reject_input"
 	ChainRejectForward  = "reject_forward"
+)
 
+const (
 	dnsPort  = 53
 	quicPort = 443
 )

@@ -330,7 +330,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 // the whole list. It is strict: a field that is unknown or given twice, in
 // whatever part of the Config, and a value of the wrong type are errors, and c
 // may then hold a part of what was read. The errors joined are of type
-// [*FieldError], and lines count from where the Config begins.
+// [*FieldError]. Lines count from where the Config begins; one that is written on
+// one line has none.
 func (c *Config) UnmarshalJSON(b []byte) error { return unmarshalJSON(b, c) }
 
 // UnmarshalYAML is UnmarshalJSON for go.yaml.in/yaml (and gopkg.in/yaml), v2 and v3, with

@@ -225,3 +225,15 @@ func TestLint(t *testing.T) {
 		}
 	}
 }
+
+// TestInterfaceNames: a name that stands for something else in a list is refused.
+func TestInterfaceNames(t *testing.T) {
+	for _, name := range []string{"none", "a,b", "a;b", "a b"} {
+		c := intercept.Default()
+		c.ExcludeInterfaces = []string{name}
+		field, ok := errors.AsType[*intercept.FieldError](c.Validate())
+		if !ok || field.Field != "excludeInterfaces" {
+			t.Errorf("%q: %v", name, c.Validate())
+		}
+	}
+}

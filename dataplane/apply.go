@@ -157,7 +157,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if err != nil {
 		return choice, outcome, err
 	}
-	older, err := olderConnections()
+	older, err := sockets.Untranslated()
 	again := ruleset.Outcome("")
 	if err == nil {
 		_, again, err = s.applyRules(ctx, choice.Backend, func(b Backend) ruleset.Ruleset {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -52,6 +53,8 @@ type backend struct {
 	try func(context.Context, *space, ruleset.Ruleset) Finding
 	// modules are those of the kernel that provide what a need is about.
 	modules func(need) []string
+	// render returns rules as text, as the backend's program reads them. It does no I/O.
+	render func(IPTables, ruleset.Ruleset) (string, error)
 }
 
 // backends is the one table of backends, the best first.
@@ -63,6 +66,7 @@ func backends() []backend {
 			obstacle: func(*space, ruleset.Ruleset) error { return nil },
 			try:      tryNFT,
 			modules:  func(n need) []string { return n.nft },
+			render:   func(_ IPTables, rs ruleset.Ruleset) (string, error) { return nft.Render(rs) },
 		},
 		ofIPTables(BackendIPTablesNFT, iptables.NFT, (*space).iptablesNFTHolds, func(n need) []string {
 			all := append([]string{"nft_compat"}, n.nft...)
@@ -87,7 +91,29 @@ func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, erro
 			return s.tryElsewhere(ctx, name, v, rs)
 		},
 		modules: modules,
+		render:  func(how IPTables, rs ruleset.Ruleset) (string, error) { return renderIPTables(v, how, rs) },
 	}
+}
+
+// renderIPTables returns what each program reads, one after the other. The first line of each part names the program.
+func renderIPTables(v iptables.Variant, how IPTables, rs ruleset.Ruleset) (string, error) {
+	inputs, err := iptables.Render(rs, iptables.Options{Variant: v, Dialect: how.Dialect, Last: how.Last})
+	var text strings.Builder
+	for _, in := range inputs {
+		fmt.Fprintf(&text, "# %s: %s --noflush, in a namespace that has none of these rules\n%s",
+			in.Family, in.Program(), in.Text)
+	}
+	return text.String(), err
+}
+
+// Render returns rules as text, as the program of the pod's backend reads them: nft -f for [BackendNFT] and
+// [BackendAuto], iptables-restore and ip6tables-restore for the others. It does no I/O.
+func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
+	all, err := candidates(p.Backend)
+	if err != nil {
+		return "", err
+	}
+	return backendOf(all[0]).render(p.IPTables, rs)
 }
 
 // backendOf returns the row of a backend that is no choice among others.

@@ -3,6 +3,8 @@
 //
 // [Open] enters a namespace once; the [Session] it returns does there all that is asked. A [Pod] has the same methods for
 // those who ask one thing only.
+//
+// On other systems than Linux no session can be opened: the error is [ruleset.ErrNeedsLinux].
 package dataplane
 
 import (

@@ -1,3 +1,5 @@
+//go:build linux
+
 package dataplane
 
 import (
@@ -189,7 +191,8 @@ func (s surroundings) run(f func() error) error {
 
 func (s surroundings) enter() error {
 	if s.pod != nil {
-		if err := unix.Setns(s.pod.FD(), unix.CLONE_NEWNET); err != nil {
+		err := unix.Setns(s.pod.FD(), unix.CLONE_NEWNET) //nolint:forbidigo // the thread never comes back
+		if err != nil {
 			return os.NewSyscallError("setns", err)
 		}
 	}

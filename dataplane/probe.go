@@ -2,13 +2,11 @@ package dataplane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/moby/sys/capability"
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/iptables"
@@ -136,14 +134,6 @@ func modules(r Report) []string {
 	return slices.Compact(all)
 }
 
-func release() string {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
 func privileges() []Privilege {
 	mine, err := capability.NewPid2(0)
 	if err == nil {
@@ -242,9 +232,7 @@ func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset)
 		}
 		if f.State != StateOK {
 			c.State, c.Cause = f.State, f.Reason
-			if errno, ok := errors.AsType[unix.Errno](f.err); ok {
-				c.Errno = unix.ErrnoName(errno)
-			}
+			c.Errno = errnoName(f.err)
 		}
 		if f.State == StateMissing {
 			c.Modules = b.modules(n)

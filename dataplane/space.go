@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/netns"
@@ -243,7 +242,7 @@ func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant,
 			return err
 		})
 		err = errors.Join(err, n.Close())
-	} else if errors.Is(err, unix.EPERM) {
+	} else if errors.Is(err, syscall.EPERM) {
 		// To list the rules takes no other namespace, and writes nothing.
 		if _, err := x.Counters(ctx, nil); errors.Is(err, ruleset.ErrUnsupported) {
 			return missing(b, err)

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
 )
@@ -73,15 +71,6 @@ func (s *space) earlierNAT() ([]string, error) {
 		}
 	}
 	return warn, nil
-}
-
-func hasIPv6() bool {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	_ = unix.Close(fd)
-	return true
 }
 
 // globalAddr returns an address of the family by which the namespace of the

@@ -7,8 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -22,7 +21,7 @@ type ProgramError struct {
 	Line    int    // the line of its input that it refused; 0: it did not say
 	Text    string // that line
 	// errno is the kernel's answer, where the program keeps it to itself.
-	errno unix.Errno
+	errno syscall.Errno
 }
 
 func newProgramError(program string, err error, said, input string) *ProgramError {
@@ -81,7 +80,7 @@ func (e *ProgramError) kind() error {
 	switch {
 	case says("xtables lock"):
 		return ruleset.ErrLocked
-	case e.errno == unix.EPERM, says("Permission denied", "Operation not permitted", "must be root"):
+	case e.errno == syscall.EPERM, says("Permission denied", "Operation not permitted", "must be root"):
 		return ruleset.ErrPermission
 	case e.errno != 0, errors.Is(e.Err, fs.ErrNotExist), errors.Is(e.Err, fs.ErrPermission),
 		says("can't initialize", "Table does not exist", "do you need to insmod", "No chain/target/match by that name",

@@ -1,54 +1,24 @@
 package iptables
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // LegacyHolds reports whether legacy tables of the calling thread's namespace have chains of ours. It needs no program,
 // and asks for no table that is not there already: asking the kernel for one makes it.
-func LegacyHolds(f ruleset.Family) (bool, error) {
-	names, err := legacyTables(f)
-	if err != nil || len(names) == 0 {
-		return false, err
-	}
-	domain, level := sockets(f)
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false, fmt.Errorf("look into the legacy tables: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	for _, name := range names {
-		entries, err := entries(fd, level, name)
-		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
-				ruleset.ErrPermission, err)
-		}
-		if err != nil {
-			return false, fmt.Errorf("look into the legacy table %s of %s: %w", name, f, err)
-		}
-		if bytes.Contains(entries, []byte(chainHead+specPrefix)) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
+func LegacyHolds(f ruleset.Family) (bool, error) { return legacyHolds(f) }
 
-// chainHead is what stands before a chain's name in a table's content: the name of the target that an entry at its head
-// has (XT_ERROR_TARGET, in 29 bytes), and the target's revision.
-const chainHead = "ERROR" + "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
-	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" + "\x00"
+// IsOurs reports whether a chain of this name was made by this package to mark a table: where it is, there are rules of
+// ours, or what was made for them.
+func IsOurs(chain string) bool {
+	return strings.HasPrefix(chain, specPrefix) || strings.HasPrefix(chain, madePrefix)
+}
 
 // legacyTables returns the tables of the legacy variant that the namespace of the calling thread has. It asks for none,
 // so it brings none about.
@@ -67,79 +37,4 @@ func legacyTables(f ruleset.Family) ([]string, error) {
 		err = fmt.Errorf("%w: %w", ruleset.ErrPermission, err)
 	}
 	return nil, fmt.Errorf("list the legacy tables: %w", err)
-}
-
-// sockets returns the domain of sockets of a family, and the level of their options.
-func sockets(f ruleset.Family) (domain, level int) {
-	if f == ruleset.IPv6 {
-		return unix.AF_INET6, unix.SOL_IPV6
-	}
-	return unix.AF_INET, unix.SOL_IP
-}
-
-// entries returns a table's content, as linux/netfilter_ipv4/ip_tables.h has it. The structures of IPv6 and the numbers
-// of the options are the same.
-func entries(fd, level int, table string) ([]byte, error) {
-	const (
-		getInfo    = 64 // IPT_SO_GET_INFO
-		getEntries = 65 // IPT_SO_GET_ENTRIES
-		nameSize   = 32 // XT_TABLE_MAXNAMELEN
-		infoSize   = 84 // struct ipt_getinfo
-		sizeAt     = 80
-		header     = 40 // struct ipt_get_entries, to the entries
-	)
-	for range 10 {
-		info := make([]byte, infoSize)
-		copy(info[:nameSize-1], table)
-		if err := getsockopt(fd, level, getInfo, info); err != nil {
-			return nil, err
-		}
-		size := binary.NativeEndian.Uint32(info[sizeAt:])
-		buffer := make([]byte, header+size)
-		copy(buffer[:nameSize-1], table)
-		binary.NativeEndian.PutUint32(buffer[nameSize:], size)
-		err := getsockopt(fd, level, getEntries, buffer)
-		if err == nil {
-			return buffer[header:], nil
-		}
-		if !errors.Is(err, unix.EAGAIN) { // it has another size by now
-			return nil, err
-		}
-	}
-	return nil, unix.EAGAIN
-}
-
-// askForTable finds out what the kernel answered where iptables-restore says only that it was unable to initialize a
-// table: whether the kernel has none, or the process may not have it, are two things. It asks as libiptc does, in the
-// namespace of the calling thread.
-func (e *ProgramError) askForTable(f ruleset.Family) {
-	m := regexp.MustCompile(`unable to initialize table '(\w+)'`).FindStringSubmatch(e.Said)
-	if m == nil {
-		return
-	}
-	domain, level := sockets(f)
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-	if err == nil {
-		_, err = entries(fd, level, m[1])
-		_ = unix.Close(fd)
-	}
-	if errno, ok := errors.AsType[unix.Errno](err); ok {
-		e.errno = errno
-	}
-}
-
-func getsockopt(fd, level, option int, buffer []byte) error {
-	length := uint32(len(buffer))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
-		uintptr(unsafe.Pointer(&buffer[0])), uintptr(unsafe.Pointer(&length)), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// IsOurs reports whether a chain of this name was made by this package to mark a table: where it is, there are rules of
-// ours, or what was made for them.
-func IsOurs(chain string) bool {
-	return strings.HasPrefix(chain, specPrefix) || strings.HasPrefix(chain, madePrefix)
 }

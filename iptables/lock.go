@@ -6,8 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // defaultLock is where iptables-legacy keeps its lock.
@@ -34,15 +32,15 @@ func (o Options) xtablesLock() (path string, f *os.File, err error) {
 
 // holder names the process that holds a lock on the file, from /proc/locks.
 func holder(f *os.File) string {
-	var st unix.Stat_t
 	locks, err := os.ReadFile("/proc/locks")
-	if err != nil || unix.Fstat(int(f.Fd()), &st) != nil {
+	number, err2 := inode(f)
+	if err != nil || err2 != nil {
 		return "its holder is unknown"
 	}
 	// 1: FLOCK  ADVISORY  WRITE 4711 00:1a:12345 0 EOF
 	for line := range strings.Lines(string(locks)) {
 		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[1] == "->" || !strings.HasSuffix(fields[5], ":"+strconv.FormatUint(st.Ino, 10)) {
+		if len(fields) < 6 || fields[1] == "->" || !strings.HasSuffix(fields[5], ":"+strconv.FormatUint(number, 10)) {
 			continue
 		}
 		name, err := os.ReadFile("/proc/" + fields[4] + "/comm")

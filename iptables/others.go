@@ -4,17 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
-
-	goiptables "github.com/coreos/go-iptables/iptables"
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -33,7 +26,7 @@ type Program struct {
 // Programs asks the programs for their versions. Beside an error it returns those that said.
 func (r *Runner) Programs(ctx context.Context) ([]Program, error) {
 	var all []Program
-	err := r.each(ctx, func(f ruleset.Family, path string, h *goiptables.IPTables) error {
+	err := r.each(ctx, func(f ruleset.Family, path string, h goIPTables) error {
 		major, minor, patch := h.GetIptablesVersion()
 		version := []int{major, minor, patch}
 		all = append(all, Program{Path: path, Family: f.String(), Variant: r.o.Variant,
@@ -61,7 +54,7 @@ type OtherRule struct {
 // the tables that there are, so it brings none about. Beside an error it returns what could be listed.
 func (r *Runner) Others(ctx context.Context) ([]OtherRule, error) {
 	var all []OtherRule
-	err := r.each(ctx, func(f ruleset.Family, _ string, h *goiptables.IPTables) error {
+	err := r.each(ctx, func(f ruleset.Family, _ string, h goIPTables) error {
 		tables, err := r.tables(ctx, f)
 		errs := []error{err}
 		for _, t := range tableNames() {
@@ -143,36 +136,10 @@ func (r *Runner) tables(ctx context.Context, f ruleset.Family) ([]string, error)
 	return names, err
 }
 
-// each calls fn with the program of each family that lists rules, by go-iptables.
-func (r *Runner) each(ctx context.Context, fn func(ruleset.Family, string, *goiptables.IPTables) error) error {
-	return untilEnd(ctx, func() error {
-		var errs []error
-		for _, f := range families() {
-			if r.missing[f] != nil {
-				continue
-			}
-			err := ctx.Err()
-			path := ""
-			if err == nil {
-				path, err = r.lister(f)
-			}
-			var h *goiptables.IPTables
-			if err == nil {
-				h, err = goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocols()[f]), goiptables.Timeout(r.o.seconds()))
-			}
-			if err == nil {
-				err = fn(f, path, h)
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", f, err))
-			}
-		}
-		return errors.Join(errs...)
-	})
-}
-
-func protocols() map[ruleset.Family]goiptables.Protocol {
-	return map[ruleset.Family]goiptables.Protocol{ruleset.IPv4: goiptables.ProtocolIPv4, ruleset.IPv6: goiptables.ProtocolIPv6}
+// goIPTables is what is used of go-iptables, which does not build on every system.
+type goIPTables interface {
+	GetIptablesVersion() (major, minor, patch int)
+	ListWithCounters(table, chain string) ([]string, error)
 }
 
 // lister returns the path of the program of a family that belongs to the one that restores.
@@ -188,64 +155,4 @@ func (r *Runner) lister(f ruleset.Family) (string, error) {
 		return path, nil
 	}
 	return "", fmt.Errorf("%w: there is %s, but no %s", ruleset.ErrUnsupported, restore[0], name)
-}
-
-// untilEnd runs fn, which starts programs on the calling thread and waits for each, and kills those that are at work
-// when ctx ends: go-iptables takes no context.
-func untilEnd(ctx context.Context, fn func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	file := fmt.Sprintf("/proc/self/task/%d/children", unix.Gettid())
-	earlier, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("%w: a program that hangs could not be ended, since the kernel does not list the children of a "+
-			"thread (CONFIG_PROC_CHILDREN): %w", ruleset.ErrUnsupported, err)
-	}
-	done := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-done:
-			return
-		case <-ctx.Done():
-		}
-		for {
-			killChildren(file, strings.Fields(string(earlier)))
-			select {
-			case <-done:
-				return
-			case <-time.After(5 * time.Millisecond): // fn may have been about to start one
-			}
-		}
-	})
-	err = fn()
-	close(done)
-	watch.Wait()
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// killChildren kills the children of a thread that a file in /proc lists, but for earlier ones. A process that is listed
-// after it was opened is the one that was opened.
-func killChildren(file string, earlier []string) {
-	listed := func() []string {
-		text, _ := os.ReadFile(file) // the thread is there
-		return strings.Fields(string(text))
-	}
-	for _, child := range listed() {
-		if slices.Contains(earlier, child) {
-			continue
-		}
-		pid, _ := strconv.Atoi(child)
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue // it has ended
-		}
-		if slices.Contains(listed(), child) {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // or it has ended
-		}
-		_ = unix.Close(fd)
-	}
 }

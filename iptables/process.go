@@ -3,14 +3,10 @@ package iptables
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // process is a program that was started. Its input and output are files in memory: no goroutine copies them, no size of
@@ -48,13 +44,7 @@ func (c command) start(ctx context.Context, input string, env []string, extra []
 	p.cmd = exec.CommandContext(ctx, c[0], append(c[1:len(c):len(c)], args...)...)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = p.stdin, p.stdout, p.stderr
 	p.cmd.Env, p.cmd.ExtraFiles = env, extra
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	p.cmd.Cancel = func() error {
-		if err := p.cmd.Process.Signal(syscall.Signal(0)); err != nil {
-			return err // it has ended
-		}
-		return unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
-	}
+	inGroup(p.cmd)
 	p.cmd.WaitDelay = time.Second
 	p.err = p.cmd.Start()
 	return p, nil
@@ -90,22 +80,6 @@ func (p *process) close() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// memory returns a file that is nowhere but in memory.
-func memory(name, content string) (*os.File, error) {
-	fd, err := unix.MemfdCreate("mesh-"+name, unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make a file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.WriteString(content); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 func contents(f *os.File) (string, error) {

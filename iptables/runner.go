@@ -1,6 +1,6 @@
 // Package iptables puts a Ruleset into the kernel with iptables-restore and ip6tables-restore, of either variant, for
 // kernels without nf_tables and for those who insist. The methods of a [Runner] act on the network namespace of the
-// calling thread.
+// calling thread. [Render] works on every system, the rest on Linux: elsewhere it fails with [ruleset.ErrNeedsLinux].
 package iptables
 
 import (
@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -79,6 +80,8 @@ func families() []ruleset.Family { return []ruleset.Family{ruleset.IPv4, ruleset
 // Open looks for the programs. It fails with [ruleset.ErrUnsupported] if there are none for either family.
 func Open(o Options) (*Runner, error) {
 	switch {
+	case runtime.GOOS != "linux":
+		return nil, ruleset.ErrNeedsLinux
 	case o.Variant != NFT && o.Variant != Legacy:
 		return nil, fmt.Errorf("%q is no variant of iptables; there are %q and %q", o.Variant, NFT, Legacy)
 	case o.dialect() != Standard && o.dialect() != Minimal:

@@ -1,3 +1,5 @@
+//go:build linux
+
 package nft
 
 import (
@@ -15,58 +17,18 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Conn speaks nf_tables with one network namespace, over one socket. It is
-// for one goroutine at a time.
-type Conn struct {
-	sock *netlink.Conn
-	// only restricts Apply to one layout of tables. Nil: oneTable, and
-	// twoTables where the kernel cannot do that.
-	only *layout
-}
-
 // bufferSize is the limit of the socket's buffers: room for the replies to the
 // largest transaction. The kernel takes memory only for what is there.
 const bufferSize = 64 << 20
 
-// Open connects to the nf_tables of the network namespace that the calling
-// thread is in. It needs no privilege; what follows does.
-func Open() (*Conn, error) {
+func dial() (*netlink.Conn, error) {
 	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, bufferSize)
-	if err != nil {
-		return nil, explain(err, "open a netlink socket")
-	}
-	return &Conn{sock: sock}, nil
+	return sock, explain(err, "open a netlink socket")
 }
-
-// Close closes the socket.
-func (conn *Conn) Close() error { return conn.sock.Close() }
 
 // maxAttempts bounds how often a change starts over because somebody else
 // changed the tables meanwhile.
 const maxAttempts = 100
-
-// Apply makes the kernel's rules those of rs, in one transaction for both
-// families: afterwards, and at every moment before, the rules are the old ones
-// or the new ones. Where the same rules are in place it writes nothing, and
-// their counters go on. It reads back what it wrote.
-//
-// The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported] and
-// [ruleset.ErrForeign], ctx's, or others that say what failed. An outcome beside an
-// error says what was written all the same: it then did not read as it should.
-func (conn *Conn) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome, error) {
-	lay := oneTable
-	if conn.only != nil {
-		lay = *conn.only
-	}
-	outcome, err := conn.apply(ctx, rs, lay)
-	if conn.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
-		// Before Linux 5.2 there is no NAT in an inet table.
-		if outcome, err2 := conn.apply(ctx, rs, twoTables); err2 == nil {
-			return outcome, nil
-		}
-	}
-	return outcome, err
-}
 
 func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ruleset.Outcome, error) {
 	prog, err := compile(rs, lay)
@@ -273,10 +235,7 @@ func (conn *Conn) blame(prog program, failure error) error {
 	return explain(failure, "apply the rules")
 }
 
-// Check compares the kernel with rs and returns the differences. None: it is
-// as Apply leaves it. It changes nothing. Where there is nothing of ours the
-// error is [ruleset.ErrNotIntercepted].
-func (conn *Conn) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
+func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -308,9 +267,7 @@ func (conn *Conn) ours() (state, error) {
 	return st, st.foreign()
 }
 
-// Remove takes our tables out, in one transaction. It reports whether there
-// were any, and leaves nothing behind.
-func (conn *Conn) Remove(ctx context.Context) (removed bool, err error) {
+func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -343,17 +300,12 @@ func (conn *Conn) Remove(ctx context.Context) (removed bool, err error) {
 	return false, fmt.Errorf("remove the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
 }
 
-// Holds reports whether there is a table of our name.
-func (conn *Conn) Holds() (bool, error) {
+func (conn *Conn) holdsTable() (bool, error) {
 	st, err := conn.find()
 	return len(st) > 0, err
 }
 
-// Counters returns what the rules have counted since they were applied, in the
-// order packets meet them. Where there is nothing of ours the error is
-// [ruleset.ErrNotIntercepted]. The kernel holds the rules' IDs, so that it takes
-// no Ruleset to name them by.
-func (conn *Conn) Counters(ctx context.Context, _ *ruleset.Ruleset) ([]ruleset.Counter, error) {
+func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

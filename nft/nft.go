@@ -1,6 +1,142 @@
 // Package nft puts a Ruleset into the kernel as nftables rules, over netlink
-// and without the nft program.
+// and without the nft program. On other systems than Linux everything in it
+// fails with [ruleset.ErrNeedsLinux].
 package nft
+
+import (
+	"context"
+	"errors"
+
+	"github.com/mdlayher/netlink"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
 
 // Table is the name of the one table this package writes. It never touches another.
 const Table = "mesh_intercept"
+
+// Render returns the Ruleset as nft(8) text that replaces what is there: the
+// same table that Apply makes, for people and for `nft -f`.
+func Render(rs ruleset.Ruleset) (string, error) { return render(rs) }
+
+// Conn speaks nf_tables with one network namespace, over one socket. It is
+// for one goroutine at a time.
+type Conn struct {
+	sock *netlink.Conn
+	// only restricts Apply to one layout of tables. Nil: oneTable, and
+	// twoTables where the kernel cannot do that.
+	only *layout
+}
+
+// layout says which tables hold the rules of both families.
+type layout uint8
+
+const (
+	// oneTable is one inet table. NAT in it needs Linux 5.2.
+	oneTable layout = iota
+	// twoTables are an ip and an ip6 table, for older kernels.
+	twoTables
+)
+
+// Open connects to the nf_tables of the network namespace that the calling
+// thread is in. It needs no privilege; what follows does.
+func Open() (*Conn, error) {
+	sock, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{sock: sock}, nil
+}
+
+// Close closes the socket.
+func (conn *Conn) Close() error { return conn.sock.Close() }
+
+// Apply makes the kernel's rules those of rs, in one transaction for both
+// families: afterwards, and at every moment before, the rules are the old ones
+// or the new ones. Where the same rules are in place it writes nothing, and
+// their counters go on. It reads back what it wrote.
+//
+// The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported] and
+// [ruleset.ErrForeign], ctx's, or others that say what failed. An outcome beside an
+// error says what was written all the same: it then did not read as it should.
+func (conn *Conn) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome, error) {
+	lay := oneTable
+	if conn.only != nil {
+		lay = *conn.only
+	}
+	outcome, err := conn.apply(ctx, rs, lay)
+	if conn.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
+		// Before Linux 5.2 there is no NAT in an inet table.
+		if outcome, err2 := conn.apply(ctx, rs, twoTables); err2 == nil {
+			return outcome, nil
+		}
+	}
+	return outcome, err
+}
+
+// Check compares the kernel with rs and returns the differences. None: it is
+// as Apply leaves it. It changes nothing. Where there is nothing of ours the
+// error is [ruleset.ErrNotIntercepted].
+func (conn *Conn) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
+	return conn.check(ctx, rs)
+}
+
+// Remove takes our tables out, in one transaction. It reports whether there
+// were any, and leaves nothing behind.
+func (conn *Conn) Remove(ctx context.Context) (removed bool, err error) { return conn.remove(ctx) }
+
+// Holds reports whether there is a table of our name.
+func (conn *Conn) Holds() (bool, error) { return conn.holdsTable() }
+
+// Counters returns what the rules have counted since they were applied, in the
+// order packets meet them. Where there is nothing of ours the error is
+// [ruleset.ErrNotIntercepted]. The kernel holds the rules' IDs, so that it takes
+// no Ruleset to name them by.
+func (conn *Conn) Counters(ctx context.Context, _ *ruleset.Ruleset) ([]ruleset.Counter, error) {
+	return conn.counters(ctx)
+}
+
+// Probe asks the kernel whether it takes the rules of rs, in a transaction that
+// ends in an error on purpose, so that nothing of it comes to be. The answer
+// is nil, [ruleset.ErrPermission] or [ruleset.ErrUnsupported] with the
+// rule that is refused.
+func (conn *Conn) Probe(rs ruleset.Ruleset) error {
+	lays := []layout{oneTable}
+	if conn.only != nil {
+		lays = []layout{*conn.only}
+	} else if len(rs.Families) == 2 {
+		lays = append(lays, twoTables)
+	}
+	var first error
+	for _, lay := range lays {
+		err := conn.probe(rs, lay)
+		if err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
+			return err
+		}
+		first = errors.Join(first, err)
+	}
+	return first
+}
+
+// ForeignChain is a chain of somebody else's table.
+type ForeignChain struct {
+	// Family is nft's word for the table's: ip, ip6, inet, …
+	Family      string
+	Table, Name string
+	// Base is true if it has a hook. The rest is of those alone: nft's words
+	// for the type and the hook, and the priority.
+	Base       bool
+	Type, Hook string
+	Priority   int32
+}
+
+// ForeignChains returns all chains in tables that are not ours. A table has an entry
+// without a Name, too.
+func (conn *Conn) ForeignChains() ([]ForeignChain, error) { return conn.foreignChains() }
+
+// RemoveEmpty removes those of the named chains of a table that have no rules
+// and, if asked to, the table if nothing is left in it. What is not there is
+// no failure.
+func (conn *Conn) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
+	return conn.removeEmpty(f, table, chains, andTable)
+}

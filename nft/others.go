@@ -1,3 +1,5 @@
+//go:build linux
+
 package nft
 
 import (
@@ -10,21 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// ForeignChain is a chain of somebody else's table.
-type ForeignChain struct {
-	// Family is nft's word for the table's: ip, ip6, inet, …
-	Family      string
-	Table, Name string
-	// Base is true if it has a hook. The rest is of those alone: nft's words
-	// for the type and the hook, and the priority.
-	Base       bool
-	Type, Hook string
-	Priority   int32
-}
-
-// ForeignChains returns all chains in tables that are not ours. A table has an entry
-// without a Name, too.
-func (conn *Conn) ForeignChains() ([]ForeignChain, error) {
+func (conn *Conn) foreignChains() ([]ForeignChain, error) {
 	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
 	if err != nil {
 		return nil, err
@@ -59,10 +47,7 @@ func tableFamily(f ruleset.Family) nftables.TableFamily {
 	return nftables.TableFamilyIPv6
 }
 
-// RemoveEmpty removes those of the named chains of a table that have no rules
-// and, if asked to, the table if nothing is left in it. What is not there is
-// no failure.
-func (conn *Conn) RemoveEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
+func (conn *Conn) removeEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
 	for range maxAttempts {
 		generation, err := conn.generation()
 		if err != nil {
@@ -85,7 +70,7 @@ func (conn *Conn) RemoveEmpty(f ruleset.Family, table string, chains []string, a
 
 func (conn *Conn) emptying(f ruleset.Family, table string, chains []string, andTable bool) (t batch, err error) {
 	family := tableFamily(f)
-	all, err := conn.ForeignChains()
+	all, err := conn.foreignChains()
 	if err != nil {
 		return t, err
 	}
@@ -144,33 +129,11 @@ func (b *batch) deleteChain(family nftables.TableFamily, table, chain string) {
 	b.add(unix.NFT_MSG_DELCHAIN, 0, family, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, chain))
 }
 
-// Probe asks the kernel whether it takes the rules of rs, in a transaction that
-// ends in an error on purpose, so that nothing of it comes to be. The answer
-// is nil, [ruleset.ErrPermission] or [ruleset.ErrUnsupported] with the
-// rule that is refused.
-func (conn *Conn) Probe(rs ruleset.Ruleset) error {
-	lays := []layout{oneTable}
-	if conn.only != nil {
-		lays = []layout{*conn.only}
-	} else if len(rs.Families) == 2 {
-		lays = append(lays, twoTables)
+func (conn *Conn) probe(rs ruleset.Ruleset, lay layout) error {
+	prog, err := compile(rs, lay)
+	if err != nil {
+		return err
 	}
-	var first error
-	for _, lay := range lays {
-		prog, err := compile(rs, lay)
-		if err != nil {
-			return err
-		}
-		err = conn.probe(prog)
-		if err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
-			return err
-		}
-		first = errors.Join(first, err)
-	}
-	return first
-}
-
-func (conn *Conn) probe(prog program) error {
 	if _, err := conn.generation(); err != nil {
 		return err
 	}
@@ -179,7 +142,7 @@ func (conn *Conn) probe(prog program) error {
 		t.addTable(tab, trial, func(*rule) bool { return true })
 	}
 	t.createTable(prog[0].family, trial)
-	err := conn.commit(&t, 0)
+	err = conn.commit(&t, 0)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package nft
 
 import (
@@ -18,7 +20,7 @@ import (
 )
 
 // A program is what stands in the kernel for a Ruleset, in full detail but
-// still as data: render.go writes it as text, backend.go sends it.
+// still as data: render.go writes it as text, batch.go sends it.
 //
 // Every condition is lowered once, into its text and its expressions side by
 // side, so that neither can know a condition the other does not.
@@ -130,16 +132,6 @@ func (k keyType) text(r keyRange) string {
 	}
 	return fmt.Sprint(r.first[0])
 }
-
-// layout says which tables hold the rules of both families.
-type layout uint8
-
-const (
-	// oneTable is one inet table. NAT in it needs Linux 5.2.
-	oneTable layout = iota
-	// twoTables are an ip and an ip6 table, for older kernels.
-	twoTables
-)
 
 // compile lowers a Ruleset. It decides nothing about packets.
 func compile(rs ruleset.Ruleset, lay layout) (program, error) {

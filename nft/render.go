@@ -1,3 +1,5 @@
+//go:build linux
+
 package nft
 
 import (
@@ -9,9 +11,7 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Render returns the Ruleset as nft(8) text that replaces what is there: the
-// same table that Apply makes, for people and for `nft -f`.
-func Render(rs ruleset.Ruleset) (string, error) {
+func render(rs ruleset.Ruleset) (string, error) {
 	prog, err := compile(rs, oneTable)
 	if err != nil {
 		return "", err

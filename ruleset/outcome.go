@@ -1,6 +1,10 @@
 package ruleset
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"runtime"
+)
 
 // What the packages nft and iptables, which put rules into a kernel, have in
 // common: how they fail and what they answer.
@@ -15,6 +19,9 @@ var (
 	// ErrUnsupported reports that the kernel, or a program that rules are
 	// written with, lacks something the rules need.
 	ErrUnsupported = errors.New("the kernel lacks support")
+	// ErrNeedsLinux reports something that only Linux can do, and that was
+	// asked for on another system. It is ErrUnsupported.
+	ErrNeedsLinux = fmt.Errorf("%w: this needs Linux, not %s", ErrUnsupported, runtime.GOOS)
 	// ErrLocked reports that another program held a lock for the whole wait.
 	ErrLocked = errors.New("locked by another program")
 )

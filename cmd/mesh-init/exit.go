@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"runtime"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -19,13 +20,16 @@ func exits() []cli.Exit {
 	exit := func(code int, err error, meaning, remedy string) cli.Exit {
 		return cli.Exit{Code: code, Err: err, Meaning: meaning, Remedy: remedy}
 	}
+	lacking := "mesh-init doctor says what is missing and what mends it"
+	if runtime.GOOS != "linux" {
+		lacking = "on other systems mesh-init has explain and render --backend iptables"
+	}
 	return append(cli.CommonExits(),
 		exit(10, intercept.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
 			"run mesh-init apply there, or name the pod's namespace with --netns"),
 		exit(11, errDrifted, "drifted: check found differences",
 			"run mesh-init apply with this configuration to put them right"),
-		exit(12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support",
-			"mesh-init doctor says what is missing and what mends it"),
+		exit(12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support", lacking),
 		exit(13, intercept.ErrPermission, "no permission", ""),
 		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace",
 			"name the pod's namespace with --netns, or insist with --allow-host-netns"),

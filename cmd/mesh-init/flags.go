@@ -1,6 +1,9 @@
 package main
 
 import (
+	"strings"
+
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
@@ -69,8 +72,12 @@ func netnsFlags() []cli.Flag {
 
 // backendFlags are the flags of verbs for which it matters how rules are written.
 func backendFlags() []cli.Flag {
+	var names []string
+	for _, b := range dataplane.Backends() {
+		names = append(names, string(b))
+	}
 	return []cli.Flag{
-		row(backendFlag, "auto|nft|iptables|iptables-nft|iptables-legacy", groupWhere, "auto",
+		row(backendFlag, strings.Join(names, "|"), groupWhere, names[0],
 			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\n"+
 				"what is asked for by name is never replaced"),
 		row("iptables-dialect", "standard|minimal", groupWhere, "standard",

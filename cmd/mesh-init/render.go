@@ -1,14 +1,8 @@
 package main
 
 import (
-	"fmt"
-	"strings"
-
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/iptables"
-	"github.com/mesh-intercept/intercept/nft"
 )
 
 func renderVerb() verb {
@@ -33,7 +27,7 @@ func (j job) render() error {
 		j.log.WarnContext(j.ctx, w)
 	}
 	if j.output == cli.Text {
-		text, err := j.rules(rs)
+		text, err := j.target.Render(rs)
 		j.out.WriteString(text)
 		return err
 	}
@@ -42,24 +36,6 @@ func (j job) render() error {
 		Families []string         `json:"families"`
 		Chains   []chainJSON      `json:"chains"`
 	}{j.config, familyNames(rs), chainsJSON(rs)}, nil)
-}
-
-// rules are the rules as the backend's program reads them.
-func (j job) rules(rs intercept.Ruleset) (string, error) {
-	switch j.target.Backend {
-	case dataplane.BackendIPTables, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy:
-	case dataplane.BackendAuto, dataplane.BackendNFT:
-		return nft.Render(rs)
-	}
-	// What each program reads, one after the other: the first line of each part
-	// names it.
-	inputs, err := iptables.Render(rs, iptables.Options{Dialect: j.target.IPTables.Dialect, Last: j.target.IPTables.Last})
-	var text strings.Builder
-	for _, in := range inputs {
-		fmt.Fprintf(&text, "# %s: %s --noflush, in a namespace that has none of these rules\n%s",
-			in.Family, in.Program(), in.Text)
-	}
-	return text.String(), err
 }
 
 type chainJSON struct {

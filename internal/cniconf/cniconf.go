@@ -91,7 +91,7 @@ type Field struct {
 // Fields is the one table of the entry's fields that are ours.
 func Fields() []Field {
 	return []Field{
-		{"backend", "auto|nft|iptables|iptables-nft|iptables-legacy", `"auto"`,
+		{"backend", forms(dataplane.Backends()), `"auto"`,
 			"how rules get into the kernel, as mesh-init's --backend",
 			setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
 		{"failurePolicy", "fail|allow", `"fail"`,
@@ -132,6 +132,15 @@ func Fields() []Field {
 	}
 }
 
+// forms shows what can be chosen from.
+func forms(all []dataplane.Backend) string {
+	names := make([]string, len(all))
+	for i, b := range all {
+		names[i] = string(b)
+	}
+	return strings.Join(names, "|")
+}
+
 // standard reports whether a field is the CNI specification's, or one that
 // libcni and runtimes put into every entry.
 func standard(name string) bool {
@@ -147,10 +156,18 @@ type Error struct {
 	Field string
 	// Unknown is whether nobody knows the field.
 	Unknown bool
-	Err     error
+	// Line is the field's in the entry. Zero: the entry is on one line.
+	Line int
+	Err  error
 }
 
-func (e *Error) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *Error) Error() string {
+	s := e.Field + ": " + e.Err.Error()
+	if e.Line > 0 {
+		s += fmt.Sprintf(" (line %d)", e.Line)
+	}
+	return s
+}
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -171,7 +188,11 @@ func Read(members []strict.Member) (Conf, error) {
 	var errs strict.Errors
 	fail := func(m strict.Member, err error) {
 		for _, e := range strict.Flatten(err) {
-			errs.Add(&Error{Field: m.Name, Err: e})
+			line := m.Line
+			if _, inside := errors.AsType[*intercept.FieldError](e); inside {
+				line = 0 // it has one of its own
+			}
+			errs.Add(&Error{Field: m.Name, Line: line, Err: e})
 		}
 	}
 	known := append(Fields(), capabilities())
@@ -180,7 +201,7 @@ func Read(members []strict.Member) (Conf, error) {
 		i := slices.IndexFunc(known, func(f Field) bool { return f.Name == m.Name })
 		switch {
 		case i >= 0 && seen[m.Name]:
-			fail(m, fmt.Errorf("it is there twice, again on line %d", m.Line))
+			fail(m, errors.New("it is there twice"))
 		case i >= 0:
 			seen[m.Name] = true
 			n, err := m.Node()
@@ -203,7 +224,7 @@ func unknown(m strict.Member) *Error {
 	for _, f := range Fields() {
 		names = append(names, f.Name)
 	}
-	return &Error{m.Name, true, fmt.Errorf("unknown field, with the value %s; %s", strict.Clip(string(m.Raw)),
+	return &Error{m.Name, true, m.Line, fmt.Errorf("unknown field, with the value %s; %s", strict.Clip(string(m.Raw)),
 		strict.Hint(m.Name, names, "the fields of "+PluginType+" are "+strings.Join(names, ", ")))}
 }
 

@@ -116,6 +116,24 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestLines: in an entry of several lines each mistake has its own.
+func TestLines(t *testing.T) {
+	_, err := Parse([]byte("{\n\"backend\": \"x\",\n\"defaults\": {\n\"tunnelPort\": -1},\n\"logLevel\": " +
+		"\"info\",\n\"logLevel\": \"warn\"}"))
+	want := []string{
+		`backend: "x" is not one of auto, nft, iptables, iptables-nft, iptables-legacy (line 2)`,
+		`defaults: tunnelPort: "-1" is not a port (a number from 1 to 65535) (line 4)`,
+		`logLevel: it is there twice (line 6)`,
+	}
+	var got []string
+	for _, e := range decode.Flatten(err) {
+		got = append(got, e.Error())
+	}
+	if diff := equal(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // FuzzParse holds that any bytes give an error or a Conf whose defaults can be
 // worked with, without a panic.
 func FuzzParse(f *testing.F) {

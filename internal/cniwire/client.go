@@ -46,19 +46,7 @@ func Send(socket string, record []byte) error {
 	if err != nil {
 		return err
 	}
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer func() { _ = syscall.Close(fd) }() // what was written stays in the socket
-	err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket})
-	if err == nil {
-		var n int
-		if n, err = syscall.Write(fd, message); err == nil && n < len(message) {
-			err = syscall.EAGAIN
-		}
-	}
-	return classify(context.Background(), socket, err)
+	return classify(context.Background(), socket, post(socket, message))
 }
 
 func exchange(ctx context.Context, socket string, req Request) (Answer, error) {

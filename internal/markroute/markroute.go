@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package markroute delivers marked packets to the local host: for each address
 // family a rule (ip-rule(8), fwmark) and a local route in a table of its own.
 package markroute

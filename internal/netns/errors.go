@@ -1,10 +1,11 @@
+// Package netns opens network namespaces, whatever people call them by, and
+// runs functions in them. The work is that of github.com/vishvananda/netns;
+// what is added is that nothing opened by mistake can hang the process, that a
+// thread never goes on in the wrong namespace, and errors of a type.
 package netns
 
 import (
 	"errors"
-	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -81,18 +82,4 @@ func (e *Error) class() error {
 	case Failed:
 	}
 	return nil
-}
-
-// failed is the error of a system call. The hint is about permission.
-func failed(op string, t target, err error, hint string) *Error {
-	e := &Error{Op: op, Spec: t.spec, Path: t.path, Err: err}
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		e.Kind, e.Hint = Forbidden, hint
-	}
-	return e
-}
-
-// no is the error of a spec by which there is no namespace.
-func (t target) no(kind Kind, err error, hint string, args ...any) *Error {
-	return &Error{Op: "open", Spec: t.spec, Path: t.path, Kind: kind, Err: err, Hint: fmt.Sprintf(hint, args...)}
 }

@@ -1,7 +1,5 @@
-// Package netns opens network namespaces, whatever people call them by, and
-// runs functions in them. The work is that of github.com/vishvananda/netns;
-// what is added is that nothing opened by mistake can hang the process, that a
-// thread never goes on in the wrong namespace, and errors of a type.
+//go:build linux
+
 package netns
 
 import (

@@ -1,3 +1,5 @@
+//go:build linux
+
 package netns
 
 import (
@@ -106,4 +108,18 @@ func (t target) refused(err error) error {
 		return t.no(Gone, err, "there is no such file; the pod may be gone")
 	}
 	return failed("open", t, err, "")
+}
+
+// failed is the error of a system call. The hint is about permission.
+func failed(op string, t target, err error, hint string) *Error {
+	e := &Error{Op: op, Spec: t.spec, Path: t.path, Err: err}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		e.Kind, e.Hint = Forbidden, hint
+	}
+	return e
+}
+
+// no is the error of a spec by which there is no namespace.
+func (t target) no(kind Kind, err error, hint string, args ...any) *Error {
+	return &Error{Op: "open", Spec: t.spec, Path: t.path, Kind: kind, Err: err, Hint: fmt.Sprintf(hint, args...)}
 }

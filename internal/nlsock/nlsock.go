@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package nlsock opens netlink sockets that call the kernel directly.
 //
 // The kernel answers a request before sendmsg(2) returns (netlink_unicast_kernel

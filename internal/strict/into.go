@@ -1,7 +1,6 @@
 package strict
 
 import (
-	"bytes"
 	"encoding"
 	"errors"
 	"fmt"
@@ -22,24 +21,13 @@ func (n Node) Into(target any) (unread []string, err error) {
 	return d.unread, d.errs.Err()
 }
 
-// UnmarshalJSON is the method of that name for a type that is to be read
-// strictly. What is written on one line has no line numbers: it is most likely
-// a part of something longer.
+// UnmarshalJSON is the method of that name for a type that is to be read strictly.
 func UnmarshalJSON(data []byte, target any) error {
 	n, err := ParseJSON(data)
-	switch {
-	case err == nil && n.Kind == Null: // encoding/json: null changes nothing
-		return nil
-	case err == nil:
-		_, err = n.Into(target)
+	if err != nil || n.Kind == Null { // encoding/json: null changes nothing
+		return err
 	}
-	if !bytes.Contains(data, []byte{'\n'}) {
-		for _, e := range Flatten(err) {
-			if at, ok := errors.AsType[*Error](e); ok {
-				at.Line = 0
-			}
-		}
-	}
+	_, err = n.Into(target)
 	return err
 }
 

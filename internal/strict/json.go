@@ -12,10 +12,19 @@ import (
 const MaxDepth = 16
 
 // ParseJSON reads one JSON document. A field that is there twice is an error,
-// and so is what follows the document.
-func ParseJSON(data []byte) (Node, error) { return ParseJSONFrom(data, 1) }
+// and so is what follows the document. What is written on one line has no line
+// numbers: it is most likely a part of something longer.
+func ParseJSON(data []byte) (Node, error) { return ParseJSONFrom(data, firstLine(data)) }
 
-// ParseJSONFrom is [ParseJSON] of a document that begins on a line of another.
+func firstLine(data []byte) int {
+	if !bytes.Contains(data, []byte{'\n'}) {
+		return 0
+	}
+	return 1
+}
+
+// ParseJSONFrom is [ParseJSON] of a document that begins on a line of another; 0
+// for no line numbers.
 func ParseJSONFrom(data []byte, line int) (Node, error) {
 	p := newParser(data, line)
 	n, err := p.node("", MaxDepth)
@@ -38,7 +47,7 @@ type Member struct {
 // Members takes a JSON object apart, for who reads some of its fields and hands
 // others on as they are.
 func Members(data []byte) ([]Member, error) {
-	p := newParser(data, 1)
+	p := newParser(data, firstLine(data))
 	if t, err := p.d.Token(); err != nil || t != json.Delim('{') {
 		return nil, &Error{Err: errors.New("not a JSON object")}
 	}
@@ -71,7 +80,8 @@ type parser struct {
 	data []byte
 	d    *json.Decoder
 	errs Errors // fields that are there twice
-	// seen is how many bytes the line has been counted up to.
+	// seen is how many bytes the line at has been counted up to. Lines are not
+	// counted if that is 0.
 	seen, at int
 }
 
@@ -83,6 +93,9 @@ func newParser(data []byte, line int) *parser {
 
 // line is where the token ends that was read last.
 func (p *parser) line() int {
+	if p.at == 0 {
+		return 0
+	}
 	end := min(int(p.d.InputOffset()), len(p.data))
 	p.at += bytes.Count(p.data[p.seen:end], []byte{'\n'})
 	p.seen = end

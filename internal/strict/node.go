@@ -96,7 +96,10 @@ type Builder struct {
 
 // Add adds a field. It refuses a name that is there already.
 func (b *Builder) Add(f Field) error {
-	if first, twice := b.line[f.Name]; twice {
+	switch first, twice := b.line[f.Name]; {
+	case twice && first == 0:
+		return &Error{Join(b.Path, f.Name), 0, fmt.Errorf("%q is there twice", Clip(f.Name))}
+	case twice:
 		return &Error{Join(b.Path, f.Name), f.Line, fmt.Errorf("%q is there twice, first on line %d", Clip(f.Name), first)}
 	}
 	if b.line == nil {

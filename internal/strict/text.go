@@ -101,7 +101,7 @@ func setPort(port *uint16, text string) error {
 	case err == nil && text[0] != '0':
 		*port = uint16(n)
 		return nil
-	case strings.Contains(text, "-"):
+	case strings.Contains(strings.TrimPrefix(text, "-"), "-"):
 		return fmt.Errorf("%q is a range; there can be one port here", Clip(text))
 	}
 	return fmt.Errorf("%q is not a port (a number from 1 to 65535)", Clip(text))

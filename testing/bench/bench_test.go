@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package bench measures what people wait for: a whole run of mesh-init, and
 // a new connection. Its figures are ratios of things measured in turn in one
 // run, since absolute times drift.

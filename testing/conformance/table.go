@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package conformance is the policy of docs/policy.md as packets: flows under
 // configurations, each with the fate it has to meet and the line that decides.
 //

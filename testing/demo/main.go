@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command demo shows Intercept at work: it makes a pod, starts a sidecar in
 // it, applies the rules with mesh-init, sends real traffic, and prints where
 // each flow went and which line of the policy sent it there.

@@ -277,9 +277,9 @@ func TestImageWithIPTables(t *testing.T) {
 			// Of the two variants it has one, which it may not try: that takes
 			// a namespace of its own.
 			c.expect(t, lab, 0, []string{"unchanged: ", " by iptables-legacy ", "after iptables-nft was found to be unable"}, "apply", "--backend", "iptables")
-			c.expect(t, lab, 0, []string{"ok "}, "check", "--backend", "iptables-legacy")
+			c.expect(t, lab, 0, []string{"ok"}, "check", "--backend", "iptables-legacy")
 			c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status")
-			c.expect(t, lab, 0, []string{"removed "}, "remove")
+			c.expect(t, lab, 0, []string{"removed"}, "remove")
 			fates(t, lab, false)
 			c.expect(t, lab, 10, nil, "status")
 		})
@@ -315,12 +315,12 @@ func TestImageFromScratch(t *testing.T) {
 	c.expect(t, lab, 0, []string{"created: ", " by nft "}, "apply")
 	fates(t, lab, true)
 	c.expect(t, lab, 0, []string{"unchanged: "}, "apply")
-	c.expect(t, lab, 0, []string{"ok "}, "check")
+	c.expect(t, lab, 0, []string{"ok"}, "check")
 	c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status")
 	for _, verb := range []string{"apply", "check", "status", "remove"} {
 		without.expect(t, lab, 13, []string{"CAP_NET_ADMIN"}, verb)
 	}
 	fates(t, lab, true)
-	c.expect(t, lab, 0, []string{"removed "}, "remove")
+	c.expect(t, lab, 0, []string{"removed"}, "remove")
 	fates(t, lab, false)
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package traffic holds tests of what people feel: lookups that get lost,
 // connections that slip past the proxy or break while rules change.
 package traffic

@@ -46,7 +46,7 @@ func Add(ctx context.Context, plugin string, entry []byte) error {
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }() // it is only looked at
 	if err := run(ctx, plugin, ns.Path(), input); err != nil {
 		return err
 	}

@@ -1,0 +1,47 @@
+package links
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// List lists the interfaces and their addresses. Call it on a thread that is
+// locked to the namespace.
+func List() ([]Link, error) {
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
+	}
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of the namespace: %w", err)
+	}
+	of := map[int][]netip.Addr{}
+	for _, a := range addrs {
+		if a.IPNet == nil {
+			continue // of a family that the library does not know
+		}
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			of[a.LinkIndex] = append(of[a.LinkIndex], addr)
+		}
+	}
+	all := make([]Link, len(links))
+	for i, l := range links {
+		all[i] = Link{l.Attrs().Name, l.Attrs().AltNames, of[l.Attrs().Index]}
+	}
+	return all, nil
+}
+
+// whole makes a listing again that a change has interrupted, which can have left
+// out anything.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 10 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}

@@ -1,0 +1,29 @@
+//go:build !linux
+
+package markroute
+
+import "github.com/mesh-intercept/intercept/ruleset"
+
+// Conn speaks with nobody on other systems.
+type Conn struct{}
+
+// Open fails with [ruleset.ErrNeedsLinux].
+func Open() (*Conn, error) { return nil, ruleset.ErrNeedsLinux }
+
+// Close does nothing.
+func (*Conn) Close() {}
+
+// Add fails with [ruleset.ErrNeedsLinux].
+func (*Conn) Add([]ruleset.MarkRoute, []ruleset.Family) (added bool, undo func() error, err error) {
+	return false, nil, ruleset.ErrNeedsLinux
+}
+
+// Keep fails with [ruleset.ErrNeedsLinux].
+func (*Conn) Keep([]ruleset.MarkRoute, []ruleset.Family) (removed bool, err error) {
+	return false, ruleset.ErrNeedsLinux
+}
+
+// Check fails with [ruleset.ErrNeedsLinux].
+func (*Conn) Check([]ruleset.MarkRoute, []ruleset.Family) ([]ruleset.Difference, error) {
+	return nil, ruleset.ErrNeedsLinux
+}

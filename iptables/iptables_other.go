@@ -1,0 +1,21 @@
+//go:build !linux
+
+package iptables
+
+import (
+	"context"
+	"os"
+	"os/exec"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+func legacyHolds(ruleset.Family) (bool, error)      { return false, ruleset.ErrNeedsLinux }
+func (*ProgramError) askForTable(ruleset.Family)    {}
+func inGroup(*exec.Cmd)                             {}
+func memory(name, content string) (*os.File, error) { return nil, ruleset.ErrNeedsLinux }
+func inode(*os.File) (uint64, error)                { return 0, ruleset.ErrNeedsLinux }
+
+func (*Runner) each(context.Context, func(ruleset.Family, string, goIPTables) error) error {
+	return ruleset.ErrNeedsLinux
+}

@@ -1,0 +1,35 @@
+//go:build !linux
+
+package nft
+
+import (
+	"context"
+
+	"github.com/mdlayher/netlink"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+func dial() (*netlink.Conn, error) { return nil, ruleset.ErrNeedsLinux }
+
+func render(ruleset.Ruleset) (string, error) { return "", ruleset.ErrNeedsLinux }
+
+func (*Conn) apply(context.Context, ruleset.Ruleset, layout) (ruleset.Outcome, error) {
+	return "", ruleset.ErrNeedsLinux
+}
+
+func (*Conn) check(context.Context, ruleset.Ruleset) ([]ruleset.Difference, error) {
+	return nil, ruleset.ErrNeedsLinux
+}
+
+func (*Conn) remove(context.Context) (bool, error) { return false, ruleset.ErrNeedsLinux }
+
+func (*Conn) holdsTable() (bool, error) { return false, ruleset.ErrNeedsLinux }
+
+func (*Conn) counters(context.Context) ([]ruleset.Counter, error) { return nil, ruleset.ErrNeedsLinux }
+
+func (*Conn) probe(ruleset.Ruleset, layout) error { return ruleset.ErrNeedsLinux }
+
+func (*Conn) foreignChains() ([]ForeignChain, error) { return nil, ruleset.ErrNeedsLinux }
+
+func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }
