@@ -55,8 +55,7 @@ func ExampleRuleset_Trace() {
 // A packet that says too little is an error, not a guess.
 func ExampleRuleset_Trace_errors() {
 	_, err := rules().Trace(ruleset.Packet{Hook: ruleset.Output, Dst: netip.MustParseAddrPort("203.0.113.10:443")})
-	var packet *ruleset.PacketError
-	if errors.As(err, &packet) {
+	if packet, ok := errors.AsType[*ruleset.PacketError](err); ok {
 		fmt.Println("field", packet.Field)
 	}
 	// Output:
@@ -72,8 +71,7 @@ func ExampleRuleset_Check() {
 	redirect.ID, redirect.Match = "O4.uid", nil
 	err := rs.Check()
 	fmt.Println(err)
-	var rule *ruleset.RuleError
-	if errors.As(err, &rule) {
+	if rule, ok := errors.AsType[*ruleset.RuleError](err); ok {
 		fmt.Println("the first is about rule", rule.Rule, "in chain", rule.Chain)
 	}
 	// Output:

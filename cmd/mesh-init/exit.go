@@ -12,7 +12,7 @@ import (
 // errDrifted reports that check found differences.
 var errDrifted = errors.New("drifted: the rules are not what this configuration makes")
 
-// errNotVerified reports that verify found something amiss.
+// errNotVerified reports that verify found something that does not work.
 var errNotVerified = errors.New("interception does not work as this configuration asks")
 
 // exits is the one table of exit codes.
@@ -34,7 +34,7 @@ func exits() []cli.Exit {
 		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace",
 			"name the pod's namespace with --netns, or insist with --allow-host-netns"),
 		exit(15, intercept.ErrForeign, "a table or chain of our name that someone else made", ""),
-		exit(16, dataplane.ErrNotNetNS, "no network namespace at the path of --netns", ""),
+		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),
 		exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",
 			"wait for it, or wait longer with --iptables-wait"),
 		exit(18, errNotVerified, "verify found that interception does not work", ""),

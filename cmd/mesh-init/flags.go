@@ -65,7 +65,7 @@ func configFlags() []cli.Flag {
 // netnsFlags are the flags of verbs that look into a kernel.
 func netnsFlags() []cli.Flag {
 	netns := row(netnsFlag, "PATH", groupWhere, "",
-		"network namespace, such as /run/netns/NAME or\n/proc/PID/ns/net, instead of the process's own")
+		"network namespace, instead of the process's own; also a\nname of ip netns, pid:NUMBER or container:ID")
 	netns.Short = "n"
 	return []cli.Flag{netns, row("allow-host-netns", "", groupWhere, "false", "permit the host's own network namespace")}
 }
@@ -79,11 +79,11 @@ func backendFlags() []cli.Flag {
 	return []cli.Flag{
 		row(backendFlag, strings.Join(names, "|"), groupWhere, names[0],
 			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\n"+
-				"what is asked for by name is never replaced"),
+				"a backend given by name is never replaced by another"),
 		row("iptables-dialect", "standard|minimal", groupWhere, "standard",
 			"minimal: no comments, one value a rule, for small\nkernels and gVisor"),
 		row("iptables-jumps", "first|last", groupWhere, "first",
-			"of the built-in chains' rules, where ours are called"),
+			"first: our rules come before the others of the built-in\nchains; last: after them"),
 	}
 }
 
@@ -97,8 +97,8 @@ func kernelFlags() []cli.Flag {
 func outputFlags() []cli.Flag {
 	return []cli.Flag{
 		cli.OutputFlag(cli.OldName{Name: "format"}),
-		row(logLevelFlag, "debug|info|warn|error", cli.GroupOutput, "info", "of what is logged on standard error"),
-		row(logFormatFlag, "text|json", cli.GroupOutput, "text", "of the log; json: errors, too"),
+		row(logLevelFlag, "debug|info|warn|error", cli.GroupOutput, "info", "the least level that is logged on standard error"),
+		row(logFormatFlag, "text|json", cli.GroupOutput, "text", "form of the log; json: of errors, too"),
 	}
 }
 

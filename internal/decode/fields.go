@@ -65,21 +65,21 @@ func Fields() []Field {
 		{"inbound-port", "PORT", GroupPorts, "inbound.port", "15006",
 			"where the proxy accepts inbound connections, or a range", "", nil},
 		{"tunnel-port", "PORT", GroupPorts, "tunnelPort", "15008",
-			"where proxies talk to each other: inbound it is left\nalone; 0 or none: there is no such port", "", nil},
+			"port of connections between proxies: those that arrive\nare left alone; 0 or none: there is no such port", "", nil},
 		{"dns-port", "PORT", GroupPorts, "dns.port", "15053",
 			"where the resolver in the sidecar listens, UDP and TCP", "", nil},
 
 		{"proxy-uid", "IDS", GroupProxy, "proxy.uids", "1337",
-			"users the proxy runs as; a user or a group suffices", "", nil},
+			"users the proxy runs as; a user or a group is enough", "", nil},
 		{"proxy-gid", "IDS", GroupProxy, "proxy.gids", "1337",
 			"groups the proxy runs as", "", nil},
 		{"proxy-mark", "MARK", GroupProxy, "proxy.mark", "none",
 			"mark the proxy sets on its sockets (SO_MARK), as in\n0x539/0xfff: the bits after / are those that count", "", nil},
 		{"allow-root-proxy", "", GroupProxy, "proxy.allowRoot", "false",
-			"permit 0 among them: whatever runs as root then escapes", "", nil},
+			"permit user or group 0 as the proxy: then everything\nthat runs as root is left alone", "", nil},
 
 		{"inbound-mode", "redirect|tproxy|off", GroupInbound, "inbound.mode", "redirect",
-			"tproxy: the proxy sees both addresses as they are;\noff: leave them alone (an ingress controller)", "", nil},
+			"tproxy: the proxy sees source and destination unchanged;\noff: leave all alone (for an ingress controller)", "", nil},
 		{"inbound-include-ports", "PORTS", GroupInbound, "inbound.includePorts", "*",
 			"ports to capture", "", nil},
 		{"inbound-exclude-ports", "PORTS", GroupInbound, "inbound.excludePorts", "15020,15021,15090",
@@ -90,11 +90,11 @@ func Fields() []Field {
 			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090",
 			"; give it\nagain for another, or write ; between them", nil},
 		{"tproxy-mark", "MARK", GroupInbound, "inbound.tproxy.mark", "0x539",
-			"mark of what mode tproxy delivers to the pod", "", nil},
+			"mark of packets that mode tproxy delivers to the proxy", "", nil},
 		{"tproxy-self-mark", "MARK", GroupInbound, "inbound.tproxy.selfMark", "0x53a",
 			"mark of the proxy's own calls to its pod, and of\nthe connections that it has accepted", "", nil},
 		{"tproxy-table", "NUMBER", GroupInbound, "inbound.tproxy.table", "133",
-			"routing table that delivers what has the mark", "", nil},
+			"routing table that delivers packets with the mark", "", nil},
 		{"drop-invalid", "", GroupInbound, "inbound.dropInvalid", "false",
 			"drop arriving packets that conntrack calls invalid", "", nil},
 
@@ -107,25 +107,25 @@ func Fields() []Field {
 		{"outbound-exclude-ports", "PORTS", GroupOutbound, "outbound.excludePorts", "none",
 			"ports to leave alone, TCP and UDP", "", nil},
 		{"outbound-exclude", "RULE", GroupOutbound, "outbound.exclude", "none",
-			"leave alone what has all of a rule's properties:\n" +
+			"leave alone packets with all of a rule's properties:\n" +
 				"[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]\n" +
 				"as in 'udp 10.0.0.0/8:5000-6000 uid=1000-1999', or\n" +
 				"'[fd00::/8]:53'", "; give it again for another, or write ;\nbetween them", nil},
 		{"outbound-target", "ADDRESSES:PORT", GroupOutbound, "outbound.target", "none",
 			"a proxy outside the pod, one address a family,\ninstead of --outbound-port", "", nil},
 		{"udp", "pass|reject", GroupOutbound, "outbound.udp", "pass",
-			"UDP to destinations that are captured; reject: its\nsender learns at once", "", nil},
+			"UDP to destinations that are captured; reject: the\nsender is told at once", "", nil},
 		{"quic", "pass|reject", GroupOutbound, "outbound.quic", "pass",
 			"the same of UDP port 443 alone: clients fall back to\nTCP", "", nil},
 		{"other-protocols", "pass|reject", GroupOutbound, "outbound.otherProtocols", "pass",
 			"neither TCP nor UDP (SCTP, raw IP, ping), from those\nwhose TCP is captured; the proxy does not take it", "", nil},
 
 		{"include-uids", "IDS", GroupOwners, "outbound.includeUIDs", "none",
-			"capture these users (and --include-gids) alone", "", nil},
+			"capture only these users (and --include-gids)", "", nil},
 		{"exclude-uids", "IDS", GroupOwners, "outbound.excludeUIDs", "none",
 			"leave these users alone, name lookups included", "", nil},
 		{"include-gids", "IDS", GroupOwners, "outbound.includeGIDs", "none",
-			"capture these groups (and --include-uids) alone", "", nil},
+			"capture only these groups (and --include-uids)", "", nil},
 		{"exclude-gids", "IDS", GroupOwners, "outbound.excludeGIDs", "none",
 			"leave these groups alone, name lookups included", "", nil},
 
@@ -137,7 +137,7 @@ func Fields() []Field {
 			"the servers, instead of those in resolv.conf", "", nil},
 
 		{"exclude-interfaces", "NAMES", GroupNetwork, "excludeInterfaces", "none",
-			"interfaces to leave alone; net* for all that begin so", "", nil},
+			"interfaces to leave alone; net* for all that start with net", "", nil},
 		{"virtual-interfaces", "NAMES", GroupNetwork, "virtualInterfaces", "none",
 			"interfaces to a VM or container behind the pod, as in\nk6t-*,docker0: what comes from there is outbound", "", nil},
 		{"loopback", "CIDRS", GroupNetwork, "loopback", "127.0.0.1,::1",
@@ -149,7 +149,7 @@ func Fields() []Field {
 		{"families", "auto|ipv4|ipv6|dual", GroupNetwork, "families", "auto",
 			"auto: what the kernel has; dual: fail unless both;\nthe family left out is not captured", "", nil},
 		{"other-family", "pass|reject", GroupNetwork, "otherFamily", "pass",
-			"what would be captured, of the family left out", "", nil},
+			"connections of the family left out that would be captured", "", nil},
 	}
 }
 

@@ -2,7 +2,7 @@
 
 // Command demo shows Intercept at work: it makes a pod, starts a sidecar in
 // it, applies the rules with mesh-init, sends real traffic, and prints where
-// each flow went and which line of the policy sent it there.
+// each flow went and which rule sent it there.
 //
 // It needs Linux and root. All happens in network namespaces of its own, which
 // are gone when it ends.
@@ -67,7 +67,7 @@ func demo(out io.Writer, meshInit string) (err error) {
 	}
 	wrong := 0
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "FLOW\tWENT\tWHY (THE POLICY'S LINE)")
+	fmt.Fprintln(table, "FLOW\tWENT\tWHY")
 	all := flows()
 	for _, f := range all {
 		trace, err := rs.Trace(f.Packet(lab))
@@ -78,7 +78,7 @@ func demo(out io.Writer, meshInit string) (err error) {
 		if err != nil {
 			return err
 		}
-		why := trace.Line + ": " + trace.Reason
+		why := string(trace.Rule) + ": " + trace.Reason
 		if !got.Is(trace.Fate) {
 			wrong++
 			why = fmt.Sprintf("WRONG: the policy says %s by %s", trace.Fate, why)
