@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -48,8 +49,9 @@ func (c Config) filters() []Chain {
 func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 	add := func(all ...Rule) { rules = append(rules, all...) }
 	if c.rejectsOtherFamily() {
-		// Of the other family nothing is captured, so there is nothing to stand behind.
-		add(rule("B12.family", "not captured", []Match{IsFamily(c.families()[0].Other())}, Goto{Chain: ChainRejectOutput}))
+		// Of the other family no connection is translated, so there is nothing to stand behind.
+		match := []Match{IsFamily(c.families()[0].Other()), Proto{TCP, UDP}}
+		add(rule("B12.family", "not captured", match, Goto{Chain: ChainRejectOutput}))
 	}
 	add(rule("B4.opens", "opens a connection", opens(), Goto{Chain: ChainBackstopSyn}))
 	chains = append(chains, c.backstopSyn()...)
@@ -59,18 +61,19 @@ func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 		}
 		return rules, chains
 	}
-	add(rule("B2.dnat", "translated", []Match{CTDNAT{}}, Return{}),
-		rule("B2.lo", "inside the pod", []Match{leavingByLo}, Return{}))
+	add(rule("B2.dnat", "translated", []Match{CTDNAT{}}, Return{}))
+	if len(r.output) > 0 {
+		// Before what is inside the pod, for loopback can be included.
+		add(rule("B7.udp", "UDP, which may be rejected", []Match{Proto{UDP}}, Goto{Chain: ChainRejectOutput}))
+	}
+	add(rule("B2.lo", "inside the pod", []Match{leavingByLo}, Return{}))
 	add(in("B2", "", c.excludedOutInterfaces(Return{}))...)
 	add(rule("B5.stream", "goes on with a connection", []Match{Proto{TCP}}, Goto{Chain: ChainBackstopStream}))
 	chains = append(chains, c.backstopStream()...)
-	switch {
-	case len(r.output) > 0:
-		add(rule("B7.udp", "UDP, which may be rejected", []Match{Proto{UDP}}, Goto{Chain: ChainRejectOutput}))
-	case c.Outbound.OtherProtocols == TreatmentReject:
-		add(rule("B12.udp", "UDP", []Match{Proto{UDP}}, Return{}))
-	}
 	if c.Outbound.OtherProtocols == TreatmentReject {
+		if len(r.output) == 0 {
+			add(rule("B12.udp", "UDP", []Match{Proto{UDP}}, Return{}))
+		}
 		add(rule("B8.other", "neither TCP nor UDP", nil, Goto{Chain: ChainBackstopOther}))
 		chains = append(chains, c.backstopOther()...)
 	}
@@ -220,7 +223,11 @@ func (c Config) letIn() []Rule {
 	if !arriving.IncludePorts.All() {
 		// A client's port is none that anything was let in at, unless it answers.
 		add("I8.port", "a port that is not included", not(SrcPort(slices.Concat(arriving.IncludePorts, Ports{clientPorts}))))
-		add("I8.reply", "an answer", CTReply)
+		answers := []Match{CTReply}
+		if len(arriving.IncludePorts) > 0 {
+			answers = append(answers, not(SrcPort(arriving.IncludePorts)))
+		}
+		add("I8.reply", "an answer", answers...)
 	}
 	return rules
 }
@@ -259,14 +266,31 @@ func (c Config) backstopOther() []Chain {
 		rule("B8.icmp", "other ICMP", []Match{Proto{ICMP, ICMPv6}}, Return{}),
 		rule("B8.protocol", "another protocol", nil, Goto{Chain: ChainBackstopOtherSent}),
 	}
-	refused := in(scope, "", c.leftAlone())
-	for _, d := range c.outboundDestinations() {
-		if d.id == "O11" {
-			continue // without a port there is no included port
-		}
-		refused = append(refused, rule("B8."+d.id, "another protocol: "+d.reason, append([]Match{HasSocket{}}, d.match...), Reject{}))
+	// Without a port it is the lines that say the same of every port of TCP which say something of it.
+	every := c
+	every.Outbound.ExcludePorts, every.Outbound.Exclude = nil, nil
+	var refused []Rule
+	if c.Outbound.ExcludePorts.All() {
+		refused = append(refused, rule("O5.ports", "every port is excluded", nil, Return{}))
 	}
-	sent, chains := c.sent(scope, nil, refused, ChainBackstopOtherIncluded, FilterChain)
+	for i, e := range c.Outbound.Exclude {
+		if e.Protocol != UDP && (len(e.Ports) == 0 || e.Ports.All()) {
+			// The protocols are not its own, and it may have no other property.
+			refused = append(refused, rule(numbered("O5.exclude", i), fmt.Sprintf("exclusion %d", i+1), e.matches()[1:], Return{}))
+		}
+	}
+	refused = in(scope, "", append(refused, every.leftAlone()...))
+	for _, d := range c.outboundDestinations() {
+		match := []Match{HasSocket{}}
+		switch {
+		case d.id != "O11":
+			match = append(match, d.match...)
+		case !c.Outbound.IncludePorts.All():
+			continue
+		}
+		refused = append(refused, rule("B8."+d.id, "another protocol: "+d.reason, match, Reject{}))
+	}
+	sent, chains := every.sent(scope, nil, refused, ChainBackstopOtherIncluded, FilterChain)
 	return append(chains, Chain{Name: ChainBackstopOtherSent, Rules: sent}, Chain{Name: ChainBackstopOther, Rules: rules})
 }
 
@@ -274,7 +298,8 @@ func (c Config) backstopOther() []Chain {
 // rejected.
 func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 	if c.rejectsOtherFamily() && len(r.input) > 0 {
-		rules = append(rules, rule("B12.input-family", "not captured", []Match{IsFamily(c.families()[0].Other())}, Goto{Chain: ChainRejectInput}))
+		match := []Match{IsFamily(c.families()[0].Other()), Proto{TCP}}
+		rules = append(rules, rule("B12.input-family", "not captured", match, Goto{Chain: ChainRejectInput}))
 	}
 	if c.Inbound.Mode == InboundRedirect && len(c.inboundDestinations()) > 0 {
 		syn := []Rule{
@@ -315,7 +340,11 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 		rules = append(rules, v)
 	}
 	if len(rules) > 0 {
-		virtual := []Rule{rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{})}
+		if c.Inbound.Mode == InboundRedirect && len(c.inboundDestinations()) > 0 {
+			// What goes to behind the pod is captured like what goes to the pod.
+			rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
+		}
+		virtual := append(in(scopeForward, "", c.excludedInInterfaces()), rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
 		virtual = append(virtual, in(scopeForward, "", c.exclusions(Return{}, Exclusion.ownerless))...)
 		for _, l := range c.lookups() {
 			if l.id == "O8.tcp" {

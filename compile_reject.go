@@ -87,7 +87,10 @@ func (c Config) rejections() (r rejections) {
 func (c Config) rejectedInbound() []Rule {
 	rules := append([]Rule{rule("I8.inside", "inside the pod", []Match{arrivingByLo}, Return{})}, c.notInbound()...)
 	for _, d := range c.inboundDestinations() {
-		match := slices.Concat(opens(), d.match, []Match{CTNew, IsFamily(c.families()[0].Other())})
+		match := slices.Concat(opens(), d.match, []Match{IsFamily(c.families()[0].Other())})
+		if c.Backstop == BackstopOff {
+			match = append(match, CTNew)
+		}
 		rules = append(rules, rule(d.id, d.reason+", of a family that is not captured", match, Reject{}))
 	}
 	return rules
@@ -96,13 +99,15 @@ func (c Config) rejectedInbound() []Rule {
 // notToReject returns the rules that let go what no line of the policy rejects: answers, other protocols, and what has
 // been captured.
 func (c Config) notToReject() []Rule {
-	rules := []Rule{
-		rule("O14.protocol", "neither TCP nor UDP", []Match{not(Proto{TCP, UDP})}, Return{}),
-		rule("O14.known", "of a connection that is there", []Match{not(CTNew)}, Return{}),
-	}
-	if c.Backstop == BackstopOn {
+	rules := []Rule{rule("O14.protocol", "neither TCP nor UDP", []Match{not(Proto{TCP, UDP})}, Return{})}
+	switch c.Backstop {
+	case BackstopOn:
 		// An entry that the proxy or an excluded user has made is no answer (B7).
-		rules[1] = rule("O14.reply", "an answer", []Match{CTReply}, Return{})
+		rules = append(rules, rule("O14.reply", "an answer", []Match{Proto{UDP}, CTReply}, Return{}))
+	case BackstopSyn:
+		rules = append(rules, rule("O14.known", "of a flow that is there", []Match{Proto{UDP}, not(CTNew)}, Return{}))
+	case BackstopOff:
+		rules = append(rules, rule("O14.known", "of a connection that is there", []Match{not(CTNew)}, Return{}))
 	}
 	if c.capturesDNS() {
 		for _, to := range c.DNS.Target {

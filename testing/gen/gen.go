@@ -155,7 +155,7 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.TunnelPort = 0
 	}
 	if one(r, 5) {
-		c.ExcludeInterfaces = some(r, []string{"net1", "net*", "mgmt0"}, 2)
+		c.ExcludeInterfaces = some(r, []string{"net1", "net*", "mgmt0", "br-vm"}, 2)
 	}
 	if one(r, 5) {
 		c.Loopback = append(prefixes("::1/128"), pick(r, prefixes("127.0.0.0/8", "127.0.0.0/24")))
@@ -165,6 +165,10 @@ func candidate(r *rand.Rand) intercept.Config {
 		if len(c.PassthroughSources) == 2 && c.PassthroughSources[0] == c.PassthroughSources[1] {
 			c.PassthroughSources = c.PassthroughSources[:1]
 		}
+	}
+	c.Backstop = pick(r, []intercept.Backstop{intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopSyn, intercept.BackstopOff})
+	if c.Backstop == intercept.BackstopOn && one(r, 3) {
+		c.Outbound.OtherProtocols = intercept.TreatmentReject
 	}
 	if one(r, 6) {
 		c.Families = pick(r, []intercept.Families{intercept.FamiliesIPv4, intercept.FamiliesIPv6})
@@ -191,9 +195,11 @@ func Packet(r *rand.Rand) intercept.Packet {
 			src = VirtualIPv6
 		}
 		p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
+		p.Foreign, p.Listening = !IsLocal(dst), IsLocal(dst)
 		return p
 	}
 	if one(r, 3) {
+		p.Listening = true
 		p.Hook, p.Interface = intercept.Prerouting, pick(r, []string{"eth0", "eth0", "net1"})
 		src := pick(r, clients)
 		dst := PodIPv4
@@ -222,6 +228,131 @@ func Packet(r *rand.Rand) intercept.Packet {
 		p.Mark = pick(r, marks).Value
 	}
 	return p
+}
+
+// Believe makes of a packet that opens a flow any that the kernel can meet, with what conntrack can believe of it:
+// nothing, that another packet has made its entry, that it is an answer, that its destination is translated, or that it
+// is invalid. c is the configuration that it meets.
+func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
+	switch r.IntN(12) {
+	case 0:
+		p.Owner = nil
+	case 1, 2:
+		p.Protocol = pick(r, []intercept.Protocol{icmpOf(p.Dst.Addr()), icmpOf(p.Dst.Addr()), sctp, udpLite, igmp})
+		if p.Protocol != sctp && p.Protocol != udpLite {
+			p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(p.Dst.Addr(), 0)
+		}
+		if p.Protocol == icmpOf(p.Dst.Addr()) {
+			p.Echo = one(r, 2)
+			if !p.Echo {
+				p.Quotes = pick(r, []uint16{0, 53, 53, 443})
+			}
+		}
+	}
+	if p.Protocol == intercept.TCP && !one(r, 4) {
+		p.Flags = pick(r, flags)
+		p.TCPHeader = pick(r, []uint8{5, 5, 8, 8, 10})
+		headers := 20 + 4*uint16(p.TCPHeader)
+		if p.Dst.Addr().Is6() {
+			headers += 20
+		}
+		p.Length = headers + pick(r, []uint16{0, 0, 1, 12, 1200})
+		if one(r, 3) { // what answers comes from a server's port
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), pick(r, packetPorts))
+		}
+	}
+	if p.Hook == intercept.Prerouting {
+		p.Listening = one(r, 2)
+		if one(r, 6) {
+			p.Dst = netip.AddrPortFrom(pick(r, notThePods(p.Dst.Addr())), p.Dst.Port())
+			p.Foreign = !p.Dst.Addr().IsLoopback()
+		}
+	}
+	switch r.IntN(8) {
+	case 0, 1:
+		p.Known = true
+	case 2:
+		p.Known, p.State = true, intercept.CTEstablished
+	case 3:
+		p.Known, p.State, p.Reply = true, intercept.CTEstablished, true
+	case 4:
+		p.State = intercept.CTInvalid
+	case 5:
+		p.State = intercept.CTRelated
+	case 6:
+		translate(r, c, p)
+	}
+	if m := c.Inbound.TProxy; c.Inbound.Mode == intercept.InboundTProxy && p.Known && one(r, 2) {
+		p.ConnMark = m.SelfMark.Value
+		if one(r, 2) { // the proxy calls the app from its client's address, or the app answers
+			p.ConnMark = m.Mark.Value
+			p.Mark = pick(r, []uint32{0, m.Mark.Value})
+		}
+		if p.Hook != intercept.Output {
+			p.Mark = 0
+		}
+	}
+}
+
+// translate makes p one of an entry that translates its destination, by a rule of ours or of somebody else's.
+func translate(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
+	p.DNAT, p.Known = true, one(r, 2)
+	if p.Known {
+		p.State = pick(r, []intercept.CTState{intercept.CTNew, intercept.CTEstablished})
+		if p.State == intercept.CTEstablished && one(r, 3) {
+			p.Reply = true
+			return
+		}
+	}
+	if one(r, 3) || p.Hook != intercept.Output {
+		return
+	}
+	self := netip.IPv6Loopback()
+	if p.Dst.Addr().Is4() {
+		self = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	to := []netip.AddrPort{
+		netip.AddrPortFrom(self, c.Outbound.Port.First), netip.AddrPortFrom(self, c.Inbound.Port.First),
+		netip.AddrPortFrom(self, c.DNS.Port), netip.AddrPortFrom(p.Dst.Addr(), c.Outbound.Port.First),
+	}
+	for _, t := range append(c.Outbound.Target, c.DNS.Target...) {
+		if t.Addr().Is4() == p.Dst.Addr().Is4() {
+			to = append(to, t)
+		}
+	}
+	p.Dst = pick(r, to)
+}
+
+// The protocols, other than TCP and UDP, of generated packets.
+const (
+	igmp    intercept.Protocol = 2
+	sctp    intercept.Protocol = 132
+	udpLite intercept.Protocol = 136
+)
+
+func icmpOf(a netip.Addr) intercept.Protocol {
+	if a.Is4() {
+		return intercept.ICMP
+	}
+	return intercept.ICMPv6
+}
+
+// flags are those of TCP packets, ECE and CWR among them.
+var flags = []uint8{
+	intercept.SYN, intercept.SYN, intercept.SYN, intercept.SYN | intercept.PSH, intercept.SYN | intercept.URG,
+	intercept.SYN | ece | cwr, intercept.SYN | intercept.ACK, intercept.SYN | intercept.FIN,
+	intercept.ACK, intercept.ACK, intercept.ACK | ece, intercept.ACK | intercept.PSH, intercept.ACK | intercept.URG,
+	intercept.FIN | intercept.ACK, intercept.RST, intercept.RST | intercept.ACK, intercept.PSH,
+}
+
+const ece, cwr = 0x40, 0x80
+
+// notThePods are destinations of frames that a neighbour sends to the pod's hardware address.
+func notThePods(like netip.Addr) []netip.Addr {
+	if like.Is4() {
+		return addrs("127.0.0.1", "127.0.0.53", "198.51.100.7", "192.0.2.7")
+	}
+	return addrs("::1", "2001:db8:99::7", "2001:db8::10")
 }
 
 // IsLocal reports whether the pod itself has the address.

@@ -103,6 +103,8 @@ func (f Flow) Packet(l *Lab) intercept.Packet {
 		p.Hook = intercept.Prerouting
 		c, ok := l.arrival(f)
 		p.Interface = c.name
+		_, local := l.local(f.Dst.Addr())
+		p.Foreign, p.Listening = !local, true
 		if !src.IsValid() && ok {
 			src = c.end(f.Dst.Addr()).far
 		}
