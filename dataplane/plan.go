@@ -38,10 +38,9 @@ func (p plan) with(b intercept.Backstop) ruleset.Ruleset {
 	return rs
 }
 
-// rulesFor returns the rules as a backend can have them: the minimal dialect of iptables knows nothing of conntrack, and
-// so has no backstop.
+// rulesFor returns the rules as a backend can have them.
 func (p plan) rulesFor(b Backend, how IPTables) ruleset.Ruleset {
-	if b != BackendNFT && how.Dialect == iptables.Minimal && p.config.Backstop != intercept.BackstopOff {
+	if _, left := fit(p.config, b, how); left != nil {
 		return p.with(intercept.BackstopOff)
 	}
 	return p.rules
@@ -49,10 +48,26 @@ func (p plan) rulesFor(b Backend, how IPTables) ruleset.Ruleset {
 
 // warning says what rulesFor leaves out, or nothing.
 func (p plan) warning(b Backend, how IPTables) []string {
-	if b != BackendNFT && how.Dialect == iptables.Minimal && p.config.Backstop != intercept.BackstopOff {
-		return []string{"the minimal dialect of iptables has no backstop: what conntrack is wrong about goes past the proxy"}
+	_, left := fit(p.config, b, how)
+	return left
+}
+
+// Fit returns a configuration as the pod's backend can have it, and says what it leaves out: the minimal dialect of
+// iptables knows nothing of conntrack, and so has no backstop. [Session.Apply] does the same.
+func (p Pod) Fit(c intercept.Config) (intercept.Config, []string) {
+	all, err := candidates(p.Backend)
+	if err != nil {
+		return c, nil // whoever uses the backend says so
 	}
-	return nil
+	return fit(c, all[0], p.IPTables)
+}
+
+func fit(c intercept.Config, b Backend, how IPTables) (intercept.Config, []string) {
+	if b == BackendNFT || how.Dialect != iptables.Minimal || c.Backstop == intercept.BackstopOff {
+		return c, nil
+	}
+	c.Backstop, c.Outbound.OtherProtocols = intercept.BackstopOff, intercept.TreatmentPass
+	return c, []string{"the minimal dialect of iptables has no backstop: where conntrack is wrong, connections go past the proxy"}
 }
 
 // needsOlder reports whether the rules would break a TCP connection that is older than they are, unless they know it.
