@@ -169,8 +169,12 @@ func TestClose(t *testing.T) {
 	before := openFiles(t)
 	use(1)
 	w.wait(t, 3)
-	if after := openFiles(t); after != before {
-		t.Errorf("open files before:\n%s\nafter:\n%s", before, after)
+	// Less may be open: the runtime closes some of what the first one opened later.
+	open := strings.Split(before, "\n")
+	for file := range strings.SplitSeq(openFiles(t), "\n") {
+		if !slices.Contains(open, file) {
+			t.Errorf("left open: %s; open before:\n%s", file, before)
+		}
 	}
 	noThreadsInside(t)
 	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
