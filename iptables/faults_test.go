@@ -559,7 +559,7 @@ func TestForeignChain(t *testing.T) {
 			for _, f := range families() {
 				s := newSite(t, Options{Variant: v})
 				if table == "mangle" { // where ours are, too, in other tables
-					s.mustApply(t, compileConfig(t, withDNS()), ruleset.Created)
+					s.mustApply(t, compileConfig(t, intercept.Default()), ruleset.Created)
 				}
 				s.run(t, "*"+table+"\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -p tcp -j RETURN\n-A OUTPUT -j MESH_OUTPUT\nCOMMIT\n", s.program(f, "restore"), "--noflush")
 				s.refusedByAll(t, ruleset.ErrForeign, f.String()+", table "+table+", chain MESH_OUTPUT", "rename it, or remove it")

@@ -539,7 +539,7 @@ func TestRemoveRestores(t *testing.T) {
 					if removed, err := s.remove(); err != nil || removed {
 						t.Fatalf("Remove again: %v, %v", removed, err)
 					}
-					if _, err := s.check(compileConfig(t, intercept.Default())); !errors.Is(err, ruleset.ErrNotIntercepted) {
+					if _, err := s.check(compileConfig(t, fitting(intercept.Default(), o.Dialect))); !errors.Is(err, ruleset.ErrNotIntercepted) {
 						t.Fatalf("Check of nothing: %v", err)
 					}
 					if _, err := s.counters(); !errors.Is(err, ruleset.ErrNotIntercepted) {
