@@ -229,6 +229,14 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 			return lowered{}, err
 		}
 	}
+	if of := reflect.TypeFor[ruleset.Older](); kinds[of] {
+		others := []reflect.Type{reflect.TypeFor[ruleset.Src](), reflect.TypeFor[ruleset.Dst](),
+			reflect.TypeFor[ruleset.SrcPort](), reflect.TypeFor[ruleset.DstPort]()}
+		// A list of connections asks for addresses and ports itself, and only its own rules are left out of comparisons.
+		if slices.ContainsFunc(others, func(k reflect.Type) bool { return kinds[k] }) || len(a.lists) > 1 || len(a.nots) > 0 {
+			return lowered{}, fmt.Errorf("%w for %s beside addresses, ports and other lists", ruleset.ErrUnsupported, of)
+		}
+	}
 	var err error
 	a.target, err = l.target(r)
 	return a, err

@@ -19,7 +19,8 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	}
 	// fix is for what one rule can say either way.
 	fix := func(module, option string, values ...string) {
-		if module != "" && !a.loads(module) {
+		if module != "" {
+			// One for each condition: conntrack's asks about no more than the state where there is no connection.
 			a.fixed = append(a.fixed, "-m", module)
 		}
 		if negated {
@@ -113,7 +114,8 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	case ruleset.Length:
 		fix("length", "--length", strconv.Itoa(int(m)))
 	case ruleset.TCPHeader:
-		l.u32(fix, []string{fmt.Sprintf("0x0>>0x16&0x3c@0xc>>0x1c=%#x", uint8(m))}, []string{fmt.Sprintf("0x34>>0x1c=%#x", uint8(m))})
+		l.u32(fix, []string{fmt.Sprintf("0x0>>0x16&0x3c@0xc>>0x1c=%#x", uint8(m))},
+			[]string{fmt.Sprintf("0x34>>0x1c=%#x", uint8(m))})
 	case ruleset.ICMPEcho:
 		l.icmp(a)
 		if l.family == ruleset.IPv4 {
@@ -125,9 +127,14 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		l.icmp(a)
 		// Behind the eight bytes of ICMP's own: the IP header of the packet, of 20 bytes or 40, and its ports.
 		l.u32(fix,
-			[]string{"0x0>>0x16&0x3c@0x8>>0x18=0x45", "0x0>>0x16&0x3c@0xe&0xff=0x11", fmt.Sprintf("0x0>>0x16&0x3c@0x1c>>0x10=%#x", m.SrcPort)},
+			[]string{"0x0>>0x16&0x3c@0x8>>0x18=0x45", "0x0>>0x16&0x3c@0xe&0xff=0x11",
+				fmt.Sprintf("0x0>>0x16&0x3c@0x1c>>0x10=%#x", m.SrcPort)},
 			[]string{"0x33&0xff=0x11", fmt.Sprintf("0x58>>0x10=%#x", m.SrcPort)})
 	case ruleset.Older:
+		if negated || l.dialect == Minimal {
+			// What is not compared is known by its comment.
+			return fmt.Errorf("%w for match %T, negated or in the minimal dialect", ruleset.ErrUnsupported, m)
+		}
 		a.moment = true
 		var items [][]string
 		for _, t := range l.older {
@@ -137,7 +144,7 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 			}
 		}
 		a.never = a.never || len(items) == 0
-		list(items, func(item []string) { a.fixed = append(a.fixed, item...) })
+		a.lists = append(a.lists, items)
 	case ruleset.IsFamily, ruleset.Not:
 		// Rule.For has taken the one out, the lines above the other.
 		return fmt.Errorf("%w for match %T here", ruleset.ErrUnsupported, m)
@@ -145,16 +152,6 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		return fmt.Errorf("%w for match %T", ruleset.ErrUnsupported, m)
 	}
 	return nil
-}
-
-// loads reports whether a match of xtables is there already. A second one of the same would be another condition.
-func (a *lowered) loads(module string) bool {
-	for i, w := range a.fixed[:max(len(a.fixed)-1, 0)] {
-		if w == "-m" && a.fixed[i+1] == module {
-			return true
-		}
-	}
-	return false
 }
 
 // u32 asks for bytes of the packet, in the form in which iptables-save writes it.
@@ -172,7 +169,14 @@ func (l *lowering) icmp(a *lowered) {
 	if l.family == ruleset.IPv6 {
 		p = ruleset.ICMPv6
 	}
-	a.protos = [][]string{{"-p", p.String()}}
+	own := []string{"-p", p.String()}
+	switch {
+	case slices.Equal(protoWords(a.fixed), own):
+	case slices.ContainsFunc(a.protos, func(words []string) bool { return slices.Equal(words, own) }):
+		a.protos = [][]string{own}
+	default:
+		a.never = true
+	}
 }
 
 // single writes one address as iptables-save does.

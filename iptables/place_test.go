@@ -102,7 +102,8 @@ func TestCountersByPlace(t *testing.T) {
 // TestDialectsCountAlike: in both dialects a configuration has the same counters, but for what has counted.
 func TestDialectsCountAlike(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, withDNS()), random(t, 1), random(t, 4)} {
+		for _, c := range []intercept.Config{intercept.Default(), withDNS(), randomConfig(1), randomConfig(4)} {
+			rs := compileConfig(t, fitting(c, Minimal))
 			if _, err := Render(rs, Options{Dialect: Minimal}); err != nil {
 				continue
 			}
@@ -127,7 +128,7 @@ func TestDialectsCountAlike(t *testing.T) {
 func TestCheckByPlace(t *testing.T) {
 	c := intercept.Default()
 	c.Outbound.ExcludePorts = must(ruleset.ParsePorts("8080,9090"))
-	rs := compileConfig(t, c)
+	rs := compileConfig(t, fitting(c, Minimal))
 	variants(t, func(t *testing.T, v Variant) {
 		for name, tt := range map[string]struct {
 			change func(line string) string // of each rule; empty: it goes

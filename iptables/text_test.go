@@ -34,7 +34,7 @@ func TestGolden(t *testing.T) {
 	}{
 		"default":         {intercept.Default(), Options{}},
 		"default-last":    {intercept.Default(), Options{Last: true}},
-		"default-minimal": {intercept.Default(), Options{Dialect: Minimal}},
+		"default-minimal": {fitting(intercept.Default(), Minimal), Options{Dialect: Minimal}},
 		"dns-owners":      {dns, Options{}},
 	} {
 		inputs, err := Render(compileConfig(t, tt.config), tt.o)
@@ -133,7 +133,7 @@ func TestPortsInChunks(t *testing.T) {
 // TestMinimalDialect: it has one value a rule, and no module that small kernels
 // lack, and says so when that makes too much of it.
 func TestMinimalDialect(t *testing.T) {
-	rs := compileConfig(t, intercept.Default())
+	rs := compileConfig(t, fitting(intercept.Default(), Minimal))
 	for _, f := range rs.Families {
 		text := textOf(t, rs, Minimal, f)
 		for _, word := range []string{"comment", "multiport", `"`, ","} {
@@ -142,14 +142,24 @@ func TestMinimalDialect(t *testing.T) {
 			}
 		}
 	}
-	c := intercept.Default()
+	c := fitting(intercept.Default(), Minimal)
 	for i := range 40 {
 		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs, mustCIDRs("192.0.2."+strconv.Itoa(2*i+1))...)
 	}
 	if _, err := Render(compileConfig(t, c), Options{}); err != nil {
 		t.Error(err)
 	}
-	_, err := Render(compileConfig(t, c), Options{Dialect: Minimal})
+	older := ruleset.Ruleset{Families: families(), Chains: []ruleset.Chain{{Name: "c", Hook: ruleset.Output, Priority: ruleset.PriorityFilter,
+		Rules: []ruleset.Rule{{ID: "B3", Match: []ruleset.Match{ruleset.Proto{ruleset.TCP}, ruleset.Older{}}, Target: ruleset.Return{}}}}}}
+	if _, err := Render(older, Options{}); err != nil {
+		t.Error(err)
+	}
+	_, err := Render(older, Options{Dialect: Minimal})
+	var refused *ruleset.RuleError
+	if !errors.Is(err, ruleset.ErrUnsupported) || !errors.As(err, &refused) || refused.Rule != "B3" {
+		t.Errorf("connections older than the rules, in the minimal dialect: %v", err)
+	}
+	_, err = Render(compileConfig(t, c), Options{Dialect: Minimal})
 	if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "IPv4, table nat") || !strings.Contains(err.Error(), "8192") {
 		t.Errorf("too much for the minimal dialect: %v", err)
 	}
@@ -161,7 +171,7 @@ func TestSize(t *testing.T) {
 	t.Parallel()
 	require(t, Legacy)
 	rulesets := inDialect(t, vocabulary(), Minimal)
-	rulesets = append(rulesets, compileConfig(t, intercept.Default()))
+	rulesets = append(rulesets, compileConfig(t, fitting(intercept.Default(), Minimal)))
 	compared := 0
 	for _, rs := range rulesets {
 		s := newSite(t, Options{Variant: Legacy, Dialect: Minimal})

@@ -62,6 +62,18 @@ func vocabulary() ruleset.Ruleset {
 	} {
 		add(ruleset.Return{}, m)
 	}
+	for _, m := range []ruleset.Match{ruleset.CTDNAT{}, ruleset.CTOriginal, ruleset.CTReply, ruleset.HasSocket{}, ruleset.Length(1500)} {
+		add(ruleset.Return{}, m)
+	}
+	add(ruleset.Return{}, ruleset.Not{Match: ruleset.Length(40)})
+	add(ruleset.Return{}, ruleset.Not{Match: ruleset.CTInvalid}, ruleset.CTDNAT{}, ruleset.CTReply, ruleset.UID(ids("1337")), ruleset.HasSocket{})
+	for _, m := range []ruleset.Match{ruleset.ICMPEcho{}, ruleset.ICMPQuote{SrcPort: 53}} {
+		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6}, m)
+		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMPv6, ruleset.ICMP}, ruleset.Not{Match: m})
+	}
+	add(ruleset.Return{}, tcp, ruleset.TCPHeader(5))
+	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(15)})
+	add(ruleset.Return{}, tcp, ruleset.Older{}, ruleset.OutInterface("eth0"))
 	// All kinds of conditions in one rule.
 	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))}, ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
 		ruleset.Not{Match: ruleset.Src(mustCIDRs("192.0.2.1,fd00::/8"))}, ruleset.Dst(mustCIDRs("192.0.2.0/24,10.0.0.0/8,fd00::/8,::1")),
@@ -87,6 +99,8 @@ func vocabulary() ruleset.Ruleset {
 		{ID: "I1", Reason: "not by eth0", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("eth0")}}, Target: ruleset.Jump{Chain: "sub"}},
 		{ID: "I1", Reason: "by a bridge", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Drop{}},
 		{ID: "I1", Reason: "not by a bridge", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("br-*")}}, Target: ruleset.SetMark{Value: 1, Mask: 1}},
+		{ID: "I9", Reason: "to the pod", Match: []ruleset.Match{ruleset.ToLocal{}}, Target: ruleset.Jump{Chain: "sub"}},
+		{ID: "I9", Reason: "not to the pod", Match: []ruleset.Match{ruleset.Not{Match: ruleset.ToLocal{}}}, Target: ruleset.Return{}},
 		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
 		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp}, Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 1<<32 - 1}}},
 	}
@@ -102,8 +116,13 @@ func vocabulary() ruleset.Ruleset {
 		{ID: "O8", Reason: "zone", Match: []ruleset.Match{udp}, Target: ruleset.CTZone{Zone: 2}},
 		{ID: "O8", Reason: "the greatest zone", Match: []ruleset.Match{tcp}, Target: ruleset.CTZone{Zone: 65535}},
 	}
+	tuple := func(src, dst string) ruleset.Tuple {
+		return ruleset.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
+	}
 	return numbered(ruleset.Ruleset{
 		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+		Older: []ruleset.Tuple{tuple("10.244.0.5:40000", "203.0.113.10:443"), tuple("[fd00::5]:40000", "[2001:db8::1]:443"),
+			tuple("[fd00::5]:65535", "[2001:db8::1]:1")},
 		Chains: []ruleset.Chain{
 			{Name: "zones", Hook: ruleset.Output, Priority: ruleset.PriorityRaw, Rules: zones},
 			{Name: "arriving_zones", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw, Rules: zones},
@@ -114,6 +133,7 @@ func vocabulary() ruleset.Ruleset {
 			{Name: "arriving", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: arriving},
 			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "B7", Reason: "somebody listens", Match: []ruleset.Match{ruleset.SocketOpen{}}, Target: ruleset.Return{}},
 				{ID: "O13", Reason: "for the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
 			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
 				{ID: "O13", Reason: "through the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
@@ -123,9 +143,17 @@ func vocabulary() ruleset.Ruleset {
 }
 
 // inDialect makes of a Ruleset those that the dialect has room for: with the
-// minimal one, a few rules each.
+// minimal one, a few rules each, without those about older connections.
 func inDialect(t *testing.T, rs ruleset.Ruleset, d Dialect) []ruleset.Ruleset {
 	t.Helper()
+	if d == Minimal {
+		rs.Chains = slices.Clone(rs.Chains)
+		for i, c := range rs.Chains {
+			rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r ruleset.Rule) bool {
+				return slices.Contains(r.Match, ruleset.Match(ruleset.Older{}))
+			})
+		}
+	}
 	_, err := Render(rs, Options{Dialect: d})
 	if !isTooBig(d, err) {
 		return []ruleset.Ruleset{rs}
@@ -282,6 +310,10 @@ func TestRefused(t *testing.T) {
 		"two marks":                 {with(output, returns(ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Mask: 2})), "two conditions ruleset.MetaMark"},
 		"protocol 0 is all of them": {with(output, returns(ruleset.Proto{0})), "protocol 0"},
 		"protocol by number":        {with(output, returns(ruleset.Proto{ruleset.TCP, 132})), "protocol 132"},
+		"older, negated":            {with(output, returns(tcp, ruleset.Not{Match: ruleset.Older{}})), "match ruleset.Older"},
+		"older, to somewhere":       {with(output, returns(tcp, ruleset.Older{}, ruleset.Dst(mustCIDRs("10.0.0.0/8,fd00::1")))), "ruleset.Older"},
+		"older, of one of several":  {with(output, returns(tcp, ruleset.Older{}, ruleset.UID{ruleset.ID(1), ruleset.ID(5)})), "ruleset.Older"},
+		"older, to other ports":     {with(output, returns(tcp, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(80)}}, ruleset.Older{})), "ruleset.Older"},
 		"no state":                  {with(output, returns(ruleset.CTState(0))), "connection state 0x0"},
 		"an unknown state":          {with(output, returns(ruleset.Not{Match: ruleset.CTState(0x48)})), "connection state 0x48"},
 		"TCP flags beyond six":      {with(output, returns(tcp, ruleset.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
