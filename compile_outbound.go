@@ -15,9 +15,11 @@ func (c Config) outbound() []Chain {
 	return append(chains, Chain{Name: ChainOutput, Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: rules})
 }
 
-// sent returns lines O1 to O7, which let go, and then the rules for the rest. If owners are included, those rules are in
-// a chain of their own, for them.
-func (c Config) sent(scope string, toItself, rest []Rule, included string, typ ChainType) (rules []Rule, chains []Chain) {
+// sent returns lines O1 to O7, which let go, and then the rules for the rest. If owners are included, those rules are
+// in a chain of their own, for them.
+func (c Config) sent(
+	scope string, toItself, rest []Rule, included string, typ ChainType,
+) (rules []Rule, chains []Chain) {
 	for _, line := range [][]Rule{
 		c.excludedOutInterfaces(Return{}),    // O1
 		c.passthrough(Return{}),              // O2
@@ -102,7 +104,8 @@ func (c Config) toItself() []Rule {
 		if len(except) > 0 {
 			match = append(match, not(DstPort(except)))
 		}
-		rules = append(rules, rule("O3."+who.id, "the proxy calls its own pod ("+who.by+")", match, Redirect{Ports: c.Inbound.Port}))
+		rules = append(rules,
+			rule("O3."+who.id, "the proxy calls its own pod ("+who.by+")", match, Redirect{Ports: c.Inbound.Port}))
 	}
 	return rules
 }
@@ -195,7 +198,8 @@ func (c Config) insideThePod() []Rule {
 		return []Rule{rule("O6", "inside the pod", []Match{leavingByLo}, Return{})}
 	}
 	return []Rule{
-		rule("O6.ports", "inside the pod, no name lookup", []Match{leavingByLo, Proto{TCP, UDP}, not(DstPort{Port(dnsPort)})}, Return{}),
+		rule("O6.ports", "inside the pod, no name lookup", []Match{leavingByLo, Proto{TCP, UDP}, not(DstPort{Port(dnsPort)})},
+			Return{}),
 		rule("O6.other", "inside the pod, neither TCP nor UDP", []Match{leavingByLo, not(Proto{TCP, UDP})}, Return{}),
 	}
 }
@@ -262,7 +266,8 @@ func send(line capture, match []Match, port PortRange, target []netip.AddrPort) 
 	var rules []Rule
 	for _, to := range target {
 		f := FamilyOf(to.Addr())
-		rules = append(rules, rule(line.id+ofFamily(f), line.reason, slices.Concat(match, []Match{IsFamily(f)}), DNAT{To: to}))
+		rules = append(rules, rule(line.id+ofFamily(f), line.reason, slices.Concat(match, []Match{IsFamily(f)}),
+			DNAT{To: to}))
 	}
 	return rules
 }

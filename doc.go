@@ -6,8 +6,8 @@
 //
 // [Ruleset.Trace] evaluates the same rules on a packet and says what happens to it and why, without a kernel.
 //
-// The words that rules are made of are package ruleset's. This package has the same names for them, and for the lists that
-// a Config is made of.
+// The words that rules are made of are package ruleset's. This package has the same names for them, and for the lists
+// that a Config is made of.
 //
 // This package does no I/O, imports nothing but ruleset and the standard library, and builds on every operating system.
 package intercept

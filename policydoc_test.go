@@ -25,7 +25,8 @@ func TestPolicyPage(t *testing.T) {
 	}
 	chains := map[string][]string{}
 	name := regexp.MustCompile("`([^`]+)`")
-	for _, m := range regexp.MustCompile("(?m)^\\| (none|`[^|]*/`) \\| ([^|]*) \\|").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| (none|`[^|]*/`) \\| ([^|]*) \\|").FindAllStringSubmatch(string(text),
+		-1) {
 		for scope := range strings.SplitSeq(m[1], ", ") {
 			scope = strings.TrimSuffix(strings.Trim(strings.TrimPrefix(scope, "none"), "`"), "/")
 			for _, c := range name.FindAllStringSubmatch(m[2], -1) {

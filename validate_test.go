@@ -26,7 +26,8 @@ func TestDefaultIsValid(t *testing.T) {
 // TestZeroConfig: the zero Config is refused, with all that is wrong with it.
 func TestZeroConfig(t *testing.T) {
 	err := intercept.Config{}.Validate()
-	for _, field := range []string{"proxy:", "outbound.port:", "inbound.mode:", "inbound.port:", "dns.mode:", "dns.port:", "loopback:", "families:"} {
+	for _, field := range []string{"proxy:", "outbound.port:", "inbound.mode:", "inbound.port:", "dns.mode:", "dns.port:",
+		"loopback:", "families:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("no error about %s in:\n%v", field, err)
 		}
@@ -45,18 +46,26 @@ func TestInvalid(t *testing.T) {
 		token  string
 	}{
 		{"outbound port 0", func(c *cfg) { c.Outbound.Port = intercept.Port(0) }, "outbound.port", `"0"`},
-		{"range backwards", func(c *cfg) { c.Outbound.ExcludePorts = intercept.Ports{{First: 80, Last: 70}} }, "outbound.excludePorts", `"80-70"`},
-		{"port 0 in a list", func(c *cfg) { c.Inbound.IncludePorts = intercept.Ports{{First: 0, Last: 9}} }, "inbound.includePorts", `"0-9"`},
-		{"host bits", func(c *cfg) { c.Outbound.ExcludeCIDRs = intercept.CIDRs{prefix("10.0.0.1/8")} }, "outbound.excludeCIDRs", `"10.0.0.1/8"`},
-		{"IPv4 as IPv6", func(c *cfg) { c.Outbound.IncludeCIDRs = intercept.CIDRs{prefix("::ffff:10.0.0.0/104")} }, "outbound.includeCIDRs", `"::ffff:10.0.0.0/104"`},
-		{"zero prefix", func(c *cfg) { c.Inbound.ExcludeSources = intercept.CIDRs{{}} }, "inbound.excludeSources", "zero CIDR"},
-		{"ID -1", func(c *cfg) { c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(1<<32 - 1)} }, "outbound.excludeUIDs", `"4294967295"`},
-		{"IDs backwards", func(c *cfg) { c.Outbound.IncludeGIDs = intercept.IDs{{First: 2, Last: 1}} }, "outbound.includeGIDs", `"2-1"`},
+		{"range backwards", func(c *cfg) { c.Outbound.ExcludePorts = intercept.Ports{{First: 80, Last: 70}} },
+			"outbound.excludePorts", `"80-70"`},
+		{"port 0 in a list", func(c *cfg) { c.Inbound.IncludePorts = intercept.Ports{{First: 0, Last: 9}} },
+			"inbound.includePorts", `"0-9"`},
+		{"host bits", func(c *cfg) { c.Outbound.ExcludeCIDRs = intercept.CIDRs{prefix("10.0.0.1/8")} },
+			"outbound.excludeCIDRs", `"10.0.0.1/8"`},
+		{"IPv4 as IPv6", func(c *cfg) { c.Outbound.IncludeCIDRs = intercept.CIDRs{prefix("::ffff:10.0.0.0/104")} },
+			"outbound.includeCIDRs", `"::ffff:10.0.0.0/104"`},
+		{"zero prefix", func(c *cfg) { c.Inbound.ExcludeSources = intercept.CIDRs{{}} }, "inbound.excludeSources",
+			"zero CIDR"},
+		{"ID -1", func(c *cfg) { c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(1<<32 - 1)} }, "outbound.excludeUIDs",
+			`"4294967295"`},
+		{"IDs backwards", func(c *cfg) { c.Outbound.IncludeGIDs = intercept.IDs{{First: 2, Last: 1}} },
+			"outbound.includeGIDs", `"2-1"`},
 		{"proxy is root", func(c *cfg) { c.Proxy.UIDs = intercept.IDs{intercept.ID(0)} }, "proxy.uids", "0"},
 		{"proxy group is root", func(c *cfg) { c.Proxy.GIDs = intercept.IDs{{First: 0, Last: 5}} }, "proxy.gids", "0"},
 		{"no proxy", func(c *cfg) { c.Proxy = intercept.Proxy{} }, "proxy", "neither a UID nor a GID"},
 		{"two roles", func(c *cfg) { c.Inbound.Port = intercept.Port(15001) }, "inbound.port", "15001"},
-		{"two roles, range", func(c *cfg) { c.Outbound.Port = intercept.PortRange{First: 15001, Last: 15006} }, "inbound.port", "15001-15006"},
+		{"two roles, range", func(c *cfg) { c.Outbound.Port = intercept.PortRange{First: 15001, Last: 15006} },
+			"inbound.port", "15001-15006"},
 		{"tunnel is outbound", func(c *cfg) { c.TunnelPort = 15001 }, "tunnelPort", "15001"},
 		{"DNS is inbound", func(c *cfg) { c.DNS.Mode, c.DNS.Port = intercept.DNSAll, 15006 }, "dns.port", "15006"},
 		{"inbound mode", func(c *cfg) { c.Inbound.Mode = "nat" }, "inbound.mode", `"nat"`},
@@ -67,26 +76,33 @@ func TestInvalid(t *testing.T) {
 			c.DNS.Mode, c.DNS.Servers = intercept.DNSAll, []netip.Addr{netip.MustParseAddr("10.0.0.10")}
 		}, "dns.servers", "10.0.0.10"},
 		{"servers of the other family", func(c *cfg) {
-			c.Families, c.DNS.Mode, c.DNS.Servers = intercept.FamiliesIPv6, intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.0.0.10")}
+			c.Families, c.DNS.Mode, c.DNS.Servers = intercept.FamiliesIPv6, intercept.DNSResolvConf,
+				[]netip.Addr{netip.MustParseAddr("10.0.0.10")}
 		}, "dns.servers", "10.0.0.10"},
 		{"server with zone", func(c *cfg) {
 			c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}
 		}, "dns.servers", "fe80::1%eth0"},
-		{"interface too long", func(c *cfg) { c.ExcludeInterfaces = []string{"sixteen-bytes-xx"} }, "excludeInterfaces", "sixteen-bytes-xx"},
+		{"interface too long", func(c *cfg) { c.ExcludeInterfaces = []string{"sixteen-bytes-xx"} }, "excludeInterfaces",
+			"sixteen-bytes-xx"},
 		{"interface glob inside", func(c *cfg) { c.ExcludeInterfaces = []string{"e*0"} }, "excludeInterfaces", "e*0"},
 		{"every interface", func(c *cfg) { c.ExcludeInterfaces = []string{"*"} }, "excludeInterfaces", `"*"`},
 		{"no interface", func(c *cfg) { c.ExcludeInterfaces = []string{""} }, "excludeInterfaces", "empty"},
 		{"interface with slash", func(c *cfg) { c.ExcludeInterfaces = []string{"a/b"} }, "excludeInterfaces", `"a/b"`},
 		{"interface with quote", func(c *cfg) { c.ExcludeInterfaces = []string{`a"b`} }, "excludeInterfaces", `a\"b`},
-		{"loopback elsewhere", func(c *cfg) { c.Loopback = append(c.Loopback, prefix("10.0.0.0/8")) }, "loopback", "10.0.0.0/8"},
-		{"loopback too wide", func(c *cfg) { c.Loopback = intercept.CIDRs{prefix("126.0.0.0/7"), prefix("::1/128")} }, "loopback", "126.0.0.0/7"},
+		{"loopback elsewhere", func(c *cfg) { c.Loopback = append(c.Loopback, prefix("10.0.0.0/8")) }, "loopback",
+			"10.0.0.0/8"},
+		{"loopback too wide", func(c *cfg) { c.Loopback = intercept.CIDRs{prefix("126.0.0.0/7"), prefix("::1/128")} },
+			"loopback", "126.0.0.0/7"},
 		{"loopback without ::1", func(c *cfg) { c.Loopback = c.Loopback[:1] }, "loopback", "::1"},
-		{"passthrough from localhost", func(c *cfg) { c.PassthroughSources = []netip.Addr{netip.MustParseAddr("127.0.0.1")} }, "passthroughSources", "127.0.0.1"},
+		{"passthrough from localhost", func(c *cfg) { c.PassthroughSources = []netip.Addr{netip.MustParseAddr("127.0.0.1")} },
+			"passthroughSources", "127.0.0.1"},
 		{"two passthroughs of a family", func(c *cfg) {
 			c.PassthroughSources = []netip.Addr{netip.MustParseAddr("127.0.0.6"), netip.MustParseAddr("127.0.0.7")}
 		}, "passthroughSources", "127.0.0.7"},
-		{"empty exclusion", func(c *cfg) { c.Outbound.Exclude = []intercept.Exclusion{{}} }, "outbound.exclude[0]", "everything"},
-		{"exclusion of a protocol", func(c *cfg) { c.Outbound.Exclude = []intercept.Exclusion{{Protocol: intercept.ICMP}} }, "outbound.exclude[0].protocol", "icmp"},
+		{"empty exclusion", func(c *cfg) { c.Outbound.Exclude = []intercept.Exclusion{{}} }, "outbound.exclude[0]",
+			"everything"},
+		{"exclusion of a protocol", func(c *cfg) { c.Outbound.Exclude = []intercept.Exclusion{{Protocol: intercept.ICMP}} },
+			"outbound.exclude[0].protocol", "icmp"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -201,7 +217,8 @@ func TestMerge(t *testing.T) {
 	if got, want := ports.Merge().String(), "80-86,90,100-200,65000-65535"; got != want {
 		t.Errorf("ports: %s, want %s", got, want)
 	}
-	cidrs, err := intercept.ParseCIDRs("10.128.0.0/9,10.0.0.0/9,192.0.2.1,192.0.2.2,fd00::/8,fc00::/8,255.255.255.255,10.1.0.0/16,::/128,ff00::/8")
+	cidrs, err := intercept.ParseCIDRs(
+		"10.128.0.0/9,10.0.0.0/9,192.0.2.1,192.0.2.2,fd00::/8,fc00::/8,255.255.255.255,10.1.0.0/16,::/128,ff00::/8")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +226,8 @@ func TestMerge(t *testing.T) {
 	for _, r := range cidrs.Merge() {
 		got = append(got, r.String())
 	}
-	if diff := cmp.Diff([]string{"10.0.0.0/8", "192.0.2.1-192.0.2.2", "255.255.255.255", "::", "fc00::/7", "ff00::/8"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"10.0.0.0/8", "192.0.2.1-192.0.2.2", "255.255.255.255", "::", "fc00::/7", "ff00::/8"},
+		got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -235,12 +253,14 @@ func TestMergeKeepsMembers(t *testing.T) {
 
 func TestResolvConf(t *testing.T) {
 	text := "# a comment\nsearch a.b c.d\nnameserver 10.96.0.10\nnameserver\t fd00::10 # why\n nameserver 10.96.0.10\n" +
-		"nameserver fe80::1%eth0\nnameserver nonsense\nnameserver\noptions ndots:5\nnameserver 127.0.0.53\nnameserver ::ffff:192.0.2.1\nnameserver 0.0.0.0\n;nameserver 9.9.9.9\nnameserver 192.0.2.5"
+		"nameserver fe80::1%eth0\nnameserver nonsense\nnameserver\noptions ndots:5\nnameserver 127.0.0.53\nnameserver " +
+		"::ffff:192.0.2.1\nnameserver 0.0.0.0\n;nameserver 9.9.9.9\nnameserver 192.0.2.5"
 	var got []string
 	for _, a := range intercept.ParseResolvConf(text) {
 		got = append(got, a.String())
 	}
-	if diff := cmp.Diff([]string{"10.96.0.10", "fd00::10", "fe80::1", "127.0.0.53", "192.0.2.1", "192.0.2.5"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"10.96.0.10", "fd00::10", "fe80::1", "127.0.0.53", "192.0.2.1", "192.0.2.5"},
+		got); diff != "" {
 		t.Error(diff)
 	}
 	if got := intercept.ParseResolvConf(""); got != nil {
@@ -248,7 +268,8 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
-var sameConfig = cmp.Options{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})}
+var sameConfig = cmp.Options{
+	cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})}
 
 // TestConfigRoundTrip: what is written as JSON is read back the same.
 func TestConfigRoundTrip(t *testing.T) {
@@ -278,8 +299,10 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, s := range []string{string(b), `{}`, `null`, `{"outbound":{"excludePorts":[80,"90-99"]}}`, `{"outbound":{"excludePorts":"80,,"}}`,
-		`{"proxy":{"uids":null}}`, `{"outbound":{"includeCIDRs":[null]}}`, `{"dns":{"servers":["x"]}}`, `{"outbound":{"exclude":[{"protocol":"udp"}]}}`} {
+	for _, s := range []string{string(b), `{}`, `null`, `{"outbound":{"excludePorts":[80,"90-99"]}}`,
+		`{"outbound":{"excludePorts":"80,,"}}`,
+		`{"proxy":{"uids":null}}`, `{"outbound":{"includeCIDRs":[null]}}`, `{"dns":{"servers":["x"]}}`,
+		`{"outbound":{"exclude":[{"protocol":"udp"}]}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

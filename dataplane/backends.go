@@ -77,12 +77,14 @@ func backends() []backend {
 			}
 			return all
 		}),
-		ofIPTables(BackendIPTablesLegacy, iptables.Legacy, (*space).iptablesLegacyHolds, func(n need) []string { return n.iptables }),
+		ofIPTables(BackendIPTablesLegacy, iptables.Legacy, (*space).iptablesLegacyHolds,
+			func(n need) []string { return n.iptables }),
 	}
 }
 
 // ofIPTables returns the row of a variant of iptables.
-func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error), modules func(need) []string) backend {
+func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, error),
+	modules func(need) []string) backend {
 	return backend{
 		name: name, group: BackendIPTables, variant: v, praise: string(name) + " works here",
 		open: func(s *space) (writer, error) { return s.iptables(v) }, holds: holds,
@@ -178,7 +180,7 @@ type Choice struct {
 }
 
 // choose picks the first backend that is not proven to be unable. It asks the probe about no more of them than it has
-// to. What was asked for by name is taken or refused: nothing else is put in its place.
+// to. A backend given by name is taken or refused, and never replaced by another.
 func choose(want Backend, probe func(Backend) Finding) (Choice, error) {
 	all, err := candidates(want)
 	if err != nil {

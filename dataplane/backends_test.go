@@ -27,12 +27,17 @@ func TestChoose(t *testing.T) {
 		{"", found{BackendNFT: ok}, BackendNFT, "netlink needs no program", 1},
 		{BackendAuto, found{BackendNFT: ok}, BackendNFT, "netlink needs no program", 1},
 		{BackendAuto, found{BackendNFT: unknown}, BackendNFT, "not tried", 1},
-		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: ok}, BackendIPTablesNFT, "after nft was found to be unable: the kernel lacks support for nft", 2},
-		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: no, BackendIPTablesLegacy: unknown}, BackendIPTablesLegacy, "after iptables-nft was found to be unable", 3},
-		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: no, BackendIPTablesLegacy: no}, "", "no backend works here: backend nft: the kernel lacks support for nft; backend iptables-nft: the kernel lacks support for iptables-nft; backend iptables-legacy", 3},
+		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: ok}, BackendIPTablesNFT,
+			"after nft was found to be unable: the kernel lacks support for nft", 2},
+		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: no, BackendIPTablesLegacy: unknown}, BackendIPTablesLegacy,
+			"after iptables-nft was found to be unable", 3},
+		{BackendAuto, found{BackendNFT: no, BackendIPTablesNFT: no, BackendIPTablesLegacy: no}, "",
+			"no backend works here: backend nft: the kernel lacks support for nft; backend iptables-nft: the kernel lacks " +
+				"support for iptables-nft; backend iptables-legacy", 3},
 		{BackendIPTables, found{BackendIPTablesNFT: ok}, BackendIPTablesNFT, "iptables-nft works here", 1},
-		{BackendIPTables, found{BackendIPTablesNFT: no, BackendIPTablesLegacy: ok}, BackendIPTablesLegacy, "after iptables-nft", 2},
-		// What is asked for by name is never replaced.
+		{BackendIPTables, found{BackendIPTablesNFT: no, BackendIPTablesLegacy: ok}, BackendIPTablesLegacy,
+			"after iptables-nft", 2},
+		// A backend given by name is never replaced.
 		{BackendNFT, found{BackendNFT: no, BackendIPTablesNFT: ok}, "", "backend nft: the kernel lacks support for nft", 1},
 		{BackendIPTablesNFT, found{BackendIPTablesNFT: no, BackendNFT: ok}, "", "backend iptables-nft", 1},
 		{BackendIPTablesLegacy, found{BackendIPTablesLegacy: unknown}, BackendIPTablesLegacy, "asked for", 1},
@@ -46,12 +51,15 @@ func TestChoose(t *testing.T) {
 				t.Errorf("%q: %v is no ErrUnsupported", tt.want, err)
 			}
 		}
-		if choice.Backend != tt.choice || (err != nil) != (tt.choice == "") || !strings.Contains(got, tt.reason) || len(choice.Findings) != tt.asked {
+		if choice.Backend != tt.choice || (err != nil) != (tt.choice == "") || !strings.Contains(got, tt.reason) ||
+			len(choice.Findings) != tt.asked {
 			t.Errorf("%q: %+v, %v; want %q because %q", tt.want, choice, err, tt.choice, tt.reason)
 		}
 	}
 	for _, want := range []Backend{"ebpf", "iptables-nf"} {
-		if _, err := choose(want, nil); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q is not one of auto, nft, iptables, iptables-nft, iptables-legacy", want)) {
+		if _, err := choose(want, nil); err == nil ||
+			!strings.Contains(err.Error(), fmt.Sprintf("%q is not one of auto, nft, iptables, iptables-nft, iptables-legacy",
+				want)) {
 			t.Errorf("an unknown backend: %v", err)
 		}
 	}

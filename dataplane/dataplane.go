@@ -1,8 +1,8 @@
 // Package dataplane applies configurations to network namespaces: it chooses a backend and says why, enters the
 // namespace, and refuses the host's.
 //
-// [Open] enters a namespace once; the [Session] it returns does there all that is asked. A [Pod] has the same methods for
-// those who ask one thing only.
+// [Open] enters a namespace once; the [Session] that it returns does everything there. A [Pod] has the same methods,
+// for a single call.
 //
 // On other systems than Linux no session can be opened: the error is [ruleset.ErrNeedsLinux].
 package dataplane
@@ -21,7 +21,8 @@ import (
 var (
 	// ErrHostNetNS refuses to program the host's own network namespace: rules there would capture the traffic of the
 	// whole node.
-	ErrHostNetNS = errors.New("this is the host's own network namespace, where rules would capture the traffic of the whole node")
+	ErrHostNetNS = errors.New(
+		"this is the host's own network namespace, where rules would capture the traffic of the whole node")
 	// ErrNotNetNS reports a name by which there is no network namespace.
 	ErrNotNetNS = netns.ErrNotNetNS
 )
@@ -30,7 +31,8 @@ var (
 // suits it.
 //
 // The errors of its methods, and of a Session's, are those of package ruleset ([ruleset.ErrPermission] and its
-// siblings), [ErrHostNetNS], [ErrNotNetNS], those of the context, or others that say what failed; test with [errors.Is].
+// siblings), [ErrHostNetNS], [ErrNotNetNS], those of the context, or others that say what failed; test with
+// [errors.Is].
 type Pod struct {
 	// NetNS is a network namespace: its path, such as /run/netns/pod or /proc/123/ns/net; its name, as "ip netns" lists
 	// them; pid:NUMBER, a process in it; container:ID or containerd://ID, a container in it. Empty: the one the process

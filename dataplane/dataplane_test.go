@@ -58,7 +58,8 @@ func TestHostRefused(t *testing.T) {
 			netlab.Require(t) // entering a namespace takes privilege
 		}
 		target := Pod{NetNS: path}
-		if _, err := target.Check(t.Context(), intercept.Default()); !errors.Is(err, ErrHostNetNS) || !strings.Contains(err.Error(), "the whole node") {
+		if _, err := target.Check(t.Context(), intercept.Default()); !errors.Is(err, ErrHostNetNS) ||
+			!strings.Contains(err.Error(), "the whole node") {
 			t.Fatalf("Check: %v", err)
 		}
 		if _, err := target.Apply(t.Context(), intercept.Default()); !errors.Is(err, ErrHostNetNS) {
@@ -93,7 +94,8 @@ func TestLifecycle(t *testing.T) {
 		t.Fatalf("Check: %v, %v", diffs, err)
 	}
 	for _, dst := range []string{"203.0.113.10:80", "[2001:db8::10]:80", "[2001:db8::10]:81"} {
-		f := netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort(dst), Owner: &intercept.Owner{UID: 1000, GID: 1000}}
+		f := netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort(dst),
+			Owner: &intercept.Owner{UID: 1000, GID: 1000}}
 		if got, err := lab.Send(f); err != nil || got.Fate != intercept.RedirectedTo(15001) {
 			t.Fatalf("%s: %s, %v", f, got, err)
 		}
@@ -203,7 +205,8 @@ func TestThreadsComeBack(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := s.do(t.Context(), func() error { return errors.New("on purpose") }); err == nil || err.Error() != "on purpose" {
+			if err := s.do(t.Context(), func() error { return errors.New("on purpose") }); err == nil ||
+				err.Error() != "on purpose" {
 				t.Errorf("do: %v", err)
 			}
 			inside := ""

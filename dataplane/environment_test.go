@@ -191,7 +191,7 @@ func (s surroundings) run(f func() error) error {
 
 func (s surroundings) enter() error {
 	if s.pod != nil {
-		err := unix.Setns(s.pod.FD(), unix.CLONE_NEWNET) //nolint:forbidigo // the thread never comes back
+		err := unix.Setns(s.pod.FD(), unix.CLONE_NEWNET) // the thread never comes back
 		if err != nil {
 			return os.NewSyscallError("setns", err)
 		}

@@ -34,7 +34,8 @@ func tproxy() intercept.Config {
 // link-local addresses, which come by themselves, and late.
 func routing(t *testing.T, netns string) string {
 	t.Helper()
-	return run(t, netns, "sh", "-ec", "for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v fe80:")
+	return run(t, netns, "sh", "-ec",
+		"for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v fe80:")
 }
 
 // routed says which families a namespace has our rule and our route of, and
@@ -62,7 +63,8 @@ func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Pod)) {
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
 			lab := netlab.NewT(t, netlab.Options{})
-			if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true, Forward: netlab.ForwardOriginalSource, ForwardMark: 1337}); err != nil {
+			if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true, Forward: netlab.ForwardOriginalSource,
+				ForwardMark: 1337}); err != nil {
 				t.Fatal(err)
 			}
 			test(t, lab, Pod{NetNS: lab.Pod.Path(), Backend: b})
@@ -85,9 +87,11 @@ func expectApply(t *testing.T, target Pod, c intercept.Config, want intercept.Ou
 func expectTProxy(t *testing.T, lab *netlab.Lab) {
 	t.Helper()
 	for src, dst := range map[string]string{"203.0.113.9:0": "10.244.0.5:8080", "[2001:db8::9]:0": "[fd00:244::5]:8080"} {
-		f := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
+		f := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Src: netip.MustParseAddrPort(src),
+			Dst: netip.MustParseAddrPort(dst)}
 		got, err := lab.Send(f)
-		if err != nil || got.Fate.Action != intercept.Transparent || got.Role != netlab.RoleApp || got.Client.Addr() != f.Src.Addr() {
+		if err != nil || got.Fate.Action != intercept.Transparent || got.Role != netlab.RoleApp ||
+			got.Client.Addr() != f.Src.Addr() {
 			t.Errorf("%s: %s, %v", f, got, err)
 		}
 	}
@@ -130,7 +134,8 @@ func TestRoutes(t *testing.T) {
 		other.Inbound.TProxy.Mark = intercept.Mark{Value: 0x100, Mask: 0xf00}
 		other.Inbound.TProxy.SelfMark = intercept.Mark{Value: 0x200, Mask: 0xf00}
 		expectApply(t, target, other, intercept.Replaced)
-		if got := routing(t, netns); strings.Count(got, "fwmark 0x100/0xf00 lookup 134") != 2 || strings.Count(got, "local default dev lo table 134") != 2 || strings.Count(got, "proto 177") != 4 {
+		if got := routing(t, netns); strings.Count(got, "fwmark 0x100/0xf00 lookup 134") != 2 ||
+			strings.Count(got, "local default dev lo table 134") != 2 || strings.Count(got, "proto 177") != 4 {
 			t.Errorf("another mark and table:\n%s", got)
 		}
 
@@ -168,7 +173,8 @@ func TestRoutesOfFailures(t *testing.T) {
 	needPrograms(t)
 	other := tproxy()
 	other.Inbound.TProxy.Table = 134
-	expectFailure := func(t *testing.T, netns string, apply func(context.Context, intercept.Config) (Result, error), is error) {
+	expectFailure := func(t *testing.T, netns string, apply func(context.Context, intercept.Config) (Result, error),
+		is error) {
 		t.Helper()
 		before := routing(t, netns)
 		for _, c := range []intercept.Config{tproxy(), other} {
@@ -245,7 +251,9 @@ func TestRoutesTampered(t *testing.T) {
 			{"ip rule del fwmark 1337 lookup 133", []string{"IPv4 rule fwmark 0x539/0xffffffff lookup 133: missing"}},
 			{"ip -6 rule del fwmark 1337 lookup 133", []string{"IPv6 rule fwmark 0x539/0xffffffff lookup 133: missing"}},
 			{"ip route flush table 133", []string{"IPv4 route local default dev lo table 133: missing"}},
-			{"ip -6 route flush table 133; ip rule del fwmark 1337", []string{"IPv6 route local default dev lo table 133: missing", "IPv4 rule fwmark 0x539/0xffffffff lookup 133: missing"}},
+			{"ip -6 route flush table 133; ip rule del fwmark 1337",
+				[]string{"IPv6 route local default dev lo table 133: missing",
+					"IPv4 rule fwmark 0x539/0xffffffff lookup 133: missing"}},
 		} {
 			run(t, netns, "sh", "-ec", tampering.lines)
 			expect(tproxy(), tampering.want...)
@@ -272,8 +280,10 @@ func TestRoutesTampered(t *testing.T) {
 			if c.Inbound.Mode == "" {
 				return
 			}
-			expect(c, "IPv4 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration", "IPv4 route local default dev lo table 133: not part of this configuration",
-				"IPv6 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration", "IPv6 route local default dev lo table 133: not part of this configuration")
+			expect(c, "IPv4 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration",
+				"IPv4 route local default dev lo table 133: not part of this configuration",
+				"IPv6 rule fwmark 0x539/0xffffffff lookup 133: not part of this configuration",
+				"IPv6 route local default dev lo table 133: not part of this configuration")
 			if _, err := target.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
@@ -317,7 +327,8 @@ func TestRoutesOfAnother(t *testing.T) {
 	if removed, err := (Pod{NetNS: netns, Backend: BackendNFT}).Remove(t.Context()); err != nil || removed {
 		t.Errorf("Remove: %v, %v", removed, err)
 	}
-	if diffs, err := (Pod{NetNS: netns, Backend: BackendIPTablesLegacy}).Check(t.Context(), tproxy()); err != nil || len(diffs) > 0 {
+	if diffs, err := (Pod{NetNS: netns, Backend: BackendIPTablesLegacy}).Check(t.Context(), tproxy()); err != nil ||
+		len(diffs) > 0 {
 		t.Errorf("Check: %v, %v", diffs, err)
 	}
 }
@@ -391,7 +402,9 @@ func TestRoutesStayWithRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	script := "#!/bin/sh\nXTABLES_LOCKFILE=" + dir + "/theirs iptables-legacy -t nat -D OUTPUT -m comment --comment Intercept -j MESH_OUTPUT 2>/dev/null\nexec " + real + " \"$@\"\n"
+	script := "#!/bin/sh\nXTABLES_LOCKFILE=" + dir +
+		"/theirs iptables-legacy -t nat -D OUTPUT -m comment --comment Intercept -j MESH_OUTPUT 2>/dev/null\nexec " + real +
+		" \"$@\"\n"
 	if err := os.WriteFile(dir+"/iptables-legacy-save", []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +426,8 @@ func killWhileApplying(t *testing.T, target Pod, configs []intercept.Config, fin
 	cmd.Env = append(os.Environ(), elsewhereVariable+"=1")
 	var requests bytes.Buffer
 	for i := range finished + 20 {
-		if err := json.NewEncoder(&requests).Encode(request{Verb: "apply", Pod: target, Config: &configs[i%len(configs)]}); err != nil {
+		if err := json.NewEncoder(&requests).Encode(
+			request{Verb: "apply", Pod: target, Config: &configs[i%len(configs)]}); err != nil {
 			t.Fatal(err)
 		}
 	}

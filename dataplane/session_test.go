@@ -34,8 +34,8 @@ func openSession(t *testing.T, p Pod) *Session {
 	return s
 }
 
-// TestSession: one session does all that can be asked, in the namespace that it has entered, even once nobody else has a
-// name for it.
+// TestSession: one session does all that can be asked, in the namespace that it has entered, even once nobody else has
+// a name for it.
 func TestSession(t *testing.T) {
 	lab := netlab.NewT(t, netlab.Options{})
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
@@ -89,7 +89,8 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// TestOpenNew: what is tried in a namespace of its own shows that it works, mode tproxy's routes too, and leaves nothing.
+// TestOpenNew: what is tried in a namespace of its own shows that it works, mode tproxy's routes too, and leaves
+// nothing.
 func TestOpenNew(t *testing.T) {
 	netlab.Require(t)
 	s, err := OpenNew(t.Context(), Pod{NetNS: "/nonexistent"})
@@ -148,7 +149,8 @@ func TestEnds(t *testing.T) {
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.Apply(soon, intercept.Default()); !errors.Is(err, ruleset.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Apply(soon, intercept.Default()); !errors.Is(err, ruleset.ErrLocked) ||
+		!errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Apply while another holds the lock: %v", err)
 	}
 	if _, err := s.Check(t.Context(), intercept.Default()); !errors.Is(err, ruleset.ErrNotIntercepted) {
@@ -168,10 +170,12 @@ func TestUndo(t *testing.T) {
 	netns := lab.Pod.Path()
 	// Rules by iptables-legacy, which then cannot be removed: its programs fail.
 	expectApply(t, Pod{NetNS: netns, Backend: BackendIPTablesLegacy}, intercept.Default(), intercept.Created)
-	before := strings.Join([]string{run(t, netns, "nft", "list", "ruleset"), run(t, netns, "iptables-legacy-save"), routing(t, netns)}, "\n")
+	before := strings.Join([]string{run(t, netns, "nft", "list", "ruleset"), run(t, netns, "iptables-legacy-save"),
+		routing(t, netns)}, "\n")
 	broken := t.TempDir()
 	for _, name := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore"} {
-		if err := os.WriteFile(broken+"/"+name, []byte("#!/bin/sh\necho broken on purpose >&2\nexit 1\n"), 0o755); err != nil {
+		if err := os.WriteFile(broken+"/"+name, []byte("#!/bin/sh\necho broken on purpose >&2\nexit 1\n"),
+			0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +184,8 @@ func TestUndo(t *testing.T) {
 	if got, err := s.Apply(t.Context(), tproxy()); err == nil || !strings.Contains(err.Error(), "broken on purpose") {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	after := strings.Join([]string{run(t, netns, "nft", "list", "ruleset"), run(t, netns, "iptables-legacy-save"), routing(t, netns)}, "\n")
+	after := strings.Join([]string{run(t, netns, "nft", "list", "ruleset"), run(t, netns, "iptables-legacy-save"),
+		routing(t, netns)}, "\n")
 	if withoutCounts(before) != withoutCounts(after) {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
@@ -191,7 +196,8 @@ func TestUndo(t *testing.T) {
 	}
 	err := e.undo(unix.EEXIST)
 	undo, ok := errors.AsType[*UndoError](err)
-	if !ok || !errors.Is(err, unix.EEXIST) || len(undo.Left) != 1 || !strings.Contains(err.Error(), "the first: device or resource busy") {
+	if !ok || !errors.Is(err, unix.EEXIST) || len(undo.Left) != 1 ||
+		!strings.Contains(err.Error(), "the first: device or resource busy") {
 		t.Errorf("%v", err)
 	}
 }

@@ -71,7 +71,7 @@ func (s *space) close() (err error) {
 		err = s.sock.Close()
 	}
 	if s.routes != nil {
-		s.routes.Close()
+		err = errors.Join(err, s.routes.Close())
 	}
 	return err
 }

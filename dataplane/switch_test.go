@@ -114,7 +114,8 @@ func TestSwitch(t *testing.T) {
 		c.DNS.Mode = intercept.DNSAll // for the raw table
 		apply := func(t *testing.T, netns string, b Backend) {
 			t.Helper()
-			if got, err := (Pod{NetNS: netns, Backend: b}).Apply(t.Context(), c); err != nil || got.Outcome != intercept.Created {
+			if got, err := (Pod{NetNS: netns, Backend: b}).Apply(t.Context(), c); err != nil ||
+				got.Outcome != intercept.Created {
 				t.Fatalf("apply by %s: %+v, %v", b, got, err)
 			}
 		}
@@ -159,7 +160,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 	c.DNS.Mode = intercept.DNSAll
 	apply := func(b Backend) {
 		t.Helper()
-		if got, err := (Pod{NetNS: lab.Pod.Path(), Backend: b}).Apply(t.Context(), c); err != nil || got.Outcome != intercept.Created {
+		if got, err := (Pod{NetNS: lab.Pod.Path(), Backend: b}).Apply(t.Context(), c); err != nil ||
+			got.Outcome != intercept.Created {
 			t.Fatalf("apply by %s: %+v, %v", b, got, err)
 		}
 	}
@@ -172,7 +174,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 		}
 	}
 	flows = append(flows, expectation{
-		netlab.Flow{Protocol: intercept.UDP, Dst: netip.MustParseAddrPort("10.96.0.10:53"), Owner: app}, intercept.RedirectedTo(15053)})
+		netlab.Flow{Protocol: intercept.UDP, Dst: netip.MustParseAddrPort("10.96.0.10:53"), Owner: app},
+		intercept.RedirectedTo(15053)})
 	ctx, stop := context.WithCancel(t.Context())
 	var captured atomic.Int64
 	var clients sync.WaitGroup
@@ -189,7 +192,8 @@ func TestSwitchUnderLoad(t *testing.T) {
 		})
 	}
 	for range 2 {
-		for _, b := range []Backend{BackendIPTablesLegacy, BackendIPTablesNFT, BackendNFT, BackendIPTablesNFT, BackendIPTablesLegacy, BackendNFT} {
+		for _, b := range []Backend{BackendIPTablesLegacy, BackendIPTablesNFT, BackendNFT, BackendIPTablesNFT,
+			BackendIPTablesLegacy, BackendNFT} {
 			// Each takes over while there are connections.
 			for goal := captured.Load() + 200; captured.Load() < goal && !t.Failed(); {
 				<-time.After(time.Millisecond)
@@ -223,7 +227,8 @@ func TestPanicIsTheCallers(t *testing.T) {
 	for range 20 {
 		func() {
 			defer func() {
-				if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), "oh") || !strings.Contains(fmt.Sprint(r), "switch_test.go") {
+				if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), "oh") ||
+					!strings.Contains(fmt.Sprint(r), "switch_test.go") {
 					t.Errorf("recovered %v", r)
 				}
 			}()

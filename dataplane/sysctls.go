@@ -98,6 +98,7 @@ func (s sysctl) require(set bool, done *effects) error {
 	if err := os.WriteFile(file, []byte(s.value), 0); err != nil {
 		return fmt.Errorf("set the sysctl %s to %s (%s): %w", s.name, s.value, s.reason, err)
 	}
-	*done = append(*done, effect{"the sysctl " + s.name, func(context.Context) error { return os.WriteFile(file, have, 0) }})
+	*done = append(*done,
+		effect{"the sysctl " + s.name, func(context.Context) error { return os.WriteFile(file, have, 0) }})
 	return nil
 }

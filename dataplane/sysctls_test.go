@@ -46,7 +46,8 @@ func TestSysctls(t *testing.T) {
 			if got, err := target.Apply(t.Context(), toLoopback()); err == nil {
 				t.Errorf("Apply: %+v", got)
 			} else {
-				says(t, "Apply", err, intercept.ErrUnsupported, "net/ipv4/conf/br-a/route_localnet is 0", "net/ipv4/conf/br-b.5/route_localnet is 0",
+				says(t, "Apply", err, intercept.ErrUnsupported, "net/ipv4/conf/br-a/route_localnet is 0",
+					"net/ipv4/conf/br-b.5/route_localnet is 0",
 					"has to be 1", "127.0.0.0/8", "has to be 1")
 				if strings.Contains(err.Error(), "other") {
 					t.Errorf("Apply: %v", err)
@@ -59,14 +60,16 @@ func TestSysctls(t *testing.T) {
 
 			target.SetSysctls = true
 			expectApply(t, target, toLoopback(), intercept.Created)
-			if got := values(); strings.Count(got, ":1\n") != 2 || !strings.Contains(got, "br-a/route_localnet:1\n") || !strings.Contains(got, "br-b.5/route_localnet:1\n") {
+			if got := values(); strings.Count(got, ":1\n") != 2 || !strings.Contains(got, "br-a/route_localnet:1\n") ||
+				!strings.Contains(got, "br-b.5/route_localnet:1\n") {
 				t.Errorf("Apply has set:\n%s", got)
 			}
 			target.SetSysctls = false
 			expectApply(t, target, toLoopback(), intercept.Unchanged)
 
 			// The kernel asks whether it is set for the interface or for all.
-			run(t, ns.Path(), "sh", "-ec", "cd /proc/sys/net/ipv4/conf; echo 0 > br-a/route_localnet; echo 1 > all/route_localnet; echo 0 > br-b.5/route_localnet")
+			run(t, ns.Path(), "sh", "-ec", "cd /proc/sys/net/ipv4/conf; echo 0 > br-a/route_localnet; echo 1 > "+
+				"all/route_localnet; echo 0 > br-b.5/route_localnet")
 			expectApply(t, target, toLoopback(), intercept.Unchanged)
 			run(t, ns.Path(), "sh", "-ec", "echo 0 > /proc/sys/net/ipv4/conf/all/route_localnet")
 

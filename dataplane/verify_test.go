@@ -13,7 +13,7 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// TestVerify: each thing that can be amiss is found, and named.
+// TestVerify: each thing that can be wrong is found, and named.
 func TestVerify(t *testing.T) {
 	for _, backend := range concrete() {
 		t.Run(string(backend), func(t *testing.T) {
@@ -51,16 +51,18 @@ func TestVerify(t *testing.T) {
 					}
 				}
 				if n := strings.Count(got, "\n"); n != count {
-					t.Errorf("%s: %d things amiss, want %d:\n%s", when, n, count, got)
+					t.Errorf("%s: %d things wrong, want %d:\n%s", when, n, count, got)
 				}
 			}
 			// The peer has every address: that somebody answers proves nothing.
-			expect("nothing there", 11, "rules: not intercepted", "outbound proxy port, IPv6 15001: nobody listens at [::1]:15001",
+			expect("nothing there", 11, "rules: not intercepted",
+				"outbound proxy port, IPv6 15001: nobody listens at [::1]:15001",
 				"DNS port, UDP, IPv4 15053: nobody", "a connection to 192.0.2.1:80: not captured")
 			if _, err := target.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			expect("no sidecar", 10, "inbound proxy port, IPv4 15006: nobody", "a connection to [2001:db8::1]:80: captured, but not accepted (connection refused)")
+			expect("no sidecar", 10, "inbound proxy port, IPv4 15006: nobody",
+				"a connection to [2001:db8::1]:80: captured, but not accepted (connection refused)")
 			other, err := lab.StartSidecar(netlab.SidecarConfig{Owner: &intercept.Owner{UID: 7, GID: 7}})
 			if err != nil {
 				t.Fatal(err)

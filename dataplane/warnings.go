@@ -28,7 +28,8 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 	switch c.Families {
 	case intercept.FamiliesDual:
 		if !hasIPv6() {
-			return nil, fmt.Errorf("families dual: %w: it has no IPv6 (ipv6.disable=1); use families auto or ipv4", intercept.ErrUnsupported)
+			return nil, fmt.Errorf("families dual: %w: it has no IPv6 (ipv6.disable=1); use families auto or ipv4",
+				intercept.ErrUnsupported)
 		}
 	case intercept.FamiliesIPv4, intercept.FamiliesIPv6:
 		other := intercept.IPv6
@@ -40,7 +41,9 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 			return nil, err
 		}
 		if addr.IsValid() && c.OtherFamily != intercept.TreatmentReject {
-			warn = append(warn, fmt.Sprintf("%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families auto, or other-family reject", other, addr))
+			warn = append(warn, fmt.Sprintf(
+				"%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families "+
+					"auto, or other-family reject", other, addr))
 		}
 	case intercept.FamiliesAuto:
 	}
@@ -66,7 +69,9 @@ func (s *space) earlierNAT() ([]string, error) {
 	for _, c := range chains {
 		ours := c.Hook == intercept.Prerouting.String() || c.Hook == intercept.Output.String()
 		if c.Type == intercept.NATChain.String() && ours && c.Priority < int32(intercept.PriorityDstNAT) {
-			warn = append(warn, fmt.Sprintf("chain %s of table %s %s (NAT at hook %s, priority %d) is asked before ours, at %d: what it translates is not captured",
+			warn = append(warn, fmt.Sprintf(
+				"chain %s of table %s %s (NAT at hook %s, priority %d) is asked before ours, at %d: what it translates is not "+
+					"captured",
 				c.Name, c.Family, c.Table, c.Hook, c.Priority, intercept.PriorityDstNAT))
 		}
 	}
@@ -97,7 +102,8 @@ func otherNames(c intercept.Config) (warn []string, err error) {
 	for _, l := range interfaces {
 		for _, name := range l.AltNames {
 			if slices.Contains(named, name) {
-				warn = append(warn, fmt.Sprintf("%s is another name (altname) of the interface %s: rules know it as %s alone, so name that",
+				warn = append(warn, fmt.Sprintf(
+					"%s is another name (altname) of the interface %s: rules know it as %s alone, so name that",
 					name, l.Name, l.Name))
 			}
 		}
@@ -122,7 +128,9 @@ func unmapped(kind string, ids intercept.IDs) []string {
 	var warn []string
 	for _, r := range ids {
 		if !mapped.Contains(r.First) || !mapped.Contains(r.Last) {
-			warn = append(warn, fmt.Sprintf("proxy %s %s is not mapped in this user namespace (/proc/self/%s_map): no process here can be the proxy", strings.ToUpper(kind), r, kind))
+			warn = append(warn, fmt.Sprintf(
+				"proxy %s %s is not mapped in this user namespace (/proc/self/%s_map): no process here can be the proxy",
+				strings.ToUpper(kind), r, kind))
 		}
 	}
 	return warn

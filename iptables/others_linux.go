@@ -33,7 +33,8 @@ func (r *Runner) each(ctx context.Context, fn func(ruleset.Family, string, goIPT
 			}
 			var h goIPTables
 			if err == nil {
-				h, err = goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocols()[f]), goiptables.Timeout(r.o.seconds()))
+				h, err = goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocols()[f]),
+					goiptables.Timeout(r.o.seconds()))
 			}
 			if err == nil {
 				err = fn(f, path, h)
@@ -47,7 +48,8 @@ func (r *Runner) each(ctx context.Context, fn func(ruleset.Family, string, goIPT
 }
 
 func protocols() map[ruleset.Family]goiptables.Protocol {
-	return map[ruleset.Family]goiptables.Protocol{ruleset.IPv4: goiptables.ProtocolIPv4, ruleset.IPv6: goiptables.ProtocolIPv6}
+	return map[ruleset.Family]goiptables.Protocol{
+		ruleset.IPv4: goiptables.ProtocolIPv4, ruleset.IPv6: goiptables.ProtocolIPv6}
 }
 
 // untilEnd runs fn, which starts programs on the calling thread and waits for each, and kills those that are at work
@@ -87,8 +89,8 @@ func untilEnd(ctx context.Context, fn func() error) error {
 	return err
 }
 
-// killChildren kills the children of a thread that a file in /proc lists, but for earlier ones. A process that is listed
-// after it was opened is the one that was opened.
+// killChildren kills the children of a thread that a file in /proc lists, but for earlier ones. A process that is
+// listed after it was opened is the one that was opened.
 func killChildren(file string, earlier []string) {
 	listed := func() []string {
 		text, _ := os.ReadFile(file) // the thread is there

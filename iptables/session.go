@@ -43,8 +43,8 @@ func (r *Runner) begin(ctx context.Context) (*session, error) {
 		defer cancel()
 		var err error
 		if namespace, err = nslock.Open(waiting); err != nil {
-			if held, ok := errors.AsType[*nslock.Error](err); ok {
-				held.Waited = min(held.Waited, r.o.wait())
+			if held, ok := errors.AsType[*nslock.Error](err); ok && ctx.Err() == nil {
+				held.Waited = r.o.wait() // all of it, of which Open may have missed the first moment
 			}
 			if ctx.Err() != nil {
 				err = fmt.Errorf("%w: %w", ctx.Err(), err)

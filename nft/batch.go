@@ -20,14 +20,17 @@ type batch struct {
 	err      error // the first that encoding met
 }
 
-func (b *batch) add(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs ...netlink.Attribute) {
+func (b *batch) add(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily,
+	attrs ...netlink.Attribute) {
 	m, err := request(message, flags, family, attrs)
 	b.err = errors.Join(b.err, err)
 	b.messages = append(b.messages, m)
 }
 
 // request makes a message of nf_tables.
-func request(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs []netlink.Attribute) (netlink.Message, error) {
+func request(
+	message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs []netlink.Attribute,
+) (netlink.Message, error) {
 	data, err := netlink.MarshalAttributes(attrs)
 	return netlink.Message{
 		Header: netlink.Header{
@@ -148,7 +151,8 @@ func (e element) attributes(b *batch) []netlink.Attribute {
 	if e.open {
 		// For nft(8), which would else expect an end.
 		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_ELEM_USERDATA,
-			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS, userdata.NFTNL_UDATA_SET_ELEM_F_INTERVAL_OPEN)})
+			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS,
+				userdata.NFTNL_UDATA_SET_ELEM_F_INTERVAL_OPEN)})
 	}
 	return attrs
 }

@@ -45,7 +45,8 @@ func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ru
 		}
 		return outcome, err
 	}
-	return "", fmt.Errorf("apply the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
+	return "", fmt.Errorf("apply the rules: the tables changed under %d attempts; another program keeps writing them",
+		maxAttempts)
 }
 
 // errChanged reports that the tables changed between looking and writing.
@@ -168,7 +169,8 @@ func (conn *Conn) readAtOnce() (state, error) {
 			return st, nil
 		}
 	}
-	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them", maxAttempts)
+	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them",
+		maxAttempts)
 }
 
 func joinDifferences(diffs []ruleset.Difference) string {
@@ -244,7 +246,8 @@ func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Diff
 		return nil, err
 	}
 	lay := oneTable
-	if len(rs.Families) == 2 && !slices.ContainsFunc(st, func(t kernelTable) bool { return t.family == nftables.TableFamilyINet }) {
+	if len(rs.Families) == 2 &&
+		!slices.ContainsFunc(st, func(t kernelTable) bool { return t.family == nftables.TableFamilyINet }) {
 		lay = twoTables
 	}
 	prog, err := compile(rs, lay)
@@ -297,7 +300,8 @@ func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 			return false, explain(err, "remove the rules")
 		}
 	}
-	return false, fmt.Errorf("remove the rules: the tables changed under %d attempts; another program keeps writing them", maxAttempts)
+	return false, fmt.Errorf("remove the rules: the tables changed under %d attempts; another program keeps writing them",
+		maxAttempts)
 }
 
 func (conn *Conn) holdsTable() (bool, error) {
@@ -338,11 +342,15 @@ func explain(err error, attempted string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ruleset.ErrPermission, err)
+		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a "+
+			"pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ruleset.ErrPermission, err)
 	case errors.Is(err, unix.EMSGSIZE):
-		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)
-	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ruleset.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl "+
+			"net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)
+	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) ||
+		errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet "+
+			"on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

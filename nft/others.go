@@ -31,7 +31,8 @@ func (conn *Conn) foreignChains() ([]ForeignChain, error) {
 		if in.name == Table {
 			return
 		}
-		o := ForeignChain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ, Priority: c.priority}
+		o := ForeignChain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ,
+			Priority: c.priority}
 		if c.base && int(c.hook) < len(hooks) {
 			o.Hook = hooks[c.hook].String()
 		}
@@ -65,7 +66,8 @@ func (conn *Conn) removeEmpty(f ruleset.Family, table string, chains []string, a
 			return explain(err, "remove what is empty of table "+table)
 		}
 	}
-	return fmt.Errorf("remove what is empty of table %s: the tables changed under %d attempts; another program keeps writing them", table, maxAttempts)
+	return fmt.Errorf("remove what is empty of table %s: the tables changed under %d attempts; another program keeps "+
+		"writing them", table, maxAttempts)
 }
 
 func (conn *Conn) emptying(f ruleset.Family, table string, chains []string, andTable bool) (t batch, err error) {

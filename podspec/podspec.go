@@ -68,8 +68,8 @@ type Options struct {
 type Spec struct {
 	// Reason is [Asked] if the pod is to be intercepted.
 	Reason Reason
-	// Strict is whether the pod rather does not start than start without its
-	// rules, whatever the failure policy.
+	// Strict is whether the pod must not start without its rules, whatever the
+	// failure policy.
 	Strict bool
 	// Config is how to intercept. It is valid if the Reason is [Asked], but for
 	// the name servers where NameserversInPod is set.
@@ -128,9 +128,10 @@ func own() []Annotation {
 			"without its rules even where failurePolicy is allow"},
 		{ConfigField, "JSON", "", "", "a whole configuration, with the fields of mesh-init's configuration file; the " +
 			"annotations below go before it"},
-		{Init, initContainer, "", "", "set by whoever injects an init container that intercepts: the plugin then leaves " +
-			"the pod to it"},
-		{RuntimeClass, "NAME", "", "", "set by whoever injects a sidecar: the pod's spec.runtimeClassName, which a " +
+		{Init, initContainer, "", "",
+			"set by an injector that adds an init container which intercepts: the plugin then leaves " +
+				"the pod to it"},
+		{RuntimeClass, "NAME", "", "", "set by the sidecar's injector: the pod's spec.runtimeClassName, which a " +
 			"container runtime does not tell a plugin"},
 	}
 }
@@ -161,7 +162,7 @@ func Declined(annotations map[string]string, under string) Reason {
 }
 
 // MayAsk reports whether any annotation, of whatever prefix, is one that asks
-// for interception: for who does not know the prefix.
+// for interception. It is for callers that do not know the prefix.
 func MayAsk(annotations map[string]string) bool {
 	for name, value := range annotations {
 		if strings.HasSuffix(name, "/"+Enabled) && (value == "true" || value == strictly) {

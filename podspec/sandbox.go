@@ -15,11 +15,10 @@ func RefusedRuntimes() []string {
 	return []string{"gvisor*", "runsc*", "kata*"}
 }
 
-// Foreign says why the rules of a pod's network namespace would not be asked
-// by the pod, or "". classes are what is known of the pod's RuntimeClass, of
-// which empty ones are passed over, and refuse are globs of those that are
-// refused. If none is known, annotations that only such runtimes read are
-// taken for one.
+// Foreign says why rules in a pod's network namespace would have no effect on
+// the pod, or returns "". classes are what is known of the pod's RuntimeClass;
+// empty ones are skipped. refuse are globs of the classes that are refused. If
+// no class is known, annotations that only such runtimes read count as one.
 func Foreign(annotations map[string]string, refuse []string, classes ...string) string {
 	known := false
 	for _, class := range classes {

@@ -338,8 +338,8 @@ func networkBits(a netip.Addr) int {
 	return 8 * len(b)
 }
 
-// ValidatePrefix reports a prefix that cannot stand in a list: the zero one, IPv4 written as IPv6, and one with bits set
-// that it does not cover.
+// ValidatePrefix reports a prefix that cannot stand in a list: the zero one, IPv4 written as IPv6, and one with bits
+// set that it does not cover.
 func ValidatePrefix(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():

@@ -29,7 +29,8 @@ func ParseMark(s string) (Mark, error) {
 		m.Mask = uint32(v)
 	}
 	if err != nil {
-		return Mark{}, fmt.Errorf("%q is not a mark (a number, and the bits that count, as in 1337 or 0x539/0xfff)", strict.Clip(s))
+		return Mark{}, fmt.Errorf("%q is not a mark (a number, and the bits that count, as in 1337 or 0x539/0xfff)",
+			strict.Clip(s))
 	}
 	return m, m.Validate()
 }

@@ -270,7 +270,7 @@ func YAML(c intercept.Config, options ...Option) []byte {
 }
 
 // Schema is the JSON Schema (draft 2020-12) of a configuration in YAML or JSON,
-// for editors and for who checks files without this package.
+// for editors, and for programs that check files without this package.
 func Schema() []byte { return decode.Schema() }
 
 // Field describes one field of a configuration.

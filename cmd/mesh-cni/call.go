@@ -15,7 +15,7 @@ import (
 // versions are those of the CNI specification that are spoken.
 func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
-// call is what the runtime says of one call in the environment
+// call is what the runtime says about one call in the environment
 // (https://www.cni.dev/docs/spec/#parameters).
 type call struct {
 	command                                string
@@ -55,7 +55,8 @@ func commands() []command {
 func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = types.NewError(types.ErrInternal, fmt.Sprintf("mesh-cni has a bug, and panicked: %v", r), string(debug.Stack()))
+			err = types.NewError(types.ErrInternal, fmt.Sprintf("mesh-cni has a bug, and panicked: %v", r),
+				string(debug.Stack()))
 		}
 	}()
 	switch c.command {

@@ -42,15 +42,18 @@ type code struct {
 // codes is the one table of error codes.
 func codes() []code {
 	return []code{
-		{types.ErrIncompatibleCNIVersion, "version", "the list's cniVersion is not one of 0.3.1, 0.4.0, 1.0.0, 1.1.0, or does not have the command"},
+		{types.ErrIncompatibleCNIVersion, "version",
+			"the list's cniVersion is not one of 0.3.1, 0.4.0, 1.0.0, 1.1.0, or does not have the command"},
 		{types.ErrUnsupportedField, "unknown-field", "the entry has a field that is not known"},
 		{types.ErrUnknownContainer, "namespace-gone", "CHECK: the pod's network namespace is gone"},
-		{types.ErrInvalidEnvironmentVariables, "environment", "the runtime left out a variable (CNI_…), or its value is malformed"},
+		{types.ErrInvalidEnvironmentVariables, "environment",
+			"the runtime left out a variable (CNI_…), or its value is malformed"},
 		{types.ErrIOFailure, "io", "standard input could not be read"},
 		{types.ErrDecodingFailure, "decode", "the entry, runtimeConfig or prevResult is not the JSON that it should be"},
 		{types.ErrInvalidNetworkConfig, "conf", "a field of the entry has a bad value"},
 		{types.ErrInvalidNetNS, "netns", "there is no network namespace at CNI_NETNS"},
-		{types.ErrTryAgainLater, "agent", "the node's agent could not say what the pod asks for, or another program held a lock: trying again may help"},
+		{types.ErrTryAgainLater, "agent",
+			"the node's agent could not say what the pod asks for, or another program held a lock: trying again may help"},
 		{codeUnavailable, "unavailable", "STATUS: the next ADD of a pod that asks for interception would fail"},
 		{codeAnnotations, "annotations", "the pod's annotations are wrong; each mistake is named"},
 		{codeKernel, "unsupported", "the kernel, or a program to write rules with, lacks support"},
@@ -58,7 +61,8 @@ func codes() []code {
 		{codeForeign, "foreign", "there is a table or chain of our name that someone else made"},
 		{codeDrifted, "drifted", "CHECK: the rules are not what the pod asks for; the first differences are named"},
 		{codeNotThere, "not-intercepted", "CHECK: the pod asks for interception and has no rules"},
-		{codeOtherNetwork, "runtime", "the pod's runtime (gVisor, Kata) brings a network stack of its own, where the rules would not be asked"},
+		{codeOtherNetwork, "runtime",
+			"the pod's runtime (gVisor, Kata) brings a network stack of its own, where the rules would not be asked"},
 		{codeFailed, "failed", "something else failed; the message says what"},
 		{types.ErrInternal, "internal", "a bug of mesh-cni"},
 	}
@@ -100,7 +104,8 @@ func classify(err error) (code uint, remedy string) {
 		return codeOtherNetwork, ""
 	case errors.Is(err, errDecode):
 		return types.ErrDecodingFailure, ""
-	case errors.Is(err, errUnknowable), errors.Is(err, cniwire.ErrNoAgent), errors.Is(err, cniwire.ErrSlow), errors.Is(err, cniwire.ErrGarbled), errors.Is(err, cniwire.ErrRefused):
+	case errors.Is(err, errUnknowable), errors.Is(err, cniwire.ErrNoAgent), errors.Is(err, cniwire.ErrSlow),
+		errors.Is(err, cniwire.ErrGarbled), errors.Is(err, cniwire.ErrRefused):
 		return types.ErrTryAgainLater, ""
 	case errors.Is(err, intercept.ErrLocked):
 		return types.ErrTryAgainLater, ""

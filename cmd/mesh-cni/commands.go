@@ -141,12 +141,14 @@ func (p *plugin) status(ctx context.Context, in input) error {
 // reachAgent says whether the agent answers, where runtimes give no annotations.
 func (in input) reachAgent(ctx context.Context) error {
 	if in.conf.AgentSocket == "" {
-		return fmt.Errorf("there is none (agentSocket), and the entry does not declare the capability %q: nobody can say which pods ask for interception; set either", cniconf.AnnotationsCapability)
+		return fmt.Errorf("there is none (agentSocket), and the entry does not declare the capability %q: nobody can say "+
+			"which pods ask for interception; set either", cniconf.AnnotationsCapability)
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.conf.AgentTimeout)
 	defer cancel()
 	if err := cniwire.Ping(ctx, in.conf.AgentSocket); err != nil {
-		return fmt.Errorf("%w; see to the agent's pod on this node, or declare the capability %q", err, cniconf.AnnotationsCapability)
+		return fmt.Errorf("%w; see to the agent's pod on this node, or declare the capability %q", err,
+			cniconf.AnnotationsCapability)
 	}
 	return nil
 }

@@ -35,7 +35,8 @@ func (f fakePlane) on(t dataplane.Pod) plane {
 
 func (f fakePlane) Apply(_ context.Context, c intercept.Config) (dataplane.Result, error) {
 	*f.config = c
-	return dataplane.Result{Choice: dataplane.Choice{Backend: dataplane.BackendNFT}, Outcome: intercept.Created, Warnings: []string{"mind"}}, f.err
+	return dataplane.Result{Choice: dataplane.Choice{Backend: dataplane.BackendNFT}, Outcome: intercept.Created,
+		Warnings: []string{"mind"}}, f.err
 }
 
 func (f fakePlane) Check(_ context.Context, c intercept.Config) ([]intercept.Difference, error) {
@@ -50,7 +51,8 @@ func ofPod(command string) call {
 }
 
 func entry(annotations, more string) string {
-	return `{"cniVersion":"1.0.0","name":"n","logFile":"","prevResult":{"cniVersion":"1.0.0"},"runtimeConfig":{"io.kubernetes.cri.pod-annotations":` + annotations + `}` + more + `}`
+	return `{"cniVersion":"1.0.0","name":"n","logFile":"","prevResult":{"cniVersion":"1.0.0"},` +
+		`"runtimeConfig":{"io.kubernetes.cri.pod-annotations":` + annotations + `}` + more + `}`
 }
 
 const asks = `{"intercept.mesh/enabled":"true"}`
@@ -64,23 +66,26 @@ func TestAdd(t *testing.T) {
 		code    uint
 		applied int
 	}{
-		"done":                         {entry(asks, ""), nil, 0, 1},
-		"not ours":                     {entry(`{"a":"b"}`, ""), errors.New("x"), 0, 0},
-		"not ours, a broken entry":     {entry(`{"a":"b"}`, `,"logLevel":"debug","backend":5`), errors.New("x"), 0, 0},
-		"the host's":                   {entry(asks, ""), dataplane.ErrHostNetNS, 0, 1},
-		"unsupported":                  {entry(asks, ""), fmt.Errorf("a: %w", intercept.ErrUnsupported), codeKernel, 1},
-		"permission":                   {entry(asks, ""), intercept.ErrPermission, codePermission, 1},
-		"foreign":                      {entry(asks, ""), intercept.ErrForeign, codeForeign, 1},
-		"locked":                       {entry(asks, ""), intercept.ErrLocked, types.ErrTryAgainLater, 1},
-		"gone":                         {entry(asks, ""), dataplane.ErrNotNetNS, types.ErrInvalidNetNS, 1},
-		"something":                    {entry(asks, ""), errors.New("x"), codeFailed, 1},
-		"something, allowed":           {entry(asks, `,"failurePolicy":"allow"`), errors.New("x"), 0, 1},
-		"something, strict":            {entry(`{"intercept.mesh/enabled":"strict"}`, `,"failurePolicy":"allow"`), errors.New("x"), codeFailed, 1},
-		"a broken entry":               {entry(asks, `,"x":1`), nil, types.ErrUnsupportedField, 0},
-		"a broken entry, allowed":      {entry(asks, `,"x":1,"failurePolicy":"allow"`), nil, 0, 0},
-		"a broken entry, strict":       {entry(`{"intercept.mesh/enabled":"strict"}`, `,"x":1,"failurePolicy":"allow"`), nil, types.ErrUnsupportedField, 0},
-		"bad annotations, not lenient": {entry(`{"intercept.mesh/enabled":"x"}`, `,"failurePolicy":"allow"`), nil, codeAnnotations, 0},
-		"gVisor, not lenient":          {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
+		"done":                     {entry(asks, ""), nil, 0, 1},
+		"not ours":                 {entry(`{"a":"b"}`, ""), errors.New("x"), 0, 0},
+		"not ours, a broken entry": {entry(`{"a":"b"}`, `,"logLevel":"debug","backend":5`), errors.New("x"), 0, 0},
+		"the host's":               {entry(asks, ""), dataplane.ErrHostNetNS, 0, 1},
+		"unsupported":              {entry(asks, ""), fmt.Errorf("a: %w", intercept.ErrUnsupported), codeKernel, 1},
+		"permission":               {entry(asks, ""), intercept.ErrPermission, codePermission, 1},
+		"foreign":                  {entry(asks, ""), intercept.ErrForeign, codeForeign, 1},
+		"locked":                   {entry(asks, ""), intercept.ErrLocked, types.ErrTryAgainLater, 1},
+		"gone":                     {entry(asks, ""), dataplane.ErrNotNetNS, types.ErrInvalidNetNS, 1},
+		"something":                {entry(asks, ""), errors.New("x"), codeFailed, 1},
+		"something, allowed":       {entry(asks, `,"failurePolicy":"allow"`), errors.New("x"), 0, 1},
+		"something, strict": {entry(`{"intercept.mesh/enabled":"strict"}`, `,"failurePolicy":"allow"`),
+			errors.New("x"), codeFailed, 1},
+		"a broken entry":          {entry(asks, `,"x":1`), nil, types.ErrUnsupportedField, 0},
+		"a broken entry, allowed": {entry(asks, `,"x":1,"failurePolicy":"allow"`), nil, 0, 0},
+		"a broken entry, strict": {entry(`{"intercept.mesh/enabled":"strict"}`, `,"x":1,"failurePolicy":"allow"`), nil,
+			types.ErrUnsupportedField, 0},
+		"bad annotations, not lenient": {entry(`{"intercept.mesh/enabled":"x"}`, `,"failurePolicy":"allow"`), nil,
+			codeAnnotations, 0},
+		"gVisor, not lenient": {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
 	} {
 		f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config), err: tt.err}
 		p := &plugin{plane: f.on}
@@ -108,8 +113,8 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// TestPassedOn: a pod that is not ours gets the result of the plugins before, to the letter, and nothing is asked of the
-// kernel; and a call that is not as the specification has it fails whatever the pod asks for.
+// TestPassedOn: a pod that is not ours gets the result of the plugins before, to the letter, and nothing is asked of
+// the kernel; and a call that is not as the specification has it fails whatever the pod asks for.
 func TestPassedOn(t *testing.T) {
 	passed := 0
 	for _, annotations := range []string{`{}`, `{"a":"b"}`, asks, `{"x.y/enabled":"true"}`, `null`, `[]`,
@@ -166,7 +171,8 @@ func TestPassedOn(t *testing.T) {
 // TestJudge: what is wrong with the entry or with what the runtime says fails
 // those pods alone that it can matter to.
 func TestJudge(t *testing.T) {
-	const no, byInit = `{"intercept.mesh/enabled":"false"}`, `{"intercept.mesh/enabled":"true","intercept.mesh/init":"container"}`
+	const no, byInit = `{"intercept.mesh/enabled":"false"}`,
+		`{"intercept.mesh/enabled":"true","intercept.mesh/init":"container"}`
 	const other, strange = `{"a/b":"true","a/enabled":"perhaps"}`, `{"mesh.example/enabled":"strict"}`
 	servers := func(annotations, list string) string {
 		return strings.Replace(entry(annotations, ""), `"runtimeConfig":{`, `"runtimeConfig":{"dns":{"servers":`+list+`},`, 1)
@@ -223,10 +229,12 @@ func TestPanic(t *testing.T) {
 func TestSentence(t *testing.T) {
 	var errs []error
 	for i := range 100 {
-		errs = append(errs, &podspec.Error{Annotation: fmt.Sprint("a/", i), Err: errors.New("is\nbad " + strings.Repeat("x", 50))})
+		errs = append(errs, &podspec.Error{
+			Annotation: fmt.Sprint("a/", i), Err: errors.New("is\nbad " + strings.Repeat("x", 50))})
 	}
 	got := sentence(errors.Join(errs...))
-	if len(got) > 2*maxMessage || strings.ContainsRune(got, '\n') || !strings.Contains(got, `is\nbad`) || !strings.HasSuffix(got, " more") {
+	if len(got) > 2*maxMessage || strings.ContainsRune(got, '\n') || !strings.Contains(got, `is\nbad`) ||
+		!strings.HasSuffix(got, " more") {
 		t.Errorf("%d: %s", len(got), got)
 	}
 	if got := sentence(errors.New(strings.Repeat("ä", 1000))); len(got) > maxMessage+4 || !strings.HasSuffix(got, "ä…") {
@@ -243,8 +251,10 @@ func TestCodes(t *testing.T) {
 		}
 		seen[c.code] = true
 	}
-	for _, err := range []error{errDecode, errDrifted, errForeignRuntime, errUnknowable, intercept.ErrForeign, intercept.ErrLocked, intercept.ErrPermission,
-		intercept.ErrUnsupported, intercept.ErrNotIntercepted, dataplane.ErrNotNetNS, &podspec.Error{Err: errDecode}, &cniconf.Error{Err: errDecode}, &cniconf.Error{Err: errDecode, Unknown: true}, errors.New("x")} {
+	for _, err := range []error{errDecode, errDrifted, errForeignRuntime, errUnknowable, intercept.ErrForeign,
+		intercept.ErrLocked, intercept.ErrPermission,
+		intercept.ErrUnsupported, intercept.ErrNotIntercepted, dataplane.ErrNotNetNS, &podspec.Error{Err: errDecode},
+		&cniconf.Error{Err: errDecode}, &cniconf.Error{Err: errDecode, Unknown: true}, errors.New("x")} {
 		if c, _ := classify(fmt.Errorf("x: %w", err)); !seen[c] {
 			t.Errorf("%v: code %d is not in the table", err, c)
 		}
@@ -313,7 +323,8 @@ func TestDocument(t *testing.T) {
 	}
 	text := string(b)
 	update := os.Getenv("MESH_TEST_UPDATE") == "1"
-	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(), "codes": codeTable()} {
+	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(),
+		"codes": codeTable()} {
 		begin, end := strings.Index(text, "<!-- "+name+":"), strings.Index(text, "<!-- /"+name+" -->")
 		if begin < 0 || end < begin {
 			t.Fatalf("no place for the table of %s", name)
@@ -322,7 +333,8 @@ func TestDocument(t *testing.T) {
 		if update {
 			text = text[:begin] + want + text[end:]
 		} else if diff := cmp.Diff(want, text[begin:end]); diff != "" {
-			t.Errorf("the table of %s differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-cni -run Document\n%s", name, diff)
+			t.Errorf("the table of %s differs from the code (-): "+
+				"run MESH_TEST_UPDATE=1 go test ./cmd/mesh-cni -run Document\n%s", name, diff)
 		}
 	}
 	if update {
@@ -336,7 +348,8 @@ func fieldTable() string {
 	var b strings.Builder
 	b.WriteString("| field | value | default | meaning |\n| --- | --- | --- | --- |\n")
 	for _, f := range cniconf.Fields() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, cell(f.Form), cell(f.Initial), strings.ReplaceAll(f.Usage, "|", `\|`))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, cell(f.Form), cell(f.Initial),
+			strings.ReplaceAll(f.Usage, "|", `\|`))
 	}
 	return b.String()
 }
@@ -345,7 +358,8 @@ func annotationTable() string {
 	var b strings.Builder
 	b.WriteString("| annotation | value | field | default | meaning |\n| --- | --- | --- | --- | --- |\n")
 	for _, a := range podspec.Annotations() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.Name, cell(a.Form), cell(a.Field), cell(a.Initial), strings.ReplaceAll(a.Meaning, "|", `\|`))
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.Name, cell(a.Form), cell(a.Field), cell(a.Initial),
+			strings.ReplaceAll(a.Meaning, "|", `\|`))
 	}
 	return b.String()
 }

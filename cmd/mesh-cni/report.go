@@ -33,7 +33,8 @@ func (r report) intercepted() {
 // broken: then the next pod may fail.
 func (r report) skip(why string) {
 	if r.in.confErr != nil {
-		r.write(slog.LevelError, "left alone, but a pod that asks for interception would fail: "+sentence(r.in.confErr), cniwire.ResultSkipped, why)
+		r.write(slog.LevelError, "left alone, but a pod that asks for interception would fail: "+sentence(r.in.confErr),
+			cniwire.ResultSkipped, why)
 		return
 	}
 	r.write(slog.LevelDebug, "left alone", cniwire.ResultSkipped, why)
@@ -48,7 +49,8 @@ func (r report) ok(why string) {
 }
 
 func (r report) allowed(e *types.Error) {
-	r.write(slog.LevelError, "not intercepted, and let through by failurePolicy allow", cniwire.ResultAllowed, reasonOf(e.Code),
+	r.write(slog.LevelError, "not intercepted, and let through by failurePolicy allow", cniwire.ResultAllowed,
+		reasonOf(e.Code),
 		slog.Uint64("code", uint64(e.Code)), slog.String("error", e.Msg))
 }
 

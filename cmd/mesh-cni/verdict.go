@@ -77,8 +77,11 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 	if in.annotated && in.named() && in.conf.AgentSocket != "" {
 		facts.RuntimeClass = in.runtimeClass(ctx)
 	}
-	if why := podspec.Foreign(facts.Annotations, in.conf.RefuseRuntimes, in.conf.Runtime, spec.RuntimeClass, facts.RuntimeClass); why != "" {
-		return verdict{}, fmt.Errorf("%w: %s, which brings a network stack of its own; intercept in the pod with an init container (mesh-init), or set %s/%s: \"false\"",
+	if why := podspec.Foreign(facts.Annotations, in.conf.RefuseRuntimes, in.conf.Runtime, spec.RuntimeClass,
+		facts.RuntimeClass); why != "" {
+		return verdict{}, fmt.Errorf(
+			"%w: %s, which brings a network stack of its own; intercept in the pod with an init container (mesh-init), or set "+
+				"%s/%s: \"false\"",
 			errForeignRuntime, why, in.conf.AnnotationPrefix, podspec.Enabled)
 	}
 	return verdict{spec: spec, strict: spec.Strict}, nil
@@ -86,18 +89,25 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 
 // ask asks the agent about a pod of which the runtime gave no annotations.
 func (in input) ask(ctx context.Context) (cniwire.Facts, error) {
-	declare := fmt.Sprintf(`declare the capability %q in the entry of mesh-cni (containerd and CRI-O then give the annotations)`, cniconf.AnnotationsCapability)
+	declare := fmt.Sprintf(
+		`declare the capability %q in the entry of mesh-cni (containerd and CRI-O then give the annotations)`,
+		cniconf.AnnotationsCapability)
 	if in.conf.AgentSocket == "" {
-		return cniwire.Facts{}, fmt.Errorf("%w: the runtime gave no annotations, and there is no agentSocket; %s, or name the agent's socket", errUnknowable, declare)
+		return cniwire.Facts{},
+			fmt.Errorf("%w: the runtime gave no annotations, and there is no agentSocket; %s, or name the agent's socket",
+				errUnknowable, declare)
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.conf.AgentTimeout)
 	defer cancel()
 	facts, err := cniwire.Ask(ctx, in.conf.AgentSocket, in.pod)
 	switch {
 	case err != nil:
-		return facts, fmt.Errorf("%w: the runtime gave no annotations, and the agent: %w; see to the agent's pod on this node, or %s", errUnknowable, err, declare)
+		return facts, fmt.Errorf(
+			"%w: the runtime gave no annotations, and the agent: %w; see to the agent's pod on this node, or %s", errUnknowable,
+			err, declare)
 	case !facts.Found:
-		return facts, fmt.Errorf("%w: the agent does not know the pod after %v; it is tried again", errUnknowable, in.conf.AgentTimeout)
+		return facts, fmt.Errorf("%w: the agent does not know the pod after %v; it is tried again", errUnknowable,
+			in.conf.AgentTimeout)
 	}
 	return facts, nil
 }

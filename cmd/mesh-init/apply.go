@@ -15,8 +15,8 @@ func applyVerb() verb {
 	return verb{cli.Verb{
 		Name: "apply", Does: "put the rules in force, all or nothing",
 		Also: []string{"install", "add", "set", "setup", "init", "start", "run"},
-		More: "Applying twice is applying once. Rules of an earlier configuration are replaced in\n" +
-			"one transaction, without a moment in between.",
+		More: "Applying the same configuration again changes nothing. Rules of another one are replaced in\n" +
+			"one transaction: there is no moment without rules.",
 		Flags: applyFlags,
 		Examples: `
   In a pod's init container (runAsUser: 0, capabilities: add: [NET_ADMIN]):

@@ -97,7 +97,8 @@ func kernelFlags() []cli.Flag {
 func outputFlags() []cli.Flag {
 	return []cli.Flag{
 		cli.OutputFlag(cli.OldName{Name: "format"}),
-		row(logLevelFlag, "debug|info|warn|error", cli.GroupOutput, "info", "the least level that is logged on standard error"),
+		row(logLevelFlag, "debug|info|warn|error", cli.GroupOutput, "info",
+			"the least level that is logged on standard error"),
 		row(logFormatFlag, "text|json", cli.GroupOutput, "text", "form of the log; json: of errors, too"),
 	}
 }

@@ -6,7 +6,7 @@ func removeVerb() verb {
 	return verb{cli.Verb{
 		Name: "remove", Does: "take the rules out",
 		Also:  []string{"delete", "uninstall", "clean", "cleanup", "clear", "flush", "reset", "stop"},
-		More:  "Nothing that is not ours is touched. It is no error if there are none.",
+		More:  "Other people's rules stay. It is no error if there are none of ours.",
 		Flags: kernelFlags,
 	}, job.remove}
 }

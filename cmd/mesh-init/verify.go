@@ -18,7 +18,7 @@ func verifyVerb() verb {
 	}, job.verify}
 }
 
-// verify says of each thing that interception needs whether it is there.
+// verify says whether each thing that interception needs is there.
 func (j job) verify() error {
 	verdicts, err := j.plane.Verify(j.ctx, j.config)
 	if err != nil {

@@ -174,7 +174,7 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// TestVerb holds what is said to who writes no verb, or another word for one.
+// TestVerb: what is said where a verb is missing, or another word stands for one.
 func TestVerb(t *testing.T) {
 	for args, want := range map[string]string{
 		"bake":                 `"bake" is not a verb; did you mean cook?`,

@@ -24,7 +24,7 @@ func (p Program) help(ctx context.Context, line Line) int {
 	return p.Print(ctx, p.verbHelp(*p.verb(line.Args[0])))
 }
 
-// shortHelp is what is said to who writes nothing.
+// shortHelp is what is printed without any argument.
 func (p Program) shortHelp() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s.\n\nUsage: %s VERB [flags]\n\nVerbs:\n", p.Name, p.Does, p.Name)

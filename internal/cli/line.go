@@ -215,7 +215,7 @@ func (r *reader) leftOver(args ...string) {
 	}
 }
 
-// unknown says of a flag that the verb has not what to do about it, and returns
+// unknown says what to do about a flag that the verb does not have, and returns
 // whether it takes a value, as far as is known.
 func (r *reader) unknown(token string) (takes bool) {
 	if name, long := strings.CutPrefix(token, "--"); long {

@@ -93,7 +93,7 @@ func (p Program) usage(ctx context.Context, err error) int {
 	return p.Fail(ctx, nil, UsageError{err})
 }
 
-// verbLast says where the verb belongs, to who has written none before the flags.
+// verbLast says where the verb belongs, if there is none before the flags.
 func (p Program) verbLast(args []string) error {
 	for i, arg := range args {
 		if p.verb(arg) != nil {
@@ -141,7 +141,7 @@ func (p Program) verb(name string) *Verb {
 	return nil
 }
 
-// known says of a word that is no verb which one may be meant.
+// known says which verb may be meant by a word that is none.
 func (p Program) known(root *cobra.Command, word string) error {
 	for _, c := range root.Commands() {
 		if c.Name() == word {

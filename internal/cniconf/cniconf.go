@@ -154,7 +154,7 @@ func standard(name string) bool {
 // Error is one thing wrong with an entry.
 type Error struct {
 	Field string
-	// Unknown is whether nobody knows the field.
+	// Unknown is whether there is no such field.
 	Unknown bool
 	// Line is the field's in the entry. Zero: the entry is on one line.
 	Line int

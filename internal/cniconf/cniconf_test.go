@@ -21,15 +21,12 @@ func equal(a, b any) string {
 }
 
 func TestParse(t *testing.T) {
-	got, err := Parse(
-		[]byte(
-			`{"cniVersion":"1.1.0","name":"n","type":"mesh-cni","args":{},"dns":{},"ipam":{},"prevResult":{},"runtimeConfig":{},
-		"cni.dev/valid-attachments":[],"cni.dev/attachments":[],"capabilities":{"a":true},
-		"backend":"nft","failurePolicy":"allow","excludeNamespaces":[],"agentSocket":"/run/a.sock","agentTimeout":"500ms","agentPod":"a/b-*",
-		"annotationPrefix":"x.y","defaults":{"tunnelPort":0,"dns":{"mode":"resolvconf"}},"runtime":"runc","refuseRuntimes":["a*"],
-		"logFile":"","logLevel":"debug","logMaxSize":65536}`,
-		),
-	)
+	got, err := Parse([]byte(`{"cniVersion":"1.1.0","name":"n","type":"mesh-cni","args":{},"dns":{},"ipam":{},
+		"prevResult":{},"runtimeConfig":{},"cni.dev/valid-attachments":[],"cni.dev/attachments":[],"capabilities":{"a":true},
+		"backend":"nft","failurePolicy":"allow","excludeNamespaces":[],
+		"agentSocket":"/run/a.sock","agentTimeout":"500ms","agentPod":"a/b-*","annotationPrefix":"x.y",
+		"defaults":{"tunnelPort":0,"dns":{"mode":"resolvconf"}},"runtime":"runc","refuseRuntimes":["a*"],
+		"logFile":"","logLevel":"debug","logMaxSize":65536}`))
 	if err != nil {
 		t.Fatal(err)
 	}

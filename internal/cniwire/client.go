@@ -67,7 +67,9 @@ func exchange(ctx context.Context, socket string, req Request) (Answer, error) {
 	}
 	switch {
 	case answer.Version != Version:
-		return Answer{}, fmt.Errorf("%s: %w: it has version %d, and %d is spoken here: install mesh-cni and its agent of the same release", socket, ErrGarbled, answer.Version, Version)
+		return Answer{}, fmt.Errorf(
+			"%s: %w: it has version %d, and %d is spoken here: install mesh-cni and its agent of the same release", socket,
+			ErrGarbled, answer.Version, Version)
 	case answer.Error != "":
 		return Answer{}, fmt.Errorf("%s: %w: %s", socket, ErrRefused, answer.Error)
 	}

@@ -159,7 +159,8 @@ var (
 func (r Request) Validate() error {
 	switch {
 	case r.Version != Version:
-		return fmt.Errorf("version %d is not spoken here, but %d: install mesh-cni and its agent of the same release", r.Version, Version)
+		return fmt.Errorf("version %d is not spoken here, but %d: install mesh-cni and its agent of the same release",
+			r.Version, Version)
 	case r.Op == OpPod && (r.Pod.Namespace == "" || r.Pod.Name == ""):
 		return fmt.Errorf("op %q without the pod's namespace and name", string(r.Op))
 	case r.Op == OpPod && (r.Wait < 0 || r.Wait > maxWait.Milliseconds()):

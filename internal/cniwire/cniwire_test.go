@@ -53,7 +53,8 @@ func TestExchange(t *testing.T) {
 	records := make(chan Record, 1)
 	var mu sync.Mutex
 	var notReady error
-	facts := Facts{Found: true, Annotations: map[string]string{"a/b": "\u2028\n\"<&>"}, RuntimeClass: "kata", HostNetwork: true, InitContainer: true}
+	facts := Facts{Found: true, Annotations: map[string]string{"a/b": "\u2028\n\"<&>"}, RuntimeClass: "kata",
+		HostNetwork: true, InitContainer: true}
 	socket := serve(t, Server{
 		Ready: func() error { mu.Lock(); defer mu.Unlock(); return notReady },
 		Pod: func(ctx context.Context, p Pod) (Facts, error) {
@@ -90,7 +91,8 @@ func TestExchange(t *testing.T) {
 		t.Errorf("a pod that does not come: %v, %v", got, err)
 	}
 	pod.Name = "bad"
-	if _, err := Ask(within(t, 5*time.Second), socket, pod); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "no such thing") {
+	if _, err := Ask(within(t, 5*time.Second), socket, pod); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "no such thing") {
 		t.Error(err)
 	}
 	if err := Send(socket, []byte(`{"msg":"m","result":"ok","seconds":0.5,"more":1}`)); err != nil {
@@ -102,7 +104,8 @@ func TestExchange(t *testing.T) {
 	mu.Lock()
 	notReady = errors.New("still listing")
 	mu.Unlock()
-	if err := Ping(within(t, 5*time.Second), socket); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "not ready: still listing") {
+	if err := Ping(within(t, 5*time.Second), socket); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "not ready: still listing") {
 		t.Error(err)
 	}
 }
@@ -119,7 +122,8 @@ func TestNoAnswer(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for _, path := range []string{stale, filepath.Join(dir, "missing"), dir} {
-		if _, err := Ask(within(t, 5*time.Second), path, pod); !errors.Is(err, ErrNoAgent) || !strings.Contains(err.Error(), path) {
+		if _, err := Ask(within(t, 5*time.Second), path, pod); !errors.Is(err, ErrNoAgent) ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
 		if err := Send(path, []byte("{}")); !errors.Is(err, ErrNoAgent) {
@@ -174,7 +178,8 @@ func TestNoAnswer(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Ask(within(t, time.Second), stale, Pod{}); err == nil || !strings.Contains(err.Error(), "namespace and name") {
+	if _, err := Ask(within(t, time.Second), stale, Pod{}); err == nil ||
+		!strings.Contains(err.Error(), "namespace and name") {
 		t.Error(err)
 	}
 }

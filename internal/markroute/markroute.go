@@ -14,10 +14,12 @@ import (
 	"syscall"
 	"time"
 
+	direct "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/nlsock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -38,16 +40,19 @@ const priority = 100
 const mainPriority = 32766
 
 // Conn speaks with the routing of one network namespace. It is for one
-// goroutine at a time.
+// goroutine at a time, on a thread that is in the namespace.
 type Conn struct {
-	// handle makes and removes rules and routes.
+	// list lists rules and routes, which every apply does; the most do nothing
+	// else. The library's own listings will not do: of a rule they leave out its
+	// action, l3mdev and what kernels have learnt since (dscp, flowlabel), of a
+	// route its source, so that others' that ask for more would look like ours;
+	// and one route of others' that they cannot parse fails them. Its sockets are
+	// not for every apply: a second thread watches over them and is woken by each
+	// answer.
+	list *direct.Conn
+	// handle makes and removes rules and routes. It is nil until there is one to.
 	handle *netlink.Handle
-	// sockets are for listing, which the handle's methods do not do well enough:
-	// of a rule they leave out its action, l3mdev and what kernels have learnt
-	// since (dscp, flowlabel, masks of ports), of a route its source, so that
-	// others' that ask for more would look like ours; and one route of others'
-	// that they cannot parse fails the whole listing.
-	sockets map[int]*nl.SocketHandle
+	home   unix.Stat_t // the namespace
 }
 
 // patience is how long the kernel may take to answer, which it does at once. The
@@ -56,24 +61,42 @@ const patience = time.Minute
 
 // Open connects to the network namespace that the calling thread is in.
 func Open() (*Conn, error) {
-	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	list, err := nlsock.Dial(unix.NETLINK_ROUTE, 0)
 	if err != nil {
 		return nil, explain("open a netlink socket for routes", err)
 	}
-	sock, err := nl.Subscribe(unix.NETLINK_ROUTE)
-	if err != nil {
-		handle.Close()
-		return nil, explain("open a netlink socket for routes", err)
+	c := &Conn{list: list}
+	if err := unix.Stat(here, &c.home); err != nil {
+		return nil, errors.Join(explain("look at the network namespace", err), list.Close())
 	}
-	limit := unix.NsecToTimeval(patience.Nanoseconds())
-	return &Conn{handle, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}},
-		errors.Join(handle.SetSocketTimeout(patience), sock.SetReceiveTimeout(&limit)) // none of which fails
+	return c, nil
+}
+
+// here is the network namespace of the thread that looks.
+const here = "/proc/thread-self/ns/net"
+
+// open opens the handle, unless the thread has left the namespace: it would then
+// change the routes of another, such as the host's.
+func (c *Conn) open() (err error) {
+	var now unix.Stat_t
+	if err := unix.Stat(here, &now); err != nil {
+		return err
+	}
+	if now.Dev != c.home.Dev || now.Ino != c.home.Ino {
+		return errors.New("the calling thread is in another network namespace")
+	}
+	if c.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err == nil {
+		err = c.handle.SetSocketTimeout(patience)
+	}
+	return err
 }
 
 // Close closes the sockets.
-func (c *Conn) Close() {
-	c.handle.Close()
-	c.sockets[unix.NETLINK_ROUTE].Close()
+func (c *Conn) Close() error {
+	if c.handle != nil {
+		c.handle.Close()
+	}
+	return c.list.Close()
 }
 
 // An object is a rule or a route, as far as we make them.
@@ -139,7 +162,7 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 	}
 	var there []object
 	if len(want) > 0 {
-		if there, err = c.list(); err != nil {
+		if there, err = c.all(); err != nil {
 			return false, nil, err
 		}
 	}
@@ -171,7 +194,7 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 // isThere looks again for what the kernel says it has. It may be something
 // else: a table has one route to a destination.
 func (c *Conn) isThere(o object) error {
-	there, err := c.list()
+	there, err := c.all()
 	if err == nil && !slices.ContainsFunc(there, o.is) {
 		err = fmt.Errorf("%w: table %d has another default route; choose another table", unix.EEXIST, o.table)
 	}
@@ -181,7 +204,7 @@ func (c *Conn) isThere(o object) error {
 // Keep removes what is ours and not one of routes. Keep(nil, nil) removes all.
 // It reports whether there was anything.
 func (c *Conn) Keep(routes []ruleset.MarkRoute, families []ruleset.Family) (removed bool, err error) {
-	there, err := c.list()
+	there, err := c.all()
 	if err != nil {
 		return false, err
 	}
@@ -207,7 +230,7 @@ func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 
 // Check names what differs from routes.
 func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]ruleset.Difference, error) {
-	there, err := c.list()
+	there, err := c.all()
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +263,11 @@ func (c *Conn) remove(o object) error {
 
 // change adds or removes an object.
 func (c *Conn) change(o object, add bool) error {
+	if c.handle == nil {
+		if err := c.open(); err != nil {
+			return err
+		}
+	}
 	if o.rule {
 		rule := netlink.NewRule()
 		rule.Family, rule.Priority, rule.Protocol = family(o.family), int(o.priority), protocol
@@ -277,7 +305,7 @@ func (c *Conn) isIPv6Off() (bool, error) {
 	if err != nil || len(replies) == 0 {
 		return true, err
 	}
-	attr, err := replies[0][unix.SizeofIfInfomsg:], error(nil)
+	attr, err := replies[0].Data[unix.SizeofIfInfomsg:], error(nil)
 	for _, typ := range []uint16{unix.IFLA_AF_SPEC, unix.AF_INET6, unix.IFLA_INET6_CONF} {
 		if attr, err = find(attr, typ); err != nil {
 			return true, err
@@ -309,8 +337,8 @@ func family(f ruleset.Family) int {
 	return unix.AF_INET6
 }
 
-// list returns the namespace's mark rules and local default routes.
-func (c *Conn) list() ([]object, error) {
+// all returns the namespace's mark rules and local default routes.
+func (c *Conn) all() ([]object, error) {
 	var all []object
 	for _, typ := range []int{unix.RTM_GETROUTE, unix.RTM_GETRULE} {
 		// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
@@ -320,7 +348,7 @@ func (c *Conn) list() ([]object, error) {
 			continue // the kernel has no rules
 		}
 		for _, m := range replies {
-			o, ok, malformed := read(m, typ == unix.RTM_GETRULE)
+			o, ok, malformed := read(m.Data, typ == unix.RTM_GETRULE)
 			err = cmp.Or(err, malformed)
 			if ok {
 				all = append(all, o)
@@ -336,11 +364,11 @@ func (c *Conn) list() ([]object, error) {
 
 // get asks the kernel. A listing of rules or routes is never reported to be
 // interrupted, as those of links are: the kernel does not watch over them.
-func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) (replies [][]byte, err error) {
-	req := nl.NewNetlinkRequest(typ, flags)
-	req.Sockets = c.sockets
-	req.AddData(header)
-	return req.Execute(unix.NETLINK_ROUTE, 0)
+func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) ([]direct.Message, error) {
+	return c.list.Execute(direct.Message{
+		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)},
+		Data:   header.Serialize(),
+	})
 }
 
 // read reads a rule or a route. It is ok if it is a route that delivers

@@ -11,7 +11,7 @@ type Conn struct{}
 func Open() (*Conn, error) { return nil, ruleset.ErrNeedsLinux }
 
 // Close does nothing.
-func (*Conn) Close() {}
+func (*Conn) Close() error { return nil }
 
 // Add fails with [ruleset.ErrNeedsLinux].
 func (*Conn) Add([]ruleset.MarkRoute, []ruleset.Family) (added bool, undo func() error, err error) {

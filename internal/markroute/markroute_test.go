@@ -63,11 +63,17 @@ func (n namespace) contents() string {
 	return n.run("for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done")
 }
 
-func (n namespace) open() *Conn {
+// conn is a Conn whose methods run where they have to: in the namespace.
+type conn struct {
+	*Conn
+	n namespace
+}
+
+func (n namespace) open() conn {
 	n.t.Helper()
-	var c *Conn
+	c := conn{n: n}
 	err := n.Do(func() (err error) {
-		c, err = Open()
+		c.Conn, err = Open()
 		return err
 	})
 	if err != nil {
@@ -75,6 +81,23 @@ func (n namespace) open() *Conn {
 	}
 	n.t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func (c conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (added bool, undo func() error, err error) {
+	var inside func() error
+	err = c.n.Do(func() (err error) {
+		added, inside, err = c.Conn.Add(routes, families)
+		return err
+	})
+	return added, func() error { return c.n.Do(inside) }, err
+}
+
+func (c conn) Keep(routes []intercept.MarkRoute, families []intercept.Family) (removed bool, err error) {
+	err = c.n.Do(func() (err error) {
+		removed, err = c.Conn.Keep(routes, families)
+		return err
+	})
+	return removed, err
 }
 
 // expect compares the namespace with what it should have.
@@ -85,7 +108,7 @@ func (n namespace) expect(when, want string) {
 	}
 }
 
-func add(t *testing.T, c *Conn, routes []intercept.MarkRoute, families []intercept.Family) (undo func() error) {
+func add(t *testing.T, c conn, routes []intercept.MarkRoute, families []intercept.Family) (undo func() error) {
 	t.Helper()
 	_, undo, err := c.Add(routes, families)
 	if err != nil {
@@ -95,7 +118,7 @@ func add(t *testing.T, c *Conn, routes []intercept.MarkRoute, families []interce
 }
 
 // differences is what Check says, line by line.
-func differences(t *testing.T, c *Conn, routes []intercept.MarkRoute, families []intercept.Family) string {
+func differences(t *testing.T, c conn, routes []intercept.MarkRoute, families []intercept.Family) string {
 	t.Helper()
 	diffs, err := c.Check(routes, families)
 	if err != nil {
@@ -405,7 +428,7 @@ func withoutNetAdmin(f func() error) error {
 func TestConcurrent(t *testing.T) {
 	n := newNamespace(t)
 	before := n.contents()
-	var conns [8]*Conn
+	var conns [8]conn
 	for i := range conns {
 		conns[i] = n.open()
 	}
@@ -473,6 +496,22 @@ func TestIPv6Off(t *testing.T) {
 	n.expect("Keep", before)
 }
 
+// TestElsewhere: nothing is changed in a namespace that the Conn was not opened
+// in.
+func TestElsewhere(t *testing.T) {
+	n, other := newNamespace(t), newNamespace(t)
+	c, here, there := n.open(), n.contents(), other.contents()
+	err := other.Do(func() error {
+		_, _, err := c.Conn.Add(routes, both)
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "another network namespace") {
+		t.Errorf("Add: %v", err)
+	}
+	n.expect("Add elsewhere", here)
+	other.expect("Add elsewhere", there)
+}
+
 // TestLoDown: the error says what to do.
 func TestLoDown(t *testing.T) {
 	n := newNamespace(t)
@@ -501,8 +540,7 @@ func BenchmarkNothing(b *testing.B) {
 			if _, _, err = c.Add(nil, both); err == nil {
 				_, err = c.Keep(nil, both)
 			}
-			c.Close()
-			if err != nil {
+			if err := errors.Join(err, c.Close()); err != nil {
 				return err
 			}
 		}
@@ -536,8 +574,7 @@ func BenchmarkAll(b *testing.B) {
 			if err == nil {
 				_, err = c.Keep(nil, both)
 			}
-			c.Close()
-			if err != nil {
+			if err := errors.Join(err, c.Close()); err != nil {
 				return err
 			}
 		}

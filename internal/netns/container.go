@@ -17,7 +17,7 @@ const idLength, shortIDLength = 64, 12
 // findContainer finds a container's processes by their cgroups, which all
 // runtimes name by the container's id. The library's GetFromDocker knows the
 // directories of Docker alone, and needs Docker's PID file to find them; what
-// /proc says of each process is the same for all runtimes, and for both versions
+// /proc says about each process is the same for all runtimes, and for both versions
 // of cgroups.
 func findContainer(t target, id string) (target, error) {
 	if !isHex(id) || len(id) < shortIDLength || len(id) > idLength {

@@ -53,7 +53,8 @@ func (s *socket) setUp(buffers int) error {
 	if buffers == 0 {
 		return nil
 	}
-	for _, option := range []struct{ force, plain int }{{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
+	for _, option := range []struct{ force, plain int }{
+		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}} {
 		err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option.force, buffers)
 		if errors.Is(err, unix.EPERM) {
 			err = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option.plain, buffers)
@@ -130,7 +131,8 @@ func split(b []byte) ([]netlink.Message, error) {
 	messages := make([]netlink.Message, len(raw))
 	for i, m := range raw {
 		messages[i] = netlink.Message{Data: m.Data, Header: netlink.Header{
-			Length: m.Header.Len, Type: netlink.HeaderType(m.Header.Type), Flags: netlink.HeaderFlags(m.Header.Flags), Sequence: m.Header.Seq, PID: m.Header.Pid,
+			Length: m.Header.Len, Type: netlink.HeaderType(m.Header.Type), Flags: netlink.HeaderFlags(m.Header.Flags),
+			Sequence: m.Header.Seq, PID: m.Header.Pid,
 		}}
 	}
 	return messages, nil

@@ -58,7 +58,8 @@ func TestDial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Sendto(stranger, spam, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: found[0].Header.PID}); err != nil {
+	if err := unix.Sendto(stranger, spam, 0,
+		&unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: found[0].Header.PID}); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := links(c); err != nil || len(again) != 1 {
@@ -83,7 +84,8 @@ func TestNoSuchProtocol(t *testing.T) {
 
 // TestSplit: any bytes are messages or an error.
 func TestSplit(t *testing.T) {
-	for _, b := range [][]byte{{1}, []byte(strings.Repeat("\xff", 16)), {17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}} {
+	for _, b := range [][]byte{
+		{1}, []byte(strings.Repeat("\xff", 16)), {17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}} {
 		if m, err := split(b); err == nil {
 			t.Errorf("%v: %v", b, m)
 		}

@@ -120,7 +120,7 @@ func tuple(src net.IP, srcPort uint16, dst net.IP, dstPort uint16) ruleset.Tuple
 
 // dump asks for the sockets of a family. The library's SocketDiagTCP and its
 // siblings list those of every state, with every connection's statistics, and
-// drop what is said of IPV6_V6ONLY.
+// drop what the kernel says about IPV6_V6ONLY.
 func dump(p ruleset.Protocol, family uint8, states uint32) ([][]byte, error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	// struct inet_diag_req_v2 of linux/inet_diag.h. No address asks for all.

@@ -44,7 +44,7 @@ type Member struct {
 	Raw  json.RawMessage
 }
 
-// Members takes a JSON object apart, for who reads some of its fields and hands
+// Members takes a JSON object apart, for a caller that reads some of its fields and hands
 // others on as they are.
 func Members(data []byte) ([]Member, error) {
 	p := newParser(data, firstLine(data))

@@ -327,7 +327,8 @@ func BenchmarkTProxy(b *testing.B) {
 			c := intercept.Default()
 			c.Inbound.Mode = intercept.InboundTProxy
 			for i := range n { // with gaps, so that they do not merge
-				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
+				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts,
+					intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
 			}
 			lab := netlab.NewT(b, netlab.Options{})
 			if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(b.Context(), c); err != nil {
@@ -364,7 +365,8 @@ func BenchmarkOtherUDP(b *testing.B) {
 // eachBackend runs a benchmark by each backend for each address of the pod.
 func eachBackend(b *testing.B, bench func(*testing.B, dataplane.Backend, netip.Addr)) {
 	b.Helper()
-	for _, backend := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
+	for _, backend := range []dataplane.Backend{
+		dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
 		for _, pod := range []string{"10.244.0.5", "fd00:244::5"} {
 			pod := netip.MustParseAddr(pod)
 			b.Run(fmt.Sprintf("%s/%s", backend, intercept.FamilyOf(pod)), func(b *testing.B) {
@@ -420,9 +422,11 @@ func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
 // 15006 takes it.
 func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) (p pair) {
 	b.Helper()
-	domain, level, transparent, listen := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, unix.Sockaddr(&unix.SockaddrInet4{Port: 15006})
+	domain, level, transparent, listen := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT,
+		unix.Sockaddr(&unix.SockaddrInet4{Port: 15006})
 	if dst.Addr().Is6() {
-		domain, level, transparent, listen = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, &unix.SockaddrInet6{Port: 15006}
+		domain, level, transparent, listen = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT,
+			&unix.SockaddrInet6{Port: 15006}
 	}
 	listener, p0 := socket(b, lab.Pod, domain, unix.SOCK_STREAM), socket(b, lab.Peer, domain, unix.SOCK_STREAM)
 	for _, err := range []error{

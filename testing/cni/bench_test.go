@@ -39,11 +39,14 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	// The page cache holds a file that was copied, as an installer does, in
 	// larger pieces than one that the linker wrote: both start faster for it.
-	if err := errors.Join(copyProgram(filepath.Join(dir, "built"), filepath.Join(dir, "hello")), copyProgram(filepath.Join(plugins, "mesh-cni"), filepath.Join(dir, "mesh-cni"))); err != nil {
+	if err := errors.Join(copyProgram(filepath.Join(dir, "built"), filepath.Join(dir, "hello")),
+		copyProgram(filepath.Join(plugins, "mesh-cni"), filepath.Join(dir, "mesh-cni"))); err != nil {
 		b.Fatal(err)
 	}
 	// As large as kubelet's are.
-	seen := map[string]string{"kubernetes.io/config.seen": "2026-01-01T00:00:00Z", "kubectl.kubernetes.io/last-applied-configuration": strings.Repeat(`{"a":"b"},`, 300)}
+	seen := map[string]string{
+		"kubernetes.io/config.seen":                        "2026-01-01T00:00:00Z",
+		"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat(`{"a":"b"},`, 300)}
 	asks := map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/outbound-exclude-ports": "5432,6000-6010"}
 	maps.Copy(asks, seen)
 	socket := map[string]string{"agentSocket": strconv.Quote(agent(b, cniwire.Server{}))}

@@ -81,7 +81,8 @@ func copyProgram(from, to string) error {
 // A result is what an earlier plugin has made, spaced as nobody would.
 func result(version string) string {
 	if version == "0.3.1" || version == "0.4.0" {
-		return `{"cniVersion":  "` + version + `" ,"ips":[ {"version":"4","address":"10.244.0.5/24"}],"dns":{},  "unknown": [1,  2 ]}`
+		return `{"cniVersion":  "` + version +
+			`" ,"ips":[ {"version":"4","address":"10.244.0.5/24"}],"dns":{},  "unknown": [1,  2 ]}`
 	}
 	return `{"cniVersion":  "` + version + `" ,"ips":[ {"address":"10.244.0.5/24"}],"dns":{},  "unknown": [1,  2 ]}`
 }
@@ -113,8 +114,9 @@ func (c call) input() string {
 		c.version = "1.0.0"
 	}
 	fields := map[string]string{
-		"cniVersion": `"` + c.version + `"`, "name": `"pods"`, "type": `"mesh-cni"`, "capabilities": `{"io.kubernetes.cri.pod-annotations":true}`,
-		"logFile": `"` + c.logs + `"`,
+		"cniVersion": `"` + c.version + `"`, "name": `"pods"`, "type": `"mesh-cni"`,
+		"capabilities": `{"io.kubernetes.cri.pod-annotations":true}`,
+		"logFile":      `"` + c.logs + `"`,
 	}
 	if !c.noResult && c.command != "STATUS" && c.command != "GC" {
 		fields["prevResult"] = result(c.version)
@@ -139,15 +141,18 @@ func (c call) input() string {
 func (c call) cmd(ctx context.Context) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(plugins, "mesh-cni"))
 	env := map[string]string{
-		"CNI_COMMAND": c.command, "CNI_CONTAINERID": "0123456789ab", "CNI_NETNS": c.netns, "CNI_IFNAME": "eth0", "CNI_PATH": plugins,
-		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_UID=u1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=0123456789ab",
-		"PATH":     os.Getenv("PATH"),
+		"CNI_COMMAND": c.command, "CNI_CONTAINERID": "0123456789ab", "CNI_NETNS": c.netns, "CNI_IFNAME": "eth0",
+		"CNI_PATH": plugins,
+		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_UID=u1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;" +
+			"K8S_POD_INFRA_CONTAINER_ID=0123456789ab",
+		"PATH": os.Getenv("PATH"),
 	}
 	if c.hidden {
 		// A mount namespace in which nothing is where iptables is looked for.
 		env["PATH"] = "/nowhere"
 		plugin := cmd.Path
-		cmd = exec.CommandContext(ctx, "/usr/bin/unshare", "-m", "/bin/sh", "-c", `/bin/mount -t tmpfs none /usr/sbin && exec "$0"`, plugin)
+		cmd = exec.CommandContext(ctx, "/usr/bin/unshare", "-m", "/bin/sh", "-c",
+			`/bin/mount -t tmpfs none /usr/sbin && exec "$0"`, plugin)
 	}
 	maps.Copy(env, c.env)
 	cmd.Env = []string{}

@@ -26,7 +26,8 @@ import (
 func list(t *testing.T, version, entry string) *libcni.NetworkConfigList {
 	t.Helper()
 	text := fmt.Sprintf(`{"cniVersion":%q,"name":"pods","plugins":[{"type":"first","says":%s},
-		{"type":"mesh-cni","logFile":"","capabilities":{"io.kubernetes.cri.pod-annotations":true,"dns":true}%s}]}`, version, result(version), entry)
+		{"type":"mesh-cni","logFile":"","capabilities":{"io.kubernetes.cri.pod-annotations":true,"dns":true}%s}]}`,
+		version, result(version), entry)
 	l, err := libcni.ConfListFromBytes([]byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -37,8 +38,10 @@ func list(t *testing.T, version, entry string) *libcni.NetworkConfigList {
 func runtimeConf(netns string, annotations map[string]string) *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
 		ContainerID: "0123456789ab", NetNS: netns, IfName: "eth0",
-		Args:           [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "web"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_UID", "u1"}},
-		CapabilityArgs: map[string]any{"io.kubernetes.cri.pod-annotations": annotations, "dns": map[string][]string{"servers": {"10.96.0.10"}}},
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "web"}, {"K8S_POD_NAMESPACE", "default"},
+			{"K8S_POD_UID", "u1"}},
+		CapabilityArgs: map[string]any{
+			"io.kubernetes.cri.pod-annotations": annotations, "dns": map[string][]string{"servers": {"10.96.0.10"}}},
 	}
 }
 
@@ -83,8 +86,10 @@ func TestChain(t *testing.T) {
 				{tcp("203.0.113.7:5432", app), "pass"},
 				{query, "redirect(15053)"},
 				{elsewhere, "pass"},
-				{netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer}, "redirect(15006)"},
-				{netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15021"), From: netlab.FromPeer}, "pass"},
+				{netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer},
+					"redirect(15006)"},
+				{netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15021"), From: netlab.FromPeer},
+					"pass"},
 			}
 			for _, tt := range fates {
 				if d, err := lab.Send(tt.flow); err != nil || d.Fate.String() != tt.want {
@@ -100,7 +105,9 @@ func TestChain(t *testing.T) {
 				if err := cni.GetStatusNetworkList(t.Context(), l); err != nil {
 					t.Error(err)
 				}
-				if err := cni.GCNetworkList(t.Context(), l, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "0123456789ab", IfName: "eth0"}}}); err != nil {
+				if err := cni.GCNetworkList(t.Context(), l,
+					&libcni.GCArgs{ValidAttachments: []types.GCAttachment{
+						{ContainerID: "0123456789ab", IfName: "eth0"}}}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -126,9 +133,12 @@ func TestChain(t *testing.T) {
 func TestChainErrors(t *testing.T) {
 	pod := namespace(t)
 	cni := libcni.NewCNIConfigWithCacheDir([]string{plugins}, t.TempDir(), nil)
-	_, err := cni.AddNetworkList(context.Background(), list(t, "1.0.0", ""), runtimeConf(pod.Path(), map[string]string{"intercept.mesh/enabled": "on"}))
+	_, err := cni.AddNetworkList(context.Background(), list(t, "1.0.0", ""),
+		runtimeConf(pod.Path(), map[string]string{"intercept.mesh/enabled": "on"}))
 	var e *types.Error
-	if !errors.As(err, &e) || e.Code != 100 || !strings.Contains(e.Msg, `pod default/web: annotation intercept.mesh/enabled: "on" is not one of true, false, strict`) {
+	if !errors.As(err, &e) || e.Code != 100 ||
+		!strings.Contains(e.Msg,
+			`pod default/web: annotation intercept.mesh/enabled: "on" is not one of true, false, strict`) {
 		t.Errorf("%T %v", err, err)
 	}
 	err = cni.GetStatusNetworkList(context.Background(), list(t, "1.1.0", `,"backend":"ebpf"`))

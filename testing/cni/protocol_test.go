@@ -56,11 +56,14 @@ func TestBackends(t *testing.T) {
 	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
 		netlab.RequireProgram(t, program)
 	}
-	for _, backend := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
+	for _, backend := range []dataplane.Backend{
+		dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
 		pod := namespace(t)
-		c := call{command: "ADD", annotations: meshed, netns: pod.Path(), entry: map[string]string{"backend": `"` + string(backend) + `"`}}
+		c := call{command: "ADD", annotations: meshed, netns: pod.Path(),
+			entry: map[string]string{"backend": `"` + string(backend) + `"`}}
 		c.run(t).passed(t, string(backend), result("1.0.0"))
-		if diffs, err := (dataplane.Pod{NetNS: pod.Path(), Backend: backend}).Check(t.Context(), intercept.Default()); err != nil || len(diffs) > 0 {
+		if diffs, err := (dataplane.Pod{NetNS: pod.Path(), Backend: backend}).Check(t.Context(),
+			intercept.Default()); err != nil || len(diffs) > 0 {
 			t.Errorf("%s: %v, %v", backend, diffs, err)
 		}
 		c.command = "CHECK"
@@ -74,21 +77,24 @@ func TestResult(t *testing.T) {
 	pod := namespace(t)
 	for _, from := range versions {
 		for _, to := range versions {
-			o := call{command: "ADD", version: to, annotations: plain, netns: pod.Path(), entry: map[string]string{"prevResult": result(from)}}.run(t)
+			o := call{command: "ADD", version: to, annotations: plain, netns: pod.Path(),
+				entry: map[string]string{"prevResult": result(from)}}.run(t)
 			var got struct {
 				CNIVersion string `json:"cniVersion"`
 				IPs        []struct {
 					Address string `json:"address"`
 				} `json:"ips"`
 			}
-			if err := json.Unmarshal([]byte(o.stdout), &got); err != nil || o.exit != 0 || got.CNIVersion != to || len(got.IPs) != 1 || got.IPs[0].Address != "10.244.0.5/24" {
+			if err := json.Unmarshal([]byte(o.stdout), &got); err != nil || o.exit != 0 || got.CNIVersion != to ||
+				len(got.IPs) != 1 || got.IPs[0].Address != "10.244.0.5/24" {
 				t.Errorf("%s in a list of version %s: %s, %v", from, to, o.stdout, err)
 			}
 			if from == to {
 				o.passed(t, from, result(from))
 			}
 		}
-		call{command: "ADD", version: from, annotations: meshed, netns: pod.Path(), noResult: true}.run(t).passed(t, from, `{"cniVersion":"`+from+`"}`)
+		call{command: "ADD", version: from, annotations: meshed, netns: pod.Path(), noResult: true}.run(t).passed(t, from,
+			`{"cniVersion":"`+from+`"}`)
 	}
 }
 
@@ -99,8 +105,11 @@ func TestAnnotations(t *testing.T) {
 	want.TunnelPort = 0
 	want.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)}
 	want.DNS.Mode = intercept.DNSAll
-	o := call{command: "ADD", netns: pod.Path(), entry: map[string]string{"defaults": `{"tunnelPort":0,"dns":{"mode":"resolvconf"}}`, "annotationPrefix": `"mesh.test"`},
-		annotations: map[string]string{"mesh.test/enabled": "strict", "mesh.test/outbound-exclude-ports": "5432", "mesh.test/dns": "all", "intercept.mesh/enabled": "no"}}.run(t)
+	o := call{command: "ADD", netns: pod.Path(),
+		entry: map[string]string{"defaults": `{"tunnelPort":0,"dns":{"mode":"resolvconf"}}`,
+			"annotationPrefix": `"mesh.test"`},
+		annotations: map[string]string{"mesh.test/enabled": "strict", "mesh.test/outbound-exclude-ports": "5432",
+			"mesh.test/dns": "all", "intercept.mesh/enabled": "no"}}.run(t)
 	o.passed(t, "annotations", result("1.0.0"))
 	if !intercepted(t, pod.Path(), want) {
 		t.Error("no rules")
@@ -108,8 +117,10 @@ func TestAnnotations(t *testing.T) {
 	// The pod's name servers come from the runtime.
 	want.Outbound.ExcludePorts, want.DNS.Mode = nil, intercept.DNSResolvConf
 	want.DNS.Servers = intercept.ParseResolvConf("nameserver 10.96.0.10\n")
-	o = call{command: "ADD", netns: pod.Path(), entry: map[string]string{"defaults": `{"tunnelPort":0,"dns":{"mode":"resolvconf"}}`,
-		"runtimeConfig": `{"io.kubernetes.cri.pod-annotations":{"intercept.mesh/enabled":"true"},"dns":{"servers":["10.96.0.10"]}}`}}.run(t)
+	o = call{command: "ADD", netns: pod.Path(),
+		entry: map[string]string{"defaults": `{"tunnelPort":0,"dns":{"mode":"resolvconf"}}`,
+			"runtimeConfig": `{"io.kubernetes.cri.pod-annotations":{"intercept.mesh/enabled":"true"},` +
+				`"dns":{"servers":["10.96.0.10"]}}`}}.run(t)
 	o.passed(t, "resolvconf", result("1.0.0"))
 	if !intercepted(t, pod.Path(), want) {
 		t.Error("no rules")
@@ -122,15 +133,20 @@ func TestNotOurs(t *testing.T) {
 	excluded := map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=dns"}
 	for name, c := range map[string]call{
 		"no annotation of ours, and a broken entry": {annotations: plain, entry: broken},
-		"no annotations at all":                     {entry: map[string]string{"runtimeConfig": `{"io.kubernetes.cri.pod-annotations":null}`}},
-		"disabled":                                  {annotations: map[string]string{"intercept.mesh/enabled": "false", "intercept.mesh/dns": "x"}},
-		"an init container":                         {annotations: map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/init": "container"}},
-		"an excluded namespace":                     {annotations: map[string]string{"intercept.mesh/enabled": "nonsense"}, env: excluded, entry: broken},
-		"an excluded namespace, unknown":            {env: excluded, entry: broken},
-		"the agent's own pod":                       {env: map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=mesh-system;K8S_POD_NAME=mesh-cni-agent-x2z"}, entry: broken},
-		"no pod":                                    {env: map[string]string{"CNI_ARGS": "IgnoreUnknown=1;garbage"}, entry: broken},
-		"host network":                              {annotations: meshed, netns: "/proc/self/ns/net", entry: broken},
-		"host network, unknown":                     {netns: "/proc/self/ns/net", entry: broken},
+		"no annotations at all": {
+			entry: map[string]string{"runtimeConfig": `{"io.kubernetes.cri.pod-annotations":null}`}},
+		"disabled": {
+			annotations: map[string]string{"intercept.mesh/enabled": "false", "intercept.mesh/dns": "x"}},
+		"an init container": {
+			annotations: map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/init": "container"}},
+		"an excluded namespace": {annotations: map[string]string{"intercept.mesh/enabled": "nonsense"},
+			env: excluded, entry: broken},
+		"an excluded namespace, unknown": {env: excluded, entry: broken},
+		"the agent's own pod": {
+			env: map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=mesh-system;K8S_POD_NAME=mesh-cni-agent-x2z"}, entry: broken},
+		"no pod":                {env: map[string]string{"CNI_ARGS": "IgnoreUnknown=1;garbage"}, entry: broken},
+		"host network":          {annotations: meshed, netns: "/proc/self/ns/net", entry: broken},
+		"host network, unknown": {netns: "/proc/self/ns/net", entry: broken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := namespace(t)
@@ -189,39 +205,60 @@ func TestErrors(t *testing.T) {
 		{"a version to come", call{version: "9.9.9"}, 1, nil},
 		{"CHECK before there was one", call{command: "CHECK", version: "0.3.1"}, 1, nil},
 		{"STATUS before there was one", call{command: "STATUS", version: "1.0.0"}, 1, nil},
-		{"an unknown field", call{entry: entry("failurePolice", `"allow"`)}, 2, []string{`failurePolice: unknown field, with the value "allow"; did you mean failurePolicy?`}},
-		{"CHECK of a pod that is gone", call{command: "CHECK", netns: "/proc/1/ns/gone"}, 3, []string{"pod default/web: /proc/1/ns/gone"}},
+		{"an unknown field", call{entry: entry("failurePolice", `"allow"`)}, 2,
+			[]string{`failurePolice: unknown field, with the value "allow"; did you mean failurePolicy?`}},
+		{"CHECK of a pod that is gone", call{command: "CHECK", netns: "/proc/1/ns/gone"}, 3,
+			[]string{"pod default/web: /proc/1/ns/gone"}},
 		{"no container", call{env: entry("CNI_CONTAINERID", "-")}, 4, []string{"CNI_CONTAINERID"}},
 		{"no namespace", call{env: entry("CNI_NETNS", "")}, 4, []string{"CNI_NETNS"}},
 		{"a bad interface", call{env: entry("CNI_IFNAME", "a/b")}, 4, nil},
 		{"an unknown command", call{command: "DANCE"}, 4, []string{"DANCE"}},
 		{"no JSON", call{stdin: "{"}, 6, nil},
 		{"a result that is none", call{entry: entry("prevResult", `"x"`)}, 6, []string{"prevResult"}},
-		{"a result of an unknown version", call{entry: entry("prevResult", `{"cniVersion":"7.0.0"}`)}, 6, []string{`version "7.0.0"`}},
-		{"annotations that are none", call{entry: entry("runtimeConfig", `{"io.kubernetes.cri.pod-annotations":["x"]}`)}, 6, []string{"io.kubernetes.cri.pod-annotations"}},
+		{"a result of an unknown version", call{entry: entry("prevResult", `{"cniVersion":"7.0.0"}`)}, 6,
+			[]string{`version "7.0.0"`}},
+		{"annotations that are none", call{entry: entry("runtimeConfig", `{"io.kubernetes.cri.pod-annotations":["x"]}`)}, 6,
+			[]string{"io.kubernetes.cri.pod-annotations"}},
 		{"no network's name", call{entry: entry("name", "-")}, 7, []string{"missing network name"}},
 		{"a bad value", call{entry: entry("backend", `"ebpf"`)}, 7, []string{`backend: "ebpf" is not one of auto, nft`}},
-		{"many bad values", call{entry: entry("agentTimeout", `5`, "logMaxSize", `"x"`, "defaults", `{"proxy":{"uids":[0]}}`, "x", "1")}, 7,
+		{"many bad values", call{
+			entry: entry("agentTimeout", `5`, "logMaxSize", `"x"`, "defaults", `{"proxy":{"uids":[0]}}`, "x", "1")}, 7,
 			[]string{"agentTimeout: 5 is not a string", "logMaxSize", "defaults: proxy.uids: 0", "x: unknown field"}},
-		{"no such namespace", call{netns: "/proc/1/ns/gone"}, 8, []string{"/proc/1/ns/gone: not a network namespace: there is no such file"}},
+		{"no such namespace", call{netns: "/proc/1/ns/gone"}, 8,
+			[]string{"/proc/1/ns/gone: not a network namespace: there is no such file"}},
 		{"not a namespace", call{netns: file}, 8, []string{file}},
-		{"nobody knows the annotations", call{annotations: nil, entry: entry("runtimeConfig", "-")}, 11, []string{"there is no agentSocket", "declare the capability"}},
+		{"the annotations are unknown", call{annotations: nil, entry: entry("runtimeConfig", "-")}, 11,
+			[]string{"there is no agentSocket", "declare the capability"}},
 		{"a bad annotation", call{annotations: with("intercept.mesh/outbound-exclude-ports", "80-70")}, 100,
 			[]string{`pod default/web: annotation intercept.mesh/outbound-exclude-ports: port range "80-70"`}},
-		{"bad annotations", call{annotations: with("intercept.mesh/dns", "a\nb", "intercept.mesh/nonsense", "x", "intercept.mesh/proxy-uid", "0")}, 100,
+		{"bad annotations", call{
+			annotations: with("intercept.mesh/dns", "a\nb", "intercept.mesh/nonsense", "x", "intercept.mesh/proxy-uid", "0")},
+			100,
 			[]string{`"a\nb" is not one of`, "intercept.mesh/nonsense: unknown", "proxy.uids: 0"}},
-		{"bad annotations under allow", call{annotations: with("intercept.mesh/dns", "x"), entry: entry("failurePolicy", `"allow"`)}, 100, nil},
-		{"no program to write rules with", call{entry: entry("backend", `"iptables"`), hidden: true}, 101, []string{"mesh-init doctor"}},
-		{"the same, strict under allow", call{annotations: map[string]string{"intercept.mesh/enabled": "strict"}, entry: entry("backend", `"iptables"`, "failurePolicy", `"allow"`), hidden: true}, 101, nil},
+		{"bad annotations under allow",
+			call{annotations: with("intercept.mesh/dns", "x"), entry: entry("failurePolicy", `"allow"`)}, 100, nil},
+		{"no program to write rules with", call{entry: entry("backend", `"iptables"`), hidden: true}, 101,
+			[]string{"mesh-init doctor"}},
+		{"the same, strict under allow",
+			call{annotations: map[string]string{"intercept.mesh/enabled": "strict"},
+				entry: entry("backend", `"iptables"`, "failurePolicy", `"allow"`), hidden: true}, 101, nil},
 		{"someone else's table", call{netns: foreign.Path()}, 103, []string{nft.Table}},
 		{"CHECK without rules", call{command: "CHECK"}, 105, []string{"not intercepted"}},
-		{"a gVisor pod, by the injector", call{annotations: with("intercept.mesh/runtime-class", "gvisor")}, 106, []string{"its runtime is gvisor", "init container"}},
+		{"a gVisor pod, by the injector", call{annotations: with("intercept.mesh/runtime-class", "gvisor")}, 106,
+			[]string{"its runtime is gvisor", "init container"}},
 		{"a Kata pod, by the list", call{entry: entry("runtime", `"kata-qemu"`)}, 106, []string{"its runtime is kata-qemu"}},
-		{"a Kata pod, by its annotations", call{annotations: with("io.katacontainers.config.hypervisor.default_vcpus", "2")}, 106, []string{"io.katacontainers.config"}},
-		{"no agent, and the runtime gives nothing", call{command: "STATUS", version: "1.1.0", entry: entry("capabilities", "{}")}, 50, []string{"agentSocket", "io.kubernetes.cri.pod-annotations"}},
-		{"STATUS without programs", call{command: "STATUS", version: "1.1.0", entry: entry("backend", `"iptables-legacy"`), hidden: true}, 50, []string{"backend iptables-legacy"}},
-		{"STATUS of a bad entry", call{command: "STATUS", version: "1.1.0", entry: entry("logLevel", `"loud"`)}, 7, []string{`logLevel: "loud" is not one of`}},
-		{"STATUS with an agent that is gone", call{command: "STATUS", version: "1.1.0", entry: entry("capabilities", "{}", "agentSocket", `"/gone.sock"`)}, 50, []string{"/gone.sock: no agent"}},
+		{"a Kata pod, by its annotations", call{annotations: with("io.katacontainers.config.hypervisor.default_vcpus", "2")},
+			106, []string{"io.katacontainers.config"}},
+		{"no agent, and the runtime gives nothing",
+			call{command: "STATUS", version: "1.1.0", entry: entry("capabilities", "{}")}, 50,
+			[]string{"agentSocket", "io.kubernetes.cri.pod-annotations"}},
+		{"STATUS without programs", call{command: "STATUS", version: "1.1.0", entry: entry("backend", `"iptables-legacy"`),
+			hidden: true}, 50, []string{"backend iptables-legacy"}},
+		{"STATUS of a bad entry", call{command: "STATUS", version: "1.1.0", entry: entry("logLevel", `"loud"`)}, 7,
+			[]string{`logLevel: "loud" is not one of`}},
+		{"STATUS with an agent that is gone",
+			call{command: "STATUS", version: "1.1.0", entry: entry("capabilities", "{}", "agentSocket", `"/gone.sock"`)}, 50,
+			[]string{"/gone.sock: no agent"}},
 	} {
 		c := tt.call
 		if c.command == "" {
@@ -279,7 +316,8 @@ func TestAllow(t *testing.T) {
 		c.entry = map[string]string{"failurePolicy": `"allow"`, "backend": `"iptables"`}
 		c.run(t).passed(t, name, result("1.0.0"))
 	}
-	if records := readLog(t, log); len(records) != 2 || records[0].Result != cniwire.ResultAllowed || records[0].Level != "ERROR" || records[1].Error == "" {
+	if records := readLog(t, log); len(records) != 2 || records[0].Result != cniwire.ResultAllowed ||
+		records[0].Level != "ERROR" || records[1].Error == "" {
 		t.Errorf("%+v", records)
 	}
 }
@@ -311,12 +349,14 @@ func TestDel(t *testing.T) {
 		"an empty namespace":      {annotations: meshed, noResult: true},
 		"a namespace that's gone": {annotations: meshed, netns: "/run/netns/gone"},
 		"the host's":              {annotations: meshed, netns: "/proc/self/ns/net"},
-		"no variable":             {env: map[string]string{"CNI_NETNS": "-", "CNI_CONTAINERID": "-", "CNI_IFNAME": "-", "CNI_PATH": "-", "CNI_ARGS": "-"}},
-		"a broken entry":          {entry: map[string]string{"nonsense": "1", "backend": "[]"}},
-		"a future version":        {version: "9.9.9"},
-		"no version":              {entry: map[string]string{"cniVersion": "-"}},
-		"no JSON":                 {stdin: "x"},
-		"bad annotations":         {annotations: map[string]string{"intercept.mesh/enabled": "x"}},
+		"no variable": {
+			env: map[string]string{"CNI_NETNS": "-", "CNI_CONTAINERID": "-", "CNI_IFNAME": "-", "CNI_PATH": "-",
+				"CNI_ARGS": "-"}},
+		"a broken entry":   {entry: map[string]string{"nonsense": "1", "backend": "[]"}},
+		"a future version": {version: "9.9.9"},
+		"no version":       {entry: map[string]string{"cniVersion": "-"}},
+		"no JSON":          {stdin: "x"},
+		"bad annotations":  {annotations: map[string]string{"intercept.mesh/enabled": "x"}},
 	} {
 		c.command = "DEL"
 		for range 2 {
@@ -350,10 +390,12 @@ func TestAddStorm(t *testing.T) {
 	var wg sync.WaitGroup
 	for i, pod := range pods {
 		wg.Go(func() {
-			call{command: "ADD", annotations: meshed, netns: pod.Path(), logs: log}.run(t).passed(t, fmt.Sprint("pod ", i), result("1.0.0"))
+			call{command: "ADD", annotations: meshed, netns: pod.Path(), logs: log}.run(t).passed(t, fmt.Sprint("pod ", i),
+				result("1.0.0"))
 		})
 		wg.Go(func() {
-			call{command: "ADD", annotations: meshed, netns: one.Path(), logs: log}.run(t).passed(t, "the one pod", result("1.0.0"))
+			call{command: "ADD", annotations: meshed, netns: one.Path(), logs: log}.run(t).passed(t, "the one pod",
+				result("1.0.0"))
 		})
 	}
 	wg.Wait()
@@ -426,13 +468,17 @@ func TestOtherCommands(t *testing.T) {
 	if o.exit != 0 || !strings.Contains(o.stdout, `"supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]`) {
 		t.Errorf("VERSION: %+v", o)
 	}
-	gc := map[string]string{"cni.dev/valid-attachments": `[{"containerID":"a","ifname":"eth0"}]`, "cni.dev/attachments": "[]"}
+	gc := map[string]string{"cni.dev/valid-attachments": `[{"containerID":"a","ifname":"eth0"}]`,
+		"cni.dev/attachments": "[]"}
 	call{command: "GC", version: "1.1.0", entry: gc}.run(t).passed(t, "GC", "")
 	call{command: "STATUS", version: "1.1.0"}.run(t).passed(t, "STATUS", "")
 	// Each pod brings its name servers.
-	call{command: "STATUS", version: "1.1.0", entry: map[string]string{"defaults": `{"dns":{"mode":"resolvconf"}}`}}.run(t).passed(t, "STATUS with defaults that want a pod", "")
+	call{command: "STATUS", version: "1.1.0", entry: map[string]string{"defaults": `{"dns":{"mode":"resolvconf"}}`}}.run(
+		t).passed(t, "STATUS with defaults that want a pod", "")
 	socket := agent(t, cniwire.Server{})
-	call{command: "STATUS", version: "1.1.0", entry: map[string]string{"capabilities": "{}", "agentSocket": `"` + socket + `"`}}.run(t).passed(t, "STATUS with an agent", "")
+	call{command: "STATUS", version: "1.1.0",
+		entry: map[string]string{"capabilities": "{}", "agentSocket": `"` + socket + `"`}}.run(t).passed(t,
+		"STATUS with an agent", "")
 	cmd := call{}.cmd(t.Context())
 	cmd.Env = nil
 	cmd.Env = append(cmd.Env, "A=b")
@@ -441,7 +487,7 @@ func TestOtherCommands(t *testing.T) {
 	}
 }
 
-// TestAgent: what the agent says of a pod, where the runtime says nothing.
+// TestAgent: what the agent says about a pod, where the runtime says nothing.
 func TestAgent(t *testing.T) {
 	records := make(chan cniwire.Record, 100)
 	release := make(chan struct{})
@@ -474,23 +520,28 @@ func TestAgent(t *testing.T) {
 	})
 	ask := func(name string) (call, string) {
 		pod := namespace(t)
-		return call{command: "ADD", netns: pod.Path(), env: map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_UID=u1;K8S_POD_NAME=" + name},
+		return call{command: "ADD", netns: pod.Path(),
+			env:   map[string]string{"CNI_ARGS": "K8S_POD_NAMESPACE=default;K8S_POD_UID=u1;K8S_POD_NAME=" + name},
 			entry: map[string]string{"agentSocket": `"` + socket + `"`, "agentTimeout": `"500ms"`}}, pod.Path()
 	}
-	for name, reason := range map[string]string{"plain": "not-annotated", "host": "host-network", "init": "init-container"} {
+	for name, reason := range map[string]string{
+		"plain": "not-annotated", "host": "host-network", "init": "init-container"} {
 		c, netns := ask(name)
 		c.run(t).passed(t, name, result("1.0.0"))
 		if intercepted(t, netns, intercept.Default()) {
 			t.Errorf("%s: there are rules", name)
 		}
 		// The agent counts them, whatever the level of the log.
-		if r := <-records; r.Result != cniwire.ResultSkipped || r.Command != "ADD" || r.PodName != name || r.Reason != reason {
+		if r := <-records; r.Result != cniwire.ResultSkipped || r.Command != "ADD" || r.PodName != name ||
+			r.Reason != reason {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	told := call{command: "ADD", netns: namespace(t).Path(), annotations: plain, entry: map[string]string{"agentSocket": `"` + socket + `"`}}
+	told := call{command: "ADD", netns: namespace(t).Path(), annotations: plain,
+		entry: map[string]string{"agentSocket": `"` + socket + `"`}}
 	told.run(t).passed(t, "annotations by the runtime", result("1.0.0"))
-	if r := <-records; r.Result != cniwire.ResultSkipped || r.Reason != "not-annotated" || r.PodName != "web" || r.PodNamespace != "default" || r.PodUID != "u1" {
+	if r := <-records; r.Result != cniwire.ResultSkipped || r.Reason != "not-annotated" || r.PodName != "web" ||
+		r.PodNamespace != "default" || r.PodUID != "u1" {
 		t.Errorf("annotations by the runtime: %+v", r)
 	}
 	c, netns := ask("web")
@@ -498,7 +549,8 @@ func TestAgent(t *testing.T) {
 	if !intercepted(t, netns, intercept.Default()) {
 		t.Error("web: no rules")
 	}
-	if r := <-records; r.Result != cniwire.ResultIntercepted || r.Command != "ADD" || r.PodName != "web" || r.Backend != "nft" || r.Outcome != "created" || r.Seconds <= 0 {
+	if r := <-records; r.Result != cniwire.ResultIntercepted || r.Command != "ADD" || r.PodName != "web" ||
+		r.Backend != "nft" || r.Outcome != "created" || r.Seconds <= 0 {
 		t.Errorf("%+v", r)
 	}
 	c, _ = ask("bad")
@@ -571,8 +623,10 @@ func TestBadAgent(t *testing.T) {
 	}{
 		"away": {filepath.Join(dir, "away"), "no agent listens there"},
 		"dead": {dead, "no agent listens there"},
-		"slow": {listen("slow", func(c net.Conn) { mu.Lock(); held = append(held, c); mu.Unlock() }), "did not answer in time"},
-		"mad":  {listen("mad", func(c net.Conn) { io.WriteString(c, "\x00\x01{{{\n"); c.Close() }), "is not an agent's answer"},
+		"slow": {listen("slow", func(c net.Conn) { mu.Lock(); held = append(held, c); mu.Unlock() }),
+			"did not answer in time"},
+		"mad": {listen("mad", func(c net.Conn) { io.WriteString(c, "\x00\x01{{{\n"); c.Close() }),
+			"is not an agent's answer"},
 		"rude": {listen("rude", func(c net.Conn) { c.Close() }), "is not an agent's answer"},
 		"new": {listen("new", func(c net.Conn) {
 			bufio.NewReader(c).ReadString('\n')
@@ -586,7 +640,8 @@ func TestBadAgent(t *testing.T) {
 		if d := time.Since(begun); d > 5*time.Second {
 			t.Errorf("%s: it took %v", name, d)
 		}
-		call{command: "ADD", netns: pod.Path(), entry: entry, annotations: plain}.run(t).passed(t, name+", a pod that does not ask", result("1.0.0"))
+		call{command: "ADD", netns: pod.Path(), entry: entry, annotations: plain}.run(t).passed(t,
+			name+", a pod that does not ask", result("1.0.0"))
 		call{command: "DEL", netns: pod.Path(), entry: entry}.run(t).passed(t, name+", DEL", "")
 	}
 	if intercepted(t, pod.Path(), intercept.Default()) {
@@ -610,7 +665,8 @@ func TestLog(t *testing.T) {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			call{command: "ADD", netns: "/gone", logs: log, annotations: map[string]string{"intercept.mesh/enabled": strings.Repeat("x", 500)},
+			call{command: "ADD", netns: "/gone", logs: log, annotations: map[string]string{
+				"intercept.mesh/enabled": strings.Repeat("x", 500)},
 				entry: map[string]string{"logMaxSize": fmt.Sprint(limit)}}.run(t)
 		})
 	}

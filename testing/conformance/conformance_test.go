@@ -37,7 +37,8 @@ func TestTableIsLarge(t *testing.T) {
 		t.Errorf("%d configurations, %d flows", len(all), flows)
 	}
 	// I3 is of packets that no client sends; its tests are elsewhere.
-	for _, line := range []string{"O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O9", "O10", "O11", "O12", "O13", "O14", "I1", "I4", "I5", "I6", "I7", "I8"} {
+	for _, line := range []string{"O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O9", "O10", "O11", "O12", "O13", "O14",
+		"I1", "I4", "I5", "I6", "I7", "I8"} {
 		if !lines[line] {
 			t.Errorf("no flow for line %s", line)
 		}

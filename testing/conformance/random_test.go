@@ -17,8 +17,9 @@ import (
 )
 
 var (
-	randomConfigs = flag.Uint64("random.configs", 300, "how many random configurations to compare with the kernel, by each backend")
-	randomSeed    = flag.Uint64("random.seed", 1, "the seed of the first one; the others follow")
+	randomConfigs = flag.Uint64("random.configs", 300,
+		"how many random configurations to compare with the kernel, by each backend")
+	randomSeed = flag.Uint64("random.seed", 1, "the seed of the first one; the others follow")
 )
 
 const (
@@ -58,7 +59,8 @@ func TestRandom(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d configurations, %d flows through each of %d backends, %d of them captured", *randomConfigs, sent.Load(), len(backends), captured.Load())
+	t.Logf("%d configurations, %d flows through each of %d backends, %d of them captured", *randomConfigs, sent.Load(),
+		len(backends), captured.Load())
 	if !t.Failed() && (sent.Load() < *randomConfigs*randomFlows || captured.Load()*10 < sent.Load()) {
 		t.Error("too few flows, or too few of them captured, to mean anything")
 	}
@@ -77,7 +79,8 @@ func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64
 		t.Errorf("seed %d: %v", seed, err)
 		return
 	}
-	reproduce := fmt.Sprintf("reproduce: go test ./testing/conformance -run TestRandom -random.configs 1 -random.seed %d", seed)
+	reproduce := fmt.Sprintf("reproduce: go test ./testing/conformance -run TestRandom -random.configs 1 -random.seed %d",
+		seed)
 	for _, p := range pods {
 		if _, err := p.target.Apply(t.Context(), c); err != nil {
 			t.Errorf("%s: %v\nconfiguration: %+v\n%s", p.target.Backend, err, c, reproduce)

@@ -32,7 +32,8 @@ var (
 	outside  = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("203.0.113.7:80"), Owner: app}
 	outside6 = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[2001:db8::7]:80"), Owner: app}
 	service  = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer}
-	probe    = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15020"), From: netlab.FromPeer}
+	probe    = netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:15020"),
+		From: netlab.FromPeer}
 )
 
 // TestOutbound: an app that calls a server outside is answered by it, as if
@@ -80,7 +81,8 @@ func TestDNS(t *testing.T) {
 				if err := json.Unmarshal([]byte(strings.Join(texts, "")), &upstream); err != nil {
 					t.Fatal(err)
 				}
-				if upstream.Role != netlab.RolePeer || upstream.Local.String() != "10.96.0.10:53" || upstream.Client.Addr().String() != "10.244.0.5" {
+				if upstream.Role != netlab.RolePeer || upstream.Local.String() != "10.96.0.10:53" ||
+					upstream.Client.Addr().String() != "10.244.0.5" {
 					t.Errorf("%s: answered by %+v", name, upstream)
 				}
 				dnsmasq.awaitLog(t, "forwarded "+name+" to 10.96.0.10")

@@ -224,7 +224,8 @@ func add(t *testing.T, root, from, to string) {
 
 // captured are flows that a pod's default rules redirect, and to where.
 func captured() map[netlab.Flow]uint16 {
-	toApp6 := netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[fd00:244::5]:8080"), From: netlab.FromPeer}
+	toApp6 := netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[fd00:244::5]:8080"),
+		From: netlab.FromPeer}
 	return map[netlab.Flow]uint16{outside: 15001, outside6: 15001, service: 15006, toApp6: 15006}
 }
 
@@ -276,7 +277,8 @@ func TestImageWithIPTables(t *testing.T) {
 			c.expect(t, lab, 0, []string{"unchanged: "}, "apply", "--backend", "iptables-legacy")
 			// Of the two variants it has one, which it may not try: that takes
 			// a namespace of its own.
-			c.expect(t, lab, 0, []string{"unchanged: ", " by iptables-legacy ", "after iptables-nft was found to be unable"}, "apply", "--backend", "iptables")
+			c.expect(t, lab, 0, []string{"unchanged: ", " by iptables-legacy ", "after iptables-nft was found to be unable"},
+				"apply", "--backend", "iptables")
 			c.expect(t, lab, 0, []string{"ok"}, "check", "--backend", "iptables-legacy")
 			c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status")
 			c.expect(t, lab, 0, []string{"removed"}, "remove")
@@ -302,9 +304,11 @@ func TestImageFromScratch(t *testing.T) {
 	lab := newSidecarPod(t)
 	c := container{scratch(t), []uintptr{unix.CAP_NET_ADMIN}}
 
-	c.expect(t, lab, 12, []string{"iptables-legacy-restore", "use the backend nft"}, "apply", "--backend", "iptables-legacy")
+	c.expect(t, lab, 12, []string{"iptables-legacy-restore", "use the backend nft"}, "apply", "--backend",
+		"iptables-legacy")
 	c.expect(t, lab, 12, []string{"iptables-nft-restore", "use the backend nft"}, "apply", "--backend", "iptables-nft")
-	c.expect(t, lab, 12, []string{"no backend works here", "iptables-nft-restore", "iptables-legacy-restore"}, "apply", "--backend", "iptables")
+	c.expect(t, lab, 12, []string{"no backend works here", "iptables-nft-restore", "iptables-legacy-restore"}, "apply",
+		"--backend", "iptables")
 	without := container{c.Root, nil}
 	for _, verb := range []string{"apply", "check"} {
 		without.expect(t, lab, 13, []string{"CAP_NET_ADMIN"}, verb)

@@ -149,7 +149,8 @@ func TestQuickstartConfig(t *testing.T) {
 func TestOneSocketForBothFamilies(t *testing.T) {
 	t.Parallel()
 	lab := newPod(t, shownConfig(t, withHAProxy))
-	config := strings.Replace(quickstart.Read(t, page).File(t, "haproxy.cfg"), "bind 0.0.0.0:15001", "bind :::15001 v4v6", 1)
+	config := strings.Replace(quickstart.Read(t, page).File(t, "haproxy.cfg"), "bind 0.0.0.0:15001", "bind :::15001 v4v6",
+		1)
 	startHAProxyWith(t, lab, config)
 	conn, err := dial(lab, unix.SOCK_STREAM, outside.Dst, app)
 	if err != nil {

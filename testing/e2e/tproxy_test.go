@@ -105,12 +105,14 @@ func TestTransparentInbound(t *testing.T) {
 					called := netip.AddrPortFrom(netip.MustParseAddr(pod), port)
 					proxyProtocolApp(t, lab, called)
 					for _, user := range users {
-						f := netlab.Flow{Protocol: intercept.TCP, From: netlab.FromPeer, Src: netip.AddrPortFrom(netip.MustParseAddr(user), 0), Dst: called}
+						f := netlab.Flow{Protocol: intercept.TCP, From: netlab.FromPeer,
+							Src: netip.AddrPortFrom(netip.MustParseAddr(user), 0), Dst: called}
 						got, own := call(t, lab, f)
 						if got.Role != netlab.RoleApp || got.Original != called || got.Client != own || own.Addr() != f.Src.Addr() {
 							t.Errorf("%s, whose own address is %s: %s", f, own, got)
 						}
-						haproxy.awaitLog(t, fmt.Sprintf("inbound%d: %s:%d to %s:%d", intercept.FamilyOf(own.Addr()), own.Addr(), own.Port(), called.Addr(), called.Port()))
+						haproxy.awaitLog(t, fmt.Sprintf("inbound%d: %s:%d to %s:%d", intercept.FamilyOf(own.Addr()), own.Addr(),
+							own.Port(), called.Addr(), called.Port()))
 					}
 				}
 			}
@@ -126,7 +128,7 @@ func TestTransparentInbound(t *testing.T) {
 	}
 }
 
-// proxyProtocolApp is an app that is told by a proxy who calls whom: in its
+// proxyProtocolApp is an app to which a proxy says who calls whom: in its
 // answer, Client and Original are what the proxy says.
 func proxyProtocolApp(t *testing.T, lab *netlab.Lab, at netip.AddrPort) {
 	t.Helper()
@@ -174,7 +176,8 @@ func answerProxied(conn net.Conn, at netip.AddrPort) error {
 	}
 	var src, dst string
 	var sport, dport uint16
-	if _, err := fmt.Sscanf(header, fmt.Sprintf("PROXY TCP%d %%s %%s %%d %%d\r\n", intercept.FamilyOf(at.Addr())), &src, &dst, &sport, &dport); err != nil {
+	if _, err := fmt.Sscanf(header, fmt.Sprintf("PROXY TCP%d %%s %%s %%d %%d\r\n", intercept.FamilyOf(at.Addr())), &src,
+		&dst, &sport, &dport); err != nil {
 		return fmt.Errorf("the first line is %q: %w", header, err)
 	}
 	client, err1 := netip.ParseAddr(src)
@@ -182,7 +185,8 @@ func answerProxied(conn net.Conn, at netip.AddrPort) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	if from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); from != netip.MustParseAddr("127.0.0.6") && from != netip.MustParseAddr("::6") {
+	if from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); from != netip.MustParseAddr("127.0.0.6") &&
+		from != netip.MustParseAddr("::6") {
 		return fmt.Errorf("called from %s, not from the passthrough source", from)
 	}
 	if _, err := lines.ReadString('\n'); err != nil {

@@ -189,7 +189,8 @@ func TestBase(t *testing.T) {
 	// Its third argument is the suite, then come the directory and the mirror.
 	half := `cp -a ` + whole + `/etc "$4"; `
 	script(t, programs+"/debootstrap", half+`echo "E: no $3 at $5"; exit 1`)
-	run(t, command(cache)).want(t, "debootstrap fails", 125, "E: no small at http://192.0.2.1/debian", "no small can be made")
+	run(t, command(cache)).want(t, "debootstrap fails", 125, "E: no small at http://192.0.2.1/debian",
+		"no small can be made")
 
 	fifo := filepath.Join(programs, "fifo")
 	must(t, unix.Mkfifo(fifo, 0o600))

@@ -1,4 +1,4 @@
-// Package modules_test looks at what the library's go.mod demands of those who
+// Package modules_test looks at what the library's go.mod demands of programs that
 // import the library.
 package modules_test
 

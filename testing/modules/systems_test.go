@@ -25,7 +25,8 @@ func TestSameAPI(t *testing.T) {
 	tried := 0
 	for _, pkg := range packages {
 		within := strings.TrimPrefix(pkg, module)
-		if strings.Contains(within, "/internal/") || strings.HasPrefix(within, "/cmd/") || strings.HasPrefix(within, "/testing/") {
+		if strings.Contains(within, "/internal/") || strings.HasPrefix(within, "/cmd/") ||
+			strings.HasPrefix(within, "/testing/") {
 			continue
 		}
 		tried++

@@ -271,8 +271,10 @@ func TestFates(t *testing.T) {
 		{netlab.FromPod, udp, 53, nil, intercept.RedirectedTo(15053)},
 		{netlab.FromPod, udp, 53, proxy, intercept.Fate{}},
 		{netlab.FromPod, tcp, 53, nil, intercept.Fate{}},
-		{netlab.FromPod, tcp, 80, nil, intercept.Fate{Action: intercept.Redirected, Ports: intercept.PortRange{First: 15001, Last: 15003}}},
-		{netlab.FromPod, tcp, 15001, nil, intercept.Fate{Action: intercept.Redirected, Ports: intercept.PortRange{First: 15001, Last: 15003}}},
+		{netlab.FromPod, tcp, 80, nil,
+			intercept.Fate{Action: intercept.Redirected, Ports: intercept.PortRange{First: 15001, Last: 15003}}},
+		{netlab.FromPod, tcp, 15001, nil,
+			intercept.Fate{Action: intercept.Redirected, Ports: intercept.PortRange{First: 15001, Last: 15003}}},
 		{netlab.FromPod, tcp, 80, proxy, intercept.Fate{}},
 		{netlab.FromPod, tcp, 81, nil, reject},
 		{netlab.FromPod, udp, 81, nil, reject},
@@ -378,10 +380,13 @@ func TestMark(t *testing.T) {
 // TestFlowString describes flows with all that sets them apart.
 func TestFlowString(t *testing.T) {
 	for want, f := range map[string]netlab.Flow{
-		"tcp from pod to 203.0.113.7:80 as 1000:1000 with mark 0x539": {Protocol: tcp, Dst: addr("203.0.113.7:80"), Owner: app, Mark: 1337},
-		"udp from pod (port 53) to [::1]:80 as 0:0":                   {Protocol: udp, Src: netip.AddrPortFrom(netip.Addr{}, 53), Dst: addr("[::1]:80")},
-		"tcp from peer (203.0.113.9:0) to 10.244.0.5:80":              {Protocol: tcp, From: netlab.FromPeer, Src: addr("203.0.113.9:0"), Dst: addr("10.244.0.5:80")},
-		"udp from vm to 203.0.113.7:53":                               {Protocol: udp, From: netlab.FromVM, Dst: addr("203.0.113.7:53"), Owner: app},
+		"tcp from pod to 203.0.113.7:80 as 1000:1000 with mark 0x539": {
+			Protocol: tcp, Dst: addr("203.0.113.7:80"), Owner: app, Mark: 1337},
+		"udp from pod (port 53) to [::1]:80 as 0:0": {Protocol: udp, Src: netip.AddrPortFrom(netip.Addr{}, 53),
+			Dst: addr("[::1]:80")},
+		"tcp from peer (203.0.113.9:0) to 10.244.0.5:80": {Protocol: tcp, From: netlab.FromPeer, Src: addr("203.0.113.9:0"),
+			Dst: addr("10.244.0.5:80")},
+		"udp from vm to 203.0.113.7:53": {Protocol: udp, From: netlab.FromVM, Dst: addr("203.0.113.7:53"), Owner: app},
 	} {
 		if got := f.String(); got != want {
 			t.Errorf("got %q; want %q", got, want)
@@ -392,7 +397,8 @@ func TestFlowString(t *testing.T) {
 // TestIs compares deliveries that no flow above tells apart.
 func TestIs(t *testing.T) {
 	redirected := func(port uint16) netlab.Delivery {
-		return netlab.Delivery{Fate: intercept.RedirectedTo(port), Banner: netlab.Banner{Role: netlab.RoleOutbound, Port: port}}
+		return netlab.Delivery{
+			Fate: intercept.RedirectedTo(port), Banner: netlab.Banner{Role: netlab.RoleOutbound, Port: port}}
 	}
 	direct := redirected(15001)
 	direct.Fate = intercept.Fate{}
@@ -560,7 +566,8 @@ func TestDNS(t *testing.T) {
 // dialDNS connects a socket in the pod.
 func dialDNS(t *testing.T, in *netlab.Namespace, typ int, to netip.AddrPort) net.Conn {
 	t.Helper()
-	domain, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(to.Addr().AsSlice()), Port: int(to.Port())})
+	domain, sa := unix.AF_INET,
+		unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(to.Addr().AsSlice()), Port: int(to.Port())})
 	if to.Addr().Is6() {
 		domain, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
 	}

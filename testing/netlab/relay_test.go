@@ -205,7 +205,8 @@ func TestForwardFromPod(t *testing.T) {
 		got, err := lab.Send(f)
 		if err != nil {
 			t.Error(err)
-		} else if got.Fate != intercept.RedirectedTo(15006) || got.Role != netlab.RoleApp || got.Client.Addr().String() != from {
+		} else if got.Fate != intercept.RedirectedTo(15006) || got.Role != netlab.RoleApp ||
+			got.Client.Addr().String() != from {
 			t.Errorf("%s: %s; want it passed on to the app from %s", f, got, from)
 		}
 	}
@@ -268,7 +269,8 @@ func TestForwardFails(t *testing.T) {
 					}
 				case err != nil:
 					t.Error(err)
-				case got.Role != netlab.RoleInbound || got.Via.Role != netlab.RoleInbound || got.Fate != intercept.RedirectedTo(15006):
+				case got.Role != netlab.RoleInbound || got.Via.Role != netlab.RoleInbound ||
+					got.Fate != intercept.RedirectedTo(15006):
 					t.Errorf("%s: %s; want the sidecar's answer to itself", f, got)
 				}
 			}

@@ -85,7 +85,8 @@ func TestVM(t *testing.T) {
 		{netlab.FromPeer, tcp, 80, intercept.Fate{}},
 		{netlab.FromPeer, udp, 53, intercept.Fate{}},
 	} {
-		dsts := []string{"203.0.113.7", "2001:db8::7", "198.51.100.1", "2001:db8:1::1", "10.244.0.5", "fd00:244::5", "10.246.0.1", "fd00:246::1"}
+		dsts := []string{"203.0.113.7", "2001:db8::7", "198.51.100.1", "2001:db8:1::1", "10.244.0.5", "fd00:244::5",
+			"10.246.0.1", "fd00:246::1"}
 		if test.from == netlab.FromPeer {
 			dsts = dsts[4:6]
 		}

@@ -13,7 +13,8 @@ import (
 )
 
 // nodeLocal is a resolver on the node, at addresses that lead no further.
-var nodeLocal = []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53"), netip.MustParseAddrPort("[fd00:53::10]:53")}
+var nodeLocal = []netip.AddrPort{
+	netip.MustParseAddrPort("169.254.20.10:53"), netip.MustParseAddrPort("[fd00:53::10]:53")}
 
 // TestTargets: lookups go to a resolver on the node, other connections to a
 // proxy there, and are answered from the address they were sent to. What goes
@@ -21,7 +22,8 @@ var nodeLocal = []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53"), ne
 func TestTargets(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		lab := netlab.NewT(t, netlab.Options{})
-		nodeProxy := []netip.AddrPort{netip.MustParseAddrPort("169.254.20.11:15001"), netip.MustParseAddrPort("[fd00:53::11]:15001")}
+		nodeProxy := []netip.AddrPort{
+			netip.MustParseAddrPort("169.254.20.11:15001"), netip.MustParseAddrPort("[fd00:53::11]:15001")}
 		c := intercept.Default()
 		c.Inbound.Mode = intercept.InboundOff
 		c.DNS.Mode = intercept.DNSAll
@@ -35,7 +37,8 @@ func TestTargets(t *testing.T) {
 		b := w.open(t, lab)
 		apply(t, b, rs)
 		translated := func(to netip.AddrPort) intercept.Fate { return intercept.Fate{Action: intercept.Translated, To: to} }
-		for i, server := range []netip.AddrPort{netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("[fd00:96::a]:53")} {
+		for i, server := range []netip.AddrPort{
+			netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("[fd00:96::a]:53")} {
 			for _, proto := range []intercept.Protocol{intercept.UDP, intercept.TCP} {
 				lookup := netlab.Flow{Protocol: proto, Dst: server, Owner: app}
 				expectFate(t, lab, lookup, translated(nodeLocal[i]))
@@ -57,7 +60,8 @@ func TestTargets(t *testing.T) {
 			// The resolver's other ports are like anybody's.
 			call.Owner, call.Dst = app, netip.AddrPortFrom(nodeLocal[i].Addr(), 80)
 			expectFate(t, lab, call, translated(nodeProxy[i]))
-			expectFate(t, lab, netlab.Flow{Protocol: intercept.UDP, Dst: call.Dst, Owner: app}, intercept.Fate{Action: intercept.Rejected})
+			expectFate(t, lab, netlab.Flow{Protocol: intercept.UDP, Dst: call.Dst, Owner: app},
+				intercept.Fate{Action: intercept.Rejected})
 
 			// A socket that is not connected takes answers from anywhere, and
 			// resolvers compare: it has to be the server asked.

@@ -80,7 +80,8 @@ func TestInitContainer(t *testing.T) {
 			t.Fatal(err)
 		}
 		apply(t, b, rs)
-		first, last, after := &intercept.Owner{UID: 2000, GID: 1000}, &intercept.Owner{UID: 2009, GID: 2000}, &intercept.Owner{UID: 2010, GID: 2000}
+		first, last, after := &intercept.Owner{UID: 2000, GID: 1000}, &intercept.Owner{UID: 2009, GID: 2000},
+			&intercept.Owner{UID: 2010, GID: 2000}
 		for i, dst := range outside {
 			tcp := netlab.Flow{Protocol: intercept.TCP, Dst: dst}
 			udp := netlab.Flow{Protocol: intercept.UDP, Dst: netip.AddrPortFrom(dst.Addr(), 9999)}

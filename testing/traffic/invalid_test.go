@@ -98,7 +98,8 @@ func TestDropInvalidConnection(t *testing.T) {
 						if mode == intercept.InboundRedirect && !drop {
 							_, err := conn.Read(make([]byte, 1))
 							if !errors.Is(err, unix.ECONNRESET) {
-								t.Errorf("%s: the connection is not reset without DropInvalid, which the test then does not prove to work: %v", pod, err)
+								t.Errorf("%s: the connection is not reset without DropInvalid, which the test then does not prove to work: %v",
+									pod, err)
 							}
 							continue
 						}
@@ -198,7 +199,8 @@ func reset(t *testing.T, raw int, src, dst netip.AddrPort) ([]byte, bool) {
 		}
 		header := int(buf[0]&0xf) * 4
 		tcp := buf[header:n]
-		if len(tcp) >= 20 && binary.BigEndian.Uint16(tcp) == src.Port() && binary.BigEndian.Uint16(tcp[2:]) == dst.Port() && tcp[13]&intercept.RST != 0 {
+		if len(tcp) >= 20 && binary.BigEndian.Uint16(tcp) == src.Port() && binary.BigEndian.Uint16(tcp[2:]) == dst.Port() &&
+			tcp[13]&intercept.RST != 0 {
 			return tcp, true
 		}
 	}

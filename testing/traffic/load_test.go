@@ -89,7 +89,8 @@ func replaceUnderLoad(t *testing.T, w way) {
 	}
 	stop.Store(true)
 	clients.Wait()
-	t.Logf("%d captured, %d escaped, %d stalled, %d failed", captured.Load(), escaped.Load(), stalled.Load(), failed.Load())
+	t.Logf("%d captured, %d escaped, %d stalled, %d failed", captured.Load(), escaped.Load(), stalled.Load(),
+		failed.Load())
 }
 
 // connectOnce opens and closes a connection. A client whose packet gets lost

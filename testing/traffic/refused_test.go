@@ -31,7 +31,8 @@ func nobodyListens(t *testing.T, w way) {
 	for _, dst := range outside {
 		expectRejected(t, lab, netlab.Flow{Protocol: intercept.TCP, Dst: dst, Owner: app})
 	}
-	expectRejected(t, lab, netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080")})
+	expectRejected(t, lab,
+		netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080")})
 }
 
 func expectRejected(t *testing.T, lab *netlab.Lab, f netlab.Flow) {

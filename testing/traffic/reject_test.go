@@ -125,7 +125,8 @@ func TestUDPRejected(t *testing.T) {
 					}
 				}
 				for _, pod := range pods {
-					served := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.UDP, Dst: netip.AddrPortFrom(pod.Addr(), test.port)}
+					served := netlab.Flow{
+						From: netlab.FromPeer, Protocol: intercept.UDP, Dst: netip.AddrPortFrom(pod.Addr(), test.port)}
 					for _, client := range clients(pod.Addr()) {
 						served.Src = netip.AddrPortFrom(client, 0)
 						expectFate(t, lab, served, intercept.Fate{})

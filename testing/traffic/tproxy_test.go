@@ -36,9 +36,11 @@ var pods = []netip.AddrPort{netip.MustParseAddrPort("10.244.0.5:8080"), netip.Mu
 // clients are where a client of the pod's address can be.
 func clients(pod netip.Addr) []netip.Addr {
 	if pod.Is4() {
-		return []netip.Addr{{}, netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("172.16.5.6"), netip.MustParseAddr("10.96.0.1")}
+		return []netip.Addr{{}, netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("172.16.5.6"),
+			netip.MustParseAddr("10.96.0.1")}
 	}
-	return []netip.Addr{{}, netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr("2001:db8:7::1"), netip.MustParseAddr("fd00:96::1")}
+	return []netip.Addr{{}, netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr("2001:db8:7::1"),
+		netip.MustParseAddr("fd00:96::1")}
 }
 
 // target is the pod by a way: mode tproxy takes routes beside the rules.
@@ -53,7 +55,9 @@ func (w way) target(t testing.TB, lab *netlab.Lab) dataplane.Pod {
 }
 
 // tproxyLab is a lab with a sidecar and mode tproxy.
-func tproxyLab(t *testing.T, w way, s netlab.SidecarConfig, change ...func(*intercept.Config)) (*netlab.Lab, dataplane.Pod) {
+func tproxyLab(
+	t *testing.T, w way, s netlab.SidecarConfig, change ...func(*intercept.Config),
+) (*netlab.Lab, dataplane.Pod) {
 	t.Helper()
 	lab := netlab.NewT(t, netlab.Options{})
 	s.Transparent = true
@@ -108,7 +112,8 @@ func TestTProxy(t *testing.T) {
 			for _, client := range clients(pod.Addr()) {
 				f := inbound(pod, client)
 				got := expectFate(t, lab, f, transparently)
-				if got.Client != got.Source || client.IsValid() && got.Client.Addr() != client || got.Local != pod || got.Original != pod {
+				if got.Client != got.Source || client.IsValid() && got.Client.Addr() != client || got.Local != pod ||
+					got.Original != pod {
 					t.Errorf("%s, sent by %s: %s", f, got.Source, got)
 				}
 			}
@@ -155,7 +160,8 @@ func TestTProxyForward(t *testing.T) {
 						for range 2 {
 							f := inbound(pod, client)
 							got := dial(f)
-							if got.Fate != transparently || got.Role != netlab.RoleApp || got.Local != pod || got.Via.Client != got.Source || got.Via.Original != pod {
+							if got.Fate != transparently || got.Role != netlab.RoleApp || got.Local != pod || got.Via.Client != got.Source ||
+								got.Via.Original != pod {
 								t.Errorf("%s, sent by %s: %s", f, got.Source, got)
 							}
 							want := got.Source.Addr()
@@ -213,7 +219,8 @@ func TestTProxyEstablished(t *testing.T) {
 						t.Fatalf("%s, %s: %s, %v; want %s", f, when, got, err, want)
 					}
 					t.Cleanup(func() { conn.Close() })
-					open = append(open, connection{longLived{f.String() + ", from " + when, conn}, want.Action == intercept.Redirected})
+					open = append(open, connection{
+						longLived{f.String() + ", from " + when, conn}, want.Action == intercept.Redirected})
 				}
 			}
 		}
@@ -231,7 +238,8 @@ func TestTProxyEstablished(t *testing.T) {
 		}
 		excluded := tproxy(func(c *intercept.Config) {
 			c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.PortRange{First: 8000, Last: 8999})
-			c.Inbound.ExcludeSources = intercept.CIDRs{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+			c.Inbound.ExcludeSources = intercept.CIDRs{
+				netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}
 			c.Inbound.DropInvalid = true
 			c.DNS.Mode = intercept.DNSAll
 		})
@@ -448,7 +456,8 @@ func TestTProxyStale(t *testing.T) {
 			flows = append(flows, f)
 		}
 		applyConfig(t, target, tproxy(func(c *intercept.Config) { c.Inbound.Port = intercept.Port(15007) }))
-		sidecar, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true, Outbound: intercept.Port(15002), Inbound: intercept.Port(15007), DNSPort: 15054})
+		sidecar, err := lab.StartSidecar(netlab.SidecarConfig{
+			Transparent: true, Outbound: intercept.Port(15002), Inbound: intercept.Port(15007), DNSPort: 15054})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -480,7 +489,8 @@ func TestTProxyStale(t *testing.T) {
 			f.Timeout = 200 * time.Millisecond
 			expectFate(t, lab, f, intercept.Fate{Action: intercept.Dropped})
 		}
-		if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true, Outbound: intercept.Port(15002), Inbound: intercept.Port(15007), DNSPort: 15054}); err != nil {
+		if _, err := lab.StartSidecar(netlab.SidecarConfig{
+			Transparent: true, Outbound: intercept.Port(15002), Inbound: intercept.Port(15007), DNSPort: 15054}); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range flows {

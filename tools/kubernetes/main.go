@@ -35,7 +35,8 @@ func main() {
 	}
 	program, ok := programs[os.Args[0]]
 	if !ok {
-		fmt.Fprintln(os.Stderr, "usage: kubernetes etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubectl|kubelet [flags]")
+		fmt.Fprintln(os.Stderr,
+			"usage: kubernetes etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubectl|kubelet [flags]")
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(program()))

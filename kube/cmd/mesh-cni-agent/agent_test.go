@@ -33,7 +33,8 @@ import (
 )
 
 const (
-	calico = "{\n  \"name\": \"k8s-pod-network\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [\n    {\n      \"type\": \"calico\"\n    }\n  ]\n}\n"
+	calico = "{\n  \"name\": \"k8s-pod-network\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [\n    {\n      " +
+		"\"type\": \"calico\"\n    }\n  ]\n}\n"
 	podUID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 )
 

@@ -22,8 +22,8 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
 )
 
-// errIll reports that doctor found something amiss.
-var errIll = errors.New("something is amiss on this node")
+// errIll reports that doctor found something wrong.
+var errIll = errors.New("something is wrong on this node")
 
 const exitIll = 10
 
@@ -38,7 +38,7 @@ func main() {
 func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int {
 	c := commands{env, cli.Console{
 		Name: "mesh-cni-agent", Stdout: stdout, Stderr: stderr,
-		Exits: append(cli.CommonExits(), cli.Exit{Code: exitIll, Err: errIll, Meaning: "doctor found something amiss"}),
+		Exits: append(cli.CommonExits(), cli.Exit{Code: exitIll, Err: errIll, Meaning: "doctor found something wrong"}),
 	}}
 	return c.program().Run(ctx, args)
 }
@@ -65,7 +65,7 @@ func (c commands) program() cli.Program {
 `},
 			{Name: "uninstall", Does: "take out entry and plugin, without an API server", Also: []string{"remove", "delete"},
 				Flags: agentFlags, Run: c.verb(false, c.uninstall)},
-			{Name: "doctor", Does: "say what is amiss, with the flags of run", Also: []string{"check", "status"},
+			{Name: "doctor", Does: "say what is wrong on this node, with the flags of run", Also: []string{"check", "status"},
 				Flags: looking, Run: c.verb(false, c.doctor)},
 			{Name: "version", Does: "print the version", Flags: outputFlags, Run: c.verb(false, c.version)},
 		},
@@ -73,8 +73,9 @@ func (c commands) program() cli.Program {
 }
 
 // verb is a verb's work with its settings made, and with its errors reported.
-func (c commands) verb(running bool, do func(context.Context, settings, *slog.Logger) error) func(context.Context,
-	cli.Line) int {
+func (c commands) verb(
+	running bool, do func(context.Context, settings, *slog.Logger) error,
+) func(context.Context, cli.Line) int {
 	return func(ctx context.Context, line cli.Line) int {
 		s, err := settle(line, running, c.env)
 		if err != nil {

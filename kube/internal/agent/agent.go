@@ -76,7 +76,8 @@ func Entry(fields map[string]json.RawMessage, socket string) (conflist.Entry, cn
 		return conflist.Entry{}, cniconf.Conf{}, err
 	}
 	conf, err := cniconf.Parse(text)
-	return conflist.Entry{Type: cniconf.PluginType, JSON: text, Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}}, conf, err
+	return conflist.Entry{Type: cniconf.PluginType, JSON: text, Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}},
+		conf, err
 }
 
 // Agent is one run of it. Make it with [New].
@@ -90,13 +91,13 @@ type Agent struct {
 	keeper  *keeper.Keeper
 	changed chan struct{} // a pod has
 
-	told map[string]told // by pod UID, what was last said of it
+	told map[string]told // by pod UID, what was last said about it
 
 	mu     sync.Mutex
 	probed error // of the last probe
 }
 
-// told is the last thing that was said of a pod, so that it is said once.
+// told is the last thing that was said about a pod, so that it is said once.
 type told struct {
 	state  repair.State
 	result repair.Result
@@ -111,7 +112,8 @@ func New(s Settings, log *slog.Logger) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{s: s, log: log, metrics: metrics.New(), client: client, changed: make(chan struct{}, 1), probed: errNotProbed, told: map[string]told{}}
+	a := &Agent{s: s, log: log, metrics: metrics.New(), client: client, changed: make(chan struct{}, 1),
+		probed: errNotProbed, told: map[string]told{}}
 	a.events = kube.NewEvents(client, s.Node, log, a.metrics.EventsDropped.Inc)
 	a.keeper = keeper.New(s.Place, log, func(reason string) { a.metrics.Writes.WithLabelValues(reason).Inc() })
 	a.pods = kube.NewPods(client, s.Node, s.InitNames, func(kube.Pod) {
@@ -215,7 +217,8 @@ func (a *Agent) record(r cniwire.Record, _ json.RawMessage) {
 	if level.UnmarshalText([]byte(r.Level)) != nil {
 		level = slog.LevelInfo
 	}
-	attrs := []slog.Attr{slog.String("from", cniconf.PluginType), slog.String("command", r.Command), slog.String("pod", r.PodNamespace+"/"+r.PodName)}
+	attrs := []slog.Attr{slog.String("from", cniconf.PluginType), slog.String("command", r.Command),
+		slog.String("pod", r.PodNamespace+"/"+r.PodName)}
 	for _, each := range [][2]string{{"result", r.Result}, {"reason", r.Reason}, {"err", r.Error}} {
 		if each[1] != "" {
 			attrs = append(attrs, slog.String(each[0], each[1]))
@@ -334,7 +337,8 @@ func (a *Agent) tell(ctx context.Context, findings []repair.Finding) {
 		a.log.LogAttrs(ctx, level, event.Note, slog.String("pod", f.Pod.String()), slog.String("reason", event.Reason))
 	}
 	a.told = now
-	for _, s := range []repair.State{repair.Converged, repair.Missing, repair.Changed, repair.Refused, repair.Waiting, repair.Unknown} {
+	for _, s := range []repair.State{repair.Converged, repair.Missing, repair.Changed, repair.Refused, repair.Waiting,
+		repair.Unknown} {
 		a.metrics.Pods.WithLabelValues(string(s)).Set(float64(count[s]))
 	}
 }

@@ -40,10 +40,13 @@ func Doctor(ctx context.Context, p keeper.Place, conf cniconf.Conf) []Diagnosis 
 			err = fmt.Errorf("%s: %w", p.Conf.Path, err)
 		}
 	}
-	all = append(all, diagnose("the pods' network", fmt.Sprintf("%s, of %s", filepath.Join(p.Conf.Path, primary), strings.Join(conflist.Types(files[primary].Data), ", ")), err))
+	all = append(all, diagnose("the pods' network",
+		fmt.Sprintf("%s, of %s", filepath.Join(p.Conf.Path, primary),
+			strings.Join(conflist.Types(files[primary].Data), ", ")), err))
 	if err == nil {
 		if len(steps) > 0 {
-			err = errors.New("it is not the last of that list, or not as these settings make it; the agent puts it there while it runs")
+			err = errors.New("it is not the last of that list, or not as these settings make it; the agent puts it there " +
+				"while it runs")
 		}
 		all = append(all, diagnose("our entry", "in place", err))
 	}
@@ -52,7 +55,8 @@ func Doctor(ctx context.Context, p keeper.Place, conf cniconf.Conf) []Diagnosis 
 	good := ""
 	switch {
 	case err != nil && len(conflist.Holding(files, p.Entry.Type)) > 0:
-		err = fmt.Errorf("%w: and %s names it, so that no pod starts; run mesh-cni-agent uninstall, or the agent", err, strings.Join(conflist.Holding(files, p.Entry.Type), ", "))
+		err = fmt.Errorf("%w: and %s names it, so that no pod starts; run mesh-cni-agent uninstall, or the agent", err,
+			strings.Join(conflist.Holding(files, p.Entry.Type), ", "))
 	case err == nil && info.Mode().Perm()&0o111 == 0:
 		err = fmt.Errorf("%s cannot be executed (%s)", plugin, info.Mode())
 	case err == nil:

@@ -21,8 +21,9 @@ import (
 
 func ours() Entry {
 	return Entry{
-		Type:     "mesh-cni",
-		JSON:     []byte(`{"type":"mesh-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},"agentSocket":"/run/x"}`),
+		Type: "mesh-cni",
+		JSON: []byte(`{"type":"mesh-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},` +
+			`"agentSocket":"/run/x"}`),
 		Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"},
 	}
 }
@@ -145,7 +146,8 @@ func TestNodes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if is.Name != was.Name || is.CNIVersion != was.CNIVersion || !slices.Equal(types(is), append(types(was), "mesh-cni")) {
+			if is.Name != was.Name || is.CNIVersion != was.CNIVersion ||
+				!slices.Equal(types(is), append(types(was), "mesh-cni")) {
 				t.Errorf("%s %s %v became %s %s %v", was.Name, was.CNIVersion, types(was), is.Name, is.CNIVersion, types(is))
 			}
 			for i, p := range was.Plugins {
@@ -197,18 +199,26 @@ func must[T any](v T, err error) T {
 func TestLayout(t *testing.T) {
 	e := ours()
 	e.JSON = []byte(`{"type":"mesh-cni","a":[1]}`)
-	for in, want := range map[string]string{
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"}]}`:                                             `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t}\n]}":                  "{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t},\n\t{\n\t  \"type\": \"mesh-cni\",\n\t  \"a\": [\n\t    1\n\t  ]\n\t}\n]}",
-		`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}, {"type":"x"}]}`:                        `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"},{"type":"mesh-cni"},   {"type":"x"} ]}`: `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]} ]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[2]},{"type":"y"}]}`:    `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"y"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"}]}`:                        `{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"},{"type":"mesh-cni","a":[1]}]}`,
-		`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`:            `{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`,
+	for _, tt := range []struct{ in, want string }{
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t}\n]}",
+			"{\"cniVersion\":\"1.0.0\",\"plugins\": [\n\t{\n\t  \"type\":\"x\"\n\t},\n\t{\n\t  \"type\": " +
+				"\"mesh-cni\",\n\t  \"a\": [\n\t    1\n\t  ]\n\t}\n]}"},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}, {"type":"x"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"},{"type":"mesh-cni"},   {"type":"x"} ]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[1]} ]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"mesh-cni","a":[2]},{"type":"y"}]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{"type":"y"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"}]}`,
+			`{"plugins":[],"cniVersion":"1.0.0","plugins":[{"t":"]","type":"x"},{"type":"mesh-cni","a":[1]}]}`},
+		{`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`,
+			`{"cniVersion":"1.0.0","plugins":[{"type":"x"},{ "a":[ 1 ], "type":"mesh-cni" }]}`},
 	} {
-		got, err := Insert([]byte(in), e)
-		if err != nil || string(got) != want {
-			t.Errorf("%s\ngot  %s, %v\nwant %s", in, got, err, want)
+		got, err := Insert([]byte(tt.in), e)
+		if err != nil || string(got) != tt.want {
+			t.Errorf("%s\ngot  %s, %v\nwant %s", tt.in, got, err, tt.want)
 		}
 	}
 }
@@ -226,10 +236,12 @@ func TestRefused(t *testing.T) {
 		{"10-a.conflist", `{"plugins":[]}`, "is empty"},
 		{"10-a.conflist", `{"plugins":[1]}`, "plugins[0], 1, is no object"},
 		{"10-a.conflist", `{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}]}`, "mesh-cni is its only plugin"},
-		{"10-a.conflist", `{"plugins":[{"type":"x"}]}`, "names no cniVersion, which means 0.1.0, and mesh-cni speaks 0.3.1, "},
+		{"10-a.conflist", `{"plugins":[{"type":"x"}]}`,
+			"names no cniVersion, which means 0.1.0, and mesh-cni speaks 0.3.1, "},
 		{"10-a.conflist", `{"cniVersion":"0.2.0","plugins":[{"type":"x"}]}`, "is of cniVersion 0.2.0, and mesh-cni speaks"},
 		{"10-a.conf", `{"cniVersion":"0.2.0","type":"x"}`, "is of cniVersion 0.2.0"},
-		{"10-a.conf", `{"cniVersion":"1.0.0","plugins":[]}`, `no "type"; a list belongs into a file whose name ends in .conflist`},
+		{"10-a.conf", `{"cniVersion":"1.0.0","plugins":[]}`,
+			`no "type"; a list belongs into a file whose name ends in .conflist`},
 		{"10-a.json", "", "10-a.json: not a CNI configuration: it is empty"},
 	} {
 		conf := Dir{Path: t.TempDir()}
@@ -252,7 +264,8 @@ func TestRefused(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(conf.Path, "00.conf"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conf.Install(ours()); err == nil || !strings.Contains(err.Error(), "00.conf: not a CNI configuration: it is no regular file") {
+	if _, err := conf.Install(ours()); err == nil ||
+		!strings.Contains(err.Error(), "00.conf: not a CNI configuration: it is no regular file") {
 		t.Errorf("a fifo: %v", err)
 	}
 }
@@ -393,7 +406,8 @@ func TestConvertedComesBack(t *testing.T) {
 func TestFileStaysItself(t *testing.T) {
 	_, conf, _ := node(t, "calico")
 	path, elsewhere := filepath.Join(conf.Path, "10-calico.conflist"), filepath.Join(t.TempDir(), "real")
-	if err := errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path), os.Chmod(elsewhere, 0o640)); err != nil {
+	if err := errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path),
+		os.Chmod(elsewhere, 0o640)); err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() == 0 {
@@ -405,7 +419,8 @@ func TestFileStaysItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	info := must(os.Stat(elsewhere))
-	if stat := info.Sys().(*syscall.Stat_t); info.Mode() != 0o640 || os.Getuid() == 0 && (stat.Uid != 12 || stat.Gid != 34) {
+	if stat := info.Sys().(*syscall.Stat_t); info.Mode() != 0o640 || os.Getuid() == 0 &&
+		(stat.Uid != 12 || stat.Gid != 34) {
 		t.Errorf("%v, %d:%d", info.Mode(), stat.Uid, stat.Gid)
 	}
 	if got := types(must(load(conf))); !isLink(path) || !slices.Contains(got, "mesh-cni") {
@@ -440,7 +455,8 @@ func TestBinary(t *testing.T) {
 	if _, err := conf.Install(ours()); err != nil {
 		t.Fatal(err)
 	}
-	if err := bin.RemoveBinary("mesh-cni", conf); err == nil || !strings.Contains(err.Error(), "still in 10-calico.conflist") {
+	if err := bin.RemoveBinary("mesh-cni", conf); err == nil ||
+		!strings.Contains(err.Error(), "still in 10-calico.conflist") {
 		t.Errorf("removed under a list that names it: %v", err)
 	}
 	if _, err := conf.Uninstall("mesh-cni"); err != nil {
@@ -489,7 +505,8 @@ func FuzzInsert(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte(`{"plugins":[{"type":"mesh-cni"},{"\u0074ype":"mesh-cni"},{"type":"x"},{"type":"mesh-cni"}],"cniVersion":"1.0.0"}`))
+	f.Add([]byte(`{"plugins":[{"type":"mesh-cni"},{"\u0074ype":"mesh-cni"},{"type":"x"},{"type":"mesh-cni"}],` +
+		`"cniVersion":"1.0.0"}`))
 	e := ours()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = Wrap(data)

@@ -336,7 +336,8 @@ func (d Dir) RemoveBinary(name string, conf Dir) error {
 		return err
 	}
 	if names := Holding(files, name); len(names) > 0 {
-		return fmt.Errorf("%s stays: it is still in %s of %s", filepath.Join(d.Path, name), strings.Join(names, ", "), conf.Path)
+		return fmt.Errorf("%s stays: it is still in %s of %s", filepath.Join(d.Path, name), strings.Join(names, ", "),
+			conf.Path)
 	}
 	err = d.take(Delete{name})
 	if errors.Is(err, fs.ErrNotExist) {

@@ -156,7 +156,8 @@ func (e Entry) speaks(named []string) error {
 	if len(named) > 0 {
 		what = fmt.Sprintf("is of cniVersion %s", strings.Join(named, ", "))
 	}
-	return fmt.Errorf("it %s, and %s speaks %s: with its entry no pod would start; have the file's owner write one of these", what, e.Type, strings.Join(e.Versions, ", "))
+	return fmt.Errorf("it %s, and %s speaks %s: with its entry no pod would start; have the file's owner write one of "+
+		"these", what, e.Type, strings.Join(e.Versions, ", "))
 }
 
 // Insert returns a list with the entry as its last, and with no other of its

@@ -127,7 +127,8 @@ func (c *cluster) ready(pod string) {
 func (c *cluster) event(pod, reason string) (note string) {
 	c.t.Helper()
 	c.Await("the event "+reason+" of "+pod, func() bool {
-		note = c.kubectl("get", "events", "--field-selector", "involvedObject.name="+pod+",reason="+reason, "-o", "jsonpath={.items[*].message}")
+		note = c.kubectl("get", "events", "--field-selector", "involvedObject.name="+pod+",reason="+reason, "-o",
+			"jsonpath={.items[*].message}")
 		return note != ""
 	})
 	return note
@@ -216,8 +217,10 @@ func TestCluster(t *testing.T) {
 	c.apply(pod("web", "", meshed...))
 
 	c.apply(deploy(t,
-		"            - --keep-on-exit\n", "            - --keep-on-exit\n            - --startup-taint="+taint+"\n            - --repair-interval=2s\n",
-		"  # - apiGroups: [\"\"]\n  #   resources: [nodes]\n  #   verbs: [get, patch]\n", "  - apiGroups: [\"\"]\n    resources: [nodes]\n    verbs: [get, patch]\n"))
+		"            - --keep-on-exit\n", "            - --keep-on-exit\n            - --startup-taint="+taint+
+			"\n            - --repair-interval=2s\n",
+		"  # - apiGroups: [\"\"]\n  #   resources: [nodes]\n  #   verbs: [get, patch]\n",
+		"  - apiGroups: [\"\"]\n    resources: [nodes]\n    verbs: [get, patch]\n"))
 	c.rollout()
 
 	// The pod that was held back, the one that was not, and others.
@@ -236,14 +239,16 @@ func TestCluster(t *testing.T) {
 			t.Errorf("%s: restarted %s", name, n)
 		}
 	}
-	if out, err := c.try("exec", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--", "/mesh-cni-agent", "doctor", "--plugin-conf=/etc/mesh-cni/plugin.json"); err != nil || strings.Count(out, " ok ") != 5 {
+	if out, err := c.try("exec", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--", "/mesh-cni-agent", "doctor",
+		"--plugin-conf=/etc/mesh-cni/plugin.json"); err != nil || strings.Count(out, " ok ") != 5 {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
 	c.apply(pod("plain", ""))
 	c.apply(pod("bad", "", "enabled", "true", "outbound-exclude-ports", "80-70"))
 	c.ready("plain")
 	c.intercepted("plain", false)
-	if note := c.event("bad", "FailedCreatePodSandBox"); !strings.Contains(note, `pod default/bad: annotation intercept.mesh/outbound-exclude-ports: port range "80-70" ends before it begins`) {
+	if note := c.event("bad", "FailedCreatePodSandBox"); !strings.Contains(note,
+		`pod default/bad: annotation intercept.mesh/outbound-exclude-ports: port range "80-70" ends before it begins`) {
 		t.Error(note)
 	}
 	c.kubectl("delete", "pod", "bad", "--timeout=60s")
@@ -282,7 +287,7 @@ func TestCluster(t *testing.T) {
 	}
 	c.rollout()
 
-	// Without an API server pods start as ever: static ones, say.
+	// Without an API server pods start as usual: static ones, for example.
 	c.kill("kube-apiserver")
 	c.write("static/static.yaml", pod("static", "", meshed...))
 	c.Await("a static pod without an API server", func() bool {

@@ -53,7 +53,8 @@ const setup = `
 // only where all of it can be seen.
 const sysctls = `
 	mount --make-rprivate /proc
-	for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+	for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
+		kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
 		file=/run/sysctl.$(echo "${pair%=*}" | tr / .)
 		echo "${pair#*=}" >"$file"
 		mount --bind "$file" "/proc/sys/${pair%=*}"
@@ -76,7 +77,8 @@ func newCluster(t *testing.T, part string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.write("sa.key", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	c.write("sa.key", string(
+		pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	// Who has which token, and is in which group.
 	c.write("tokens.csv", "admin,admin,admin,system:masters\nkubelet,system:node:"+nodeName+",kubelet,system:nodes\n")
 	for _, who := range []string{"admin", "kubelet"} {
@@ -112,7 +114,8 @@ const list = `{
 	"cniVersion":"1.1.0",  "name": "pods",
 	"plugins": [
 		{ "type":"bridge", "bridge":"cni0", "isGateway":true,
-		  "ipam": {"type":"host-local", "dataDir":"/run/ipam", "ranges":[[{"subnet":"10.88.0.0/16"}]], "routes":[{"dst":"0.0.0.0/0"}]} }
+		  "ipam": {"type":"host-local", "dataDir":"/run/ipam", "ranges":[[{"subnet":"10.88.0.0/16"}]],
+		            "routes":[{"dst":"0.0.0.0/0"}]} }
 	]
 }
 `
@@ -128,13 +131,15 @@ func (c *cluster) write(name, text string) {
 func (c *cluster) startKubernetes() {
 	c.t.Helper()
 	c.start("etcd", "--data-dir", c.Path("etcd"), "--unsafe-no-fsync",
-		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380")
+		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+		"--listen-peer-urls=http://127.0.0.1:2380")
 	c.startAPI()
 	admin := "--kubeconfig=" + c.Path("admin.kubeconfig")
 	c.start("kube-controller-manager", admin, "--leader-elect=false", "--use-service-account-credentials=true",
 		"--root-ca-file="+c.Path("pki/apiserver.crt"), "--service-account-private-key-file="+c.Path("sa.key"))
 	c.start("kube-scheduler", admin, "--leader-elect=false")
-	c.start("kubelet", "--kubeconfig="+c.Path("kubelet.kubeconfig"), "--config="+c.Path("kubelet.yaml"), "--root-dir="+c.Path("kubelet"),
+	c.start("kubelet", "--kubeconfig="+c.Path("kubelet.kubeconfig"), "--config="+c.Path("kubelet.yaml"),
+		"--root-dir="+c.Path("kubelet"),
 		"--hostname-override="+nodeName, "--node-ip="+nodeAddress)
 	c.Await("the node to be ready", func() bool {
 		out, err := c.try("get", "node", nodeName, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
@@ -146,8 +151,10 @@ func (c *cluster) startAPI() {
 	c.t.Helper()
 	c.start("kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--cert-dir="+c.Path("pki"), "--secure-port=443",
 		"--advertise-address="+nodeAddress, "--bind-address=0.0.0.0", "--service-cluster-ip-range=10.96.0.0/16",
-		"--service-account-key-file="+c.Path("sa.key"), "--service-account-signing-key-file="+c.Path("sa.key"), "--service-account-issuer=https://kubernetes.default.svc",
-		"--token-auth-file="+c.Path("tokens.csv"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+		"--service-account-key-file="+c.Path("sa.key"), "--service-account-signing-key-file="+c.Path("sa.key"),
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--token-auth-file="+c.Path("tokens.csv"), "--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
 		"--kubelet-preferred-address-types=InternalIP", "--allow-privileged")
 	c.Await("the API server", func() bool {
 		out, err := c.try("get", "--raw", "/readyz")
@@ -185,7 +192,8 @@ func (c *cluster) try(args ...string) (string, error) { return c.tryWith("", arg
 
 func (c *cluster) tryWith(stdin string, args ...string) (string, error) {
 	c.t.Helper()
-	cmd := c.Command(c.program, append([]string{"kubectl", "--kubeconfig", c.Path("admin.kubeconfig"), "--cache-dir", c.Path("kubectl")}, args...)...)
+	cmd := c.Command(c.program,
+		append([]string{"kubectl", "--kubeconfig", c.Path("admin.kubeconfig"), "--cache-dir", c.Path("kubectl")}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

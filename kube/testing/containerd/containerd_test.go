@@ -115,15 +115,22 @@ func TestContainerd(t *testing.T) {
 
 	// A bad annotation reaches kubelet as a sentence, and leaves nothing.
 	for range 3 {
-		bad := node.Sandbox{Namespace: "default", Name: "bad", UID: "b", Annotations: asking("enabled", "true", "outbound-exclude-ports", "80-70")}
-		if err := n.CRI.Run(ctx, &bad); err == nil || !strings.Contains(err.Error(), `plugin type="mesh-cni" failed (add): pod default/bad: annotation intercept.mesh/outbound-exclude-ports: port range "80-70"`) {
+		bad := node.Sandbox{
+			Namespace: "default", Name: "bad", UID: "b",
+			Annotations: asking("enabled", "true", "outbound-exclude-ports", "80-70")}
+		if err := n.CRI.Run(ctx, &bad); err == nil ||
+			!strings.Contains(err.Error(),
+				`plugin type="mesh-cni" failed (add): pod default/bad: annotation `+
+					`intercept.mesh/outbound-exclude-ports: port range "80-70"`) {
 			t.Errorf("a bad annotation: %v", err)
 		}
 	}
 
 	// A runtime of its own kind can have a list of its own, which says so.
-	foreign := node.Sandbox{Namespace: "default", Name: "boxed", UID: "g", Annotations: asking("enabled", "true"), Handler: "gvisor"}
-	if err := n.CRI.Run(ctx, &foreign); err == nil || !strings.Contains(err.Error(), "pod default/boxed: the rules would not be asked: its runtime is runsc") {
+	foreign := node.Sandbox{Namespace: "default", Name: "boxed", UID: "g", Annotations: asking("enabled", "true"),
+		Handler: "gvisor"}
+	if err := n.CRI.Run(ctx, &foreign); err == nil ||
+		!strings.Contains(err.Error(), "pod default/boxed: the rules would not be asked: its runtime is runsc") {
 		t.Errorf("a runtime with a network stack of its own: %v", err)
 	}
 	foreign.Annotations = asking()
@@ -139,7 +146,8 @@ func TestContainerd(t *testing.T) {
 
 	// The list loses the capability, and there is no agent: what may be ours
 	// fails, what is excluded starts, and what runs can be taken down.
-	n.writeList("net.d", map[string]any{"capabilities": map[string]bool{}, "agentSocket": n.Path("agent.sock"), "agentTimeout": "200ms"})
+	n.writeList("net.d", map[string]any{"capabilities": map[string]bool{}, "agentSocket": n.Path("agent.sock"),
+		"agentTimeout": "200ms"})
 	n.Await("the new list", func() bool {
 		s := node.Sandbox{Namespace: "default", Name: "unknown", UID: "u", Annotations: asking()}
 		err := n.CRI.Run(ctx, &s)
@@ -147,7 +155,8 @@ func TestContainerd(t *testing.T) {
 			n.gone(s)
 			return false
 		}
-		return strings.Contains(err.Error(), "pod default/unknown: nobody can say whether the pod asks for interception") && strings.Contains(err.Error(), "no agent listens there")
+		return strings.Contains(err.Error(), "pod default/unknown: nobody can say whether the pod asks for interception") &&
+			strings.Contains(err.Error(), "no agent listens there")
 	})
 	system := node.Sandbox{Namespace: "kube-system", Name: "dns", UID: "d", Annotations: asking()}
 	n.must(n.CRI.Run(ctx, &system))
@@ -216,7 +225,8 @@ func TestContainerdMany(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range count {
 		wg.Go(func() {
-			s := node.Sandbox{Namespace: "default", Name: fmt.Sprint("pod-", i), UID: fmt.Sprint("uid-", i), Annotations: asking()}
+			s := node.Sandbox{Namespace: "default", Name: fmt.Sprint("pod-", i), UID: fmt.Sprint("uid-", i),
+				Annotations: asking()}
 			if i%2 == 0 {
 				s.Annotations = asking("enabled", "true")
 			}
@@ -253,7 +263,8 @@ func TestContainerdMany(t *testing.T) {
 	if len(meshed) != (count+1)/2 || skipped != count/2 {
 		t.Errorf("%d pods intercepted and %d not, of %d", len(meshed), skipped, count)
 	} else {
-		t.Logf("%d pods in %v; ADD of those that were intercepted: median %v, at most %v", count, took.Round(time.Millisecond), meshed[len(meshed)/2], meshed[len(meshed)-1])
+		t.Logf("%d pods in %v; ADD of those that were intercepted: median %v, at most %v", count,
+			took.Round(time.Millisecond), meshed[len(meshed)/2], meshed[len(meshed)-1])
 	}
 	n.expectLeft(clean)
 }

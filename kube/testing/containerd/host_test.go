@@ -23,7 +23,8 @@ type host struct {
 func newNode(t testing.TB, entry map[string]any) *host {
 	t.Helper()
 	n := &host{t: t, Node: node.New(t, node.Options{
-		Part: filepath.Join(plugins, "part"), Plugins: []string{filepath.Join(plugins, "mesh-cni")}, Runtimes: map[string]string{"gvisor": "gvisor.d"},
+		Part: filepath.Join(plugins, "part"), Plugins: []string{filepath.Join(plugins, "mesh-cni")},
+		Runtimes: map[string]string{"gvisor": "gvisor.d"},
 	})}
 	n.writeList("net.d", entry)
 	n.writeList("gvisor.d", map[string]any{"runtime": "runsc"})
@@ -62,7 +63,8 @@ func (n *host) writeList(dir string, entry map[string]any) {
 	maps.Copy(ours, entry)
 	list := map[string]any{"cniVersion": node.CNIVersion(), "name": "pods", "plugins": []any{
 		map[string]any{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": map[string]any{
-			"type": "host-local", "dataDir": "/run/ipam", "ranges": [][]map[string]string{{{"subnet": "10.88.0.0/16"}}}, "routes": []map[string]string{{"dst": "0.0.0.0/0"}},
+			"type": "host-local", "dataDir": "/run/ipam", "ranges": [][]map[string]string{{{"subnet": "10.88.0.0/16"}}},
+			"routes": []map[string]string{{"dst": "0.0.0.0/0"}},
 		}},
 		ours,
 	}}

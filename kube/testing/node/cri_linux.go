@@ -209,7 +209,7 @@ func (c CRI) Sandboxes(ctx context.Context) (ids []string, err error) {
 	return ids, err
 }
 
-// NetworkReady is what the runtime says of its network, and why.
+// NetworkReady is what the runtime says about its network, and why.
 func (c CRI) NetworkReady(ctx context.Context) (ready bool, why string, err error) {
 	f, err := c.call(ctx, "RuntimeService/Status", nil)
 	for _, item := range f.sub(1)[1] {

@@ -71,7 +71,8 @@ func New(t testing.TB, o Options) *Node {
 	t.Helper()
 	netlab.Require(t)
 	n := &Node{t: t, o: o, dir: t.TempDir(), Cgroup: fmt.Sprintf("/mesh-test-%d", os.Getpid())}
-	for _, name := range []string{program("containerd"), program("runc"), "ctr", cniPlugin("bridge"), "ip", "mount", "nsenter", "unshare"} {
+	for _, name := range []string{program("containerd"), program("runc"), "ctr", cniPlugin("bridge"), "ip", "mount",
+		"nsenter", "unshare"} {
 		netlab.RequireProgram(t, name)
 	}
 	n.CRI = newCRI(n.Path("containerd.sock"), n.Cgroup)
@@ -98,7 +99,8 @@ func New(t testing.TB, o Options) *Node {
 	part, err := os.ReadFile(o.Part)
 	n.must(err)
 	archive, err := image.Archive(image.Image{
-		Name: Image, Architecture: runtime.GOARCH, Entrypoint: []string{"/part", "pause"}, Files: map[string][]byte{"part": part},
+		Name: Image, Architecture: runtime.GOARCH, Entrypoint: []string{"/part", "pause"},
+		Files: map[string][]byte{"part": part},
 	})
 	n.must(err, os.WriteFile(n.Path("image.tar"), archive, 0o600))
 	n.Import(n.Path("image.tar"), Image)
@@ -130,7 +132,8 @@ func (n *Node) config() string {
 	out, err := exec.Command(program("containerd"), "--version").Output()
 	n.must(err)
 	version, cri, bin := 3, "io.containerd.cri.v1.runtime", `bin_dirs = ["/opt/cni/bin"]`
-	text := fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = %q\n[plugins.'%s']\n", Image, cri)
+	text := fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = %q\n[plugins.'%s']\n", Image,
+		cri)
 	if strings.Contains(string(out), " 1.") {
 		version, cri, bin = 2, "io.containerd.grpc.v1.cri", `bin_dir = "/opt/cni/bin"`
 		text = fmt.Sprintf("[plugins.'%s']\nsandbox_image = %q\ndisable_tcp_service = true\n", cri, Image)
@@ -138,7 +141,12 @@ func (n *Node) config() string {
 	text = fmt.Sprintf(`version = %d
 root = %q
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.tracing.processor.v1.otlp"]
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs",
+  "io.containerd.tracing.processor.v1.otlp"
+]
 [grpc]
 address = %q
 %srestrict_oom_score_adj = true
@@ -151,7 +159,9 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 `, version, n.Path("root"), n.Path("containerd.sock"), text, cri, bin)
 	for name, dir := range n.o.Runtimes {
-		text += fmt.Sprintf("[plugins.'%s'.containerd.runtimes.%s]\nruntime_type = \"io.containerd.runc.v2\" # in name only\ncni_conf_dir = %q\n", cri, name, n.Path(dir))
+		text += fmt.Sprintf(
+			"[plugins.'%s'.containerd.runtimes.%s]\nruntime_type = \"io.containerd.runc.v2\" # in name only\n"+
+				"cni_conf_dir = %q\n", cri, name, n.Path(dir))
 	}
 	return text
 }
@@ -178,7 +188,8 @@ func (n *Node) Boot() {
 		n.Inside("/sbin/ip", "addr", "add", addr+"/32", "dev", "lo")
 	}
 	n.must(n.Net.Start(exec.Command(n.o.Part, "server", "outside", "80", "5432", "udp:"+nameserver+":53"), nil))
-	n.boot = exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "/bin/sh", "-ec", `
+	n.boot = exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation",
+		"private", "/bin/sh", "-ec", `
 		mount -t tmpfs tmpfs /run; mkdir /run/lock /run/netns
 		mount -t tmpfs tmpfs /var/lib
 		mount -t tmpfs tmpfs /var/log
@@ -207,7 +218,8 @@ func (n *Node) Boot() {
 // Command is a program that will run in all of the node's namespaces. Start it
 // with Start of Net.
 func (n *Node) Command(program string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--target", fmt.Sprint(n.init), "--mount", "--pid", program}, args...)...)
+	return exec.Command("nsenter",
+		append([]string{"--target", fmt.Sprint(n.init), "--mount", "--pid", program}, args...)...)
 }
 
 // Log opens the log of a program, to append to it. A test that fails shows how
@@ -292,7 +304,8 @@ func (n *Node) removeCgroups() {
 			})
 			slices.Reverse(dirs)
 			for _, dir := range dirs {
-				n.Await("the end of "+dir, func() bool { err := os.Remove(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
+				n.Await("the end of "+dir,
+					func() bool { err := os.Remove(dir); return err == nil || errors.Is(err, fs.ErrNotExist) })
 			}
 		}
 	}
@@ -301,7 +314,8 @@ func (n *Node) removeCgroups() {
 // Import gives containerd an image, and waits until pods can have it.
 func (n *Node) Import(archive, name string) {
 	n.t.Helper()
-	out, err := exec.Command("ctr", "--address", n.Path("containerd.sock"), "-n", "k8s.io", "images", "import", archive).CombinedOutput()
+	out, err := exec.Command("ctr", "--address", n.Path("containerd.sock"), "-n", "k8s.io", "images", "import",
+		archive).CombinedOutput()
 	if err != nil {
 		n.t.Fatalf("import the image %s: %v: %s", name, err, out)
 	}
@@ -362,7 +376,9 @@ func (n *Node) Left() string {
 		all = append(all, "mount "+strings.Fields(line)[4])
 	}
 	root := fmt.Sprintf("/proc/%d/root", n.init)
-	for _, dir := range []string{"/run/netns", "/run/ipam", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task", "/var/lib/cni/results"} {
+	for _, dir := range []string{
+		"/run/netns", "/run/ipam", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task",
+		"/var/lib/cni/results"} {
 		filepath.WalkDir(root+dir, func(path string, d fs.DirEntry, err error) error {
 			// host-local keeps a lock and the address it gave out last.
 			if err == nil && !d.IsDir() && d.Name() != "lock" && !strings.HasPrefix(d.Name(), "last_reserved_ip") {

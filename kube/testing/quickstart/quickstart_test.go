@@ -88,7 +88,8 @@ func TestEnvoy(t *testing.T) {
 		t.Error(err)
 	}
 	config := intercept.Default()
-	want := map[string]uint16{"outbound": config.Outbound.Port.First, "inbound": config.Inbound.Port.First, "health": 15021}
+	want := map[string]uint16{"outbound": config.Outbound.Port.First, "inbound": config.Inbound.Port.First,
+		"health": 15021}
 	for _, l := range b.GetStaticResources().GetListeners() {
 		port := l.GetAddress().GetSocketAddress().GetPortValue()
 		if port != uint32(want[l.GetName()]) {
@@ -99,7 +100,8 @@ func TestEnvoy(t *testing.T) {
 		if l.GetName() == "health" {
 			continue
 		}
-		if f := l.GetListenerFilters(); len(f) != 1 || !strings.HasSuffix(f[0].GetTypedConfig().GetTypeUrl(), ".OriginalDst") {
+		if f := l.GetListenerFilters(); len(f) != 1 ||
+			!strings.HasSuffix(f[0].GetTypedConfig().GetTypeUrl(), ".OriginalDst") {
 			t.Errorf("listener %s does not ask for the original destination", l.GetName())
 		}
 		more := l.GetAdditionalAddresses()

@@ -47,22 +47,27 @@ func (l losses) report(now time.Time, file, opponent string) error {
 	if n < fighting {
 		return nil
 	}
-	return fmt.Errorf("another writer has taken our entry out of %s or changed it %d times in the last minute; %s", file, n, opponent)
+	return fmt.Errorf("another writer has taken our entry out of %s or changed it %d times in the last minute; %s", file,
+		n, opponent)
 }
 
 // opponent guesses who the other writer is, and says what stops it.
 func opponent(files map[string]conflist.File, primary string) string {
 	types := conflist.Types(files[primary].Data)
 	has := func(part string) bool {
-		return strings.Contains(primary, part) || slices.ContainsFunc(types, func(t string) bool { return strings.HasPrefix(t, part) })
+		return strings.Contains(primary, part) ||
+			slices.ContainsFunc(types, func(t string) bool { return strings.HasPrefix(t, part) })
 	}
 	switch {
 	case has("cilium"):
 		return "it is Cilium, which by default tolerates nobody in its list: set cni.exclusive=false in its Helm values"
 	case has("multus"):
-		return "it is Multus, which writes its list after the one it delegates to: set its --multus-conf-file to a file of your own, or give Multus a network that names mesh-cni"
+		return "it is Multus, which writes its list after the one it delegates to: set its --multus-conf-file to a file of " +
+			"your own, or give Multus a network that names mesh-cni"
 	case has("calico"):
-		return "it is Calico's install-cni, which writes its file whenever its token is renewed: with the operator, set spec.cni.type or its cniNetDir aside; else take mesh-cni into the template of its list (CNI_NETWORK_CONFIG)"
+		return "it is Calico's install-cni, which writes its file whenever its token is renewed: with the operator, set " +
+			"spec.cni.type or its cniNetDir aside; else take mesh-cni into the template of its list (CNI_NETWORK_CONFIG)"
 	}
-	return fmt.Sprintf("find out what writes that file (its plugins are %s), and have it leave what it did not write", strings.Join(types, ", "))
+	return fmt.Sprintf("find out what writes that file (its plugins are %s), and have it leave what it did not write",
+		strings.Join(types, ", "))
 }

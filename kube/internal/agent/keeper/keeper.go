@@ -195,7 +195,8 @@ func (k *Keeper) look(ctx context.Context) {
 		now := time.Now()
 		pause := lost.pause(now, k.unit)
 		err := lost.report(now, filepath.Join(k.place.Conf.Path, primary), opponent(files, primary))
-		k.log.WarnContext(ctx, "another writer has removed our entry or changed it", "file", primary, "times", len(lost), "pause", pause.String())
+		k.log.WarnContext(ctx, "another writer has removed our entry or changed it", "file", primary, "times", len(lost),
+			"pause", pause.String())
 		if pause > 0 {
 			k.set(fmt.Errorf("%w; writing it again in %v", err, pause))
 			wait(ctx, pause)

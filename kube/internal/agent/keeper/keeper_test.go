@@ -39,11 +39,14 @@ func play(t *testing.T, name, text string) *scene {
 	t.Helper()
 	root := t.TempDir()
 	s := &scene{place: Place{
-		Conf: conflist.Dir{Path: filepath.Join(root, "net.d")}, Bin: conflist.Dir{Path: filepath.Join(root, "bin")}, Source: filepath.Join(root, "source"),
-		Entry: conflist.Entry{Type: "mesh-cni", JSON: []byte(`{"type":"mesh-cni","logLevel":"debug"}`), Versions: []string{"1.0.0"}},
+		Conf: conflist.Dir{Path: filepath.Join(root, "net.d")}, Bin: conflist.Dir{Path: filepath.Join(root, "bin")},
+		Source: filepath.Join(root, "source"),
+		Entry: conflist.Entry{Type: "mesh-cni", JSON: []byte(`{"type":"mesh-cni","logLevel":"debug"}`),
+			Versions: []string{"1.0.0"}},
 	}}
 	s.file = filepath.Join(s.place.Conf.Path, name)
-	if err := errors.Join(os.Mkdir(s.place.Conf.Path, 0o755), os.Mkdir(s.place.Bin.Path, 0o755), os.WriteFile(s.place.Source, []byte("x"), 0o755)); err != nil {
+	if err := errors.Join(os.Mkdir(s.place.Conf.Path, 0o755), os.Mkdir(s.place.Bin.Path, 0o755),
+		os.WriteFile(s.place.Source, []byte("x"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	if text != "" {
@@ -104,7 +107,8 @@ func TestKept(t *testing.T) {
 	}
 	b, _ := os.ReadFile(s.file)
 	s.write(t, strings.Replace(string(b), `"debug"`, `"info"`, 1))
-	until(t, "the field is put back", func() bool { b, _ := os.ReadFile(s.file); return strings.Contains(string(b), `"debug"`) })
+	until(t, "the field is put back",
+		func() bool { b, _ := os.ReadFile(s.file); return strings.Contains(string(b), `"debug"`) })
 	program := filepath.Join(s.place.Bin.Path, "mesh-cni")
 	if err := os.Remove(program); err != nil {
 		t.Error(err)
@@ -135,7 +139,8 @@ func TestFight(t *testing.T) {
 	})
 	until(t, "it is a fight", func() bool {
 		err := s.State()
-		return err != nil && strings.Contains(err.Error(), "cni.exclusive=false") && strings.Contains(err.Error(), s.file) && strings.Contains(err.Error(), "6 times in the last minute")
+		return err != nil && strings.Contains(err.Error(), "cni.exclusive=false") && strings.Contains(err.Error(), s.file) &&
+			strings.Contains(err.Error(), "6 times in the last minute")
 	})
 	cancel()
 	wg.Wait()

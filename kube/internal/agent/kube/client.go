@@ -47,7 +47,9 @@ type Client struct {
 }
 
 // ErrNoServer reports that nobody said where the API server is.
-var ErrNoServer = errors.New("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set: this is no pod; name the API server with --api-server")
+var ErrNoServer = errors.New(
+	"KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set: this is no pod; name the API server with " +
+		"--api-server")
 
 // NewClient makes a client. It does not call the server.
 func NewClient(a Access) (*Client, error) {

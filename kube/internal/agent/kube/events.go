@@ -15,7 +15,7 @@ import (
 // Controller is the name under which the agent writes events.
 const Controller = "intercept.mesh/mesh-cni-agent"
 
-// Event is something that happened to a pod, for who asks kubectl about it.
+// Event is something that happened to a pod, as kubectl describe shows it.
 type Event struct {
 	Pod     Pod
 	Warning bool
@@ -58,7 +58,8 @@ func (e *Events) Run(ctx context.Context) {
 		case event := <-e.queue:
 			if err := e.post(ctx, event); err != nil && ctx.Err() == nil {
 				e.dropped()
-				e.log.WarnContext(ctx, "an event could not be written", "pod", event.Pod.String(), "reason", event.Reason, "err", err)
+				e.log.WarnContext(ctx, "an event could not be written", "pod", event.Pod.String(), "reason", event.Reason, "err",
+					err)
 			}
 		}
 	}
@@ -87,6 +88,7 @@ func (e Event) object(node string, now time.Time) *eventsv1.Event {
 		EventTime:  metav1.NewMicroTime(now), ReportingController: Controller, ReportingInstance: node,
 		Action: e.Action, Reason: e.Reason, Type: kind, Note: note,
 		// kubectl describe looks for a static pod's events under kubelet's UID.
-		Regarding: corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.Pod.Namespace, Name: e.Pod.Name, UID: uid(e.Pod.RuntimeUID)},
+		Regarding: corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: e.Pod.Namespace, Name: e.Pod.Name,
+			UID: uid(e.Pod.RuntimeUID)},
 	}
 }

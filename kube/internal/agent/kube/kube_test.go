@@ -29,8 +29,9 @@ const node = "node-a"
 
 func pod(name, uid string) corev1.Pod {
 	return corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid), Annotations: map[string]string{"intercept.mesh/enabled": "true"}},
-		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "x"}}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid), Annotations: map[string]string{
+			"intercept.mesh/enabled": "true"}},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "app", Image: "x"}}},
 	}
 }
 
@@ -142,7 +143,9 @@ func TestWatch(t *testing.T) {
 			s.Put(pod("after-gone", "6"))
 			until(t, "known after 410 Gone", func() bool { return find(t, p, "after-gone", "6", 0).Found })
 			stats := s.Stats()
-			if stats.Gone == 0 || slices.ContainsFunc(stats.Selectors, func(s string) bool { return s != "spec.nodeName="+node }) || o.StreamLists != (stats.Streamed > 0) {
+			if stats.Gone == 0 ||
+				slices.ContainsFunc(stats.Selectors, func(s string) bool { return s != "spec.nodeName="+node }) ||
+				o.StreamLists != (stats.Streamed > 0) {
 				t.Errorf("%+v", stats)
 			}
 			if changes.Load() < 5 {
@@ -186,7 +189,8 @@ func TestAway(t *testing.T) {
 	}
 	s.Put(pod("x", "1"))
 	s.Away(false)
-	until(t, "it is known once the server is back", func() bool { return p.Ready() == nil && find(t, p, "x", "", 0).Found })
+	until(t, "it is known once the server is back",
+		func() bool { return p.Ready() == nil && find(t, p, "x", "", 0).Found })
 }
 
 func TestPodOf(t *testing.T) {
@@ -201,7 +205,8 @@ func TestPodOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Pod{Namespace: "default", Name: "x", UID: "mirror", RuntimeUID: "abc", NodeName: node, Finished: true,
-		Facts: cniwire.Facts{Found: true, Annotations: p.Annotations, RuntimeClass: "kata", HostNetwork: true, InitContainer: true}}
+		Facts: cniwire.Facts{Found: true, Annotations: p.Annotations, RuntimeClass: "kata", HostNetwork: true,
+			InitContainer: true}}
 	for _, in := range []*corev1.Pod{&p, slimmed.(*corev1.Pod)} {
 		if diff := cmp.Diff(want, podOf(in, []string{"mesh-init"})); diff != "" {
 			t.Error(diff)
@@ -227,10 +232,12 @@ func TestEvents(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); e.Run(ctx) }()
 	about := pod(strings.Repeat("n", 253), "7")
-	e.Write(Event{Pod: podOf(&about, nil), Warning: true, Action: "Repair", Reason: "RepairFailed", Note: strings.Repeat("é", 2000)})
+	e.Write(Event{Pod: podOf(&about, nil), Warning: true, Action: "Repair", Reason: "RepairFailed",
+		Note: strings.Repeat("é", 2000)})
 	until(t, "the event is there", func() bool { return len(s.Events()) == 1 })
 	got := s.Events()[0]
-	if got.Regarding.UID != "7" || got.Type != "Warning" || got.ReportingController != Controller || len(got.Name) > 253 || !strings.HasSuffix(got.Note, "é…") {
+	if got.Regarding.UID != "7" || got.Type != "Warning" || got.ReportingController != Controller || len(got.Name) > 253 ||
+		!strings.HasSuffix(got.Note, "é…") {
 		t.Errorf("%+v", got)
 	}
 	mirror := about
@@ -259,7 +266,8 @@ func TestTaint(t *testing.T) {
 	c := client(t, s)
 	keep := corev1.Taint{Key: "other", Effect: corev1.TaintEffectNoSchedule}
 	ours := corev1.Taint{Key: "intercept.mesh/starting", Value: "x", Effect: corev1.TaintEffectNoExecute}
-	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{ours, keep, {Key: ours.Key, Effect: corev1.TaintEffectNoSchedule}}}}
+	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{ours, keep, {Key: ours.Key, Effect: corev1.TaintEffectNoSchedule}}}}
 	s.SetNode(n)
 	for _, want := range []bool{true, false} {
 		removed, err := c.RemoveTaint(t.Context(), node, ours.Key)

@@ -89,7 +89,8 @@ func slim(o any) (any, error) {
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 			Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
 		},
-		Spec:   corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, RuntimeClassName: p.Spec.RuntimeClassName},
+		Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
+			RuntimeClassName: p.Spec.RuntimeClassName},
 		Status: corev1.PodStatus{Phase: p.Status.Phase},
 	}
 	for _, c := range p.Spec.InitContainers {
@@ -143,7 +144,8 @@ func NewPods(c *Client, node string, initNames []string, changed func(Pod)) *Pod
 func (p *Pods) Run(ctx context.Context) { p.informer.RunWithContext(ctx) }
 
 // ErrNotListed reports that the pods are not known yet.
-var ErrNotListed = errors.New("the pods of this node have not been listed yet; the agent's log says what keeps it from the API server")
+var ErrNotListed = errors.New(
+	"the pods of this node have not been listed yet; the agent's log says what keeps it from the API server")
 
 // Ready is nil once the pods have been listed.
 func (p *Pods) Ready() error {

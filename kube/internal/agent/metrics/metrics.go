@@ -56,19 +56,25 @@ func New() *Metrics {
 			Name: "mesh_cni_add_seconds", Help: "How long ADDs took in the plugin.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
-		Writes:        counter("mesh_cni_conflist_writes_total", "Times the agent wrote the plugin's entry into the CNI configuration.", "reason"),
-		Repairs:       counter("mesh_cni_repairs_total", "Repairs of running pods.", "result"),
-		Drift:         counter("mesh_cni_drift_total", "Pods found without their rules (missing) or with others (changed).", "kind"),
-		Pods:          prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mesh_cni_pods", Help: "Pods of this node that ask for interception, as the last look found them."}, []string{"state"}),
-		EventsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "mesh_cni_events_dropped_total", Help: "Kubernetes events that could not be written."}),
-		Ready:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_ready", Help: "1 while the agent is ready."}),
-		reasons:       map[string]bool{},
+		Writes: counter("mesh_cni_conflist_writes_total",
+			"Times the agent wrote the plugin's entry into the CNI configuration.", "reason"),
+		Repairs: counter("mesh_cni_repairs_total", "Repairs of running pods.", "result"),
+		Drift: counter("mesh_cni_drift_total", "Pods found without their rules (missing) or with others (changed).",
+			"kind"),
+		Pods: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "mesh_cni_pods", Help: "Pods of this node that ask for interception, as the last look found them."},
+			[]string{"state"}),
+		EventsDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mesh_cni_events_dropped_total", Help: "Kubernetes events that could not be written."}),
+		Ready:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_ready", Help: "1 while the agent is ready."}),
+		reasons: map[string]bool{},
 	}
 	v := version.Get()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_build_info", Help: "1, with what was built.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "revision": v.Revision, "goversion": v.Go}})
 	build.Set(1)
-	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.EventsDropped, m.Ready, build,
+	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.EventsDropped, m.Ready,
+		build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What is to be alerted on is there before it first happens.
 	for _, reason := range []string{"installed", "restored"} {
@@ -90,7 +96,8 @@ func (m *Metrics) Handler() http.Handler {
 
 // Record counts a call of the plugin. Records without a result end no call.
 func (m *Metrics) Record(r cniwire.Record) {
-	result := known(r.Result, cniwire.ResultIntercepted, cniwire.ResultSkipped, cniwire.ResultAllowed, cniwire.ResultOK, cniwire.ResultFailed)
+	result := known(r.Result, cniwire.ResultIntercepted, cniwire.ResultSkipped, cniwire.ResultAllowed, cniwire.ResultOK,
+		cniwire.ResultFailed)
 	switch {
 	case r.Result == "":
 	case r.Command == "ADD":

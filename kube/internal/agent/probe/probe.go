@@ -21,7 +21,7 @@ import (
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
-// nameserver is what the probe's pod would have (RFC 5737: nobody's).
+// nameserver is what the probe's pod would have (RFC 5737: an address that nobody has).
 const nameserver = "192.0.2.53"
 
 // Add runs an ADD of the plugin at a path, with an entry of a list, and
@@ -69,13 +69,15 @@ func stdin(entry []byte, annotations map[string]string) ([]byte, error) {
 	}
 	fields["cniVersion"], fields["name"], fields["logFile"], fields["agentSocket"] = "1.0.0", "probe", "", ""
 	fields["prevResult"] = map[string]any{"cniVersion": "1.0.0", "ips": []any{}}
-	fields["runtimeConfig"] = map[string]any{cniconf.AnnotationsCapability: annotations, "dns": map[string]any{"servers": []string{nameserver}}}
+	fields["runtimeConfig"] = map[string]any{
+		cniconf.AnnotationsCapability: annotations, "dns": map[string]any{"servers": []string{nameserver}}}
 	return json.Marshal(fields)
 }
 
 func run(ctx context.Context, plugin, netns string, input []byte) error {
 	cmd := exec.CommandContext(ctx, plugin)
-	cmd.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=mesh-cni-probe", "CNI_IFNAME=eth0", "CNI_NETNS=" + netns, "CNI_PATH=" + strings.TrimSuffix(plugin, "/"+cniconf.PluginType), "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=mesh-cni-probe", "CNI_IFNAME=eth0", "CNI_NETNS=" + netns,
+		"CNI_PATH=" + strings.TrimSuffix(plugin, "/"+cniconf.PluginType), "PATH=" + os.Getenv("PATH")}
 	cmd.Stdin = bytes.NewReader(input)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, errOut bytes.Buffer

@@ -25,11 +25,13 @@ func TestAdd(t *testing.T) {
 		return path
 	}
 	for name, tt := range map[string]struct{ plugin, entry, want string }{
-		"works":              {plugin, `{"type":"mesh-cni"}`, ""},
-		"works with DNS":     {plugin, `{"type":"mesh-cni","annotationPrefix":"mesh.example","defaults":{"dns":{"mode":"resolvconf"}}}`, ""},
-		"bad entry":          {plugin, `{"type":"mesh-cni","backend":"ebpf"}`, `"ebpf" is not one of`},
-		"does nothing":       {script("nothing", "exit 0"), `{"type":"mesh-cni"}`, "rules are not in force"},
-		"fails":              {script("fails", `echo '{"code":100,"msg":"no","details":"why"}'; exit 1`), `{"type":"mesh-cni"}`, "fails failed: no: why"},
+		"works": {plugin, `{"type":"mesh-cni"}`, ""},
+		"works with DNS": {
+			plugin, `{"type":"mesh-cni","annotationPrefix":"mesh.example","defaults":{"dns":{"mode":"resolvconf"}}}`, ""},
+		"bad entry":    {plugin, `{"type":"mesh-cni","backend":"ebpf"}`, `"ebpf" is not one of`},
+		"does nothing": {script("nothing", "exit 0"), `{"type":"mesh-cni"}`, "rules are not in force"},
+		"fails": {script("fails", `echo '{"code":100,"msg":"no","details":"why"}'; exit 1`),
+			`{"type":"mesh-cni"}`, "fails failed: no: why"},
 		"dies":               {script("dies", `echo oops >&2; exit 3`), `{"type":"mesh-cni"}`, "exit status 3 oops"},
 		"is not there":       {filepath.Join(dir, "gone"), `{"type":"mesh-cni"}`, "no such file"},
 		"cannot be executed": {filepath.Join(dir), `{"type":"mesh-cni"}`, "permission denied"},

@@ -131,8 +131,8 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 	return findings, err
 }
 
-// named says of errors about a pod's namespace what they are about: the path by
-// which it is open is another each time, and says nothing to who reads it.
+// named makes errors about a pod's namespace name the pod: the path by which it is
+// open differs each time, and tells a reader nothing.
 func named(err error, s Sandbox) error {
 	if err == nil || !strings.Contains(err.Error(), s.NetNS()) {
 		return err
@@ -160,8 +160,10 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 	case spec.Reason != podspec.Asked:
 		return f
 	}
-	if why := podspec.Foreign(p.Facts.Annotations, r.Conf.RefuseRuntimes, r.Conf.Runtime, spec.RuntimeClass, p.Facts.RuntimeClass); why != "" {
-		f.State, f.Err = Refused, fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
+	if why := podspec.Foreign(p.Facts.Annotations, r.Conf.RefuseRuntimes, r.Conf.Runtime, spec.RuntimeClass,
+		p.Facts.RuntimeClass); why != "" {
+		f.State, f.Err = Refused,
+			fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
 		return f
 	}
 	session, err := dataplane.Open(ctx, dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true})
@@ -218,15 +220,18 @@ func (f Finding) Event() (e kube.Event, ok bool) {
 	e = kube.Event{Pod: f.Pod, Action: "Repair", Warning: true}
 	what := "had none of the rules that its annotations ask for"
 	if f.State == Changed {
-		what = fmt.Sprintf("had other rules than its annotations ask for (%s, and %d more differences)", f.Differences[0], len(f.Differences)-1)
+		what = fmt.Sprintf("had other rules than its annotations ask for (%s, and %d more differences)", f.Differences[0],
+			len(f.Differences)-1)
 	}
 	switch {
 	case f.State == Refused:
 		e.Reason, e.Note = "InterceptionRefused", f.Err.Error()
 	case f.State == Unknown:
-		e.Reason, e.Note = "InterceptionUnknown", fmt.Sprintf("whether the pod's rules are in force could not be found out: %v", f.Err)
+		e.Reason, e.Note = "InterceptionUnknown",
+			fmt.Sprintf("whether the pod's rules are in force could not be found out: %v", f.Err)
 	case f.Result == Repaired:
-		e.Reason, e.Note = "RulesRepaired", fmt.Sprintf("the pod %s; they are in force now. Connections from before are as they were.", what)
+		e.Reason, e.Note = "RulesRepaired",
+			fmt.Sprintf("the pod %s; they are in force now. Connections from before are as they were.", what)
 	case f.Result == Failed:
 		e.Reason, e.Note = "RepairFailed", fmt.Sprintf("the pod %s, and they could not be put in force: %v", what, f.Err)
 	case f.Result == DryRun:

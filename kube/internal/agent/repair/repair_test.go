@@ -28,7 +28,8 @@ func pod(name string, annotations ...string) kube.Pod {
 	for i := 0; i < len(annotations); i += 2 {
 		all["intercept.mesh/"+annotations[i]] = annotations[i+1]
 	}
-	return kube.Pod{Namespace: "default", Name: name, UID: "api-" + name, RuntimeUID: name, Facts: cniwire.Facts{Found: true, Annotations: all}}
+	return kube.Pod{Namespace: "default", Name: name, UID: "api-" + name, RuntimeUID: name,
+		Facts: cniwire.Facts{Found: true, Annotations: all}}
 }
 
 // one is the finding of the only pod.

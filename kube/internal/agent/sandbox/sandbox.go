@@ -95,7 +95,8 @@ func (f Finder) Find(uids []string) (found map[string]Sandbox, err error) {
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ESRCH):
 			// It has ended since.
 		case errors.Is(err, os.ErrPermission):
-			errs = append(errs, &Error{uid, fmt.Errorf("the namespace of process %d: %w; the agent needs CAP_SYS_PTRACE", p.pid, err)})
+			errs = append(errs, &Error{
+				uid, fmt.Errorf("the namespace of process %d: %w; the agent needs CAP_SYS_PTRACE", p.pid, err)})
 		case err != nil:
 			errs = append(errs, &Error{uid, fmt.Errorf("the namespace of process %d: %w", p.pid, err)})
 		default:
@@ -133,7 +134,8 @@ func (f Finder) processes(wanted func(uid string) bool) (map[string]process, err
 		if own, err := os.Stat(f.path(pid, "ns/net")); err == nil && node != nil && os.SameFile(own, node) {
 			continue
 		}
-		if before, ok := oldest[p.uid]; !ok || cmp.Or(cmp.Compare(p.started, before.started), cmp.Compare(p.pid, before.pid)) < 0 {
+		if before, ok := oldest[p.uid]; !ok ||
+			cmp.Or(cmp.Compare(p.started, before.started), cmp.Compare(p.pid, before.pid)) < 0 {
 			oldest[p.uid] = p
 		}
 	}
@@ -190,7 +192,9 @@ func (f Finder) open(p process) (Sandbox, error) {
 // (kubepods/burstable/podUID/…), or of systemd
 // (kubepods-burstable-podUID.slice/…, with _ for -). The UID of a static pod is
 // a hash. In a cgroup namespace of our own the path begins with /.. instead.
-var ofPod = regexp.MustCompile(`(?:^|[/-])pod([0-9a-f]{8}([-_])[0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?(?:/|$)`)
+var ofPod = regexp.MustCompile(
+	`(?:^|[/-])pod([0-9a-f]{8}([-_])[0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})` +
+		`(?:\.slice)?(?:/|$)`)
 
 // podUID reads the UID of a pod from /proc/PID/cgroup, or returns "".
 func podUID(cgroup string) string {
