@@ -193,6 +193,10 @@ func (c Config) letIn() []Rule {
 		rules = append(rules, rule(id.In(scope), "let in: "+reason, append([]Match{Proto{TCP}}, match...), Return{}))
 	}
 	arriving := c.Inbound
+	if len(c.ExcludeInterfaces) > 0 {
+		// It need not leave by the interface that its client's packets come by.
+		add("I1", "an answer, perhaps to what came by an excluded interface", CTReply)
+	}
 	for _, name := range unique(c.VirtualInterfaces) {
 		add(byInterface("I2", name), "an answer to what is behind the pod", OutInterface(name), CTReply)
 	}

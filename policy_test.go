@@ -398,7 +398,8 @@ func (j judgement) letIn() bool {
 	if in.Mode == intercept.InboundOff {
 		return !givenToClients || j.reply()
 	}
-	return j.TunnelPort != 0 && port == j.TunnelPort ||
+	return len(j.ExcludeInterfaces) > 0 && j.reply() || // what came by one need not leave by it
+		j.TunnelPort != 0 && port == j.TunnelPort ||
 		in.ExcludePorts.Contains(port) || in.ExcludeSources.Contains(p.Dst.Addr()) ||
 		slices.ContainsFunc(in.Exclude, func(e intercept.InboundExclusion) bool {
 			return (len(e.Sources) == 0 || e.Sources.Contains(p.Dst.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(port))

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -171,6 +172,16 @@ var mistakes = []mistake{
 		send: flow, packet: known(invalid),
 		with: rejected, without: passed,
 	}, {
+		// Mode tproxy looks at each packet, and needs no second look.
+		name: "an application makes the entry of a client's connection, which goes to a transparent proxy", line: "I7",
+		set: func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy },
+		mislead: func(s *scene, t *testing.T) {
+			s.ack(t, netlab.FromPod, netlab.MD5Option(), intercept.ACK, netlab.Injection{Owner: app})
+		},
+		send: (*scene).clientAsks, packet: known(invalid),
+		with:    intercept.Fate{Action: intercept.Transparent, Ports: intercept.Port(15006)},
+		without: intercept.Fate{Action: intercept.Transparent, Ports: intercept.Port(15006)},
+	}, {
 		name: "a server makes the entry of an application's connection", line: "B4", now: true,
 		mislead: func(s *scene, t *testing.T) {
 			s.ack(t, netlab.FromPeer, netlab.MD5Option(), intercept.ACK, netlab.Injection{})
@@ -245,7 +256,7 @@ func (m mistake) flows() (flows []netlab.Flow) {
 		}
 		f := netlab.Flow{Protocol: intercept.TCP, Src: at("pod", 20001), Dst: at("outside", 80), Owner: app}
 		switch {
-		case m.line == "B9":
+		case m.line == "B9" || m.line == "I7":
 			f = netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Src: at("client", 20001), Dst: at("pod", 8080)}
 		case m.line == "O13":
 			f.Protocol, f.Dst = intercept.UDP, at("outside", 443)
@@ -313,7 +324,7 @@ func (m mistake) make(t *testing.T, backend dataplane.Backend, second intercept.
 	s := &scene{lab: netlab.NewT(t, netlab.Options{VM: m.vm}), flow: f}
 	if m.slow {
 		s.slow = newSlowProxy(t, s)
-	} else if _, err := s.lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+	} else if _, err := s.lab.StartSidecar(netlab.SidecarConfig{Transparent: m.line == "I7"}); err != nil {
 		t.Fatal(err)
 	}
 	target := dataplane.Pod{NetNS: s.lab.Pod.Path(), Backend: backend}
@@ -352,16 +363,26 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 // socket opens a TCP socket in the pod, bound to the flow's source.
 func (s *scene) socket(t *testing.T, who *intercept.Owner) *os.File {
 	t.Helper()
-	domain := unix.AF_INET
+	return s.socketAt(t, s.lab.Pod, who, false)
+}
+
+func (s *scene) socketAt(t *testing.T, in *netlab.Namespace, who *intercept.Owner, transparent bool) *os.File {
+	t.Helper()
+	domain, level, option := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT
 	if s.flow.Dst.Addr().Is6() {
-		domain = unix.AF_INET6
+		domain, level, option = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT
 	}
-	fd, err := s.lab.Pod.Socket(domain, unix.SOCK_STREAM, who)
+	fd, err := in.Socket(domain, unix.SOCK_STREAM, who)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := os.NewFile(uintptr(fd), "client")
 	t.Cleanup(func() { file.Close() })
+	if transparent {
+		if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(s.flow.Src))); err != nil {
 		t.Fatal(err)
 	}
@@ -442,6 +463,27 @@ func (s *scene) sendLate(t *testing.T) intercept.Fate {
 		t.Fatal(err)
 	}
 	return fateOfSegment(t, watch, s.flow.Src, s.flow.Dst, nil)
+}
+
+// clientAsks connects from outside the pod, and says which listener answers. The entry tells that one nothing of value.
+func (s *scene) clientAsks(t *testing.T) intercept.Fate {
+	t.Helper()
+	socket := s.socketAt(t, s.lab.Peer, nil, true)
+	dial(t, socket, s.flow.Dst)
+	if _, err := socket.Write([]byte("whoami\n")); err != nil {
+		t.Fatal(err)
+	}
+	var b netlab.Banner
+	if err := json.NewDecoder(socket).Decode(&b); err != nil {
+		t.Fatal(err)
+	}
+	switch {
+	case b.Role == netlab.RoleInbound && b.Local == s.flow.Dst:
+		return intercept.Fate{Action: intercept.Transparent, Ports: intercept.Port(b.Port)}
+	case b.Role == netlab.RoleInbound:
+		return intercept.RedirectedTo(b.Port)
+	}
+	return passed
 }
 
 func watchPod(t *testing.T, lab *netlab.Lab) *netlab.Watch {

@@ -250,15 +250,10 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 		}
 	}
 	if p.Protocol == intercept.TCP && !one(r, 4) {
-		p.Flags = pick(r, flags)
-		p.TCPHeader = pick(r, []uint8{5, 5, 8, 8, 10})
-		headers := 20 + 4*uint16(p.TCPHeader)
-		if p.Dst.Addr().Is6() {
-			headers += 20
-		}
-		p.Length = headers + pick(r, []uint16{0, 0, 1, 12, 1200})
+		flags, options, data := Segment(r)
+		Carry(p, flags, options, data)
 		if one(r, 3) { // what answers comes from a server's port
-			p.Src = netip.AddrPortFrom(p.Src.Addr(), pick(r, packetPorts))
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), ServerPort(r))
 		}
 	}
 	if p.Hook == intercept.Prerouting {
@@ -346,6 +341,23 @@ var flags = []uint8{
 }
 
 const ece, cwr = 0x40, 0x80
+
+// Segment returns the flags of a TCP packet, and how many bytes of options and of data it has.
+func Segment(r *rand.Rand) (f uint8, options, data int) {
+	return pick(r, flags), pick(r, []int{0, 0, 12, 12, 20}), pick(r, []int{0, 0, 1, 12, 1200})
+}
+
+// Carry makes p a TCP packet with such flags, and so many bytes of options and of data.
+func Carry(p *intercept.Packet, flags uint8, options, data int) {
+	p.Flags, p.TCPHeader = flags, uint8(5+options/4)
+	p.Length = uint16(40 + options + data)
+	if p.Dst.Addr().Is6() {
+		p.Length += 20
+	}
+}
+
+// ServerPort returns a port that a packet which answers can come from.
+func ServerPort(r *rand.Rand) uint16 { return pick(r, packetPorts) }
 
 // notThePods are destinations of frames that a neighbour sends to the pod's hardware address.
 func notThePods(like netip.Addr) []netip.Addr {
