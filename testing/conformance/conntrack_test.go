@@ -547,7 +547,7 @@ func (s *scene) tryInVain(t *testing.T, who *intercept.Owner) {
 		}
 		return nil
 	})
-	socket.Close()
+	netlab.HangUp(socket)
 	change(func(h *netlink.Handle) error { return h.RouteDel(&hole) })
 }
 
@@ -558,6 +558,7 @@ func (s *scene) datagramFromServer(t *testing.T) {
 	if s.flow.Dst.Addr().Is6() {
 		domain, level, transparent = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT
 	}
+	watch := watchPod(t, s.lab)
 	fd, err := s.lab.Peer.Socket(domain, unix.SOCK_DGRAM, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -568,17 +569,17 @@ func (s *scene) datagramFromServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Whoever refuses it says so.
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if err := unix.Connect(fd, sockaddr(s.flow.Src)); err != nil {
+	// Whoever refuses it says so. The socket is connected at no time: a child of this process may hold it longer, and would
+	// then get what is for the server.
+	if _, err := watch.Until(isUnreachable); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Sendto(fd, []byte("hello"), 0, nil); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
-		t.Fatal(err)
-	}
-	if n, err := unix.Poll(poll, 5000); n == 0 || err != nil {
-		t.Fatalf("a datagram to a port without a socket is not refused: %v", err)
-	}
+}
+
+// isUnreachable: an ICMP destination-unreachable message (RFC 792, RFC 4443) that is sent.
+func isUnreachable(p netlab.Seen) bool {
+	return p.Sent && len(p.Data) > 8 &&
+		(p.Protocol == intercept.ICMP && p.Data[0] == 3 || p.Protocol == intercept.ICMPv6 && p.Data[0] == 1)
 }
 
 // slowProxy is an outbound port that takes one connection and lets others wait.
@@ -612,7 +613,7 @@ func (s *scene) waitForProxy(t *testing.T) {
 		}
 		return nil
 	})
-	socket.Close()
+	netlab.HangUp(socket)
 	if from := s.slow.accept(t); from.Port() == at.Port() {
 		t.Fatal("the proxy takes what was to wait")
 	}
@@ -820,11 +821,7 @@ func lateAnswer(t *testing.T, lab *netlab.Lab, server netip.AddrPort) (leaks boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	isError := func(p netlab.Seen) bool {
-		return p.Sent && (p.Protocol == intercept.ICMP || p.Protocol == intercept.ICMPv6) && len(p.Data) > 8 &&
-			slices.Contains([]byte{1, 3}, p.Data[0])
-	}
-	seen, err := watch.Until(isError)
+	seen, err := watch.Until(isUnreachable)
 	if err != nil {
 		t.Fatal(err)
 	}

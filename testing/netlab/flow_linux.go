@@ -200,7 +200,7 @@ func (l *Lab) Send(f Flow) (Delivery, error) {
 		return d, err
 	}
 	// Whatever its addresses, they can be used again at once.
-	hangUp(conn.(syscall.Conn))
+	HangUp(conn.(syscall.Conn))
 	return d, conn.Close()
 }
 
@@ -225,7 +225,7 @@ func (l *Lab) dial(f Flow) (_ net.Conn, d Delivery, err error) {
 	}
 	defer func() {
 		if err != nil || d.Role == "" {
-			hangUp(socket)
+			HangUp(socket)
 		}
 		socket.Close()
 	}()
