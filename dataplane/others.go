@@ -8,8 +8,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Others are other people's rules in the built-in chains of iptables where rules of ours stand, or would. nf_tables does
-// not know those of iptables-legacy, and packets meet both.
+// Others are other people's rules in the built-in chains of iptables where rules of ours stand, or would. nf_tables
+// does not know those of iptables-legacy, and packets meet both.
 type Others struct {
 	Rules []iptables.OtherRule `json:"rules"`
 	// Error says why not all could be listed.

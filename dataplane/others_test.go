@@ -53,7 +53,8 @@ func TestOthers(t *testing.T) {
 			paths = append(paths, p.Path[strings.LastIndexByte(p.Path, '/')+1:])
 		}
 	}
-	if diff := cmp.Diff([]string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"}, paths); diff != "" {
+	if diff := cmp.Diff([]string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"},
+		paths); diff != "" {
 		t.Error(diff)
 	}
 }

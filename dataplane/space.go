@@ -221,15 +221,16 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 	}
 	own, err := s.netns.IsOfOwnUser()
 	if err == nil && !own && rs.AsksForOwner() {
-		return fmt.Errorf("%w: the network namespace belongs to another user namespace than this process (hostUsers: false), "+
+		return fmt.Errorf("%w: the network namespace belongs to another user namespace than this process "+
+			"(hostUsers: false), "+
 			"and the kernel takes the owner match of iptables from processes of its own user namespace alone (xt_owner, "+
 			"EINVAL); use the backend nft, which has no such limit", ruleset.ErrUnsupported)
 	}
 	return nil
 }
 
-// tryElsewhere applies the rules in a network namespace made for it, so that nothing is written where they are to be: to
-// ask legacy xtables for a table is to have it from then on.
+// tryElsewhere applies the rules in a network namespace made for it, so that nothing is written where they are to be:
+// to ask legacy xtables for a table is to have it from then on.
 func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant, rs ruleset.Ruleset) Finding {
 	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.how.Dialect, Wait: s.how.Wait, Lock: s.lock})
 	if err != nil {
@@ -248,7 +249,8 @@ func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant,
 			return missing(b, err)
 		}
 		return Finding{Backend: b, State: StateUnknown,
-			Reason: fmt.Sprintf("%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
+			Reason: fmt.Sprintf(
+				"%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
 	}
 	return finding(b, err)
 }

@@ -73,7 +73,8 @@ func canonical(words []string) rulediff.Rule {
 		name := words[i]
 		i++
 		var args []string
-		for i < len(words) && words[i] != "!" && (!strings.HasPrefix(words[i], "-") || name == "--comment" && len(args) == 0) {
+		for i < len(words) && words[i] != "!" &&
+			(!strings.HasPrefix(words[i], "-") || name == "--comment" && len(args) == 0) {
 			args = append(args, words[i])
 			i++
 		}

@@ -76,12 +76,14 @@ func minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
 // is finds out which rule of the policy a rule is, the one at a place in a chain: by its comment, or as the one at this
 // place in like, if like has the table's fingerprint and the same rule there. Without an ID the reason is the rule's
 // text. counts is false for rules that only lead from one part of a chain to another.
-func (t savedTable) is(like table, name string, place int, s savedRule) (id ruleset.RuleID, reason string, counts bool) {
+func (t savedTable) is(like table, name string, place int, s savedRule) (id ruleset.RuleID, reason string,
+	counts bool) {
 	key := s.key()
 	if id, reason := ruleset.ParseComment(key.Comment); id != "" {
 		return id, reason, true
 	}
-	inForce := slices.ContainsFunc(like.chains, func(c chain) bool { return strings.HasPrefix(c.name, specPrefix) && t.has(c.name) })
+	inForce := slices.ContainsFunc(like.chains,
+		func(c chain) bool { return strings.HasPrefix(c.name, specPrefix) && t.has(c.name) })
 	rules := like.chain(name).rules
 	if !inForce || place >= len(rules) || rules[place].key() != key {
 		return "", s.spec, key.Comment != plumbing

@@ -97,8 +97,8 @@ func (e *ProgramError) missed() bool { return strings.HasPrefix(e.Text, "-D ") }
 // withRemedy says what the programs need where they were refused for want of privilege.
 func withRemedy(err error) error {
 	if _, ok := errors.AsType[*ProgramError](err); ok && errors.Is(err, ruleset.ErrPermission) {
-		return fmt.Errorf("%w: it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network namespace; "+
-			"in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]", err)
+		return fmt.Errorf("%w: it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network "+
+			"namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]", err)
 	}
 	return err
 }

@@ -63,7 +63,7 @@ func aloneEach(t *testing.T, f func(*testing.T, Variant)) {
 }
 
 // wrap puts a script in front of a program of the variant. REAL stands for the
-// program, and $n is the how manieth call it is.
+// program, and $n counts its calls, from 1.
 func wrap(t *testing.T, program, script string) {
 	t.Helper()
 	real, err := exec.LookPath(program)
@@ -71,7 +71,8 @@ func wrap(t *testing.T, program, script string) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	text := fmt.Sprintf("#!/bin/sh\nn=$(($(cat %[1]s/n 2>/dev/null || echo 0) + 1)); echo $n > %[1]s/n\n%s\n", dir, strings.ReplaceAll(script, "REAL", real))
+	text := fmt.Sprintf("#!/bin/sh\nn=$(($(cat %[1]s/n 2>/dev/null || echo 0) + 1)); echo $n > %[1]s/n\n%s\n", dir,
+		strings.ReplaceAll(script, "REAL", real))
 	if err := os.WriteFile(filepath.Join(dir, program), []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,8 @@ func withDNS() intercept.Config {
 func TestRefusedLineIsNamed(t *testing.T) {
 	old := compileConfig(t, withDNS())
 	nat := func(rules ...ruleset.Rule) ruleset.Chain {
-		return ruleset.Chain{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: rules}
+		return ruleset.Chain{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain,
+			Rules: rules}
 	}
 	variants(t, func(t *testing.T, v Variant) {
 		for name, tt := range map[string]struct {
@@ -99,12 +101,15 @@ func TestRefusedLineIsNamed(t *testing.T) {
 		}{
 			"by the program": {[]ruleset.Chain{nat(
 				ruleset.Rule{ID: "O1", Reason: "fine", Target: ruleset.Return{}},
-				ruleset.Rule{ID: "O2", Reason: "the culprit", Match: []ruleset.Match{ruleset.OutInterface("longer-than-fifteen")}, Target: ruleset.Return{}})},
+				ruleset.Rule{ID: "O2", Reason: "the culprit", Match: []ruleset.Match{ruleset.OutInterface("longer-than-fifteen")},
+					Target: ruleset.Return{}})},
 				[]string{"IPv4", `-A MESH_OUTPUT -o longer-than-fifteen -m comment --comment \"O2: the culprit\" -j RETURN`}},
 			"by the kernel": {[]ruleset.Chain{
 				nat(ruleset.Rule{ID: "O1", Reason: "in circles", Target: ruleset.Jump{Chain: "a"}}),
-				{Name: "a", Type: ruleset.NATChain, Rules: []ruleset.Rule{{ID: "O2", Reason: "in circles", Target: ruleset.Jump{Chain: "b"}}}},
-				{Name: "b", Type: ruleset.NATChain, Rules: []ruleset.Rule{{ID: "O3", Reason: "in circles", Target: ruleset.Jump{Chain: "a"}}}}},
+				{Name: "a", Type: ruleset.NATChain,
+					Rules: []ruleset.Rule{{ID: "O2", Reason: "in circles", Target: ruleset.Jump{Chain: "b"}}}},
+				{Name: "b", Type: ruleset.NATChain,
+					Rules: []ruleset.Rule{{ID: "O3", Reason: "in circles", Target: ruleset.Jump{Chain: "a"}}}}},
 				[]string{"IPv4", "; line "}},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -155,7 +160,8 @@ func TestOtherFamilyFails(t *testing.T) {
 		program := "ip6tables-" + string(v) + "-restore"
 		for _, fault := range []struct{ name, script string }{
 			{"at once", `[ $n != 1 ] && exec REAL "$@"; echo "$0: line 1 failed: no luck" >&2; exit 1`},
-			{"at the nat table", `[ $n != 1 ] && exec REAL "$@"; sed '/^.nat/,$d' | REAL "$@"; echo "$0: line 7 failed: no luck" >&2; exit 1`},
+			{"at the nat table", `[ $n != 1 ] && exec REAL "$@"; sed '/^.nat/,$d' | REAL "$@"; ` +
+				`echo "$0: line 7 failed: no luck" >&2; exit 1`},
 			{"after all was written", `REAL "$@"; [ $n != 1 ] || { echo "$0: no luck" >&2; exit 1; }`},
 		} {
 			for _, before := range []string{"nothing", "others", "ours", "ours beside others"} {
@@ -183,7 +189,8 @@ func TestOtherFamilyFails(t *testing.T) {
 						wrap(t, program, fault.script)
 						s.b = s.open(t, Options{Variant: v, Last: last})
 						_, err := s.apply(compileConfig(t, withDNS()))
-						if err == nil || !strings.HasPrefix(err.Error(), "IPv6: ") || !strings.Contains(err.Error(), "no luck") || strings.Contains(err.Error(), "undone") {
+						if err == nil || !strings.HasPrefix(err.Error(), "IPv6: ") || !strings.Contains(err.Error(), "no luck") ||
+							strings.Contains(err.Error(), "undone") {
 							t.Errorf("Apply: %v", err)
 						}
 						if before == "nothing" {
@@ -206,7 +213,8 @@ func TestOtherFamilyFails(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
 			wrap(t, program, `sed '/^.nat/,$d' | REAL "$@"; echo "$0: line 7 failed: no luck" >&2; exit 1`)
 			s.b = s.open(t, Options{Variant: v})
-			if _, err := s.apply(compileConfig(t, withDNS())); err == nil || !strings.Contains(err.Error(), "IPv6 rules written before it could not be undone") {
+			if _, err := s.apply(compileConfig(t, withDNS())); err == nil ||
+				!strings.Contains(err.Error(), "IPv6 rules written before it could not be undone") {
 				t.Errorf("Apply: %v", err)
 			}
 			if left := s.run(t, "", s.program(ruleset.IPv4, "save")); strings.Contains(left, "MESH_") {
@@ -245,8 +253,10 @@ func TestTablesChangeMeanwhile(t *testing.T) {
 			want                 ruleset.Outcome
 		}{
 			{"a jump that was right is gone", "", `REAL "$@"; [ $n != 1 ] || DELETE`, ruleset.Replaced},
-			{"a jump that was to be moved is gone", "-t nat -I OUTPUT 1 -j ACCEPT", `REAL "$@"; [ $n != 1 ] || DELETE`, ruleset.Replaced},
-			{"a jump is gone as soon as it is written", "nothing", `[ -e ${0%/*}/done ] || { DELETE && touch ${0%/*}/done; }; exec REAL "$@"`, ruleset.Created},
+			{"a jump that was to be moved is gone", "-t nat -I OUTPUT 1 -j ACCEPT", `REAL "$@"; [ $n != 1 ] || DELETE`,
+				ruleset.Replaced},
+			{"a jump is gone as soon as it is written", "nothing",
+				`[ -e ${0%/*}/done ] || { DELETE && touch ${0%/*}/done; }; exec REAL "$@"`, ruleset.Created},
 			// What is written all the same is said beside the error.
 			{forEver, "", `DELETE; exec REAL "$@"`, ruleset.Replaced},
 		} {
@@ -258,12 +268,14 @@ func TestTablesChangeMeanwhile(t *testing.T) {
 						s.iptables(t, ruleset.IPv4, tt.before)
 					}
 				}
-				wrap(t, "iptables-"+string(v)+"-save", strings.ReplaceAll(tt.script, "DELETE", "XTABLES_LOCKFILE=${0%/*}/theirs "+iptables+" -t nat -D OUTPUT "+jump))
+				wrap(t, "iptables-"+string(v)+"-save",
+					strings.ReplaceAll(tt.script, "DELETE", "XTABLES_LOCKFILE=${0%/*}/theirs "+iptables+" -t nat -D OUTPUT "+jump))
 				s.b = s.open(t, Options{Variant: v})
 				rs := compileConfig(t, intercept.Default())
 				outcome, err := s.apply(rs)
 				ok := tt.name != forEver
-				if ok != (err == nil) || outcome != tt.want || !ok && !strings.Contains(err.Error(), "chain OUTPUT: does not lead to our chain") {
+				if ok != (err == nil) || outcome != tt.want || !ok &&
+					!strings.Contains(err.Error(), "chain OUTPUT: does not lead to our chain") {
 					t.Errorf("Apply: %s, %v", outcome, err)
 				}
 				if ok {
@@ -309,15 +321,21 @@ func TestPrograms(t *testing.T) {
 			opens      string // an error of Open
 			applies    string // an error of Apply
 		}{
-			"none":                          {nil, nil, "there is no iptables-" + string(v) + "-restore and no iptables-restore in PATH or /usr/sbin, ", ""},
+			"none": {nil, nil,
+				"there is no iptables-" + string(v) + "-restore and no iptables-restore in PATH or /usr/sbin, ", ""},
 			"only the multi-purpose binary": {map[string]string{filepath.Base(multi): multi}, nil, "", ""},
 			"without suffix, as links":      {map[string]string{"*": multi}, nil, "", ""},
 			"without suffix, as copies":     {nil, map[string]string{"*": multi}, "", ""},
-			"without suffix, of the other variant": {map[string]string{"*": filepath.Join(real, "xtables-"+string(other)+"-multi")}, nil,
-				"is the " + string(other) + " variant, and there is no iptables-" + string(v) + "-restore: install it, or use the backend iptables-" + string(other), ""},
-			"copies of the other variant": {nil, map[string]string{"*": filepath.Join(real, "xtables-"+string(other)+"-multi")}, "is the " + string(other) + " variant", ""},
-			"to restore but not to save":  {map[string]string{"iptables-restore": multi, "ip6tables-restore": multi}, nil, "install iptables, or use the backend nft", ""},
-			"for IPv4 only":               {map[string]string{"iptables-restore": multi, "iptables-save": multi}, nil, "", "IPv6: the kernel lacks support: there is no ip6tables-"},
+			"without suffix, of the other variant": {
+				map[string]string{"*": filepath.Join(real, "xtables-"+string(other)+"-multi")}, nil,
+				"is the " + string(other) + " variant, and there is no iptables-" + string(v) + "-restore: " +
+					"install it, or use the backend iptables-" + string(other), ""},
+			"copies of the other variant": {nil, map[string]string{"*": filepath.Join(real, "xtables-"+string(other)+"-multi")},
+				"is the " + string(other) + " variant", ""},
+			"to restore but not to save": {map[string]string{"iptables-restore": multi, "ip6tables-restore": multi}, nil,
+				"install iptables, or use the backend nft", ""},
+			"for IPv4 only": {map[string]string{"iptables-restore": multi, "iptables-save": multi}, nil, "",
+				"IPv6: the kernel lacks support: there is no ip6tables-"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				path := t.TempDir()
@@ -350,7 +368,8 @@ func TestPrograms(t *testing.T) {
 				s := newSite(t, Options{Variant: v})
 				s.b = b
 				if tt.applies != "" {
-					if _, err := s.apply(compileConfig(t, withDNS())); !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), tt.applies) {
+					if _, err := s.apply(compileConfig(t, withDNS())); !errors.Is(err, ruleset.ErrUnsupported) ||
+						!strings.Contains(err.Error(), tt.applies) {
 						t.Errorf("Apply: %v, want %q", err, tt.applies)
 					}
 					c := withDNS()
@@ -561,7 +580,8 @@ func TestForeignChain(t *testing.T) {
 				if table == "mangle" { // where ours are, too, in other tables
 					s.mustApply(t, compileConfig(t, intercept.Default()), ruleset.Created)
 				}
-				s.run(t, "*"+table+"\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -p tcp -j RETURN\n-A OUTPUT -j MESH_OUTPUT\nCOMMIT\n", s.program(f, "restore"), "--noflush")
+				s.run(t, "*"+table+"\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -p tcp -j RETURN\n-A OUTPUT -j MESH_OUTPUT\nCOMMIT\n",
+					s.program(f, "restore"), "--noflush")
 				s.refusedByAll(t, ruleset.ErrForeign, f.String()+", table "+table+", chain MESH_OUTPUT", "rename it, or remove it")
 			}
 		}
@@ -573,7 +593,8 @@ func TestForeignChain(t *testing.T) {
 func TestTableThatCannotBeListed(t *testing.T) {
 	t.Parallel()
 	require(t, NFT) // legacy tables can be listed
-	const rule = `add table ip nat; add chain ip nat OUTPUT { type nat hook output priority -100; policy accept; }; add rule ip nat OUTPUT fib daddr type local counter`
+	const rule = `add table ip nat; add chain ip nat OUTPUT { type nat hook output priority -100; policy accept; }; ` +
+		`add rule ip nat OUTPUT fib daddr type local counter`
 	for _, applied := range []bool{false, true} {
 		s := newSite(t, Options{Variant: NFT})
 		if applied {
@@ -591,8 +612,11 @@ func TestCounters(t *testing.T) {
 		s := newSite(t, Options{Variant: v})
 		var rules []ruleset.Rule
 		for i := range 14 { // with a part of the chain each, so that names do not sort
-			rules = append(rules, ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("O%d", i+1)), Reason: "not there: really", Target: ruleset.Return{}, Match: []ruleset.Match{
-				ruleset.Proto{ruleset.TCP, ruleset.UDP}, ruleset.Not{Match: ruleset.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d", 2*i+1, i+2)))}}})
+			rules = append(rules, ruleset.Rule{ID: ruleset.RuleID(fmt.Sprintf("O%d", i+1)), Reason: "not there: really",
+				Target: ruleset.Return{}, Match: []ruleset.Match{
+					ruleset.Proto{ruleset.TCP,
+						ruleset.UDP}, ruleset.Not{Match: ruleset.Dst(mustCIDRs(fmt.Sprintf("192.0.2.%d,198.51.100.0/24,fd00::/8,::%d",
+						2*i+1, i+2)))}}})
 		}
 		rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Chains: []ruleset.Chain{
 			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: rules}}}
@@ -627,7 +651,9 @@ func TestCounters(t *testing.T) {
 			}
 			line := fmt.Sprintf("O%d", n)
 			packets := want[family.String()+" "+line]
-			if c != (ruleset.Counter{Chain: "output", Rule: ruleset.RuleID(line), Line: line, Reason: "not there: really", Family: family.String(), Packets: packets, Bytes: 100 * packets}) || packets == 0 && (v == Legacy || family == ruleset.IPv4) {
+			if c != (ruleset.Counter{Chain: "output", Rule: ruleset.RuleID(line), Line: line, Reason: "not there: really",
+				Family: family.String(), Packets: packets, Bytes: 100 * packets}) || packets == 0 &&
+				(v == Legacy || family == ruleset.IPv4) {
 				t.Errorf("counter %d: %+v, want %s, %d packets", i, c, line, packets)
 			}
 		}

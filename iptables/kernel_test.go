@@ -279,7 +279,8 @@ func many() intercept.Config {
 	c.DNS.Mode = intercept.DNSAll
 	c.Inbound.DropInvalid = true
 	for i := range 300 {
-		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs, mustCIDRs(fmt.Sprintf("10.%d.%d.0/25,2001:db8:%x::/49", i/250, i%250, i))...)
+		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
+			mustCIDRs(fmt.Sprintf("10.%d.%d.0/25,2001:db8:%x::/49", i/250, i%250, i))...)
 	}
 	for i := range uint16(100) {
 		c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, ruleset.PortRange{First: 20000 + 10*i, Last: 20003 + 10*i})
@@ -488,7 +489,8 @@ COMMIT
 func theirs(saved string) string {
 	var b strings.Builder
 	for line := range strings.Lines(saved) {
-		if !strings.HasPrefix(line, ":MESH_") && !strings.Contains(line, "-A MESH_") && !strings.HasSuffix(line, "--comment Intercept -j MESH_OUTPUT\n") &&
+		if !strings.HasPrefix(line, ":MESH_") && !strings.Contains(line, "-A MESH_") &&
+			!strings.HasSuffix(line, "--comment Intercept -j MESH_OUTPUT\n") &&
 			!regexp.MustCompile(`-j MESH_[A-Z_]+\n$`).MatchString(line) {
 			b.WriteString(line)
 		}
@@ -626,20 +628,30 @@ func TestCheckNamesDifferences(t *testing.T) {
 	tests := []struct{ name, script, want string }{
 		{"rule deleted", "-D MESH_OUTPUT " + byUser, `table nat, chain MESH_OUTPUT, rule O4.uid: missing`},
 		{"rule added", "-A MESH_OUTPUT -p tcp --dport 1 -j ACCEPT", "a rule without comment: not ours"},
-		{"rule added with a comment of ours", `-I MESH_OUTPUT 1 -m comment --comment "O4.uid: from the proxy (by user)" -j ACCEPT`, `rule O4.uid: has other conditions, another target or another comment`},
+		{"rule added with a comment of ours",
+			`-I MESH_OUTPUT 1 -m comment --comment "O4.uid: from the proxy (by user)" -j ACCEPT`,
+			`rule O4.uid: has other conditions, another target or another comment`},
 		{"rules swapped", "-D MESH_OUTPUT " + byUser + "\n-A MESH_OUTPUT " + byUser, "its rules stand in another order"},
 		{"chain flushed", "-F MESH_PREROUTING", `rule I8: missing`},
-		{"port changed", "-D MESH_OUTPUT " + port + "\n-I MESH_OUTPUT 6 " + strings.Replace(port, "8080", "8081", 1), `rule O5.ports: has other conditions, another target or another comment`},
+		{"port changed", "-D MESH_OUTPUT " + port + "\n-I MESH_OUTPUT 6 " + strings.Replace(port, "8080", "8081", 1),
+			`rule O5.ports: has other conditions, another target or another comment`},
 		{"chain added", ":MESH_MORE - [0:0]", "chain MESH_MORE: not part of this configuration"},
 		{"mark of content changed", ":MESH_SPEC_0 - [0:0]", "chain MESH_SPEC_0: made from another configuration"},
-		{"jump deleted", "-D OUTPUT " + jump, "table nat, chain OUTPUT: does not lead to our chain exactly once, first of its rules"},
+		{"jump deleted", "-D OUTPUT " + jump,
+			"table nat, chain OUTPUT: does not lead to our chain exactly once, first of its rules"},
 		{"jump twice", "-A OUTPUT " + jump, "table nat, chain OUTPUT: does not lead to our chain exactly once"},
 		{"jump three times", "-A OUTPUT " + jump + "\n-I OUTPUT 1 " + jump, "does not lead to our chain exactly once"},
-		{"jump moved", "-I OUTPUT 1 -p tcp --dport 1 -j ACCEPT", "does not lead to our chain exactly once, first of its rules"},
-		{"jump with a condition", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -p tcp " + jump, "does not lead to our chain exactly once"},
-		{"jump to another chain of ours", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -m comment --comment Intercept -j MESH_PREROUTING", "does not lead to our chain exactly once"},
-		{"goto", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -m comment --comment Intercept -g MESH_OUTPUT", "does not lead to our chain exactly once"},
-		{"jump from elsewhere", "-A POSTROUTING -j MESH_MORE\n:MESH_MORE - [0:0]", "chain POSTROUTING: leads to a chain of ours, but should not"},
+		{"jump moved", "-I OUTPUT 1 -p tcp --dport 1 -j ACCEPT",
+			"does not lead to our chain exactly once, first of its rules"},
+		{"jump with a condition", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -p tcp " + jump,
+			"does not lead to our chain exactly once"},
+		{"jump to another chain of ours",
+			"-D OUTPUT " + jump + "\n-I OUTPUT 1 -m comment --comment Intercept -j MESH_PREROUTING",
+			"does not lead to our chain exactly once"},
+		{"goto", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -m comment --comment Intercept -g MESH_OUTPUT",
+			"does not lead to our chain exactly once"},
+		{"jump from elsewhere", "-A POSTROUTING -j MESH_MORE\n:MESH_MORE - [0:0]",
+			"chain POSTROUTING: leads to a chain of ours, but should not"},
 	}
 	variants(t, func(t *testing.T, v Variant) {
 		for _, tt := range tests {
@@ -656,7 +668,8 @@ func TestCheckNamesDifferences(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := joinDifferences(diffs); !strings.Contains(got, "IPv4, ") || !strings.Contains(got, "IPv6, ") || !strings.Contains(got, tt.want) {
+				if got := joinDifferences(diffs); !strings.Contains(got, "IPv4, ") || !strings.Contains(got, "IPv6, ") ||
+					!strings.Contains(got, tt.want) {
 					t.Errorf("Check says %q, want %q in both families", got, tt.want)
 				}
 				if diff := gocmp.Diff(before, s.everything(t)); diff != "" {
@@ -682,11 +695,13 @@ func TestCheckNamesDifferences(t *testing.T) {
 		t.Run("a mark for a connection's", func(t *testing.T) {
 			s := newSite(t, Options{Variant: v})
 			of := func(m ruleset.Match) ruleset.Ruleset {
-				return ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4}, Chains: []ruleset.Chain{{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityFilter,
-					Rules: []ruleset.Rule{{ID: "O1", Reason: "marked", Match: []ruleset.Match{m}, Target: ruleset.Drop{}}}}}}
+				return ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4},
+					Chains: []ruleset.Chain{{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityFilter,
+						Rules: []ruleset.Rule{{ID: "O1", Reason: "marked", Match: []ruleset.Match{m}, Target: ruleset.Drop{}}}}}}
 			}
 			s.mustApply(t, of(ruleset.MetaMark{Value: 1, Mask: 1}), ruleset.Created)
-			s.run(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 -m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n", s.program(ruleset.IPv4, "restore"), "--noflush")
+			s.run(t, "*filter\n:MESH_OUTPUT - [0:0]\n-A MESH_OUTPUT -m connmark --mark 1/1 "+
+				"-m comment --comment \"O1: marked\" -j DROP\nCOMMIT\n", s.program(ruleset.IPv4, "restore"), "--noflush")
 			diffs, err := s.check(of(ruleset.MetaMark{Value: 1, Mask: 1}))
 			if got := joinDifferences(diffs); err != nil || !strings.Contains(got, `rule O1: has other conditions`) {
 				t.Errorf("%s, %v", got, err)
@@ -722,7 +737,8 @@ func TestEndsBeforeTidying(t *testing.T) {
 			dead := s
 			dead.b = &Runner{s.b.o, s.b.programs, s.b.missing}
 			dead.b.o.Objects = noTidying{s.b.o.Objects}
-			if _, err := dead.apply(plain); err == nil || !strings.Contains(err.Error(), "remove what is left of table raw: the end") {
+			if _, err := dead.apply(plain); err == nil ||
+				!strings.Contains(err.Error(), "remove what is left of table raw: the end") {
 				t.Fatal(err)
 			}
 			s.mustBe(t, plain)
@@ -734,7 +750,8 @@ func TestEndsBeforeTidying(t *testing.T) {
 			if _, err := dead.remove(); err == nil {
 				t.Fatal("no error")
 			}
-			if l := s.saved(t); strings.Contains(l, "-A ") || !strings.Contains(l, ":MESH_MADE_TABLE") || !IsOurs("MESH_MADE_TABLE") {
+			if l := s.saved(t); strings.Contains(l, "-A ") || !strings.Contains(l, ":MESH_MADE_TABLE") ||
+				!IsOurs("MESH_MADE_TABLE") {
 				t.Fatalf("left:\n%s", l)
 			}
 			s.mustRemove(t)

@@ -50,8 +50,8 @@ type OtherRule struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Others lists the rules of others in the built-in chains that ours share, in the order packets meet them. It looks into
-// the tables that there are, so it brings none about. Beside an error it returns what could be listed.
+// Others lists the rules of others in the built-in chains that ours share, in the order packets meet them. It looks
+// into the tables that there are, so it brings none about. Beside an error it returns what could be listed.
 func (r *Runner) Others(ctx context.Context) ([]OtherRule, error) {
 	var all []OtherRule
 	err := r.each(ctx, func(f ruleset.Family, _ string, h goIPTables) error {

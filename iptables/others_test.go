@@ -42,7 +42,8 @@ func TestOthers(t *testing.T) {
 			}
 			s.restore(t, foreign)
 			s.mustApply(t, compileConfig(t, intercept.Default()), ruleset.Created)
-			s.restore(t, "*nat\n-I OUTPUT 1 -p tcp -m tcp --dport 7 -m comment --comment \"-c 8 9, \\\" -c 8 9 x\" -j ACCEPT\nCOMMIT\n")
+			s.restore(t, "*nat\n-I OUTPUT 1 -p tcp -m tcp --dport 7 "+
+				`-m comment --comment "-c 8 9, \" -c 8 9 x" -j ACCEPT`+"\nCOMMIT\n")
 			was = s.everything(t)
 			rules, err := s.others(t.Context())
 			if err != nil {
@@ -56,9 +57,10 @@ func TestOthers(t *testing.T) {
 				add := func(earlier bool, packets uint64, table, chain, rule string) {
 					want = append(want, OtherRule{f.String(), table, chain, rule, earlier, packets, 60 * packets})
 				}
-				add(last, 11, "filter", "INPUT", "-p tcp -m tcp --dport 22 -j ACCEPT")
-				add(last, 10, "filter", "OUTPUT", "-j KUBE-FIREWALL")
-				add(last, 1, "nat", "PREROUTING", `-m comment --comment "kubernetes service portals, not MESH_OUTPUT" -j KUBE-SERVICES`)
+				add(false, 11, "filter", "INPUT", "-p tcp -m tcp --dport 22 -j ACCEPT")
+				add(false, 10, "filter", "OUTPUT", "-j KUBE-FIREWALL")
+				add(last, 1, "nat", "PREROUTING",
+					`-m comment --comment "kubernetes service portals, not MESH_OUTPUT" -j KUBE-SERVICES`)
 				add(last, 2, "nat", "PREROUTING", "-m addrtype --dst-type LOCAL -j DOCKER")
 				add(true, 0, "nat", "OUTPUT", `-p tcp -m tcp --dport 7 -m comment --comment "-c 8 9, \" -c 8 9 x" -j ACCEPT`)
 				add(last, 3, "nat", "OUTPUT", `-m comment --comment "kubernetes service portals" -j KUBE-SERVICES`)
@@ -164,7 +166,8 @@ func TestHangingLister(t *testing.T) {
 				return err
 			}
 			rules, err := s.b.Others(soon(t))
-			if !errors.Is(err, context.DeadlineExceeded) || slices.ContainsFunc(rules, func(r OtherRule) bool { return r.Family == "IPv4" }) {
+			if !errors.Is(err, context.DeadlineExceeded) ||
+				slices.ContainsFunc(rules, func(r OtherRule) bool { return r.Family == "IPv4" }) {
 				t.Errorf("%v, %v", rules, err)
 			}
 			return nil

@@ -20,7 +20,8 @@ type process struct {
 }
 
 // run runs a program in the namespace of the calling thread and returns what it prints.
-func (c command) run(ctx context.Context, input string, env []string, extra []*os.File, args ...string) (string, error) {
+func (c command) run(ctx context.Context, input string, env []string, extra []*os.File, args ...string) (string,
+	error) {
 	p, err := c.start(ctx, input, env, extra, args...)
 	if err != nil {
 		return "", err
@@ -30,7 +31,8 @@ func (c command) run(ctx context.Context, input string, env []string, extra []*o
 
 // start starts a program in the namespace of the calling thread. It is killed when ctx ends, with all that it has
 // started. The child has the files extra as its descriptors 3 and up. A nil env is this process's.
-func (c command) start(ctx context.Context, input string, env []string, extra []*os.File, args ...string) (*process, error) {
+func (c command) start(ctx context.Context, input string, env []string, extra []*os.File, args ...string) (*process,
+	error) {
 	p := &process{name: c[len(c)-1], input: input}
 	for _, f := range []struct {
 		file          **os.File

@@ -73,6 +73,6 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 	return nil, fmt.Errorf("%w for target %T", ruleset.ErrUnsupported, t)
 }
 
-// setMark writes a mark to set. xtables clears the bits of the mask and then flips those of the value: those outside the
-// mask would depend on what was there.
+// setMark writes a mark to set. xtables clears the bits of the mask and then flips those of the value: those outside
+// the mask would depend on what was there.
 func setMark(value, mask uint32) string { return fmt.Sprintf("%#x/%#x", value, mask|value) }

@@ -24,7 +24,7 @@ func othersText(others dataplane.Others) string {
 		text = "\n" + cli.Table(rows)
 	}
 	if others.Error != "" {
-		text += "\n" + cli.Hang("", 2, "Other people's rules of iptables could not all be listed: "+decode.OneLine(others.Error))
+		text += "\n" + cli.Hang("", 2, "Not all rules of others could be listed: "+decode.OneLine(others.Error))
 	}
 	return text
 }

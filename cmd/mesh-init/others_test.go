@@ -15,8 +15,10 @@ func TestOthersText(t *testing.T) {
 	}
 	text := othersText(dataplane.Others{
 		Rules: []iptables.OtherRule{
-			{Family: "IPv4", Table: "nat", Chain: "OUTPUT", Rule: "-m addrtype --dst-type LOCAL -j DOCKER", Earlier: true, Packets: 12, Bytes: 720},
-			{Family: "IPv6", Table: "filter", Chain: "INPUT", Rule: "-m comment --comment \"a\nb\" " + strings.Repeat("-m x ", 30) + "-j DROP"},
+			{Family: "IPv4", Table: "nat", Chain: "OUTPUT", Rule: "-m addrtype --dst-type LOCAL -j DOCKER", Earlier: true,
+				Packets: 12, Bytes: 720},
+			{Family: "IPv6", Table: "filter", Chain: "INPUT",
+				Rule: "-m comment --comment \"a\nb\" " + strings.Repeat("-m x ", 30) + "-j DROP"},
 		},
 		Error: "IPv6: table raw: locked",
 	})
@@ -24,7 +26,7 @@ func TestOthersText(t *testing.T) {
 		"\nPACKETS  BYTES  PLACE        FAMILY  TABLE   CHAIN   RULE OF OTHERS\n",
 		"\n12       720    before ours  IPv4    nat     OUTPUT  -m addrtype --dst-type LOCAL -j DOCKER\n",
 		"\n0        0                   IPv6    filter  INPUT   -m comment",
-		"could not all be listed: IPv6: table raw: locked\n",
+		"Not all rules of others could be listed: IPv6: table raw: locked\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("not in the text: %q\n%s", want, text)

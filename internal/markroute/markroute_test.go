@@ -83,7 +83,8 @@ func (n namespace) open() conn {
 	return c
 }
 
-func (c conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (added bool, undo func() error, err error) {
+func (c conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (
+	added bool, undo func() error, err error) {
 	var inside func() error
 	err = c.n.Do(func() (err error) {
 		added, inside, err = c.Conn.Add(routes, families)

@@ -1,9 +1,11 @@
 package nslock
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -49,16 +51,36 @@ func row(file string, is func(fields []string) bool) []string {
 // processWith returns the process that has the socket of an inode open.
 func processWith(inode string) string {
 	all, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well formed
+	var pids []string
 	for _, fd := range all {
-		if target, err := os.Readlink(fd); err != nil || target != "socket:["+inode+"]" {
-			continue
+		if target, err := os.Readlink(fd); err == nil && target == "socket:["+inode+"]" {
+			pids = append(pids, strings.Split(fd, "/")[2])
 		}
-		pid := strings.Split(fd, "/")[2]
-		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+	}
+	pid := first(pids)
+	if pid == "" {
+		return ""
+	}
+	comm, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		return "process " + pid
+	}
+	return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
+}
+
+// first returns, of processes that have the same file, one whose parent has it not: the others have it from that one,
+// at the least until they run another program. It returns "" if there is none.
+func first(pids []string) string {
+	for _, pid := range pids {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
-			return "process " + pid
+			continue // it has ended
 		}
-		return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
+		// The name, in parentheses, may hold anything. The state and the parent follow it (proc_pid_stat(5)).
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) > 1 && !slices.Contains(pids, fields[1]) {
+			return pid
+		}
 	}
 	return ""
 }

@@ -1,8 +1,8 @@
 // Package nslock locks a network namespace against others of ours who would change its rules at the same time.
 //
 // The lock is a group of the netfilter log that no rule logs to: binding to a group takes CAP_NET_ADMIN in the user
-// namespace that owns the network namespace, the kernel gives each group to one socket a network namespace, and takes it
-// back when the socket closes, however its process ends (nfulnl_recv_config and nfulnl_rcv_nl_event in
+// namespace that owns the network namespace, the kernel gives each group to one socket a network namespace, and takes
+// it back when the socket closes, however its process ends (nfulnl_recv_config and nfulnl_rcv_nl_event in
 // net/netfilter/nfnetlink_log.c). So nobody who could not change the rules anyway can hold the lock, it takes no file
 // system, and nothing of it is left behind. A file or an abstract UNIX socket could be held by any process in the pod.
 //

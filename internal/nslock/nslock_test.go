@@ -133,7 +133,8 @@ func TestHeld(t *testing.T) {
 	}
 	err := n.Do(func() error { _, err := acquire(50 * time.Millisecond); return err })
 	var e *Error
-	if !errors.As(err, &e) || !errors.Is(err, ruleset.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) || e.Waited < 50*time.Millisecond {
+	if !errors.As(err, &e) || !errors.Is(err, ruleset.ErrLocked) || !errors.Is(err, context.DeadlineExceeded) ||
+		e.Waited < 50*time.Millisecond {
 		t.Errorf("held: %v", err)
 	}
 	got := make(chan error)
@@ -171,8 +172,15 @@ func TestChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	self, other := fmt.Sprint(os.Getpid()), fmt.Sprint(child.Process.Pid)
+	for _, both := range [][]string{{self, other}, {other, self}} {
+		if got := first(both); got != self {
+			t.Errorf("of %v, %s is named, want this process", both, got)
+		}
+	}
 	err = n.Do(func() error { _, err := acquire(20 * time.Millisecond); return err })
-	if holder := fmt.Sprintf("by process %d (cat)", child.Process.Pid); err == nil || !strings.HasSuffix(err.Error(), holder) {
+	if holder := fmt.Sprintf("by process %d (cat)", child.Process.Pid); err == nil ||
+		!strings.HasSuffix(err.Error(), holder) {
 		t.Errorf("%v, want %q", err, holder)
 	}
 	if err := errors.Join(stdin.Close(), child.Wait()); err != nil {
