@@ -51,7 +51,7 @@ type Injection struct {
 }
 
 func (n *Namespace) inject(s Segment, o Injection) (err error) {
-	fd, err := n.socket(domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
+	fd, err := n.SocketOf(domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
 	if err != nil {
 		return err
 	}
