@@ -464,6 +464,23 @@ func TestTimeWait(t *testing.T) {
 		if got := refusals(t, target, c); len(got) > 0 {
 			t.Errorf("refused: %v", got)
 		}
+		if b == intercept.BackstopOff {
+			return
+		}
+		// Without this they would be dropped: else the test proves nothing.
+		all, err := status{target}.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		acks := uint64(0)
+		for _, n := range all {
+			if strings.HasPrefix(string(n.Rule), "B5.ack.") {
+				acks += n.Packets
+			}
+		}
+		if acks < uint64(len(outside)) {
+			t.Errorf("%d bare acknowledgments were let go", acks)
+		}
 	})
 }
 
