@@ -49,11 +49,17 @@ func datagrams() []datagram {
 func TestOtherProtocols(t *testing.T) {
 	c := intercept.Default()
 	c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(2000)}
-	c.Outbound.ExcludeCIDRs = intercept.CIDRs{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db9::/32")} // "other"
+	at := func(word string) (both intercept.CIDRs) {
+		for _, a := range words[word] {
+			addr := netip.MustParseAddr(a)
+			both = append(both, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+		return both
+	}
+	c.Outbound.ExcludeCIDRs = at("other")
 	c.Outbound.Exclude = []intercept.Exclusion{
-		{CIDRs: intercept.CIDRs{netip.MustParsePrefix("10.96.0.10/32"), netip.MustParsePrefix("fd00:96::a/128")}}, // "dns"
-		{CIDRs: intercept.CIDRs{netip.MustParsePrefix("10.96.5.5/32"), netip.MustParsePrefix("fd00:96::5/128")}, // "cluster"
-			Ports: intercept.Ports{intercept.Port(443)}},
+		{CIDRs: at("dns")},
+		{CIDRs: at("cluster"), Ports: intercept.Ports{intercept.Port(443)}},
 	}
 	excluded := &intercept.Owner{UID: 2000, GID: 2000}
 	sent := []struct {
@@ -110,7 +116,8 @@ func TestOtherProtocols(t *testing.T) {
 							p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(to, 0)
 							trace, err := rs.Trace(p)
 							if err != nil || trace.Fate != want {
-								t.Errorf("%s to %s as %+v: Trace says %s by %s, %v; not %s", d.name, to, *s.who, trace.Fate, trace.Rule, err, want)
+								t.Errorf("%s to %s as %+v: Trace says %s by %s, %v; not %s",
+									d.name, to, *s.who, trace.Fate, trace.Rule, err, want)
 							}
 							if got := d.send(t, lab, watch, family, p); got != want {
 								t.Errorf("%s to %s as %+v: the kernel says %s, not %s", d.name, to, *s.who, got, want)
@@ -124,7 +131,9 @@ func TestOtherProtocols(t *testing.T) {
 }
 
 // send sends the datagram, and says whether it leaves.
-func (d datagram) send(t *testing.T, lab *netlab.Lab, watch *netlab.Watch, family int, p intercept.Packet) intercept.Fate {
+func (d datagram) send(
+	t *testing.T, lab *netlab.Lab, watch *netlab.Watch, family int, p intercept.Packet,
+) intercept.Fate {
 	t.Helper()
 	domain := []int{unix.AF_INET, unix.AF_INET6}[family]
 	fd, err := lab.Pod.SocketOf(domain, unix.SOCK_RAW, d.protocol[family], p.Owner)

@@ -119,7 +119,8 @@ func talks(c intercept.Config) (all []talk) {
 			add(netlab.FromVM, nil, world, outbound)
 			add(netlab.FromVM, nil, netip.AddrPortFrom(world.Addr(), 5432), nowhere)
 			// Answers to what is behind the pod, by a server of the pod's.
-			add(netlab.FromVM, nil, netip.AddrPortFrom(netip.MustParseAddr([]string{"10.246.0.1", "fd00:246::1"}[i]), 5432), nowhere)
+			bridge := netip.MustParseAddr([]string{"10.246.0.1", "fd00:246::1"}[i])
+			add(netlab.FromVM, nil, netip.AddrPortFrom(bridge, 5432), nowhere)
 		}
 	}
 	return all
@@ -191,10 +192,17 @@ func TestOrdinaryTraffic(t *testing.T) {
 		// proves are counters of TCP's (nstat(8)) of which one at least has counted, or the test proves nothing.
 		proves []string
 	}{
-		"plain":                         {size: 300_000},
-		"with loss":                     {options: netlab.Options{Accidents: netlab.Accidents{Lost: 3, Twice: 3, Late: 6}}, size: 40_000, proves: []string{"TCPTimeouts", "TCPFastRetrans", "TCPLossProbes"}},
-		"with SYN cookies":              {sysctls: map[string]string{"net/ipv4/tcp_syncookies": "2"}, size: 20_000, proves: []string{"SyncookiesRecv"}},
-		"without taking up connections": {sysctls: map[string]string{"net/netfilter/nf_conntrack_tcp_loose": "0"}, size: 20_000},
+		"plain": {size: 300_000},
+		"with loss": {
+			options: netlab.Options{Accidents: netlab.Accidents{Lost: 3, Twice: 3, Late: 6}}, size: 40_000,
+			proves: []string{"TCPTimeouts", "TCPFastRetrans", "TCPLossProbes"},
+		},
+		"with SYN cookies": {
+			sysctls: map[string]string{"net/ipv4/tcp_syncookies": "2"}, size: 20_000, proves: []string{"SyncookiesRecv"},
+		},
+		"without taking up connections": {
+			sysctls: map[string]string{"net/netfilter/nf_conntrack_tcp_loose": "0"}, size: 20_000,
+		},
 		"tproxy": {
 			sidecar: netlab.SidecarConfig{Transparent: true}, size: 20_000,
 			set: func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy },
@@ -236,7 +244,8 @@ func TestOrdinaryTraffic(t *testing.T) {
 				if got := refusals(t, target, c); len(got) > 0 {
 					t.Errorf("refused: %v", got)
 				}
-				if len(test.proves) > 0 && !slices.ContainsFunc(test.proves, func(name string) bool { return netstat(t, lab, name) > 0 }) {
+				counts := func(name string) bool { return netstat(t, lab, name) > 0 }
+				if len(test.proves) > 0 && !slices.ContainsFunc(test.proves, counts) {
 					t.Errorf("%s are all 0", test.proves)
 				}
 			})
@@ -276,7 +285,8 @@ func (f talk) serverEndsFirst(lab *netlab.Lab) error {
 	}
 	defer conn.Close()
 	// What is no lookup of DNS, which begins with its length, ends the conversation.
-	if err := errors.Join(conn.SetDeadline(time.Now().Add(20*time.Second)), write(conn, []byte{0, 1, 'x'}), drained(conn)); err != nil {
+	err = errors.Join(conn.SetDeadline(time.Now().Add(20*time.Second)), write(conn, []byte{0, 1, 'x'}), drained(conn))
+	if err != nil {
 		return err
 	}
 	err = write(conn, []byte("late"))
@@ -288,7 +298,9 @@ func (f talk) serverEndsFirst(lab *netlab.Lab) error {
 
 // dialTCP connects as the sender of a flow does, without a word. The protocol is TCP's, or that of something like it.
 func dialTCP(lab *netlab.Lab, f netlab.Flow, protocol int, options ...func(fd int) error) (*net.TCPConn, error) {
-	in := map[netlab.Side]*netlab.Namespace{netlab.FromPod: lab.Pod, netlab.FromPeer: lab.Peer, netlab.FromVM: lab.VM}[f.From]
+	in := map[netlab.Side]*netlab.Namespace{
+		netlab.FromPod: lab.Pod, netlab.FromPeer: lab.Peer, netlab.FromVM: lab.VM,
+	}[f.From]
 	domain := unix.AF_INET
 	if f.Dst.Addr().Is6() {
 		domain = unix.AF_INET6
@@ -652,7 +664,8 @@ func simultaneously(t *testing.T, lab *netlab.Lab, here, there netip.AddrPort) e
 	defer netlab.HangUp(socket)
 	route((*netlink.Handle).RouteAdd)
 	// The SYN has been sent when the call returns.
-	if err := errors.Join(unix.Bind(fd, sockaddr(here)), unix.Connect(fd, sockaddr(there))); !errors.Is(err, unix.EINPROGRESS) {
+	err = errors.Join(unix.Bind(fd, sockaddr(here)), unix.Connect(fd, sockaddr(there)))
+	if !errors.Is(err, unix.EINPROGRESS) {
 		t.Fatal(err)
 	}
 	route((*netlink.Handle).RouteDel)
