@@ -280,7 +280,8 @@ func (c Config) backstopOther() []Chain {
 	for i, e := range c.Outbound.Exclude {
 		if e.Protocol != UDP && (len(e.Ports) == 0 || e.Ports.All()) {
 			// The protocols are not its own, and it may have no other property.
-			refused = append(refused, rule(numbered("O5.exclude", i), fmt.Sprintf("exclusion %d", i+1), e.matches()[1:], Return{}))
+			id, reason := numbered("O5.exclude", i), fmt.Sprintf("exclusion %d", i+1)
+			refused = append(refused, rule(id, reason, e.matches()[1:], Return{}))
 		}
 	}
 	refused = in(scope, "", append(refused, every.leftAlone()...))
@@ -348,7 +349,8 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 			// What goes to behind the pod is captured like what goes to the pod.
 			rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
 		}
-		virtual := append(in(scopeForward, "", c.excludedInInterfaces()), rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
+		virtual := in(scopeForward, "", c.excludedInInterfaces())
+		virtual = append(virtual, rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
 		virtual = append(virtual, in(scopeForward, "", c.exclusions(Return{}, Exclusion.ownerless))...)
 		for _, l := range c.lookups() {
 			if l.id == "O8.tcp" {

@@ -21,7 +21,11 @@ type judgement struct {
 	noO8  bool
 }
 
-var pass, rejected, dropped = intercept.Fate{}, intercept.Fate{Action: intercept.Rejected}, intercept.Fate{Action: intercept.Dropped}
+var (
+	pass     = intercept.Fate{}
+	rejected = intercept.Fate{Action: intercept.Rejected}
+	dropped  = intercept.Fate{Action: intercept.Dropped}
+)
 
 // fate returns the packet's fate and the line that decides it. No line: any may.
 func (j judgement) fate() (intercept.Fate, string) {
@@ -29,7 +33,9 @@ func (j judgement) fate() (intercept.Fate, string) {
 	if j.p.Hook == intercept.Prerouting && j.p.Dst.Addr() == netip.IPv6Loopback() {
 		return pass, "" // the kernel drops it first
 	}
-	switch leftOut := j.Families == intercept.FamiliesIPv4 && f == intercept.IPv6 || j.Families == intercept.FamiliesIPv6 && f == intercept.IPv4; {
+	leftOut := j.Families == intercept.FamiliesIPv4 && f == intercept.IPv6 ||
+		j.Families == intercept.FamiliesIPv6 && f == intercept.IPv4
+	switch {
 	case leftOut && j.OtherFamily == intercept.TreatmentReject:
 		return j.leftOut()
 	case leftOut:
@@ -57,7 +63,8 @@ func (j judgement) dnat() bool { return j.p.DNAT && !j.invalid() }
 
 // opens: fin,syn,rst,ack == syn.
 func (j judgement) opens() bool {
-	return j.tcp() && (j.p.Flags == 0 || j.p.Flags&(intercept.FIN|intercept.SYN|intercept.RST|intercept.ACK) == intercept.SYN)
+	const mask = intercept.FIN | intercept.SYN | intercept.RST | intercept.ACK
+	return j.tcp() && (j.p.Flags == 0 || j.p.Flags&mask == intercept.SYN)
 }
 
 // asked: NAT looks at the packet. It does once for an entry.
@@ -142,14 +149,17 @@ func (j judgement) outbound() string {
 	}
 	byPort, byCIDR := o.IncludePorts.Contains(port), o.IncludeCIDRs.Contains(p.Dst.Addr())
 	switch {
-	case !j.noO8 && (tcp || udp) && port == 53 && (j.DNS.Mode == intercept.DNSAll || j.DNS.Mode == intercept.DNSResolvConf && slices.Contains(j.DNS.Servers, p.Dst.Addr())) &&
+	case !j.noO8 && (tcp || udp) && port == 53 &&
+		(j.DNS.Mode == intercept.DNSAll ||
+			j.DNS.Mode == intercept.DNSResolvConf && slices.Contains(j.DNS.Servers, p.Dst.Addr())) &&
 		!(outside(j.DNS.Target) && p.Dst.Addr().IsLoopback()):
 		return "O8"
 	case loopback, outside(o.Target) && p.Dst.Addr().IsLoopback():
 		return "O9"
 	case tcp && slices.Contains(o.Target, p.Dst), o.ExcludeCIDRs.Contains(p.Dst.Addr()):
 		return "O10"
-	case udp && (byPort || byCIDR) && (o.UDP == intercept.TreatmentReject || o.QUIC == intercept.TreatmentReject && port == 443):
+	case udp && (byPort || byCIDR) &&
+		(o.UDP == intercept.TreatmentReject || o.QUIC == intercept.TreatmentReject && port == 443):
 		return "O13"
 	case tcp && byPort:
 		return "O11"
@@ -168,9 +178,7 @@ func (j judgement) inbound() string {
 		return "I9"
 	case j.TunnelPort != 0 && p.Dst.Port() == j.TunnelPort:
 		return "I4"
-	case in.ExcludeSources.Contains(p.Src.Addr()), slices.ContainsFunc(in.Exclude, func(e intercept.InboundExclusion) bool {
-		return (len(e.Sources) == 0 || e.Sources.Contains(p.Src.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(p.Dst.Port()))
-	}):
+	case in.ExcludeSources.Contains(p.Src.Addr()), j.inboundExcluded(p.Src.Addr(), p.Dst.Port()):
 		return "I5"
 	case in.ExcludePorts.Contains(p.Dst.Port()):
 		return "I6"
@@ -178,6 +186,13 @@ func (j judgement) inbound() string {
 		return "I7"
 	}
 	return "I8"
+}
+
+// inboundExcluded: an exclusion is about a client and a port of the pod's.
+func (j judgement) inboundExcluded(client netip.Addr, port uint16) bool {
+	return slices.ContainsFunc(j.Inbound.Exclude, func(e intercept.InboundExclusion) bool {
+		return (len(e.Sources) == 0 || e.Sources.Contains(client)) && (len(e.Ports) == 0 || e.Ports.Contains(port))
+	})
 }
 
 // redirection is where a line's captured connections go.
@@ -300,17 +315,9 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	marked := j.tproxy() && (has(p.Mark, j.Inbound.TProxy.Mark) || has(p.Mark, j.Inbound.TProxy.SelfMark) ||
 		j.tcp() && has(p.ConnMark, j.Inbound.TProxy.Mark) && line != "O1" && line != "O2" && !(p.DNAT && !p.Reply))
 	if j.opens() {
-		proxys := append([]netip.AddrPort(nil), j.Outbound.Target...)
-		captured := len(j.Outbound.IncludeCIDRs)+len(j.Outbound.IncludePorts) > 0
-		self := netip.MustParseAddr("127.0.0.1")
-		if p.Dst.Addr().Is6() {
-			self = netip.IPv6Loopback()
-		}
-		toItself := captured && (slices.Contains(proxys, p.Dst) || len(proxys) == 0 && p.Dst.Addr() == self && intercept.Ports{j.Outbound.Port}.Contains(p.Dst.Port())) ||
-			j.dnsCaptured() && (slices.Contains(j.DNS.Target, p.Dst) || len(j.DNS.Target) == 0 && p.Dst == netip.AddrPortFrom(self, j.DNS.Port))
 		sentByDNAT := j.dnat() && !j.reply()
 		switch {
-		case sentByDNAT && j.fromProxy() && toItself:
+		case sentByDNAT && j.fromProxy() && j.toProxy():
 			return rejected, "B1"
 		case sentByDNAT:
 			return pass, ""
@@ -337,7 +344,8 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 		return pass, ""
 	case !j.tcp():
 		icmp := p.Protocol == intercept.ICMP || p.Protocol == intercept.ICMPv6
-		if j.Outbound.OtherProtocols == intercept.TreatmentReject && (!icmp || p.Echo) && p.Owner != nil && j.allTCPCaptured() {
+		refuses := j.Outbound.OtherProtocols == intercept.TreatmentReject
+		if refuses && (!icmp || p.Echo) && p.Owner != nil && j.allTCPCaptured() {
 			return rejected, "B8"
 		}
 		return pass, ""
@@ -368,11 +376,33 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	return dropped, "B5"
 }
 
+// toProxy: to where O8, O11 or O12 sends what it captures.
+func (j judgement) toProxy() bool {
+	at := func(targets []netip.AddrPort, ports intercept.PortRange) bool {
+		self := localhost(j.p.Dst.Addr())
+		return slices.Contains(targets, j.p.Dst) ||
+			len(targets) == 0 && j.p.Dst.Addr() == self && intercept.Ports{ports}.Contains(j.p.Dst.Port())
+	}
+	anything := len(j.Outbound.IncludeCIDRs)+len(j.Outbound.IncludePorts) > 0
+	return anything && at(j.Outbound.Target, j.Outbound.Port) ||
+		j.dnsCaptured() && at(j.DNS.Target, intercept.Port(j.DNS.Port))
+}
+
+// localhost is 127.0.0.1 or ::1.
+func localhost(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
 // dnsCaptured: lookups to some server are.
 func (j judgement) dnsCaptured() bool {
-	return !j.Outbound.ExcludePorts.Contains(53) && (j.DNS.Mode == intercept.DNSAll || j.DNS.Mode == intercept.DNSResolvConf && slices.ContainsFunc(j.DNS.Servers, func(a netip.Addr) bool {
+	toServer := slices.ContainsFunc(j.DNS.Servers, func(a netip.Addr) bool {
 		return !outside(j.DNS.Target) || !a.IsLoopback()
-	}))
+	})
+	return !j.Outbound.ExcludePorts.Contains(53) &&
+		(j.DNS.Mode == intercept.DNSAll || j.DNS.Mode == intercept.DNSResolvConf && toServer)
 }
 
 // toResolver: to where lookups are sent, which nobody is kept from.
@@ -401,9 +431,7 @@ func (j judgement) letIn() bool {
 	return len(j.ExcludeInterfaces) > 0 && j.reply() || // what came by one need not leave by it
 		j.TunnelPort != 0 && port == j.TunnelPort ||
 		in.ExcludePorts.Contains(port) || in.ExcludeSources.Contains(p.Dst.Addr()) ||
-		slices.ContainsFunc(in.Exclude, func(e intercept.InboundExclusion) bool {
-			return (len(e.Sources) == 0 || e.Sources.Contains(p.Dst.Addr())) && (len(e.Ports) == 0 || e.Ports.Contains(port))
-		}) ||
+		j.inboundExcluded(p.Dst.Addr(), port) ||
 		!in.IncludePorts.Contains(port) && (!givenToClients || j.reply()) ||
 		oneOf(j.VirtualInterfaces, p.Interface) && j.reply() // what I2 has left alone
 }
@@ -427,7 +455,8 @@ func (j judgement) allTCPCaptured() bool {
 	}
 	all.Config.DNS.Mode = intercept.DNSOff
 	all.Config.Outbound.Target = slices.Clone(j.Outbound.Target)
-	all.p.Protocol, all.p.Src, all.p.Dst = intercept.TCP, netip.AddrPortFrom(j.p.Src.Addr(), 1), netip.AddrPortFrom(j.p.Dst.Addr(), 1)
+	all.p.Protocol = intercept.TCP
+	all.p.Src, all.p.Dst = netip.AddrPortFrom(j.p.Src.Addr(), 1), netip.AddrPortFrom(j.p.Dst.Addr(), 1)
 	return capturing(all.outbound())
 }
 
@@ -439,7 +468,8 @@ func (j judgement) input(line string) (intercept.Fate, string) {
 		return pass, ""
 	case j.Backstop == intercept.BackstopOff:
 		return pass, ""
-	case line == "I7" && j.opens() && j.Inbound.Mode == intercept.InboundRedirect && !j.dnat() && !intercept.Ports{j.Inbound.Port}.Contains(p.Dst.Port()):
+	case line == "I7" && j.opens() && j.Inbound.Mode == intercept.InboundRedirect && !j.dnat() &&
+		!intercept.Ports{j.Inbound.Port}.Contains(p.Dst.Port()):
 		return rejected, "B9"
 	}
 	return j.closed()
@@ -558,7 +588,9 @@ func checkNever(t *testing.T, c intercept.Config, p intercept.Packet, trace inte
 	if captured && p.Protocol == intercept.TCP && !opens && trace.Fate.Action != intercept.Transparent {
 		t.Fatalf("a packet in the middle of a connection is captured: %+v", p)
 	}
-	if captured && p.Hook == intercept.Output && (trace.Fate.Ports == c.Outbound.Port || p.Protocol == intercept.TCP && p.Dst.Port() != 53 && trace.Fate.Action == intercept.Translated) &&
+	toProxy := trace.Fate.Ports == c.Outbound.Port ||
+		p.Protocol == intercept.TCP && p.Dst.Port() != 53 && trace.Fate.Action == intercept.Translated
+	if captured && p.Hook == intercept.Output && toProxy &&
 		(c.Outbound.ExcludeCIDRs.Contains(p.Dst.Addr()) || c.Outbound.ExcludePorts.Contains(p.Dst.Port())) {
 		t.Fatalf("an excluded destination is captured: %+v by %s", p, trace.Line)
 	}
@@ -633,8 +665,8 @@ func TestCapturedNeverInClear(t *testing.T) {
 					believe(&q)
 					opened++
 					if got := fate(q); got.Fate.Action == intercept.Pass {
-						t.Fatalf("seed %d: config %+v\npacket %+v\nopens a connection past the proxy, by %s; without an entry it meets %s by %s",
-							seed, c, q, got.Rule, fresh.Fate, fresh.Rule)
+						t.Fatalf("seed %d: config %+v\npacket %+v\nopens a connection past the proxy, by %s; "+
+							"without an entry it meets %s by %s", seed, c, q, got.Rule, fresh.Fate, fresh.Rule)
 					}
 				}
 				if p.Hook != intercept.Output || c.Backstop != intercept.BackstopOn {
@@ -695,10 +727,7 @@ func TestProxyNeverReachesItself(t *testing.T) {
 			if fresh.Fate.Action != intercept.Redirected || fresh.Fate.Ports == c.Inbound.Port {
 				continue
 			}
-			self := netip.IPv6Loopback()
-			if p.Dst.Addr().Is4() {
-				self = netip.MustParseAddr("127.0.0.1")
-			}
+			self := localhost(p.Dst.Addr())
 			ports := fresh.Fate.Ports
 			p.Dst = netip.AddrPortFrom(self, ports.First+uint16(r.IntN(int(ports.Last-ports.First)+1)))
 			p.DNAT, p.Known = true, true
@@ -717,12 +746,14 @@ func TestProxyNeverReachesItself(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.Fate.Action != intercept.Rejected || got.Line != "B1" {
-				t.Fatalf("seed %d: config %+v\npacket %+v owner %+v of the proxy: %s by %s", seed, c, p, *p.Owner, got.Fate, got.Rule)
+				t.Fatalf("seed %d: config %+v\npacket %+v owner %+v of the proxy: %s by %s",
+					seed, c, p, *p.Owner, got.Fate, got.Rule)
 			}
 			// The application's own, by the same entry, goes on to the proxy.
 			p.Owner, p.Mark = &intercept.Owner{UID: 1000, GID: 1000}, 0
 			if got, err = rs.Trace(p); err != nil || got.Fate.Action != intercept.Pass {
-				t.Fatalf("seed %d: config %+v\npacket %+v that is translated already: %s by %s, %v", seed, c, p, got.Fate, got.Rule, err)
+				t.Fatalf("seed %d: config %+v\npacket %+v that is translated already: %s by %s, %v",
+					seed, c, p, got.Fate, got.Rule, err)
 			}
 		}
 	}
@@ -756,10 +787,7 @@ func TestTranslatedGoesOn(t *testing.T) {
 			case fresh.Fate.Action != intercept.Redirected:
 				continue
 			case p.Hook == intercept.Output:
-				q.Dst = netip.AddrPortFrom(netip.IPv6Loopback(), fresh.Fate.Ports.First)
-				if p.Dst.Addr().Is4() {
-					q.Dst = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), fresh.Fate.Ports.First)
-				}
+				q.Dst = netip.AddrPortFrom(localhost(p.Dst.Addr()), fresh.Fate.Ports.First)
 			default: // to the address of the interface
 				q.Dst, q.Foreign, q.Listening = netip.AddrPortFrom(p.Dst.Addr(), fresh.Fate.Ports.First), false, true
 			}
@@ -769,7 +797,8 @@ func TestTranslatedGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.Fate.Action != intercept.Pass && got.Fate.Action != intercept.Transparent {
-				t.Fatalf("seed %d: config %+v\npacket %+v meets %s by %s, and then %s by %s", seed, c, p, fresh.Fate, fresh.Rule, got.Fate, got.Rule)
+				t.Fatalf("seed %d: config %+v\npacket %+v meets %s by %s, and then %s by %s",
+					seed, c, p, fresh.Fate, fresh.Rule, got.Fate, got.Rule)
 			}
 		}
 	}

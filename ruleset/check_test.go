@@ -77,8 +77,8 @@ func TestCheckRefuses(t *testing.T) {
 	}
 
 	for id, what := range map[RuleID]string{
-		"": "not the ID", "I": "not the ID", "i1": "not the ID", "I1x": "not the ID", "I1: x": "not the ID", `I1."`: "not the ID",
-		"reject/": "not the ID",
+		"": "not the ID", "I": "not the ID", "i1": "not the ID", "I1x": "not the ID",
+		"I1: x": "not the ID", `I1."`: "not the ID", "reject/": "not the ID",
 	} {
 		rs := filter(Output)
 		rs.Chains[0].Rules[0].ID = id
@@ -115,8 +115,8 @@ func TestCheckAccepts(t *testing.T) {
 	for _, match := range [][]Match{
 		{Not{Proto{TCP, UDP}}},
 		{Proto{UDP}, Not{DstPort{Port(53)}}},
-		{Not{CTNew}}, {Not{ToLocal{}}}, {Not{Length(40)}}, {Not{IsFamily(IPv4)}}, {Not{InInterface("lo")}}, {Not{OutInterface("lo")}},
-		{Not{MetaMark{1, 1}}}, {Not{ConnMark{1, 1}}},
+		{Not{CTNew}}, {Not{ToLocal{}}}, {Not{Length(40)}}, {Not{IsFamily(IPv4)}},
+		{Not{InInterface("lo")}}, {Not{OutInterface("lo")}}, {Not{MetaMark{1, 1}}}, {Not{ConnMark{1, 1}}},
 		{Proto{TCP}, Not{Opens()}}, {Proto{TCP}, Not{TCPHeader(5)}}, {Proto{TCP}, Not{Older{}}},
 		{Proto{ICMP, ICMPv6}, Not{ICMPEcho{}}}, {Proto{ICMPv6}, Not{ICMPQuote{SrcPort: 53}}},
 		{CTDNAT{}, CTOriginal, HasSocket{}},
@@ -196,8 +196,9 @@ func TestRuleFor(t *testing.T) {
 		}
 	}
 	for _, m := range []Match{
-		Proto{TCP}, SrcPort{Port(1)}, DstPort{Port(1)}, InInterface("a"), OutInterface("a"), UID{ID(1)}, GID{ID(1)}, HasSocket{}, SocketOpen{},
-		MetaMark{1, 1}, ConnMark{1, 1}, CTNew, CTDNAT{}, CTReply, ToLocal{}, Length(40), Opens(), TCPHeader(5),
+		Proto{TCP}, SrcPort{Port(1)}, DstPort{Port(1)}, InInterface("a"), OutInterface("a"), UID{ID(1)}, GID{ID(1)},
+		HasSocket{}, SocketOpen{}, MetaMark{1, 1}, ConnMark{1, 1}, CTNew, CTDNAT{}, CTReply, ToLocal{}, Length(40),
+		Opens(), TCPHeader(5),
 	} {
 		if (Rule{Match: []Match{m}}).IsFamilySpecific() {
 			t.Errorf("%s reads differently by family", m)

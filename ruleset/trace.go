@@ -277,7 +277,8 @@ func (t *tracer) hooks(hooks []Hook) verdict {
 		for _, c := range bases {
 			// Chains that choose a zone or set marks, and those behind one that
 			// has decided, say nothing of a packet's fate by letting it go on.
-			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain || c.Priority == PriorityFilter && t.out.Rule != ""
+			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain ||
+				c.Priority == PriorityFilter && t.out.Rule != ""
 			if t.chain(c) == stop {
 				return stop
 			}

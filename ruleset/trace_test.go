@@ -55,7 +55,8 @@ func TestMatches(t *testing.T) {
 		holds   []func(*Packet)
 		doesNot []func(*Packet)
 	}{
-		{Output, []Match{Proto{TCP, UDP}}, set(func(p *Packet) { p.Protocol = UDP }), set(func(p *Packet) { p.Protocol = ICMP })},
+		{Output, []Match{Proto{TCP, UDP}},
+			set(func(p *Packet) { p.Protocol = UDP }), set(func(p *Packet) { p.Protocol = ICMP })},
 		{Output, []Match{Proto{TCP}, SrcPort{Port(1), {First: 40000, Last: 40001}}},
 			set(func(*Packet) {}), set(func(p *Packet) { p.Src = netip.AddrPortFrom(p.Src.Addr(), 40002) })},
 		{Output, []Match{Proto{TCP}, DstPort{Port(443)}},
@@ -71,8 +72,10 @@ func TestMatches(t *testing.T) {
 			[]func(*Packet){func(p *Packet) { p.Owner = nil }, func(p *Packet) { p.Owner = &Owner{UID: 2000} }}},
 		{Output, []Match{HasSocket{}}, set(func(p *Packet) { p.Owner = &Owner{} }), set(func(p *Packet) { p.Owner = nil })},
 		{Input, []Match{SocketOpen{}}, set(func(p *Packet) { arriving(p); p.Listening = true }), set(arriving)},
-		{Output, []Match{MetaMark{Value: 2, Mask: 3}}, set(func(p *Packet) { p.Mark = 6 }), set(func(p *Packet) { p.Mark = 3 })},
-		{Output, []Match{ConnMark{Value: 2, Mask: 3}}, set(func(p *Packet) { p.ConnMark = 6 }), set(func(p *Packet) { p.Mark = 2 })},
+		{Output, []Match{MetaMark{Value: 2, Mask: 3}},
+			set(func(p *Packet) { p.Mark = 6 }), set(func(p *Packet) { p.Mark = 3 })},
+		{Output, []Match{ConnMark{Value: 2, Mask: 3}},
+			set(func(p *Packet) { p.ConnMark = 6 }), set(func(p *Packet) { p.Mark = 2 })},
 		{Output, []Match{CTNew | CTRelated}, []func(*Packet){
 			func(*Packet) {}, func(p *Packet) { p.Known = true }, func(p *Packet) { p.State = CTRelated }},
 			[]func(*Packet){func(p *Packet) { p.State = CTEstablished }, invalid}},
@@ -98,9 +101,13 @@ func TestMatches(t *testing.T) {
 		{Output, []Match{Proto{ICMP, ICMPv6}, ICMPEcho{}},
 			set(func(p *Packet) { p.Protocol, p.Echo = ICMP, true }), set(func(p *Packet) { p.Protocol = ICMP })},
 		{Output, []Match{Proto{ICMP, ICMPv6}, ICMPQuote{SrcPort: 53}},
-			set(func(p *Packet) { p.Protocol, p.Quotes = ICMPv6, 53 }), set(func(p *Packet) { p.Protocol, p.Quotes = ICMPv6, 54 })},
+			set(func(p *Packet) { p.Protocol, p.Quotes = ICMPv6, 53 }),
+			set(func(p *Packet) { p.Protocol, p.Quotes = ICMPv6, 54 })},
 		{Output, []Match{Proto{TCP}, Older{}}, []func(*Packet){func(*Packet) {}, ipv6},
-			[]func(*Packet){func(p *Packet) { p.Src, p.Dst = p.Dst, p.Src }, func(p *Packet) { p.Dst = netip.AddrPortFrom(p.Dst.Addr(), 80) }}},
+			[]func(*Packet){
+				func(p *Packet) { p.Src, p.Dst = p.Dst, p.Src },
+				func(p *Packet) { p.Dst = netip.AddrPortFrom(p.Dst.Addr(), 80) },
+			}},
 		{Output, []Match{IsFamily(IPv6)}, set(ipv6), set(func(*Packet) {})},
 	} {
 		rs := filter(test.hook, test.match...)
@@ -109,12 +116,13 @@ func TestMatches(t *testing.T) {
 		}
 		six := packet(ipv6)
 		rs.Older = []Tuple{{packet().Src, packet().Dst}, {six.Src, six.Dst}}
+		words := map[Action]string{Dropped: "holds", Pass: "does not hold"}
 		for want, changes := range map[Action][]func(*Packet){Dropped: test.holds, Pass: test.doesNot} {
 			for i, change := range changes {
 				p := packet(change)
 				got := trace(t, rs, p)
 				if got.Fate.Action != want {
-					t.Errorf("%s, %s %d: %+v: %s", test.match, map[Action]string{Dropped: "holds", Pass: "does not hold"}[want], i, p, got.Fate)
+					t.Errorf("%s, %s %d: %+v: %s", test.match, words[want], i, p, got.Fate)
 				}
 				if last := got.Steps[len(got.Steps)-1]; last.Matched != (want == Dropped) || !last.Matched && last.Failed == nil {
 					t.Errorf("%s: the step says %+v", test.match, last)
@@ -156,8 +164,8 @@ func TestPath(t *testing.T) {
 	}
 }
 
-// TestNATIsAskedOnce: about the first packet of an entry, if nobody has translated it, and not again where it arrives by
-// lo.
+// TestNATIsAskedOnce: about the first packet of an entry, if nobody has
+// translated it, and not again where it arrives by lo.
 func TestNATIsAskedOnce(t *testing.T) {
 	rs := Ruleset{Families: []Family{IPv4}, Chains: []Chain{
 		{Name: "raw", Hook: Output, Priority: PriorityRaw, Rules: []Rule{{ID: "Z1", Target: CTZone{1}}}},
@@ -195,9 +203,17 @@ func TestNATIsAskedOnce(t *testing.T) {
 // TestWhoDecides: the rule that gives a packet its fate is the first that lets it go, and any that does not.
 func TestWhoDecides(t *testing.T) {
 	rs := Ruleset{Families: []Family{IPv4}, Chains: []Chain{
-		{Name: "behind", Rules: []Rule{{ID: "B4", Match: []Match{Proto{TCP}, DstPort{Port(80)}}, Target: Reject{}}, {ID: "O5", Target: Return{}}}},
-		{Name: "filter", Hook: Output, Priority: PriorityFilter, Rules: []Rule{{ID: "B4.opens", Target: Goto{"behind"}}, {ID: "B12", Target: Drop{}}}},
-		{Name: "marks", Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: []Rule{{ID: "I7", Target: Return{}}}},
+		{Name: "behind", Rules: []Rule{
+			{ID: "B4", Match: []Match{Proto{TCP}, DstPort{Port(80)}}, Target: Reject{}},
+			{ID: "O5", Target: Return{}},
+		}},
+		{Name: "filter", Hook: Output, Priority: PriorityFilter, Rules: []Rule{
+			{ID: "B4.opens", Target: Goto{"behind"}},
+			{ID: "B12", Target: Drop{}},
+		}},
+		{Name: "marks", Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: []Rule{
+			{ID: "I7", Target: Return{}},
+		}},
 		{Name: "nat", Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: []Rule{{ID: "O14", Target: Return{}}}},
 	}}
 	port80 := func(p *Packet) { p.Dst = netip.AddrPortFrom(p.Dst.Addr(), 80) }
@@ -243,7 +259,8 @@ func TestFamilyWithoutRules(t *testing.T) {
 func TestMapped(t *testing.T) {
 	rs := filter(Output, Dst{netip.MustParsePrefix("203.0.113.0/24")}, Length(40))
 	p := packet(func(p *Packet) {
-		p.Src, p.Dst = netip.MustParseAddrPort("[::ffff:10.244.0.5]:40000"), netip.MustParseAddrPort("[::ffff:203.0.113.10]:443")
+		p.Src = netip.MustParseAddrPort("[::ffff:10.244.0.5]:40000")
+		p.Dst = netip.MustParseAddrPort("[::ffff:203.0.113.10]:443")
 	})
 	if got := trace(t, rs, p); got.Fate.Action != Dropped {
 		t.Errorf("%+v meets %s", p, got.Fate)
@@ -257,10 +274,15 @@ func TestMapped(t *testing.T) {
 // TestPacketErrors: which field of a packet is wrong.
 func TestPacketErrors(t *testing.T) {
 	for field, changes := range map[string][]func(*Packet){
-		"Hook":     {func(p *Packet) { p.Hook = 0 }, func(p *Packet) { p.Hook = Input }, func(p *Packet) { p.Hook = Forward }},
+		"Hook": {
+			func(p *Packet) { p.Hook = 0 }, func(p *Packet) { p.Hook = Input }, func(p *Packet) { p.Hook = Forward },
+		},
 		"Protocol": {func(p *Packet) { p.Protocol = 0 }},
 		"Dst":      {func(p *Packet) { p.Dst = netip.AddrPort{} }},
-		"Src":      {func(p *Packet) { p.Src = netip.AddrPort{} }, func(p *Packet) { p.Src = netip.MustParseAddrPort("[fd00::1]:1") }},
+		"Src": {
+			func(p *Packet) { p.Src = netip.AddrPort{} },
+			func(p *Packet) { p.Src = netip.MustParseAddrPort("[fd00::1]:1") },
+		},
 	} {
 		for _, change := range changes {
 			p := packet(change)

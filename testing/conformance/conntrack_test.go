@@ -1,3 +1,5 @@
+//go:build linux
+
 package conformance
 
 import (
@@ -231,14 +233,16 @@ var mistakes = []mistake{
 		send:    flow, packet: known(func(p *intercept.Packet) { p.Known = false }),
 		with: rejected, without: passed,
 	}, {
-		name: "an application sends an acknowledgment that gets nowhere, and then asks for a name by TCP", line: "B6", set: dnsOfAll,
+		name: "an application sends an acknowledgment that gets nowhere, and then asks for a name by TCP",
+		line: "B6", set: dnsOfAll,
 		mislead: func(s *scene, t *testing.T) {
 			s.ack(t, netlab.FromPod, netlab.MD5Option(), intercept.ACK, netlab.Injection{Owner: app})
 		},
 		send: flow, packet: known(nothing),
 		with: rejected, without: passed,
 	}, {
-		name: "a machine behind the pod sends an acknowledgment that no socket takes, and then connects", line: "B11", vm: true, now: true,
+		name: "a machine behind the pod sends an acknowledgment that no socket takes, and then connects",
+		line: "B11", vm: true, now: true,
 		set: func(c *intercept.Config) { c.VirtualInterfaces = []string{"br-*"} },
 		mislead: func(s *scene, t *testing.T) {
 			s.ack(t, netlab.FromVM, netlab.MD5Option(), intercept.ACK, netlab.Injection{})
@@ -294,7 +298,8 @@ func TestMistakesTrace(t *testing.T) {
 				t.Fatal(err)
 			}
 			if trace.Fate != m.with || trace.Line != m.line {
-				t.Errorf("%s: %s: Trace says %s by %s (%s), and not %s by %s", m.name, s.flow, trace.Fate, trace.Rule, trace.Reason, m.with, m.line)
+				t.Errorf("%s: %s: Trace says %s by %s (%s), and not %s by %s",
+					m.name, s.flow, trace.Fate, trace.Rule, trace.Reason, m.with, m.line)
 			}
 		}
 	}
@@ -383,7 +388,8 @@ func (s *scene) socketAt(t *testing.T, in *netlab.Namespace, who *intercept.Owne
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(s.flow.Src))); err != nil {
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(s.flow.Src)))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return file
@@ -564,13 +570,14 @@ func (s *scene) datagramFromServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	err = errors.Join(unix.SetsockoptInt(fd, level, transparent, 1), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+	err = errors.Join(unix.SetsockoptInt(fd, level, transparent, 1),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.Bind(fd, sockaddr(s.flow.Dst)), unix.Sendto(fd, []byte("hello"), 0, sockaddr(s.flow.Src)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Whoever refuses it says so. The socket is connected at no time: a child of this process may hold it longer, and would
-	// then get what is for the server.
+	// Whoever refuses it says so. The socket is connected at no time: a child of
+	// this process may hold it longer, and would then get what is for the server.
 	if _, err := watch.Until(isUnreachable); err != nil {
 		t.Fatal(err)
 	}
@@ -666,7 +673,8 @@ func (s *scene) proxyConnects(t *testing.T) intercept.Fate {
 func without(rs intercept.Ruleset, line string) intercept.Ruleset {
 	rs.Chains = slices.Clone(rs.Chains)
 	for i, c := range rs.Chains {
-		rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r intercept.Rule) bool { return r.ID.Line() == line })
+		ofLine := func(r intercept.Rule) bool { return r.ID.Line() == line }
+		rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), ofLine)
 	}
 	return rs
 }
@@ -730,17 +738,21 @@ func TestFramesOfNeighbours(t *testing.T) {
 				if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true}); err != nil {
 					t.Fatal(err)
 				}
-				for i, dst := range []string{"127.0.0.1", "127.0.0.53", "192.0.2.7", "2001:db8:99::7", "::1", "10.244.0.5", "fd00:244::5"} {
+				for i, dst := range []string{
+					"127.0.0.1", "127.0.0.53", "192.0.2.7", "2001:db8:99::7", "::1", "10.244.0.5", "fd00:244::5",
+				} {
 					a := netip.MustParseAddr(dst)
 					seg := netlab.Segment{
-						Src: netip.AddrPortFrom(word("peer", a), uint16(20000+i)), Dst: netip.AddrPortFrom(a, 9000), Flags: intercept.SYN, Seq: 1,
+						Src: netip.AddrPortFrom(word("peer", a), uint16(20000+i)), Dst: netip.AddrPortFrom(a, 9000),
+						Flags: intercept.SYN, Seq: 1,
 					}
 					watch := watchPod(t, lab)
 					if err := lab.InjectFrame("eth0", seg, false); err != nil {
 						t.Fatal(err)
 					}
 					// What follows it on the cable tells that it is through.
-					fence := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: netip.AddrPortFrom(word("pod", a), 15006)}
+					proxys := netip.AddrPortFrom(word("pod", a), 15006)
+					fence := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: proxys}
 					if got, err := lab.Send(fence); err != nil || got.Role != netlab.RoleInbound {
 						t.Fatalf("%s: %s, %v", fence, got, err)
 					}

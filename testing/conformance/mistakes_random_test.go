@@ -1,3 +1,5 @@
+//go:build linux
+
 package conformance
 
 import (
@@ -22,8 +24,9 @@ import (
 )
 
 var (
-	mistakeConfigs = flag.Uint64("mistakes.configs", 60, "how many random configurations to compare where conntrack errs, by each backend")
-	mistakeSeed    = flag.Uint64("mistakes.seed", 1, "the seed of the first one; the others follow")
+	mistakeConfigs = flag.Uint64("mistakes.configs", 60,
+		"how many random configurations to compare where conntrack errs, by each backend")
+	mistakeSeed = flag.Uint64("mistakes.seed", 1, "the seed of the first one; the others follow")
 )
 
 const (
@@ -83,7 +86,8 @@ func (c *tally) add(f intercept.Fate) {
 
 func (c *tally) few(configs uint64) bool {
 	sent := c.flows.Load() + c.segments.Load()
-	return sent < configs*mistakenSegments || c.rejected.Load()*16 < sent || c.passed.Load()*4 < sent || c.captured.Load()*50 < sent
+	return sent < configs*mistakenSegments ||
+		c.rejected.Load()*16 < sent || c.passed.Load()*4 < sent || c.captured.Load()*50 < sent
 }
 
 func (c *tally) String() string {
@@ -122,7 +126,8 @@ func (m *mistaken) compare(t *testing.T, seed uint64) {
 	}
 	complain := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s: %s\nconfiguration: %+v\n%s\nreproduce: go test ./testing/conformance -run TestRandomMistakes -mistakes.configs 1 -mistakes.seed %d",
+		t.Errorf("%s: %s\nconfiguration: %+v\n%s\nreproduce: "+
+			"go test ./testing/conformance -run TestRandomMistakes -mistakes.configs 1 -mistakes.seed %d",
 			m.target.Backend, fmt.Sprintf(format, args...), c, listing(m.target), seed)
 	}
 	if _, err := m.target.Apply(t.Context(), c); err != nil {
@@ -132,16 +137,26 @@ func (m *mistaken) compare(t *testing.T, seed uint64) {
 	if err := m.lab.Pod.FlushEntries(); err != nil {
 		t.Fatal(err)
 	}
+	mistake := randomMistake{m, r, c, rs, complain}
 	for range mistakenFlows {
-		if !m.flow(t, r, c, rs, complain) {
+		if !mistake.flow(t) {
 			return
 		}
 	}
 	for range mistakenSegments {
-		if !m.segment(t, r, rs, complain) {
+		if !mistake.segment(t) {
 			return
 		}
 	}
+}
+
+// randomMistake is what is random about mistakes in a pod, and how to say that it is not as foretold.
+type randomMistake struct {
+	*mistaken
+	r        *rand.Rand
+	c        intercept.Config
+	rs       intercept.Ruleset
+	complain func(format string, args ...any)
 }
 
 // source gives a packet a source port that nobody has had, from those of clients or from those of servers.
@@ -176,8 +191,9 @@ func first(p *intercept.Packet, entry int) {
 }
 
 // flow sends a flow of which conntrack has an entry.
-func (m *mistaken) flow(t *testing.T, r *rand.Rand, c intercept.Config, rs intercept.Ruleset, complain func(string, ...any)) (ok bool) {
+func (m randomMistake) flow(t *testing.T) (ok bool) {
 	t.Helper()
+	r, c, rs := m.r, m.c, m.rs
 	f := flowOf(r, gen.Packet(r))
 	p := f.Packet(m.lab)
 	f.Src = m.source(p.Src.Addr())
@@ -221,7 +237,8 @@ func (m *mistaken) flow(t *testing.T, r *rand.Rand, c intercept.Config, rs inter
 		is = err == nil && got.Fate == intercept.RedirectedTo(c.Outbound.Port.First)
 	}
 	if !is {
-		complain("%s with the entry %+v: the kernel says %s (%v), Trace %s by %s (%s)", f, all[which], got, err, trace.Fate, trace.Rule, trace.Reason)
+		m.complain("%s with the entry %+v: the kernel says %s (%v), Trace %s by %s (%s)",
+			f, all[which], got, err, trace.Fate, trace.Rule, trace.Reason)
 		return false
 	}
 	m.met.flows.Add(1)
@@ -230,8 +247,9 @@ func (m *mistaken) flow(t *testing.T, r *rand.Rand, c intercept.Config, rs inter
 }
 
 // segment sends a segment from the pod, of any kind.
-func (m *mistaken) segment(t *testing.T, r *rand.Rand, rs intercept.Ruleset, complain func(string, ...any)) (ok bool) {
+func (m randomMistake) segment(t *testing.T) (ok bool) {
 	t.Helper()
+	r, rs := m.r, m.rs
 	p := gen.Packet(r)
 	for p.Protocol != intercept.TCP || p.Hook != intercept.Output || p.Interface != "eth0" {
 		p = gen.Packet(r)
@@ -284,11 +302,13 @@ func (m *mistaken) segment(t *testing.T, r *rand.Rand, rs intercept.Ruleset, com
 		t.Fatal(err)
 	}
 	got := fateIn(seen, p.Src, p.Dst)
-	if anyOf := (intercept.Ports{trace.Fate.Ports}); got.Action == intercept.Redirected && anyOf.Contains(got.Ports.First) {
+	ports := intercept.Ports{trace.Fate.Ports}
+	if got.Action == intercept.Redirected && ports.Contains(got.Ports.First) {
 		got.Ports = trace.Fate.Ports
 	}
 	if got != trace.Fate {
-		complain("%+v owner %+v with %+v: the kernel says %s, Trace %s by %s (%s)\nseen: %s", asked, p.Owner, with, got, trace.Fate, trace.Rule, trace.Reason, seen)
+		m.complain("%+v owner %+v with %+v: the kernel says %s, Trace %s by %s (%s)\nseen: %s",
+			asked, p.Owner, with, got, trace.Fate, trace.Rule, trace.Reason, seen)
 		return false
 	}
 	m.met.segments.Add(1)
@@ -346,11 +366,15 @@ func newBelief(t *testing.T, lab *netlab.Lab) *belief {
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 4, Len: 4},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint32(mistakenSequence)},
 		}
-		b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: b.chain, Exprs: slices.Concat(ours, e, []expr.Any{&expr.Counter{}})})
+		exprs := slices.Concat(ours, e, []expr.Any{&expr.Counter{}})
+		b.conn.AddRule(&nftables.Rule{Table: b.table, Chain: b.chain, Exprs: exprs})
 	}
-	for _, state := range []uint32{expr.CtStateBitNEW, expr.CtStateBitESTABLISHED, expr.CtStateBitRELATED, expr.CtStateBitINVALID} {
+	for _, state := range []uint32{
+		expr.CtStateBitNEW, expr.CtStateBitESTABLISHED, expr.CtStateBitRELATED, expr.CtStateBitINVALID,
+	} {
+		mask := binaryutil.NativeEndian.PutUint32(state)
 		add(&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(state), Xor: make([]byte, 4)},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)})
 	}
 	add(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}})

@@ -166,7 +166,9 @@ func candidate(r *rand.Rand) intercept.Config {
 			c.PassthroughSources = c.PassthroughSources[:1]
 		}
 	}
-	c.Backstop = pick(r, []intercept.Backstop{intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopSyn, intercept.BackstopOff})
+	c.Backstop = pick(r, []intercept.Backstop{
+		intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopSyn, intercept.BackstopOff,
+	})
 	if c.Backstop == intercept.BackstopOn && one(r, 3) {
 		c.Outbound.OtherProtocols = intercept.TreatmentReject
 	}

@@ -61,7 +61,8 @@ func (n *Namespace) AddEntry(e Entry) error {
 	if e.Dst.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	const message = unix.NFNL_SUBSYS_CTNETLINK<<8 | nl.IPCTNL_MSG_CT_NEW
+	req := nl.NewNetlinkRequest(message, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
 	req.AddData(tuple(nl.CTA_TUPLE_ORIG, e.Protocol, e.Src, e.Dst))
 	req.AddData(tuple(nl.CTA_TUPLE_REPLY, e.Protocol, e.Dst, e.Src))

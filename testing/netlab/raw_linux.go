@@ -51,7 +51,7 @@ type Injection struct {
 }
 
 func (n *Namespace) inject(s Segment, o Injection) (err error) {
-	fd, err := n.socket(domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
+	fd, err := n.SocketOf(domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,8 @@ func (s Seen) String() string {
 	if s.Sent {
 		does = "sends"
 	}
-	return fmt.Sprintf("%s %s %s %s > %s, flags %#x, %d bytes", s.Interface, does, s.Protocol, s.Src, s.Dst, s.Flags, len(s.Data))
+	return fmt.Sprintf("%s %s %s %s > %s, flags %#x, %d bytes",
+		s.Interface, does, s.Protocol, s.Src, s.Dst, s.Flags, len(s.Data))
 }
 
 // Watch sees what all interfaces of a namespace send and receive: after its
@@ -203,7 +204,8 @@ func (n *Namespace) Watch() (*Watch, error) {
 		for _, l := range links {
 			w.links[l.Index] = l.Name
 		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(networkOrder(unix.ETH_P_ALL)))
+		const typ = unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+		fd, err := unix.Socket(unix.AF_PACKET, typ, int(networkOrder(unix.ETH_P_ALL)))
 		if err != nil {
 			return os.NewSyscallError("socket", err)
 		}
