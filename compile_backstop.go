@@ -180,7 +180,7 @@ func (c Config) backstopStream() []Chain {
 	}
 	sent, chains := c.sent(scopeStream, c.marksOfTProxy(Return{}), refused, ChainBackstopStreamIncluded, FilterChain)
 	return append(chains,
-		Chain{Name: ChainBackstopUnowned, Rules: unowned()},
+		Chain{Name: ChainBackstopUnowned, Rules: c.unowned()},
 		Chain{Name: ChainBackstopStream, Rules: append(rules, sent...)})
 }
 
@@ -240,9 +240,9 @@ func (c Config) letIn() []Rule {
 // somebody changes it.
 var clientPorts = PortRange{First: 32768, Last: 60999}
 
-// unowned returns the end of line B5: a packet that no process sends. The proxy's orphans, and TIME_WAIT, go on as long
-// as conntrack knows them; a bare acknowledgment gives nothing away.
-func unowned() []Rule {
+// unowned returns the end of line B5: a packet that no process sends. The proxy's orphans, its SYN cookies, and TIME_WAIT,
+// go on as long as conntrack knows them; a bare acknowledgment gives nothing away.
+func (c Config) unowned() []Rule {
 	const flags = FIN | SYN | RST | PSH | URG | ACK
 	ack := []Match{Proto{TCP}, TCPFlags{Mask: flags, Value: ACK}}
 	// Headers alone: 20 or 40 bytes of IP, 20 of TCP, and 12 of a timestamp.
@@ -253,12 +253,22 @@ func unowned() []Rule {
 		}
 		return rule(id, "an acknowledgment without data", slices.Concat(ack, []Match{IsFamily(f), length}, more), Return{})
 	}
-	return []Rule{
-		rule("B5.orphan", "of a connection that conntrack knows", []Match{CTEstablished, CTOriginal}, Return{}),
+	rules := []Rule{rule("B5.orphan", "of a connection that conntrack knows", []Match{CTEstablished, CTOriginal}, Return{})}
+	switch c.Inbound.Mode {
+	case InboundRedirect:
+		// Only connections to that very port come untranslated.
+		match := []Match{Proto{TCP}, SrcPort{c.Inbound.Port}}
+		rules = append(rules, rule("B5.inbound", "from the proxy's inbound port", match, Return{}))
+	case InboundTProxy:
+		match := []Match{ConnMark(c.Inbound.TProxy.SelfMark), CTReply}
+		rules = append(rules, rule("B5.inbound", "an answer of a connection that the proxy has", match, Return{}))
+	case InboundOff:
+	}
+	return append(rules,
 		bare(IPv4, 40), bare(IPv4, 52, TCPHeader(8)),
 		bare(IPv6, 60), bare(IPv6, 72, TCPHeader(8)),
 		rule("B5.unowned", "no process sends it", nil, Drop{}),
-	}
+	)
 }
 
 // backstopOther returns the chains of line B8: protocols that no proxy takes, from senders whose TCP is captured to

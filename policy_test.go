@@ -368,12 +368,24 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	switch {
 	case p.Owner != nil:
 		return rejected, second
-	case p.State == intercept.CTEstablished && !p.Reply:
+	case p.State == intercept.CTEstablished && !p.Reply, j.ofInbound():
 		return pass, "B5"
 	case p.Flags&bare == intercept.ACK && withoutData(p):
 		return pass, "B5"
 	}
 	return dropped, "B5"
+}
+
+// ofInbound: of a connection that has come to the proxy's inbound port with its addresses unchanged.
+func (j judgement) ofInbound() bool {
+	switch j.Inbound.Mode {
+	case intercept.InboundRedirect:
+		return intercept.Ports{j.Inbound.Port}.Contains(j.p.Src.Port())
+	case intercept.InboundTProxy:
+		return has(j.p.ConnMark, j.Inbound.TProxy.SelfMark) && j.reply()
+	case intercept.InboundOff:
+	}
+	return false
 }
 
 // toProxy: to where O8, O11 or O12 sends what it captures.

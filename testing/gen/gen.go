@@ -254,8 +254,11 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 	if p.Protocol == intercept.TCP && !one(r, 4) {
 		flags, options, data := Segment(r)
 		Carry(p, flags, options, data)
-		if one(r, 3) { // what answers comes from a server's port
+		switch r.IntN(8) {
+		case 0, 1, 2: // what answers comes from a server's port
 			p.Src = netip.AddrPortFrom(p.Src.Addr(), ServerPort(r))
+		case 3: // or from the proxy's
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), c.Inbound.Port.First)
 		}
 	}
 	if p.Hook == intercept.Prerouting {
