@@ -115,6 +115,9 @@ func talks(c intercept.Config) (all []talk) {
 		}
 		add(netlab.FromPeer, nil, pods[i], inbound)
 		add(netlab.FromPeer, nil, netip.AddrPortFrom(pod, 15021), nowhere)
+		if c.Inbound.Mode == intercept.InboundRedirect {
+			add(netlab.FromPeer, nil, netip.AddrPortFrom(pod, 15006), nowhere) // to the proxy itself
+		}
 		if len(c.VirtualInterfaces) > 0 {
 			add(netlab.FromVM, nil, world, outbound)
 			add(netlab.FromVM, nil, netip.AddrPortFrom(world.Addr(), 5432), nowhere)
@@ -206,6 +209,17 @@ func TestOrdinaryTraffic(t *testing.T) {
 		"tproxy": {
 			sidecar: netlab.SidecarConfig{Transparent: true}, size: 20_000,
 			set: func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy },
+		},
+		"tproxy, with SYN cookies": {
+			sidecar: netlab.SidecarConfig{Transparent: true}, size: 20_000,
+			set:     func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy },
+			sysctls: map[string]string{"net/ipv4/tcp_syncookies": "2"}, proves: []string{"SyncookiesRecv"},
+		},
+		"tproxy, with loss": {
+			sidecar: netlab.SidecarConfig{Transparent: true}, size: 40_000,
+			set:     func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy },
+			options: netlab.Options{Accidents: netlab.Accidents{Lost: 3, Twice: 3, Late: 6}},
+			proves:  []string{"TCPTimeouts", "TCPFastRetrans", "TCPLossProbes"},
 		},
 		"inbound off": {size: 20_000, set: func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundOff }},
 		"other protocols and UDP rejected": {size: 20_000, set: func(c *intercept.Config) {
@@ -588,6 +602,8 @@ func (f talk) answerer() netlab.Role {
 	case f.want == intercept.RedirectedTo(15053):
 		return netlab.RoleDNS
 	case f.want.Action != intercept.Pass:
+		return netlab.RoleInbound
+	case f.Dst.Port() == 15006:
 		return netlab.RoleInbound
 	case slices.ContainsFunc(outside, func(a netip.AddrPort) bool { return a.Addr() == f.Dst.Addr() }):
 		return netlab.RolePeer
