@@ -106,7 +106,7 @@ func (c Config) backstopSyn() []Chain {
 		rule("B2.syn", "translated", []Match{CTDNAT{}, CTOriginal}, Goto{Chain: ChainBackstopTranslated}),
 		rule("B2.syn-lo", "inside the pod", []Match{leavingByLo}, Return{}),
 	}
-	var refused []Rule
+	refused := c.toResolver(scopeSyn)
 	for _, l := range c.lookups() {
 		if l.id == "O8.tcp" {
 			refused = append(refused, rule("B6.syn", l.reason+", with its own destination", l.match, Reject{}))
@@ -163,7 +163,7 @@ func (c Config) backstopStream() []Chain {
 	rules = append(rules, rule("B5.reset", "a reset", []Match{Proto{TCP}, TCPFlags{Mask: RST, Value: RST}}, Return{}))
 	rules = append(rules, c.letIn()...)
 	rules = append(rules, rule("B3", "a connection older than the rules", []Match{Proto{TCP}, Older{}}, Return{}))
-	var refused []Rule
+	refused := c.toResolver(scopeStream)
 	refuse := func(id RuleID, reason string, match []Match) {
 		refused = append(refused,
 			rule(id, reason+", of a connection that is not translated", slices.Concat(match, []Match{HasSocket{}}), Reject{}),
@@ -362,6 +362,7 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 		virtual := in(scopeForward, "", c.excludedInInterfaces())
 		virtual = append(virtual, rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
 		virtual = append(virtual, in(scopeForward, "", c.exclusions(Return{}, Exclusion.ownerless))...)
+		virtual = append(virtual, c.toResolver(scopeForward)...)
 		for _, l := range c.lookups() {
 			if l.id == "O8.tcp" {
 				virtual = append(virtual, rule("B11.O8", "untranslated: "+l.reason, l.match, Reject{}))

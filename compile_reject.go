@@ -110,12 +110,31 @@ func (c Config) notToReject() []Rule {
 		rules = append(rules, rule("O14.known", "of a connection that is there", []Match{not(CTNew)}, Return{}))
 	}
 	if c.capturesDNS() {
-		for _, to := range c.DNS.Target {
-			match := []Match{Proto{TCP, UDP}, Dst(single([]netip.Addr{to.Addr()})), DstPort{Port(to.Port())}}
-			rules = append(rules, rule("O8.target"+ofFamily(FamilyOf(to.Addr())), "a captured name lookup", match, Return{}))
-		}
+		rules = append(rules, atResolver(Proto{TCP, UDP}, c.DNS.Target)...)
 	}
 	return rules
+}
+
+// atResolver returns the rules that let go what has come to a resolver outside the sidecar.
+func atResolver(protos Proto, target []netip.AddrPort) []Rule {
+	var rules []Rule
+	for _, to := range target {
+		match := []Match{protos, Dst(single([]netip.Addr{to.Addr()})), DstPort{Port(to.Port())}}
+		rules = append(rules, rule("O8.target"+ofFamily(FamilyOf(to.Addr())), "a captured name lookup", match, Return{}))
+	}
+	return rules
+}
+
+// toResolver returns the rules for lookups over TCP that O8 sends to where they go anyway, of which no translation tells.
+func (c Config) toResolver(scope string) []Rule {
+	if !c.capturesDNS() {
+		return nil
+	}
+	elsewhere := func(to netip.AddrPort) bool {
+		asked := c.DNS.Mode == DNSAll || slices.Contains(c.DNS.Servers, to.Addr())
+		return to.Port() != dnsPort || !asked
+	}
+	return in(scope, "", atResolver(Proto{TCP}, slices.DeleteFunc(slices.Clone(c.DNS.Target), elsewhere)))
 }
 
 // rejected returns lines O8 to O14 as far as they reject.

@@ -325,9 +325,9 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 			return pass, "B2"
 		case marked:
 			return pass, ""
-		case line == "O8":
+		case line == "O8" && !j.toResolver():
 			return rejected, "B6"
-		case capturing(line) && line != "O3":
+		case capturing(line) && line != "O3" && line != "O8":
 			return rejected, "B4"
 		}
 		return pass, ""
@@ -357,7 +357,7 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 		return pass, ""
 	case slices.Contains(j.older, intercept.Tuple{Src: p.Src, Dst: p.Dst}):
 		return pass, "B3"
-	case marked || !capturing(line):
+	case marked || !capturing(line) || line == "O8" && j.toResolver():
 		return pass, ""
 	}
 	second := "B5"
@@ -508,6 +508,8 @@ func (j judgement) beyond(line string) (intercept.Fate, string) {
 		return pass, ""
 	case line == "O13" && !waits && !j.toResolver():
 		return rejected, "O13"
+	case line == "O8" && j.toResolver():
+		return j.closed()
 	case j.p.Foreign && j.Backstop != intercept.BackstopOff && j.opens() && capturing(line) && !j.dnat():
 		return rejected, "B11"
 	}
@@ -662,6 +664,8 @@ func TestCapturedNeverInClear(t *testing.T) {
 			fresh := fate(p)
 			switch {
 			case p.Protocol != intercept.TCP || !captures(fresh.Fate):
+				continue
+			case fresh.Fate.To == p.Dst: // it is sent to where it goes anyway
 				continue
 			case p.Interface == "lo": // B2: it does not leave the pod
 				continue
