@@ -162,9 +162,8 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 // none; this one is for what takes several steps: routes and rules, or one backend's rules and another's.
 func (s *Session) locked(ctx context.Context, fn func() error) error {
 	return s.do(ctx, func() (err error) {
-		wait, cancel := context.WithTimeout(ctx, cmp.Or(s.pod.IPTables.Wait, iptables.DefaultWait))
-		defer cancel()
-		if s.space.lock, err = nslock.Open(wait); err != nil {
+		wait := cmp.Or(s.pod.IPTables.Wait, iptables.DefaultWait)
+		if s.space.lock, err = nslock.Open(ctx, wait); err != nil {
 			return err
 		}
 		defer func() { err, s.space.lock = errors.Join(err, s.space.lock.Close()), nil }()

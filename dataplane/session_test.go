@@ -135,13 +135,13 @@ func TestEnds(t *testing.T) {
 	held := make(chan error)
 	go func() {
 		held <- ns.Do(func() error {
-			unlock, err := nslock.Acquire(t.Context())
+			lock, err := nslock.Open(t.Context(), 0)
 			if err != nil {
 				return err
 			}
 			held <- nil
 			<-release
-			return unlock()
+			return lock.Close()
 		})
 	}()
 	if err := <-held; err != nil {

@@ -160,7 +160,7 @@ func TestContextEnds(t *testing.T) {
 		}
 		checkRestored(t, s, was)
 		err := s.Do(func() error {
-			release, err := nslock.Acquire(t.Context())
+			lock, err := nslock.Open(t.Context(), 0)
 			if err != nil {
 				return err
 			}
@@ -168,7 +168,7 @@ func TestContextEnds(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ruleset.ErrLocked) {
 				t.Errorf("Apply while another has the lock: %v", err)
 			}
-			return release()
+			return lock.Close()
 		})
 		if err != nil {
 			t.Fatal(err)

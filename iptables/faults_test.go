@@ -456,7 +456,7 @@ func TestNamespaceLock(t *testing.T) {
 		rs := compileConfig(t, withDNS())
 		s.mustApply(t, rs, ruleset.Created)
 		var lock *os.File
-		err := s.Do(func() (err error) { lock, err = nslock.Open(t.Context()); return err })
+		err := s.Do(func() (err error) { lock, err = nslock.Open(t.Context(), 0); return err })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,13 +39,8 @@ type session struct {
 func (r *Runner) begin(ctx context.Context) (*session, error) {
 	namespace := r.o.Lock
 	if namespace == nil {
-		waiting, cancel := context.WithTimeoutCause(ctx, r.o.wait(), ruleset.ErrLocked)
-		defer cancel()
 		var err error
-		if namespace, err = nslock.Open(waiting); err != nil {
-			if held, ok := errors.AsType[*nslock.Error](err); ok && ctx.Err() == nil {
-				held.Waited = r.o.wait() // all of it, of which Open may have missed the first moment
-			}
+		if namespace, err = nslock.Open(ctx, r.o.wait()); err != nil {
 			if ctx.Err() != nil {
 				err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			}

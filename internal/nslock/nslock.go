@@ -31,7 +31,7 @@ const name = "@mesh-intercept"
 // pause is how long to wait between two tries. Nothing tells when the lock is free.
 const pause = 2 * time.Millisecond
 
-// Error says why the lock could not be had. It is [ruleset.ErrLocked] where another held it until the context ended.
+// Error says why the lock could not be had. It is [ruleset.ErrLocked] where another held it all the time.
 type Error struct {
 	// Waited is how long another held the lock.
 	Waited time.Duration
@@ -50,20 +50,13 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Acquire waits until nobody else holds the lock of the network namespace of the calling thread, or until ctx ends. The
-// lock is the process's: release it from any thread.
-func Acquire(ctx context.Context) (release func() error, err error) {
-	f, err := Open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return f.Close, nil
-}
-
-// Open is [Acquire] for who starts programs that change rules. To close the file is to release the lock. A child
-// process that has the file holds the lock, too: one that outlives its parent keeps others out until it has ended.
-func Open(ctx context.Context) (*os.File, error) {
+// Open waits until nobody else holds the lock of the network namespace of the calling thread, for at most so long; zero:
+// until ctx ends. The lock is the process's: close the file, from any thread, to release it. It is for programs that
+// change rules, too: a child process that has the file holds the lock, and one that outlives its parent keeps others out
+// until it has ended.
+func Open(ctx context.Context, most time.Duration) (*os.File, error) {
 	begun := time.Now()
+	var late <-chan time.Time // made when another holds the lock, which is seldom: a timer wakes a thread
 	for take, holder := takeLogGroup, logGroupHolder; ; {
 		fd, err := take()
 		switch {
@@ -75,7 +68,12 @@ func Open(ctx context.Context) (*os.File, error) {
 		case !errors.Is(err, errHeld):
 			return nil, &Error{Err: err}
 		}
+		if most > 0 && late == nil {
+			late = time.After(most)
+		}
 		select {
+		case <-late:
+			return nil, &Error{most, holder(), errors.Join(ruleset.ErrLocked, context.DeadlineExceeded)}
 		case <-ctx.Done():
 			return nil, &Error{time.Since(begun), holder(), errors.Join(ruleset.ErrLocked, context.Cause(ctx))}
 		case <-time.After(pause):

@@ -41,11 +41,7 @@ func TestMain(m *testing.M) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-func acquire(wait time.Duration) (func() error, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	defer cancel()
-	return Acquire(ctx)
-}
+func acquire(wait time.Duration) (*os.File, error) { return Open(context.Background(), wait) }
 
 func newNamespace(t *testing.T) *netlab.Namespace {
 	t.Helper()
@@ -140,11 +136,11 @@ func TestHeld(t *testing.T) {
 	got := make(chan error)
 	go func() {
 		got <- n.Do(func() error {
-			release, err := acquire(time.Minute)
+			lock, err := acquire(time.Minute)
 			if err != nil {
 				return err
 			}
-			return release()
+			return lock.Close()
 		})
 	}()
 	kill()
@@ -162,7 +158,7 @@ func TestChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = n.Do(func() error {
-		f, err := Open(t.Context())
+		f, err := Open(t.Context(), 0)
 		if err != nil {
 			return err
 		}
@@ -187,11 +183,11 @@ func TestChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = n.Do(func() error {
-		release, err := acquire(time.Second)
+		lock, err := acquire(time.Second)
 		if err != nil {
 			return err
 		}
-		return release()
+		return lock.Close()
 	})
 	if err != nil {
 		t.Error(err)
@@ -207,18 +203,18 @@ func TestUnprivileged(t *testing.T) {
 		t.Error(says)
 	}
 	err := n.Do(func() error {
-		release, err := acquire(time.Second)
+		lock, err := acquire(time.Second)
 		if err != nil {
 			return err
 		}
-		return release()
+		return lock.Close()
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func BenchmarkAcquire(b *testing.B) {
+func BenchmarkOpen(b *testing.B) {
 	netlab.Require(b)
 	n, err := netlab.NewNamespace()
 	if err != nil {
@@ -227,11 +223,11 @@ func BenchmarkAcquire(b *testing.B) {
 	defer n.Close()
 	err = n.Do(func() error {
 		for b.Loop() {
-			release, err := acquire(time.Second)
+			lock, err := acquire(time.Second)
 			if err != nil {
 				return err
 			}
-			if err := release(); err != nil {
+			if err := lock.Close(); err != nil {
 				return err
 			}
 		}
