@@ -12,6 +12,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 type annotations = map[string]string
@@ -138,7 +139,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %+v", name, spec)
 			continue
 		}
-		all := decode.Flatten(err)
+		all := strict.Flatten(err)
 		if len(all) != len(tt.want) {
 			t.Errorf("%s: %d errors, want %d:\n%v", name, len(all), len(tt.want), err)
 		}
@@ -251,7 +252,7 @@ func FuzzRead(f *testing.F) {
 			if spec.Reason != "" {
 				t.Fatalf("both %+v and %v", spec, err)
 			}
-			for _, e := range decode.Flatten(err) {
+			for _, e := range strict.Flatten(err) {
 				if strings.TrimSpace(e.Error()) == "" {
 					t.Fatalf("an empty error among %v", err)
 				}

@@ -12,7 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -127,7 +127,7 @@ func classify(err error) (code uint, remedy string) {
 
 // unknownField reports whether unknown fields are all that is wrong.
 func unknownField(err error) bool {
-	for _, e := range decode.Flatten(err) {
+	for _, e := range strict.Flatten(err) {
 		var conf *cniconf.Error
 		if !errors.As(e, &conf) || !conf.Unknown {
 			return false
@@ -142,10 +142,10 @@ const maxMessage = 700
 
 // sentence puts all errors joined into one line that is not too long.
 func sentence(err error) string {
-	all := decode.Flatten(err)
+	all := strict.Flatten(err)
 	var b strings.Builder
 	for i, e := range all {
-		text := decode.OneLine(e.Error())
+		text := strict.OneLine(e.Error())
 		if i > 0 && b.Len()+len(text) > maxMessage {
 			fmt.Fprintf(&b, "; and %d more", len(all)-i)
 			break

@@ -8,7 +8,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func applyVerb() verb {
@@ -55,7 +55,7 @@ func (j job) apply() error {
 		Families []string `json:"families"`
 	}{r, rules, families}, func() string {
 		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
-			r.Outcome, rules, strings.Join(families, " and "), r.Backend, decode.OneLine(r.Reason)))
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason)))
 	})
 }
 
@@ -77,7 +77,7 @@ func familyNames(rs intercept.Ruleset) []string {
 // withFlags adds the flag that helps to errors that it helps against.
 func withFlags(err error) error {
 	var errs []error
-	for _, e := range decode.Flatten(err) {
+	for _, e := range strict.Flatten(err) {
 		if _, is := errors.AsType[*dataplane.SysctlError](e); is {
 			e = fmt.Errorf("%w; set it, or let apply do it with --set-sysctls", e)
 		}

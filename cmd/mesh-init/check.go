@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func checkVerb() verb {
@@ -41,7 +41,7 @@ func (j job) check() error {
 		}
 		var text strings.Builder
 		for _, d := range differences {
-			text.WriteString(decode.OneLine(d.String()) + "\n")
+			text.WriteString(strict.OneLine(d.String()) + "\n")
 		}
 		return text.String()
 	})

@@ -7,7 +7,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func doctorVerb() verb {
@@ -43,10 +43,10 @@ func (j job) doctor() error {
 func doctorText(r dataplane.Report) string {
 	var b strings.Builder
 	line := func(what, state, more string) {
-		b.WriteString(cli.Hang(fmt.Sprintf("%-32s %-8s ", what, state), 42, decode.OneLine(more)))
+		b.WriteString(cli.Hang(fmt.Sprintf("%-32s %-8s ", what, state), 42, strict.OneLine(more)))
 	}
 	sentence := func(format string, args ...any) {
-		b.WriteString(cli.Hang("", 2, decode.OneLine(fmt.Sprintf(format, args...))))
+		b.WriteString(cli.Hang("", 2, strict.OneLine(fmt.Sprintf(format, args...))))
 	}
 	yes := func(v bool) string {
 		if v {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func explainVerb() verb {
@@ -393,8 +393,8 @@ func (e explanation) text(style cli.Style) string {
 	}
 	fate := e.Fate.String() + ": "
 	text := cli.Hang(style.Strong(fate), len(fate), e.Words) + "\n" +
-		cli.Hang("packet:  ", 9, decode.OneLine(e.Packet.String())) +
-		cli.Hang("config:  ", 9, decode.OneLine(config)) +
+		cli.Hang("packet:  ", 9, strict.OneLine(e.Packet.String())) +
+		cli.Hang("config:  ", 9, strict.OneLine(config)) +
 		cli.Hang("decided: ", 9, decided)
 	if len(e.Steps) == 0 {
 		return text

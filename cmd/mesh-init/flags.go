@@ -102,11 +102,3 @@ func outputFlags() []cli.Flag {
 		row(logFormatFlag, "text|json", cli.GroupOutput, "text", "form of the log; json: of errors, too"),
 	}
 }
-
-// env is the name of a flag's environment variable, or "" if there is none.
-func env(f cli.Flag) string {
-	if f.Once {
-		return ""
-	}
-	return f.Env()
-}

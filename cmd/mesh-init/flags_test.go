@@ -64,7 +64,7 @@ func TestFlagTable(t *testing.T) {
 				t.Errorf("--%s means something else for %s:\n%s", f.Name, v.Name, diff)
 			}
 		}
-		if name := env(f); name != "" {
+		if name := f.Env(); !f.Once {
 			known := func() []string { return []string{f.Name} }
 			given, err := decode.Environ([]string{name + "=15001"}, known, func(string) bool { return false })
 			if err != nil || len(given) != 1 {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // othersText is a table of other people's rules, or nothing if there are none.
@@ -19,12 +19,12 @@ func othersText(others dataplane.Others) string {
 				place = "before ours"
 			}
 			rows = append(rows, cli.Row{strconv.FormatUint(r.Packets, 10), strconv.FormatUint(r.Bytes, 10), place,
-				r.Family, r.Table, r.Chain, decode.OneLine(r.Rule)})
+				r.Family, r.Table, r.Chain, strict.OneLine(r.Rule)})
 		}
 		text = "\n" + cli.Table(rows)
 	}
 	if others.Error != "" {
-		text += "\n" + cli.Hang("", 2, "Not all rules of others could be listed: "+decode.OneLine(others.Error))
+		text += "\n" + cli.Hang("", 2, "Not all rules of others could be listed: "+strict.OneLine(others.Error))
 	}
 	return text
 }

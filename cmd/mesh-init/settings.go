@@ -60,7 +60,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	errs := in.errs
 	if wait := values[waitFlag]; in.uses(waitFlag) {
 		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
-			errs = append(errs, decode.Under(wait.source, err))
+			errs = append(errs, strict.Under(wait.source, err))
 		}
 	}
 	if in.uses(configFlag) {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func statusVerb() verb {
@@ -38,11 +38,11 @@ func statusText(counters []intercept.Counter) string {
 	rows := []cli.Row{{"PACKETS", "BYTES", "RULE", "FAMILY", "REASON"}}
 	for i, c := range counters {
 		if i == 0 || counters[i-1].Chain != c.Chain {
-			rows = append(rows, cli.Row{decode.OneLine(c.Chain) + ":"})
+			rows = append(rows, cli.Row{strict.OneLine(c.Chain) + ":"})
 		}
 		rows = append(rows, cli.Row{
 			strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10),
-			decode.OneLine(string(c.Rule)), c.Family, decode.OneLine(c.Reason),
+			strict.OneLine(string(c.Rule)), c.Family, strict.OneLine(c.Reason),
 		})
 	}
 	return cli.Table(rows)

@@ -5,7 +5,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func verifyVerb() verb {
@@ -38,7 +38,7 @@ func (j job) verify() error {
 			if v.OK {
 				state = j.style.Good("ok") + "    "
 			}
-			text.WriteString(cli.Hang(state+"  ", 8, decode.OneLine(v.What+": "+v.Found)))
+			text.WriteString(cli.Hang(state+"  ", 8, strict.OneLine(v.What+": "+v.Found)))
 		}
 		return text.String()
 	})

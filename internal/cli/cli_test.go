@@ -19,6 +19,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 var (
@@ -360,7 +361,7 @@ func FuzzTable(f *testing.F) {
 	f.Add("", " ", "\u00a0é")
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		for _, s := range []string{a, b, c} {
-			if !utf8.ValidString(s) || decode.OneLine(s) != s {
+			if !utf8.ValidString(s) || strict.OneLine(s) != s {
 				return
 			}
 		}

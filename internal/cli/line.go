@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // A Line is what the arguments after a verb say, before any of it is understood.
@@ -230,6 +230,6 @@ func (r *reader) unknown(token string) (takes bool) {
 		names = append(names, "--"+f.Name)
 	}
 	r.fail(token, "unknown flag; %s",
-		decode.Hint("--"+strings.TrimLeft(token, "-"), names, r.program.Name+" "+r.verb.Name+" --help lists them"))
+		strict.Hint("--"+strings.TrimLeft(token, "-"), names, r.program.Name+" "+r.verb.Name+" --help lists them"))
 	return true
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func equal(a, b any) string {
@@ -102,7 +102,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v; want %q", text, err, want)
 			continue
 		}
-		for _, e := range decode.Flatten(err) {
+		for _, e := range strict.Flatten(err) {
 			if conf, ok := errors.AsType[*Error](e); !ok || conf.Unknown != strings.Contains(e.Error(), "unknown field, with") {
 				t.Errorf("%s: %T %v", text, e, e)
 			}
@@ -123,7 +123,7 @@ func TestLines(t *testing.T) {
 		`logLevel: it is there twice (line 6)`,
 	}
 	var got []string
-	for _, e := range decode.Flatten(err) {
+	for _, e := range strict.Flatten(err) {
 		got = append(got, e.Error())
 	}
 	if diff := equal(want, got); diff != "" {

@@ -4,22 +4,7 @@ import (
 	"errors"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/strict"
 )
-
-// Hint is [strict.Hint].
-func Hint(name string, candidates []string, otherwise string) string {
-	return strict.Hint(name, candidates, otherwise)
-}
-
-// Under is [strict.Under].
-func Under(name string, err error) error { return strict.Under(name, err) }
-
-// Flatten is [strict.Flatten].
-func Flatten(err error) []error { return strict.Flatten(err) }
-
-// OneLine is [strict.OneLine].
-func OneLine(s string) string { return strict.OneLine(s) }
 
 // unreadable is the error of a value that could not be read. Its text begins
 // with the source, and where that sets one field alone it does not name the field.

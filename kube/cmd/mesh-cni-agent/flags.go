@@ -16,6 +16,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 )
@@ -114,7 +115,7 @@ func settle(line cli.Line, running bool, env []string) (settings, error) {
 		fail("--plugin-conf %s: %w", text("plugin-conf"), err)
 	}
 	entry, conf, err := agent.Entry(fields, text("socket"))
-	for _, e := range decode.Flatten(err) {
+	for _, e := range strict.Flatten(err) {
 		if strings.HasPrefix(e.Error(), "agentSocket: ") {
 			fail("--socket: %w", e)
 		} else {

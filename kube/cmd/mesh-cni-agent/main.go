@@ -17,7 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
 )
@@ -123,7 +123,7 @@ func (c commands) doctor(ctx context.Context, s settings, _ *slog.Logger) error 
 		if !d.OK {
 			state, ill = style.Bad("NOT OK"), errIll
 		}
-		text.WriteString(cli.Hang(fmt.Sprintf("%-20s %s  ", d.What, state), 29, decode.OneLine(d.Says)))
+		text.WriteString(cli.Hang(fmt.Sprintf("%-20s %s  ", d.What, state), 29, strict.OneLine(d.Says)))
 	}
 	if err := c.print(s, all, text.String); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
-	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/podspec"
@@ -103,7 +103,7 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 	}
 	sandboxes, err := r.Find(uids)
 	unopened := map[string]error{}
-	for _, e := range decode.Flatten(err) {
+	for _, e := range strict.Flatten(err) {
 		if s, ok := errors.AsType[*sandbox.Error](e); ok {
 			unopened[s.UID] = s.Err
 		}
