@@ -48,7 +48,7 @@ func putOthers(t *testing.T, netns string) {
 	t.Helper()
 	for _, v := range []string{"nft", "legacy"} {
 		load := func(program, text string) {
-			run(t, netns, "sh", "-c", program+"-restore --noflush <<'END'\n"+text+"END")
+			run(t, netns, "sh", "-c", program+"-restore --wait=60 --noflush <<'END'\n"+text+"END")
 		}
 		load("iptables-"+v, others)
 		load("ip6tables-"+v, others6)
