@@ -74,6 +74,7 @@ type (
 	MarkRoute   = ruleset.MarkRoute
 	Packet      = ruleset.Packet
 	Owner       = ruleset.Owner
+	Tuple       = ruleset.Tuple
 	Trace       = ruleset.Trace
 	Step        = ruleset.Step
 	Fate        = ruleset.Fate
@@ -99,11 +100,15 @@ const (
 	CTRelated     = ruleset.CTRelated
 	CTNew         = ruleset.CTNew
 
+	CTOriginal = ruleset.CTOriginal
+	CTReply    = ruleset.CTReply
+
 	FIN = ruleset.FIN
 	SYN = ruleset.SYN
 	RST = ruleset.RST
 	PSH = ruleset.PSH
 	ACK = ruleset.ACK
+	URG = ruleset.URG
 )
 
 // RedirectedTo is the fate of a packet that goes to a port of the local proxy.
@@ -126,6 +131,16 @@ type (
 	UID          = ruleset.UID
 	GID          = ruleset.GID
 	MetaMark     = ruleset.MetaMark
+	HasSocket    = ruleset.HasSocket
+	SocketOpen   = ruleset.SocketOpen
+	CTDNAT       = ruleset.CTDNAT
+	CTDirection  = ruleset.CTDirection
+	ToLocal      = ruleset.ToLocal
+	Length       = ruleset.Length
+	TCPHeader    = ruleset.TCPHeader
+	ICMPEcho     = ruleset.ICMPEcho
+	ICMPQuote    = ruleset.ICMPQuote
+	Older        = ruleset.Older
 	ConnMark     = ruleset.ConnMark
 	TCPFlags     = ruleset.TCPFlags
 	IsFamily     = ruleset.IsFamily

@@ -31,6 +31,27 @@ const (
 	ChainOutputIncluded = "output_included" // O8-O14, for the owners included
 )
 
+// Names of chains for the second look, after NAT (compile_backstop.go).
+const (
+	ChainFilterOutput           = "filter_output"
+	ChainFilterInput            = "filter_input"
+	ChainFilterForward          = "filter_forward"
+	ChainBackstopSyn            = "syn"             // B1, B2, B4, B6
+	ChainBackstopSynIncluded    = "syn_included"    // for the owners included
+	ChainBackstopTranslated     = "translated"      // B1
+	ChainBackstopLoop           = "loop"            // B1
+	ChainBackstopStream         = "stream"          // B3, B5, B6
+	ChainBackstopStreamIncluded = "stream_included" // for the owners included
+	ChainBackstopUnowned        = "unowned"         // B5
+	ChainBackstopOther          = "other"           // B8
+	ChainBackstopOtherSent      = "other_sent"      // B8
+	ChainBackstopOtherIncluded  = "other_included"  // for the owners included
+	ChainBackstopInput          = "syn_input"       // B9
+	ChainBackstopDatagram       = "datagram"        // B7
+	ChainBackstopVirtual        = "syn_virtual"     // B11
+
+)
+
 // Names of chains for what is rejected, after NAT (compile_reject.go): O13, and the family left out.
 const (
 	ChainRejectOutput   = "reject_output"
@@ -55,12 +76,12 @@ func Compile(c Config) (Ruleset, error) {
 	}
 	rs := Ruleset{Families: c.families()}
 	for _, part := range [][]Chain{
-		c.zones(),      // raw, -300: Z0-Z2
-		c.invalid(),    // filter, -150: I1, I3
-		c.tproxy(),     // filter and route, -150: I1-I8 and O3, in mode tproxy
-		c.inbound(),    // nat, -100: I1, I2, I4-I8
-		c.outbound(),   // nat, -100: O1-O14
-		c.rejections(), // filter, 0: O13, and the family left out
+		c.zones(),    // raw, -300: Z0-Z2
+		c.invalid(),  // filter, -150: I1, I3
+		c.tproxy(),   // filter and route, -150: I1-I8 and O3, in mode tproxy
+		c.inbound(),  // nat, -100: I1, I2, I4-I8
+		c.outbound(), // nat, -100: O1-O14
+		c.filters(),  // filter, 0: B1-B11, O13, and the family left out
 	} {
 		rs.Chains = append(rs.Chains, part...)
 	}
@@ -92,7 +113,7 @@ const scopeOfOther = "other-family"
 func withOtherFamily(rs Ruleset, other Family) Ruleset {
 	rs.Families = []Family{IPv4, IPv6}
 	for i, c := range rs.Chains {
-		if c.Hook == 0 || c.Name == ChainRejectOutput || c.Name == ChainRejectInput || c.Name == ChainRejectForward {
+		if c.Hook == 0 || c.Priority == PriorityFilter {
 			continue
 		}
 		line := RuleID("I8")

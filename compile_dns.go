@@ -59,6 +59,11 @@ func (c Config) zonesOfQueries() []Rule {
 			add(rule(byInterface("Z2.icmp", name), "zone of errors to captured lookups", match, captured))
 		}
 	}
+	// A late answer finds no socket, and the kernel's error about it would leave the pod with the name in it: conntrack
+	// has to find the lookup, to send it to the resolver (B10).
+	if inside {
+		add(rule("B10", "an error about a captured answer", []Match{errors, ICMPQuote{SrcPort: dnsPort}}, captured))
+	}
 	add(rule("Z0.icmp", "other ICMP", []Match{errors}, Return{}))
 	if inside {
 		for _, who := range c.proxy() {

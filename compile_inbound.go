@@ -1,6 +1,9 @@
 package intercept
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Inbound, lines I1 to I8: what arrives in the pod. Mode tproxy has chains of its own (compile_tproxy.go).
 
@@ -32,6 +35,9 @@ func (c Config) inbound() []Chain {
 	}
 	rules := c.excludedInInterfaces()                                 // I1
 	rules = append(rules, c.fromBehind(Goto{Chain: ChainVirtual})...) // I2
+	if redirect {
+		rules = append(rules, c.notOurs()...) // I9
+	}
 	if scope != "" {
 		rules = in(scope, "", rules)
 	}
@@ -54,6 +60,19 @@ func (c Config) excludedInInterfaces() []Rule {
 	var rules []Rule
 	for _, name := range unique(c.ExcludeInterfaces) {
 		rules = append(rules, rule(byInterface("I1", name), "excluded interface", []Match{InInterface(name)}, Return{}))
+	}
+	return rules
+}
+
+// notOurs returns line I9: what does not go to an address of the pod's. The kernel drops it; a redirect would give it an
+// address of the pod's before the kernel asks whose it is, and hand a neighbour's frame to the proxy. A pod with virtual
+// interfaces forwards, to what is behind them and to everybody else: there only loopback is nobody's.
+func (c Config) notOurs() []Rule {
+	outside := []Match{Proto{TCP}, not(arrivingByLo)}
+	rules := []Rule{rule("I9.loopback", "to loopback, from outside", slices.Concat(outside, []Match{Dst{loopbackIPv4}}),
+		Return{})}
+	if len(c.VirtualInterfaces) == 0 {
+		rules = append(rules, rule("I9", "not to an address of the pod", append(outside, not(ToLocal{})), Return{}))
 	}
 	return rules
 }

@@ -21,6 +21,7 @@ func (c Config) tproxy() []Chain {
 		Goto{Chain: ChainInboundCapture}),
 		rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
 	add(c.fromBehind(Return{})...) // I2
+	add(c.notOurs()...)            // I9
 	// A first packet, too: it comes again when the answer is lost, and for conntrack, which saw the answer, it is then
 	// not new.
 	add(rule("I7.known", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)},
@@ -41,7 +42,6 @@ func (c Config) tproxy() []Chain {
 			rule("I7.no-socket", "the proxy does not listen", nil, Drop{}),
 		}},
 		{Name: ChainInboundCapture, Rules: []Rule{
-			rule("I8.invalid", "conntrack calls it invalid", []Match{not(CTNew)}, Return{}),
 			rule("I7.mark", "remember the connection", nil, SetConnMark(t.SelfMark)),
 			rule("I7.captured", "captured", nil, Goto{Chain: ChainInboundDeliver}),
 		}},

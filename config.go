@@ -46,6 +46,10 @@ type Config struct {
 	// exclusions and DNS apply to it, owners do not.
 	VirtualInterfaces []string `json:"virtualInterfaces" yaml:"virtualInterfaces"`
 
+	// Backstop is how far a second look behind NAT goes, for where conntrack is
+	// wrong about a connection.
+	Backstop Backstop `json:"backstop" yaml:"backstop"`
+
 	// Families selects the address families that are captured.
 	Families Families `json:"families" yaml:"families"`
 	// OtherFamily says what happens to what would be captured if it were not of
@@ -110,7 +114,28 @@ type Outbound struct {
 	// QUIC says the same of UDP port 443 alone. Rejected, clients fall back to
 	// TCP at once.
 	QUIC Treatment `json:"quic" yaml:"quic"`
+	// OtherProtocols says the same of what is neither TCP nor UDP (SCTP, DCCP,
+	// UDP-Lite, raw IP, ICMP echo requests) from those whose TCP would be
+	// captured. It takes Backstop [BackstopOn].
+	OtherProtocols Treatment `json:"otherProtocols" yaml:"otherProtocols"`
 }
+
+// Backstop is how far the second look goes that stands behind NAT (docs/policy.md,
+// lines B1 to B11). NAT is asked once for a connection; conntrack can forget one,
+// or be told of one before it is there, and what is captured would then leave, or
+// arrive, in clear.
+type Backstop string
+
+const (
+	// BackstopOn looks at every packet.
+	BackstopOn Backstop = "on"
+	// BackstopSyn looks at the packets that open TCP connections: nothing can be
+	// opened past the proxy, but late data of a connection that conntrack has
+	// forgotten can leave.
+	BackstopSyn Backstop = "syn"
+	// BackstopOff looks at none.
+	BackstopOff Backstop = "off"
+)
 
 // Treatment is what happens to traffic that the proxy does not take.
 type Treatment string
@@ -255,6 +280,8 @@ func Default() Config {
 			IncludeCIDRs: AllCIDRs(),
 			UDP:          TreatmentPass,
 			QUIC:         TreatmentPass,
+
+			OtherProtocols: TreatmentPass,
 		},
 		Inbound: Inbound{
 			Mode:         InboundRedirect,
@@ -278,6 +305,7 @@ func Default() Config {
 			netip.MustParseAddr("127.0.0.6"),
 			netip.MustParseAddr("::6"),
 		},
+		Backstop:    BackstopOn,
 		Families:    FamiliesAuto,
 		OtherFamily: TreatmentPass,
 	}

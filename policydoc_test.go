@@ -20,7 +20,7 @@ func TestPolicyPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\| ([OIZ]\d+) \|`).FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| ([OIZB]\d+) \|`).FindAllStringSubmatch(string(text), -1) {
 		lines[m[1]] = true
 	}
 	chains := map[string][]string{}

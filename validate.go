@@ -74,6 +74,8 @@ func (c Config) Validate() error {
 	v.treatment("outbound.udp", c.Outbound.UDP)
 	v.treatment("outbound.quic", c.Outbound.QUIC)
 	v.treatment("otherFamily", c.OtherFamily)
+	v.treatment("outbound.otherProtocols", c.Outbound.OtherProtocols)
+	v.backstop(c)
 	if c.OtherFamily == TreatmentReject && len(c.families()) == 2 {
 		v.settle("otherFamily", "families", "reject, but both families are captured; name the one to capture with %s")
 	}
@@ -274,6 +276,18 @@ func (v *validator) target(field string, target []netip.AddrPort, families []Fam
 		if _, ok := seen[f]; !ok {
 			v.fail(field, "none for %s, which is captured, too; name one, or capture the other family alone (families)", f)
 		}
+	}
+}
+
+func (v *validator) backstop(c Config) {
+	switch c.Backstop {
+	case BackstopOn, BackstopSyn, BackstopOff:
+	default:
+		v.fail("backstop", "%q is not one of on, syn, off", string(c.Backstop))
+		return
+	}
+	if c.Outbound.OtherProtocols == TreatmentReject && c.Backstop != BackstopOn {
+		v.fail("outbound.otherProtocols", "reject takes backstop on, not %s", c.Backstop)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -61,7 +62,7 @@ var errReplaced = errors.New("they have replaced those of an earlier configurati
 // another, and while others do. What another backend of ours had put there is removed. If it fails, or ctx ends, it
 // undoes what it has changed; what it could not undo is said by an [*UndoError].
 func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, err error) {
-	rs, routes, err := compile(c)
+	want, err := newPlan(c)
 	if err != nil {
 		return res, err
 	}
@@ -70,10 +71,11 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 			return err
 		}
 		var done effects
-		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, c, rs, routes, &done)
+		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, want, &done)
 		if err != nil {
 			return done.undo(err)
 		}
+		res.Warnings = append(res.Warnings, want.warning(res.Backend, s.pod.IPTables)...)
 		return nil
 	})
 	return res, err
@@ -81,21 +83,21 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 
 // apply puts sysctls and routes, then rules, in place, and removes what others of ours had there: no rule ever marks
 // packets that nothing delivers. What it does goes to done.
-func (s *space) apply(ctx context.Context, p Pod, c intercept.Config, rs ruleset.Ruleset, routes []ruleset.MarkRoute,
-	done *effects) (choice Choice, outcome ruleset.Outcome, err error) {
-	if err := requireSysctls(c, p.SetSysctls, done); err != nil {
+func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (choice Choice, outcome ruleset.Outcome,
+	err error) {
+	if err := requireSysctls(want.config, p.SetSysctls, done); err != nil {
 		return choice, "", err
 	}
 	routing, err := s.routing()
 	if err != nil {
 		return choice, "", err
 	}
-	added, undo, err := routing.Add(routes, rs.Families)
+	added, undo, err := routing.Add(want.routes, want.rules.Families)
 	if err != nil {
 		return choice, "", err
 	}
 	*done = append(*done, effect{"routes", func(context.Context) error { return undo() }})
-	choice, outcome, err = s.applyRules(ctx, p.Backend, rs)
+	choice, outcome, err = s.applyBesideOlder(ctx, p.Backend, want)
 	if err != nil && outcome != "" {
 		// They were written, and somebody has changed them since: they are in force, and need what was put there for
 		// them.
@@ -118,9 +120,61 @@ func (s *space) apply(ctx context.Context, p Pod, c intercept.Config, rs ruleset
 		return choice, outcome, err
 	}
 	// Whatever the outcome: somebody who was killed may have left some.
-	removed, err := routing.Keep(routes, rs.Families)
+	removed, err := routing.Keep(want.routes, want.rules.Families)
 	if outcome == ruleset.Unchanged && (added || removed) {
 		outcome = ruleset.Replaced
+	}
+	return choice, outcome, err
+}
+
+// applyBesideOlder applies the rules in two steps where there are TCP connections: first those that capture what opens,
+// then, with the connections that are older than that, those that look at every packet. In one step, one that opens
+// between the list and the rules would be broken. In an init container there is no socket, and one step is enough.
+func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Choice, ruleset.Outcome, error) {
+	whole := func(b Backend) ruleset.Ruleset { return p.rulesFor(b, s.how) }
+	if !p.needsOlder() {
+		return s.applyRules(ctx, want, whole)
+	}
+	atWork, err := sockets.AnyTCP()
+	switch {
+	case errors.Is(err, ruleset.ErrUnsupported):
+		// Nobody can tell which connections there are. Those that are older than the rules end.
+		return s.applyRules(ctx, want, whole)
+	case err != nil:
+		return Choice{}, "", err
+	case !atWork:
+		return s.applyRules(ctx, want, whole)
+	}
+	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {
+		return s.applyRules(ctx, want, whole) // which finds the same and writes nothing
+	}
+	first := p.with(intercept.BackstopSyn)
+	choice, outcome, err := s.applyRules(ctx, want, func(b Backend) ruleset.Ruleset {
+		if p.warning(b, s.how) != nil {
+			return p.rulesFor(b, s.how)
+		}
+		return first
+	})
+	if err != nil {
+		return choice, outcome, err
+	}
+	older, err := sockets.Untranslated()
+	again := ruleset.Outcome("")
+	if err == nil {
+		_, again, err = s.applyRules(ctx, choice.Backend, func(b Backend) ruleset.Ruleset {
+			rs := p.rulesFor(b, s.how)
+			rs.Older = older
+			return rs
+		})
+	}
+	switch {
+	case err != nil && again == "" && outcome == ruleset.Created:
+		return choice, "", effects{{"rules", func(ctx context.Context) error {
+			return s.remove(ctx,
+				choice.Backend)
+		}}}.undo(err)
+	case outcome == ruleset.Unchanged:
+		outcome = again
 	}
 	return choice, outcome, err
 }
@@ -128,9 +182,8 @@ func (s *space) apply(ctx context.Context, p Pod, c intercept.Config, rs ruleset
 // applyRules chooses a backend and applies with it. That nftables works is proven by using it, and so is what could not
 // be tried before. What the kernel then refuses is proven missing, and the next is chosen, unless the backend was asked
 // for by name.
-func (s *space) applyRules(
-	ctx context.Context, want Backend, rs ruleset.Ruleset,
-) (choice Choice, outcome ruleset.Outcome, err error) {
+func (s *space) applyRules(ctx context.Context, want Backend, rules func(Backend) ruleset.Ruleset) (choice Choice,
+	outcome ruleset.Outcome, err error) {
 	all, err := candidates(want)
 	if err != nil {
 		return choice, "", err
@@ -143,16 +196,16 @@ func (s *space) applyRules(
 			case is:
 				return f
 			case len(all) == 1, b == BackendNFT:
-				return s.quickProbe(b, rs)
+				return s.quickProbe(b, rules(b))
 			}
-			return s.probe(ctx, b, rs)
+			return s.probe(ctx, b, rules(b))
 		})
 		if err != nil {
 			return choice, "", err
 		}
 		var w writer
 		if w, err = s.writer(choice.Backend); err == nil {
-			outcome, err = w.Apply(ctx, rs)
+			outcome, err = w.Apply(ctx, rules(choice.Backend))
 		}
 		if len(all) == 1 || !errors.Is(err, ruleset.ErrUnsupported) {
 			return choice, outcome, err

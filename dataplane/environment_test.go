@@ -583,7 +583,7 @@ func TestWithoutAny(t *testing.T) {
 	words := []string{
 		"no backend works here: backend nft: ", "protocol not supported", "nf_tables",
 		"; backend iptables-nft: ", "Protocol not supported",
-		"; backend iptables-legacy: ", "unable to initialize table 'nat'", "the kernel says protocol not available",
+		"; backend iptables-legacy: ", "unable to initialize table 'filter'", "the kernel says protocol not available",
 	}
 	for _, verb := range []string{"apply", "check"} {
 		_, err := p.ask(request{Verb: verb, Pod: target, Config: &c})

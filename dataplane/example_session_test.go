@@ -62,6 +62,8 @@ func TestExamples(t *testing.T) {
 apply: unchanged by nft
 check: <nil>
   rule O5.ports is missing
+  rule syn/O5.ports is missing
+  rule stream/O5.ports is missing
 removed: true <nil>
 `)
 }

@@ -82,7 +82,7 @@ const ModulesFile = "/etc/modules-load.d/intercept.conf"
 // transaction of nf_tables that ends in an error, and for iptables in a network
 // namespace of its own. It is no failure if something is missing.
 func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error) {
-	rs, _, err := compile(c)
+	want, err := newPlan(c)
 	if err != nil {
 		return Report{}, err
 	}
@@ -97,6 +97,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		found := map[Backend]Finding{}
 		for _, b := range backends() {
+			rs := want.rulesFor(b.name, s.pod.IPTables)
 			found[b.name] = s.space.probe(ctx, b.name, rs)
 			d := Diagnosis{Finding: found[b.name], Programs: s.space.programs(ctx, b.variant),
 				Capabilities: s.space.capabilities(ctx, b, rs)}

@@ -196,18 +196,6 @@ func isHost() (bool, error) {
 	return err == nil, nil
 }
 
-// compile returns the rules of c as they are for this kernel, and the routes that go with them.
-func compile(c intercept.Config) (ruleset.Ruleset, []ruleset.MarkRoute, error) {
-	rs, err := intercept.Compile(c)
-	if err != nil {
-		return rs, nil, err
-	}
-	rs = forKernel(rs, c.Families, hasIPv6())
-	routes := rs.Routes
-	rs.Routes = nil
-	return rs, routes, nil
-}
-
 // forKernel leaves out the family that the kernel does not have, if the configuration asks for what there is.
 func forKernel(rs ruleset.Ruleset, want intercept.Families, hasIPv6 bool) ruleset.Ruleset {
 	if want == intercept.FamiliesAuto && !hasIPv6 {
@@ -219,19 +207,18 @@ func forKernel(rs ruleset.Ruleset, want intercept.Families, hasIPv6 bool) rulese
 // Check compares the kernel with c and returns the differences. None: it is as Apply leaves it. It changes nothing.
 // Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
 func (s *Session) Check(ctx context.Context, c intercept.Config) (diffs []ruleset.Difference, err error) {
-	rs, routes, err := compile(c)
+	want, err := newPlan(c)
 	if err != nil {
 		return nil, err
 	}
 	err = s.do(ctx, func() error {
-		diffs, err = s.space.check(ctx, s.pod.Backend, rs, routes)
+		diffs, err = s.space.check(ctx, s.pod.Backend, want)
 		return err
 	})
 	return diffs, err
 }
 
-func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset,
-	routes []ruleset.MarkRoute) ([]ruleset.Difference, error) {
+func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Difference, error) {
 	holding, err := s.holding()
 	if err != nil {
 		return nil, err
@@ -241,7 +228,7 @@ func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset,
 			// It took our rules once. To try again takes some milliseconds.
 			return Finding{Backend: b, State: StateOK, Reason: "it has our rules"}
 		}
-		return s.probe(ctx, b, rs)
+		return s.probe(ctx, b, p.rulesFor(b, s.how))
 	})
 	if err != nil {
 		return nil, err
@@ -257,6 +244,7 @@ func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset,
 	if err != nil {
 		return nil, err
 	}
+	rs := p.rulesFor(choice.Backend, s.how)
 	more, err := w.Check(ctx, rs)
 	if errors.Is(err, ruleset.ErrNotIntercepted) && len(diffs) > 0 {
 		err = nil
@@ -269,7 +257,7 @@ func (s *space) check(ctx context.Context, want Backend, rs ruleset.Ruleset,
 	if err != nil {
 		return nil, err
 	}
-	more, err = routing.Check(routes, rs.Families)
+	more, err = routing.Check(p.routes, rs.Families)
 	return append(diffs, more...), err
 }
 
@@ -285,8 +273,8 @@ func (s *Session) Status(ctx context.Context) (status Status, err error) {
 	return status, err
 }
 
-// status names the rules whose IDs the kernel does not hold by their places in those of rs, if they are in force.
-func (s *space) status(ctx context.Context, want Backend, rs *ruleset.Ruleset) (Status, error) {
+// status names the rules whose IDs the kernel does not hold by their places in those of a plan, if they are in force.
+func (s *space) status(ctx context.Context, want Backend, p *plan) (Status, error) {
 	wanted, err := candidates(want)
 	if err != nil {
 		return Status{}, err
@@ -304,7 +292,12 @@ func (s *space) status(ctx context.Context, want Backend, rs *ruleset.Ruleset) (
 		if err != nil {
 			return status, err
 		}
-		counters, err := w.Counters(ctx, rs)
+		var like *ruleset.Ruleset
+		if p != nil {
+			rs := p.rulesFor(b, s.how)
+			like = &rs
+		}
+		counters, err := w.Counters(ctx, like)
 		if err != nil {
 			return status, err
 		}

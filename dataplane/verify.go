@@ -30,20 +30,20 @@ type Verdict struct {
 // opens some, to addresses nobody has (RFC 5737, RFC 3849), that do not get
 // beyond the node if they are not captured: their hop limit is 1.
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (verdicts []Verdict, err error) {
-	rs, routes, err := compile(c)
+	p, err := newPlan(c)
 	if err != nil {
 		return nil, err
 	}
 	err = s.do(ctx, func() error {
-		verdicts, err = s.space.verify(ctx, s.pod.Backend, c, rs, routes)
+		verdicts, err = s.space.verify(ctx, s.pod.Backend, p)
 		return err
 	})
 	return verdicts, err
 }
 
-func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs ruleset.Ruleset,
-	routes []ruleset.MarkRoute) ([]Verdict, error) {
-	diffs, err := s.check(ctx, want, rs, routes)
+func (s *space) verify(ctx context.Context, want Backend, plan plan) ([]Verdict, error) {
+	c, rs := plan.config, plan.rules
+	diffs, err := s.check(ctx, want, plan)
 	if err != nil && !errors.Is(err, ruleset.ErrNotIntercepted) {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (s *space) verify(ctx context.Context, want Backend, c intercept.Config, rs
 		if !ok {
 			continue
 		}
-		v, err := s.try(ctx, want, rs, p, trace)
+		v, err := s.try(ctx, want, &plan, p, trace)
 		if err != nil {
 			return nil, err
 		}
@@ -169,11 +169,11 @@ func toTry(rs ruleset.Ruleset, f ruleset.Family) (ruleset.Packet, ruleset.Trace,
 // try opens a connection that has to be captured. That it is accepted is not
 // enough, since somebody may have the address after all: the rule that
 // captures it has to count it.
-func (s *space) try(ctx context.Context, want Backend, rs ruleset.Ruleset, p ruleset.Packet,
-	trace ruleset.Trace) (Verdict, error) {
+func (s *space) try(ctx context.Context, want Backend, like *plan, p ruleset.Packet, trace ruleset.Trace) (Verdict,
+	error) {
 	v := Verdict{What: "a connection to " + p.Dst.String()}
 	count := func() (n uint64, err error) {
-		status, err := s.status(ctx, want, &rs)
+		status, err := s.status(ctx, want, like)
 		if errors.Is(err, ruleset.ErrNotIntercepted) {
 			return 0, nil
 		}

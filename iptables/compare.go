@@ -77,16 +77,17 @@ func (t savedTable) differences(want table, o Options) []ruleset.Difference {
 			add("chain "+c.name, "missing")
 			continue
 		}
-		if slices.EqualFunc(c.rules, t.chains[i].rules, func(r rule, s savedRule) bool { return r.key() == s.key() }) {
+		wanted, saved := c.compared(), want.compared(t.chains[i].rules)
+		if slices.EqualFunc(wanted, saved, func(r rule, s savedRule) bool { return r.key() == s.key() }) {
 			continue
 		}
 		var w, h []rulediff.Rule
-		for _, r := range c.rules {
+		for _, r := range wanted {
 			key := r.key()
 			key.ID = r.id
 			w = append(w, key)
 		}
-		for _, r := range t.chains[i].rules {
+		for _, r := range saved {
 			h = append(h, r.key())
 		}
 		for _, d := range rulediff.Chain(c.name, w, h) {

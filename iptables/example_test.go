@@ -27,13 +27,14 @@ func ExampleRender() {
 	for _, input := range inputs {
 		fmt.Println(input.Program(), "reads, among others:")
 		for line := range strings.Lines(input.Text) {
-			if strings.Contains(line, "--uid-owner") || strings.Contains(line, "-I ") {
+			if strings.HasPrefix(line, "-A MESH_OUTPUT -m owner --uid-owner") || strings.HasPrefix(line, "-I ") {
 				fmt.Print(line)
 			}
 		}
 	}
 	// Output:
 	// iptables-restore reads, among others:
+	// -I OUTPUT 1 -m comment --comment "Intercept" -j MESH_FILTER_OUTPUT
 	// -A MESH_OUTPUT -m owner --uid-owner 1337 -m comment --comment "O4.uid: from the proxy (by user)" -j RETURN
 	// -I OUTPUT 1 -m comment --comment "Intercept" -j MESH_OUTPUT
 }

@@ -268,8 +268,10 @@ func (s site) everything(t testing.TB) string {
 
 func random(t testing.TB, seed uint64) ruleset.Ruleset {
 	t.Helper()
-	return compileConfig(t, gen.Config(rand.New(rand.NewPCG(seed, 11))))
+	return compileConfig(t, randomConfig(seed))
 }
+
+func randomConfig(seed uint64) intercept.Config { return gen.Config(rand.New(rand.NewPCG(seed, 11))) }
 
 // many has long lists of every kind.
 func many() intercept.Config {
@@ -349,7 +351,8 @@ func (s site) seedCounters(t testing.TB) {
 func TestTwiceIsOnce(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		for _, o := range []Options{{}, {Dialect: Minimal}, {Last: true}} {
-			for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, many()), random(t, 1)} {
+			for _, c := range []intercept.Config{intercept.Default(), many(), randomConfig(1)} {
+				rs := compileConfig(t, fitting(c, o.Dialect))
 				o.Variant = v
 				if _, err := Render(rs, o); isTooBig(o.Dialect, err) {
 					continue
@@ -512,7 +515,7 @@ func TestRemoveRestores(t *testing.T) {
 					wasTheirs := withoutEmpty(s.saved(t))
 					steps := 0
 					for seed := uint64(0); steps < 4; seed++ {
-						rs := random(t, 200+seed)
+						rs := compileConfig(t, fitting(randomConfig(200+seed), o.Dialect))
 						if _, err := Render(rs, o); isTooBig(o.Dialect, err) {
 							continue
 						}
@@ -538,7 +541,8 @@ func TestRemoveRestores(t *testing.T) {
 					if removed, err := s.remove(); err != nil || removed {
 						t.Fatalf("Remove again: %v, %v", removed, err)
 					}
-					if _, err := s.check(compileConfig(t, intercept.Default())); !errors.Is(err, ruleset.ErrNotIntercepted) {
+					if _, err := s.check(compileConfig(t, fitting(intercept.Default(), o.Dialect))); !errors.Is(err,
+						ruleset.ErrNotIntercepted) {
 						t.Fatalf("Check of nothing: %v", err)
 					}
 					if _, err := s.counters(); !errors.Is(err, ruleset.ErrNotIntercepted) {
@@ -575,7 +579,7 @@ func checkPlaces(t *testing.T, saved string, last bool) {
 			end()
 		}
 		name = chain
-		if isRule && slices.Contains([]string{"PREROUTING", "OUTPUT"}, chain) {
+		if isRule && slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT"}, chain) {
 			builtin = append(builtin, line)
 		}
 	}

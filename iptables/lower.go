@@ -21,6 +21,8 @@ type lowering struct {
 	// zones is true if the table chooses zones, and others is a target that it then cannot have.
 	zones  bool
 	others ruleset.Target
+	// older are the connections that the rules for them list.
+	older []ruleset.Tuple
 }
 
 func (l *lowering) comment(s string) string {
@@ -77,7 +79,10 @@ func (l *lowering) chain(c ruleset.Chain) error {
 			err = errors.New("its comment has a control character, which would end the line")
 		}
 		if err == nil {
-			like := rule{comment: l.comment(r.Comment()), id: r.ID, reason: r.Reason}
+			like := rule{comment: l.comment(r.Comment()), id: r.ID, reason: r.Reason, moment: alternatives.moment}
+			if like.moment {
+				l.table.moments = append(l.table.moments, r.ID)
+			}
 			here, err = l.rule(here, part, alternatives, like)
 		}
 		if err != nil {
@@ -109,6 +114,8 @@ type lowered struct {
 	twoPorts bool
 	// never is true if no packet satisfies the rule.
 	never bool
+	// moment is true if the rule holds what was so when it was written.
+	moment bool
 }
 
 // maxProduct is up to how many rules two lists are multiplied out to. Beyond it they get a chain each, so that the
@@ -220,6 +227,14 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 		kinds[kind] = true
 		if err := l.match(&a, m); err != nil {
 			return lowered{}, err
+		}
+	}
+	if of := reflect.TypeFor[ruleset.Older](); kinds[of] {
+		others := []reflect.Type{reflect.TypeFor[ruleset.Src](), reflect.TypeFor[ruleset.Dst](),
+			reflect.TypeFor[ruleset.SrcPort](), reflect.TypeFor[ruleset.DstPort]()}
+		// A list of connections asks for addresses and ports itself, and only its own rules are left out of comparisons.
+		if slices.ContainsFunc(others, func(k reflect.Type) bool { return kinds[k] }) || len(a.lists) > 1 || len(a.nots) > 0 {
+			return lowered{}, fmt.Errorf("%w for %s beside addresses, ports and other lists", ruleset.ErrUnsupported, of)
 		}
 	}
 	var err error

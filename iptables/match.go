@@ -3,6 +3,7 @@ package iptables
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	// fix is for what one rule can say either way.
 	fix := func(module, option string, values ...string) {
 		if module != "" {
+			// One for each condition: conntrack's asks about no more than the state where there is no connection.
 			a.fixed = append(a.fixed, "-m", module)
 		}
 		if negated {
@@ -95,6 +97,54 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		}
 		// Not -m tcp: -p loads it, and iptables-nft 1.8.9 makes one of two.
 		fix("", "--tcp-flags", flagNames(m.Mask), flagNames(m.Value))
+	case ruleset.CTDNAT:
+		fix("conntrack", "--ctstate", "DNAT")
+	case ruleset.CTDirection:
+		dir := "ORIGINAL"
+		if m == ruleset.CTReply {
+			dir = "REPLY"
+		}
+		fix("conntrack", "--ctdir", dir)
+	case ruleset.HasSocket:
+		fix("owner", "--socket-exists")
+	case ruleset.SocketOpen:
+		fix("socket", "--nowildcard")
+	case ruleset.ToLocal:
+		fix("addrtype", "--dst-type", "LOCAL")
+	case ruleset.Length:
+		fix("length", "--length", strconv.Itoa(int(m)))
+	case ruleset.TCPHeader:
+		l.u32(fix, []string{fmt.Sprintf("0x0>>0x16&0x3c@0xc>>0x1c=%#x", uint8(m))},
+			[]string{fmt.Sprintf("0x34>>0x1c=%#x", uint8(m))})
+	case ruleset.ICMPEcho:
+		l.icmp(a)
+		if l.family == ruleset.IPv4 {
+			fix("icmp", "--icmp-type", "8") // RFC 792
+		} else {
+			fix("icmp6", "--icmpv6-type", "128") // RFC 4443
+		}
+	case ruleset.ICMPQuote:
+		l.icmp(a)
+		// Behind the eight bytes of ICMP's own: the IP header of the packet, of 20 bytes or 40, and its ports.
+		l.u32(fix,
+			[]string{"0x0>>0x16&0x3c@0x8>>0x18=0x45", "0x0>>0x16&0x3c@0xe&0xff=0x11",
+				fmt.Sprintf("0x0>>0x16&0x3c@0x1c>>0x10=%#x", m.SrcPort)},
+			[]string{"0x33&0xff=0x11", fmt.Sprintf("0x58>>0x10=%#x", m.SrcPort)})
+	case ruleset.Older:
+		if negated || l.dialect == Minimal {
+			// What is not compared is known by its comment.
+			return fmt.Errorf("%w for match %T, negated or in the minimal dialect", ruleset.ErrUnsupported, m)
+		}
+		a.moment = true
+		var items [][]string
+		for _, t := range l.older {
+			if ruleset.FamilyOf(t.Src.Addr()) == l.family {
+				items = append(items, []string{"-s", single(t.Src.Addr()), "--sport", strconv.Itoa(int(t.Src.Port())),
+					"-d", single(t.Dst.Addr()), "--dport", strconv.Itoa(int(t.Dst.Port()))})
+			}
+		}
+		a.never = a.never || len(items) == 0
+		a.lists = append(a.lists, items)
 	case ruleset.IsFamily, ruleset.Not:
 		// Rule.For has taken the one out, the lines above the other.
 		return fmt.Errorf("%w for match %T here", ruleset.ErrUnsupported, m)
@@ -103,6 +153,34 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	}
 	return nil
 }
+
+// u32 asks for bytes of the packet, in the form in which iptables-save writes it.
+func (l *lowering) u32(fix func(module, option string, values ...string), ipv4, ipv6 []string) {
+	tests := ipv4
+	if l.family == ruleset.IPv6 {
+		tests = ipv6
+	}
+	fix("u32", "--u32", strings.Join(tests, "&&"))
+}
+
+// icmp leaves of the protocols of a rule the one that is the family's: xtables does not ask others for what is ICMP's.
+func (l *lowering) icmp(a *lowered) {
+	p := ruleset.ICMP
+	if l.family == ruleset.IPv6 {
+		p = ruleset.ICMPv6
+	}
+	own := []string{"-p", p.String()}
+	switch {
+	case slices.Equal(protoWords(a.fixed), own):
+	case slices.ContainsFunc(a.protos, func(words []string) bool { return slices.Equal(words, own) }):
+		a.protos = [][]string{own}
+	default:
+		a.never = true
+	}
+}
+
+// single writes one address as iptables-save does.
+func single(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
 
 // interfaceName writes a glob the way xtables does. A name that ends in its own sign for one would match more than
 // itself, and others would not be read as one word.

@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -35,8 +37,11 @@ type xrule struct {
 
 type xcondition struct {
 	module, option string
-	values         []string
-	negated        bool
+	// match is which -m of the rule it belongs to, and state is true if that one asks for conntrack's state, too.
+	match   int
+	state   bool
+	values  []string
+	negated bool
 }
 
 // load reads the input of one family.
@@ -148,9 +153,19 @@ func readRule(words []string) (xrule, error) {
 	proto := ""
 	modules := map[string]bool{}
 	seen := map[string]bool{}
+	match := 0
+	bare := "" // a match that has not been asked anything
 	for i := 0; i < len(words); {
 		if words[i] == "-j" || words[i] == "-g" {
+			if bare != "" {
+				return r, fmt.Errorf("-m %s without a condition", bare)
+			}
 			r.target = words[i:]
+			for i, c := range r.conditions {
+				r.conditions[i].state = slices.ContainsFunc(r.conditions, func(o xcondition) bool {
+					return o.option == "--ctstate" && o.match == c.match
+				})
+			}
 			return r, nil
 		}
 		c := xcondition{}
@@ -161,8 +176,11 @@ func readRule(words []string) (xrule, error) {
 		c.option = words[i]
 		i++
 		n := 1
-		if c.option == "--tcp-flags" {
+		switch c.option {
+		case "--tcp-flags":
 			n = 2
+		case "--socket-exists", "--nowildcard":
+			n = 0
 		}
 		if i+n > len(words) {
 			return r, fmt.Errorf("%s without its value", c.option)
@@ -171,12 +189,19 @@ func readRule(words []string) (xrule, error) {
 		i += n
 		needs := map[string]string{
 			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
-			"--ctstate": "conntrack", "--comment": "comment",
+			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment",
+			"--socket-exists": "owner", "--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
+			"--u32": "u32", "--icmp-type": "icmp", "--icmpv6-type": "icmp6",
 		}[c.option]
 		switch c.option {
 		case "-m":
+			if bare != "" && bare != "multiport" {
+				return r, fmt.Errorf("-m %s without a condition", bare)
+			}
 			module = c.values[0]
 			modules[module] = true
+			match++
+			bare = module
 			continue
 		case "-p":
 			if !c.negated {
@@ -188,6 +213,7 @@ func readRule(words []string) (xrule, error) {
 			if module != needs {
 				return r, errors.New("a comment without its module")
 			}
+			bare = ""
 			continue
 		case "--dport", "--sport", "--dports", "--sports":
 			if proto != "tcp" && proto != "udp" {
@@ -209,7 +235,15 @@ func readRule(words []string) (xrule, error) {
 				return r, errors.New("TCP flags without the protocol")
 			}
 			modules[proto] = true
-		case "--uid-owner", "--gid-owner", "--ctstate":
+		case "--icmp-type", "--icmpv6-type":
+			if want := map[string]string{"--icmp-type": "icmp", "--icmpv6-type": "ipv6-icmp"}[c.option]; proto != want {
+				return r, fmt.Errorf("%s without its protocol before it", c.option)
+			}
+		case "--nowildcard":
+			if c.negated {
+				return r, errors.New("a negated flag")
+			}
+		case "--uid-owner", "--gid-owner", "--socket-exists", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32":
 		case "--mark":
 			if module != "mark" && module != "connmark" {
 				return r, errors.New("a mark of what?")
@@ -220,10 +254,16 @@ func readRule(words []string) (xrule, error) {
 		if needs != "" && module != needs {
 			return r, fmt.Errorf("%s after -m %q", c.option, module)
 		}
-		c.module = module
+		c.module, c.match = module, match
+		if needs != "" || c.option == "--mark" {
+			bare = ""
+		}
 		key := c.option
-		if key == "--mark" {
+		switch key {
+		case "--mark":
 			key = module + key
+		case "--ctstate": // each match of conntrack has one
+			key += strconv.Itoa(match)
 		}
 		if seen[key] {
 			return r, fmt.Errorf("%s twice", key)
@@ -242,6 +282,8 @@ type run struct {
 	silent bool
 	zoned  bool
 	steps  int
+	// builtin is the chain of xtables' own that led here.
+	builtin string
 }
 
 // trace says what xtables does with the packet.
@@ -252,27 +294,45 @@ func (m *machine) trace(p ruleset.Packet) (ruleset.Trace, error) {
 	if p.Flags == 0 {
 		p.Flags = ruleset.SYN
 	}
+	// A packet that says nothing of its lengths has no options and no data.
+	p.TCPHeader = cmp.Or(p.TCPHeader, 5)
+	if ip := 20; p.Length == 0 {
+		if p.Dst.Addr().Is6() {
+			ip = 40
+		}
+		p.Length = uint16(ip) + 4*uint16(p.TCPHeader)
+	}
 	r := run{machine: m, p: p}
 	type stop struct{ table, chain string }
-	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}, {"filter", "INPUT"},
-		{"filter", "FORWARD"}}
-	if p.Hook == ruleset.Output {
+	way := []stop{{"raw", "PREROUTING"}, {"mangle", "PREROUTING"}, {"nat", "PREROUTING"}}
+	switch dst := p.Dst.Addr(); {
+	case p.Hook == ruleset.Output:
 		way = []stop{{"raw", "OUTPUT"}, {"mangle", "OUTPUT"}, {"nat", "OUTPUT"}, {"filter", "OUTPUT"}}
 		if p.Interface == "lo" {
 			way = append(way, stop{"mangle", "PREROUTING"}, stop{"filter", "INPUT"})
 		}
+	case p.Interface != "lo" && dst == netip.IPv6Loopback():
+		way = nil // ip6_rcv_core drops it before all hooks
+	case p.Interface != "lo" && dst.IsLoopback():
+		// A martian: ip_route_input_slow drops it here.
+	case p.Foreign:
+		way = append(way, stop{"filter", "FORWARD"})
+	default:
+		way = append(way, stop{"filter", "INPUT"})
 	}
-	asked := false
 	for i, s := range way {
-		if s.table == "nat" && p.State != ruleset.CTNew {
-			continue
-		}
 		arrived := p.Hook == ruleset.Output && i >= 4
+		switch {
+		case s.table == "nat" && (p.State&(ruleset.CTNew|ruleset.CTRelated) == 0 || p.Known || p.DNAT):
+			continue // asked once for an entry
+		case i < 2 && p.DNAT && !p.Reply:
+			continue // its destination was another one here
+		}
 		if arrived {
 			r.p.Hook, r.p.Owner = ruleset.Prerouting, nil
 		}
-		asked = asked || s.table == "nat" && len(m.tables["nat"][s.chain]) > 0
-		r.silent = arrived || s.table == "raw" || s == stop{"mangle", "OUTPUT"} || s.table == "filter" && asked
+		r.silent = arrived || s.table == "raw" || s == stop{"mangle", "OUTPUT"} || s.table == "filter" && r.out.Rule != ""
+		r.builtin = s.chain
 		v, err := r.chain(m.tables[s.table], s.chain)
 		if err != nil {
 			return r.out, fmt.Errorf("table %s: %w", s.table, err)
@@ -408,8 +468,147 @@ func markOf(s string) (value, mask uint32, err error) {
 	return uint32(a), uint32(b), errors.Join(err1, err2)
 }
 
+// wire returns the packet as it stands in the kernel: an IP header without options, and behind it the transport's, and
+// what an ICMP error quotes.
+func (r *run) wire() []byte {
+	p := r.p
+	var transport []byte
+	switch p.Protocol {
+	case ruleset.TCP:
+		transport = make([]byte, 4*max(int(p.TCPHeader), 5))
+		transport[12], transport[13] = p.TCPHeader<<4, p.Flags
+	case ruleset.UDP:
+		transport = make([]byte, 8)
+	case ruleset.ICMP, ruleset.ICMPv6:
+		// An echo request, an error, or the answer to a request.
+		kinds := map[ruleset.Protocol][3]byte{ruleset.ICMP: {8, 3, 0}, ruleset.ICMPv6: {128, 1, 129}}[p.Protocol]
+		transport = make([]byte, 8)
+		switch {
+		case p.Echo:
+			transport[0] = kinds[0]
+		case p.Quotes != 0:
+			transport[0] = kinds[1]
+			datagram := make([]byte, 8)
+			binary.BigEndian.PutUint16(datagram, p.Quotes)
+			transport = append(transport, header(p.Dst.Addr(), p.Src.Addr(), ruleset.UDP, 0, datagram)...)
+		default:
+			transport[0] = kinds[2]
+		}
+	}
+	if p.Protocol == ruleset.TCP || p.Protocol == ruleset.UDP {
+		binary.BigEndian.PutUint16(transport, p.Src.Port())
+		binary.BigEndian.PutUint16(transport[2:], p.Dst.Port())
+	}
+	return header(p.Src.Addr(), p.Dst.Addr(), p.Protocol, p.Length, transport)
+}
+
+// header puts an IP header before content. length is that of the whole, as the header says it; zero: as it is.
+func header(src, dst netip.Addr, proto ruleset.Protocol, length uint16, content []byte) []byte {
+	var ip []byte
+	if src.Is4() {
+		ip = make([]byte, 12)
+		ip[0], ip[8], ip[9] = 0x45, 64, byte(proto)
+		binary.BigEndian.PutUint16(ip[2:], cmp.Or(length, uint16(20+len(content))))
+	} else {
+		ip = make([]byte, 8)
+		ip[0], ip[6], ip[7] = 0x60, byte(proto), 64
+		binary.BigEndian.PutUint16(ip[4:], cmp.Or(length, uint16(40+len(content)))-40)
+	}
+	return slices.Concat(ip, src.AsSlice(), dst.AsSlice(), content)
+}
+
+// length is what xt_length compares.
+func length(packet []byte) uint64 {
+	if packet[0]>>4 == 4 {
+		return uint64(binary.BigEndian.Uint16(packet[2:]))
+	}
+	return 40 + uint64(binary.BigEndian.Uint16(packet[4:]))
+}
+
+// u32 does what net/netfilter/xt_u32.c does: TEST && TEST …, a TEST being LOCATION = RANGE, RANGE …, and a LOCATION a
+// place in the packet and what to do with the four bytes there.
+func u32(tests string, packet []byte) (bool, error) {
+	number := func(s string) (uint32, error) {
+		n, err := strconv.ParseUint(s, 0, 32)
+		return uint32(n), err
+	}
+	all := true
+	parts := strings.Split(tests, "&&")
+	if len(parts) > 11 {
+		return false, errors.New("more tests than there is room for")
+	}
+	for _, test := range parts {
+		location, ranges, ok := strings.Cut(test, "=")
+		if !ok {
+			return false, errors.New("a test without a value")
+		}
+		// What is outside the packet makes the test fail, but the rest of it has to be readable all the same.
+		at, inside := uint64(0), true
+		read := func(offset uint32) (value uint32) {
+			if from := at + uint64(offset); from+4 <= uint64(len(packet)) {
+				return binary.BigEndian.Uint32(packet[from:])
+			}
+			inside = false
+			return 0
+		}
+		value, first, operations := uint32(0), true, 0
+		for op := ""; ; operations++ {
+			end := strings.IndexAny(location, "&<>@")
+			word := location
+			if end >= 0 {
+				word = location[:end]
+			}
+			n, err := number(word)
+			if err != nil {
+				return false, err
+			}
+			switch {
+			case first:
+				value, first = read(n), false
+			case op == "&":
+				value &= n
+			case op == "<<":
+				value <<= n
+			case op == ">>":
+				value >>= n
+			case op == "@":
+				at += uint64(value)
+				value = read(n)
+			default:
+				return false, fmt.Errorf("unknown operation %q", op)
+			}
+			if end < 0 {
+				break
+			}
+			size := 1
+			if strings.ContainsAny(location[end:end+1], "<>") {
+				size = 2
+			}
+			op, location = location[end:min(end+size, len(location))], location[min(end+size, len(location)):]
+		}
+		if operations > 10 {
+			return false, errors.New("more operations than there is room for")
+		}
+		among := false
+		for part := range strings.SplitSeq(ranges, ",") {
+			low, high, isRange := strings.Cut(part, ":")
+			if !isRange {
+				high = low
+			}
+			a, err1 := number(low)
+			b, err2 := number(high)
+			if err := errors.Join(err1, err2); err != nil {
+				return false, err
+			}
+			among = among || a <= value && value <= b
+		}
+		all = all && inside && among
+	}
+	return all, nil
+}
+
 func (r *run) holds(c xcondition) (bool, error) {
-	value := c.values[0]
+	value := strings.Join(c.values[:min(len(c.values), 1)], "")
 	port := func(p uint16) (bool, error) {
 		parts := strings.Split(value, ",")
 		room := 0
@@ -489,6 +688,12 @@ func (r *run) holds(c xcondition) (bool, error) {
 		return mark&mask == v, err
 	case "--ctstate":
 		for name := range strings.SplitSeq(value, ",") {
+			if name == "DNAT" {
+				if r.p.DNAT && r.p.State != ruleset.CTInvalid { // what is invalid has no entry
+					return true, nil
+				}
+				continue
+			}
 			bit, known := map[string]ruleset.CTState{"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8}[name]
 			if !known {
 				return false, errors.New("unknown state")
@@ -498,6 +703,49 @@ func (r *run) holds(c xcondition) (bool, error) {
 			}
 		}
 		return false, nil
+	case "--ctdir":
+		reply, known := map[string]bool{"ORIGINAL": false, "REPLY": true}[value]
+		switch {
+		case !known:
+			return false, errors.New("unknown direction")
+		case r.p.State == ruleset.CTInvalid:
+			// conntrack_mt of net/netfilter/xt_conntrack.c: without an entry nothing but the state is asked for.
+			return c.state != c.negated, nil
+		}
+		return r.p.Reply == reply, nil
+	case "--socket-exists":
+		return r.p.Owner != nil, nil
+	case "--nowildcard":
+		if r.builtin != "PREROUTING" && r.builtin != "INPUT" { // net/netfilter/xt_socket.c
+			return false, errors.New("the socket match, where the kernel does not have it")
+		}
+		return r.p.Listening, nil
+	case "--dst-type":
+		if value != "LOCAL" || r.p.Hook == ruleset.Output {
+			return false, errors.New("a packet does not say this of its destination")
+		}
+		return !r.p.Foreign, nil
+	case "--length":
+		low, high, isRange := strings.Cut(value, ":")
+		if !isRange {
+			high = low
+		}
+		a, err1 := strconv.ParseUint(low, 10, 16)
+		b, err2 := strconv.ParseUint(high, 10, 16)
+		n := length(r.wire())
+		return a <= n && n <= b, errors.Join(err1, err2)
+	case "--u32":
+		return u32(value, r.wire())
+	case "--icmp-type", "--icmpv6-type":
+		kind, err := strconv.ParseUint(value, 10, 8)
+		packet, ip := r.wire(), 20
+		if c.option == "--icmpv6-type" {
+			ip = 40
+		}
+		if packet[0]>>4 == 4 != (ip == 20) {
+			err = errors.New("of another family")
+		}
+		return err == nil && packet[ip] == byte(kind), err
 	case "--tcp-flags":
 		flags := func(s string) (all uint8, err error) {
 			for name := range strings.SplitSeq(s, ",") {
@@ -567,15 +815,23 @@ func TestMeaningOfConfigs(t *testing.T) {
 	t.Parallel()
 	const configs = 2000
 	fates := map[string]int{}
+	backstops := []intercept.Backstop{intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopSyn,
+		intercept.BackstopOff}
 	judged := map[Dialect]int{}
 	// Not every configuration fits into what the minimal dialect has room for.
 	for seed := uint64(0); judged[Minimal] < configs; seed++ {
 		r := rand.New(rand.NewPCG(seed, 21))
-		rs := compileConfig(t, gen.Config(r))
+		config := gen.Config(r)
 		for _, d := range []Dialect{Standard, Minimal} {
 			if judged[d] >= configs {
 				continue
 			}
+			config.Backstop, config.Outbound.OtherProtocols = pick(r, backstops), intercept.TreatmentPass
+			if config.Backstop == intercept.BackstopOn && one(r, 3) {
+				config.Outbound.OtherProtocols = intercept.TreatmentReject
+			}
+			rs := compileConfig(t, fitting(config, d))
+			rs.Older = someTuples(r)
 			all, err := machines(rs, d)
 			if isTooBig(d, err) {
 				continue
@@ -599,7 +855,7 @@ func TestMeaningOfConfigs(t *testing.T) {
 			}
 		}
 	}
-	for _, fate := range []string{"pass", "redirect(15001)", "redirect(15006)", "redirect(15053)", "drop"} {
+	for _, fate := range []string{"pass", "redirect(15001)", "redirect(15006)", "redirect(15053)", "drop", "reject"} {
 		if fates[fate] < configs/20 {
 			t.Errorf("the fate %s came up %d times only", fate, fates[fate])
 		}
@@ -616,15 +872,15 @@ func TestMeaningOfRules(t *testing.T) {
 	for _, d := range []Dialect{Standard, Minimal} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
-			rulesets, longest := 2000, 9
+			rulesets, longest := 2600, 9
 			if d == Minimal {
-				rulesets, longest = 3400, 2 // all has to fit in 8 KiB
+				rulesets, longest = 8000, 2 // all has to fit in 8 KiB
 			}
 			fates := map[ruleset.Action]int{}
 			apart, judged, zones := 0, 0, map[uint16]int{}
 			for seed := range uint64(rulesets) {
 				r := rand.New(rand.NewPCG(seed, 22))
-				rs := randomRuleset(r, longest)
+				rs := randomRuleset(r, longest, d)
 				if err := rs.Check(); err != nil {
 					t.Fatal(err)
 				}
@@ -687,13 +943,14 @@ func textOf(t *testing.T, rs ruleset.Ruleset, d Dialect, f ruleset.Family) strin
 // that the two meet.
 var (
 	worldPorts    = []uint16{1, 22, 53, 80, 81, 82, 85, 90, 443, 1000, 1500, 8080, 8081, 9000, 15008, 40000, 65534, 65535}
-	worldPrefixes = mustCIDRs("10.0.0.0/8,10.96.0.0/12,10.96.0.10,192.0.2.0/24,192.0.2.128/25,203.0.113.10," +
-		"127.0.0.0/8,127.0.0.1," +
-		"0.0.0.0/1,128.0.0.0/1,224.0.0.0/3,10.244.0.5,172.16.0.0/12," +
+	worldPrefixes = mustCIDRs("10.0.0.0/8,10.96.0.0/12,10.96.0.10,192.0.2.0/24,192.0.2.128/25,203.0.113.10,127.0.0.0/8,127.0.0.1,0.0.0.0/1,128.0.0.0/1,224.0.0.0/3,10.244.0.5,172.16.0.0/12," +
 		"fd00::/8,fd00:96::/32,2001:db8::/32,2001:db8::10,2001:db8:0:1::/64,8000::/1,::/1,::1,fd00:244::5,2001:db8:7::7")
 	worldIDs        = []uint32{0, 1, 5, 1000, 1001, 1500, 1337, 1338, 2000, 65534, 4294967294}
 	worldInterfaces = []string{"lo", "eth0", "net1", "eth*", "n*"}
 	worldMarks      = []uint32{0, 1, 2, 3, 5, 7}
+	worldLengths    = []uint16{40, 52, 60, 72, 1500}
+	worldHeaders    = []uint8{5, 8, 15}
+	worldQuotes     = []uint16{53, 5353}
 )
 
 func mustCIDRs(s string) ruleset.CIDRs { return must(ruleset.ParseCIDRs(s)) }
@@ -755,47 +1012,104 @@ func someCIDRs(r *rand.Rand, most int) ruleset.CIDRs {
 	})
 }
 
-// someMatches returns conditions of different kinds, several of them long lists.
-func someMatches(r *rand.Rand, longest int) (match []ruleset.Match, proto ruleset.Proto) {
+// someTuples returns connections of both families, often ones that random packets belong to.
+func someTuples(r *rand.Rand) (out []ruleset.Tuple) {
+	for range r.IntN(4) {
+		for p := gen.Packet(r); ; p = gen.Packet(r) {
+			if p.Hook == ruleset.Output {
+				out = append(out, ruleset.Tuple{Src: p.Src, Dst: p.Dst})
+				break
+			}
+		}
+	}
+	return out
+}
+
+// someMatches returns conditions of different kinds, several of them long lists, for a chain that is reached from the
+// base given.
+func someMatches(r *rand.Rand, longest int, base ruleset.Chain, d Dialect) (match []ruleset.Match,
+	proto ruleset.Proto) {
+	negations, rare := 3, 1
+	if d == Minimal {
+		// Some conditions take much of the room that others want, too, and less room is left for what ends a chain.
+		negations, rare = 2, 8
+	}
 	add := func(m ruleset.Match, negatable bool) {
-		if negatable && one(r, 3) {
+		if negatable && one(r, negations) {
 			m = ruleset.Not{Match: m}
 		}
 		match = append(match, m)
 	}
 	protos := []ruleset.Proto{{ruleset.TCP}, {ruleset.UDP}, {ruleset.TCP, ruleset.UDP}, {ruleset.ICMP, ruleset.ICMPv6},
 		{ruleset.UDP, ruleset.UDP, ruleset.ICMP}}
-	switch r.IntN(8) {
+	switch r.IntN(10) {
 	case 0:
 	case 1:
 		add(ruleset.Not{Match: pick(r, protos)}, false)
+	case 2:
+		add(pick(r, []ruleset.Proto{{ruleset.ICMP, ruleset.ICMPv6}, {ruleset.ICMP, ruleset.ICMPv6}, {ruleset.ICMP},
+			{ruleset.ICMPv6}}), false)
+		if one(r, 2) {
+			add(ruleset.ICMPEcho{}, true)
+		}
+		if one(r, 2*rare) {
+			add(ruleset.ICMPQuote{SrcPort: pick(r, worldQuotes)}, true)
+		}
 	default:
 		proto = pick(r, protos[:3])
 		add(proto, false)
 	}
-	if proto != nil {
+	onlyTCP := len(proto) == 1 && proto[0] == ruleset.TCP
+	if onlyTCP && one(r, 5*rare) {
+		add(ruleset.TCPHeader(pick(r, worldHeaders)), true)
+	}
+	older := onlyTCP && d == Standard && one(r, 8)
+	if older {
+		add(ruleset.Older{}, false)
+	}
+	if proto != nil && !older {
 		if one(r, 3) {
 			add(ruleset.DstPort(somePorts(r, longest)), true)
 		}
 		if one(r, 5) {
 			add(ruleset.SrcPort(somePorts(r, longest)), true)
 		}
-		if len(proto) == 1 && proto[0] == ruleset.TCP && one(r, 4) {
+		if onlyTCP && one(r, 4) {
 			add(pick(r, []ruleset.TCPFlags{ruleset.Opens(), {Mask: ruleset.RST, Value: ruleset.RST},
 				{Mask: ruleset.PSH | ruleset.ACK}}), true)
 		}
 	}
-	if one(r, 3) {
-		add(ruleset.Dst(someCIDRs(r, longest)), true)
+	if !older { // which takes no other list beside it
+		if one(r, 3) {
+			add(ruleset.Dst(someCIDRs(r, longest)), true)
+		}
+		if one(r, 4) {
+			add(ruleset.Src(someCIDRs(r, longest)), true)
+		}
+		if one(r, 4) {
+			add(ruleset.UID(someIDs(r, longest)), false)
+		}
+		if one(r, 4) {
+			add(ruleset.GID(someIDs(r, longest)), false)
+		}
 	}
-	if one(r, 4) {
-		add(ruleset.Src(someCIDRs(r, longest)), true)
+	if one(r, 8) {
+		add(ruleset.HasSocket{}, false)
 	}
-	if one(r, 4) {
-		add(ruleset.UID(someIDs(r, longest)), false)
+	if one(r, 8*rare) {
+		add(ruleset.CTDNAT{}, false)
 	}
-	if one(r, 4) {
-		add(ruleset.GID(someIDs(r, longest)), false)
+	if one(r, 6*rare) {
+		add(pick(r, []ruleset.CTDirection{ruleset.CTOriginal, ruleset.CTReply}), false)
+	}
+	if one(r, 8) {
+		add(ruleset.Length(pick(r, worldLengths)), true)
+	}
+	if base.Hook == ruleset.Prerouting && one(r, 4) {
+		add(ruleset.ToLocal{}, true)
+	}
+	if (base.Hook == ruleset.Prerouting || base.Hook == ruleset.Input) && one(r, 4) {
+		add(ruleset.SocketOpen{}, false)
 	}
 	if one(r, 6) {
 		add(ruleset.OutInterface(pick(r, worldInterfaces)), true)
@@ -822,8 +1136,8 @@ func someMatches(r *rand.Rand, longest int) (match []ruleset.Match, proto rulese
 
 // randomRuleset returns rules of every kind that xtables has, in two base chains
 // of a hook and in chains that those lead to.
-func randomRuleset(r *rand.Rand, longest int) ruleset.Ruleset {
-	rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}}
+func randomRuleset(r *rand.Rand, longest int, d Dialect) ruleset.Ruleset {
+	rs := ruleset.Ruleset{Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6}, Older: someTuples(r)}
 	bases := []ruleset.Chain{
 		{Name: "raw_output", Hook: ruleset.Output, Priority: ruleset.PriorityRaw},
 		{Name: "raw_prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw},
@@ -832,6 +1146,8 @@ func randomRuleset(r *rand.Rand, longest int) ruleset.Ruleset {
 		{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain},
 		{Name: "prerouting", Hook: ruleset.Prerouting, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain},
 		{Name: "filter_output", Hook: ruleset.Output, Priority: ruleset.PriorityFilter},
+		{Name: "filter_input", Hook: ruleset.Input, Priority: ruleset.PriorityFilter},
+		{Name: "filter_forward", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter},
 	}
 	r.Shuffle(len(bases), func(i, j int) { bases[i], bases[j] = bases[j], bases[i] })
 	line, zones := 0, one(r, 2)
@@ -840,12 +1156,14 @@ func randomRuleset(r *rand.Rand, longest int) ruleset.Ruleset {
 		chain := func(c ruleset.Chain, next []string) {
 			for range 1 + r.IntN(6) {
 				line++
-				match, proto := someMatches(r, longest)
+				match, proto := someMatches(r, longest, base, d)
 				rule := ruleset.Rule{ID: ruleset.RuleID("O" + strconv.Itoa(line)), Reason: `rule "` + c.Name + `"`, Match: match}
 				rule.Target = someTarget(r, base, proto, zones, next)
 				if to, is := rule.Target.(ruleset.DNAT); is {
-					rule.Match = slices.DeleteFunc(rule.Match,
-						func(m ruleset.Match) bool { return strings.Contains(m.String(), "IPv") })
+					rule.Match = slices.DeleteFunc(rule.Match, func(m ruleset.Match) bool {
+						return strings.Contains(m.String(),
+							"IPv")
+					})
 					rule.Match = append(rule.Match, ruleset.IsFamily(ruleset.FamilyOf(to.To.Addr())))
 				}
 				c.Rules = append(c.Rules, rule)
@@ -915,6 +1233,32 @@ func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 		p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(p.Dst.Addr(), 0)
 	}
 	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
+	p.Reply, p.DNAT = one(r, 3), one(r, 3)
+	p.Listening, p.Foreign = one(r, 2), one(r, 4)
+	p.Echo, p.Quotes = one(r, 2), pick(r, worldQuotes)
+	if one(r, 3) {
+		p.Length, p.TCPHeader = pick(r, worldLengths), pick(r, worldHeaders)
+	}
+	return possible(p)
+}
+
+// possible takes from a packet what no packet of its kind has.
+func possible(p ruleset.Packet) ruleset.Packet {
+	if p.Hook == ruleset.Output {
+		p.Listening, p.Foreign = false, false
+	}
+	switch {
+	case p.Protocol != ruleset.ICMP && p.Protocol != ruleset.ICMPv6:
+		p.Echo, p.Quotes = false, 0
+		return p
+	case p.Dst.Addr().Is4():
+		p.Protocol = ruleset.ICMP
+	default:
+		p.Protocol = ruleset.ICMPv6
+	}
+	if p.Echo {
+		p.Quotes = 0
+	}
 	return p
 }
 
@@ -983,15 +1327,49 @@ func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 			}
 		case ruleset.TCPFlags:
 			p.Flags = m.Value
+		case ruleset.CTDNAT:
+			p.DNAT = true
+		case ruleset.CTDirection:
+			p.Reply = m == ruleset.CTReply
+		case ruleset.HasSocket:
+			if p.Owner == nil && p.Hook == ruleset.Output {
+				p.Owner = &ruleset.Owner{UID: pick(r, worldIDs), GID: pick(r, worldIDs)}
+			}
+		case ruleset.SocketOpen:
+			p.Listening = true
+		case ruleset.ToLocal:
+			p.Foreign = false
+		case ruleset.Length:
+			p.Length = uint16(m)
+		case ruleset.TCPHeader:
+			p.TCPHeader = uint8(m)
+		case ruleset.ICMPEcho:
+			p.Echo = true
+		case ruleset.ICMPQuote:
+			p.Quotes, p.Echo = m.SrcPort, false
+		case ruleset.Older:
+			for _, older := range rs.Older {
+				if older.Src.Addr().Is4() == src.Addr().Is4() {
+					p.Src, p.Dst = older.Src, older.Dst
+				}
+			}
 		case ruleset.IsFamily, ruleset.Not:
 		}
 	}
-	return p
+	return possible(p)
 }
 
 func edge(r *rand.Rand, p ruleset.PortRange) uint16 { return pick(r, []uint16{p.First, p.Last}) }
 
 func edgeID(r *rand.Rand, p ruleset.IDRange) uint32 { return pick(r, []uint32{p.First, p.Last}) }
+
+// fitting returns a configuration as a dialect can have it: the minimal one has no backstop.
+func fitting(c intercept.Config, d Dialect) intercept.Config {
+	if d == Minimal {
+		c.Backstop, c.Outbound.OtherProtocols = intercept.BackstopOff, intercept.TreatmentPass
+	}
+	return c
+}
 
 func compileConfig(t testing.TB, c intercept.Config) ruleset.Ruleset {
 	t.Helper()

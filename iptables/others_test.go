@@ -57,8 +57,8 @@ func TestOthers(t *testing.T) {
 				add := func(earlier bool, packets uint64, table, chain, rule string) {
 					want = append(want, OtherRule{f.String(), table, chain, rule, earlier, packets, 60 * packets})
 				}
-				add(false, 11, "filter", "INPUT", "-p tcp -m tcp --dport 22 -j ACCEPT")
-				add(false, 10, "filter", "OUTPUT", "-j KUBE-FIREWALL")
+				add(last, 11, "filter", "INPUT", "-p tcp -m tcp --dport 22 -j ACCEPT")
+				add(last, 10, "filter", "OUTPUT", "-j KUBE-FIREWALL")
 				add(last, 1, "nat", "PREROUTING",
 					`-m comment --comment "kubernetes service portals, not MESH_OUTPUT" -j KUBE-SERVICES`)
 				add(last, 2, "nat", "PREROUTING", "-m addrtype --dst-type LOCAL -j DOCKER")

@@ -102,8 +102,8 @@ func TestCountersByPlace(t *testing.T) {
 // TestDialectsCountAlike: in both dialects a configuration has the same counters, but for what has counted.
 func TestDialectsCountAlike(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		for _, rs := range []ruleset.Ruleset{compileConfig(t, intercept.Default()), compileConfig(t, withDNS()),
-			random(t, 1), random(t, 4)} {
+		for _, c := range []intercept.Config{intercept.Default(), withDNS(), randomConfig(1), randomConfig(4)} {
+			rs := compileConfig(t, fitting(c, Minimal))
 			if _, err := Render(rs, Options{Dialect: Minimal}); err != nil {
 				continue
 			}
@@ -128,7 +128,7 @@ func TestDialectsCountAlike(t *testing.T) {
 func TestCheckByPlace(t *testing.T) {
 	c := intercept.Default()
 	c.Outbound.ExcludePorts = must(ruleset.ParsePorts("8080,9090"))
-	rs := compileConfig(t, c)
+	rs := compileConfig(t, fitting(c, Minimal))
 	variants(t, func(t *testing.T, v Variant) {
 		for name, tt := range map[string]struct {
 			change func(line string) string // of each rule; empty: it goes
@@ -209,8 +209,7 @@ func TestRuleAt(t *testing.T) {
 		{name: "nat", chains: []chain{{name: "MESH_A", rules: []rule{{id: "O2"}, {}, {id: "O3"}}},
 			{name: "MESH_A_1", rules: []rule{{id: "O4"}}}}},
 	}}
-	input := "*raw\n-A MESH_A x\nCOMMIT\n*nat\n:MESH_A - [0:0]\n-A MESH_A x\n-A MESH_A y\n" +
-		"-A MESH_A z\n-A MESH_A_1 x\n-A OUTPUT -j MESH_A\nCOMMIT\n"
+	input := "*raw\n-A MESH_A x\nCOMMIT\n*nat\n:MESH_A - [0:0]\n-A MESH_A x\n-A MESH_A y\n-A MESH_A z\n-A MESH_A_1 x\n-A OUTPUT -j MESH_A\nCOMMIT\n"
 	want := map[int]ruleset.RuleID{2: "O1", 6: "O2", 8: "O3", 9: "O4"}
 	for line := range 14 {
 		chain, r, ok := p.ruleAt(input, line)

@@ -25,6 +25,24 @@ type table struct {
 	name   string
 	chains []chain
 	jumps  []jump
+	// moments are the rules of which what is listed is of one moment, and not compared.
+	moments []ruleset.RuleID
+}
+
+// compared returns the rules of a chain that say what the configuration does.
+func (c chain) compared() []rule {
+	return slices.DeleteFunc(slices.Clone(c.rules), func(r rule) bool { return r.moment })
+}
+
+// compared returns the rules of a chain but for those that are of one moment.
+func (t table) compared(rules []savedRule) []savedRule {
+	if len(t.moments) == 0 {
+		return rules
+	}
+	return slices.DeleteFunc(slices.Clone(rules), func(r savedRule) bool {
+		id, _ := ruleset.ParseComment(r.key().Comment)
+		return slices.Contains(t.moments, id)
+	})
 }
 
 type chain struct {
@@ -40,6 +58,9 @@ type rule struct {
 	// of a chain to another.
 	id     ruleset.RuleID
 	reason string
+	// moment is true if it holds what was so when it was written. It belongs neither to the fingerprint nor to what is
+	// compared.
+	moment bool
 }
 
 // jump is a rule of a built-in chain that sends packets to a chain of ours.
@@ -79,7 +100,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect) (program, error) {
 		return program{}, err
 	}
 	for _, name := range tableNames() {
-		l := lowering{family: f, dialect: d, table: table{name: name}}
+		l := lowering{family: f, dialect: d, table: table{name: name}, older: rs.Older}
 		for _, c := range rs.Chains {
 			l.hooks = homes[c.Name][name]
 			if len(l.hooks) == 0 {
@@ -231,7 +252,11 @@ func (p program) ruleAt(input string, line int) (chain string, _ rule, ok bool) 
 func (t table) fingerprint() string {
 	h := fnv.New64a()
 	var b strings.Builder
-	t.write(&b, false)
+	lasting := table{name: t.name}
+	for _, c := range t.chains {
+		lasting.chains = append(lasting.chains, chain{c.name, c.compared()})
+	}
+	lasting.write(&b, false)
 	_, _ = io.WriteString(h, b.String()) // a hash.Hash never fails
 	return fmt.Sprintf("%s%016x", specPrefix, h.Sum64())
 }

@@ -33,12 +33,16 @@ func (r rule) size(f ruleset.Family, header, standard int) int {
 		switch w {
 		case "--sport", "--dport", "--tcp-flags":
 			ports = header + 16 // one match, the protocol's
-		case "--uid-owner", "--gid-owner":
+		case "--uid-owner", "--gid-owner", "--socket-exists":
 			matches += header + 24
 		case "--mark":
 			matches += header + 16
-		case "--ctstate":
+		case "--ctstate", "--ctdir":
 			matches += header + 168
+		case "--u32":
+			matches += header + 1984
+		case "--nowildcard", "--dst-type", "--length", "--icmp-type", "--icmpv6-type":
+			matches += header + 8
 		case "-j":
 			switch r.words[i+1] {
 			case "REDIRECT":

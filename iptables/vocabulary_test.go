@@ -36,8 +36,8 @@ func vocabulary() ruleset.Ruleset {
 		ruleset.Src(ruleset.AllCIDRs()), ruleset.Dst(mustCIDRs("0.0.0.0/1,128.0.0.0/1,2001:db8::/47")),
 		ruleset.OutInterface("lo"), ruleset.OutInterface("fifteen-bytes-x"), ruleset.OutInterface("k6t-*"),
 		ruleset.OutInterface("eth0.7@a"),
-		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1},
-		ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Value: 2, Mask: 1},
+		ruleset.MetaMark{Value: 0x539, Mask: 0xfff}, ruleset.MetaMark{Value: 7, Mask: 1<<32 - 1}, ruleset.MetaMark{Mask: 1},
+		ruleset.MetaMark{Value: 2, Mask: 1},
 		ruleset.ConnMark{Value: 0x539, Mask: 0xfff}, ruleset.ConnMark{Value: 7, Mask: 1<<32 - 1}, ruleset.ConnMark{},
 		ruleset.CTInvalid, ruleset.CTNew | ruleset.CTEstablished, ruleset.CTRelated, ruleset.CTState(15),
 		ruleset.IsFamily(ruleset.IPv4), ruleset.IsFamily(ruleset.IPv6),
@@ -67,6 +67,20 @@ func vocabulary() ruleset.Ruleset {
 	} {
 		add(ruleset.Return{}, m)
 	}
+	for _, m := range []ruleset.Match{ruleset.CTDNAT{}, ruleset.CTOriginal, ruleset.CTReply, ruleset.HasSocket{},
+		ruleset.Length(1500)} {
+		add(ruleset.Return{}, m)
+	}
+	add(ruleset.Return{}, ruleset.Not{Match: ruleset.Length(40)})
+	add(ruleset.Return{}, ruleset.Not{Match: ruleset.CTInvalid}, ruleset.CTDNAT{}, ruleset.CTReply,
+		ruleset.UID(ids("1337")), ruleset.HasSocket{})
+	for _, m := range []ruleset.Match{ruleset.ICMPEcho{}, ruleset.ICMPQuote{SrcPort: 53}} {
+		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6}, m)
+		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMPv6, ruleset.ICMP}, ruleset.Not{Match: m})
+	}
+	add(ruleset.Return{}, tcp, ruleset.TCPHeader(5))
+	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(15)})
+	add(ruleset.Return{}, tcp, ruleset.Older{}, ruleset.OutInterface("eth0"))
 	// All kinds of conditions in one rule.
 	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))},
 		ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
@@ -97,6 +111,9 @@ func vocabulary() ruleset.Ruleset {
 		{ID: "I1", Reason: "by a bridge", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Drop{}},
 		{ID: "I1", Reason: "not by a bridge", Match: []ruleset.Match{ruleset.Not{Match: ruleset.InInterface("br-*")}},
 			Target: ruleset.SetMark{Value: 1, Mask: 1}},
+		{ID: "I9", Reason: "to the pod", Match: []ruleset.Match{ruleset.ToLocal{}}, Target: ruleset.Jump{Chain: "sub"}},
+		{ID: "I9", Reason: "not to the pod", Match: []ruleset.Match{ruleset.Not{Match: ruleset.ToLocal{}}},
+			Target: ruleset.Return{}},
 		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
 			Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
 		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp},
@@ -117,8 +134,13 @@ func vocabulary() ruleset.Ruleset {
 		{ID: "O8", Reason: "zone", Match: []ruleset.Match{udp}, Target: ruleset.CTZone{Zone: 2}},
 		{ID: "O8", Reason: "the greatest zone", Match: []ruleset.Match{tcp}, Target: ruleset.CTZone{Zone: 65535}},
 	}
+	tuple := func(src, dst string) ruleset.Tuple {
+		return ruleset.Tuple{Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
+	}
 	return numbered(ruleset.Ruleset{
 		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+		Older: []ruleset.Tuple{tuple("10.244.0.5:40000", "203.0.113.10:443"), tuple("[fd00::5]:40000", "[2001:db8::1]:443"),
+			tuple("[fd00::5]:65535", "[2001:db8::1]:1")},
 		Chains: []ruleset.Chain{
 			{Name: "zones", Hook: ruleset.Output, Priority: ruleset.PriorityRaw, Rules: zones},
 			{Name: "arriving_zones", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw, Rules: zones},
@@ -129,6 +151,7 @@ func vocabulary() ruleset.Ruleset {
 			{Name: "arriving", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: arriving},
 			{Name: "output", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
+				{ID: "B7", Reason: "somebody listens", Match: []ruleset.Match{ruleset.SocketOpen{}}, Target: ruleset.Return{}},
 				{ID: "O13", Reason: "for the pod", Match: []ruleset.Match{udp, ruleset.InInterface("br-*")},
 					Target: ruleset.Reject{}}}},
 			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
@@ -140,9 +163,17 @@ func vocabulary() ruleset.Ruleset {
 }
 
 // inDialect makes of a Ruleset those that the dialect has room for: with the
-// minimal one, a few rules each.
+// minimal one, a few rules each, without those about older connections.
 func inDialect(t *testing.T, rs ruleset.Ruleset, d Dialect) []ruleset.Ruleset {
 	t.Helper()
+	if d == Minimal {
+		rs.Chains = slices.Clone(rs.Chains)
+		for i, c := range rs.Chains {
+			rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r ruleset.Rule) bool {
+				return slices.Contains(r.Match, ruleset.Match(ruleset.Older{}))
+			})
+		}
+	}
 	_, err := Render(rs, Options{Dialect: d})
 	if !isTooBig(d, err) {
 		return []ruleset.Ruleset{rs}
@@ -158,8 +189,10 @@ func inDialect(t *testing.T, rs ruleset.Ruleset, d Dialect) []ruleset.Ruleset {
 		next.Chains = slices.Clone(rs.Chains)
 		next.Chains[i].Rules = append(slices.Clone(rules), all[0])
 		if len(out) > 0 { // the others once are enough
-			next.Chains = slices.DeleteFunc(next.Chains,
-				func(c ruleset.Chain) bool { return c.Name != "filters" && c.Name != "sub" })
+			next.Chains = slices.DeleteFunc(next.Chains, func(c ruleset.Chain) bool {
+				return c.Name != "filters" &&
+					c.Name != "sub"
+			})
 		}
 		_, err := Render(next, Options{Dialect: d})
 		switch {
@@ -295,23 +328,29 @@ func TestRefused(t *testing.T) {
 			"negation of a negation"},
 		"no target":       {with(output, ruleset.Rule{ID: "O1", Reason: "the culprit"}), "unknown target"},
 		"jump to nowhere": {with(output, does(ruleset.Jump{Chain: "nowhere"})), `"nowhere"`},
-		"long comment": {with(output,
-			ruleset.Rule{ID: "O1", Reason: strings.Repeat("x", 200), Target: ruleset.Return{}}), "comment of"},
-		"comment of two lines": {with(output,
-			ruleset.Rule{ID: "O1", Reason: "x\n-A OUTPUT -j DROP", Target: ruleset.Return{}}), "control character"},
+		"long comment": {with(output, ruleset.Rule{ID: "O1", Reason: strings.Repeat("x", 200),
+			Target: ruleset.Return{}}), "comment of"},
+		"comment of two lines": {with(output, ruleset.Rule{ID: "O1", Reason: "x\n-A OUTPUT -j DROP",
+			Target: ruleset.Return{}}), "control character"},
 		"NAT in a filter": {with(output, does(ruleset.Redirect{Ports: ruleset.Port(1)}, tcp)),
 			"outside a NAT chain"},
-		"two sources": {with(output,
-			returns(ruleset.Src(mustCIDRs("10.0.0.0/8")), ruleset.Src(mustCIDRs("10.0.0.1")))), "two conditions ruleset.Src"},
-		"a port and not another": {with(output,
-			returns(tcp, ruleset.DstPort{{First: 1, Last: 9}},
-				ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}})), "two conditions ruleset.DstPort"},
+		"two sources": {with(output, returns(ruleset.Src(mustCIDRs("10.0.0.0/8")),
+			ruleset.Src(mustCIDRs("10.0.0.1")))), "two conditions ruleset.Src"},
+		"a port and not another": {with(output, returns(tcp, ruleset.DstPort{{First: 1, Last: 9}},
+			ruleset.Not{Match: ruleset.DstPort{ruleset.Port(5)}})), "two conditions ruleset.DstPort"},
 		"two protocols": {with(output, returns(tcp, ruleset.Proto{ruleset.UDP})), "two conditions ruleset.Proto"},
 		"two marks": {with(output, returns(ruleset.MetaMark{Mask: 1}, ruleset.MetaMark{Mask: 2})),
 			"two conditions ruleset.MetaMark"},
 		"protocol 0 is all of them": {with(output, returns(ruleset.Proto{0})), "protocol 0"},
 		"protocol by number":        {with(output, returns(ruleset.Proto{ruleset.TCP, 132})), "protocol 132"},
-		"no state":                  {with(output, returns(ruleset.CTState(0))), "connection state 0x0"},
+		"older, negated":            {with(output, returns(tcp, ruleset.Not{Match: ruleset.Older{}})), "match ruleset.Older"},
+		"older, to somewhere": {with(output, returns(tcp, ruleset.Older{},
+			ruleset.Dst(mustCIDRs("10.0.0.0/8,fd00::1")))), "ruleset.Older"},
+		"older, of one of several": {with(output, returns(tcp, ruleset.Older{}, ruleset.UID{ruleset.ID(1), ruleset.ID(5)})),
+			"ruleset.Older"},
+		"older, to other ports": {with(output, returns(tcp, ruleset.Not{Match: ruleset.DstPort{ruleset.Port(80)}},
+			ruleset.Older{})), "ruleset.Older"},
+		"no state": {with(output, returns(ruleset.CTState(0))), "connection state 0x0"},
 		"an unknown state": {with(output, returns(ruleset.Not{Match: ruleset.CTState(0x48)})),
 			"connection state 0x48"},
 		"TCP flags beyond six":    {with(output, returns(tcp, ruleset.TCPFlags{Mask: 0xff, Value: 2})), "TCP flags 0xff"},
@@ -350,11 +389,10 @@ func TestRefused(t *testing.T) {
 			"no table of type nat at hook prerouting, priority -150"},
 		"a priority in between": {at(ruleset.Output, -1, ruleset.FilterChain),
 			"no table of type filter at hook output, priority -1"},
-		"two at one place": {append(with(raw),
-			ruleset.Chain{Name: "d", Hook: ruleset.Output,
-				Priority: ruleset.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
-		"two names in upper case": {append(with(raw),
-			ruleset.Chain{Name: "C", Hook: ruleset.Prerouting, Priority: ruleset.PriorityRaw}), "MESH_C is taken"},
+		"two at one place": {append(with(raw), ruleset.Chain{Name: "d", Hook: ruleset.Output,
+			Priority: ruleset.PriorityRaw}), "chain d: the kernel lacks support for a second base chain"},
+		"two names in upper case": {append(with(raw), ruleset.Chain{Name: "C", Hook: ruleset.Prerouting,
+			Priority: ruleset.PriorityRaw}), "MESH_C is taken"},
 		"a long name": {[]ruleset.Chain{{Name: strings.Repeat("x", 24), Hook: ruleset.Output,
 			Priority: ruleset.PriorityRaw}}, "has 29 bytes, over 28"},
 		"a name of ours": {[]ruleset.Chain{{Name: "spec_0123", Hook: ruleset.Output,

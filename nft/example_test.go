@@ -11,7 +11,7 @@ import (
 // The rules as nft -f reads them. It takes no privilege, and no nft.
 func ExampleRender() {
 	config := intercept.Default()
-	config.Inbound.Mode = intercept.InboundOff
+	config.Inbound.Mode, config.Backstop = intercept.InboundOff, intercept.BackstopOff
 	config.Outbound.IncludeCIDRs, config.Outbound.IncludePorts = nil, intercept.Ports{intercept.Port(443)}
 	rules, err := intercept.Compile(config)
 	if err != nil {

@@ -479,7 +479,7 @@ func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
 	var list []netlink.Attribute
 	for _, s := range stmts {
 		for _, e := range s.exprs {
-			b, err := expr.Marshal(byte(family), e)
+			b, err := marshal(family, e)
 			if err != nil {
 				return nil, err
 			}
@@ -487,6 +487,22 @@ func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
 		}
 	}
 	return netlink.MarshalAttributes(list)
+}
+
+// marshal encodes one expression. The library writes a level into each socket expression, which the kernel lists of
+// those alone that ask for a cgroup: what is read back would differ.
+func marshal(family nftables.TableFamily, e expr.Any) ([]byte, error) {
+	s, is := e.(*expr.Socket)
+	if !is {
+		return expr.Marshal(byte(family), e)
+	}
+	data, err := netlink.MarshalAttributes([]netlink.Attribute{
+		number(expr.NFTA_SOCKET_KEY, uint32(s.Key)), number(expr.NFTA_SOCKET_DREG, s.Register)})
+	if err != nil {
+		return nil, err
+	}
+	return netlink.MarshalAttributes([]netlink.Attribute{
+		text(unix.NFTA_EXPR_NAME, "socket"), {Type: unix.NLA_F_NESTED | unix.NFTA_EXPR_DATA, Data: data}})
 }
 
 // familyOfRules returns a function that says which one family a rule is for,

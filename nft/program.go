@@ -31,6 +31,7 @@ type table struct {
 	spec   string // name of the chain that says what the table was made from
 	sets   []set
 	chains []chain
+	older  []ruleset.Tuple // what the sets of tuples hold
 }
 
 // set holds the items of one list: inclusive ranges of keys in network byte order.
@@ -75,25 +76,39 @@ const (
 	keyUID
 	keyGID
 	keyProto
+	keyTuple4 // address . port . address . port: where packets come from, and where they go
+	keyTuple6
 )
 
 func (k keyType) datatype() nftables.SetDatatype {
 	return [...]nftables.SetDatatype{
 		keyPort: nftables.TypeInetService, keyIPv4: nftables.TypeIPAddr, keyIPv6: nftables.TypeIP6Addr,
 		keyUID: nftables.TypeUID, keyGID: nftables.TypeGID, keyProto: nftables.TypeInetProto,
+		keyTuple4: tupleType(nftables.TypeIPAddr), keyTuple6: tupleType(nftables.TypeIP6Addr),
 	}[k]
+}
+
+func tupleType(addr nftables.SetDatatype) nftables.SetDatatype {
+	port := nftables.TypeInetService
+	t, _ := nftables.ConcatSetType(addr, port, addr, port) // four are not too many
+	return t
 }
 
 // prefix begins the names of sets of the type.
 func (k keyType) prefix() string {
 	return [...]string{
 		keyPort: "ports", keyIPv4: "ipv4", keyIPv6: "ipv6", keyUID: "uids", keyGID: "gids", keyProto: "protocols",
+		keyTuple4: "older_ipv4", keyTuple6: "older_ipv6",
 	}[k]
 }
 
 // isInterval reports whether the kernel keeps ranges of the type, not single
 // keys.
-func (k keyType) isInterval() bool { return k != keyProto }
+func (k keyType) isInterval() bool { return k != keyProto && !k.isOfOneMoment() }
+
+// isOfOneMoment reports whether a set of the type holds what was so when the rules were written. It belongs neither to
+// their fingerprint nor to what is compared.
+func (k keyType) isOfOneMoment() bool { return k == keyTuple4 || k == keyTuple6 }
 
 // text writes a range as nft(8) reads it.
 func (k keyType) text(r keyRange) string {
@@ -106,6 +121,13 @@ func (k keyType) text(r keyRange) string {
 		first, _ := netip.AddrFromSlice(r.first)
 		last, _ := netip.AddrFromSlice(r.last)
 		return ruleset.AddrRange{First: first, Last: last}.String()
+	case keyTuple4, keyTuple6:
+		n := (len(r.first) - 8) / 2 // an address; ports are padded to four bytes
+		end := func(b []byte) string {
+			addr, _ := netip.AddrFromSlice(b[:n])
+			return fmt.Sprintf("%s . %d", addr, binary.BigEndian.Uint16(b[n:]))
+		}
+		return end(r.first) + " . " + end(r.first[n+4:])
 	case keyProto:
 	}
 	return fmt.Sprint(r.first[0])
@@ -121,7 +143,7 @@ func compile(rs ruleset.Ruleset, lay layout) (program, error) {
 	}
 	var prog program
 	for _, fam := range tableFamilies(rs.Families, lay) {
-		t := table{family: fam}
+		t := table{family: fam, older: rs.Older}
 		for _, c := range rs.Chains {
 			lc := chain{name: c.Name, hook: c.Hook, priority: c.Priority, typ: c.Type}
 			for _, r := range c.Rules {
@@ -165,6 +187,9 @@ func fingerprint(t table) string {
 	t.sets = nil
 	_, _ = io.WriteString(h, t.render()) // a hash.Hash never fails
 	for _, s := range sets {
+		if s.key.isOfOneMoment() {
+			s.ranges = nil
+		}
 		_, _ = fmt.Fprintf(h, "%s %d", s.name, len(s.ranges))
 		for _, r := range s.ranges {
 			_, _ = h.Write(r.first)
@@ -190,7 +215,7 @@ func (t *table) lower(c *chain, r ruleset.Rule) error {
 		}
 		return nil
 	}
-	return t.append(c, r)
+	return t.append(c, r, t.match)
 }
 
 // nfproto asks for the family of the packet.
@@ -210,13 +235,13 @@ func (t *table) lowerFor(c *chain, r ruleset.Rule, f ruleset.Family, guard ...st
 	if !ok {
 		return nil
 	}
-	return t.append(c, r, guard...)
+	return t.append(c, r, func(m ruleset.Match) (stmt, error) { return t.familyMatch(m, f) }, guard...)
 }
 
-func (t *table) append(c *chain, r ruleset.Rule, guard ...stmt) error {
+func (t *table) append(c *chain, r ruleset.Rule, lower func(ruleset.Match) (stmt, error), guard ...stmt) error {
 	stmts := guard
 	for _, m := range r.Match {
-		s, err := t.match(m)
+		s, err := lower(m)
 		if err != nil {
 			return err
 		}
@@ -276,10 +301,127 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 		return stmt{fmt.Sprintf("tcp flags & %#x %s %#x", m.Mask, word, m.Value), append(transport(13, 1),
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{m.Mask}, Xor: []byte{0}},
 			&expr.Cmp{Op: op, Register: 1, Data: []byte{m.Value}})}, nil
-	case ruleset.IsFamily, ruleset.Not:
-		// Rule.For has taken the one out, the lines above the other.
+	case ruleset.HasSocket:
+		all := ruleset.IDs{{First: 0, Last: ruleset.MaxID}}
+		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(all), negated), nil
+	case ruleset.SocketOpen:
+		// What is loaded does not matter: where there is no socket nothing is.
+		return stmt{"socket transparent <= 1", []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{1}}}}, nil
+	case ruleset.CTDNAT:
+		return ctBits("status", expr.CtKeySTATUS, dstNAT, negated), nil
+	case ruleset.CTDirection:
+		text, dir := "original", byte(0)
+		if m == ruleset.CTReply {
+			text, dir = "reply", 1
+		}
+		return stmt{"ct direction " + text, []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{dir}}}}, nil
+	case ruleset.ToLocal:
+		op, word := equality(negated)
+		return stmt{fmt.Sprintf("fib daddr type %s local", word), []expr.Any{
+			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+			&expr.Cmp{Op: op, Register: 1, Data: host32(unix.RTN_LOCAL)}}}, nil
+	case ruleset.Length:
+		op, word := equality(negated)
+		return stmt{fmt.Sprintf("meta length %s %d", word, m), append(meta(expr.MetaKeyLEN),
+			&expr.Cmp{Op: op, Register: 1, Data: host32(uint32(m))})}, nil
+	case ruleset.TCPHeader:
+		op, word := equality(negated)
+		return stmt{fmt.Sprintf("tcp doff %s %d", word, m), append(transport(12, 1),
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}},
+			&expr.Cmp{Op: op, Register: 1, Data: []byte{byte(m) << 4}})}, nil
+	case ruleset.ICMPEcho, ruleset.ICMPQuote, ruleset.Older, ruleset.IsFamily, ruleset.Not:
+		// Rule.For has taken IsFamily out, the lines above Not, and lowerFor the others.
 	}
 	return stmt{}, fmt.Errorf("%w for match %T", ruleset.ErrUnsupported, m)
+}
+
+// familyMatch lowers a condition that is written otherwise for each family.
+func (t *table) familyMatch(asked ruleset.Match, f ruleset.Family) (stmt, error) {
+	m, negated := asked, false
+	if n, is := m.(ruleset.Not); is {
+		m, negated = n.Match, true
+	}
+	v4 := f == ruleset.IPv4
+	op, word := equality(negated)
+	switch m := m.(type) {
+	case ruleset.ICMPEcho:
+		echo := byte(128) // RFC 4443
+		if v4 {
+			echo = 8 // RFC 792
+		}
+		// Not "icmp type", with which nft(8) would ask for the protocol once more.
+		return stmt{fmt.Sprintf("@th,0,8 %s %d", word, echo),
+			append(transport(0, 1), &expr.Cmp{Op: op, Register: 1, Data: []byte{echo}})}, nil
+	case ruleset.ICMPQuote:
+		if negated {
+			break
+		}
+		// Behind the eight bytes of ICMP's own: the IP header of the packet, of 20 bytes or 40, and its ports.
+		protocol, ports := uint32(8+6), uint32(8+40)
+		var s stmt
+		if v4 {
+			protocol, ports = 8+9, 8+20
+			s = stmt{"@th,64,8 0x45 ", append(transport(8, 1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0x45}})}
+		}
+		s.exprs = append(append(s.exprs, transport(protocol, 1)...),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}})
+		s.exprs = append(append(s.exprs, transport(ports, 2)...),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: be16(m.SrcPort)})
+		s.text += fmt.Sprintf("@th,%d,8 %d @th,%d,16 %d", 8*protocol, unix.IPPROTO_UDP, 8*ports, m.SrcPort)
+		return s, nil
+	case ruleset.Older:
+		if negated {
+			break
+		}
+		key, addr, length, src, dst := keyTuple4, "ip", uint32(4), uint32(12), uint32(16)
+		if !v4 {
+			key, addr, length, src, dst = keyTuple6, "ip6", 16, 8, 24
+		}
+		name := t.set(key, tupleKeys(t.older, f))
+		// Each part of the key begins with a register of four bytes (NFT_REG32_00 and on).
+		load := []expr.Any{}
+		at := uint32(0)
+		for _, part := range []struct {
+			base        expr.PayloadBase
+			offset, len uint32
+		}{
+			{expr.PayloadBaseNetworkHeader, src, length}, {expr.PayloadBaseTransportHeader, 0, 2},
+			{expr.PayloadBaseNetworkHeader, dst, length}, {expr.PayloadBaseTransportHeader, 2, 2},
+		} {
+			load = append(load, &expr.Payload{DestRegister: register(at), Base: part.base, Offset: part.offset, Len: part.len})
+			at += (part.len + 3) / 4
+		}
+		return stmt{fmt.Sprintf("%s saddr . tcp sport . %s daddr . tcp dport @%s", addr, addr, name),
+			append(load, &expr.Lookup{SourceRegister: 1, SetName: name})}, nil
+	default:
+		return t.match(asked)
+	}
+	return stmt{}, fmt.Errorf("%w for match %s", ruleset.ErrUnsupported, asked)
+}
+
+// register returns the number of a register of four bytes, as the kernel lists it: the first of each four by the number
+// of the register of sixteen bytes that begins there (nft_dump_register in net/netfilter/nf_tables_api.c).
+func register(n uint32) uint32 {
+	if n%4 == 0 {
+		return unix.NFT_REG_1 + n/4
+	}
+	return unix.NFT_REG32_00 + n
+}
+
+// tupleKeys returns the keys of the tuples of one family.
+func tupleKeys(tuples []ruleset.Tuple, f ruleset.Family) (keys []keyRange) {
+	end := func(key []byte, a netip.AddrPort) []byte {
+		return append(binary.BigEndian.AppendUint16(append(key, a.Addr().AsSlice()...), a.Port()), 0, 0)
+	}
+	for _, tuple := range tuples {
+		if ruleset.FamilyOf(tuple.Src.Addr()) == f {
+			key := end(end(nil, tuple.Src), tuple.Dst)
+			keys = append(keys, keyRange{key, key})
+		}
+	}
+	return keys
 }
 
 func equality(negated bool) (expr.CmpOp, string) {
@@ -432,11 +574,17 @@ func and(mask, xor uint32) *expr.Bitwise {
 }
 
 func ctState(m ruleset.CTState, negated bool) stmt {
-	// Any of the bits: the masked value is not zero.
+	return ctBits("state", expr.CtKeySTATE, uint32(m), negated)
+}
+
+// dstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+const dstNAT = 1 << 5
+
+// ctBits asks for any of some bits: the masked value is not zero.
+func ctBits(what string, key expr.CtKey, bits uint32, negated bool) stmt {
 	op, word := equality(!negated)
-	return stmt{fmt.Sprintf("ct state & %#x %s 0", uint8(m), word), []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, and(uint32(m), 0),
-		&expr.Cmp{Op: op, Register: 1, Data: host32(0)}}}
+	return stmt{fmt.Sprintf("ct %s & %#x %s 0", what, bits, word), []expr.Any{
+		&expr.Ct{Key: key, Register: 1}, and(bits, 0), &expr.Cmp{Op: op, Register: 1, Data: host32(0)}}}
 }
 
 // target lowers what happens to a packet.

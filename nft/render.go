@@ -41,14 +41,17 @@ func (t table) render() string {
 		if s.key.isInterval() {
 			b.WriteString("\t\tflags interval\n")
 		}
-		b.WriteString("\t\telements = { ")
-		for i, r := range s.ranges {
-			if i > 0 {
-				b.WriteString(", ")
+		if len(s.ranges) > 0 { // nft(8) reads no empty list
+			b.WriteString("\t\telements = { ")
+			for i, r := range s.ranges {
+				if i > 0 {
+					b.WriteString(", ")
+				}
+				b.WriteString(s.key.text(r))
 			}
-			b.WriteString(s.key.text(r))
+			b.WriteString(" }\n")
 		}
-		b.WriteString(" }\n\t}\n\n")
+		b.WriteString("\t}\n\n")
 	}
 	for i, c := range t.chains {
 		if i > 0 {

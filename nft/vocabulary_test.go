@@ -60,6 +60,19 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Accept{}, ruleset.OutInterface("a0"))
 	add(ruleset.Drop{}, ruleset.OutInterface("a1"))
 	add(ruleset.Reject{}, ruleset.OutInterface("a2"))
+	icmp := ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6}
+	add(ruleset.Return{}, ruleset.HasSocket{})
+	add(ruleset.Return{}, ruleset.CTDNAT{})
+	add(ruleset.Return{}, ruleset.CTOriginal)
+	add(ruleset.Return{}, ruleset.CTReply)
+	add(ruleset.Return{}, ruleset.Length(40))
+	add(ruleset.Return{}, ruleset.Not{Match: ruleset.Length(1280)})
+	add(ruleset.Return{}, tcp, ruleset.TCPHeader(8))
+	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(5)})
+	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{})
+	add(ruleset.Return{}, icmp, ruleset.Not{Match: ruleset.ICMPEcho{}})
+	add(ruleset.Return{}, icmp, ruleset.ICMPQuote{SrcPort: 53})
+	add(ruleset.Return{}, tcp, ruleset.Older{})
 	add(ruleset.Reject{}, tcp, ruleset.OutInterface("a2"))
 	add(ruleset.Jump{Chain: "sub"}, ruleset.OutInterface("a3"))
 	add(ruleset.Goto{Chain: "sub"}, ruleset.OutInterface("a4"))
@@ -79,18 +92,27 @@ func vocabulary() ruleset.Ruleset {
 	}
 	return numbered(ruleset.Ruleset{
 		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},
+		Older: []ruleset.Tuple{
+			{Src: netip.MustParseAddrPort("10.244.0.5:40000"), Dst: netip.MustParseAddrPort("203.0.113.10:443")},
+			{Src: netip.MustParseAddrPort("10.244.0.5:40001"), Dst: netip.MustParseAddrPort("203.0.113.10:443")},
+			{Src: netip.MustParseAddrPort("[fd00:244::5]:40000"), Dst: netip.MustParseAddrPort("[2001:db8::10]:443")},
+		},
 		Chains: []ruleset.Chain{
 			{Name: "zones", Hook: ruleset.Output, Priority: ruleset.PriorityRaw, Rules: []ruleset.Rule{
 				{ID: "O8", Reason: "zone", Match: []ruleset.Match{udp}, Target: ruleset.CTZone{Zone: 2}}}},
 			{Name: "sub", Rules: []ruleset.Rule{{ID: "O14", Reason: "back", Target: ruleset.Return{}}}},
 			{Name: "in", Hook: ruleset.Input, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
-				{ID: "O13", Reason: "reject", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Reject{}}}},
+				{ID: "O13", Reason: "reject", Match: []ruleset.Match{ruleset.InInterface("br-*")}, Target: ruleset.Reject{}},
+				{ID: "B7", Reason: "open", Match: []ruleset.Match{udp, ruleset.SocketOpen{}}, Target: ruleset.Return{}}}},
 			{Name: "through", Hook: ruleset.Forward, Priority: ruleset.PriorityFilter, Rules: []ruleset.Rule{
 				{ID: "O13", Reason: "reject", Match: []ruleset.Match{ruleset.OutInterface("eth0")}, Target: ruleset.Reject{}}}},
 			{Name: "filters", Hook: ruleset.Output, Priority: ruleset.PriorityFilter, Rules: filter},
 			{Name: "marks", Hook: ruleset.Output, Priority: ruleset.PriorityMangle, Type: ruleset.RouteChain},
 			{Name: "nats", Hook: ruleset.Output, Priority: ruleset.PriorityDstNAT, Type: ruleset.NATChain, Rules: nat},
 			{Name: "tproxies", Hook: ruleset.Prerouting, Priority: ruleset.PriorityMangle, Rules: []ruleset.Rule{
+				{ID: "I9", Reason: "local", Match: []ruleset.Match{ruleset.ToLocal{}}, Target: ruleset.SetMark{Value: 1, Mask: 1}},
+				{ID: "I9", Reason: "not local", Match: []ruleset.Match{ruleset.Not{Match: ruleset.ToLocal{}}},
+					Target: ruleset.SetMark{Value: 1, Mask: 1}},
 				{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
 					Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}}}},
 		},

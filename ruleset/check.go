@@ -64,9 +64,17 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			if !protos.hasPorts() {
 				return errors.New("a port without a protocol that has ports")
 			}
-		case TCPFlags:
+		case TCPFlags, TCPHeader, Older:
 			if len(protos) != 1 || protos[0] != TCP {
-				return errors.New("TCP flags without protocol TCP")
+				return fmt.Errorf("%s without protocol TCP", in)
+			}
+		case ICMPEcho, ICMPQuote:
+			if len(protos) == 0 || slices.ContainsFunc(protos, func(p Protocol) bool { return p != ICMP && p != ICMPv6 }) {
+				return fmt.Errorf("%s without protocol ICMP or ICMPv6", in)
+			}
+		case CTDNAT, CTDirection, HasSocket, SocketOpen:
+			if negated {
+				return fmt.Errorf("not %s, on which backends disagree for packets without a connection or a socket", in)
 			}
 		case Src:
 			empty = len(in) == 0
@@ -82,7 +90,7 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			if negated {
 				return errors.New("a negated owner, on which backends disagree for packets without a socket")
 			}
-		case InInterface, OutInterface, MetaMark, ConnMark, CTState, IsFamily:
+		case InInterface, OutInterface, MetaMark, ConnMark, CTState, ToLocal, Length, IsFamily:
 		case Not:
 			return errors.New("a negation of a negation")
 		default:

@@ -2,12 +2,13 @@ package ruleset
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
 // Match is a condition on a packet: one of Proto, SrcPort, DstPort, Src, Dst,
-// InInterface, OutInterface, UID, GID, MetaMark, ConnMark, CTState, TCPFlags,
-// IsFamily and Not. A match on a list holds if any item does; on an empty
+// InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, ToLocal,
+// Length, TCPFlags, TCPHeader, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
 // list it never holds.
 //
 //sumtype:decl
@@ -67,6 +68,56 @@ const (
 	CTNew         CTState = 8
 )
 
+// CTDNAT matches packets of a connection whose destination has been translated, by a rule of ours or of anybody's
+// (IPS_DST_NAT in linux/netfilter/nf_conntrack_common.h), in both directions. A packet that conntrack calls invalid
+// never matches. Under Not it is refused, for nftables and xtables do not agree on what that says of such a packet.
+type CTDNAT struct{}
+
+// CTDirection matches the direction of the packet in what conntrack takes for its connection. A packet that conntrack
+// calls invalid has none.
+type CTDirection uint8
+
+// The directions: of the packet that made the entry, and the other one.
+const (
+	CTOriginal CTDirection = iota + 1
+	CTReply
+)
+
+// HasSocket matches packets whose socket a process has open: those that have an owner, whoever it is.
+type HasSocket struct{}
+
+// SocketOpen matches arriving packets for which this host has a socket open, bound to any address or to that of the
+// packet. It is asked at hook input.
+type SocketOpen struct{}
+
+// ToLocal matches packets to an address of this host. It is asked at hook prerouting.
+type ToLocal struct{}
+
+// Length matches the length of the whole packet in bytes, as its IP header says it.
+type Length uint16
+
+// TCPHeader matches the length of the TCP header, in words of four bytes: 5 without options. A Proto of TCP has to
+// stand before it in the same rule.
+type TCPHeader uint8
+
+// ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443). A Proto of ICMP, ICMPv6 or both has to stand
+// before it in the same rule.
+type ICMPEcho struct{}
+
+// ICMPQuote matches errors of ICMP and ICMPv6 that are about a UDP datagram from a port: the beginning of it stands in
+// the error (RFC 792, RFC 4443). A datagram with IP options or extension headers is not known. A Proto of ICMP, ICMPv6
+// or both has to stand before it in the same rule.
+type ICMPQuote struct{ SrcPort uint16 }
+
+// Tuple is one direction of a connection: where its packets come from and where they go.
+type Tuple struct{ Src, Dst netip.AddrPort }
+
+// String returns "10.244.0.5:40000 > 203.0.113.10:443".
+func (t Tuple) String() string { return t.Src.String() + " > " + t.Dst.String() }
+
+// Older matches the packets that the pod sends on the TCP connections of [Ruleset.Older].
+type Older struct{}
+
 // TCPFlags matches a TCP header's flags: flags & Mask == Value. A Proto of
 // TCP has to stand before it in the same rule.
 type TCPFlags struct{ Mask, Value uint8 }
@@ -78,6 +129,7 @@ const (
 	RST
 	PSH
 	ACK
+	URG
 )
 
 // Opens matches the packet that opens a TCP connection: xtables' --syn.
@@ -104,6 +156,16 @@ func (ConnMark) isMatch()     {}
 func (CTState) isMatch()      {}
 func (TCPFlags) isMatch()     {}
 func (IsFamily) isMatch()     {}
+func (CTDNAT) isMatch()       {}
+func (CTDirection) isMatch()  {}
+func (HasSocket) isMatch()    {}
+func (SocketOpen) isMatch()   {}
+func (ToLocal) isMatch()      {}
+func (Length) isMatch()       {}
+func (TCPHeader) isMatch()    {}
+func (ICMPEcho) isMatch()     {}
+func (ICMPQuote) isMatch()    {}
+func (Older) isMatch()        {}
 func (Not) isMatch()          {}
 
 func (m Proto) String() string        { return "protocol " + listString(m, Protocol.String) }
@@ -119,6 +181,22 @@ func (m MetaMark) String() string     { return fmt.Sprintf("mark %#x/%#x", m.Val
 func (m ConnMark) String() string     { return fmt.Sprintf("connection mark %#x/%#x", m.Value, m.Mask) }
 func (m IsFamily) String() string     { return Family(m).String() }
 func (m Not) String() string          { return "not " + m.Match.String() }
+func (CTDNAT) String() string         { return "of a translated connection" }
+func (HasSocket) String() string      { return "with an owner" }
+func (SocketOpen) String() string     { return "for an open socket" }
+func (ToLocal) String() string        { return "to an address of the pod" }
+func (m Length) String() string       { return fmt.Sprintf("of %d bytes", uint16(m)) }
+func (m TCPHeader) String() string    { return fmt.Sprintf("TCP header of %d bytes", 4*uint(m)) }
+func (ICMPEcho) String() string       { return "an echo request" }
+func (m ICMPQuote) String() string    { return fmt.Sprintf("an error about UDP from port %d", m.SrcPort) }
+func (Older) String() string          { return "of a connection that is older than the rules" }
+
+func (m CTDirection) String() string {
+	if m == CTReply {
+		return "of the reply direction"
+	}
+	return "of the original direction"
+}
 
 func (m CTState) String() string {
 	var s []string

@@ -60,8 +60,9 @@ func (r Rule) For(f Family) (_ Rule, ok bool) {
 			never, inner = len(in) == 0, in
 		case IsFamily:
 			always, never = Family(in) == f, Family(in) != f
-		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, MetaMark, ConnMark, CTState, TCPFlags, Not:
-			// They read the same for both families.
+		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
+			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, ICMPEcho, ICMPQuote, Older, Not:
+			// They ask the same of both families.
 		}
 		if negated {
 			always, never = never, always
@@ -92,9 +93,10 @@ func (r Rule) IsFamilySpecific() bool {
 			m = n.Match
 		}
 		switch m.(type) {
-		case Src, Dst, IsFamily:
+		case Src, Dst, IsFamily, ICMPEcho, ICMPQuote, Older:
 			return true
-		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, MetaMark, ConnMark, CTState, TCPFlags, Not:
+		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
+			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, Not:
 		}
 		return false
 	})

@@ -16,6 +16,9 @@ type Ruleset struct {
 	// Routes are marked packets to deliver locally. They need a routing rule
 	// and a route beside the chains.
 	Routes []MarkRoute
+	// Older are TCP connections, by addresses and ports of what the pod sends on them, that are older than the rules:
+	// those that [Older] matches. A backend writes the list, and does not compare it afterwards: it is of one moment.
+	Older []Tuple
 }
 
 // Family is an address family.

@@ -69,8 +69,30 @@ type Packet struct {
 	// Flags are the flags of a TCP packet. Zero stands for SYN, which opens a
 	// connection.
 	Flags uint8
+	// Length is that of the whole packet in bytes, and TCPHeader that of a TCP header in words of four. Zero stands for
+	// a packet without data and a header without options.
+	Length    uint16
+	TCPHeader uint8
 	// State is conntrack's. Zero stands for CTNew.
 	State CTState
+	// Known is true of a packet of an entry that another packet has made. NAT has been asked about that one, and is not
+	// asked again; until the entry has seen an answer, State is CTNew all the same.
+	Known bool
+	// Reply is true of a packet that conntrack takes for an answer: it goes against the direction of the packet that
+	// made the entry.
+	Reply bool
+	// DNAT is true of a packet of an entry that translates its destination. Dst is then where it really goes; chains
+	// before NAT, which see where it was to go, are not asked.
+	DNAT bool
+	// Listening is true of an arriving packet for which the pod has a socket open.
+	Listening bool
+	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
+	// its hardware address, or one to be forwarded.
+	Foreign bool
+	// Echo is true of an ICMP echo request, and Quotes is the source port of the UDP datagram that an ICMP error is
+	// about.
+	Echo   bool
+	Quotes uint16
 	// Mark and ConnMark are the packet's and the connection's mark.
 	Mark, ConnMark uint32
 }
@@ -183,6 +205,15 @@ func (p Packet) complete() (Packet, error) {
 	if p.Flags == 0 {
 		p.Flags = SYN
 	}
+	if p.TCPHeader == 0 {
+		p.TCPHeader = 5
+	}
+	if p.Length == 0 {
+		p.Length = 20 + 4*uint16(p.TCPHeader)
+		if p.Dst.Addr().Is6() {
+			p.Length += 20
+		}
+	}
 	return p, nil
 }
 
@@ -201,20 +232,36 @@ func (rs Ruleset) trace(p Packet) Trace {
 		t.out.Reason = fmt.Sprintf("%s is not captured", FamilyOf(p.Dst.Addr()))
 		return t.out
 	}
-	// Which of Input and Forward a packet passes that arrives depends on its
-	// destination's being local. Compile's rules say the same at both.
-	hooks := []Hook{Prerouting, Input, Forward}
-	if p.Hook == Output {
-		hooks = []Hook{Output}
-	}
-	if t.hooks(hooks) == stop || p.Hook != Output || p.Interface != Loopback {
+	if t.hooks(p.path()) == stop || p.Hook != Output || p.Interface != Loopback {
 		return t.out
 	}
 	// What is sent inside the pod arrives there, with its mark and without a
 	// socket. NAT and the conntrack zone are settled by then.
 	t.p.Hook, t.p.Owner, t.arrived = Prerouting, nil, true
-	t.hooks([]Hook{Prerouting, Input})
+	t.hooks(t.p.path())
 	return t.out
+}
+
+// path returns the hooks that the packet passes, unless a rule decides its fate on the way.
+func (p Packet) path() []Hook {
+	switch {
+	case p.Hook == Output:
+		return []Hook{Output}
+	case p.Interface != Loopback && p.Dst.Addr() == netip.IPv6Loopback():
+		return nil // the kernel discards it before all hooks (ip6_rcv_core in net/ipv6/ip6_input.c)
+	case p.Interface != Loopback && p.Dst.Addr().IsLoopback():
+		return []Hook{Prerouting} // and this as a martian, after that one (ip_route_input_slow in net/ipv4/route.c)
+	case p.Foreign:
+		// The kernel discards it here if the pod does not forward.
+		return []Hook{Prerouting, Forward}
+	}
+	return []Hook{Prerouting, Input}
+}
+
+// asksNAT reports whether NAT chains are asked about the packet: it is the first of what conntrack takes for a
+// connection, and nobody has translated it (nf_nat_inet_fn in net/netfilter/nf_nat_core.c).
+func (t *tracer) asksNAT() bool {
+	return t.p.State&(CTNew|CTRelated) != 0 && !t.p.Known && !t.p.DNAT && !t.arrived
 }
 
 // hooks evaluates the base chains of the hooks, as one after the other a
@@ -222,17 +269,17 @@ func (rs Ruleset) trace(p Packet) Trace {
 func (t *tracer) hooks(hooks []Hook) verdict {
 	for _, h := range hooks {
 		bases := slices.DeleteFunc(slices.Clone(t.rs.Chains), func(c Chain) bool {
-			// The kernel asks NAT chains about the first packet of a connection alone.
-			return c.Hook != h || c.Type == NATChain && (t.p.State != CTNew || t.arrived) || t.arrived &&
-				c.Priority == PriorityRaw
+			before := c.Priority < PriorityDstNAT
+			return c.Hook != h || c.Type == NATChain && !t.asksNAT() ||
+				t.arrived && c.Priority == PriorityRaw ||
+				before && t.p.DNAT && !t.p.Reply && !t.arrived
 		})
 		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
 		for _, c := range bases {
-			// Chains that choose a zone or set marks, and those that reject after
-			// NAT has decided, say nothing of a packet's fate by letting it go on.
-			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain || c.Priority == PriorityFilter &&
-				t.asked
-			t.asked = t.asked || c.Type == NATChain
+			// Chains that choose a zone or set marks, and those behind one that
+			// has decided, say nothing of a packet's fate by letting it go on.
+			t.undecided = t.arrived || c.Priority == PriorityRaw || c.Type == RouteChain ||
+				c.Priority == PriorityFilter && t.out.Rule != ""
 			if t.chain(c) == stop {
 				return stop
 			}
@@ -247,8 +294,6 @@ type tracer struct {
 	out Trace
 	// undecided is true in chains in which to return decides nothing.
 	undecided bool
-	// asked is true once a NAT chain has looked at the packet.
-	asked bool
 	// arrived is true once a packet that the pod sent to itself arrives.
 	arrived bool
 }
@@ -267,7 +312,7 @@ func (t *tracer) chain(c Chain) verdict {
 	for _, r := range c.Rules {
 		step := Step{Chain: c.Name, Rule: r, Matched: true}
 		for _, m := range r.Match {
-			if !t.p.satisfies(m) {
+			if !t.satisfies(m) {
 				step.Matched, step.Failed = false, m
 				break
 			}
@@ -346,11 +391,12 @@ func (rs Ruleset) chain(name string) Chain {
 	panic("intercept: no chain " + name)
 }
 
-// satisfies reports whether m holds for p.
-func (p Packet) satisfies(m Match) bool {
+// satisfies reports whether m holds for the packet.
+func (t *tracer) satisfies(m Match) bool {
+	p := t.p
 	switch m := m.(type) {
 	case Not:
-		return !p.satisfies(m.Match)
+		return !t.satisfies(m.Match)
 	case Proto:
 		return slices.Contains(m, p.Protocol)
 	case SrcPort:
@@ -362,7 +408,7 @@ func (p Packet) satisfies(m Match) bool {
 	case Dst:
 		return CIDRs(m).Contains(p.Dst.Addr())
 	case InInterface:
-		return p.Hook == Prerouting && InterfaceMatches(string(m), p.Interface)
+		return p.Hook != Output && InterfaceMatches(string(m), p.Interface)
 	case OutInterface:
 		return p.Hook == Output && InterfaceMatches(string(m), p.Interface)
 	case UID:
@@ -373,8 +419,28 @@ func (p Packet) satisfies(m Match) bool {
 		return p.Mark&m.Mask == m.Value
 	case ConnMark:
 		return p.ConnMark&m.Mask == m.Value
+	case HasSocket:
+		return p.Owner != nil
+	case SocketOpen:
+		return p.Listening
 	case CTState:
 		return p.State&m != 0
+	case CTDNAT:
+		return p.DNAT && p.State != CTInvalid
+	case CTDirection:
+		return p.State != CTInvalid && p.Reply == (m == CTReply)
+	case ToLocal:
+		return !p.Foreign
+	case Length:
+		return p.Length == uint16(m)
+	case TCPHeader:
+		return p.TCPHeader == uint8(m)
+	case ICMPEcho:
+		return p.Echo
+	case ICMPQuote:
+		return p.Quotes == m.SrcPort
+	case Older:
+		return slices.Contains(t.rs.Older, Tuple{p.Src, p.Dst})
 	case TCPFlags:
 		return p.Flags&m.Mask == m.Value
 	case IsFamily:

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 func explainVerb() verb {
@@ -139,6 +141,11 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 	default:
 		out.Interface = "eth0"
 	}
+	out.Listening = out.Hook == intercept.Prerouting
+	// Behind a virtual interface are machines that send to the world.
+	out.Foreign = out.Hook == intercept.Prerouting && slices.ContainsFunc(c.VirtualInterfaces, func(name string) bool {
+		return ruleset.InterfaceMatches(name, out.Interface)
+	})
 	switch p["state"].text {
 	case "established":
 		// NAT has forgotten nothing: it never knew. For a connection that
@@ -277,6 +284,9 @@ func (j job) explain() error {
 	packet, err := j.packet.packet(j.config)
 	if err != nil {
 		return cli.UsageError{Err: err}
+	}
+	if j.packet["state"].text == "established" {
+		rs.Older = []ruleset.Tuple{{Src: packet.Src, Dst: packet.Dst}}
 	}
 	trace, err := rs.Trace(packet)
 	if err != nil {

@@ -41,10 +41,20 @@ packet:  tcp [fd00::9]:40000 -> [fd00::1]:15021, arriving by eth0
 config:  the defaults, since none was given
 decided: I6: excluded port
 
-RULE  REASON           MATCH
+RULE         REASON                        MATCH
 prerouting:
-I4    the tunnel port  no: not port 15008
-I6    excluded port    yes: return
+I9.loopback  to loopback, from outside     no: not destination 127.0.0.0/8
+I9           not to an address of the pod  no: to an address of the pod
+I4           the tunnel port               no: not port 15008
+I6           excluded port                 yes: return
+filter_input:
+B9.opens     opens a connection            yes: goto syn_input
+syn_input:
+B9.lo        inside the pod                no: not arriving by lo
+B9.dnat      translated                    no: not of a translated connection
+B9.port      the proxy's own port          no: not port 15006
+input/I4     the tunnel port               no: not port 15008
+input/I6     excluded port                 yes: return
 `},
 		{"an owner who is included, by way of another chain",
 			"--dst 10.1.2.3:443 --include-uids 1000 --passthrough-sources none --inbound-mode off",
@@ -87,11 +97,30 @@ RULE  REASON                      MATCH
 invalid:
 I3    conntrack calls it invalid  yes: drop
 `},
-		{"invalid, let go", "--from outside --dst 10.0.0.1:80 --state invalid", `pass: goes on untouched, past the proxy
+		{"invalid, let go", "--from outside --dst 10.0.0.1:80 --state invalid --backstop off",
+			`pass: goes on untouched, past the proxy
+
+packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
+config:  --backstop; the rest are the defaults
+decided: redirecting rules are not asked about an invalid packet, and --drop-invalid is off
+`},
+		{"invalid, at second sight", "--from outside --dst 10.0.0.1:80 --state invalid",
+			`reject: is discarded, and its sender told
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
 config:  the defaults, since none was given
-decided: redirecting rules are not asked about an invalid packet, and --drop-invalid is off
+decided: B9.I7: untranslated: every port is included
+
+RULE      REASON                                MATCH
+filter_input:
+B9.opens  opens a connection                    yes: goto syn_input
+syn_input:
+B9.lo     inside the pod                        no: not arriving by lo
+B9.dnat   translated                            no: not of a translated connection
+B9.port   the proxy's own port                  no: not port 15006
+input/I4  the tunnel port                       no: not port 15008
+input/I6  excluded port                         no: not port 15020,15021,15090
+B9.I7     untranslated: every port is included  yes: reject
 `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

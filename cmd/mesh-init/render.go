@@ -19,11 +19,12 @@ func renderVerb() verb {
 }
 
 func (j job) render() error {
-	rs, err := intercept.Compile(j.config)
+	config, warnings := j.target.Fit(j.config)
+	rs, err := intercept.Compile(config)
 	if err != nil {
 		return cli.UsageError{Err: err}
 	}
-	for _, w := range intercept.Lint(j.config) {
+	for _, w := range append(intercept.Lint(j.config), warnings...) {
 		j.log.WarnContext(j.ctx, w)
 	}
 	if j.output == cli.Text {

@@ -118,6 +118,8 @@ func Fields() []Field {
 			"UDP to destinations that are captured; reject: the\nsender is told at once", "", nil},
 		{"quic", "pass|reject", GroupOutbound, "outbound.quic", "pass",
 			"the same of UDP port 443 alone: clients fall back to\nTCP", "", nil},
+		{"other-protocols", "pass|reject", GroupOutbound, "outbound.otherProtocols", "pass",
+			"neither TCP nor UDP (SCTP, raw IP, ping), from those\nwhose TCP is captured; the proxy does not take it", "", nil},
 
 		{"include-uids", "IDS", GroupOwners, "outbound.includeUIDs", "none",
 			"capture only these users (and --include-gids)", "", nil},
@@ -143,6 +145,8 @@ func Fields() []Field {
 			"loopback addresses never captured; up to 127.0.0.0/8", "", nil},
 		{"passthrough-sources", "ADDRESSES", GroupNetwork, "passthroughSources", "127.0.0.6,::6",
 			"sources the proxy binds to reach the app, one a family", "", nil},
+		{"backstop", "on|syn|off", GroupNetwork, "backstop", "on",
+			"a second look behind NAT, where conntrack is wrong;\nsyn: at what opens connections", "", nil},
 		{"families", "auto|ipv4|ipv6|dual", GroupNetwork, "families", "auto",
 			"auto: what the kernel has; dual: fail unless both;\nthe family left out is not captured", "", nil},
 		{"other-family", "pass|reject", GroupNetwork, "otherFamily", "pass",

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -19,12 +21,12 @@ import (
 func List(p ruleset.Protocol) ([]Socket, error) {
 	var all []Socket
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		replies, err := dump(p, family)
+		replies, err := dump(p, family, waiting(p))
 		if err != nil {
 			return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
 		}
 		for _, m := range replies {
-			s, err := parse(m)
+			s, _, err := parse(m)
 			if err != nil {
 				return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
 			}
@@ -34,20 +36,97 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 	return all, nil
 }
 
+// The states of net/tcp_states.h that tell sockets which wait from others.
+const listening, closed = 1 << 10, 1 << 7 // TCP_LISTEN, TCP_CLOSE
+
+// waiting are the states of sockets that get what anybody sends.
+func waiting(p ruleset.Protocol) uint32 {
+	if p == ruleset.UDP {
+		return closed
+	}
+	return listening
+}
+
+// AnyTCP reports whether the namespace has any TCP socket, listening ones too: whether somebody is at work there. Errors
+// are those of [List].
+func AnyTCP() (bool, error) {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		replies, err := dump(ruleset.TCP, family, 1<<32-1)
+		if err != nil {
+			return false, fmt.Errorf("list the TCP sockets of the namespace: %w", err)
+		}
+		if len(replies) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Connections lists the namespace's TCP connections by what the pod sends on them, those that end among them, and none
+// inside the pod. IPv4 is such even where the socket is one of IPv6. Errors are those of [List].
+func Connections() (all []ruleset.Tuple, err error) {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		replies, err := dump(ruleset.TCP, family, 1<<32-1&^(listening|closed))
+		if err != nil {
+			return nil, fmt.Errorf("list the TCP connections of the namespace: %w", err)
+		}
+		for _, m := range replies {
+			s, peer, err := parse(m)
+			if err != nil {
+				return nil, fmt.Errorf("list the TCP connections of the namespace: %w", err)
+			}
+			if !s.Local.Addr().IsLoopback() && !peer.Addr().IsLoopback() {
+				all = append(all, ruleset.Tuple{Src: s.Local, Dst: peer})
+			}
+		}
+	}
+	return all, nil
+}
+
+// Untranslated lists the [Connections] that conntrack does not translate: with rules in force that capture what opens,
+// those that are older than the rules. Where netfilter has no netlink, it is all of them. Errors are those of [List].
+func Untranslated() ([]ruleset.Tuple, error) {
+	connections, err := Connections()
+	if err != nil || len(connections) == 0 {
+		return nil, err
+	}
+	translated := map[ruleset.Tuple]bool{}
+	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, f)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return connections, nil // No netfilter by netlink: of none is it known that it is translated.
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list what conntrack knows in the namespace: %w", err)
+		}
+		for _, flow := range flows {
+			out, back := flow.Forward, flow.Reverse
+			if out.Protocol == unix.IPPROTO_TCP && (!out.DstIP.Equal(back.SrcIP) || out.DstPort != back.SrcPort) {
+				translated[tuple(out.SrcIP, out.SrcPort, out.DstIP, out.DstPort)] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return translated[t] }), nil
+}
+
+// tuple is one direction of what conntrack knows.
+func tuple(src net.IP, srcPort uint16, dst net.IP, dstPort uint16) ruleset.Tuple {
+	end := func(ip net.IP, port uint16) netip.AddrPort {
+		addr, _ := netip.AddrFromSlice(ip)
+		return netip.AddrPortFrom(addr.Unmap(), port)
+	}
+	return ruleset.Tuple{Src: end(src, srcPort), Dst: end(dst, dstPort)}
+}
+
 // dump asks for the sockets of a family. The library's SocketDiagTCP and its
 // siblings list those of every state, with every connection's statistics, and
 // drop what the kernel says about IPV6_V6ONLY.
-func dump(p ruleset.Protocol, family uint8) ([][]byte, error) {
-	const listening, closed = 10, 7 // TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
-	protocol, state := uint8(unix.IPPROTO_TCP), listening
-	if p == ruleset.UDP {
-		protocol, state = unix.IPPROTO_UDP, closed
-	}
+func dump(p ruleset.Protocol, family uint8, states uint32) ([][]byte, error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	// struct inet_diag_req_v2 of linux/inet_diag.h. No address asks for all.
 	message := make([]byte, 56)
-	message[0], message[1] = family, protocol
-	binary.NativeEndian.PutUint32(message[4:], 1<<state)
+	message[0], message[1] = family, uint8(p)
+	binary.NativeEndian.PutUint32(message[4:], states)
 	req.AddRawData(message)
 	replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	return replies, explain(err)
@@ -63,20 +142,23 @@ func explain(err error) error {
 }
 
 // parse reads a struct inet_diag_msg of linux/inet_diag.h.
-func parse(m []byte) (s Socket, err error) {
+func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	const size = 72
 	if len(m) < size {
-		return s, fmt.Errorf("the kernel describes a socket in %d bytes, not %d", len(m), size)
+		return s, peer, fmt.Errorf("the kernel describes a socket in %d bytes, not %d", len(m), size)
 	}
-	addr := netip.AddrFrom16([16]byte(m[8:24])).Unmap()
-	if m[0] == unix.AF_INET {
-		addr = netip.AddrFrom4([4]byte(m[8:12]))
+	end := func(addr, port int) netip.AddrPort {
+		a := netip.AddrFrom16([16]byte(m[addr : addr+16])).Unmap()
+		if m[0] == unix.AF_INET {
+			a = netip.AddrFrom4([4]byte(m[addr : addr+4]))
+		}
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(m[port:]))
 	}
-	s.Local = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(m[4:]))
+	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID = binary.NativeEndian.Uint32(m[64:])
 	attrs, err := nl.ParseRouteAttr(m[size:])
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Attr.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Value) > 0 && a.Value[0] != 0
 	}
-	return s, err
+	return s, peer, err
 }

@@ -6,3 +6,9 @@ import "github.com/mesh-intercept/intercept/ruleset"
 
 // List fails with [ruleset.ErrNeedsLinux].
 func List(ruleset.Protocol) ([]Socket, error) { return nil, ruleset.ErrNeedsLinux }
+
+// AnyTCP fails with [ruleset.ErrNeedsLinux].
+func AnyTCP() (bool, error) { return false, ruleset.ErrNeedsLinux }
+
+// Untranslated fails with [ruleset.ErrNeedsLinux].
+func Untranslated() ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux }

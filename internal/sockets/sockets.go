@@ -1,4 +1,5 @@
-// Package sockets lists who listens in the calling thread's network namespace.
+// Package sockets lists who listens in the calling thread's network namespace,
+// and the TCP connections there.
 package sockets
 
 import "net/netip"

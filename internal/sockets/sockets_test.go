@@ -178,7 +178,7 @@ func TestServes(t *testing.T) {
 
 // TestUnsupported: a kernel without sock_diag is told apart from other errors.
 func TestUnsupported(t *testing.T) {
-	if _, err := parse(make([]byte, 71)); err == nil {
+	if _, _, err := parse(make([]byte, 71)); err == nil {
 		t.Error("half a socket was read")
 	}
 	for errno, want := range map[unix.Errno]bool{unix.ENOENT: true, unix.EPROTONOSUPPORT: true, unix.EPERM: false} {

@@ -106,6 +106,8 @@ func TestDecodeFile(t *testing.T) {
 			ExcludeUIDs: intercept.IDs{intercept.ID(intercept.MaxID)},
 			UDP:         intercept.TreatmentPass,
 			QUIC:        intercept.TreatmentPass,
+
+			OtherProtocols: intercept.TreatmentPass,
 		},
 		Inbound: intercept.Inbound{
 			Mode: intercept.InboundOff, Port: port(15006), TProxy: defaults.Inbound.TProxy,
@@ -117,6 +119,7 @@ func TestDecodeFile(t *testing.T) {
 		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053},
 		ExcludeInterfaces: []string{"net1", "br-*"},
 		Loopback:          mustCIDRs(t, "127.0.0.0/8,::1"),
+		Backstop:          intercept.BackstopOn,
 		Families:          intercept.FamiliesIPv4,
 	}
 	for _, p := range mustCIDRs(t, "10.0.0.10,fd00::10") {

@@ -141,10 +141,10 @@ func TestProxyKilled(t *testing.T) {
 	haproxy := startHAProxy(t, lab)
 	throughProxy(t, lab, haproxy)
 
-	calling, hangUp := context.WithCancel(t.Context())
+	calling, HangUp := context.WithCancel(t.Context())
 	var caller sync.WaitGroup
 	defer caller.Wait()
-	defer hangUp()
+	defer HangUp()
 	caller.Go(func() {
 		for calling.Err() == nil && !t.Failed() {
 			conn, got, err := lab.Dial(outside)

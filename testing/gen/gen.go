@@ -42,12 +42,14 @@ var (
 	servers = addrs("10.96.0.10", "127.0.0.53", "203.0.113.10", "fd00:96::a", "2001:db8::10", "::1")
 
 	destinations = addrs("10.96.0.10", "10.1.2.3", "192.0.2.7", "192.0.2.200", "203.0.113.10", "203.0.113.99",
-		"10.244.0.5", "127.0.0.1", "127.0.0.53", "127.1.2.3", "127.0.0.6",
-		"fd00:96::a", "fd12::1", "2001:db8::10", "2001:db8:0:1::7", "fd00:244::5", "::1")
+		"203.0.113.53", "10.244.0.5", "127.0.0.1", "127.0.0.53", "127.1.2.3", "127.0.0.6",
+		"fd00:96::a", "fd12::1", "2001:db8::10", "2001:db8:0:1::7", "2001:db8::53",
+		"fd00:244::5", "::1")
 	clients = addrs("10.244.0.1", "172.16.5.5", "172.16.9.9", "192.168.7.7", "198.18.0.1",
 		"fd00:244::1", "2001:db8:7::7", "2001:db8:7::8", "2001:db8:9::9")
-	packetPorts = []uint16{22, 53, 80, 85, 443, 1500, 1999, 8080, 8081, 9000, 9001, 15008, 15020, 15021, 15090, 65535}
-	people      = []uint32{0, 1000, 1500, 1337, 1338, 2000, 65534, 3999999999}
+	packetPorts = []uint16{22, 53, 53, 80, 85, 443, 1500, 1999, 8080, 8081, 9000, 9001, 5300, 15008, 15020, 15021, 15090,
+		65535}
+	people = []uint32{0, 1000, 1500, 1337, 1338, 2000, 65534, 3999999999}
 )
 
 // marks are those that a proxy is known by, and marks of sockets that carry one.
@@ -153,7 +155,7 @@ func candidate(r *rand.Rand) intercept.Config {
 	}
 
 	if one(r, 6) {
-		c.DNS.Target = targets(5300)
+		c.DNS.Target = targets(pick(r, []uint16{53, 5300}))
 	}
 	if one(r, 6) {
 		c.Outbound.Target = targets(15001)
@@ -162,7 +164,7 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.TunnelPort = 0
 	}
 	if one(r, 5) {
-		c.ExcludeInterfaces = some(r, []string{"net1", "net*", "mgmt0"}, 2)
+		c.ExcludeInterfaces = some(r, []string{"net1", "net*", "mgmt0", "br-vm"}, 2)
 	}
 	if one(r, 5) {
 		c.Loopback = append(prefixes("::1/128"), pick(r, prefixes("127.0.0.0/8", "127.0.0.0/24")))
@@ -172,6 +174,12 @@ func candidate(r *rand.Rand) intercept.Config {
 		if len(c.PassthroughSources) == 2 && c.PassthroughSources[0] == c.PassthroughSources[1] {
 			c.PassthroughSources = c.PassthroughSources[:1]
 		}
+	}
+	c.Backstop = pick(r, []intercept.Backstop{
+		intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopOn, intercept.BackstopSyn, intercept.BackstopOff,
+	})
+	if c.Backstop == intercept.BackstopOn && one(r, 3) {
+		c.Outbound.OtherProtocols = intercept.TreatmentReject
 	}
 	if one(r, 6) {
 		c.Families = pick(r, []intercept.Families{intercept.FamiliesIPv4, intercept.FamiliesIPv6})
@@ -198,9 +206,11 @@ func Packet(r *rand.Rand) intercept.Packet {
 			src = VirtualIPv6
 		}
 		p.Src, p.Dst = netip.AddrPortFrom(src, srcPort), netip.AddrPortFrom(dst, port)
+		p.Foreign, p.Listening = !IsLocal(dst), IsLocal(dst)
 		return p
 	}
 	if one(r, 3) {
+		p.Listening = true
 		p.Hook, p.Interface = intercept.Prerouting, pick(r, []string{"eth0", "eth0", "net1"})
 		src := pick(r, clients)
 		dst := PodIPv4
@@ -229,6 +239,146 @@ func Packet(r *rand.Rand) intercept.Packet {
 		p.Mark = pick(r, marks).Value
 	}
 	return p
+}
+
+// Believe makes of a packet that opens a flow any that the kernel can meet, with what conntrack can believe of it:
+// nothing, that another packet has made its entry, that it is an answer, that its destination is translated, or that it
+// is invalid. c is the configuration that it meets.
+func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
+	switch r.IntN(12) {
+	case 0:
+		p.Owner = nil
+	case 1, 2:
+		p.Protocol = pick(r, []intercept.Protocol{icmpOf(p.Dst.Addr()), icmpOf(p.Dst.Addr()), sctp, udpLite, igmp})
+		if p.Protocol != sctp && p.Protocol != udpLite {
+			p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(p.Dst.Addr(), 0)
+		}
+		if p.Protocol == icmpOf(p.Dst.Addr()) {
+			p.Echo = one(r, 2)
+			if !p.Echo {
+				p.Quotes = pick(r, []uint16{0, 53, 53, 443})
+			}
+		}
+	}
+	if p.Protocol == intercept.TCP && !one(r, 4) {
+		flags, options, data := Segment(r)
+		Carry(p, flags, options, data)
+		switch r.IntN(8) {
+		case 0, 1, 2: // what answers comes from a server's port
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), ServerPort(r))
+		case 3: // or from the proxy's
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), c.Inbound.Port.First)
+		}
+	}
+	if p.Hook == intercept.Prerouting {
+		p.Listening = one(r, 2)
+		if one(r, 6) {
+			p.Dst = netip.AddrPortFrom(pick(r, notThePods(p.Dst.Addr())), p.Dst.Port())
+			p.Foreign = !p.Dst.Addr().IsLoopback()
+		}
+	}
+	switch r.IntN(8) {
+	case 0, 1:
+		p.Known = true
+	case 2:
+		p.Known, p.State = true, intercept.CTEstablished
+	case 3:
+		p.Known, p.State, p.Reply = true, intercept.CTEstablished, true
+	case 4:
+		p.State = intercept.CTInvalid
+	case 5:
+		p.State = intercept.CTRelated
+	case 6:
+		translate(r, c, p)
+	}
+	if m := c.Inbound.TProxy; c.Inbound.Mode == intercept.InboundTProxy && p.Known && one(r, 2) {
+		p.ConnMark = m.SelfMark.Value
+		if one(r, 2) { // the proxy calls the app from its client's address, or the app answers
+			p.ConnMark = m.Mark.Value
+			p.Mark = pick(r, []uint32{0, m.Mark.Value})
+		}
+		if p.Hook != intercept.Output {
+			p.Mark = 0
+		}
+	}
+}
+
+// translate makes p one of an entry that translates its destination, by a rule of ours or of somebody else's.
+func translate(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
+	p.DNAT, p.Known = true, one(r, 2)
+	if p.Known {
+		p.State = pick(r, []intercept.CTState{intercept.CTNew, intercept.CTEstablished})
+		if p.State == intercept.CTEstablished && one(r, 3) {
+			p.Reply = true
+			return
+		}
+	}
+	if one(r, 3) || p.Hook != intercept.Output {
+		return
+	}
+	self := netip.IPv6Loopback()
+	if p.Dst.Addr().Is4() {
+		self = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	to := []netip.AddrPort{
+		netip.AddrPortFrom(self, c.Outbound.Port.First), netip.AddrPortFrom(self, c.Inbound.Port.First),
+		netip.AddrPortFrom(self, c.DNS.Port), netip.AddrPortFrom(p.Dst.Addr(), c.Outbound.Port.First),
+	}
+	for _, t := range append(c.Outbound.Target, c.DNS.Target...) {
+		if t.Addr().Is4() == p.Dst.Addr().Is4() {
+			to = append(to, t)
+		}
+	}
+	p.Dst = pick(r, to)
+}
+
+// The protocols, other than TCP and UDP, of generated packets.
+const (
+	igmp    intercept.Protocol = 2
+	sctp    intercept.Protocol = 132
+	udpLite intercept.Protocol = 136
+)
+
+func icmpOf(a netip.Addr) intercept.Protocol {
+	if a.Is4() {
+		return intercept.ICMP
+	}
+	return intercept.ICMPv6
+}
+
+// flags are those of TCP packets, ECE and CWR among them.
+var flags = []uint8{
+	intercept.SYN, intercept.SYN, intercept.SYN, intercept.SYN | intercept.PSH, intercept.SYN | intercept.URG,
+	intercept.SYN | ece | cwr, intercept.SYN | intercept.ACK, intercept.SYN | intercept.FIN,
+	intercept.ACK, intercept.ACK, intercept.ACK | ece, intercept.ACK | intercept.PSH, intercept.ACK | intercept.URG,
+	intercept.FIN | intercept.ACK, intercept.RST, intercept.RST | intercept.ACK, intercept.PSH,
+}
+
+const ece, cwr = 0x40, 0x80
+
+// Segment returns the flags of a TCP packet, and how many bytes of options and of data it has.
+func Segment(r *rand.Rand) (f uint8, options, data int) {
+	return pick(r, flags), pick(r, []int{0, 0, 12, 12, 20}), pick(r, []int{0, 0, 1, 12, 1200})
+}
+
+// Carry makes p a TCP packet with such flags, and so many bytes of options and of data.
+func Carry(p *intercept.Packet, flags uint8, options, data int) {
+	p.Flags, p.TCPHeader = flags, uint8(5+options/4)
+	p.Length = uint16(40 + options + data)
+	if p.Dst.Addr().Is6() {
+		p.Length += 20
+	}
+}
+
+// ServerPort returns a port that a packet which answers can come from.
+func ServerPort(r *rand.Rand) uint16 { return pick(r, packetPorts) }
+
+// notThePods are destinations of frames that a neighbour sends to the pod's hardware address.
+func notThePods(like netip.Addr) []netip.Addr {
+	if like.Is4() {
+		return addrs("127.0.0.1", "127.0.0.53", "198.51.100.7", "192.0.2.7")
+	}
+	return addrs("::1", "2001:db8:99::7", "2001:db8::10")
 }
 
 // IsLocal reports whether the pod itself has the address.

@@ -45,6 +45,11 @@
 //	})
 //	// got.Fate is redirect(15001), got.Original is 203.0.113.7:80
 //
+// What no client would send, [Lab.Inject] and [Lab.InjectFrame] do: segments of
+// no connection, and frames that are for somebody else. [Namespace.AddEntry] and
+// [Namespace.FlushEntries] change what connection tracking believes, and a
+// [Watch] sees what the interfaces of a namespace send.
+//
 // # What servers say
 //
 // All servers of a lab speak alike, and the client speaks first. Over TCP it

@@ -103,6 +103,8 @@ func (f Flow) Packet(l *Lab) intercept.Packet {
 		p.Hook = intercept.Prerouting
 		c, ok := l.arrival(f)
 		p.Interface = c.name
+		_, local := l.local(f.Dst.Addr())
+		p.Foreign, p.Listening = !local, true
 		if !src.IsValid() && ok {
 			src = c.end(f.Dst.Addr()).far
 		}
@@ -198,7 +200,7 @@ func (l *Lab) Send(f Flow) (Delivery, error) {
 		return d, err
 	}
 	// Whatever its addresses, they can be used again at once.
-	hangUp(conn.(syscall.Conn))
+	HangUp(conn.(syscall.Conn))
 	return d, conn.Close()
 }
 
@@ -223,7 +225,7 @@ func (l *Lab) dial(f Flow) (_ net.Conn, d Delivery, err error) {
 	}
 	defer func() {
 		if err != nil || d.Role == "" {
-			hangUp(socket)
+			HangUp(socket)
 		}
 		socket.Close()
 	}()

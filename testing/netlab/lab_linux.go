@@ -50,6 +50,8 @@ type Options struct {
 	// VM adds a machine behind the pod, for flows [FromVM]. The pod then
 	// forwards, IPv4 and IPv6.
 	VM bool
+	// Accidents happen on eth0. They take /dev/net/tun.
+	Accidents Accidents
 }
 
 // cable is a veth pair between the pod and the peer or the VM.
@@ -58,6 +60,8 @@ type cable struct {
 	far  Side           // who is at the other end
 	ends []ends         // one of each family
 	to   []netip.Prefix // where the pod sends by it
+
+	accidents Accidents
 }
 
 // ends are the addresses of a cable's ends.
@@ -78,6 +82,7 @@ func cables(o Options) []cable {
 			netip.MustParsePrefix("0.0.0.0/0"),
 			netip.MustParsePrefix("::/0"),
 		},
+		accidents: o.Accidents,
 	}
 	net1 := cable{
 		name: "net1",
@@ -241,8 +246,11 @@ func (l *Lab) configurePod(h *netlink.Handle) error {
 
 // addCable makes a cable and returns the index of the pod's interface.
 func (l *Lab) addCable(h *netlink.Handle, c cable) (index int, err error) {
-	if c.far == FromVM {
+	switch {
+	case c.far == FromVM:
 		return l.addBridge(h, c)
+	case c.accidents != Accidents{}:
+		return l.addTAPs(h, c)
 	}
 	return addVeth(h, podLink(c.name), c.name, l.Peer)
 }
@@ -341,7 +349,11 @@ func (l *Lab) awaitPod(h *netlink.Handle) error {
 		// Since Linux 6.8 the kernel settles that before it answers.
 		err := until(c.name+" to be up", func() (bool, error) {
 			link, err := h.LinkByName(c.name)
-			return err == nil && link.Attrs().OperState == netlink.OperUp, err
+			if err != nil {
+				return false, err
+			}
+			up := link.Attrs().OperState
+			return up == netlink.OperUp || up == netlink.OperUnknown, nil // a TAP device's is never known
 		})
 		if err != nil {
 			return err

@@ -149,9 +149,14 @@ func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getp
 // kernel's owner matches see it (nft's meta skuid, xtables' -m owner). Nil is
 // root. The socket does not block and is closed on exec. The caller owns it.
 func (n *Namespace) Socket(domain, typ int, owner *intercept.Owner) (fd int, err error) {
+	return n.SocketOf(domain, typ, 0, owner)
+}
+
+// SocketOf is [Namespace.Socket] for a protocol that is not the usual one of the domain and the type.
+func (n *Namespace) SocketOf(domain, typ, protocol int, owner *intercept.Owner) (fd int, err error) {
 	err = n.Do(func() error {
 		return as(orRoot(owner), func() error {
-			fd, err = unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			fd, err = unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 			return os.NewSyscallError("socket", err)
 		})
 	})

@@ -65,7 +65,7 @@ func (r *relay) run(g *group, conn *os.File, b Banner) {
 	defer r.lab.remember(&b, source)()
 
 	if err := connect(app, b.Original, time.Now().Add(dialTimeout)); err != nil {
-		hangUp(app)
+		HangUp(app)
 		r.fail(conn, b, err)
 		return
 	}
@@ -110,8 +110,8 @@ func (r *relay) socket(b Banner) (_ *os.File, source netip.AddrPort, err error) 
 // pass copies what from sends until it ends, and ends to in the same way.
 func pass(to, from *os.File) {
 	if _, err := io.Copy(to, from); err != nil {
-		hangUp(to)
-		hangUp(from)
+		HangUp(to)
+		HangUp(from)
 		return
 	}
 	finish(to)

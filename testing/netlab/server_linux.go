@@ -415,19 +415,19 @@ func (g *group) close() {
 	g.mu.Lock()
 	g.closed = true
 	for f := range g.open {
-		hangUp(f)
+		HangUp(f)
 		f.Close()
 	}
 	g.mu.Unlock()
 	g.wg.Wait()
 }
 
-// hangUp ends what a socket does, at once: it resets a connection, stops
+// HangUp ends what a socket does, at once: it resets a connection, stops
 // listening, or disconnects a UDP socket. Closing it alone may do that later: a
 // child process between fork and exec has a copy of it, marked close-on-exec or
 // not, and a connection whose end is not acknowledged, perhaps since a rule
 // drops the packets, would hold its namespace for minutes.
-func hangUp(socket syscall.Conn) {
+func HangUp(socket syscall.Conn) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
 		return

@@ -23,8 +23,7 @@ var outside = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:80"), netip
 
 // variant returns configurations that differ in everything but what they do
 // to connections to outside.
-func variant(t testing.TB, n int) intercept.Ruleset {
-	t.Helper()
+func variantConfig(n int) intercept.Config {
 	c := intercept.Default()
 	for i := range 1 + n*20 {
 		c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
@@ -38,7 +37,13 @@ func variant(t testing.TB, n int) intercept.Ruleset {
 	if n%4 == 1 {
 		c.Outbound.IncludeUIDs = intercept.IDs{{First: 1000, Last: 1999}}
 	}
-	rs, err := intercept.Compile(c)
+	return c
+}
+
+// variant is what variantConfig compiles to.
+func variant(t testing.TB, n int) intercept.Ruleset {
+	t.Helper()
+	rs, err := intercept.Compile(variantConfig(n))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +172,11 @@ func write(w io.Writer, b []byte) error { _, err := w.Write(b); return err }
 func TestEstablishedConnections(t *testing.T) { each(t, establishedConnections) }
 
 func establishedConnections(t *testing.T, w way) {
-	lab, b := labWithSidecar(t, w)
+	lab := netlab.NewT(t, netlab.Options{})
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	target := w.target(t, lab)
 
 	open := func(when string, want func(netlab.Flow) intercept.Fate) (conns []longLived) {
 		t.Helper()
@@ -204,24 +213,24 @@ func establishedConnections(t *testing.T, w way) {
 	}
 	remove := func() {
 		t.Helper()
-		if removed, err := b.Remove(); err != nil || !removed {
+		if removed, err := target.Remove(t.Context()); err != nil || !removed {
 			t.Fatal(removed, err)
 		}
 	}
 
 	before := open("before the first Apply", pass)
-	apply(t, b, variant(t, 0))
+	applyConfig(t, target, variantConfig(0))
 	echo(before, "after the first Apply")
 	first := open("after the first Apply", captured)
 	for n := range 6 {
-		apply(t, b, variant(t, 1+n))
+		applyConfig(t, target, variantConfig(1+n))
 		echo(before, fmt.Sprintf("after replacement %d", n))
 		echo(first, fmt.Sprintf("after replacement %d", n))
 	}
 	remove()
 	echo(before, "after Remove")
 	between := open("after Remove", pass)
-	apply(t, b, variant(t, 3))
+	applyConfig(t, target, variantConfig(3))
 	echo(before, "after another Apply")
 	echo(between, "after another Apply")
 	echo(open("after another Apply", captured), "at once")
