@@ -451,22 +451,22 @@ func (j judgement) letIn() bool {
 // allTCPCaptured: of this sender, to this destination, whatever the port.
 func (j judgement) allTCPCaptured() bool {
 	all := j
-	all.Config.Outbound.ExcludePorts = nil
+	all.Outbound.ExcludePorts = nil
 	if j.Outbound.ExcludePorts.All() {
 		return false
 	}
-	all.Config.Outbound.Exclude = slices.DeleteFunc(slices.Clone(j.Outbound.Exclude), func(e intercept.Exclusion) bool {
+	all.Outbound.Exclude = slices.DeleteFunc(slices.Clone(j.Outbound.Exclude), func(e intercept.Exclusion) bool {
 		return len(e.Ports) > 0 && !e.Ports.All()
 	})
-	all.Config.Outbound.Exclude = slices.Clone(all.Config.Outbound.Exclude)
-	for i := range all.Config.Outbound.Exclude {
-		all.Config.Outbound.Exclude[i].Ports = nil
+	all.Outbound.Exclude = slices.Clone(all.Outbound.Exclude)
+	for i := range all.Outbound.Exclude {
+		all.Outbound.Exclude[i].Ports = nil
 	}
 	if !j.Outbound.IncludePorts.All() {
-		all.Config.Outbound.IncludePorts = nil
+		all.Outbound.IncludePorts = nil
 	}
-	all.Config.DNS.Mode = intercept.DNSOff
-	all.Config.Outbound.Target = slices.Clone(j.Outbound.Target)
+	all.DNS.Mode = intercept.DNSOff
+	all.Outbound.Target = slices.Clone(j.Outbound.Target)
 	all.p.Protocol = intercept.TCP
 	all.p.Src, all.p.Dst = netip.AddrPortFrom(j.p.Src.Addr(), 1), netip.AddrPortFrom(j.p.Dst.Addr(), 1)
 	return capturing(all.outbound())

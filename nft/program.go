@@ -345,7 +345,7 @@ func (t *table) familyMatch(asked ruleset.Match, f ruleset.Family) (stmt, error)
 	}
 	v4 := f == ruleset.IPv4
 	op, word := equality(negated)
-	switch m := m.(type) {
+	switch m := m.(type) { //nolint:gochecksumtype // lowerFor asks for no others
 	case ruleset.ICMPEcho:
 		echo := byte(128) // RFC 4443
 		if v4 {

@@ -357,7 +357,7 @@ func newBelief(t *testing.T, lab *netlab.Lab) *belief {
 	}
 	t.Cleanup(func() { _ = b.conn.CloseLasting() })
 	b.table = b.conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "belief"})
-	just := nftables.ChainPriorityRef(*nftables.ChainPriorityFilter - 1)
+	just := new(*nftables.ChainPriorityFilter - 1)
 	b.chain = b.conn.AddChain(&nftables.Chain{
 		Name: "sent", Table: b.table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: just,
 	})
