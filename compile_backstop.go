@@ -116,7 +116,7 @@ func (c Config) backstopSyn() []Chain {
 	for _, d := range c.outboundDestinations() {
 		refused = append(refused, rule("B4."+d.id, "untranslated: "+d.reason, append(opens(), d.match...), Reject{}))
 	}
-	sent, chains := c.sent(scopeSyn, c.marksOfTProxy(Return{}), refused, ChainBackstopSynIncluded, FilterChain)
+	sent, chains := c.sent(scopeSyn, c.marksOfTProxy(Return{}), refused, ChainBackstopSynIncluded, FilterChain, "O2", "O6")
 	rules = append(rules, sent...)
 	loop := c.loop()
 	if len(loop) == 0 {
@@ -157,32 +157,39 @@ func (c Config) loop() []Rule {
 	return rules
 }
 
-// backstopStream returns the chains for other TCP: lines B3, B5 and B6.
+// backstopStream returns the chains for other TCP: lines B3, B5 and B6. The order is for speed, for what lets go can
+// stand in any: who sends it and where it goes come first.
 func (c Config) backstopStream() []Chain {
-	rules := in("B2", "", c.fromProxy(Return{}))
-	rules = append(rules, rule("B5.reset", "a reset", []Match{Proto{TCP}, TCPFlags{Mask: RST, Value: RST}}, Return{}))
-	rules = append(rules, c.letIn()...)
-	rules = append(rules, rule("B3", "a connection older than the rules", []Match{Proto{TCP}, Older{}}, Return{}))
-	refused := c.toResolver(scopeStream)
-	refuse := func(id RuleID, reason string, match []Match) {
-		refused = append(refused,
+	letGo := []Rule{rule("B5.reset", "a reset", []Match{Proto{TCP}, TCPFlags{Mask: RST, Value: RST}}, Return{})}
+	letGo = append(letGo, c.letIn()...)
+	letGo = append(letGo, rule("B3", "a connection older than the rules", []Match{Proto{TCP}, Older{}}, Return{}))
+	refuse := func(id RuleID, reason string, match []Match) []Rule {
+		return []Rule{
 			rule(id, reason+", of a connection that is not translated", slices.Concat(match, []Match{HasSocket{}}), Reject{}),
-			rule(id+".unowned", reason+", without a socket", match, Goto{Chain: ChainBackstopUnowned}))
+			rule(id+".unowned", reason+", without a socket", match, Goto{Chain: ChainBackstopUnowned}),
+		}
 	}
+	var lookups, rest []Rule
 	for _, l := range c.lookups() {
 		if l.id == "O8.tcp" {
-			refuse("B6.stream", l.reason, slices.DeleteFunc(slices.Clone(l.match),
+			lookups = refuse("B6.stream", l.reason, slices.DeleteFunc(slices.Clone(l.match),
 				func(m Match) bool { return m == Match(Opens()) }))
 		}
 	}
-	refused = append(refused, in(scopeStream, "", c.leftAlone())...)
-	for _, d := range c.outboundDestinations() {
-		refuse("B5."+d.id, d.reason, append([]Match{Proto{TCP}}, d.match...))
+	leftAlone := in(scopeStream, "", c.leftAlone())
+	if len(lookups) == 0 {
+		rest = slices.Concat(leftAlone, letGo)
+	} else {
+		rest = slices.Concat(c.toResolver(scopeStream), letGo, lookups, leftAlone)
 	}
-	sent, chains := c.sent(scopeStream, c.marksOfTProxy(Return{}), refused, ChainBackstopStreamIncluded, FilterChain)
+	for _, d := range c.outboundDestinations() {
+		rest = append(rest, refuse("B5."+d.id, d.reason, append([]Match{Proto{TCP}}, d.match...))...)
+	}
+	rules, chains := c.sent(scopeStream, c.marksOfTProxy(Return{}), rest, ChainBackstopStreamIncluded, FilterChain,
+		"O1", "O2", "O6")
 	return append(chains,
 		Chain{Name: ChainBackstopUnowned, Rules: c.unowned()},
-		Chain{Name: ChainBackstopStream, Rules: append(rules, sent...)})
+		Chain{Name: ChainBackstopStream, Rules: rules})
 }
 
 // letIn returns the part of line B5 by which what answers a connection that was let in passes, conntrack or not: its
@@ -307,7 +314,7 @@ func (c Config) backstopOther() []Chain {
 		}
 		refused = append(refused, rule("B8."+d.id, "another protocol: "+d.reason, match, Reject{}))
 	}
-	sent, chains := every.sent(scope, nil, refused, ChainBackstopOtherIncluded, FilterChain)
+	sent, chains := every.sent(scope, nil, refused, ChainBackstopOtherIncluded, FilterChain, "O1", "O2", "O6")
 	return append(chains, Chain{Name: ChainBackstopOtherSent, Rules: sent}, Chain{Name: ChainBackstopOther, Rules: rules})
 }
 

@@ -16,9 +16,9 @@ func (c Config) outbound() []Chain {
 }
 
 // sent returns lines O1 to O7, which let go, and then the rules for the rest. If owners are included, those rules are
-// in a chain of their own, for them.
+// in a chain of their own, for them. It leaves out the lines that rules before have decided.
 func (c Config) sent(
-	scope string, toItself, rest []Rule, included string, typ ChainType,
+	scope string, toItself, rest []Rule, included string, typ ChainType, decided ...string,
 ) (rules []Rule, chains []Chain) {
 	for _, line := range [][]Rule{
 		c.excludedOutInterfaces(Return{}),    // O1
@@ -31,6 +31,7 @@ func (c Config) sent(
 	} {
 		rules = append(rules, line...)
 	}
+	rules = slices.DeleteFunc(rules, func(r Rule) bool { return slices.Contains(decided, r.ID.Line()) })
 	if c.includesOwners() {
 		// Owners are matched positively only, so that a packet without a socket is on no list in every backend.
 		rules = append(rules, c.includedOwners(Goto{Chain: included})...)

@@ -351,14 +351,12 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 		return pass, ""
 	}
 	switch {
+	case marked || !capturing(line) || line == "O8" && j.toResolver() || j.letIn():
+		return pass, ""
 	case p.Flags&intercept.RST != 0:
 		return pass, "B5"
-	case j.letIn():
-		return pass, ""
 	case slices.Contains(j.older, intercept.Tuple{Src: p.Src, Dst: p.Dst}):
 		return pass, "B3"
-	case marked || !capturing(line) || line == "O8" && j.toResolver():
-		return pass, ""
 	}
 	second := "B5"
 	if line == "O8" {

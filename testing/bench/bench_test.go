@@ -420,18 +420,30 @@ func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
 
 // tcpPair connects the peer to the pod, where a transparent socket at port
 // 15006 takes it.
-func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) (p pair) {
+func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) pair {
 	b.Helper()
-	domain, level, transparent, listen := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT,
-		unix.Sockaddr(&unix.SockaddrInet4{Port: 15006})
+	return tcpPairOf(b, side{lab.Peer, 1000}, dst, side{lab.Pod, 1000}, 15006)
+}
+
+// side is where one end of a connection is, and whose.
+type side struct {
+	in *netlab.Namespace
+	id uint32 // user and group
+}
+
+// tcpPairOf connects one side to an address, and takes the connection at a
+// port of the other. The socket there is transparent.
+func tcpPairOf(b *testing.B, from side, dst netip.AddrPort, to side, port uint16) pair {
+	b.Helper()
+	domain, level, transparent, any := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, netip.IPv4Unspecified()
 	if dst.Addr().Is6() {
-		domain, level, transparent, listen = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT,
-			&unix.SockaddrInet6{Port: 15006}
+		domain, level, transparent, any = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, netip.IPv6Unspecified()
 	}
-	listener, p0 := socket(b, lab.Pod, domain, unix.SOCK_STREAM), socket(b, lab.Peer, domain, unix.SOCK_STREAM)
+	listener, p0 := socket(b, to, domain, unix.SOCK_STREAM), socket(b, from, domain, unix.SOCK_STREAM)
 	for _, err := range []error{
 		unix.SetsockoptInt(listener, level, transparent, 1),
-		unix.Bind(listener, listen),
+		unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.Bind(listener, sockaddr(netip.AddrPortFrom(any, port))),
 		unix.Listen(listener, 1),
 		unix.Connect(p0, sockaddr(dst)),
 	} {
@@ -459,7 +471,8 @@ func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
 	if pod.Is6() {
 		domain, peer = unix.AF_INET6, netip.MustParseAddr("fd00:244::1")
 	}
-	p := pair{socket(b, lab.Pod, domain, unix.SOCK_DGRAM), socket(b, lab.Peer, domain, unix.SOCK_DGRAM)}
+	p := pair{socket(b, side{lab.Pod, 1000}, domain, unix.SOCK_DGRAM),
+		socket(b, side{lab.Peer, 1000}, domain, unix.SOCK_DGRAM)}
 	ends := [2]unix.Sockaddr{sockaddr(netip.AddrPortFrom(pod, 9998)), sockaddr(netip.AddrPortFrom(peer, 9999))}
 	for i := range p {
 		if err := errors.Join(unix.Bind(p[i], ends[i]), unix.Connect(p[i], ends[1-i])); err != nil {
@@ -470,9 +483,9 @@ func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
 }
 
 // socket opens a socket that blocks, but not for ever.
-func socket(b *testing.B, in *netlab.Namespace, domain, typ int) int {
+func socket(b *testing.B, s side, domain, typ int) int {
 	b.Helper()
-	fd, err := in.Socket(domain, typ, &intercept.Owner{UID: 1000, GID: 1000})
+	fd, err := s.in.Socket(domain, typ, &intercept.Owner{UID: s.id, GID: s.id})
 	if err != nil {
 		b.Fatal(err)
 	}
