@@ -169,10 +169,8 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	}
 	switch {
 	case err != nil && again == "" && outcome == ruleset.Created:
-		return choice, "", effects{{"rules", func(ctx context.Context) error {
-			return s.remove(ctx,
-				choice.Backend)
-		}}}.undo(err)
+		created := effects{{"rules", func(ctx context.Context) error { return s.remove(ctx, choice.Backend) }}}
+		return choice, "", created.undo(err)
 	case outcome == ruleset.Unchanged:
 		outcome = again
 	}
