@@ -16,7 +16,7 @@ func ExampleRead() {
 		"intercept.mesh/dns":                    "resolvconf",
 		"intercept.mesh/outbound-exclude-ports": "5432",
 	}
-	spec, err := podspec.Read(pod, podspec.Options{})
+	spec, err := podspec.Read(pod, podspec.Options{Limits: podspec.DefaultLimits()})
 	switch {
 	case err != nil:
 		fmt.Println(err) // the answer to whoever made the pod: every mistake, by annotation

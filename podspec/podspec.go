@@ -55,6 +55,9 @@ type Options struct {
 	// Defaults is the configuration that annotations are laid over. The zero
 	// Config stands for [intercept.Default].
 	Defaults intercept.Config
+	// Limits are how far annotations may go from the Defaults. Nil: as far as they
+	// like, as where whoever writes them may decide all; see [DefaultLimits].
+	Limits Limits
 	// Nameservers are the pod's own, where they are known: those of mode
 	// resolvconf, if no annotation names any.
 	Nameservers []netip.Addr
@@ -146,6 +149,7 @@ func Read(annotations map[string]string, o Options) (Spec, error) {
 	}
 	r := reader{prefix(o.Prefix), annotations, decode.Over(defaults)}
 	r.layers.Name = func(f decode.Field) string { return r.name(f.Name) }
+	r.layers.Also = func(c intercept.Config) error { return o.Limits.judge(defaults, c) }
 	return r.read(o)
 }
 

@@ -57,6 +57,9 @@ func entry(annotations, more string) string {
 
 const asks = `{"intercept.mesh/enabled":"true"}`
 
+// everybody is a pod that asks for interception, and captures nobody.
+const everybody = `{"intercept.mesh/enabled":"true","intercept.mesh/proxy-uid":"1-4294967294"}`
+
 // TestAdd: what each failure of the kernel makes of an ADD, and how it is
 // applied.
 func TestAdd(t *testing.T) {
@@ -85,7 +88,9 @@ func TestAdd(t *testing.T) {
 			types.ErrUnsupportedField, 0},
 		"bad annotations, not lenient": {entry(`{"intercept.mesh/enabled":"x"}`, `,"failurePolicy":"allow"`), nil,
 			codeAnnotations, 0},
-		"gVisor, not lenient": {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
+		"all the proxy":              {entry(everybody, `,"failurePolicy":"allow"`), nil, codeAnnotations, 0},
+		"all the proxy, by the node": {entry(everybody, `,"annotationLimits":{"proxy-uid":"free"}`), nil, 0, 1},
+		"gVisor, not lenient":        {entry(asks, `,"failurePolicy":"allow","runtime":"runsc"`), nil, codeOtherNetwork, 0},
 	} {
 		f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config), err: tt.err}
 		p := &plugin{plane: f.on}
@@ -324,7 +329,7 @@ func TestDocument(t *testing.T) {
 	text := string(b)
 	update := os.Getenv("MESH_TEST_UPDATE") == "1"
 	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(),
-		"codes": codeTable()} {
+		"limits": limitTable(), "codes": codeTable()} {
 		begin, end := strings.Index(text, "<!-- "+name+":"), strings.Index(text, "<!-- /"+name+" -->")
 		if begin < 0 || end < begin {
 			t.Fatalf("no place for the table of %s", name)
@@ -360,6 +365,18 @@ func annotationTable() string {
 	for _, a := range podspec.Annotations() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.Name, cell(a.Form), cell(a.Field), cell(a.Initial),
 			strings.ReplaceAll(a.Meaning, "|", `\|`))
+	}
+	return b.String()
+}
+
+func limitTable() string {
+	var b strings.Builder
+	b.WriteString("| annotation | limit |\n| --- | --- |\n")
+	limits := podspec.DefaultLimits()
+	for _, a := range podspec.Annotations() {
+		if limit, ok := limits[a.Name]; ok {
+			fmt.Fprintf(&b, "| `%s` | %s |\n", a.Name, cell(limit.String()))
+		}
 	}
 	return b.String()
 }

@@ -66,7 +66,8 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		}
 	}
 	spec, err := podspec.Read(facts.Annotations, podspec.Options{
-		Prefix: in.conf.AnnotationPrefix, Defaults: in.conf.Defaults, Nameservers: in.nameservers, NeedNameservers: true,
+		Prefix: in.conf.AnnotationPrefix, Defaults: in.conf.Defaults, Limits: in.conf.Limits(),
+		Nameservers: in.nameservers, NeedNameservers: true,
 	})
 	if err != nil {
 		return verdict{}, errors.Join(err, in.serversErr)

@@ -5,6 +5,7 @@ package cniconf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -47,6 +48,8 @@ type Conf struct {
 	// AgentPod is the agent's own pod, NAMESPACE/NAME, as a glob.
 	AgentPod         string
 	AnnotationPrefix string
+	// AnnotationLimits are those that the entry gives; [Conf.Limits] has the others, too.
+	AnnotationLimits podspec.Limits
 	// Defaults is the configuration that annotations are laid over.
 	Defaults intercept.Config
 	// Runtime is the container runtime of all pods whose list this is, if
@@ -114,6 +117,9 @@ func Fields() []Field {
 			func(c *Conf, n strict.Node) error {
 				return setString(&c.AnnotationPrefix, n, podspec.ValidatePrefix)
 			}},
+		{"annotationLimits", "object", `{}`,
+			"how far a pod's annotations may go, by their names; what is not named keeps the limit in the table below",
+			func(c *Conf, n strict.Node) error { return setLimits(&c.AnnotationLimits, n) }},
 		{"defaults", "configuration", `{}`,
 			"the fields of mesh-init's configuration file; a pod's annotations go before them",
 			func(c *Conf, n strict.Node) error { return setDefaults(&c.Defaults, n) }},
@@ -359,6 +365,96 @@ func setSize(to *int64, n strict.Node) error {
 	}
 	*to = size
 	return nil
+}
+
+// Limits are how far annotations may go from the Defaults: where the entry gives
+// no bound, those of [podspec.DefaultLimits].
+func (c Conf) Limits() podspec.Limits {
+	all := podspec.DefaultLimits()
+	maps.Copy(all, c.AnnotationLimits)
+	return all
+}
+
+// allOthers stands for the annotations that an entry does not name.
+const allOthers = "*"
+
+func setLimits(to *podspec.Limits, n strict.Node) error {
+	if n.Kind != strict.Mapping {
+		return fmt.Errorf("%s is not an object of limits", n.Quote())
+	}
+	given, others := podspec.Limits{}, podspec.Bound(nil)
+	var errs strict.Errors
+	for _, f := range n.Fields {
+		b, err := bound(f.Value)
+		if err == nil && f.Name == allOthers {
+			switch others = b; b.(type) {
+			case podspec.Free, podspec.Fixed:
+			default:
+				err = fmt.Errorf("%s is not a limit of all annotations; write %q or %q", b, podspec.FreeWord, podspec.FixedWord)
+			}
+		} else if err == nil {
+			given[f.Name] = b
+		}
+		errs.Add(strict.Under(strict.Clip(f.Name), err))
+	}
+	errs.Add(given.Validate())
+	for _, f := range decode.Fields() {
+		if _, ok := given[f.Name]; !ok && others != nil {
+			given[f.Name] = others
+		}
+	}
+	if !errs.None() {
+		return errs.Err()
+	}
+	*to = given
+	return nil
+}
+
+// bound reads one bound: a word, a number, a prefix length or a list.
+func bound(n strict.Node) (podspec.Bound, error) {
+	length, isLength := strings.CutPrefix(n.Text, "/")
+	number, err := strconv.ParseUint(strings.TrimPrefix(n.Text, "/"), 10, 64)
+	switch {
+	case n.Kind == strict.List && len(n.Items) > 0:
+		return boundList(n)
+	case n.Kind != strict.Scalar:
+	case n.Bare && err == nil && !isLength:
+		return podspec.Most(number), nil
+	case n.Bare:
+	case isLength && err == nil && len(length) <= 3:
+		return podspec.Network(number), nil
+	case n.Text == podspec.FreeWord:
+		return podspec.Free{}, nil
+	case n.Text == podspec.FixedWord:
+		return podspec.Fixed{}, nil
+	case n.Text == podspec.ByPropertyWord:
+		return podspec.ByProperty{}, nil
+	}
+	return nil, fmt.Errorf(`%s is not a limit; write %q, %q, a number, a prefix length ("/8") or a list of strings`,
+		n.Quote(), podspec.FreeWord, podspec.FixedWord)
+}
+
+func boundList(n strict.Node) (podspec.Bound, error) {
+	var there, not []string
+	for _, item := range n.Items {
+		s, err := item.AsString()
+		if err != nil {
+			return nil, err
+		}
+		if name, is := strings.CutPrefix(s, "!"); is {
+			not = append(not, name)
+		} else {
+			there = append(there, s)
+		}
+	}
+	switch {
+	case len(not) == 0:
+		return podspec.OneOf(there), nil
+	case len(there) == 0:
+		return podspec.NoneOf(not), nil
+	}
+	return nil, fmt.Errorf("%q says what there may be, and %q what there may not be; write one or the other",
+		strict.Clip(there[0]), "!"+strict.Clip(not[0]))
 }
 
 // setDefaults reads a configuration. What it lacks and only annotations can

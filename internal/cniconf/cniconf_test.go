@@ -3,6 +3,7 @@ package cniconf
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/podspec"
 )
 
 func equal(a, b any) string {
@@ -109,6 +112,70 @@ func TestErrors(t *testing.T) {
 		}
 		if c.Backend == "" || c.LogLevel == "" || c.Defaults.Validate() != nil {
 			t.Errorf("%s: %+v", text, c)
+		}
+	}
+}
+
+// TestLimitErrors: each names the annotation and what is wrong with its limit.
+func TestLimitErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		`[]`:                      "[] is not an object of limits",
+		`{"proxy-uid":"16"}`:      `proxy-uid: "16" is not a limit; write "free", "fixed", a number`,
+		`{"proxy-uid":true}`:      "proxy-uid: true is not a limit",
+		`{"proxy-uid":-1}`:        "proxy-uid: -1 is not a limit",
+		`{"proxy-uid":null}`:      "proxy-uid: null is not a limit",
+		`{"proxy-uid":[]}`:        "proxy-uid: [] is not a limit",
+		`{"proxy-uids":5}`:        "proxy-uids: no annotation of a field; did you mean proxy-uid?",
+		`{"*":5}`:                 `*: 5 is not a limit of all annotations; write "free" or "fixed"`,
+		`{"dns":["all","!off"]}`:  `dns: "all" says what there may be, and "!off" what there may not be`,
+		`{"dns":[1]}`:             "dns: 1 is not a string",
+		`{"dns":["on"]}`:          `dns: "on" is not one of off, resolvconf, all`,
+		`{"dns":"fixed","dns":5}`: `dns: "dns" is there twice`,
+		`{"inbound-exclude-sources":"/4294967302"}`: `inbound-exclude-sources: "/4294967302" is not a limit`,
+		`{"inbound-exclude-sources":"/33"}`:         `inbound-exclude-sources: "/33" is not the length of an IPv4 prefix`,
+	} {
+		_, err := Parse([]byte(`{"annotationLimits":` + text + `}`))
+		if e, ok := errors.AsType[*Error](err); !ok || e.Field != "annotationLimits" || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %s", text, err, want)
+		}
+	}
+}
+
+// TestLimits: what is given replaces the bound of that annotation alone, and "*"
+// those of all others.
+func TestLimits(t *testing.T) {
+	for text, change := range map[string]func(podspec.Limits){
+		`{}`: func(podspec.Limits) {},
+		`{"proxy-uid":3,"dns":["off","all"],"exclude-interfaces":["!lo1","!eth*"],"inbound-exclude-sources":"/0"}`: func(
+			l podspec.Limits) {
+			l["proxy-uid"], l["dns"], l["exclude-interfaces"] = podspec.Most(3), podspec.OneOf{"off", "all"},
+				podspec.NoneOf{"lo1", "eth*"}
+			l["inbound-exclude-sources"] = podspec.Network(0)
+		},
+		`{"proxy-uid":"free","outbound-exclude":"fixed","inbound-exclude":"by-property"}`: func(l podspec.Limits) {
+			l["proxy-uid"], l["outbound-exclude"], l["inbound-exclude"] = podspec.Free{}, podspec.Fixed{}, podspec.ByProperty{}
+		},
+		`{"outbound-exclude-ports":100,"*":"fixed"}`: func(l podspec.Limits) {
+			for _, f := range decode.Fields() {
+				l[f.Name] = podspec.Fixed{}
+			}
+			l["outbound-exclude-ports"] = podspec.Most(100)
+		},
+	} {
+		c, err := Parse([]byte(`{"annotationLimits":` + text + `}`))
+		want := podspec.DefaultLimits()
+		change(want)
+		if diff := cmp.Diff(want, c.Limits()); err != nil || diff != "" {
+			t.Errorf("%s: %v\n%s", text, err, diff)
+		}
+		// What the limits are called in errors and documents is what can be written.
+		var all []string
+		for name, b := range c.Limits() {
+			all = append(all, fmt.Sprintf("%q:%s", name, b))
+		}
+		again, err := Parse([]byte(`{"annotationLimits":{` + strings.Join(all, ",") + `}}`))
+		if diff := cmp.Diff(want, again.Limits()); err != nil || diff != "" {
+			t.Errorf("%s, written again: %v\n%s", text, err, diff)
 		}
 	}
 }

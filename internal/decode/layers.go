@@ -25,6 +25,9 @@ type Layers struct {
 	// Name is how a field is set by those who read the errors: "--dns". Nil: they
 	// know its path.
 	Name func(Field) string
+	// Also reports, as Validate does, what else there is against the configuration.
+	// Nil: nothing.
+	Also func(intercept.Config) error
 }
 
 // layer is one place that has set fields.
@@ -123,7 +126,11 @@ func (l *Layers) Done() (intercept.Config, error) {
 	if l.NeedsServers() {
 		c = WithoutPod(c)
 	}
-	for _, err := range strict.Flatten(c.Validate()) {
+	all := strict.Flatten(c.Validate())
+	if l.Also != nil {
+		all = append(all, strict.Flatten(l.Also(l.config))...)
+	}
+	for _, err := range all {
 		field, ok := errors.AsType[*intercept.FieldError](err)
 		switch {
 		case !ok && !l.Errs.None(): // nothing is captured, most likely in consequence

@@ -202,7 +202,7 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 
 // read says what a pod asks for, as the plugin read it.
 func (r Repairer) read(p kube.Pod, s Sandbox) (podspec.Spec, error) {
-	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults}
+	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults, Limits: r.Conf.Limits()}
 	spec, err := podspec.Read(p.Facts.Annotations, o)
 	if err != nil || !spec.NameserversInPod {
 		return spec, err

@@ -88,12 +88,13 @@ func TestRepair(t *testing.T) {
 	expect(r, p, Converged, None, "")
 	// What cannot be done touches nothing.
 	expect(r, pod("web", "enabled", "perhaps"), Refused, None, "InterceptionRefused")
+	expect(r, pod("web", "enabled", "true", "proxy-uid", "1-4294967294"), Refused, None, "InterceptionRefused")
 	kata := p
 	kata.Facts.RuntimeClass = "kata-qemu"
 	expect(r, kata, Refused, None, "InterceptionRefused")
 	expect(r, p, Converged, None, "")
-	if closed != 11 {
-		t.Errorf("%d of 11 sandboxes were closed", closed)
+	if closed != 12 {
+		t.Errorf("%d of 12 sandboxes were closed", closed)
 	}
 }
 
