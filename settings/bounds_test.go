@@ -84,7 +84,7 @@ func TestRefusalIsBounded(t *testing.T) {
 		"one long item":          func() error { return variable("MESH_OUTBOUND_EXCLUDE_CIDRS=" + strings.Repeat("1", 8*n)) },
 		"one long word":          func() error { return variable("MESH_DNS=" + strings.Repeat("x", 8*n)) },
 		"one long port":          func() error { return variable("MESH_OUTBOUND_PORT=" + strings.Repeat("x", 8*n)) },
-		"one long name":          func() error { return variable("MESH_" + strings.Repeat("X_", 8*n) + "=1") },
+		"one long value":         func() error { return variable("MESH_DNS=" + strings.Repeat("X_", 8*n) + "=1") },
 		"semicolons":             func() error { return variable("MESH_OUTBOUND_EXCLUDE=" + strings.Repeat(";", n)) },
 		"words of one exclusion": func() error { return variable("MESH_OUTBOUND_EXCLUDE=" + many("x# ")) },
 		"servers":                func() error { return variable("MESH_DNS_SERVERS=" + many("x#,")) },

@@ -38,9 +38,9 @@ func LoadFile(path string) (intercept.Config, error) {
 }
 
 // FromEnvironment reads the variables MESH_… of an environment such as
-// [os.Environ], over [intercept.Default]. Kubernetes' own variables for Services
-// whose names begin with mesh- are passed over, or an error where one has the
-// name of a field.
+// [os.Environ], over [intercept.Default]. A variable that is nearly the name of
+// one of these is an error. Others are passed over, and so are Kubernetes'
+// variables for Services whose names begin with mesh; [Read] names them.
 func FromEnvironment(environ []string) (intercept.Config, error) {
 	r, err := Read(Sources{Environ: environ})
 	return r.Config, err
@@ -76,6 +76,9 @@ type Result struct {
 	// NameserversInPod is whether the Config has mode resolvconf and no name
 	// servers, since they stand in the pod's resolv.conf.
 	NameserversInPod bool
+	// Note names, in a sentence, variables MESH_… that are no settings and were
+	// passed over. Empty: there are none.
+	Note string
 
 	layers *decode.Layers
 }
@@ -112,7 +115,7 @@ func Read(s Sources) (Result, error) {
 		}
 		l.Document(s.File, doc, err)
 	}
-	s.environment(l)
+	note := s.environment(l)
 	if s.Flags != nil {
 		s.Flags.lay(l)
 	}
@@ -121,25 +124,25 @@ func Read(s Sources) (Result, error) {
 	}
 	c, err := l.Done()
 	if err != nil {
-		return Result{layers: l}, err
+		return Result{Note: note, layers: l}, err
 	}
-	return Result{c, l.NeedsServers(), l}, nil
+	return Result{c, l.NeedsServers(), note, l}, nil
 }
 
-func (s Sources) environment(l *decode.Layers) {
+func (s Sources) environment(l *decode.Layers) (note string) {
 	byFlag := map[string]decode.Field{}
-	variables, err := decode.Environ(s.Environ, func() []string {
-		var names []string
+	variables, note, err := decode.Environ(s.Environ, func() (flags decode.Flags) {
 		for _, f := range decode.Fields() {
 			for _, name := range f.Names() {
-				names = append(names, name)
+				flags.Names = append(flags.Names, name)
 				byFlag[name] = f
 			}
 		}
 		for _, v := range s.OwnVariables {
-			names = append(names, strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(v, decode.EnvPrefix), "_", "-")))
+			own := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(v, decode.EnvPrefix), "_", "-"))
+			flags.Names = append(flags.Names, own)
 		}
-		return names
+		return flags
 	}, func(flag string) bool { return s.Flags.has(byFlag[flag].Name) })
 	l.Errs.Add(err)
 	for _, v := range variables {
@@ -147,6 +150,7 @@ func (s Sources) environment(l *decode.Layers) {
 			l.Text(v.Name, f, v.Text)
 		}
 	}
+	return note
 }
 
 // Flags are the flags of a configuration's fields in a program.

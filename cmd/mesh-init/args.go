@@ -64,25 +64,28 @@ func (in inputs) sources() []string {
 // use are passed over, since a pod's environment is the same for all verbs.
 func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []setting) {
 	byName := map[string]cli.Flag{}
-	variables, err := decode.Environ(environ, func() []string {
-		var names []string
+	variables, note, err := decode.Environ(environ, func() (flags decode.Flags) {
 		for _, f := range all() {
 			if f.Once {
+				flags.Once = append(flags.Once, f.Name)
 				continue
 			}
-			names = append(names, f.Name)
+			flags.Names = append(flags.Names, f.Name)
 			byName[f.Name] = f
 			for _, o := range f.Old {
-				names = append(names, o.Name)
+				flags.Names = append(flags.Names, o.Name)
 				byName[o.Name] = f
 			}
 		}
-		return names
+		return flags
 	}, func(name string) bool {
 		f := byName[name]
 		return !in.uses(f.Name) || slices.ContainsFunc(fromArgs, func(s setting) bool { return s.Name == f.Name })
 	})
 	in.errs = append(in.errs, err)
+	if note != "" {
+		in.notes = append(in.notes, note)
+	}
 	for _, v := range variables {
 		f := byName[v.Flag]
 		if !in.uses(f.Name) {

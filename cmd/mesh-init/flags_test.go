@@ -65,8 +65,8 @@ func TestFlagTable(t *testing.T) {
 			}
 		}
 		if name := f.Env(); !f.Once {
-			known := func() []string { return []string{f.Name} }
-			given, err := decode.Environ([]string{name + "=15001"}, known, func(string) bool { return false })
+			known := func() decode.Flags { return decode.Flags{Names: []string{f.Name}} }
+			given, _, err := decode.Environ([]string{name + "=15001"}, known, func(string) bool { return false })
 			if err != nil || len(given) != 1 {
 				t.Errorf("%s would be taken for a Service's variable: %v", name, err)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,6 +230,11 @@ func TestMistakes(t *testing.T) {
 		{name: "a variable for what is no setting", env: []string{"MESH_DST=10.0.0.1:1", "MESH_DRY_RUN=true",
 			"MESH_HELP=true"},
 			want: []string{"MESH_DRY_RUN: unknown variable", "MESH_DST: unknown variable", "MESH_HELP: unknown variable"}},
+		{name: "variables of others, and misspelt ones of ours", env: []string{"MESH_ID=1", "MESH_EXCLUDE_CIDR=10.0.0.0/8",
+			"MESH_DN5=all", "MESH_INBUOND_PORT=1"},
+			want: []string{"MESH_DN5: unknown variable; did you mean MESH_DNS?",
+				"MESH_EXCLUDE_CIDR: unknown variable; did you mean MESH_OUTBOUND_EXCLUDE_CIDRS?",
+				"MESH_INBUOND_PORT: unknown variable; did you mean MESH_INBOUND_PORT?"}},
 		{name: "unknown field", file: "outbound: {excludePort: [80]}\nOutbound: {}\n",
 			want: []string{"standard input: Outbound: unknown field; did you mean outbound?",
 				"standard input: outbound.excludePort: unknown field; did you mean excludePorts?"}},
@@ -334,9 +340,6 @@ func TestMistakes(t *testing.T) {
 			want: []string{"--resolv-conf: open /nonexistent: no such file or directory; name the servers with --dns-servers"}},
 		{name: "no server in resolv.conf", args: []string{"--dns", "resolvconf"}, env: []string{"MESH_RESOLV_CONF=" + empty},
 			want: []string{"MESH_RESOLV_CONF: " + empty + " names no server; name the servers"}},
-		{name: "a Service's variable", env: []string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"},
-			want: []string{`MESH_INBOUND_PORT: "tcp://10.0.0.1:80" is Kubernetes' address of a Service named mesh-inbound, ` +
-				`not a value for us; give --inbound-port, or set enableServiceLinks: false`}},
 
 		{name: "no file", args: []string{"--config", "/nonexistent/mesh.yaml"},
 			want: []string{"--config: open /nonexistent/mesh.yaml: no such file or directory"}},
@@ -353,12 +356,12 @@ func TestMistakes(t *testing.T) {
 			want: []string{"standard input: more after the end of the first YAML document"}},
 		{name: "not fields", file: "80",
 			want: []string{"standard input: a value where fields belong (proxy, outbound, inbound"}},
-		{name: "errors in a file and beside it", args: []string{"--dns-port", "x"}, env: []string{"MESH_FOO=1"},
+		{name: "errors in a file and beside it", args: []string{"--dns-port", "x"}, env: []string{"MESH_DSN=1"},
 			file: "dns: {servers: [x, 10.0.0.1], mode: {a: b}}\ninbound: {excludePorts: [80-70, {}], port: []}\noutbound: " +
 				"{excludeCIDRs: [null], exclude: [{ports: 0, protocol: sctp}, {}]}\nexcludeInterfaces: eth0\ntunnelPort: " +
 				"0010\nproxy: {uids: [\"1,2\", 3], allowRoot: yes}\n",
 			want: []string{
-				"MESH_FOO: unknown variable",
+				"MESH_DSN: unknown variable; did you mean MESH_DNS?",
 				`standard input: proxy.uids[0]: "1,2": write one item an entry`,
 				`standard input: proxy.allowRoot: "yes" is not true or false`,
 				"standard input: outbound.excludeCIDRs[0]: no value",
@@ -402,7 +405,7 @@ func TestMistakes(t *testing.T) {
 			if r.code != cli.ExitUsage || r.out != "" {
 				t.Errorf("exit code %d, want %d; standard output %q, want none", r.code, cli.ExitUsage, r.out)
 			}
-			lines := r.lines()
+			lines := slices.DeleteFunc(r.lines(), func(line string) bool { return strings.Contains(line, "level=WARN") })
 			ok := len(lines) == len(tc.want)
 			for i := range min(len(lines), len(tc.want)) {
 				ok = ok && strings.HasPrefix(lines[i], "mesh-init: "+tc.want[i])
@@ -412,6 +415,37 @@ func TestMistakes(t *testing.T) {
 					strings.Join(tc.want, "\n"))
 			}
 		})
+	}
+}
+
+// TestVariablesOfOthers: what a Service or another program has put into the environment is no mistake. One line says
+// what was passed over.
+func TestVariablesOfOthers(t *testing.T) {
+	many := make([]string, 2000)
+	for i := range many {
+		many[i] = fmt.Sprintf("MESH_%s_%d=1", strings.Repeat("X", 100), i)
+	}
+	for name, tc := range map[string]struct {
+		env  []string
+		want string // in the warning
+	}{
+		"a Service named mesh": {[]string{"MESH_SERVICE_HOST=10.0.0.1", "MESH_SERVICE_PORT=80", "MESH_PORT=tcp://10.0.0.1:80",
+			"MESH_PORT_80_TCP=tcp://10.0.0.1:80", "MESH_PORT_80_TCP_PROTO=tcp"}, "since they are no settings of ours: MESH_PORT, "},
+		"a Service named mesh-inbound": {[]string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"},
+			"since it is no setting of ours: MESH_INBOUND_PORT (Kubernetes' address of a Service)"},
+		"a Service of UDP": {[]string{"MESH_DNS_PORT=udp://[fd00::1]:53", "MESH_DNS_PORT_53_UDP=udp://[fd00::1]:53"},
+			"MESH_DNS_PORT (Kubernetes' address of a Service), MESH_DNS_PORT_53_UDP"},
+		"another program's": {[]string{"MESH_ID=mesh1", "MESH_CLUSTER_NAME=east", "MESH_GATEWAY_URL=http://gateway",
+			"MESH_TRUST_DOMAIN=cluster.local", "MESH_PROXY_ID=7", "MESH_MODE=strict", "MESH_NAMESPACE=shop", "MESH_=1"},
+			"MESH_, MESH_CLUSTER_NAME, MESH_GATEWAY_URL, MESH_ID, MESH_MODE, MESH_NAMESPACE, MESH_PROXY_ID, MESH_TRUST_DOMAIN"},
+		"thousands": {many, " and 1992 more"},
+	} {
+		r := invoke(t, "", tc.env, "render", "--backend", "nft")
+		bare := invoke(t, "", nil, "render", "--backend", "nft")
+		if r.code != cli.ExitDone || r.out != bare.out || len(r.lines()) != 1 || !strings.Contains(r.stderr, tc.want) ||
+			len(r.stderr) > 1024 {
+			t.Errorf("%s: exit code %d, %q, want one line with %q", name, r.code, r.stderr, tc.want)
+		}
 	}
 }
 

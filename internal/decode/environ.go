@@ -15,45 +15,82 @@ type Variable struct {
 	Text string
 }
 
+// Flags are the names of flags, as an environment may have variables of them.
+type Flags struct {
+	// Names are those of the flags that have a variable.
+	Names []string
+	// Once are those of the flags that have none: they belong to one run.
+	Once []string
+}
+
 // Environ reads the variables MESH_… of an environment ("KEY=VALUE"), in the
-// order of their names. flags are the names of the flags that there are. settled
-// are those that are set elsewhere, and strongly, or that do not matter: it is no
-// mistake if their variable has the address of a Service.
-func Environ(environ []string, flags func() []string, settled func(flag string) bool) ([]Variable, error) {
+// order of their names. settled are the flags that are set elsewhere, and
+// strongly, or that do not matter.
+//
+// A variable that is none of ours is passed over: a namespace may have a Service
+// named mesh, and a container may share its variables with other programs. The
+// note names those that were, or is empty. What is nearly the name of one of ours
+// is an error.
+func Environ(environ []string, flags func() Flags, settled func(flag string) bool) (
+	given []Variable, note string, err error,
+) {
 	environ = slices.DeleteFunc(slices.Sorted(slices.Values(environ)), func(entry string) bool {
 		return !strings.HasPrefix(entry, EnvPrefix) || strings.HasPrefix(entry, EnvPrefix+"TEST_")
 	})
 	if len(environ) == 0 {
-		return nil, nil
+		return nil, "", nil
 	}
-	byName := map[string]string{}
+	known, byName, once := flags(), map[string]string{}, map[string]string{}
 	var names []string
-	for _, f := range flags() {
+	for _, f := range known.Names {
 		byName[EnvName(f)] = f
 		names = append(names, EnvName(f))
 	}
-	var given []Variable
+	for _, f := range known.Once {
+		once[EnvName(f)] = f
+	}
 	var errs strict.Errors
+	var strange []string
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		flag, known := byName[name]
-		switch link := isServiceLink(name, value); {
-		case !known && link:
-		case !known && errs.Full():
-			errs.Omit()
-		case !known:
-			errs.Add(fmt.Errorf("%s: unknown variable; %s", strict.Clip(name),
-				strict.Hint(name, names, "unset it; mesh-init --help lists the flags, whose names these are")))
-		case link && settled(flag):
-			// A flag is the way out that the error below names.
-		case link:
-			errs.Add(fmt.Errorf("%s: %q is Kubernetes' address of a Service named %s, not a value for us; "+
-				"give --%s, or set enableServiceLinks: false in the pod's spec", name, strict.Clip(value), serviceOf(name), flag))
-		default:
+		flag, isOurs := byName[name]
+		switch {
+		case isOurs && isServiceURL(value) && settled(flag):
+			// Whose value it would be has another.
+		case isOurs && isServiceURL(value):
+			strange = append(strange, name+" (Kubernetes' address of a Service)")
+		case isServiceLink(name, value):
+			strange = append(strange, strict.OneLine(strict.Clip(name)))
+		case isOurs:
 			given = append(given, Variable{name, flag, value})
+		case errs.Full():
+			errs.Omit()
+		case once[name] != "":
+			errs.Add(fmt.Errorf("%s: unknown variable; --%s belongs to one run, so there is none for it", name, once[name]))
+		default:
+			if hint := strict.Misspelt(name, names); hint != "" {
+				errs.Add(fmt.Errorf("%s: unknown variable; %s", strict.Clip(name), hint))
+				continue
+			}
+			strange = append(strange, strict.OneLine(strict.Clip(name)))
 		}
 	}
-	return given, errs.Err()
+	return given, passedOver(strange), errs.Err()
+}
+
+// passedOver names variables that are none of ours, in one line.
+func passedOver(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	text := "passed over, since it is no setting of ours: "
+	if len(names) > 1 {
+		text = "passed over, since they are no settings of ours: "
+	}
+	if most := 8; len(names) > most {
+		return text + fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return text + strings.Join(names, ", ")
 }
 
 // Kubernetes sets variables for the Services of a pod's namespace, in the
@@ -81,9 +118,4 @@ func isServiceLink(name, value string) bool {
 
 func isServiceURL(value string) bool {
 	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
-}
-
-// serviceOf returns the Service whose address is in a variable …_PORT.
-func serviceOf(name string) string {
-	return strings.ToLower(strings.ReplaceAll(strings.TrimSuffix(name, "_PORT"), "_", "-"))
 }

@@ -28,13 +28,49 @@ func Hint(name string, candidates []string, otherwise string) string {
 	if len(meant) == 0 {
 		meant = similar(own, candidates)
 	}
-	switch {
-	case len(meant) == 0 || len(meant) > 3:
+	if len(meant) == 0 || len(meant) > 3 {
 		return otherwise
-	case len(meant) == 1:
+	}
+	return didYouMean(meant)
+}
+
+// Misspelt is the hint about a name that is nearly one of the candidates: it has
+// two of one's words or more and no other, or all of them but for some letters.
+// It is "" of a name that somebody may well have given something else.
+func Misspelt(name string, candidates []string) string {
+	if len(name) >= maxName {
+		return ""
+	}
+	own := words(name)
+	var vocabulary []string
+	for _, c := range candidates {
+		vocabulary = append(vocabulary, words(c)...)
+	}
+	for i, w := range own {
+		if !slices.Contains(vocabulary, w) && slices.Contains(vocabulary, w+"s") {
+			own[i] = w + "s"
+		}
+	}
+	meant := withWords(own, candidates)
+	if len(own) == 1 || len(meant) == 0 {
+		meant = similar(own, candidates)
+	}
+	// A word of two letters is like too many others: MESH_PROXY_ID.
+	meant = slices.DeleteFunc(meant, func(candidate string) bool {
+		has := words(candidate)
+		return slices.ContainsFunc(own, func(w string) bool { return len(w) < 3 && !slices.Contains(has, w) })
+	})
+	if len(meant) == 0 {
+		return ""
+	}
+	return didYouMean(meant[:min(len(meant), 3)])
+}
+
+func didYouMean(meant []string) string {
+	last := len(meant) - 1
+	if last == 0 {
 		return "did you mean " + meant[0] + "?"
 	}
-	last := len(meant) - 1
 	return "did you mean " + strings.Join(meant[:last], ", ") + " or " + meant[last] + "?"
 }
 
@@ -212,23 +248,27 @@ func difference(a, b, vocabulary []string) int {
 	return sum
 }
 
-// distance is the number of letters to insert, delete or replace to make b of a.
+// distance is the number of letters to insert, delete, replace, or exchange with
+// the next one, to make b of a.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			cost := row[j]
 			if a[i] != b[j] {
 				cost++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				cost = min(cost, before[j-1]+1)
+			}
+			next[j+1] = min(cost, next[j]+1, row[j+1]+1)
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }
