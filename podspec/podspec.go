@@ -157,9 +157,9 @@ func Read(annotations map[string]string, o Options) (Spec, error) {
 // is not to be intercepted, or "". Nothing else of them is read.
 func Declined(annotations map[string]string, under string) Reason {
 	switch {
-	case annotations[prefix(under)+"/"+Enabled] == "false":
+	case strict.Tidy(annotations[prefix(under)+"/"+Enabled]) == "false":
 		return Disabled
-	case annotations[prefix(under)+"/"+Init] == initContainer:
+	case strict.Tidy(annotations[prefix(under)+"/"+Init]) == initContainer:
 		return InitContainer
 	}
 	return ""
@@ -169,11 +169,19 @@ func Declined(annotations map[string]string, under string) Reason {
 // for interception. It is for callers that do not know the prefix.
 func MayAsk(annotations map[string]string) bool {
 	for name, value := range annotations {
-		if strings.HasSuffix(name, "/"+Enabled) && (value == "true" || value == strictly) {
-			return true
+		if strings.HasSuffix(name, "/"+Enabled) {
+			if value = strict.Tidy(value); value == "true" || value == strictly {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// IsStrict reports whether annotations say that the pod must not start without its
+// rules. Nothing else of them is read.
+func IsStrict(annotations map[string]string, under string) bool {
+	return strict.Tidy(annotations[prefix(under)+"/"+Enabled]) == strictly
 }
 
 // Mentioned reports whether any annotation stands under the prefix.
@@ -267,6 +275,7 @@ func (r *reader) read(o Options) (Spec, error) {
 // own reads the annotations that are no field of a configuration.
 func (r *reader) own() Spec {
 	enabled, given := r.get(Enabled)
+	enabled = strict.Tidy(enabled)
 	if by, ok := r.get(Init); ok {
 		r.fail(r.name(Init), fmt.Errorf("%q is not %s; leave the annotation out if no init container intercepts",
 			by, initContainer))
@@ -280,8 +289,8 @@ func (r *reader) own() Spec {
 		r.fail(r.name(Enabled), fmt.Errorf("%q is not one of true, false, strict", enabled))
 	}
 	if class, ok := r.get(RuntimeClass); ok {
-		spec.RuntimeClass = class
-		if strings.TrimSpace(class) == "" {
+		spec.RuntimeClass = strict.Tidy(class)
+		if spec.RuntimeClass == "" {
 			r.fail(r.name(RuntimeClass), fmt.Errorf("empty value %q; write the name of the pod's RuntimeClass, or leave the "+
 				"annotation out", class))
 		}

@@ -39,6 +39,7 @@ func TestNotOurs(t *testing.T) {
 		"others'": {annotations{"intercept.mesh": "x", "intercept.meshes/enabled": "true",
 			"a.intercept.mesh/enabled": "true"}, NotAnnotated},
 		"disabled":               {ours(Enabled, "false", "nonsense", "x"), Disabled},
+		"disabled, as a block":   {ours(Enabled, "false\n", "nonsense", "x"), Disabled},
 		"an init container":      {ours(Init, "container", Enabled, "true", "dns", "x"), InitContainer},
 		"only an init container": {ours(Init, "container"), InitContainer},
 	} {
@@ -65,6 +66,20 @@ func TestRead(t *testing.T) {
 		"enabled": {ours(Enabled, "true"), nil, Spec{Reason: Asked, Config: defaults}},
 		"strict": {ours(Enabled, "strict", RuntimeClass, "runc"), nil, Spec{Reason: Asked, Strict: true, Config: defaults,
 			RuntimeClass: "runc"}},
+		"as blocks of YAML": {ours(Enabled, "strict # as all of ours\n", RuntimeClass, "runc\n", "dns", "all\n",
+			"outbound-exclude-ports", "# the database's\n5432\n\t6000-6010,\n7000\r\n", "drop-invalid", "\ttrue\n",
+			"outbound-exclude", "tcp 10.0.0.0/8:5432\nudp [fd00::/8]:53 # why\n"), nil,
+			Spec{Reason: Asked, Strict: true, RuntimeClass: "runc", Config: c(func(c *intercept.Config) {
+				c.DNS.Mode, c.Inbound.DropInvalid = intercept.DNSAll, true
+				c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432), {First: 6000, Last: 6010}, intercept.Port(7000)}
+				for _, text := range []string{"tcp 10.0.0.0/8:5432", "udp [fd00::/8]:53"} {
+					e, err := intercept.ParseExclusion(text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					c.Outbound.Exclude = append(c.Outbound.Exclude, e)
+				}
+			})}},
 		"fields": {ours(Enabled, "true", "outbound-exclude-ports", "5432, 6000-6010", "inbound-mode", "off", "drop-invalid",
 			"true"), nil,
 			Spec{Reason: Asked, Config: c(func(c *intercept.Config) {

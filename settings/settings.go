@@ -205,6 +205,7 @@ func (f *flag) String() string {
 
 func (f *flag) Set(text string) error {
 	before, again := f.given[f.Name]
+	text = f.Tidy(text)
 	switch {
 	case again && f.Repeats():
 		text = before + ";" + text

@@ -5,13 +5,14 @@ import (
 	"io"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/version"
 )
 
 // about says to a person what this is.
 func about() string {
 	return "mesh-cni is a CNI plugin, which a container runtime runs: see docs/cni.md\n" +
-		"CNI protocol versions supported: " + strings.Join(versions(), ", ") + "\n"
+		"CNI protocol versions supported: " + strings.Join(cniconf.Versions(), ", ") + "\n"
 }
 
 // byHand answers a person, who runs the plugin with arguments and without

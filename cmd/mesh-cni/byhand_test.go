@@ -13,7 +13,7 @@ func TestByHand(t *testing.T) {
 		code        int
 		out, stderr string
 	}{
-		"--help":    {0, "CNI protocol versions supported: 0.3.1, ", ""},
+		"--help":    {0, "CNI protocol versions supported: 0.3.0, 0.3.1, ", ""},
 		"--version": {0, "mesh-cni ", ""},
 		"-v":        {0, "mesh-cni ", ""},
 		"version":   {0, "mesh-cni ", ""},

@@ -10,10 +10,10 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
-)
 
-// versions are those of the CNI specification that are spoken.
-func versions() []string { return []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
+	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
 
 // call is what the runtime says about one call in the environment
 // (https://www.cni.dev/docs/spec/#parameters).
@@ -68,7 +68,7 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 		return nil
 	case "VERSION":
 		var text strings.Builder
-		err := version.PluginSupports(versions()...).Encode(&text)
+		err := version.PluginSupports(cniconf.Versions()...).Encode(&text)
 		p.result = []byte(text.String())
 		return err
 	}
@@ -134,8 +134,14 @@ func (in input) validate(c command) error {
 	if err := utils.ValidateNetworkName(in.network); err != nil {
 		return err
 	}
-	if err := (&version.Reconciler{}).Check(in.cniVersion, version.PluginSupports(versions()...)); err != nil {
-		return types.NewError(types.ErrIncompatibleCNIVersion, "incompatible CNI versions", err.Details())
+	if err := (&version.Reconciler{}).Check(in.cniVersion, version.PluginSupports(cniconf.Versions()...)); err != nil {
+		what := "is of cniVersion " + strict.OneLine(strict.Clip(in.cniVersion))
+		if in.cniVersion == "" {
+			what = "names no cniVersion, which means 0.1.0"
+		}
+		return types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("incompatible CNI versions: the list %q %s, and "+
+			"mesh-cni speaks %s; a list of plugins needs 0.3.0 at least: write one of these that its other plugins speak, too",
+			in.network, what, strings.Join(cniconf.Versions(), ", ")), "")
 	}
 	has, err := version.GreaterThanOrEqualTo(in.cniVersion, c.since)
 	switch {

@@ -43,7 +43,7 @@ type code struct {
 func codes() []code {
 	return []code{
 		{types.ErrIncompatibleCNIVersion, "version",
-			"the list's cniVersion is not one of 0.3.1, 0.4.0, 1.0.0, 1.1.0, or does not have the command"},
+			"the list's cniVersion is not one of " + strings.Join(cniconf.Versions(), ", ") + ", or does not have the command"},
 		{types.ErrUnsupportedField, "unknown-field", "the entry has a field that is not known"},
 		{types.ErrUnknownContainer, "namespace-gone", "CHECK: the pod's network namespace is gone"},
 		{types.ErrInvalidEnvironmentVariables, "environment",

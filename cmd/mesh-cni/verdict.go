@@ -49,8 +49,7 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		return verdict{skip: skipOf(reason)}, nil
 	}
 	if err := errors.Join(in.confErr, in.err); err != nil {
-		strict := in.annotations[in.conf.AnnotationPrefix+"/"+podspec.Enabled] == "strict"
-		return verdict{lenient: !strict}, err
+		return verdict{lenient: !podspec.IsStrict(in.annotations, in.conf.AnnotationPrefix)}, err
 	}
 	facts := cniwire.Facts{Annotations: in.annotations}
 	if !in.annotated {

@@ -94,10 +94,11 @@ func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []se
 		if v.Flag != f.Name {
 			in.notes = append(in.notes, v.Name+" is deprecated: set "+f.Env())
 		}
-		if err := f.Plausible(v.Text); err != nil {
+		text := f.Tidy(v.Text)
+		if err := f.Plausible(text); err != nil {
 			in.errs = append(in.errs, fmt.Errorf("%s: %w", v.Name, err))
 			continue
 		}
-		in.given = append(in.given, setting{f, v.Name, v.Text, true})
+		in.given = append(in.given, setting{f, v.Name, text, true})
 	}
 }

@@ -59,7 +59,7 @@ func (v *value) String() string { return strings.Join(v.given, ";") }
 
 // Set is part of [pflag.Value].
 func (v *value) Set(text string) error {
-	v.given = append(v.given, text)
+	v.given = append(v.given, v.flag.Tidy(text))
 	return nil
 }
 

@@ -23,6 +23,10 @@ import (
 // PluginType is the name of the plugin's binary, and the entry's type.
 const PluginType = "mesh-cni"
 
+// Versions are those of the CNI specification that the plugin speaks. Lists of
+// plugins came with 0.3.0.
+func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
+
 // AnnotationsCapability is the capability by which containerd and CRI-O give a
 // plugin the pod's annotations, in runtimeConfig.
 const AnnotationsCapability = "io.kubernetes.cri.pod-annotations"

@@ -188,10 +188,20 @@ func (f Field) Placeholder() string {
 	return strings.ReplaceAll(f.Form, "|", " or ")
 }
 
+// Tidy leaves out of a value what means nothing ([strict.Tidy]), unless it is the
+// name of a file or the like, where it may mean something.
+func (f Field) Tidy(text string) string {
+	if f.Path == "" && f.Choices() == nil {
+		return text
+	}
+	return strict.Tidy(text)
+}
+
 // Plausible refuses values that are most likely a mistake in the quoting or
 // the templating around us.
 func (f Field) Plausible(text string) error {
 	choices := f.Choices()
+	text = f.Tidy(text)
 	switch {
 	case strings.TrimSpace(text) == "" && f.Path != "" && choices == nil:
 		return fmt.Errorf(`empty value %q; leave it out for the default (%s), or write "none" for an empty list`,

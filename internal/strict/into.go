@@ -167,19 +167,19 @@ func (d *decoder) textList(path string, n Node, v reflect.Value) {
 	texts := make([]string, len(n.Items))
 	for i, item := range n.Items {
 		var err error
+		texts[i] = Tidy(item.Text)
 		switch {
 		case item.Kind == Null:
 			err = errors.New("no value; remove the item")
 		case item.Kind != Scalar:
 			err = fmt.Errorf("%s where one value belongs", item.Kind)
-		case strings.Contains(item.Text, ","):
+		case strings.ContainsAny(texts[i], ",\n"):
 			err = fmt.Errorf("%q: write one item an entry", Clip(item.Text))
 		}
 		if err != nil {
 			d.fail(fmt.Sprintf("%s[%d]", path, i), item.Line, err)
 			return
 		}
-		texts[i] = item.Text
 	}
 	if len(texts) == 0 {
 		v.SetZero()

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// ParseList reads the text form of a list: items that commas separate, "none"
-// for an empty list and "*" for all. all gives the meaning of that; where it is
+// ParseList reads the text form of a list: items that commas or lines separate
+// ([Tidy]), "none" for an empty list and "*" for all. all gives the meaning of that; where it is
 // nil, "*" is an item like others. what is the word for one item. Bad items are
 // reported all at once.
 func ParseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (E, error)) (L, error) {
-	switch s = strings.TrimSpace(s); {
+	switch s = oneLine(Tidy(s), ","); {
 	case s == "":
 		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
 	case s == "none":

@@ -197,3 +197,48 @@ func TestAt(t *testing.T) {
 		}
 	}
 }
+
+// TestSeveralLines: the end of a line separates items, and what is there for readers means nothing.
+func TestSeveralLines(t *testing.T) {
+	for _, tc := range []struct {
+		target any
+		text   string
+		want   string // as Text writes it; "": an error
+	}{
+		{new(bool), "true\n", "true"}, {new(bool), " \ttrue\r\n", "true"}, {new(bool), "true # for now\n", "true"},
+		{new(bool), "true\nfalse\n", ""}, {new(uint16), "\n15001\n\n", "15001"}, {new(word), "all\n", "all"},
+		{new(word), "# why\nall", "all"}, {new(uint32), "7 #8", "7"}, {new(uint32), "7#8", ""},
+		{new([]string), "a\nb\n", "a,b"}, {new([]string), "a,\nb", "a,b"}, {new([]string), "a\n,b", "a,b"},
+		{new([]string), "a,\n\n\t# the others\n  b # this one\r\n", "a,b"}, {new([]string), "none\n", "none"},
+		{new([]string), "a#b\n#c", "a#b"}, {new([]string), "a,\n,b", ""}, {new([]string), "a\n\n\nb", "a,b"},
+		{new([]string), "a\nnone", ""}, {new([]string), "a\tb", ""}, {new([]string), "a\tb\nc", ""},
+		{new([]string), "# nothing else", ""}, {new([]string), "\n", ""}, {new([]string), "- a\n- b", ""},
+		{new([]netip.Addr), "10.0.0.1 # a\nfd00::1\n", "10.0.0.1,fd00::1"},
+		{new(string), " as # it is\n", " as # it is\n"},
+	} {
+		err := SetText(tc.target, tc.text)
+		if (err == nil) != (tc.want != "") {
+			t.Errorf("%T of %q: %v", tc.target, tc.text, err)
+		} else if got := Text(reflect.ValueOf(tc.target).Elem().Interface()); err == nil && got != tc.want {
+			t.Errorf("%T of %q is %q, want %q", tc.target, tc.text, got, tc.want)
+		}
+	}
+	// An item of a document's list is one item, and a comment in it ends with it.
+	var list struct {
+		Names listOfNames `json:"names"`
+	}
+	for doc, want := range map[string]string{
+		`{"names":["a # x","b\n"]}`: "a,b", `{"names":["a\nb"]}`: "", `{"names":["","b"]}`: "", `{"names":["#a","b"]}`: "",
+		`{"names":"a # x\nb"}`: "a,b",
+	} {
+		err := UnmarshalJSON([]byte(doc), &list)
+		if (err == nil) != (want != "") || err == nil && strings.Join(list.Names, ",") != want {
+			t.Errorf("%s: %q, %v", doc, list.Names, err)
+		}
+	}
+}
+
+// listOfNames is a list with a text form, as those of ports are.
+type listOfNames []string
+
+func (l *listOfNames) Set(text string) error { return SetText((*[]string)(l), text) }

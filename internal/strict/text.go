@@ -11,9 +11,15 @@ import (
 
 // SetText sets what target points at from its text form, which is the same in a
 // flag, a variable, a file and an annotation. A list is written with commas, or
-// with semicolons if its items are structs, and as none if it is empty. A
-// 16-bit number is a port.
+// with semicolons if its items are structs, or with one item a line, and as none
+// if it is empty. A 16-bit number is a port. White space around the text means
+// nothing, but in a string, which is taken as it is.
 func SetText(target any, text string) error {
+	if s, ok := target.(*string); ok {
+		*s = text
+		return nil
+	}
+	text = Tidy(text)
 	switch t := target.(type) {
 	case interface{ Set(string) error }: // port ranges, lists, marks
 		return t.Set(text)
@@ -44,9 +50,6 @@ func SetText(target any, text string) error {
 		return err
 	case *[]netip.AddrPort:
 		return setList(t, "address and port", text, parseAddrPort)
-	case *string:
-		*t = text
-		return nil
 	case *[]string:
 		return setList(t, "name", text, func(s string) (string, error) { return s, nil })
 	case encoding.TextUnmarshaler:
@@ -61,6 +64,45 @@ func SetText(target any, text string) error {
 		return setRules(v, text)
 	}
 	return fmt.Errorf("cannot be set: no text form of a %T is known", target)
+}
+
+// Tidy leaves out of a text what means nothing where it stands on several lines,
+// as a block of YAML does: white space around a line, empty lines, and comments,
+// which begin with a # at the beginning of a line or behind white space.
+func Tidy(text string) string {
+	if !strings.ContainsAny(text, "\n#") {
+		return strings.TrimSpace(text)
+	}
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		for at := 0; at < len(line); at++ {
+			if line[at] == '#' && (at == 0 || line[at-1] == ' ' || line[at-1] == '\t') {
+				line = line[:at]
+			}
+		}
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// oneLine makes one line of a tidy text: the end of a line separates items as the
+// separator does, which may also stand there.
+func oneLine(text, separator string) string {
+	if !strings.Contains(text, "\n") {
+		return text
+	}
+	lines := strings.Split(text, "\n")
+	var b strings.Builder
+	for i, line := range lines {
+		b.WriteString(line)
+		last := i == len(lines)-1
+		if !last && !strings.HasSuffix(line, separator) && !strings.HasPrefix(lines[i+1], separator) {
+			b.WriteString(separator)
+		}
+	}
+	return b.String()
 }
 
 // Text is the inverse of [SetText]: the text form of a value.
@@ -119,7 +161,7 @@ func setRules(list reflect.Value, text string) error {
 		return nil
 	}
 	var errs Errors
-	for item := range strings.SplitSeq(text, ";") {
+	for item := range strings.SplitSeq(oneLine(text, ";"), ";") {
 		item = strings.TrimSpace(item)
 		rule := reflect.New(list.Type().Elem())
 		if err := SetText(rule.Interface(), item); err != nil {

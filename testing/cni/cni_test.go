@@ -28,7 +28,7 @@ import (
 )
 
 // versions are those of the CNI specification that mesh-cni speaks.
-var versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+var versions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
 // plugins is a directory with mesh-cni, as it is shipped, and first, which is
 // the program of package part.
@@ -80,7 +80,7 @@ func copyProgram(from, to string) error {
 
 // A result is what an earlier plugin has made, spaced as nobody would.
 func result(version string) string {
-	if version == "0.3.1" || version == "0.4.0" {
+	if strings.HasPrefix(version, "0.") {
 		return `{"cniVersion":  "` + version +
 			`" ,"ips":[ {"version":"4","address":"10.244.0.5/24"}],"dns":{},  "unknown": [1,  2 ]}`
 	}

@@ -96,7 +96,7 @@ func TestChain(t *testing.T) {
 					t.Errorf("%s: %s, %v; want %s", tt.flow, d, err, tt.want)
 				}
 			}
-			if v != "0.3.1" {
+			if !strings.HasPrefix(v, "0.3.") {
 				if err := cni.CheckNetworkList(t.Context(), l, conf); err != nil {
 					t.Error(err)
 				}
@@ -161,7 +161,7 @@ func TestCnitool(t *testing.T) {
 			t.Fatal(err)
 		}
 		commands := []string{"add", "check", "del", "del", "status", "gc"}
-		if v == "0.3.1" {
+		if strings.HasPrefix(v, "0.3.") {
 			commands = []string{"add", "del", "del"}
 		}
 		// It keeps results under /var/lib/cni.

@@ -201,7 +201,9 @@ func TestErrors(t *testing.T) {
 		code  uint
 		parts []string
 	}{
-		{"an old version", call{version: "0.2.0"}, 1, []string{"incompatible"}},
+		{"an old version", call{version: "0.2.0"}, 1, []string{"incompatible", `the list "pods" is of cniVersion 0.2.0, `,
+			"speaks 0.3.0, 0.3.1, ", "write one of these"}},
+		{"no version", call{entry: entry("cniVersion", "-")}, 1, []string{`the list "pods" names no cniVersion, which means 0.1.0`}},
 		{"a version to come", call{version: "9.9.9"}, 1, nil},
 		{"CHECK before there was one", call{command: "CHECK", version: "0.3.1"}, 1, nil},
 		{"STATUS before there was one", call{command: "STATUS", version: "1.0.0"}, 1, nil},
@@ -441,7 +443,7 @@ func TestKilled(t *testing.T) {
 // TestCheck: it compares, and names the differences.
 func TestCheck(t *testing.T) {
 	pod := namespace(t)
-	for _, v := range versions[1:] {
+	for _, v := range versions[2:] {
 		add := call{command: "ADD", version: v, annotations: meshed, netns: pod.Path()}
 		add.run(t).passed(t, v, result(v))
 		check := add
@@ -465,7 +467,7 @@ func TestCheck(t *testing.T) {
 func TestOtherCommands(t *testing.T) {
 	netlab.Require(t)
 	o := call{command: "VERSION"}.run(t)
-	if o.exit != 0 || !strings.Contains(o.stdout, `"supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]`) {
+	if o.exit != 0 || !strings.Contains(o.stdout, `"supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]`) {
 		t.Errorf("VERSION: %+v", o)
 	}
 	gc := map[string]string{"cni.dev/valid-attachments": `[{"containerID":"a","ifname":"eth0"}]`,

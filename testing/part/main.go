@@ -79,7 +79,7 @@ func plugin() {
 		Says json.RawMessage `json:"says"`
 	}
 	if os.Getenv("CNI_COMMAND") == "VERSION" {
-		fmt.Println(`{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}`)
+		fmt.Println(`{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}`)
 		return
 	}
 	if err := json.NewDecoder(os.Stdin).Decode(&conf); err != nil {

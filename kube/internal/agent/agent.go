@@ -76,7 +76,7 @@ func Entry(fields map[string]json.RawMessage, socket string) (conflist.Entry, cn
 		return conflist.Entry{}, cniconf.Conf{}, err
 	}
 	conf, err := cniconf.Parse(text)
-	return conflist.Entry{Type: cniconf.PluginType, JSON: text, Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}},
+	return conflist.Entry{Type: cniconf.PluginType, JSON: text, Versions: cniconf.Versions()},
 		conf, err
 }
 

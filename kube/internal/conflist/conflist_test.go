@@ -24,7 +24,7 @@ func ours() Entry {
 		Type: "mesh-cni",
 		JSON: []byte(`{"type":"mesh-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},` +
 			`"agentSocket":"/run/x"}`),
-		Versions: []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"},
+		Versions: []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"},
 	}
 }
 
@@ -237,7 +237,7 @@ func TestRefused(t *testing.T) {
 		{"10-a.conflist", `{"plugins":[1]}`, "plugins[0], 1, is no object"},
 		{"10-a.conflist", `{"cniVersion":"1.0.0","plugins":[{"type":"mesh-cni"}]}`, "mesh-cni is its only plugin"},
 		{"10-a.conflist", `{"plugins":[{"type":"x"}]}`,
-			"names no cniVersion, which means 0.1.0, and mesh-cni speaks 0.3.1, "},
+			"names no cniVersion, which means 0.1.0, and mesh-cni speaks 0.3.0, "},
 		{"10-a.conflist", `{"cniVersion":"0.2.0","plugins":[{"type":"x"}]}`, "is of cniVersion 0.2.0, and mesh-cni speaks"},
 		{"10-a.conf", `{"cniVersion":"0.2.0","type":"x"}`, "is of cniVersion 0.2.0"},
 		{"10-a.conf", `{"cniVersion":"1.0.0","plugins":[]}`,
