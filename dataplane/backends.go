@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -109,13 +110,21 @@ func renderIPTables(v iptables.Variant, how IPTables, rs ruleset.Ruleset) (strin
 }
 
 // Render returns rules as text, as the program of the pod's backend reads them: nft -f for [BackendNFT] and
-// [BackendAuto], iptables-restore and ip6tables-restore for the others. It does no I/O.
+// [BackendAuto], iptables-restore and ip6tables-restore for the others. Routes that go with them are commands of ip(8) in
+// comments at the end. It does no I/O.
 func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
 	all, err := candidates(p.Backend)
 	if err != nil {
 		return "", err
 	}
-	return backendOf(all[0]).render(p.IPTables, rs)
+	commands := markroute.Commands(rs.Routes, rs.Families)
+	rs.Routes = nil
+	text, err := backendOf(all[0]).render(p.IPTables, rs)
+	if err != nil || len(commands) == 0 {
+		return text, err
+	}
+	return text + "# ip(8): the routes that go with these rules, which mesh-init apply makes, too\n#   " +
+		strings.Join(commands, "\n#   ") + "\n", nil
 }
 
 // backendOf returns the row of a backend that is no choice among others.

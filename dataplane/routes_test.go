@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,6 +70,61 @@ func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Pod)) {
 			}
 			test(t, lab, Pod{NetNS: lab.Pod.Path(), Backend: b})
 		})
+	}
+}
+
+// TestRenderedTextIsWhatApplyMakes: who loads the text by hand, rules and routes, has what check and remove know as ours.
+func TestRenderedTextIsWhatApplyMakes(t *testing.T) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
+		for name, c := range map[string]intercept.Config{"tproxy": tproxy(), "masked": func() intercept.Config {
+			c := tproxy()
+			c.Inbound.TProxy.Mark, c.Inbound.TProxy.Table = intercept.Mark{Value: 0x700, Mask: 0xf00}, 7000
+			c.DNS.Mode = intercept.DNSAll
+			return c
+		}()} {
+			rs, err := intercept.Compile(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := target.Render(rs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			load(t, lab.Pod.Path(), target.Backend, text)
+			if diffs, err := target.Check(t.Context(), c); err != nil || len(diffs) > 0 {
+				t.Errorf("%s: %q, %v, of\n%s", name, diffs, err, text)
+			}
+			if removed, err := target.Remove(t.Context()); err != nil || !removed {
+				t.Errorf("%s: removed: %v, %v", name, removed, err)
+			}
+			if left := routed(t, lab.Pod.Path()); left != "" || strings.Contains(routing(t, lab.Pod.Path()), "7000") {
+				t.Errorf("%s: left behind: %s", name, routing(t, lab.Pod.Path()))
+			}
+		}
+	})
+}
+
+// load does with a rendered text what its comments say.
+func load(t *testing.T, netns string, b Backend, text string) {
+	t.Helper()
+	rules, routes, _ := strings.Cut(text, "# ip(8): ")
+	parts := []string{"# IPv4: nft -f -\n" + rules}
+	if b != BackendNFT {
+		parts = strings.SplitAfter(rules, "COMMIT\n# ")
+	}
+	for _, part := range parts {
+		part = "# " + strings.TrimSuffix(strings.TrimPrefix(part, "# "), "# ")
+		first, _, _ := strings.Cut(part, "\n")
+		program, _, _ := strings.Cut(strings.SplitN(first, ": ", 2)[1], ",")
+		program = strings.Replace(program, "tables-", "tables"+strings.TrimPrefix(string(b), "iptables")+"-", 1)
+		file := filepath.Join(t.TempDir(), "rules")
+		if err := os.WriteFile(file, []byte(part), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, netns, "sh", "-ec", program+" < "+file)
+	}
+	for _, command := range strings.Split(strings.TrimSpace(routes), "\n#   ")[1:] {
+		run(t, netns, "sh", "-ec", command)
 	}
 }
 

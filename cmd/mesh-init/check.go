@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
@@ -20,22 +22,27 @@ func checkVerb() verb {
 }
 
 func (j job) check() error {
-	differences, err := j.plane.Check(j.ctx, j.config)
-	if err != nil {
-		return err
-	}
 	type difference struct {
 		What    string `json:"what"`
 		Problem string `json:"problem"`
+	}
+	type result struct {
+		OK          bool         `json:"ok"`
+		Differences []difference `json:"differences"`
+	}
+	differences, err := j.plane.Check(j.ctx, j.config)
+	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
+		none := []difference{{"the rules", "there are none of ours"}}
+		return errors.Join(j.print(result{false, none}, nil), err)
+	}
+	if err != nil {
+		return err
 	}
 	list := make([]difference, len(differences))
 	for i, d := range differences {
 		list[i] = difference{d.What, d.Problem}
 	}
-	err = j.print(struct {
-		OK          bool         `json:"ok"`
-		Differences []difference `json:"differences"`
-	}{len(list) == 0, list}, func() string {
+	err = j.print(result{len(list) == 0, list}, func() string {
 		if len(differences) == 0 {
 			return j.style.Good("ok") + "\n"
 		}

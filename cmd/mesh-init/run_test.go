@@ -593,6 +593,13 @@ func TestResults(t *testing.T) {
 			"12345    740700  O9    IPv4    the exempt loopback range\n" +
 			"0        0       O14           not included\n", ""},
 		{fakePlane{}, []string{"status", "-o", "json"}, 0, "[]\n", ""},
+		// Where there are no rules of ours, what is asked for as JSON is JSON all the same.
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status"}, 10, "", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "json"}, 10, "[]\n", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "yaml"}, 10, "[]\n", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check"}, 10, "", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check", "-o", "yaml"}, 10,
+			"ok: false\ndifferences:\n  - what: the rules\n    problem: there are none of ours\n", "mesh-init: not intercepted: "},
 	} {
 		r := invokeOn(t, tc.plane, "", nil, tc.args...)
 		if r.code != tc.code || r.out != tc.out || !strings.Contains(r.stderr, tc.log) || tc.log == "" && r.stderr != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 
 	"github.com/mesh-intercept/intercept"
@@ -23,6 +24,9 @@ func statusVerb() verb {
 
 func (j job) status() error {
 	status, err := j.plane.Status(j.ctx)
+	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
+		return errors.Join(j.print([]intercept.Counter{}, nil), err)
+	}
 	if err != nil {
 		return err
 	}

@@ -23,18 +23,6 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// protocol is who we say made a rule or a route (rtm_protocol, FRA_PROTOCOL):
-// a number that nobody in iproute2's rt_protos has. What has it is ours, and
-// nothing else is ever removed.
-const protocol = 177
-
-// priority is where our rules stand: before everybody else's but the first,
-// which leads to table local. Left to the kernel it would be the next that is
-// free, so that of two who add the same rule at once both succeed: it refuses a
-// second one (NLM_F_EXCL) only if their priorities are the same, too
-// (rule_exists in net/core/fib_rules.c).
-const priority = 100
-
 // mainPriority is that of the rule that leads to table main, whose default
 // route leaves nothing to the rules behind it.
 const mainPriority = 32766

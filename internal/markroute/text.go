@@ -1,0 +1,34 @@
+package markroute
+
+import (
+	"fmt"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// protocol is who we say made a rule or a route (rtm_protocol, FRA_PROTOCOL):
+// a number that nobody in iproute2's rt_protos has. What has it is ours, and
+// nothing else is ever removed.
+const protocol = 177
+
+// priority is where our rules stand: before everybody else's but the first,
+// which leads to table local. Left to the kernel it would be the next that is
+// free, so that of two who add the same rule at once both succeed: it refuses a
+// second one (NLM_F_EXCL) only if their priorities are the same, too
+// (rule_exists in net/core/fib_rules.c).
+const priority = 100
+
+// Commands are those of ip(8) by which a person makes what [Conn.Add] does, in
+// that order: each rule's route comes before the rule.
+func Commands(routes []ruleset.MarkRoute, families []ruleset.Family) []string {
+	var all []string
+	for _, f := range families {
+		for _, r := range routes {
+			all = append(all,
+				fmt.Sprintf("ip -%d route add local default dev %s table %d proto %d", f, ruleset.Loopback, r.Table, protocol),
+				fmt.Sprintf("ip -%d rule add pref %d fwmark %#x/%#x lookup %d protocol %d", f, priority, r.Mark.Value,
+					r.Mark.Mask, r.Table, protocol))
+		}
+	}
+	return all
+}
