@@ -1,8 +1,11 @@
 package netlab
 
 import (
+	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -57,12 +60,82 @@ const (
 // AddEntry makes an entry in the namespace's connection tracking. An error is
 // that of the kernel, such as EEXIST for one that is there.
 func (n *Namespace) AddEntry(e Entry) error {
+	req := e.request(unix.NLM_F_ACK)
+	err := n.Do(func() error {
+		_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("netlab: add %s %s > %s to connection tracking: %w", e.Protocol, e.Src, e.Dst, err)
+	}
+	return nil
+}
+
+// FillEntries makes entries, many at a time, until there are no more or until
+// the table is full. It returns whether it is full, and how many there are. What
+// is there already is passed over.
+func (n *Namespace) FillEntries(entries iter.Seq[Entry]) (full bool, made int, err error) {
+	const batch = 100
+	var socket *nl.NetlinkSocket
+	if err := n.Do(func() (err error) { socket, err = nl.Subscribe(unix.NETLINK_NETFILTER); return err }); err != nil {
+		return false, 0, fmt.Errorf("netlab: fill connection tracking: %w", err)
+	}
+	defer socket.Close()
+	var some []byte
+	waiting := 0
+	// The kernel answers each of a batch before it returns.
+	flush := func() error {
+		if err := unix.Sendto(socket.GetFd(), some, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return os.NewSyscallError("sendto", err)
+		}
+		for ; waiting > 0; waiting-- {
+			answers, _, err := socket.Receive()
+			if err != nil {
+				return err
+			}
+			for i, a := range answers {
+				if i > 0 {
+					waiting--
+				}
+				switch errno := unix.Errno(-int32(binary.NativeEndian.Uint32(a.Data))); errno {
+				case 0:
+					made++
+				case unix.EEXIST:
+				case unix.ENOMEM:
+					full = true
+				default:
+					return errno
+				}
+			}
+		}
+		some = some[:0]
+		return nil
+	}
+	for e := range entries {
+		some = append(some, e.request(unix.NLM_F_ACK).Serialize()...)
+		if waiting++; waiting == batch {
+			if err = flush(); err != nil || full {
+				break
+			}
+		}
+	}
+	if err == nil && waiting > 0 {
+		err = flush()
+	}
+	if err != nil {
+		err = fmt.Errorf("netlab: fill connection tracking: %w", err)
+	}
+	return full, made, err
+}
+
+// request asks the kernel for the entry.
+func (e Entry) request(flags int) *nl.NetlinkRequest {
 	family := uint8(unix.AF_INET)
 	if e.Dst.Addr().Is6() {
 		family = unix.AF_INET6
 	}
 	const message = unix.NFNL_SUBSYS_CTNETLINK<<8 | nl.IPCTNL_MSG_CT_NEW
-	req := nl.NewNetlinkRequest(message, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	req := nl.NewNetlinkRequest(message, unix.NLM_F_CREATE|unix.NLM_F_EXCL|flags)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
 	req.AddData(tuple(nl.CTA_TUPLE_ORIG, e.Protocol, e.Src, e.Dst))
 	req.AddData(tuple(nl.CTA_TUPLE_REPLY, e.Protocol, e.Dst, e.Src))
@@ -92,14 +165,7 @@ func (n *Namespace) AddEntry(e Entry) error {
 	if e.Mark != 0 {
 		req.AddData(nl.NewRtAttr(nl.CTA_MARK, nl.BEUint32Attr(e.Mark)))
 	}
-	err := n.Do(func() error {
-		_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("netlab: add %s %s > %s to connection tracking: %w", e.Protocol, e.Src, e.Dst, err)
-	}
-	return nil
+	return req
 }
 
 // FlushEntries has the namespace's connection tracking forget everything, as

@@ -134,7 +134,7 @@ func (l *Lab) InjectFrame(link string, s Segment, toEverybody bool) error {
 		defer unix.Close(fd)
 		to := unix.SockaddrLinklayer{Protocol: networkOrder(typ), Ifindex: dev.Index, Halen: uint8(len(mac))}
 		copy(to.Addr[:], mac)
-		return os.NewSyscallError("sendto", unix.Sendto(fd, s.packet(), 0, &to))
+		return os.NewSyscallError("sendto", unix.Sendto(fd, s.Packet(), 0, &to))
 	})
 	if err != nil {
 		return fmt.Errorf("netlab: send a frame by %s, %s > %s: %w", link, s.Src, s.Dst, err)
@@ -146,8 +146,8 @@ func networkOrder(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
-// packet returns the segment in an IP packet.
-func (s Segment) packet() []byte {
+// Packet returns the segment in an IP packet without options or extension headers.
+func (s Segment) Packet() []byte {
 	tcp := s.encode()
 	src, dst := s.Src.Addr().AsSlice(), s.Dst.Addr().AsSlice()
 	var ip []byte
@@ -279,17 +279,24 @@ func (w *Watch) read(deadline time.Time) (all []Seen, err error) {
 	return all, errors.Join(err, os.NewSyscallError("recvfrom", recvErr))
 }
 
-// parse reads an IP packet without options or extension headers.
+// parse reads an IP packet. Of one with extension headers the protocol is the
+// first one's number; of fragments but the first nothing is known of ports.
 func parse(b []byte) (s Seen, ok bool) {
 	var src, dst netip.Addr
 	switch {
-	case len(b) >= 20 && b[0] == 0x45:
+	case len(b) >= 20 && b[0]>>4 == 4 && int(b[0]&15)*4 >= 20 && int(b[0]&15)*4 <= len(b):
 		s.Protocol = intercept.Protocol(b[9])
 		src, dst = netip.AddrFrom4([4]byte(b[12:])), netip.AddrFrom4([4]byte(b[16:]))
 		if n := int(binary.BigEndian.Uint16(b[2:])); n >= 20 && n <= len(b) {
 			b = b[:n] // short frames are filled up
 		}
-		b = b[20:]
+		later := binary.BigEndian.Uint16(b[6:])&0x1fff != 0
+		b = b[min(int(b[0]&15)*4, len(b)):]
+		if later {
+			s.Src, s.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+			s.Data = append([]byte(nil), b...)
+			return s, true
+		}
 	case len(b) >= 40 && b[0]>>4 == 6:
 		s.Protocol = intercept.Protocol(b[6])
 		src, dst = netip.AddrFrom16([16]byte(b[8:])), netip.AddrFrom16([16]byte(b[24:]))
