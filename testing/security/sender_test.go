@@ -201,6 +201,8 @@ func flag(level, name, value int) option {
 	return func(fd int) error { return unix.SetsockoptInt(fd, level, name, value) }
 }
 
+func device(name string) option { return func(fd int) error { return unix.BindToDevice(fd, name) } }
+
 func from(addr string) option { return fromPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)) }
 
 func fromPort(a netip.AddrPort) option {
