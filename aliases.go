@@ -171,6 +171,8 @@ const (
 	PriorityDstNAT = ruleset.PriorityDstNAT
 	PriorityFilter = ruleset.PriorityFilter
 
+	PriorityFirstNAT = ruleset.PriorityFirstNAT
+
 	FilterChain = ruleset.FilterChain
 	NATChain    = ruleset.NATChain
 	RouteChain  = ruleset.RouteChain

@@ -79,8 +79,8 @@ func Compile(c Config) (Ruleset, error) {
 		c.zones(),    // raw, -300: Z0-Z2
 		c.invalid(),  // filter, -150: I1, I3
 		c.tproxy(),   // filter and route, -150: I1-I8 and O3, in mode tproxy
-		c.inbound(),  // nat, -100: I1, I2, I4-I8
-		c.outbound(), // nat, -100: O1-O14
+		c.inbound(),  // nat, -199: I1, I2, I4-I8
+		c.outbound(), // nat, -199: O1-O14
 		c.filters(),  // filter, 0: B1-B11, O13, and the family left out
 	} {
 		rs.Chains = append(rs.Chains, part...)

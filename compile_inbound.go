@@ -48,7 +48,7 @@ func (c Config) inbound() []Chain {
 		}
 		rules = append(rules, rule("I8", "not included", nil, Return{}))
 	}
-	chains := []Chain{{Name: ChainPrerouting, Hook: Prerouting, Priority: PriorityDstNAT, Type: NATChain, Rules: rules}}
+	chains := []Chain{{Name: ChainPrerouting, Hook: Prerouting, Priority: PriorityFirstNAT, Type: NATChain, Rules: rules}}
 	if virtual {
 		chains = append([]Chain{{Name: ChainVirtual, Type: NATChain, Rules: c.virtual()}}, chains...)
 	}

@@ -12,7 +12,7 @@ import (
 // outbound returns the chains for what the pod sends.
 func (c Config) outbound() []Chain {
 	rules, chains := c.sent("", c.proxyToItself(), c.captured(), ChainOutputIncluded, NATChain)
-	return append(chains, Chain{Name: ChainOutput, Hook: Output, Priority: PriorityDstNAT, Type: NATChain, Rules: rules})
+	return append(chains, Chain{Name: ChainOutput, Hook: Output, Priority: PriorityFirstNAT, Type: NATChain, Rules: rules})
 }
 
 // sent returns lines O1 to O7, which let go, and then the rules for the rest. If owners are included, those rules are

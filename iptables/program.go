@@ -182,7 +182,8 @@ func homes(rs ruleset.Ruleset) (map[string]map[string][]ruleset.Hook, error) {
 // home returns the table whose built-in chain is at the hook and priority of c.
 func home(c ruleset.Chain) (string, error) {
 	switch {
-	case c.Type == ruleset.NATChain && c.Priority == ruleset.PriorityDstNAT:
+	case c.Type == ruleset.NATChain &&
+		(c.Priority == ruleset.PriorityDstNAT || c.Priority == ruleset.PriorityFirstNAT):
 		return "nat", nil
 	case c.Type == ruleset.FilterChain && c.Priority == ruleset.PriorityRaw:
 		return "raw", nil

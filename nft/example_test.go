@@ -27,7 +27,7 @@ func ExampleRender() {
 	fmt.Print(chains)
 	// Output:
 	// 	chain output {
-	// 		type nat hook output priority -100; policy accept;
+	// 		type nat hook output priority -199; policy accept;
 	// 		meta nfproto ipv4 oifname == "lo" ip saddr 127.0.0.6 counter return comment "O2: the proxy's passthrough source"
 	// 		meta nfproto ipv6 oifname == "lo" ip6 saddr ::6 counter return comment "O2: the proxy's passthrough source"
 	// 		meta skuid 1337 counter return comment "O4.uid: from the proxy (by user)"

@@ -98,13 +98,18 @@ func (h Hook) String() string {
 // Priority orders the base chains of one hook; the smallest comes first.
 type Priority int32
 
-// The priorities of the xtables of the same names (linux/netfilter_ipv4.h).
+// The priorities of the xtables of the same names (linux/netfilter_ipv4.h), and one for NAT chains alone.
 // A chain at one of them can be expressed by every backend.
 const (
 	PriorityRaw    Priority = -300 // before conntrack, at -200
 	PriorityMangle Priority = -150
 	PriorityDstNAT Priority = -100
 	PriorityFilter Priority = 0
+	// PriorityFirstNAT is the smallest that the kernel takes for a NAT chain (nft_chain_validate in
+	// net/netfilter/nf_tables_api.c). It asks all NAT chains of a hook at PriorityDstNAT, one after the other by their own
+	// priorities, and the first that translates wins; of several at one priority it asks the one first that was
+	// registered last (nf_hook_entries_grow in net/netfilter/core.c). In xtables NAT is at PriorityDstNAT.
+	PriorityFirstNAT Priority = -199
 )
 
 // ChainType is nft's type of a chain.

@@ -269,12 +269,12 @@ func (t *tracer) asksNAT() bool {
 func (t *tracer) hooks(hooks []Hook) verdict {
 	for _, h := range hooks {
 		bases := slices.DeleteFunc(slices.Clone(t.rs.Chains), func(c Chain) bool {
-			before := c.Priority < PriorityDstNAT
+			before := c.asked() < PriorityDstNAT
 			return c.Hook != h || c.Type == NATChain && !t.asksNAT() ||
 				t.arrived && c.Priority == PriorityRaw ||
 				before && t.p.DNAT && !t.p.Reply && !t.arrived
 		})
-		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.Priority, b.Priority) })
+		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.asked(), b.asked()) })
 		for _, c := range bases {
 			// Chains that choose a zone or set marks, and those behind one that
 			// has decided, say nothing of a packet's fate by letting it go on.
@@ -306,6 +306,14 @@ const (
 	baseDone                // with the next base chain
 	stop                    // nowhere: the packet's fate is decided
 )
+
+// asked is when packets meet a base chain, among all of its hook.
+func (c Chain) asked() Priority {
+	if c.Type == NATChain {
+		return PriorityDstNAT
+	}
+	return c.Priority
+}
 
 // chain evaluates a chain. It answers next if the chain returned.
 func (t *tracer) chain(c Chain) verdict {
