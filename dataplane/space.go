@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/iptables"
@@ -18,10 +19,10 @@ import (
 type space struct {
 	netns  *netns.NetNS
 	how    IPTables
-	sock   *nft.Conn           // nil until it is needed
-	chains *[]nft.ForeignChain // in nf_tables; nil until they are needed
-	routes *markroute.Conn     // nil until it is needed
-	lock   *os.File            // of the namespace, while it is held
+	sock   *nft.Conn       // nil until it is needed
+	chains *[]beside.Chain // in nf_tables; nil until they are needed
+	routes *markroute.Conn // nil until it is needed
+	lock   *os.File        // of the namespace, while it is held
 }
 
 // nft returns the namespace's nf_tables.
@@ -38,7 +39,7 @@ func (s *space) nft() (*nft.Conn, error) {
 }
 
 // foreignChains lists the chains of nf_tables that are not of our table, once.
-func (s *space) foreignChains() ([]nft.ForeignChain, error) {
+func (s *space) foreignChains() ([]beside.Chain, error) {
 	if s.chains != nil {
 		return *s.chains, nil
 	}

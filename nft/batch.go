@@ -99,19 +99,22 @@ func (b *batch) addChain(family nftables.TableFamily, table string, c chain) {
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, family, attrs...)
 }
 
+func (s set) flags() uint32 {
+	if s.key.isInterval() {
+		return unix.NFT_SET_INTERVAL
+	}
+	return 0
+}
+
 // maxElements is the room for a message's list of elements: an attribute's
 // length has 16 bits, and the list is one.
 const maxElements = 1<<16 - 1024
 
 func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint32) {
 	typ := s.key.datatype()
-	var flags uint32
-	if s.key.isInterval() {
-		flags = unix.NFT_SET_INTERVAL
-	}
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
 		text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, s.name),
-		number(unix.NFTA_SET_FLAGS, flags),
+		number(unix.NFTA_SET_FLAGS, s.flags()),
 		number(unix.NFTA_SET_KEY_TYPE, typ.GetNFTMagic()),
 		number(unix.NFTA_SET_KEY_LEN, typ.Bytes),
 		number(unix.NFTA_SET_ID, id),

@@ -48,10 +48,24 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 	add := func(what, format string, args ...any) {
 		diffs = append(diffs, ruleset.Difference{What: what, Problem: fmt.Sprintf(format, args...)})
 	}
+	switch {
+	case kt.flags&unix.NFT_TABLE_F_DORMANT != 0:
+		add("table "+familyName(t.family)+" "+Table, "is dormant: none of its rules is in force")
+	case kt.flags != 0:
+		add("table "+familyName(t.family)+" "+Table, "has flags %#x that are not ours", kt.flags)
+	}
 	if kt.spec != t.spec {
 		add("table "+familyName(t.family)+" "+Table, "made from another configuration (%s, not %s)", kt.spec, t.spec)
 	}
 
+	for _, l := range kt.later {
+		if slices.ContainsFunc(t.chains, func(c chain) bool {
+			return c.isBase() && c.typ == ruleset.NATChain && hookNumber(c.hook) == nftables.ChainHook(l.chain.hook)
+		}) {
+			add(fmt.Sprintf("table %s %s, chain %s", familyName(l.in.family), l.in.name, l.chain.name),
+				"was registered after ours at priority %d, so the kernel asks it first", l.chain.priority)
+		}
+	}
 	for _, s := range t.sets {
 		i := slices.IndexFunc(kt.sets, func(ks kernelSet) bool { return ks.name == s.name })
 		if i < 0 {
@@ -60,7 +74,7 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		}
 		ks := kt.sets[i]
 		typ := s.key.datatype()
-		if ks.key != typ.GetNFTMagic() || ks.interval != s.key.isInterval() {
+		if ks.key != typ.GetNFTMagic() || ks.flags != s.flags() || ks.more {
 			add("set "+s.name, "is of another type")
 			continue
 		}
@@ -100,6 +114,9 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 	return diffs
 }
 
+// chainIsBase is the flag of a base chain (NFT_CHAIN_BASE).
+const chainIsBase = 1
+
 func (c chain) baseProblem(kc kernelChain) string {
 	switch {
 	case !c.isBase() && !kc.base:
@@ -116,6 +133,10 @@ func (c chain) baseProblem(kc kernelChain) string {
 		return fmt.Sprintf("is of type %s, not %s", kc.typ, c.typ)
 	case kc.drops:
 		return "has policy drop"
+	case kc.device:
+		return "is bound to a network device"
+	case kc.flags&^chainIsBase != 0:
+		return fmt.Sprintf("has flags %#x that are not ours", kc.flags)
 	}
 	return ""
 }

@@ -24,11 +24,18 @@ import (
 type state []kernelTable
 
 type kernelTable struct {
-	family nftables.TableFamily
-	spec   string // empty: not ours
+	tableHead
+	spec string // empty: not ours
+	// later are others' NAT chains at the priority of ours, in tables that were made later: the kernel asks them first.
+	later  []laterChain
 	chains []kernelChain
 	sets   []kernelSet
 	rules  map[string][]kernelRule // by chain
+}
+
+type laterChain struct {
+	in    tableName
+	chain kernelChain
 }
 
 type kernelChain struct {
@@ -38,12 +45,15 @@ type kernelChain struct {
 	priority int32
 	typ      string
 	drops    bool // its policy
+	device   bool // its hook is that of a network device
+	flags    uint32
 }
 
 type kernelSet struct {
 	name     string
 	key      uint32 // number of the type, as nft(8) has it
-	interval bool
+	flags    uint32
+	more     bool     // it does something for each element, such as to count or to limit
 	elements []string // sorted
 }
 
@@ -63,14 +73,23 @@ func (conn *Conn) find() (state, error) {
 	var st state
 	for _, t := range tables {
 		if t.name == Table {
-			st = append(st, kernelTable{family: t.family})
+			st = append(st, kernelTable{tableHead: t})
 		}
 	}
 	if len(st) == 0 {
 		return nil, nil
 	}
+	handles := map[tableName]uint64{}
+	for _, t := range tables {
+		if !t.isDormant() {
+			handles[t.tableName] = t.handle
+		}
+	}
 	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
 		for i := range st {
+			if in.name != Table && c.isFirstNAT() && in.meets(st[i].family) && handles[in] > st[i].handle {
+				st[i].later = append(st[i].later, laterChain{in, c})
+			}
 			if in.name != Table || in.family != st[i].family {
 				continue
 			}
@@ -88,14 +107,44 @@ type tableName struct {
 	name   string
 }
 
-// tables lists the tables of a family, or of all.
-func (conn *Conn) tables(family nftables.TableFamily) (tables []tableName, err error) {
+// meets reports whether packets of a family of tables can meet the table.
+func (t tableName) meets(family nftables.TableFamily) bool {
+	const both = nftables.TableFamilyINet
+	ip := t.family == nftables.TableFamilyIPv4 || t.family == nftables.TableFamilyIPv6
+	return t.family == family || t.family == both || family == both && ip
+}
+
+// isFirstNAT reports whether it is a NAT chain at the priority of ours.
+func (c kernelChain) isFirstNAT() bool {
+	return c.base && c.typ == ruleset.NATChain.String() && c.priority == int32(ruleset.PriorityFirstNAT)
+}
+
+// tableHead is a table without its content.
+type tableHead struct {
+	tableName
+	flags uint32
+	// handle is the greater the later the table was made.
+	handle uint64
+}
+
+func (t tableHead) isDormant() bool { return t.flags&unix.NFT_TABLE_F_DORMANT != 0 }
+
+// tables lists the tables of a family, or of all, in the order in which they were made.
+func (conn *Conn) tables(family nftables.TableFamily) (tables []tableHead, err error) {
+	const handle = 4 // NFTA_TABLE_HANDLE
 	err = conn.dump(unix.NFT_MSG_GETTABLE, family, nil, func(family nftables.TableFamily, message []byte) error {
+		t := tableHead{tableName: tableName{family: family}}
 		for typ, data := range attributes(message) {
-			if typ == unix.NFTA_TABLE_NAME {
-				tables = append(tables, tableName{family, zeroTerminated(data)})
+			switch {
+			case typ == unix.NFTA_TABLE_NAME:
+				t.name = zeroTerminated(data)
+			case typ == unix.NFTA_TABLE_FLAGS && len(data) == 4:
+				t.flags = binary.BigEndian.Uint32(data)
+			case typ == handle && len(data) == 8:
+				t.handle = binary.BigEndian.Uint64(data)
 			}
 		}
+		tables = append(tables, t)
 		return nil
 	})
 	return tables, explain(subsystem(err), "list tables")
@@ -103,6 +152,7 @@ func (conn *Conn) tables(family nftables.TableFamily) (tables []tableName, err e
 
 // chains lists the chains of a family, or of all.
 func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelChain)) error {
+	const chainFlags, hookDevs = 10, 4 // NFTA_CHAIN_FLAGS, NFTA_HOOK_DEVS
 	err := conn.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
 		in := tableName{family: family}
 		var c kernelChain
@@ -114,12 +164,18 @@ func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelCh
 				c.name = zeroTerminated(data)
 			case unix.NFTA_CHAIN_TYPE:
 				c.typ = zeroTerminated(data)
+			case chainFlags:
+				if len(data) == 4 {
+					c.flags = binary.BigEndian.Uint32(data)
+				}
 			case unix.NFTA_CHAIN_POLICY:
 				c.drops = len(data) == 4 && binary.BigEndian.Uint32(data) != uint32(nftables.ChainPolicyAccept)
 			case unix.NFTA_CHAIN_HOOK:
 				c.base = true
 				for typ, data := range attributes(data) {
 					switch {
+					case typ == unix.NFTA_HOOK_DEV, typ == hookDevs:
+						c.device = true
 					case len(data) != 4:
 					case typ == unix.NFTA_HOOK_HOOKNUM:
 						c.hook = binary.BigEndian.Uint32(data)
@@ -137,6 +193,7 @@ func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelCh
 
 // sets lists the sets of a table, without their elements.
 func (conn *Conn) sets(family nftables.TableFamily, table string) (sets []kernelSet, err error) {
+	const expression, expressions = 17, 18 // NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
 	err = conn.dump(unix.NFT_MSG_GETSET, family, []netlink.Attribute{text(unix.NFTA_SET_TABLE, table)},
 		func(_ nftables.TableFamily, message []byte) error {
 			var s kernelSet
@@ -144,11 +201,13 @@ func (conn *Conn) sets(family nftables.TableFamily, table string) (sets []kernel
 				switch {
 				case typ == unix.NFTA_SET_NAME:
 					s.name = zeroTerminated(data)
+				case typ == expression, typ == expressions:
+					s.more = true
 				case len(data) != 4:
 				case typ == unix.NFTA_SET_KEY_TYPE:
 					s.key = binary.BigEndian.Uint32(data)
 				case typ == unix.NFTA_SET_FLAGS:
-					s.interval = binary.BigEndian.Uint32(data)&unix.NFT_SET_INTERVAL != 0
+					s.flags = binary.BigEndian.Uint32(data)
 				}
 			}
 			sets = append(sets, s)

@@ -337,6 +337,20 @@ func TestCheckNamesDifferences(t *testing.T) {
 			"set ipv4_2: its ranges end elsewhere"},
 		{"set added", "add set inet mesh_intercept more { type ipv4_addr; }", "set more: not ours"},
 		{"chain added", "add chain inet mesh_intercept more { type filter hook output priority 5; }", "chain more: not ours"},
+		{"table made dormant", "add table inet mesh_intercept { flags dormant; }",
+			"table inet mesh_intercept: is dormant: none of its rules is in force"},
+		{"priority changed", "delete chain inet mesh_intercept prerouting; " +
+			"add chain inet mesh_intercept prerouting { type nat hook prerouting priority -100; }",
+			"chain prerouting: has priority -100, not -199"},
+		{"policy changed", "add chain inet mesh_intercept filter_output { policy drop; }",
+			"chain filter_output: has policy drop"},
+		{"a set that forgets",
+			"flush table inet mesh_intercept; delete set inet mesh_intercept ipv4_2; " +
+				"add set inet mesh_intercept ipv4_2 { type ipv4_addr; flags interval, timeout; }",
+			"set ipv4_2: is of another type"},
+		{"a NAT chain registered later at the same priority",
+			"add table ip later; add chain ip later o { type nat hook output priority -199; }",
+			"table ip later, chain o: was registered after ours at priority -199, so the kernel asks it first"},
 		{"table of another family added", "add table ip mesh_intercept; add chain ip mesh_intercept spec_x",
 			"table ip mesh_intercept: not part of this configuration"},
 	}

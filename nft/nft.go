@@ -9,6 +9,7 @@ import (
 
 	"github.com/mdlayher/netlink"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -118,21 +119,12 @@ func (conn *Conn) Probe(rs ruleset.Ruleset) error {
 	return first
 }
 
-// ForeignChain is a chain of somebody else's table.
-type ForeignChain struct {
-	// Family is nft's word for the table's: ip, ip6, inet, …
-	Family      string
-	Table, Name string
-	// Base is true if it has a hook. The rest is of those alone: nft's words
-	// for the type and the hook, and the priority.
-	Base       bool
-	Type, Hook string
-	Priority   int32
-}
+// ForeignChains returns all chains in tables that are not ours, without their rules, in the order in which the tables were
+// made. A table has an entry without a Name, too.
+func (conn *Conn) ForeignChains() ([]beside.Chain, error) { return conn.foreignChains() }
 
-// ForeignChains returns all chains in tables that are not ours. A table has an entry
-// without a Name, too.
-func (conn *Conn) ForeignChains() ([]ForeignChain, error) { return conn.foreignChains() }
+// ForeignRules fills in the rules of chains that ForeignChains has returned.
+func (conn *Conn) ForeignRules(chains []beside.Chain) error { return conn.foreignRules(chains) }
 
 // RemoveEmpty removes those of the named chains of a table that have no rules
 // and, if asked to, the table if nothing is left in it. What is not there is

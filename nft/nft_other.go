@@ -7,6 +7,7 @@ import (
 
 	"github.com/mdlayher/netlink"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -30,6 +31,8 @@ func (*Conn) counters(context.Context) ([]ruleset.Counter, error) { return nil, 
 
 func (*Conn) probe(ruleset.Ruleset, layout) error { return ruleset.ErrNeedsLinux }
 
-func (*Conn) foreignChains() ([]ForeignChain, error) { return nil, ruleset.ErrNeedsLinux }
+func (*Conn) foreignChains() ([]beside.Chain, error) { return nil, ruleset.ErrNeedsLinux }
+
+func (*Conn) foreignRules([]beside.Chain) error { return ruleset.ErrNeedsLinux }
 
 func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }

@@ -12,35 +12,6 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func (conn *Conn) foreignChains() ([]ForeignChain, error) {
-	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
-	if err != nil {
-		return nil, err
-	}
-	var out []ForeignChain
-	for _, t := range tables {
-		if t.name != Table {
-			out = append(out, ForeignChain{Family: familyName(t.family), Table: t.name})
-		}
-	}
-	if len(out) == 0 {
-		return nil, nil
-	}
-	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output}
-	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
-		if in.name == Table {
-			return
-		}
-		o := ForeignChain{Family: familyName(in.family), Table: in.name, Name: c.name, Base: c.base, Type: c.typ,
-			Priority: c.priority}
-		if c.base && int(c.hook) < len(hooks) {
-			o.Hook = hooks[c.hook].String()
-		}
-		out = append(out, o)
-	})
-	return out, err
-}
-
 func tableFamily(f ruleset.Family) nftables.TableFamily {
 	if f == ruleset.IPv4 {
 		return nftables.TableFamilyIPv4

@@ -1,0 +1,321 @@
+// Package beside says what others have in the kernel at the hooks where rules of ours stand: whose it is, in which order
+// packets meet it, and what it does to the connections that ours capture. It is data and functions without effects;
+// packages nft and iptables read it from kernels.
+package beside
+
+import (
+	"slices"
+)
+
+// Act is something that a rule does to a packet, of what can concern rules of ours.
+type Act string
+
+// What rules do.
+const (
+	DNAT     Act = "dnat"     // translates the destination
+	Redirect Act = "redirect" // translates it to a port of this host
+	TProxy   Act = "tproxy"   // gives the packet to a socket of its choice
+	NoTrack  Act = "notrack"  // keeps it from conntrack, and so from all NAT
+	Rewrite  Act = "rewrite"  // writes into its headers, without conntrack
+	Zone     Act = "zone"     // chooses its conntrack zone
+	Queue    Act = "queue"    // hands it to a program
+	Discard  Act = "discard"  // drops or rejects it
+)
+
+// Chain is a chain of somebody else's table.
+type Chain struct {
+	// Legacy is true of the legacy variant of xtables (ip_tables), false of nf_tables, iptables-nft's chains included.
+	Legacy bool
+	// Family is nft's word for the table's: ip, ip6, inet, … A table has an entry without a Name, too.
+	Family, Table, Name string
+	// Dormant is true of a table that sleeps (nft's flag dormant): its chains have no hooks.
+	Dormant bool
+	// Base is true if it has a hook. Type, Hook, Priority and Drops (its policy) are of those alone. Type and Hook are
+	// nft's words; the Hook is empty if it is none of package ruleset's.
+	Base       bool
+	Type, Hook string
+	Priority   int32
+	Drops      bool
+	// Rules are those that do something or lead on, in the order in which packets meet them.
+	Rules []Rule
+}
+
+// Rule is what a rule does, and where it leads.
+type Rule struct {
+	// Handle is nf_tables' number of the rule in its table.
+	Handle uint64
+	Acts   []Act
+	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
+	To     []string
+	Mapped bool
+}
+
+// Does reports whether the rule leads on or does something.
+func (r Rule) Does() bool { return len(r.Acts) > 0 || len(r.To) > 0 || r.Mapped }
+
+// Ours says where rules of ours stand.
+type Ours struct {
+	// NAT is the priority of our NAT chains.
+	NAT int32
+	// Shared is true if our rules are reached from chains that others use too, those of xtables: of its legacy variant
+	// if Legacy is.
+	Shared, Legacy bool
+	// IsOurs reports whether a chain of a shared table is ours, by its name.
+	IsOurs func(name string) bool
+}
+
+// Asked says when packets meet a chain, seen from our rules that capture.
+type Asked string
+
+// When packets meet a chain. At the priority of ours the kernel asks the chain first that was registered last, and does
+// not tell which one that is.
+const (
+	Before     Asked = "before"
+	After      Asked = "after"
+	MaybeFirst Asked = "before or after"
+)
+
+// Effect is what a chain does to the connections that our rules capture.
+type Effect string
+
+// The effects, the worst first.
+const (
+	// Takes: what it translates, or gives to a socket, does not come to the proxy.
+	Takes Effect = "takes"
+	// MayTake is Takes if the chain is asked before ours.
+	MayTake Effect = "may take"
+	// Untracks: what it keeps from conntrack is not captured. The backstop refuses it.
+	Untracks Effect = "untracks"
+	// MayDiscard: it drops, rejects or queues packets, perhaps captured ones.
+	MayDiscard Effect = "may discard"
+	// Zones: it chooses conntrack zones, perhaps those of lookups.
+	Zones Effect = "zones"
+	// NeverReached: what ours capture never comes to it. It translates what ours let go.
+	NeverReached Effect = "never reached"
+	// Asleep: its table is dormant, and it is not asked.
+	Asleep Effect = "asleep"
+	// Harmless: it does nothing to where packets go.
+	Harmless Effect = "harmless"
+)
+
+// Foreign is a base chain of somebody else's at a hook where rules of ours are, or would be.
+type Foreign struct {
+	// Owners are those whose rules the chain has, or leads to, as far as they are known.
+	Owners []string `json:"owners,omitempty"`
+	// Legacy is true of the legacy variant of xtables.
+	Legacy   bool   `json:"legacy,omitempty"`
+	Family   string `json:"family"` // nft's word: ip, ip6 or inet
+	Table    string `json:"table"`
+	Chain    string `json:"chain"`
+	Hook     string `json:"hook"`
+	Type     string `json:"type"`
+	Priority int32  `json:"priority"`
+	Asked    Asked  `json:"asked"`
+	// Acts are what its rules, and those to which it leads, do to packets.
+	Acts   []Act  `json:"acts,omitempty"`
+	Effect Effect `json:"effect"`
+	mesh   []string
+}
+
+// natAsked is when the kernel asks NAT chains of their destinations: one after the other, by their own priorities.
+const natAsked = -100
+
+// conntrackAt is when conntrack looks at a packet.
+const conntrackAt = -200
+
+// hooks are those where rules of ours stand, as packets pass them.
+func hooks() []string { return []string{"prerouting", "input", "forward", "output"} }
+
+// Survey returns the base chains that have rules, or drop what they have no rule for, at our hooks, in the order in which
+// the kernel asks them: hook by hook, by priority, and of those at one priority the one of the latest table first.
+func Survey(chains []Chain, ours Ours) []Foreign {
+	t := newTables(chains)
+	var all []Foreign
+	for _, c := range slices.Backward(chains) {
+		if !c.Base || !slices.Contains(hooks(), c.Hook) || !slices.Contains([]string{"ip", "ip6", "inet"}, c.Family) {
+			continue
+		}
+		before, after, shared := c.split(ours)
+		for i, rules := range [][]Rule{before, after} {
+			part := t.reach(c, rules)
+			if i == 1 && shared {
+				part.asked = After
+			} else {
+				part.asked = c.asked(ours)
+				if shared {
+					part.asked = Before
+				}
+			}
+			drops := c.Drops && (i == 1 || !shared)
+			if len(rules) == 0 && !drops {
+				continue
+			}
+			all = append(all, part.foreign(c, drops))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Foreign) int { return slices.Compare(a.order(), b.order()) })
+	return all
+}
+
+// order is a key to sort by.
+func (n Foreign) order() []int {
+	at := n.Priority
+	if n.Type == "nat" {
+		at = natAsked
+	}
+	return []int{slices.Index(hooks(), n.Hook), int(at), int(n.Priority)}
+}
+
+// Meshes returns the meshes whose rules are in force.
+func Meshes(all []Foreign) []Mesh {
+	var found []Mesh
+	for _, m := range meshes() {
+		if slices.ContainsFunc(all, func(n Foreign) bool { return slices.Contains(n.mesh, m.Name) && n.Effect != Asleep }) {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// split returns the rules of a chain before the one that leads to ours, and those behind it. Where none leads there, they
+// are all in after, and shared is false.
+func (c Chain) split(ours Ours) (before, after []Rule, shared bool) {
+	if !ours.Shared || c.Legacy != ours.Legacy {
+		return nil, c.Rules, false
+	}
+	i := slices.IndexFunc(c.Rules, func(r Rule) bool { return slices.ContainsFunc(r.To, ours.IsOurs) })
+	if i < 0 {
+		return nil, c.Rules, false
+	}
+	rest := slices.DeleteFunc(slices.Clone(c.Rules[i:]), func(r Rule) bool { return slices.ContainsFunc(r.To, ours.IsOurs) })
+	return c.Rules[:i], rest, true
+}
+
+// asked says when a chain is asked that has no rules of ours.
+func (c Chain) asked(ours Ours) Asked {
+	at, our := c.Priority, int32(natAsked)
+	if c.Type == "nat" {
+		our = ours.NAT
+	}
+	switch {
+	case at < our:
+		return Before
+	case at > our:
+		return After
+	}
+	return MaybeFirst
+}
+
+// tables are chains by their names, table by table.
+type tables map[tableKey]map[string]Chain
+
+type tableKey struct {
+	legacy        bool
+	family, table string
+}
+
+func newTables(chains []Chain) tables {
+	t := tables{}
+	for _, c := range chains {
+		k := tableKey{c.Legacy, c.Family, c.Table}
+		if t[k] == nil {
+			t[k] = map[string]Chain{}
+		}
+		if c.Name != "" {
+			t[k][c.Name] = c
+		}
+	}
+	return t
+}
+
+// part is what a chain, or a part of it, does.
+type part struct {
+	asked  Asked
+	acts   []Act
+	owners []string
+	meshes []string
+}
+
+// reach follows the rules of a chain to all that they can lead to.
+func (t tables) reach(c Chain, rules []Rule) part {
+	var p part
+	in := t[tableKey{c.Legacy, c.Family, c.Table}]
+	seen := map[string]bool{}
+	p.add(ownersOf(c.Table, ""))
+	todo, mapped := [][]Rule{rules}, false
+	visit := func(name string) {
+		if next, there := in[name]; there && !seen[name] {
+			seen[name] = true
+			p.add(ownersOf("", name))
+			todo = append(todo, next.Rules)
+		}
+	}
+	for len(todo) > 0 {
+		rules := todo[0]
+		todo = todo[1:]
+		for _, r := range rules {
+			for _, a := range r.Acts {
+				if !slices.Contains(p.acts, a) {
+					p.acts = append(p.acts, a)
+				}
+			}
+			for _, name := range r.To {
+				visit(name)
+			}
+			if r.Mapped && !mapped {
+				mapped = true
+				for name, next := range in {
+					if !next.Base {
+						visit(name)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(p.acts)
+	slices.Sort(p.owners)
+	p.owners = slices.Compact(p.owners)
+	return p
+}
+
+func (p *part) add(owners []owner) {
+	for _, o := range owners {
+		p.owners = append(p.owners, o.name)
+		if o.mesh != "" {
+			p.meshes = append(p.meshes, o.mesh)
+		}
+	}
+}
+
+func (p part) foreign(c Chain, drops bool) Foreign {
+	if drops && !slices.Contains(p.acts, Discard) {
+		p.acts = append(p.acts, Discard)
+	}
+	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
+		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c), mesh: p.meshes}
+}
+
+// effect says what a part does to the connections that ours capture.
+func (p part) effect(c Chain) Effect {
+	does := func(acts ...Act) bool {
+		return slices.ContainsFunc(acts, func(a Act) bool { return slices.Contains(p.acts, a) })
+	}
+	translates := c.Type == "nat" && (c.Hook == "prerouting" || c.Hook == "output") && does(DNAT, Redirect)
+	switch {
+	case c.Dormant:
+		return Asleep
+	case translates && p.asked == Before, does(TProxy), does(Rewrite) && c.Type != "nat":
+		return Takes
+	case translates && p.asked == MaybeFirst:
+		return MayTake
+	case does(NoTrack) && c.Priority < conntrackAt:
+		return Untracks
+	case does(Discard, Queue):
+		return MayDiscard
+	case does(Zone) && c.Priority < conntrackAt:
+		return Zones
+	case translates:
+		return NeverReached
+	}
+	return Harmless
+}

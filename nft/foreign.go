@@ -1,0 +1,164 @@
+//go:build linux
+
+package nft
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+func (conn *Conn) foreignChains() ([]beside.Chain, error) {
+	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	of := map[tableName][]beside.Chain{}
+	for _, t := range tables {
+		if t.name != Table {
+			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant()}}
+		}
+	}
+	if len(of) == 0 {
+		return nil, nil
+	}
+	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output}
+	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+		if len(of[in]) == 0 { // ours, or of a table that was made meanwhile
+			return
+		}
+		o := of[in][0]
+		o.Name, o.Base, o.Type, o.Priority, o.Drops = c.name, c.base, c.typ, c.priority, c.drops
+		if c.base && int(c.hook) < len(hooks) {
+			o.Hook = hooks[c.hook].String()
+		}
+		of[in] = append(of[in], o)
+	})
+	var all []beside.Chain
+	for _, t := range tables {
+		all = append(all, of[t.tableName]...)
+	}
+	return all, err
+}
+
+func (conn *Conn) foreignRules(chains []beside.Chain) error {
+	type key struct{ family, table, chain string }
+	index := map[key]int{}
+	for i, c := range chains {
+		if !c.Legacy && c.Name != "" {
+			index[key{c.Family, c.Table, c.Name}] = i
+		}
+	}
+	if len(index) == 0 {
+		return nil
+	}
+	err := conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(f nftables.TableFamily, message []byte) error {
+		in := key{family: familyName(f)}
+		var r beside.Rule
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_RULE_TABLE:
+				in.table = zeroTerminated(data)
+			case unix.NFTA_RULE_CHAIN:
+				in.chain = zeroTerminated(data)
+			case unix.NFTA_RULE_HANDLE:
+				if len(data) == 8 {
+					r.Handle = binary.BigEndian.Uint64(data)
+				}
+			case unix.NFTA_RULE_EXPRESSIONS:
+				readActs(&r, data)
+			}
+		}
+		if i, known := index[in]; known && r.Does() {
+			chains[i].Rules = append(chains[i].Rules, r)
+		}
+		return nil
+	})
+	return explain(err, "list the rules of others")
+}
+
+// readActs reads what the expressions of a rule do, and where they lead.
+func readActs(r *beside.Rule, list []byte) {
+	add := func(a beside.Act) {
+		if !slices.Contains(r.Acts, a) {
+			r.Acts = append(r.Acts, a)
+		}
+	}
+	for _, e := range attributes(list) {
+		var name string
+		values := map[uint16][]byte{}
+		for typ, d := range attributes(e) {
+			switch typ {
+			case unix.NFTA_EXPR_NAME:
+				name = zeroTerminated(d)
+			case unix.NFTA_EXPR_DATA:
+				for typ, d := range attributes(d) {
+					values[typ] = d
+				}
+			}
+		}
+		is := func(typ uint16, n uint32) bool {
+			return len(values[typ]) == 4 && binary.BigEndian.Uint32(values[typ]) == n
+		}
+		switch name {
+		case "nat":
+			if is(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT) {
+				add(beside.DNAT)
+			}
+		case "redir":
+			add(beside.Redirect)
+		case "tproxy":
+			add(beside.TProxy)
+		case "notrack":
+			add(beside.NoTrack)
+		case "queue":
+			add(beside.Queue)
+		case "reject", "synproxy":
+			add(beside.Discard)
+		case "payload":
+			if values[unix.NFTA_PAYLOAD_SREG] != nil {
+				add(beside.Rewrite)
+			}
+		case "ct":
+			if values[unix.NFTA_CT_SREG] != nil && is(unix.NFTA_CT_KEY, unix.NFT_CT_ZONE) {
+				add(beside.Zone)
+			}
+		case "lookup":
+			// The kernel gives the register where a map puts a verdict: zero.
+			r.Mapped = r.Mapped || is(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
+		case "immediate":
+			readVerdict(r, values[unix.NFTA_IMMEDIATE_DATA], add)
+		case "target": // of xtables
+			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
+				add(a)
+			}
+		}
+	}
+}
+
+const (
+	targetInfo = 3 // NFTA_TARGET_INFO
+	nfDrop     = 0 // NF_DROP
+)
+
+// readVerdict reads a struct nft_data.
+func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
+	for typ, d := range attributes(data) {
+		if typ != unix.NFTA_DATA_VERDICT {
+			continue
+		}
+		for typ, d := range attributes(d) {
+			switch {
+			case typ == unix.NFTA_VERDICT_CHAIN:
+				r.To = append(r.To, zeroTerminated(d))
+			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && binary.BigEndian.Uint32(d) == nfDrop:
+				add(beside.Discard)
+			}
+		}
+	}
+}
