@@ -4,7 +4,9 @@
 package beside
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 )
 
 // Act is something that a rule does to a packet, of what can concern rules of ours.
@@ -117,6 +119,9 @@ type Foreign struct {
 	mesh   []string
 }
 
+// natType is nft's word for the type of a NAT chain.
+const natType = "nat"
+
 // natAsked is when the kernel asks NAT chains of their destinations: one after the other, by their own priorities.
 const natAsked = -100
 
@@ -160,7 +165,7 @@ func Survey(chains []Chain, ours Ours) []Foreign {
 // order is a key to sort by.
 func (n Foreign) order() []int {
 	at := n.Priority
-	if n.Type == "nat" {
+	if n.Type == natType {
 		at = natAsked
 	}
 	return []int{slices.Index(hooks(), n.Hook), int(at), int(n.Priority)}
@@ -194,7 +199,7 @@ func (c Chain) split(ours Ours) (before, after []Rule, shared bool) {
 // asked says when a chain is asked that has no rules of ours.
 func (c Chain) asked(ours Ours) Asked {
 	at, our := c.Priority, int32(natAsked)
-	if c.Type == "nat" {
+	if c.Type == natType {
 		our = ours.NAT
 	}
 	switch {
@@ -300,11 +305,11 @@ func (p part) effect(c Chain) Effect {
 	does := func(acts ...Act) bool {
 		return slices.ContainsFunc(acts, func(a Act) bool { return slices.Contains(p.acts, a) })
 	}
-	translates := c.Type == "nat" && (c.Hook == "prerouting" || c.Hook == "output") && does(DNAT, Redirect)
+	translates := c.Type == natType && (c.Hook == "prerouting" || c.Hook == "output") && does(DNAT, Redirect)
 	switch {
 	case c.Dormant:
 		return Asleep
-	case translates && p.asked == Before, does(TProxy), does(Rewrite) && c.Type != "nat":
+	case translates && p.asked == Before, does(TProxy), does(Rewrite) && c.Type != natType:
 		return Takes
 	case translates && p.asked == MaybeFirst:
 		return MayTake
@@ -318,4 +323,66 @@ func (p part) effect(c Chain) Effect {
 		return NeverReached
 	}
 	return Harmless
+}
+
+// Name says which chain it is, as nft and iptables name it.
+func (f Foreign) Name() string {
+	table := "table"
+	if f.Legacy {
+		table = "legacy table"
+	}
+	return fmt.Sprintf("chain %s of %s %s %s", f.Chain, table, f.Family, f.Table)
+}
+
+// IsOfMesh reports whether rules of another mesh are in it.
+func (f Foreign) IsOfMesh() bool { return len(f.mesh) > 0 }
+
+// Says says what the chain does to what our rules capture.
+func (f Foreign) Says() string {
+	does := func(a Act) bool { return slices.Contains(f.Acts, a) }
+	switch f.Effect {
+	case Takes:
+		switch {
+		case does(TProxy):
+			return "gives packets to sockets of its choice (TPROXY): those do not come to the proxy"
+		case f.Type != natType:
+			return "writes into the headers of packets: they are captured by what it writes, or not at all"
+		}
+		return "is asked before ours: what it translates is not captured"
+	case MayTake:
+		return "is asked before ours if it was registered later: what it translates is then not captured"
+	case Untracks:
+		return "keeps packets from conntrack: those are not captured, and the backstop refuses them"
+	case MayDiscard:
+		return "drops, rejects or queues packets, perhaps on their way to the proxy"
+	case Zones:
+		return "chooses conntrack zones: a lookup in a zone of its choice can lose its answer"
+	case NeverReached:
+		if f.IsOfMesh() {
+			return "is never asked of what is captured; what ours let go it captures for its own proxy"
+		}
+		return "is never asked of what is captured; it translates what ours let go"
+	case Asleep:
+		return "is not asked: its table is dormant"
+	case Harmless:
+	}
+	return "does nothing to where packets go"
+}
+
+// Warning says what to know of a chain because of which connections can go elsewhere than ours say, or nothing.
+func (f Foreign) Warning() string {
+	switch f.Effect {
+	case Takes, MayTake, Untracks:
+	case NeverReached:
+		if !f.IsOfMesh() {
+			return ""
+		}
+	case MayDiscard, Zones, Asleep, Harmless:
+		return ""
+	}
+	of := ""
+	if len(f.Owners) > 0 {
+		of = strings.Join(f.Owners, ", ") + "; "
+	}
+	return fmt.Sprintf("%s (%s%s at hook %s, priority %d) %s", f.Name(), of, f.Type, f.Hook, f.Priority, f.Says())
 }

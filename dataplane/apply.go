@@ -70,11 +70,22 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		if res.Warnings, err = s.space.warnings(c); err != nil {
 			return err
 		}
+		chains, unlisted := s.space.allForeign()
+		if err = refuseMesh(foreignTo(BackendNFT, chains, nil)); err != nil && !s.pod.BesideOtherMesh {
+			return err
+		}
 		var done effects
 		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, want, &done)
 		if err != nil {
 			return done.undo(err)
 		}
+		if backendOf(res.Backend).variant != "" && len(chains) > 0 {
+			// Our jumps stand in their chains.
+			s.space.chains = nil
+			chains, unlisted = s.space.allForeign()
+		}
+		res.Foreign = foreignTo(res.Backend, chains, unlisted)
+		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
 		res.Warnings = append(res.Warnings, want.warning(res.Backend, s.pod.IPTables)...)
 		return nil
 	})

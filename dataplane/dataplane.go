@@ -47,6 +47,8 @@ type Pod struct {
 	// SetSysctls permits Apply to set the namespace's sysctls that the configuration needs. Otherwise it fails and
 	// names them.
 	SetSysctls bool
+	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
+	BesideOtherMesh bool
 }
 
 // Target is what Pod was called.
@@ -70,6 +72,8 @@ type Result struct {
 	Outcome ruleset.Outcome `json:"outcome"`
 	// Warnings are things that work but may surprise.
 	Warnings []string `json:"warnings,omitempty"`
+	// Foreign are the chains of others at the same hooks.
+	Foreign Foreign `json:"foreign,omitzero"`
 }
 
 // Status is what of ours is in force in a namespace.
@@ -80,6 +84,10 @@ type Status struct {
 	Counters []ruleset.Counter `json:"counters"`
 	// Others are others' rules in the same chains of iptables.
 	Others Others `json:"others"`
+	// Foreign are the chains of others at the same hooks.
+	Foreign Foreign `json:"foreign,omitzero"`
+	// Dormant are the tables that hold rules of ours and sleep, as nft names them: nothing in them is in force.
+	Dormant []string `json:"dormant,omitempty"`
 }
 
 // Apply is [Session.Apply] in a session of its own.
@@ -105,6 +113,12 @@ func (p Pod) Status(ctx context.Context) (Status, error) {
 // Verify is [Session.Verify] in a session of its own.
 func (p Pod) Verify(ctx context.Context, c intercept.Config) ([]Verdict, error) {
 	return once(ctx, p, func(s *Session) ([]Verdict, error) { return s.Verify(ctx, c) })
+}
+
+// Foreign is [Session.Foreign] in a session of its own. Like Probe it is allowed in the host's network namespace.
+func (p Pod) Foreign(ctx context.Context) (Foreign, error) {
+	p.AllowHostNetNS = true
+	return once(ctx, p, func(s *Session) (Foreign, error) { return s.Foreign(ctx) })
 }
 
 // Probe is [Session.Probe] in a session of its own. It is allowed in the host's network namespace: it writes nothing.

@@ -33,6 +33,8 @@ type Report struct {
 	Backends []Diagnosis `json:"backends"`
 	// Others are others' rules in the chains of iptables where rules of ours stand, or would.
 	Others Others `json:"others"`
+	// Foreign are the chains of others at the hooks where rules of ours stand, or would.
+	Foreign Foreign `json:"foreign,omitzero"`
 	// Choice is the backend that Apply takes for the configuration. Its
 	// Backend is empty if there is none. Error says why, or why the one chosen
 	// could not be tried.
@@ -109,6 +111,11 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
 			r.Error = f.Reason
 		}
+		b := r.Choice.Backend
+		if b == "" {
+			b = BackendNFT
+		}
+		r.Foreign = s.space.foreign(b)
 		r.Others, err = s.space.others(ctx)
 		return err
 	})

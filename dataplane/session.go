@@ -137,7 +137,9 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 		return errClosed
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case s.work == nil:
+	}
+	s.space.chains = nil // others may have written some since
+	if s.work == nil {
 		return s.netns.Do(fn)
 	}
 	var panicked any
@@ -253,6 +255,15 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 		return nil, err
 	}
 	diffs = append(diffs, more...)
+	if choice.Backend == BackendIPTablesNFT {
+		asleep, err := s.dormant([]Backend{choice.Backend})
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range asleep {
+			diffs = append(diffs, dormantTable(name))
+		}
+	}
 	routing, err := s.routing()
 	if err != nil {
 		return nil, err
@@ -266,6 +277,10 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 func (s *Session) Status(ctx context.Context) (status Status, err error) {
 	err = s.do(ctx, func() error {
 		if status, err = s.space.status(ctx, s.pod.Backend, nil); err == nil {
+			status.Foreign = s.space.foreign(status.Backends[0])
+			status.Dormant, err = s.space.dormant(status.Backends)
+		}
+		if err == nil {
 			status.Others, err = s.space.others(ctx)
 		}
 		return err

@@ -220,6 +220,11 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 	if _, err := s.iptables(v); err != nil {
 		return err
 	}
+	if v == iptables.NFT {
+		if err := s.refuseDormant(); err != nil {
+			return err
+		}
+	}
 	own, err := s.netns.IsOfOwnUser()
 	if err == nil && !own && rs.AsksForOwner() {
 		return fmt.Errorf("%w: the network namespace belongs to another user namespace than this process "+

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,15 +15,11 @@ import (
 // intercept.ErrUnsupported if c asks for a family the kernel does not have.
 func (s *space) warnings(c intercept.Config) ([]string, error) {
 	warn := intercept.Lint(c)
-	earlier, err := s.earlierNAT()
-	if err != nil {
-		return nil, err
-	}
 	others, err := otherNames(c)
 	if err != nil {
 		return nil, err
 	}
-	warn = append(append(warn, earlier...), others...)
+	warn = append(warn, others...)
 	switch c.Families {
 	case intercept.FamiliesDual:
 		if !hasIPv6() {
@@ -50,30 +45,6 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 	if s.netns.IsOwn() {
 		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
 		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
-	}
-	return warn, nil
-}
-
-// earlierNAT warns of others' NAT chains that are asked before ours: of what
-// they translate, ours never hear. At the same priority the chain that was made
-// last is the first to be asked.
-func (s *space) earlierNAT() ([]string, error) {
-	chains, err := s.foreignChains()
-	if errors.Is(err, intercept.ErrUnsupported) || errors.Is(err, intercept.ErrPermission) {
-		return nil, nil // there are none; or the backend will say what is missing
-	}
-	if err != nil {
-		return nil, err
-	}
-	var warn []string
-	for _, c := range chains {
-		ours := c.Hook == intercept.Prerouting.String() || c.Hook == intercept.Output.String()
-		if c.Type == intercept.NATChain.String() && ours && c.Priority < int32(intercept.PriorityDstNAT) {
-			warn = append(warn, fmt.Sprintf(
-				"chain %s of table %s %s (NAT at hook %s, priority %d) is asked before ours, at %d: what it translates is not "+
-					"captured",
-				c.Name, c.Family, c.Table, c.Hook, c.Priority, intercept.PriorityDstNAT))
-		}
 	}
 	return warn, nil
 }

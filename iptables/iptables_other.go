@@ -10,7 +10,10 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func legacyHolds(ruleset.Family) (bool, error)      { return false, ruleset.ErrNeedsLinux }
+func legacyHolds(ruleset.Family) (bool, error) { return false, ruleset.ErrNeedsLinux }
+func legacyContents(ruleset.Family, func(string, []byte, []byte) bool) error {
+	return ruleset.ErrNeedsLinux
+}
 func (*ProgramError) askForTable(ruleset.Family)    {}
 func inGroup(*exec.Cmd)                             {}
 func memory(name, content string) (*os.File, error) { return nil, ruleset.ErrNeedsLinux }

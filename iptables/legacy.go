@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -18,6 +20,22 @@ func LegacyHolds(f ruleset.Family) (bool, error) { return legacyHolds(f) }
 // ours, or what was made for them.
 func IsOurs(chain string) bool {
 	return strings.HasPrefix(chain, specPrefix) || strings.HasPrefix(chain, madePrefix)
+}
+
+// HasOurName reports whether a chain has a name as this package gives them.
+func HasOurName(chain string) bool { return strings.HasPrefix(chain, prefix) }
+
+// IsTable reports whether rules of ours can be in a table of this name.
+func IsTable(name string) bool { return slices.Contains(tableNames(), name) }
+
+// LegacyChains returns the chains of the legacy tables of a family that the calling thread's namespace has, with their
+// rules. Like [LegacyHolds] it needs no program, and asks for no table that is not there already.
+func LegacyChains(f ruleset.Family) (all []beside.Chain, err error) {
+	err = legacyContents(f, func(table string, info, entries []byte) bool {
+		all = append(all, legacyChains(f, table, info, entries)...)
+		return true
+	})
+	return all, err
 }
 
 // legacyTables returns the tables of the legacy variant that the namespace of the calling thread has. It asks for none,

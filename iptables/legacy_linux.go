@@ -13,31 +13,41 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func legacyHolds(f ruleset.Family) (bool, error) {
+func legacyHolds(f ruleset.Family) (holds bool, err error) {
+	err = legacyContents(f, func(_ string, _, entries []byte) bool {
+		holds = bytes.Contains(entries, []byte(chainHead+specPrefix))
+		return !holds
+	})
+	return holds, err
+}
+
+// legacyContents calls fn with the content of each legacy table that there is, as linux/netfilter_ipv4/ip_tables.h has it
+// (struct ipt_getinfo, and entries), until it says that this is enough.
+func legacyContents(f ruleset.Family, fn func(table string, info, entries []byte) bool) error {
 	names, err := legacyTables(f)
 	if err != nil || len(names) == 0 {
-		return false, err
+		return err
 	}
 	domain, level := sockets(f)
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return false, fmt.Errorf("look into the legacy tables: %w", err)
+		return fmt.Errorf("look into the legacy tables: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	for _, name := range names {
-		entries, err := entries(fd, level, name)
+		info, entries, err := content(fd, level, name)
 		if errors.Is(err, unix.EPERM) {
 			err = fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
 				ruleset.ErrPermission, err)
 		}
 		if err != nil {
-			return false, fmt.Errorf("look into the legacy table %s of %s: %w", name, f, err)
+			return fmt.Errorf("look into the legacy table %s of %s: %w", name, f, err)
 		}
-		if bytes.Contains(entries, []byte(chainHead+specPrefix)) {
-			return true, nil
+		if !fn(name, info, entries) {
+			return nil
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // chainHead is what stands before a chain's name in a table's content: the name of the target that an entry at its head
@@ -53,9 +63,9 @@ func sockets(f ruleset.Family) (domain, level int) {
 	return unix.AF_INET, unix.SOL_IP
 }
 
-// entries returns a table's content, as linux/netfilter_ipv4/ip_tables.h has it. The structures of IPv6 and the numbers
-// of the options are the same.
-func entries(fd, level int, table string) ([]byte, error) {
+// content returns a table's content, as linux/netfilter_ipv4/ip_tables.h has it: struct ipt_getinfo, and the entries. Of
+// IPv6 the numbers of the options are the same, and the structures but for the entries' heads.
+func content(fd, level int, table string) (info, entries []byte, err error) {
 	const (
 		getInfo    = 64 // IPT_SO_GET_INFO
 		getEntries = 65 // IPT_SO_GET_ENTRIES
@@ -68,7 +78,7 @@ func entries(fd, level int, table string) ([]byte, error) {
 		info := make([]byte, infoSize)
 		copy(info[:nameSize-1], table)
 		if err := getsockopt(fd, level, getInfo, info); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		size := binary.NativeEndian.Uint32(info[sizeAt:])
 		buffer := make([]byte, header+size)
@@ -76,13 +86,13 @@ func entries(fd, level int, table string) ([]byte, error) {
 		binary.NativeEndian.PutUint32(buffer[nameSize:], size)
 		err := getsockopt(fd, level, getEntries, buffer)
 		if err == nil {
-			return buffer[header:], nil
+			return info, buffer[header:], nil
 		}
 		if !errors.Is(err, unix.EAGAIN) { // it has another size by now
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return nil, unix.EAGAIN
+	return nil, nil, unix.EAGAIN
 }
 
 // askForTable finds out what the kernel answered where iptables-restore says only that it was unable to initialize a
@@ -96,7 +106,7 @@ func (e *ProgramError) askForTable(f ruleset.Family) {
 	domain, level := sockets(f)
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err == nil {
-		_, err = entries(fd, level, m[1])
+		_, _, err = content(fd, level, m[1])
 		_ = unix.Close(fd)
 	}
 	if errno, ok := errors.AsType[unix.Errno](err); ok {

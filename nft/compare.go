@@ -49,7 +49,7 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		diffs = append(diffs, ruleset.Difference{What: what, Problem: fmt.Sprintf(format, args...)})
 	}
 	switch {
-	case kt.flags&unix.NFT_TABLE_F_DORMANT != 0:
+	case kt.isDormant():
 		add("table "+familyName(t.family)+" "+Table, "is dormant: none of its rules is in force")
 	case kt.flags != 0:
 		add("table "+familyName(t.family)+" "+Table, "has flags %#x that are not ours", kt.flags)

@@ -309,6 +309,16 @@ func (conn *Conn) holdsTable() (bool, error) {
 	return len(st) > 0, err
 }
 
+func (conn *Conn) dormant() (names []string, err error) {
+	st, err := conn.find()
+	for _, t := range st {
+		if t.isDormant() {
+			names = append(names, familyName(t.family)+" "+t.name)
+		}
+	}
+	return names, err
+}
+
 func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

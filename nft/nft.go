@@ -89,6 +89,9 @@ func (conn *Conn) Remove(ctx context.Context) (removed bool, err error) { return
 // Holds reports whether there is a table of our name.
 func (conn *Conn) Holds() (bool, error) { return conn.holdsTable() }
 
+// Dormant returns those of our tables that are dormant, as nft(8) names them: none of their rules is in force.
+func (conn *Conn) Dormant() ([]string, error) { return conn.dormant() }
+
 // Counters returns what the rules have counted since they were applied, in the
 // order packets meet them. Where there is nothing of ours the error is
 // [ruleset.ErrNotIntercepted]. The kernel holds the rules' IDs, so that it takes

@@ -27,6 +27,8 @@ func (*Conn) remove(context.Context) (bool, error) { return false, ruleset.ErrNe
 
 func (*Conn) holdsTable() (bool, error) { return false, ruleset.ErrNeedsLinux }
 
+func (*Conn) dormant() ([]string, error) { return nil, ruleset.ErrNeedsLinux }
+
 func (*Conn) counters(context.Context) ([]ruleset.Counter, error) { return nil, ruleset.ErrNeedsLinux }
 
 func (*Conn) probe(ruleset.Ruleset, layout) error { return ruleset.ErrNeedsLinux }

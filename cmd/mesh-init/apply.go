@@ -27,7 +27,7 @@ func applyVerb() verb {
 }
 
 func applyFlags() []cli.Flag {
-	all := append(configFlags(), kernelFlags()...)
+	all := append(append(configFlags(), kernelFlags()...), besideFlags()...)
 	all = append(all, row("set-sysctls", "", groupWhere, "false",
 		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
 	return append(all, once(row("dry-run", "", groupWhere, "false", "print what render prints, and change nothing"))...)
@@ -55,7 +55,7 @@ func (j job) apply() error {
 		Families []string `json:"families"`
 	}{r, rules, families}, func() string {
 		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
-			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason)))
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) + foreignText(r.Foreign)
 	})
 }
 
@@ -80,6 +80,10 @@ func withFlags(err error) error {
 	for _, e := range strict.Flatten(err) {
 		if _, is := errors.AsType[*dataplane.SysctlError](e); is {
 			e = fmt.Errorf("%w; set it, or let apply do it with --set-sysctls", e)
+		}
+		if other, is := errors.AsType[*dataplane.OtherMeshError](e); is {
+			e = fmt.Errorf("%w; take them out with mesh-init remove --foreign %s, or insist with --beside %s", e,
+				other.Meshes[0].Name, otherMesh)
 		}
 		errs = append(errs, e)
 	}

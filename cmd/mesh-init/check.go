@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
@@ -22,6 +23,13 @@ func checkVerb() verb {
 }
 
 func (j job) check() error {
+	others, err := j.plane.Foreign(j.ctx)
+	if err != nil {
+		return err
+	}
+	for _, w := range others.Warnings() {
+		j.log.WarnContext(j.ctx, w)
+	}
 	type difference struct {
 		What    string `json:"what"`
 		Problem string `json:"problem"`
@@ -29,11 +37,13 @@ func (j job) check() error {
 	type result struct {
 		OK          bool         `json:"ok"`
 		Differences []difference `json:"differences"`
+		// Foreign are the chains of others at the same hooks.
+		Foreign dataplane.Foreign `json:"foreign,omitzero"`
 	}
 	differences, err := j.plane.Check(j.ctx, j.config)
 	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
 		none := []difference{{"the rules", "there are none of ours"}}
-		return errors.Join(j.print(result{false, none}, nil), err)
+		return errors.Join(j.print(result{false, none, others}, nil), err)
 	}
 	if err != nil {
 		return err
@@ -42,15 +52,15 @@ func (j job) check() error {
 	for i, d := range differences {
 		list[i] = difference{d.What, d.Problem}
 	}
-	err = j.print(result{len(list) == 0, list}, func() string {
+	err = j.print(result{len(list) == 0, list, others}, func() string {
 		if len(differences) == 0 {
-			return j.style.Good("ok") + "\n"
+			return j.style.Good("ok") + "\n" + foreignText(others)
 		}
 		var text strings.Builder
 		for _, d := range differences {
 			text.WriteString(strict.OneLine(d.String()) + "\n")
 		}
-		return text.String()
+		return text.String() + foreignText(others)
 	})
 	if len(differences) > 0 && err == nil {
 		err = errDrifted

@@ -98,6 +98,7 @@ func doctorText(r dataplane.Report) string {
 			line("  "+c.Name, string(c.State), more)
 		}
 	}
+	b.WriteString(foreignText(r.Foreign))
 	b.WriteString(othersText(r.Others))
 	b.WriteString("\n")
 	switch {

@@ -37,6 +37,7 @@ func exits() []cli.Exit {
 		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),
 		exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",
 			"wait for it, or wait longer with --iptables-wait"),
+		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
 		exit(18, errNotVerified, "verify found that interception does not work", ""),
 	)
 }

@@ -18,6 +18,7 @@ const (
 // The flags that the code itself has to name.
 const (
 	backendFlag    = "backend"
+	besideFlag     = "beside"
 	configFlag     = "config"
 	dstFlag        = "dst"
 	logFormatFlag  = "log-format"
@@ -91,6 +92,16 @@ func backendFlags() []cli.Flag {
 func kernelFlags() []cli.Flag {
 	return append(append(netnsFlags(), backendFlags()...),
 		row(waitFlag, "DURATION", groupWhere, "5s", "how long to wait for another program's lock"))
+}
+
+// otherMesh is the value of --beside that insists.
+const otherMesh = "other-mesh"
+
+// besideFlags are the flags of verbs that put rules in force.
+func besideFlags() []cli.Flag {
+	return []cli.Flag{row(besideFlag, "nobody|"+otherMesh, groupWhere, "nobody",
+		"other-mesh: apply although rules of another mesh are in\nforce; else that is an error (mesh-init remove --foreign\n"+
+			"takes them out)")}
 }
 
 // outputFlags are the flags of all verbs.

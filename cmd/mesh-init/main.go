@@ -43,6 +43,7 @@ type plane interface {
 	Status(context.Context) (dataplane.Status, error)
 	Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error)
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
+	Foreign(context.Context) (dataplane.Foreign, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

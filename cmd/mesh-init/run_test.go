@@ -59,6 +59,11 @@ func (k noKernel) Verify(context.Context, intercept.Config) ([]dataplane.Verdict
 	return nil, errors.New("unreachable")
 }
 
+func (k noKernel) Foreign(context.Context) (dataplane.Foreign, error) {
+	k.t.Error("looking for others reached the kernel")
+	return dataplane.Foreign{}, errors.New("unreachable")
+}
+
 func (k noKernel) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	k.t.Error("doctor reached the kernel")
 	return dataplane.Report{}, errors.New("unreachable")
@@ -468,6 +473,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 
 // fakePlane answers as told.
 type fakePlane struct {
+	foreign     dataplane.Foreign
 	report      dataplane.Report
 	verdicts    []dataplane.Verdict
 	result      dataplane.Result
@@ -493,6 +499,8 @@ func (p fakePlane) Verify(context.Context, intercept.Config) ([]dataplane.Verdic
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	return p.report, p.err
 }
+
+func (p fakePlane) Foreign(context.Context) (dataplane.Foreign, error) { return p.foreign, p.err }
 
 // TestDoctor: what holds, what does not and why, and what mends it.
 func TestDoctor(t *testing.T) {

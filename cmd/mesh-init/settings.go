@@ -45,6 +45,8 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			AllowHostNetNS: values["allow-host-netns"].text == "true",
 			Backend:        dataplane.Backend(values[backendFlag].text),
 			SetSysctls:     values["set-sysctls"].text == "true",
+
+			BesideOtherMesh: values[besideFlag].text == otherMesh,
 			IPTables: dataplane.IPTables{
 				Dialect: iptables.Dialect(values["iptables-dialect"].text),
 				Last:    values["iptables-jumps"].text == "last",

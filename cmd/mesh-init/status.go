@@ -14,7 +14,7 @@ func statusVerb() verb {
 		Name: "status", Does: "show the rules in force and what each has counted",
 		Also: []string{"list", "show", "get", "counters", "dump"},
 		More: "NAT rules count connections, since they see the first packet of each alone. The text also\n" +
-			"lists other people's rules in the same chains of iptables.",
+			"lists other people's chains at the same hooks, and their rules in the same chains of iptables.",
 		Flags: kernelFlags,
 		Examples: `
   What has been captured, and what has passed, by which rule?
@@ -34,7 +34,12 @@ func (j job) status() error {
 	if counters == nil {
 		counters = []intercept.Counter{}
 	}
-	return j.print(counters, func() string { return statusText(counters) + othersText(status.Others) })
+	for _, table := range status.Dormant {
+		j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
+	}
+	return j.print(counters, func() string {
+		return statusText(counters) + foreignText(status.Foreign) + othersText(status.Others)
+	})
 }
 
 // statusText is one table, so that the columns of all chains agree.

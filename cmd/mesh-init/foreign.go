@@ -1,0 +1,32 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
+
+// foreignText is a table of other people's chains at our hooks, in the order in which the kernel asks them, or nothing if
+// there are none.
+func foreignText(all dataplane.Foreign) string {
+	text := ""
+	if len(all.Chains) > 0 {
+		rows := []cli.Row{{"HOOK", "PRIORITY", "CHAIN OF OTHERS", "OWNER", "TO WHAT OURS CAPTURE"}}
+		for _, c := range all.Chains {
+			table := c.Family + " " + c.Table
+			if c.Legacy {
+				table += " (legacy)"
+			}
+			rows = append(rows, cli.Row{c.Hook, strconv.Itoa(int(c.Priority)), strict.OneLine(table + " " + c.Chain),
+				strings.Join(c.Owners, ", "), string(c.Effect) + ": it " + c.Says()})
+		}
+		text = "\n" + cli.Table(rows)
+	}
+	if all.Error != "" {
+		text += "\n" + cli.Hang("", 2, "Not all chains of others could be listed: "+strict.OneLine(all.Error))
+	}
+	return text
+}

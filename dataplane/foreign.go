@@ -1,0 +1,180 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Foreign are the base chains of others at the hooks where rules of ours are, or would be.
+type Foreign struct {
+	// Chains are in the order in which the kernel asks them.
+	Chains []beside.Foreign `json:"chains"`
+	// Error says why not all could be listed.
+	Error string `json:"error,omitempty"`
+}
+
+// Warnings says of which chains connections can go elsewhere than our rules say.
+func (f Foreign) Warnings() []string {
+	var warn []string
+	for _, c := range f.Chains {
+		if w := c.Warning(); w != "" {
+			warn = append(warn, w)
+		}
+	}
+	return warn
+}
+
+// ErrOtherMesh reports rules of another mesh: two of them in one namespace take each other's connections.
+var ErrOtherMesh = errors.New("rules of another mesh are in the namespace")
+
+// OtherMeshError says which mesh's rules Apply has found, and where. It is [ErrOtherMesh].
+type OtherMeshError struct {
+	Meshes []beside.Mesh
+	// Chains are those from which packets come to its rules.
+	Chains []beside.Foreign
+}
+
+// Error names the meshes and the chains.
+func (e *OtherMeshError) Error() string {
+	var titles, chains []string
+	for _, m := range e.Meshes {
+		titles = append(titles, m.Title)
+	}
+	for _, c := range e.Chains {
+		chains = append(chains, c.Name())
+	}
+	return fmt.Sprintf("%s: %s, asked from %s", ErrOtherMesh, strings.Join(titles, ", "), strings.Join(chains, ", "))
+}
+
+// Is makes it [ErrOtherMesh].
+func (e *OtherMeshError) Is(target error) bool { return target == ErrOtherMesh }
+
+// Foreign lists the base chains of others, of nf_tables and of both variants of iptables. Where there are no rules of ours
+// it says what would be so if the pod's backend wrote some.
+func (s *Session) Foreign(ctx context.Context) (all Foreign, err error) {
+	wanted, err := candidates(s.pod.Backend)
+	if err != nil {
+		return all, err
+	}
+	err = s.do(ctx, func() error {
+		holding, err := s.space.holding()
+		if err != nil && !errors.Is(err, ruleset.ErrPermission) {
+			return err
+		}
+		b := wanted[0]
+		if i := slices.IndexFunc(holding, func(b Backend) bool { return slices.Contains(wanted, b) }); i >= 0 {
+			b = holding[i]
+		}
+		all = s.space.foreign(b)
+		return nil
+	})
+	return all, err
+}
+
+// foreign lists the chains of others beside rules of a backend.
+func (s *space) foreign(b Backend) Foreign {
+	chains, err := s.allForeign()
+	return foreignTo(b, chains, err)
+}
+
+// foreignTo says what chains of others are to rules of a backend.
+func foreignTo(b Backend, chains []beside.Chain, err error) Foreign {
+	ours := beside.Ours{NAT: int32(ruleset.PriorityFirstNAT), IsOurs: iptables.HasOurName}
+	if v := backendOf(b).variant; v != "" {
+		ours.NAT, ours.Shared, ours.Legacy = int32(ruleset.PriorityDstNAT), true, v == iptables.Legacy
+	}
+	all := Foreign{Chains: beside.Survey(chains, ours)}
+	if err != nil {
+		all.Error = err.Error()
+	}
+	return all
+}
+
+// allForeign lists all chains of others with their rules. Beside an error it returns what could be listed.
+func (s *space) allForeign() (all []beside.Chain, err error) {
+	var errs []error
+	add := func(err error) {
+		if err != nil && !errors.Is(err, ruleset.ErrUnsupported) { // else there are none
+			errs = append(errs, err)
+		}
+	}
+	chains, err := s.foreignChains()
+	add(err)
+	all = slices.Clone(chains)
+	if slices.ContainsFunc(all, func(c beside.Chain) bool { return c.Base }) {
+		c, err := s.nft()
+		if err == nil {
+			err = c.ForeignRules(all)
+		}
+		add(err)
+	}
+	for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		chains, err := iptables.LegacyChains(f)
+		add(err)
+		all = append(all, chains...)
+	}
+	return all, joinLine(errs)
+}
+
+// refuseMesh returns an [*OtherMeshError] if rules of another mesh are in force.
+func refuseMesh(all Foreign) error {
+	meshes := beside.Meshes(all.Chains)
+	if len(meshes) == 0 {
+		return nil
+	}
+	return &OtherMeshError{meshes, slices.DeleteFunc(slices.Clone(all.Chains), func(c beside.Foreign) bool {
+		return !c.IsOfMesh() || c.Effect == beside.Asleep
+	})}
+}
+
+// dormant returns the tables with rules of ours, of the backends named, that sleep, as nft names them.
+func (s *space) dormant(holding []Backend) (names []string, err error) {
+	if slices.Contains(holding, BackendNFT) {
+		c, err := s.nft()
+		if err == nil {
+			names, err = c.Dormant()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !slices.Contains(holding, BackendIPTablesNFT) {
+		return names, nil
+	}
+	chains, err := s.foreignChains()
+	for _, c := range chains {
+		if c.Dormant && iptables.IsOurs(c.Name) {
+			names = append(names, c.Family+" "+c.Table)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), err
+}
+
+// dormantTable is the difference that a table makes that sleeps.
+func dormantTable(name string) ruleset.Difference {
+	return ruleset.Difference{What: "table " + name,
+		Problem: "is dormant: none of its rules is in force; wake it with `nft add table " + name + "`"}
+}
+
+// refuseDormant reports tables of xtables that sleep: rules that are written there by iptables-nft are not in force. They
+// are not ours to wake.
+func (s *space) refuseDormant() error {
+	chains, err := s.foreignChains()
+	if err != nil {
+		return nil //nolint:nilerr // who writes says so
+	}
+	for _, c := range chains {
+		if c.Dormant && c.Name == "" && (c.Family == "ip" || c.Family == "ip6") && iptables.IsTable(c.Table) {
+			return fmt.Errorf("%w: %s; or use the backend nft", ruleset.ErrUnsupported, dormantTable(c.Family+" "+c.Table))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package iptables
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// An entry of a legacy table is a rule, as linux/netfilter_ipv4/ip_tables.h and linux/netfilter/x_tables.h have it: a
+// head with the addresses, matches, and a target. A chain begins with an entry whose target is called ERROR and holds the
+// chain's name; it has as many entries as follow up to the next one. The built-in chains come first, without such a head.
+type entry struct {
+	at     int
+	target string
+	info   []byte // what the target is given
+}
+
+// legacyChains reads the chains of a table. What cannot be an entry ends it.
+func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Chain {
+	const (
+		hookAt, underflowAt = 36, 56 // in struct ipt_getinfo, of five hooks each; the mask of those that there are before them
+		maskAt              = 32
+	)
+	family := "ip"
+	if f == ruleset.IPv6 {
+		family = "ip6"
+	}
+	number := func(at int) int { return int(int32(binary.NativeEndian.Uint32(info[at:]))) }
+	if len(info) < underflowAt+5*4 {
+		return nil
+	}
+	all := []beside.Chain{{Legacy: true, Family: family, Table: table}}
+	base := map[int]beside.Chain{} // by the offset at which it begins
+	policies := map[int]bool{}     // the offsets of their last entries
+	for i, hook := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
+		if number(maskAt)&(1<<i) == 0 {
+			continue
+		}
+		c := beside.Chain{Legacy: true, Family: family, Table: table, Name: builtinName(hook), Base: true, Type: "filter",
+			Hook: hook, Priority: legacyPriority(table, hook)}
+		switch {
+		case table == "nat":
+			c.Type = "nat"
+		case table == "mangle" && hook == "output":
+			c.Type = "route"
+		case hook == "postrouting":
+			c.Hook = "" // none of ours
+		}
+		base[number(hookAt+4*i)] = c
+		policies[number(underflowAt+4*i)] = true
+	}
+	list := readEntries(f, blob)
+	names := map[int]string{} // of chains, by the offset of their first rule
+	for i, e := range list {
+		if name, is := e.chainHead(); is && i+1 < len(list) {
+			names[list[i+1].at] = name
+		}
+	}
+	for _, e := range list {
+		if c, begins := base[e.at]; begins {
+			all = append(all, c)
+		}
+		c := &all[len(all)-1]
+		if name, is := e.chainHead(); is {
+			all = append(all, beside.Chain{Legacy: true, Family: family, Table: table, Name: name})
+			continue
+		}
+		r, drops := e.rule(names)
+		if policies[e.at] {
+			c.Drops = drops
+		} else if r.Does() {
+			c.Rules = append(c.Rules, r)
+		}
+	}
+	return all
+}
+
+func builtinName(hook string) string { return string(bytes.ToUpper([]byte(hook))) }
+
+// legacyPriority returns when packets meet a built-in chain (linux/netfilter_ipv4.h).
+func legacyPriority(table, hook string) int32 {
+	switch table {
+	case "raw":
+		return int32(ruleset.PriorityRaw)
+	case "mangle":
+		return int32(ruleset.PriorityMangle)
+	case "nat":
+		if hook == "prerouting" || hook == "output" {
+			return int32(ruleset.PriorityDstNAT)
+		}
+		return 100 // NF_IP_PRI_NAT_SRC
+	case "security":
+		return 50
+	}
+	return int32(ruleset.PriorityFilter)
+}
+
+// readEntries cuts a table's content into entries.
+func readEntries(f ruleset.Family, blob []byte) []entry {
+	const targetHead, nameAt, nameSize = 32, 2, 29 // struct xt_entry_target
+	targetAt, head := 88, 112                      // of target_offset in struct ipt_entry, and its size
+	if f == ruleset.IPv6 {
+		targetAt, head = 140, 168
+	}
+	var all []entry
+	for at := 0; at+head <= len(blob); {
+		target := int(binary.NativeEndian.Uint16(blob[at+targetAt:]))
+		next := int(binary.NativeEndian.Uint16(blob[at+targetAt+2:]))
+		if next < head || target < head || target+targetHead > next || at+next > len(blob) {
+			break
+		}
+		t := blob[at+target : at+next]
+		name, _, _ := bytes.Cut(t[nameAt:nameAt+nameSize], []byte{0})
+		all = append(all, entry{at, string(name), t[targetHead:]})
+		at += next
+	}
+	return all
+}
+
+// chainHead returns the name of the chain of which this is the head.
+func (e entry) chainHead() (name string, is bool) {
+	if e.target != "ERROR" {
+		return "", false
+	}
+	before, _, _ := bytes.Cut(e.info, []byte{0})
+	return string(before), string(before) != "ERROR" // which ends the table
+}
+
+// rule returns what an entry does. names are those of chains by the offset of their first rule. drops is true if the
+// verdict is to drop.
+func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
+	if e.target != "" { // the standard target has no name
+		if a, known := beside.OfXTables(e.target, e.info); known {
+			r.Acts = []beside.Act{a}
+		}
+		return r, false
+	}
+	if len(e.info) < 4 {
+		return r, false
+	}
+	const drop = -1 // -NF_DROP-1
+	verdict := int32(binary.NativeEndian.Uint32(e.info))
+	if name, is := names[int(verdict)]; verdict > 0 && is {
+		r.To = []string{name}
+	}
+	if verdict == drop {
+		r.Acts = []beside.Act{beside.Discard}
+	}
+	return r, verdict == drop
+}
