@@ -4,6 +4,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"github.com/google/nftables"
@@ -91,15 +92,13 @@ func readActs(r *beside.Rule, list []byte) {
 	}
 	for _, e := range attributes(list) {
 		var name string
-		values := map[uint16][]byte{}
+		var values map[uint16][]byte
 		for typ, d := range attributes(e) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
 				name = zeroTerminated(d)
 			case unix.NFTA_EXPR_DATA:
-				for typ, d := range attributes(d) {
-					values[typ] = d
-				}
+				values = maps.Collect(attributes(d))
 			}
 		}
 		is := func(typ uint16, n uint32) bool {
