@@ -138,6 +138,7 @@ type (
 	ToLocal      = ruleset.ToLocal
 	Length       = ruleset.Length
 	TCPHeader    = ruleset.TCPHeader
+	MPTCP        = ruleset.MPTCP
 	ICMPEcho     = ruleset.ICMPEcho
 	ICMPQuote    = ruleset.ICMPQuote
 	Older        = ruleset.Older

@@ -40,6 +40,7 @@ const (
 	ChainBackstopSynIncluded    = "syn_included"    // for the owners included
 	ChainBackstopTranslated     = "translated"      // B1
 	ChainBackstopLoop           = "loop"            // B1
+	ChainBackstopSubflow        = "subflow"         // B1
 	ChainBackstopStream         = "stream"          // B3, B5, B6
 	ChainBackstopStreamIncluded = "stream_included" // for the owners included
 	ChainBackstopUnowned        = "unowned"         // B5

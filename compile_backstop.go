@@ -116,7 +116,8 @@ func (c Config) backstopSyn() []Chain {
 	for _, d := range c.outboundDestinations() {
 		refused = append(refused, rule("B4."+d.id, "untranslated: "+d.reason, append(opens(), d.match...), Reject{}))
 	}
-	sent, chains := c.sent(scopeSyn, c.marksOfTProxy(Return{}), refused, ChainBackstopSynIncluded, FilterChain, "O2", "O6")
+	sent, chains := c.sent(scopeSyn, c.marksOfTProxy(Return{}), c.ofProcesses(refused), ChainBackstopSynIncluded,
+		FilterChain, "O2", "O6")
 	rules = append(rules, sent...)
 	loop := c.loop()
 	if len(loop) == 0 {
@@ -124,9 +125,16 @@ func (c Config) backstopSyn() []Chain {
 		rules[0].Target = Return{}
 		return append(chains, Chain{Name: ChainBackstopSyn, Rules: rules})
 	}
+	subflow := []Rule{
+		rule("B1.owned", "a process opens it", []Match{HasSocket{}}, Return{}),
+		rule("B1.subflow", "a subflow that the kernel opens", nil, Goto{Chain: ChainBackstopLoop}),
+	}
+	translated := append(c.ofProxy("B1", "from the proxy", Goto{Chain: ChainBackstopLoop}),
+		rule("B1.mptcp", "Multipath TCP", []Match{Proto{TCP}, MPTCP{}}, Goto{Chain: ChainBackstopSubflow}))
 	return append(chains,
 		Chain{Name: ChainBackstopLoop, Rules: loop},
-		Chain{Name: ChainBackstopTranslated, Rules: c.ofProxy("B1", "from the proxy", Goto{Chain: ChainBackstopLoop})},
+		Chain{Name: ChainBackstopSubflow, Rules: subflow},
+		Chain{Name: ChainBackstopTranslated, Rules: translated},
 		Chain{Name: ChainBackstopSyn, Rules: rules})
 }
 

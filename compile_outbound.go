@@ -11,7 +11,7 @@ import (
 
 // outbound returns the chains for what the pod sends.
 func (c Config) outbound() []Chain {
-	rules, chains := c.sent("", c.proxyToItself(), c.captured(), ChainOutputIncluded, NATChain)
+	rules, chains := c.sent("", c.proxyToItself(), c.ofProcesses(c.captured()), ChainOutputIncluded, NATChain)
 	return append(chains, Chain{Name: ChainOutput, Hook: Output, Priority: PriorityFirstNAT, Type: NATChain, Rules: rules})
 }
 
@@ -241,6 +241,28 @@ func (c Config) captured() []Rule {
 		rules = append(rules, send(d, append(opens(), d.match...), c.Outbound.Port, c.Outbound.Target)...)
 	}
 	return append(rules, rule("O14", "not included", nil, Return{}))
+}
+
+// ofProcesses makes of rules about what opens TCP connections those about what processes open. The kernel opens subflows
+// of Multipath TCP by itself. Until one is there it belongs to nobody: it can be the proxy's or an excluded owner's, and
+// none of their lines knows it. A SYN with the option that a process sends, for which it needs NET_RAW, is like any other.
+func (c Config) ofProcesses(rules []Rule) []Rule {
+	if c.includesOwners() {
+		return rules // they stand behind the lists of owners, on which the kernel is not
+	}
+	var all []Rule
+	for _, r := range rules {
+		if !slices.ContainsFunc(r.Match, func(m Match) bool { return m == Match(Opens()) }) {
+			all = append(all, r)
+			continue
+		}
+		sent := r
+		sent.ID += ".mptcp"
+		sent.Match = append(slices.Clone(r.Match), MPTCP{}, HasSocket{})
+		r.Match = append(slices.Clone(r.Match), not(MPTCP{}))
+		all = append(all, r, sent)
+	}
+	return all
 }
 
 // lookups returns line O8, a protocol each, with all its conditions. There are none unless DNS is captured.

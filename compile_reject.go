@@ -171,5 +171,8 @@ func (c Config) rejected(scope string) []Rule {
 		}
 		rules = append(rules, rule("O13."+d.id, "UDP, which the proxy does not take: "+d.reason, match, Reject{}))
 	}
+	if scope == scopeReject {
+		rules = c.ofProcesses(rules)
+	}
 	return in(scope, "", append(rules, rule("O14", "not included", nil, Return{})))
 }

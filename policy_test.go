@@ -105,6 +105,24 @@ func outside(targets []netip.AddrPort) bool {
 // outbound is section 3 for the sender and the destination, or for I2: the line that would decide if the packet opened
 // a flow, whatever it does and whatever conntrack says.
 func (j judgement) outbound() string {
+	line := j.ofProcess()
+	if line == "O8" && j.subflow() {
+		j.noO8 = true
+		line = j.ofProcess()
+	}
+	if (line == "O11" || line == "O12") && j.subflow() {
+		return "O14"
+	}
+	return line
+}
+
+// subflow: what the kernel opens for a connection of Multipath TCP, whose it is nobody knows.
+func (j judgement) subflow() bool {
+	return j.p.Hook == intercept.Output && j.opens() && j.p.MPTCP && j.p.Owner == nil
+}
+
+// ofProcess is the line if a process sends the packet.
+func (j judgement) ofProcess() string {
 	p, port, o := j.p, j.p.Dst.Port(), j.Outbound
 	tcp, udp := j.tcp(), j.udp()
 	loopback := j.Loopback.Contains(p.Dst.Addr())
@@ -317,7 +335,7 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	if j.opens() {
 		sentByDNAT := j.dnat() && !j.reply()
 		switch {
-		case sentByDNAT && j.fromProxy() && j.toProxy():
+		case sentByDNAT && (j.fromProxy() || j.subflow()) && j.toProxy():
 			return rejected, "B1"
 		case sentByDNAT:
 			return pass, ""
@@ -596,6 +614,9 @@ func checkNever(t *testing.T, c intercept.Config, p intercept.Packet, trace inte
 	if p.Hook == intercept.Output && fromProxy && captured && trace.Fate.Ports != c.Inbound.Port {
 		t.Fatalf("the proxy's own packet %+v loops: %s by %s", p, trace.Fate, trace.Line)
 	}
+	if p.Hook == intercept.Output && p.Owner == nil && p.MPTCP && captured && trace.Fate.Ports != c.Inbound.Port {
+		t.Fatalf("a subflow that may be the proxy's, %+v, loops: %s by %s", p, trace.Fate, trace.Line)
+	}
 	opens := p.Flags == 0 || p.Flags&(intercept.FIN|intercept.SYN|intercept.RST|intercept.ACK) == intercept.SYN
 	if captured && p.Protocol == intercept.TCP && !opens && trace.Fate.Action != intercept.Transparent {
 		t.Fatalf("a packet in the middle of a connection is captured: %+v", p)
@@ -747,6 +768,8 @@ func TestProxyNeverReachesItself(t *testing.T) {
 			p.DNAT, p.Known = true, true
 			p.State = []intercept.CTState{intercept.CTNew, intercept.CTEstablished}[r.IntN(2)]
 			switch {
+			case r.IntN(4) == 0: // a subflow of the proxy's
+				p.Owner, p.MPTCP = nil, true
 			case c.Proxy.Mark.Mask != 0 && r.IntN(2) == 0:
 				p.Mark = c.Proxy.Mark.Value
 			case len(c.Proxy.UIDs) > 0:
@@ -761,7 +784,7 @@ func TestProxyNeverReachesItself(t *testing.T) {
 			}
 			if got.Fate.Action != intercept.Rejected || got.Line != "B1" {
 				t.Fatalf("seed %d: config %+v\npacket %+v owner %+v of the proxy: %s by %s",
-					seed, c, p, *p.Owner, got.Fate, got.Rule)
+					seed, c, p, p.Owner, got.Fate, got.Rule)
 			}
 			// The application's own, by the same entry, goes on to the proxy.
 			p.Owner, p.Mark = &intercept.Owner{UID: 1000, GID: 1000}, 0

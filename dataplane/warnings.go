@@ -3,12 +3,12 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/internal/userns"
 )
 
 // warnings returns what may surprise about c in the namespace. The error is
@@ -43,8 +43,8 @@ func (s *space) warnings(c intercept.Config) ([]string, error) {
 	case intercept.FamiliesAuto:
 	}
 	if s.netns.IsOwn() {
-		warn = append(warn, unmapped("uid", c.Proxy.UIDs)...)
-		warn = append(warn, unmapped("gid", c.Proxy.GIDs)...)
+		warn = append(warn, unmapped(userns.UIDs, c.Proxy.UIDs)...)
+		warn = append(warn, unmapped(userns.GIDs, c.Proxy.GIDs)...)
 	}
 	return warn, nil
 }
@@ -84,24 +84,14 @@ func otherNames(c intercept.Config) (warn []string, err error) {
 
 // unmapped warns of proxy IDs that no process in the user namespace can have:
 // nothing is then known as the proxy, and its connections come back to it.
-func unmapped(kind string, ids intercept.IDs) []string {
-	text, err := os.ReadFile("/proc/self/" + kind + "_map")
-	if err != nil {
-		return nil // no user namespaces: every ID is what it is
-	}
-	var mapped intercept.IDs
-	for line := range strings.Lines(string(text)) {
-		var inside, outside, count uint64
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && count > 0 {
-			mapped = append(mapped, intercept.IDRange{First: uint32(inside), Last: uint32(inside + count - 1)})
-		}
-	}
+func unmapped(kind userns.Kind, ids intercept.IDs) []string {
+	mapped := userns.Mapped(kind)
 	var warn []string
 	for _, r := range ids {
 		if !mapped.Contains(r.First) || !mapped.Contains(r.Last) {
 			warn = append(warn, fmt.Sprintf(
 				"proxy %s %s is not mapped in this user namespace (/proc/self/%s_map): no process here can be the proxy",
-				strings.ToUpper(kind), r, kind))
+				strings.ToUpper(string(kind)), r, kind))
 		}
 	}
 	return warn

@@ -24,7 +24,7 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 	}
 	var counters []ruleset.Counter
 	for _, f := range families() {
-		want := minimal(like, f)
+		want := r.minimal(like, f)
 		for _, name := range tableNames() {
 			t := have[f].table(name)
 			for _, c := range inOrder(t.ours()) {
@@ -60,13 +60,13 @@ func count(counters []ruleset.Counter, c ruleset.Counter) []ruleset.Counter {
 }
 
 // minimal is what the minimal dialect makes of a Ruleset. What it cannot make cannot be in force.
-func minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
+func (r *Runner) minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
 	if rs == nil {
 		return program{family: f}
 	}
 	rules := *rs
 	rules.Routes = nil // others' business
-	p, err := compile(rules, f, Minimal)
+	p, err := compile(rules, f, Minimal, r.users)
 	if err != nil {
 		return program{family: f}
 	}

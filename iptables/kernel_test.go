@@ -736,7 +736,7 @@ func TestEndsBeforeTidying(t *testing.T) {
 			was := s.everything(t)
 			s.mustApply(t, compileConfig(t, c), ruleset.Created)
 			dead := s
-			dead.b = &Runner{s.b.o, s.b.programs, s.b.missing}
+			dead.b = &Runner{s.b.o, s.b.users, s.b.programs, s.b.missing}
 			dead.b.o.Objects = noTidying{s.b.o.Objects}
 			if _, err := dead.apply(plain); err == nil ||
 				!strings.Contains(err.Error(), "remove what is left of table raw: the end") {

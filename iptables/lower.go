@@ -21,6 +21,8 @@ type lowering struct {
 	// zones is true if the table chooses zones, and others is a target that it then cannot have.
 	zones  bool
 	others ruleset.Target
+	// users are all that there are.
+	users ruleset.IDs
 	// older are the connections that the rules for them list.
 	older []ruleset.Tuple
 }

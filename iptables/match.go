@@ -106,7 +106,9 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		}
 		fix("conntrack", "--ctdir", dir)
 	case ruleset.HasSocket:
-		fix("owner", "--socket-exists")
+		// Not --socket-exists, which is true of sockets that the kernel has for itself, too (owner_mt in
+		// net/netfilter/xt_owner.c). The kernel takes only IDs that are mapped.
+		list(owners("--uid-owner", l.users), func(item []string) { a.fixed = append(a.fixed, item...) })
 	case ruleset.SocketOpen:
 		fix("socket", "--nowildcard")
 	case ruleset.ToLocal:
@@ -116,6 +118,8 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	case ruleset.TCPHeader:
 		l.u32(fix, []string{fmt.Sprintf("0x0>>0x16&0x3c@0xc>>0x1c=%#x", uint8(m))},
 			[]string{fmt.Sprintf("0x34>>0x1c=%#x", uint8(m))})
+	case ruleset.MPTCP:
+		fix("", "--tcp-option", "30") // RFC 8684, section 3
 	case ruleset.ICMPEcho:
 		l.icmp(a)
 		if l.family == ruleset.IPv4 {

@@ -179,7 +179,7 @@ func readRule(words []string) (xrule, error) {
 		switch c.option {
 		case "--tcp-flags":
 			n = 2
-		case "--socket-exists", "--nowildcard":
+		case "--nowildcard":
 			n = 0
 		}
 		if i+n > len(words) {
@@ -190,7 +190,7 @@ func readRule(words []string) (xrule, error) {
 		needs := map[string]string{
 			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
 			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment",
-			"--socket-exists": "owner", "--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
+			"--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
 			"--u32": "u32", "--icmp-type": "icmp", "--icmpv6-type": "icmp6",
 		}[c.option]
 		switch c.option {
@@ -230,9 +230,9 @@ func readRule(words []string) (xrule, error) {
 			if needs != "" && seen["multiport"] {
 				return r, errors.New("two conditions for one multiport")
 			}
-		case "--tcp-flags":
+		case "--tcp-flags", "--tcp-option":
 			if proto != "tcp" {
-				return r, errors.New("TCP flags without the protocol")
+				return r, errors.New("what is TCP's without the protocol")
 			}
 			modules[proto] = true
 		case "--icmp-type", "--icmpv6-type":
@@ -243,7 +243,7 @@ func readRule(words []string) (xrule, error) {
 			if c.negated {
 				return r, errors.New("a negated flag")
 			}
-		case "--uid-owner", "--gid-owner", "--socket-exists", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32":
+		case "--uid-owner", "--gid-owner", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32":
 		case "--mark":
 			if module != "mark" && module != "connmark" {
 				return r, errors.New("a mark of what?")
@@ -262,7 +262,7 @@ func readRule(words []string) (xrule, error) {
 		switch key {
 		case "--mark":
 			key = module + key
-		case "--ctstate": // each match of conntrack has one
+		case "--ctstate", "--uid-owner": // each match of conntrack has one, and each of owner
 			key += strconv.Itoa(match)
 		}
 		if seen[key] {
@@ -713,8 +713,6 @@ func (r *run) holds(c xcondition) (bool, error) {
 			return c.state != c.negated, nil
 		}
 		return r.p.Reply == reply, nil
-	case "--socket-exists":
-		return r.p.Owner != nil, nil
 	case "--nowildcard":
 		if r.builtin != "PREROUTING" && r.builtin != "INPUT" { // net/netfilter/xt_socket.c
 			return false, errors.New("the socket match, where the kernel does not have it")
@@ -746,6 +744,11 @@ func (r *run) holds(c xcondition) (bool, error) {
 			err = errors.New("of another family")
 		}
 		return err == nil && packet[ip] == byte(kind), err
+	case "--tcp-option":
+		if value != "30" {
+			return false, errors.New("a packet does not say this of its options")
+		}
+		return r.p.MPTCP, nil
 	case "--tcp-flags":
 		flags := func(s string) (all uint8, err error) {
 			for name := range strings.SplitSeq(s, ",") {
@@ -1063,6 +1066,9 @@ func someMatches(r *rand.Rand, longest int, base ruleset.Chain, d Dialect) (matc
 	if onlyTCP && one(r, 5*rare) {
 		add(ruleset.TCPHeader(pick(r, worldHeaders)), true)
 	}
+	if onlyTCP && one(r, 6) {
+		add(ruleset.MPTCP{}, true)
+	}
 	older := onlyTCP && d == Standard && one(r, 8)
 	if older {
 		add(ruleset.Older{}, false)
@@ -1234,7 +1240,7 @@ func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 	}
 	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
 	p.Reply, p.DNAT = one(r, 3), one(r, 3)
-	p.Listening, p.Foreign = one(r, 2), one(r, 4)
+	p.Listening, p.Foreign, p.MPTCP = one(r, 2), one(r, 4), one(r, 3)
 	p.Echo, p.Quotes = one(r, 2), pick(r, worldQuotes)
 	if one(r, 3) {
 		p.Length, p.TCPHeader = pick(r, worldLengths), pick(r, worldHeaders)
@@ -1247,6 +1253,7 @@ func possible(p ruleset.Packet) ruleset.Packet {
 	if p.Hook == ruleset.Output {
 		p.Listening, p.Foreign = false, false
 	}
+	p.MPTCP = p.MPTCP && p.Protocol == ruleset.TCP
 	switch {
 	case p.Protocol != ruleset.ICMP && p.Protocol != ruleset.ICMPv6:
 		p.Echo, p.Quotes = false, 0
@@ -1343,6 +1350,8 @@ func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 			p.Length = uint16(m)
 		case ruleset.TCPHeader:
 			p.TCPHeader = uint8(m)
+		case ruleset.MPTCP:
+			p.MPTCP = true
 		case ruleset.ICMPEcho:
 			p.Echo = true
 		case ruleset.ICMPQuote:

@@ -83,8 +83,8 @@ const (
 	maxChainName = 28
 )
 
-// compile lowers a Ruleset for one family. It decides nothing about packets.
-func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect) (program, error) {
+// compile lowers a Ruleset for one family, for the users that there are. It decides nothing about packets.
+func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect, users ruleset.IDs) (program, error) {
 	if err := rs.Check(); err != nil {
 		return program{}, err
 	}
@@ -100,7 +100,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect) (program, error) {
 		return program{}, err
 	}
 	for _, name := range tableNames() {
-		l := lowering{family: f, dialect: d, table: table{name: name}, older: rs.Older}
+		l := lowering{family: f, dialect: d, table: table{name: name}, users: users, older: rs.Older}
 		for _, c := range rs.Chains {
 			l.hooks = homes[c.Name][name]
 			if len(l.hooks) == 0 {

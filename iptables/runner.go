@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/userns"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -71,6 +72,7 @@ func (o Options) seconds() int { return int(max(o.wait()/time.Second, 1)) }
 // [ruleset.RuleError] where it is known which rule was.
 type Runner struct {
 	o        Options
+	users    ruleset.IDs
 	programs map[ruleset.Family]programs
 	missing  map[ruleset.Family]error
 }
@@ -89,7 +91,7 @@ func Open(o Options) (*Runner, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), o.wait()) // a program may be asked what it is
 	defer cancel()
-	r := &Runner{o: o, programs: map[ruleset.Family]programs{}, missing: map[ruleset.Family]error{}}
+	r := &Runner{o: o, users: userns.Mapped(userns.UIDs), programs: map[ruleset.Family]programs{}, missing: map[ruleset.Family]error{}}
 	for _, f := range families() {
 		p, err := find(ctx, o.Variant, f)
 		if err != nil {
@@ -108,7 +110,7 @@ func Open(o Options) (*Runner, error) {
 func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error) {
 	want := map[ruleset.Family]program{}
 	for _, f := range families() {
-		p, err := compile(rs, f, r.o.dialect())
+		p, err := compile(rs, f, r.o.dialect(), r.users)
 		if err != nil {
 			return nil, err
 		}

@@ -31,9 +31,9 @@ func (r rule) size(f ruleset.Family, header, standard int) int {
 	target := standard
 	for i, w := range r.words {
 		switch w {
-		case "--sport", "--dport", "--tcp-flags":
+		case "--sport", "--dport", "--tcp-flags", "--tcp-option":
 			ports = header + 16 // one match, the protocol's
-		case "--uid-owner", "--gid-owner", "--socket-exists":
+		case "--uid-owner", "--gid-owner":
 			matches += header + 24
 		case "--mark":
 			matches += header + 16

@@ -37,11 +37,12 @@ func restoreName(f ruleset.Family) string {
 }
 
 // Render returns the rules of rs as text for iptables-restore and ip6tables-restore, as they are written into a
-// namespace that has none of ours. It does no I/O.
+// namespace that has none of ours. It does no I/O. Where not every user ID is mapped, the kernel takes no more than the
+// rules that a [Runner] writes.
 func Render(rs ruleset.Ruleset, o Options) ([]Input, error) {
 	var inputs []Input
 	for _, f := range rs.Families {
-		p, err := compile(rs, f, o.dialect())
+		p, err := compile(rs, f, o.dialect(), everyone())
 		if err != nil {
 			return nil, err
 		}
@@ -49,6 +50,9 @@ func Render(rs ruleset.Ruleset, o Options) ([]Input, error) {
 	}
 	return inputs, nil
 }
+
+// everyone is whom rules are for where no user namespace is known.
+func everyone() ruleset.IDs { return ruleset.IDs{{First: 0, Last: ruleset.MaxID}} }
 
 // write appends the table's chains and rules, and its jumps if asked for.
 func (t table) write(b *strings.Builder, jumps bool) {

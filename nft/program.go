@@ -331,6 +331,14 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 		return stmt{fmt.Sprintf("tcp doff %s %d", word, m), append(transport(12, 1),
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}},
 			&expr.Cmp{Op: op, Register: 1, Data: []byte{byte(m) << 4}})}, nil
+	case ruleset.MPTCP:
+		text, there := "exists", byte(1)
+		if negated {
+			text, there = "missing", 0
+		}
+		return stmt{"tcp option mptcp " + text, []expr.Any{&expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: mptcpOption,
+			Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{there}}}}, nil
 	case ruleset.ICMPEcho, ruleset.ICMPQuote, ruleset.Older, ruleset.IsFamily, ruleset.Not:
 		// Rule.For has taken IsFamily out, the lines above Not, and lowerFor the others.
 	}
@@ -576,6 +584,9 @@ func and(mask, xor uint32) *expr.Bitwise {
 func ctState(m ruleset.CTState, negated bool) stmt {
 	return ctBits("state", expr.CtKeySTATE, uint32(m), negated)
 }
+
+// mptcpOption is the kind of the option (RFC 8684, section 3).
+const mptcpOption = 30
 
 // dstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
 const dstNAT = 1 << 5

@@ -69,6 +69,8 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, ruleset.Not{Match: ruleset.Length(1280)})
 	add(ruleset.Return{}, tcp, ruleset.TCPHeader(8))
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(5)})
+	add(ruleset.Return{}, tcp, ruleset.MPTCP{})
+	add(ruleset.Return{}, tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{})
 	add(ruleset.Return{}, icmp, ruleset.Not{Match: ruleset.ICMPEcho{}})
 	add(ruleset.Return{}, icmp, ruleset.ICMPQuote{SrcPort: 53})

@@ -64,7 +64,7 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			if !protos.hasPorts() {
 				return errors.New("a port without a protocol that has ports")
 			}
-		case TCPFlags, TCPHeader, Older:
+		case TCPFlags, TCPHeader, MPTCP, Older:
 			if len(protos) != 1 || protos[0] != TCP {
 				return fmt.Errorf("%s without protocol TCP", in)
 			}

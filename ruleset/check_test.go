@@ -20,6 +20,7 @@ func TestCheckRefuses(t *testing.T) {
 		{"without protocol TCP", []Match{Opens()}},
 		{"without protocol TCP", []Match{Proto{TCP, UDP}, Opens()}},
 		{"without protocol TCP", []Match{TCPHeader(5)}},
+		{"without protocol TCP", []Match{MPTCP{}}},
 		{"without protocol TCP", []Match{Proto{UDP}, TCPHeader(5)}},
 		{"without protocol TCP", []Match{Older{}}},
 		{"without protocol TCP", []Match{Not{Proto{TCP}}, Older{}}},
@@ -118,6 +119,7 @@ func TestCheckAccepts(t *testing.T) {
 		{Not{CTNew}}, {Not{ToLocal{}}}, {Not{Length(40)}}, {Not{IsFamily(IPv4)}},
 		{Not{InInterface("lo")}}, {Not{OutInterface("lo")}}, {Not{MetaMark{1, 1}}}, {Not{ConnMark{1, 1}}},
 		{Proto{TCP}, Not{Opens()}}, {Proto{TCP}, Not{TCPHeader(5)}}, {Proto{TCP}, Not{Older{}}},
+		{Proto{TCP}, MPTCP{}}, {Proto{TCP}, Not{MPTCP{}}},
 		{Proto{ICMP, ICMPv6}, Not{ICMPEcho{}}}, {Proto{ICMPv6}, Not{ICMPQuote{SrcPort: 53}}},
 		{CTDNAT{}, CTOriginal, HasSocket{}},
 	} {
@@ -198,7 +200,7 @@ func TestRuleFor(t *testing.T) {
 	for _, m := range []Match{
 		Proto{TCP}, SrcPort{Port(1)}, DstPort{Port(1)}, InInterface("a"), OutInterface("a"), UID{ID(1)}, GID{ID(1)},
 		HasSocket{}, SocketOpen{}, MetaMark{1, 1}, ConnMark{1, 1}, CTNew, CTDNAT{}, CTReply, ToLocal{}, Length(40),
-		Opens(), TCPHeader(5),
+		Opens(), TCPHeader(5), MPTCP{},
 	} {
 		if (Rule{Match: []Match{m}}).IsFamilySpecific() {
 			t.Errorf("%s reads differently by family", m)
@@ -211,7 +213,8 @@ func TestWords(t *testing.T) {
 	for want, got := range map[string]interface{ String() string }{
 		"of a translated connection": CTDNAT{}, "of the reply direction": CTReply, "of the original direction": CTOriginal,
 		"with an owner": HasSocket{}, "for an open socket": SocketOpen{}, "not to an address of the pod": Not{ToLocal{}},
-		"of 40 bytes": Length(40), "TCP header of 32 bytes": TCPHeader(8), "an echo request": ICMPEcho{},
+		"of 40 bytes": Length(40), "TCP header of 32 bytes": TCPHeader(8),
+		"not with an option of Multipath TCP": Not{MPTCP{}}, "an echo request": ICMPEcho{},
 		"an error about UDP from port 53": ICMPQuote{SrcPort: 53}, "of a connection that is older than the rules": Older{},
 		"opens a TCP connection": Opens(), "TCP flags 0x4/0x4": TCPFlags{RST, RST},
 		"connection state invalid,new,established,related": CTInvalid | CTNew | CTEstablished | CTRelated,

@@ -8,7 +8,7 @@ import (
 
 // Match is a condition on a packet: one of Proto, SrcPort, DstPort, Src, Dst,
 // InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, ToLocal,
-// Length, TCPFlags, TCPHeader, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
+// Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
 // list it never holds.
 //
 //sumtype:decl
@@ -83,7 +83,8 @@ const (
 	CTReply
 )
 
-// HasSocket matches packets whose socket a process has open: those that have an owner, whoever it is.
+// HasSocket matches packets whose socket a process has open: those that have an owner, whoever it is. Sockets that the
+// kernel opens for itself have none. Under Not it is refused, as UID is.
 type HasSocket struct{}
 
 // SocketOpen matches arriving packets for which this host has a socket open, bound to any address or to that of the
@@ -99,6 +100,10 @@ type Length uint16
 // TCPHeader matches the length of the TCP header, in words of four bytes: 5 without options. A Proto of TCP has to
 // stand before it in the same rule.
 type TCPHeader uint8
+
+// MPTCP matches TCP packets with an option of Multipath TCP (kind 30, RFC 8684, section 3), such as the SYN by which the
+// kernel adds a subflow to a connection. A Proto of TCP has to stand before it in the same rule.
+type MPTCP struct{}
 
 // ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443). A Proto of ICMP, ICMPv6 or both has to stand
 // before it in the same rule.
@@ -163,6 +168,7 @@ func (SocketOpen) isMatch()   {}
 func (ToLocal) isMatch()      {}
 func (Length) isMatch()       {}
 func (TCPHeader) isMatch()    {}
+func (MPTCP) isMatch()        {}
 func (ICMPEcho) isMatch()     {}
 func (ICMPQuote) isMatch()    {}
 func (Older) isMatch()        {}
@@ -187,6 +193,7 @@ func (SocketOpen) String() string     { return "for an open socket" }
 func (ToLocal) String() string        { return "to an address of the pod" }
 func (m Length) String() string       { return fmt.Sprintf("of %d bytes", uint16(m)) }
 func (m TCPHeader) String() string    { return fmt.Sprintf("TCP header of %d bytes", 4*uint(m)) }
+func (MPTCP) String() string          { return "with an option of Multipath TCP" }
 func (ICMPEcho) String() string       { return "an echo request" }
 func (m ICMPQuote) String() string    { return fmt.Sprintf("an error about UDP from port %d", m.SrcPort) }
 func (Older) String() string          { return "of a connection that is older than the rules" }

@@ -61,7 +61,7 @@ func (r Rule) For(f Family) (_ Rule, ok bool) {
 		case IsFamily:
 			always, never = Family(in) == f, Family(in) != f
 		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
-			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, ICMPEcho, ICMPQuote, Older, Not:
+			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, Not:
 			// They ask the same of both families.
 		}
 		if negated {
@@ -96,7 +96,7 @@ func (r Rule) IsFamilySpecific() bool {
 		case Src, Dst, IsFamily, ICMPEcho, ICMPQuote, Older:
 			return true
 		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
-			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, Not:
+			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, MPTCP, Not:
 		}
 		return false
 	})

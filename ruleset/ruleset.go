@@ -145,7 +145,8 @@ func (rs Ruleset) AsksForOwner() bool {
 			for _, m := range r.Match {
 				_, isUID := m.(UID)
 				_, isGID := m.(GID)
-				if isUID || isGID {
+				_, anybody := m.(HasSocket)
+				if isUID || isGID || anybody {
 					return true
 				}
 			}

@@ -73,6 +73,8 @@ type Packet struct {
 	// a packet without data and a header without options.
 	Length    uint16
 	TCPHeader uint8
+	// MPTCP is true of a TCP packet with an option of Multipath TCP.
+	MPTCP bool
 	// State is conntrack's. Zero stands for CTNew.
 	State CTState
 	// Known is true of a packet of an entry that another packet has made. NAT has been asked about that one, and is not
@@ -443,6 +445,8 @@ func (t *tracer) satisfies(m Match) bool {
 		return p.Length == uint16(m)
 	case TCPHeader:
 		return p.TCPHeader == uint8(m)
+	case MPTCP:
+		return p.MPTCP
 	case ICMPEcho:
 		return p.Echo
 	case ICMPQuote:

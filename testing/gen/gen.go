@@ -270,6 +270,12 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 			p.Src = netip.AddrPortFrom(p.Src.Addr(), c.Inbound.Port.First)
 		}
 	}
+	if p.Protocol == intercept.TCP && one(r, 4) {
+		p.MPTCP = true
+		if one(r, 3) { // the kernel opens a subflow
+			p.Owner, p.Flags = nil, intercept.SYN
+		}
+	}
 	if p.Hook == intercept.Prerouting {
 		p.Listening = one(r, 2)
 		if one(r, 6) {
