@@ -566,10 +566,10 @@ func TestResults(t *testing.T) {
 		out   string
 		log   string // a part of standard error
 	}{
-		{applied, []string{"apply"}, 0, "created: 51 rules, IPv4 and IPv6, by nft (asked for)\n",
+		{applied, []string{"apply"}, 0, "created: 56 rules, IPv4 and IPv6, by nft (asked for)\n",
 			`level=WARN msg="IPv6 is not captured"`},
-		{applied, []string{"apply", "--families", "ipv4"}, 0, "created: 51 rules, IPv4, by nft (asked for)\n", "WARN"},
-		{applied, []string{"apply", "--log-level", "error"}, 0, "created: 51 rules, IPv4 and IPv6, by nft (asked for)\n", ""},
+		{applied, []string{"apply", "--families", "ipv4"}, 0, "created: 56 rules, IPv4, by nft (asked for)\n", "WARN"},
+		{applied, []string{"apply", "--log-level", "error"}, 0, "created: 56 rules, IPv4 and IPv6, by nft (asked for)\n", ""},
 		{fakePlane{removed: true}, []string{"remove"}, 0, "removed\n", ""},
 		{fakePlane{}, []string{"remove"}, 0, "nothing to remove\n", ""},
 		{fakePlane{}, []string{"check"}, 0, "ok\n", ""},
@@ -623,7 +623,7 @@ func TestResults(t *testing.T) {
 	}
 	want := map[string]any{
 		"backend": "nft", "reason": "asked for", "outcome": "created", "warnings": []any{"IPv6 is not captured"},
-		"rules": 51.0, "families": []any{"IPv4", "IPv6"},
+		"rules": 56.0, "families": []any{"IPv4", "IPv6"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("apply -o json (-want +got):\n%s", diff)
