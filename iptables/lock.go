@@ -2,10 +2,13 @@ package iptables
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // defaultLock is where iptables-legacy keeps its lock.
@@ -17,8 +20,11 @@ const defaultLock = "/run/xtables.lock"
 // lock is a file in memory.
 func (o Options) xtablesLock() (path string, f *os.File, err error) {
 	if o.SharedLock && o.Variant == Legacy { // the other takes none
-		path = cmp.Or(os.Getenv("XTABLES_LOCKFILE"), defaultLock)
-		f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+		path = systemLock()
+		f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+		if err == nil && isFIFO(f.Stat()) {
+			return "", nil, errors.Join(lockIsFIFO(path), f.Close())
+		}
 		if err == nil {
 			return path, f, nil
 		}
@@ -28,6 +34,21 @@ func (o Options) xtablesLock() (path string, f *os.File, err error) {
 		return "", nil, err
 	}
 	return "/proc/self/fd/3", f, nil // the first of the session's files, see command.start
+}
+
+// systemLock is the path of the lock that all programs of iptables-legacy share.
+func systemLock() string { return cmp.Or(os.Getenv("XTABLES_LOCKFILE"), defaultLock) }
+
+// ErrLockFIFO reports a FIFO in place of the lock of xtables. To open it, every program of iptables-legacy waits for
+// somebody to write into it.
+var ErrLockFIFO = errors.New("a FIFO, at which every iptables-legacy waits for ever")
+
+func lockIsFIFO(path string) error {
+	return fmt.Errorf("the lock of xtables, %s, is %w; remove it", path, ErrLockFIFO)
+}
+
+func isFIFO(info fs.FileInfo, err error) bool {
+	return err == nil && info.Mode().Type() == fs.ModeNamedPipe
 }
 
 // holder names the process that holds a lock on the file, from /proc/locks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -53,6 +54,9 @@ type OtherRule struct {
 // Others lists the rules of others in the built-in chains that ours share, in the order packets meet them. It looks
 // into the tables that there are, so it brings none about. Beside an error it returns what could be listed.
 func (r *Runner) Others(ctx context.Context) ([]OtherRule, error) {
+	if path := systemLock(); r.o.Variant == Legacy && isFIFO(os.Stat(path)) {
+		return nil, lockIsFIFO(path)
+	}
 	var all []OtherRule
 	err := r.each(ctx, func(f ruleset.Family, _ string, h goIPTables) error {
 		tables, err := r.tables(ctx, f)

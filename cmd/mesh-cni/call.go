@@ -51,6 +51,10 @@ func commands() []command {
 	}
 }
 
+// maxInput is more than a runtime has to say: a pod's annotations, written as JSON, and what the plugins before ours
+// have made of the pod.
+const maxInput = 16 << 20
+
 // answer does what one call asks for. Standard input is read once.
 func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error) {
 	defer func() {
@@ -64,7 +68,7 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 		_, _ = io.WriteString(p.stderr, about())
 		return nil
 	case "DEL":
-		_, _ = io.Copy(io.Discard, stdin) // the runtime is not left with what it has to say
+		_, _ = io.Copy(io.Discard, io.LimitReader(stdin, maxInput)) // the runtime is not left with what it has to say
 		return nil
 	case "VERSION":
 		var text strings.Builder
@@ -79,7 +83,10 @@ func (p *plugin) answer(ctx context.Context, c call, stdin io.Reader) (err error
 		if err := c.validate(row.forPod); err != nil {
 			return err
 		}
-		data, err := io.ReadAll(stdin)
+		data, err := io.ReadAll(io.LimitReader(stdin, maxInput+1))
+		if err == nil && len(data) > maxInput {
+			err = fmt.Errorf("it is over %d bytes", maxInput)
+		}
 		if err != nil {
 			return types.NewError(types.ErrIOFailure, "standard input: "+err.Error(), "")
 		}

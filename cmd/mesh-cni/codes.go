@@ -48,7 +48,7 @@ func codes() []code {
 		{types.ErrUnknownContainer, "namespace-gone", "CHECK: the pod's network namespace is gone"},
 		{types.ErrInvalidEnvironmentVariables, "environment",
 			"the runtime left out a variable (CNI_…), or its value is malformed"},
-		{types.ErrIOFailure, "io", "standard input could not be read"},
+		{types.ErrIOFailure, "io", "standard input could not be read, or is too long"},
 		{types.ErrDecodingFailure, "decode", "the entry, runtimeConfig or prevResult is not the JSON that it should be"},
 		{types.ErrInvalidNetworkConfig, "conf", "a field of the entry has a bad value"},
 		{types.ErrInvalidNetNS, "netns", "there is no network namespace at CNI_NETNS"},

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/infile"
 )
 
 // appendLine appends a line to a log file of which, with the one before it,
@@ -37,7 +40,14 @@ func openLog(path string) (*os.File, error) {
 		}
 		f, err = os.OpenFile(path, flags, 0o640)
 	}
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	// Into a FIFO nobody reads, each line would wait for a reader.
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, infile.ErrKind, f.Close())
+	}
+	return f, nil
 }
 
 // rotate renames a full file, unless another has done so since it was opened,

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func main() {
@@ -69,12 +70,13 @@ func (p *plugin) failure(err error) []byte {
 	if !errors.As(err, &e) {
 		e = types.NewError(types.ErrInternal, err.Error(), "")
 	}
+	// The runtime's log and kubelet's event show it.
 	b, err := json.Marshal(struct {
 		CNIVersion string `json:"cniVersion,omitempty"`
 		types.Error
-	}{p.cniVersion, *e})
+	}{p.cniVersion, types.Error{Code: e.Code, Msg: strict.OneLine(e.Msg), Details: e.Details}})
 	if err != nil {
 		return fmt.Appendf(nil, `{"code":%d,"msg":"the error could not be written"}`, types.ErrInternal)
 	}
-	return append(b, '\n')
+	return append(strict.EscapeJSON(b), '\n')
 }

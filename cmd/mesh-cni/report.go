@@ -10,6 +10,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // report says in the log how a call ended. The names of its attributes are
@@ -94,7 +95,8 @@ func (r report) write(level slog.Level, message, result, reason string, attrs ..
 	// not be read.
 	record := slog.NewRecord(time.Now().UTC(), level, message, 0)
 	record.AddAttrs(attrs...)
-	_ = slog.NewJSONHandler(to, &slog.HandlerOptions{Level: level}).Handle(context.Background(), record)
+	lines := slog.NewJSONHandler(strict.EscapedJSON(to), &slog.HandlerOptions{Level: level})
+	_ = lines.Handle(context.Background(), record)
 }
 
 // sinks take each line.

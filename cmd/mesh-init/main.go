@@ -15,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 func main() {
@@ -113,7 +114,7 @@ func newLogger(format, level string, w io.Writer) *slog.Logger {
 	}
 	opts := &slog.HandlerOptions{Level: l}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(strict.EscapedJSON(w), opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
 }

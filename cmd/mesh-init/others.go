@@ -19,7 +19,7 @@ func othersText(others dataplane.Others) string {
 				place = "before ours"
 			}
 			rows = append(rows, cli.Row{strconv.FormatUint(r.Packets, 10), strconv.FormatUint(r.Bytes, 10), place,
-				r.Family, r.Table, r.Chain, strict.OneLine(r.Rule)})
+				r.Family, strict.OneLine(r.Table), strict.OneLine(r.Chain), strict.OneLine(r.Rule)})
 		}
 		text = "\n" + cli.Table(rows)
 	}

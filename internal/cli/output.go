@@ -47,7 +47,7 @@ func (f Format) Write(w io.Writer, v any, text func() string) error {
 		return err
 	}
 	if f == JSON {
-		_, err := b.WriteTo(w)
+		_, err := w.Write(strict.EscapeJSON(b.Bytes()))
 		return err
 	}
 	node, err := strict.ParseJSON(b.Bytes())

@@ -1,12 +1,16 @@
 package strict
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // Error is one mistake in a document.
@@ -124,22 +128,69 @@ func Flatten(err error) []error {
 	return all
 }
 
-// OneLine writes control characters as escapes: a token from outside can
-// neither break a line in two nor move the cursor.
+// OneLine writes as escapes what a terminal does not print but acts by: a token
+// from outside can neither break a line in two, nor move the cursor, nor turn the
+// direction of writing. Bytes that are no UTF-8 are escaped, too.
 func OneLine(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, acts) {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) {
+	for i, r := range s {
+		_, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case acts(r):
 			q := strconv.QuoteRune(r)
 			b.WriteString(q[1 : len(q)-1])
-			continue
+		default:
+			b.WriteRune(r)
 		}
-		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// acts reports whether a terminal, or who writes text in lines, acts by a character
+// in place of printing it: control characters, line separators, and what turns the
+// direction of writing or has no width.
+func acts(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
+
+// EscapedJSON returns a writer of JSON that escapes, in what passes through it, the
+// characters of which [OneLine] tells. encoding/json leaves most of them as they
+// are. The meaning of the JSON stays the same. Each Write has to be whole JSON
+// values, as those of a log are.
+func EscapedJSON(w io.Writer) io.Writer { return jsonEscaper{w} }
+
+type jsonEscaper struct{ w io.Writer }
+
+// Write implements [io.Writer].
+func (e jsonEscaper) Write(p []byte) (int, error) {
+	if _, err := e.w.Write(EscapeJSON(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// EscapeJSON is what [EscapedJSON] writes of some JSON.
+func EscapeJSON(text []byte) []byte {
+	// Outside of strings JSON has ASCII alone, and inside it has no ASCII control character but DEL.
+	unsafe := func(r rune) bool { return r >= 0x7f && acts(r) }
+	if !bytes.ContainsFunc(text, unsafe) {
+		return text
+	}
+	var out []byte
+	for _, r := range string(text) {
+		switch high, low := utf16.EncodeRune(r); {
+		case !unsafe(r):
+			out = utf8.AppendRune(out, r)
+		case high != utf8.RuneError:
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 // Clip is the beginning of a text, as it is quoted in an error.

@@ -3,29 +3,29 @@ package yamldoc
 import (
 	"fmt"
 	"io"
-	"os"
+	"time"
+
+	"github.com/mesh-intercept/intercept/internal/infile"
 )
 
 // MaxFile is more than any configuration needs: 100,000 CIDRs take half of it.
 const MaxFile = 4 << 20
 
+// pipeTime is how long a FIFO is read whose writer does not come to an end.
+const pipeTime = 5 * time.Second
+
 // ReadFile reads a file that a person has named, or stdin for "-" if there is one.
+// The errors are those of [infile.ReadPiped].
 func ReadFile(path string, stdin io.Reader) ([]byte, error) {
-	r := stdin
 	if path != "-" || stdin == nil {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
+		return infile.ReadPiped(path, MaxFile, pipeTime)
 	}
-	data, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
-	switch {
-	case err != nil:
+	data, err := io.ReadAll(io.LimitReader(stdin, MaxFile+1))
+	if err == nil && len(data) > MaxFile {
+		err = fmt.Errorf("%s: %w: over %d bytes", path, infile.ErrTooLarge, MaxFile)
+	}
+	if err != nil {
 		return nil, err
-	case len(data) > MaxFile:
-		return nil, fmt.Errorf("%s: over %d bytes, too large for a configuration", path, MaxFile)
 	}
 	return data, nil
 }

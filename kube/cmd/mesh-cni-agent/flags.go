@@ -16,7 +16,9 @@ import (
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/infile"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 )
@@ -164,7 +166,7 @@ func pluginConf(path string) (map[string]json.RawMessage, error) {
 	if path == "" {
 		return fields, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := infile.Read(path, yamldoc.MaxFile)
 	if err != nil {
 		return fields, err
 	}

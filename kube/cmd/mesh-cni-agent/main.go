@@ -81,7 +81,7 @@ func (c commands) verb(
 		if err != nil {
 			return c.console.Fail(ctx, nil, cli.UsageError{Err: err})
 		}
-		log := slog.New(slog.NewJSONHandler(c.console.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
+		log := slog.New(slog.NewJSONHandler(strict.EscapedJSON(c.console.Stderr), &slog.HandlerOptions{Level: s.logLevel}))
 		for _, note := range line.Notes {
 			log.WarnContext(ctx, note)
 		}

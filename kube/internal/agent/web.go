@@ -6,7 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // handler serves health and metrics. /healthz says that the process lives;
@@ -24,7 +27,11 @@ func say(w http.ResponseWriter, err error) {
 	text := "ok"
 	if err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		text = err.Error()
+		var lines []string
+		for _, e := range strict.Flatten(err) {
+			lines = append(lines, strict.OneLine(e.Error()))
+		}
+		text = strings.Join(lines, "\n")
 	}
 	_, _ = io.WriteString(w, text+"\n") // who asked has gone
 }

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/infile"
 )
 
 // Dir is a directory of CNI configurations, or of plugins.
@@ -23,8 +26,14 @@ type Dir struct {
 // maxFile is more than any configuration has: what is longer is something else.
 const maxFile = 4 << 20
 
+// maxProgram is more than any plugin has.
+const maxProgram = 256 << 20
+
 // ErrChanged reports that another writer was faster. Try again.
 var ErrChanged = errors.New("another writer has changed it meanwhile")
+
+// ErrLocked reports that another process held the directory's lock for too long.
+var ErrLocked = errors.New("another process has locked it all the time")
 
 // Result says what Install or Uninstall found and did.
 type Result struct {
@@ -36,7 +45,12 @@ type Result struct {
 
 // Read reads what matters of the directory.
 func (d Dir) Read() (map[string]File, error) {
-	entries, err := os.ReadDir(d.Path)
+	dir, err := d.open(d.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return nil, err
 	}
@@ -54,23 +68,21 @@ func (d Dir) Read() (map[string]File, error) {
 	return files, nil
 }
 
-// read reads a regular file, and does not hang on anything else.
+// open opens a directory, and waits for nobody who could write into what is there.
+func (d Dir) open(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// read reads a configuration.
 func read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	data, err := infile.Read(path, maxFile)
 	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%w: it is no regular file (%s)", ErrInvalid, info.Mode().Type())
-	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%w: it has %d bytes", ErrInvalid, info.Size())
+	case errors.Is(err, infile.ErrKind):
+		return nil, fmt.Errorf("%w: it is no regular file", ErrInvalid)
+	case errors.Is(err, infile.ErrTooLarge):
+		return nil, fmt.Errorf("%w: it has over %d bytes", ErrInvalid, maxFile)
 	}
-	return io.ReadAll(f)
+	return data, err
 }
 
 // Install puts the entry into the primary network's list.
@@ -118,17 +130,11 @@ func (d Dir) change(plan func(map[string]File) (Result, error)) (Result, error) 
 // lock keeps other agents out, and takes away what one that was killed left.
 // The lock is the directory's, so it ends with the process.
 func (d Dir) lock() (unlock func(), err error) {
-	f, err := os.Open(d.Path)
+	f, err := d.open(d.Path)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f, lockTime); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", d.Path, err)
 	}
@@ -141,6 +147,28 @@ func (d Dir) lock() (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockTime is how long to wait for another agent, which has the lock for as long
+// as some files take to reach the disk. Whoever may read the directory can hold it,
+// too.
+const lockTime = 10 * time.Second
+
+// flock takes the lock. Nothing tells when it is free: the system call that waits
+// for it could not be ended.
+func flock(f *os.File, most time.Duration) error {
+	late := time.After(most)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-late:
+			return fmt.Errorf("%w; lslocks on the node names the process", ErrLocked)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // temporary is the pattern of a name that no runtime reads.
@@ -273,7 +301,7 @@ func isLink(path string) bool {
 
 // sync returns when the names in a directory are on the disk.
 func (d Dir) sync(path string) error {
-	f, err := os.Open(path)
+	f, err := d.open(path)
 	if err != nil {
 		return err
 	}
@@ -292,7 +320,7 @@ func (d Dir) InstallBinary(source, name string) (changed bool, err error) {
 	if strings.ContainsRune(name, '/') || name == "" {
 		return false, fmt.Errorf("%q is not the name of a program", name)
 	}
-	data, err := os.ReadFile(source)
+	data, err := infile.Read(source, maxProgram)
 	if err != nil {
 		return false, err
 	}
@@ -305,7 +333,7 @@ func (d Dir) InstallBinary(source, name string) (changed bool, err error) {
 	}
 	defer unlock()
 	path := filepath.Join(d.Path, name)
-	if now, err := os.ReadFile(path); err == nil && bytes.Equal(now, data) {
+	if now, err := infile.Read(path, maxProgram); err == nil && bytes.Equal(now, data) {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o555 == 0o555 {
 			return false, nil
 		}

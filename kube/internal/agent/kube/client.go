@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
+
+	"github.com/mesh-intercept/intercept/internal/infile"
 )
 
 // Where kubelet puts the credentials of a pod's service account: into the
@@ -51,6 +53,9 @@ var ErrNoServer = errors.New(
 	"KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set: this is no pod; name the API server with " +
 		"--api-server")
 
+// maxSecret is more than a token, or a bundle of certificates, has: a Secret's size.
+const maxSecret = 1 << 20
+
 // NewClient makes a client. It does not call the server.
 func NewClient(a Access) (*Client, error) {
 	if a.Server == "" {
@@ -60,8 +65,14 @@ func NewClient(a Access) (*Client, error) {
 		}
 		a.Server = "https://" + net.JoinHostPort(host, port)
 	}
-	if _, err := os.ReadFile(a.TokenFile); err != nil {
+	// client-go would wait for a FIFO.
+	if _, err := infile.Read(a.TokenFile, maxSecret); err != nil {
 		return nil, fmt.Errorf("the service account's token: %w", err)
+	}
+	if a.CAFile != "" {
+		if _, err := infile.Read(a.CAFile, maxSecret); err != nil {
+			return nil, fmt.Errorf("the API server's certificate authority: %w", err)
+		}
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), eventsv1.AddToScheme(scheme)); err != nil {

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // Controller is the name under which the agent writes events.
@@ -79,7 +81,7 @@ func (e Event) object(node string, now time.Time) *eventsv1.Event {
 		kind = corev1.EventTypeWarning
 	}
 	const longest = 1024 // the API refuses longer notes
-	note := e.Note
+	note := strict.OneLine(e.Note)
 	if len(note) > longest {
 		note = strings.ToValidUTF8(note[:longest-3], "") + "…"
 	}

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,7 +35,10 @@ func (s Sandbox) NetNS() string { return fmt.Sprintf("/proc/self/fd/%d", s.netns
 // Close lets go of the namespace.
 func (s Sandbox) Close() error { return errors.Join(s.netns.Close(), s.root.Close()) }
 
-// ResolvConf is the pod's /etc/resolv.conf.
+// ErrNoFile reports something in a pod that is no file to read: reading could wait for the pod for ever.
+var ErrNoFile = errors.New("not a regular file")
+
+// ResolvConf is the pod's /etc/resolv.conf, as far as its first 64 KiB.
 func (s Sandbox) ResolvConf() (string, error) {
 	// The root of a container is its owner's: no link leads out of it.
 	fd, err := unix.Openat2(int(s.root.Fd()), "etc/resolv.conf", &unix.OpenHow{
@@ -45,10 +47,38 @@ func (s Sandbox) ResolvConf() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("/etc/resolv.conf of process %d: %w", s.PID, err)
 	}
-	f := os.NewFile(uintptr(fd), "resolv.conf")
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	return string(b), err
+	defer func() { _ = unix.Close(fd) }() // it was only read
+	text, err := readOnce(fd, 64<<10)
+	if err != nil {
+		err = fmt.Errorf("/etc/resolv.conf of process %d: %w", s.PID, err)
+	}
+	return text, err
+}
+
+// readOnce reads a regular file that its owner may have made to wait, such as one of /proc: what is not there at once
+// (the descriptor does not block) is an error.
+func readOnce(fd, most int) (string, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return "", err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return "", ErrNoFile
+	}
+	text := make([]byte, 0, most)
+	for len(text) < most {
+		n, err := unix.Read(fd, text[len(text):most])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return "", err
+		case n == 0:
+			return string(text), nil
+		}
+		text = text[:len(text)+n]
+	}
+	return string(text), nil
 }
 
 // Finder finds sandboxes.
