@@ -13,7 +13,7 @@ import (
 
 // Ask asks the agent at a socket about a pod. It waits no longer than ctx, and
 // asks the agent to wait for the pod until shortly before. The error is one of
-// [ErrNoAgent], [ErrSlow], [ErrGarbled] and [ErrRefused], or ctx's.
+// [ErrNoAgent], [ErrSlow], [ErrGarbled], [ErrRefused] and [ErrStranger], or ctx's.
 func Ask(ctx context.Context, socket string, pod Pod) (Facts, error) {
 	req := Request{Version: Version, Op: OpPod, Pod: pod}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -58,6 +58,9 @@ func exchange(ctx context.Context, socket string, req Request) (Answer, error) {
 		return Answer{}, err
 	}
 	defer func() { _ = conn.Close() }()
+	if err := known(conn); err != nil {
+		return Answer{}, fmt.Errorf("%s: %w", socket, err)
+	}
 	if err := writeMessage(conn, req); err != nil {
 		return Answer{}, classify(ctx, socket, err)
 	}

@@ -1,9 +1,10 @@
 // Package cniwire is what the CNI plugin mesh-cni and the agent of its node
 // say to each other over a UNIX stream socket.
 //
-// A connection carries one message and its answer, each one JSON object on a
-// line of its own, of at most [MaxMessage] bytes with the newline. The plugin
-// speaks first:
+// Both sides are processes of root, and each looks whether the other is. A
+// connection carries one message and its answer, each one JSON object on a line of
+// its own, of at most [MaxRequest] and [MaxMessage] bytes with the newline. The
+// plugin speaks first:
 //
 //	{"version":1,"op":"pod","pod":{"namespace":"default","name":"web-0","uid":"…","containerID":"…"},"wait":1000}
 //	{"version":1,"found":true,"annotations":{"intercept.mesh/enabled":"true"},"runtimeClass":"runc"}
@@ -36,7 +37,11 @@ import (
 // Version is that of the protocol.
 const Version = 1
 
-// MaxMessage is the size of the longest message, with its newline. Kubernetes
+// MaxRequest is the size of the longest message to the agent, with its newline:
+// many could be on the way at a time.
+const MaxRequest = 64 << 10
+
+// MaxMessage is the size of the longest answer, with its newline. Kubernetes
 // keeps a pod's annotations under 256 KiB (TotalAnnotationSizeLimitB in
 // k8s.io/apimachinery); escaped as JSON they can be six times as long.
 const MaxMessage = 2 << 20
@@ -153,6 +158,9 @@ var (
 	ErrGarbled = errors.New("what came back is not an agent's answer")
 	// ErrRefused is around an error that the agent reports.
 	ErrRefused = errors.New("the agent refused")
+	// ErrStranger reports a process at the other end that is neither root's nor of
+	// the caller's own user.
+	ErrStranger = errors.New("the process at the other end is another user's")
 )
 
 // Validate reports a request that cannot be answered.
@@ -173,8 +181,8 @@ func (r Request) Validate() error {
 	return nil
 }
 
-// maxWait is longer than any container runtime waits for a plugin.
-const maxWait = 5 * time.Minute
+// maxWait is as long as a plugin can be told to wait for its agent.
+const maxWait = time.Minute
 
 // writeMessage writes a message and its newline at once.
 func writeMessage(w io.Writer, message any) error {
@@ -187,23 +195,31 @@ func writeMessage(w io.Writer, message any) error {
 
 // encode is a message and its newline.
 func encode(message any) ([]byte, error) {
+	most := MaxMessage
+	if _, is := message.(Request); is {
+		most = MaxRequest
+	}
 	b, err := json.Marshal(message)
 	if err != nil {
 		return nil, err
 	}
-	if len(b)+1 > MaxMessage {
-		return nil, fmt.Errorf("a message of %d bytes: there can be %d", len(b)+1, MaxMessage)
+	if len(b)+1 > most {
+		return nil, fmt.Errorf("a message of %d bytes: there can be %d", len(b)+1, most)
 	}
 	return append(b, '\n'), nil
 }
 
 // readMessage reads a message up to its newline.
 func readMessage(r io.Reader, message any) error {
+	most := MaxMessage
+	if _, is := message.(*Request); is {
+		most = MaxRequest
+	}
 	// One more than the limit tells a message that is too long from one that fits.
-	b, err := bufio.NewReaderSize(io.LimitReader(r, MaxMessage+1), 4096).ReadBytes('\n')
+	b, err := bufio.NewReaderSize(io.LimitReader(r, int64(most)+1), 4096).ReadBytes('\n')
 	switch {
-	case len(b) > MaxMessage:
-		return fmt.Errorf("%w: it is over %d bytes", errMalformed, MaxMessage)
+	case len(b) > most:
+		return fmt.Errorf("%w: it is over %d bytes", errMalformed, most)
 	case errors.Is(err, io.EOF) && len(b) == 0:
 		return fmt.Errorf("%w: nothing came", errMalformed)
 	case errors.Is(err, io.EOF):

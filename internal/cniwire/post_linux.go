@@ -12,7 +12,9 @@ func post(socket string, message []byte) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer func() { _ = syscall.Close(fd) }() // what was written stays in the socket
-	err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket})
+	if err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: socket}); err == nil {
+		err = knownAt(fd)
+	}
 	if err == nil {
 		var n int
 		if n, err = syscall.Write(fd, message); err == nil && n < len(message) {

@@ -1,6 +1,7 @@
 package cniwire
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ type Server struct {
 	// Parallel is how many are served at a time; the others wait in the
 	// socket's queue. Zero: 256.
 	Parallel int
+	// Hurry is how long one may say nothing while others wait. Zero: 100 ms. A
+	// plugin says at once what it wants.
+	Hurry time.Duration
 }
 
 // Serve answers until ctx is done, and returns nil then, after the answers that
@@ -46,13 +50,21 @@ func (s Server) Serve(ctx context.Context, l net.Listener) error {
 			_ = l.Close()
 		}
 	}()
-	if s.Parallel == 0 {
-		s.Parallel = 256
-	}
+	s.Parallel, s.Timeout = cmp.Or(s.Parallel, 256), cmp.Or(s.Timeout, 5*time.Second)
+	s.Hurry = cmp.Or(s.Hurry, 100*time.Millisecond)
 	slots := make(chan struct{}, s.Parallel)
+	quiet := &silent{since: map[net.Conn]time.Time{}}
 	for {
-		slots <- struct{}{}
 		conn, err := l.Accept()
+		if err == nil {
+			select {
+			case slots <- struct{}{}:
+			default:
+				quiet.hurry(s.Hurry)
+				slots <- struct{}{}
+			}
+			quiet.add(conn, s.Timeout)
+		}
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -61,7 +73,6 @@ func (s Server) Serve(ctx context.Context, l net.Listener) error {
 			return nil
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ECONNABORTED):
 			// It passes when others are done.
-			<-slots
 			select {
 			case <-ctx.Done():
 			case <-time.After(50 * time.Millisecond):
@@ -73,23 +84,51 @@ func (s Server) Serve(ctx context.Context, l net.Listener) error {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			defer func() { _ = conn.Close() }()
-			s.serve(ctx, conn)
+			s.serve(ctx, conn, quiet)
 		})
+	}
+}
+
+// silent are the connections that have not said yet what they want, and since when.
+type silent struct {
+	mu    sync.Mutex
+	since map[net.Conn]time.Time
+}
+
+// add adds one, which then has so long to speak.
+func (q *silent) add(conn net.Conn, timeout time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	q.since[conn] = now
+	_ = conn.SetDeadline(now.Add(timeout)) // that it has ended, reading will tell
+}
+
+// remove takes one out.
+func (q *silent) remove(conn net.Conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.since, conn)
+}
+
+// hurry leaves each no longer than so much since it came: others wait.
+func (q *silent) hurry(most time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for conn, since := range q.since {
+		_ = conn.SetReadDeadline(since.Add(most)) // as in add
 	}
 }
 
 // serve answers one connection. What the plugin does not take any more is its
 // own affair.
-func (s Server) serve(ctx context.Context, conn net.Conn) {
-	timeout := s.Timeout
-	if timeout == 0 {
-		timeout = 5 * time.Second
-	}
-	if conn.SetDeadline(time.Now().Add(timeout)) != nil {
-		return
-	}
+func (s Server) serve(ctx context.Context, conn net.Conn, quiet *silent) {
 	var req Request
-	err := readMessage(conn, &req)
+	err := known(conn)
+	if err == nil {
+		err = readMessage(conn, &req)
+	}
+	quiet.remove(conn)
 	if err == nil {
 		err = req.Validate()
 	}
@@ -102,14 +141,28 @@ func (s Server) serve(ctx context.Context, conn net.Conn) {
 	}
 	answer := Answer{Version: Version}
 	if err == nil {
-		answer.Facts, err = s.answer(ctx, req)
+		answer.Facts, err = s.answer(whileThere(ctx, conn, req), req)
 	}
 	if err != nil {
 		answer = Answer{Version: Version, Error: err.Error()}
 	}
-	if conn.SetDeadline(time.Now().Add(timeout)) == nil {
+	if conn.SetDeadline(time.Now().Add(s.Timeout)) == nil {
 		_ = writeMessage(conn, answer)
 	}
+}
+
+// whileThere returns a context that also ends when who asks has gone, where the
+// answer may have to wait. It ends at the latest with the connection.
+func whileThere(ctx context.Context, conn net.Conn, req Request) context.Context {
+	if req.Wait == 0 || conn.SetReadDeadline(time.Time{}) != nil {
+		return ctx
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		_, _ = conn.Read(make([]byte, 1)) // nothing is to come but the end
+	}()
+	return ctx
 }
 
 func (s Server) answer(ctx context.Context, req Request) (Facts, error) {
@@ -135,21 +188,31 @@ func Listen(path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket == 0 {
 		return nil, fmt.Errorf("listen at %s: there is something that is no socket; remove it, or choose another path", path)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	if info, err := os.Stat(dir); err == nil && info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return nil, fmt.Errorf("listen at %s: everybody can replace what is in %s (%s); take the right to write from others",
+			path, dir, info.Mode())
 	}
 	temporary := path + "." + strconv.Itoa(os.Getpid()%10_000_000)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	lc := net.ListenConfig{Control: private}
+	opened, err := lc.Listen(context.Background(), "unix", temporary)
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
+	l, ok := opened.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("listen at %s: a %T", path, opened), opened.Close())
+	}
 	l.SetUnlinkOnClose(false) // it knows the temporary name alone
 	info, err := os.Lstat(temporary)
-	if err == nil {
-		err = os.Chmod(temporary, 0o600)
+	if err == nil && info.Mode().Perm() != 0o600 {
+		err = os.Chmod(temporary, 0o600) // another system's way
 	}
 	if err == nil {
 		err = os.Rename(temporary, path)
