@@ -327,7 +327,7 @@ func (c Config) backstopOther() []Chain {
 }
 
 // backstopInput returns the base chain for what arrives, and the chains that it leads to: line B9, and B7 where UDP is
-// rejected.
+// rejected or lookups are captured.
 func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 	if c.rejectsOtherFamily() && len(r.input) > 0 {
 		match := []Match{IsFamily(c.families()[0].Other()), Proto{TCP}}
@@ -351,9 +351,14 @@ func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 	if len(r.input) > 0 {
 		rules = append(rules, rule("B12.input", "may be rejected", nil, Jump{Chain: ChainRejectInput}))
 	}
-	if c.Backstop == BackstopOn && c.rejectsUDP() {
-		rules = append(rules, rule("B7.arrives", "opens a flow of UDP", []Match{Proto{UDP}, CTNew},
-			Goto{Chain: ChainBackstopDatagram}))
+	if c.Backstop == BackstopOn && (c.rejectsUDP() || c.capturesDNS()) {
+		opens := rule("B7.arrives", "opens a flow of UDP", []Match{Proto{UDP}, CTNew}, Goto{Chain: ChainBackstopDatagram})
+		if !c.rejectsUDP() {
+			// What answers this would be no lookup.
+			opens = rule("B7.from-server", "a name server opens a flow of UDP", []Match{Proto{UDP},
+				SrcPort{Port(dnsPort)}, CTNew}, Goto{Chain: ChainBackstopDatagram})
+		}
+		rules = append(rules, opens)
 		datagram := []Rule{
 			rule("B7.lo", "inside the pod", []Match{arrivingByLo}, Return{}),
 			rule("B7.socket", "a socket waits for it", []Match{SocketOpen{}}, Return{}),

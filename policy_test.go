@@ -307,8 +307,8 @@ func (j judgement) arriving() (intercept.Fate, string) {
 	return pass, line
 }
 
-// untranslated: a lookup over UDP that O8 has left untranslated is like other UDP. There can be none, for its zone has
-// another entry.
+// untranslated: a lookup over UDP that O8 has left untranslated is like other UDP. It can only be an answer, for others
+// have entries of their own zone.
 func (j judgement) untranslated(line string) string {
 	if line == "O8" && j.udp() {
 		j.noO8 = true
@@ -505,7 +505,8 @@ func (j judgement) input(line string) (intercept.Fate, string) {
 
 // closed is the part of B7 that is about what arrives.
 func (j judgement) closed() (intercept.Fate, string) {
-	on := j.Outbound.UDP == intercept.TreatmentReject || j.Outbound.QUIC == intercept.TreatmentReject
+	on := j.Outbound.UDP == intercept.TreatmentReject || j.Outbound.QUIC == intercept.TreatmentReject ||
+		j.dnsCaptured() && j.p.Src.Port() == 53
 	if j.Backstop == intercept.BackstopOn && on && j.udp() && j.isNew() && !j.p.Foreign && !j.p.Listening {
 		return rejected, "B7"
 	}
@@ -899,7 +900,8 @@ func TestFamiliesAgree(t *testing.T) {
 }
 
 // TestZonesFollowTheRedirect: a lookup is in the zone of captured lookups
-// exactly if it is redirected to the resolver.
+// exactly if it is sent to the resolver. One that answers an earlier datagram
+// goes on with that, in the zone of all others.
 func TestZonesFollowTheRedirect(t *testing.T) {
 	for seed := range uint64(2000) {
 		r := rand.New(rand.NewPCG(seed, 53))
@@ -918,10 +920,14 @@ func TestZonesFollowTheRedirect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			redirected := trace.Fate == intercept.RedirectedTo(c.DNS.Port)
-			if redirected != (trace.Zone == 2) {
+			if captured := captures(trace.Fate); captured != (trace.Zone == 2) {
 				t.Fatalf("seed %d: packet %+v owner %+v: %s by %s, but in zone %d", seed, p, p.Owner, trace.Fate, trace.Line,
 					trace.Zone)
+			}
+			p.Known, p.State, p.Reply = true, intercept.CTEstablished, true
+			if trace, err = rs.Trace(p); err != nil || trace.Fate != pass || trace.Zone != 0 {
+				t.Fatalf("seed %d: an answer %+v owner %+v: %s by %s, in zone %d, %v", seed, p, p.Owner, trace.Fate,
+					trace.Line, trace.Zone, err)
 			}
 		}
 	}

@@ -432,10 +432,11 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, ruleset.Fate{Action: ruleset.Transparent, Ports: port})
 		return stops, true, err
 	case "CT":
-		zone, err := strconv.ParseUint(options["--zone"], 10, 16)
-		if !r.zoned { // xt_ct_target of net/netfilter/xt_CT.c
-			r.out.Zone, r.zoned = uint16(zone), true
+		zone, err := strconv.ParseUint(options["--zone-orig"], 10, 16)
+		if !r.zoned && !r.p.Reply { // xt_ct_target of net/netfilter/xt_CT.c; an answer is found without it
+			r.out.Zone = uint16(zone)
 		}
+		r.zoned = true
 		return 0, false, err
 	case "MARK":
 		// --set-xmark clears the bits of the mask and flips those of the value.

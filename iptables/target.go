@@ -68,7 +68,7 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 			return nil, fmt.Errorf("%w: xtables chooses zones in its raw table alone", ruleset.ErrUnsupported)
 		}
 		l.zones = true
-		return []string{"-j", "CT", "--zone", strconv.Itoa(int(t.Zone))}, nil
+		return []string{"-j", "CT", "--zone-orig", strconv.Itoa(int(t.Zone))}, nil
 	}
 	return nil, fmt.Errorf("%w for target %T", ruleset.ErrUnsupported, t)
 }

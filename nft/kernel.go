@@ -548,20 +548,31 @@ func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
 	return netlink.MarshalAttributes(list)
 }
 
-// marshal encodes one expression. The library writes a level into each socket expression, which the kernel lists of
-// those alone that ask for a cgroup: what is read back would differ.
+// marshal encodes one expression. Two the library does not write as we need them: it leaves out the direction that a
+// zone is for, and writes a level into each socket expression, which the kernel lists of those alone that ask for a
+// cgroup, so that what is read back would differ.
 func marshal(family nftables.TableFamily, e expr.Any) ([]byte, error) {
-	s, is := e.(*expr.Socket)
-	if !is {
-		return expr.Marshal(byte(family), e)
+	switch e := e.(type) {
+	case *expr.Ct:
+		if e.OptDirection {
+			return expression("ct", number(unix.NFTA_CT_KEY, uint32(e.Key)), number(unix.NFTA_CT_SREG, e.Register),
+				netlink.Attribute{Type: unix.NFTA_CT_DIRECTION, Data: []byte{byte(e.Direction)}})
+		}
+	case *expr.Socket:
+		return expression("socket", number(expr.NFTA_SOCKET_KEY, uint32(e.Key)),
+			number(expr.NFTA_SOCKET_DREG, e.Register))
 	}
-	data, err := netlink.MarshalAttributes([]netlink.Attribute{
-		number(expr.NFTA_SOCKET_KEY, uint32(s.Key)), number(expr.NFTA_SOCKET_DREG, s.Register)})
+	return expr.Marshal(byte(family), e)
+}
+
+// expression encodes the attributes of an expression.
+func expression(name string, attrs ...netlink.Attribute) ([]byte, error) {
+	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return nil, err
 	}
 	return netlink.MarshalAttributes([]netlink.Attribute{
-		text(unix.NFTA_EXPR_NAME, "socket"), {Type: unix.NLA_F_NESTED | unix.NFTA_EXPR_DATA, Data: data}})
+		text(unix.NFTA_EXPR_NAME, name), {Type: unix.NLA_F_NESTED | unix.NFTA_EXPR_DATA, Data: data}})
 }
 
 // familyOfRules returns a function that says which one family a rule is for,

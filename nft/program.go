@@ -641,9 +641,10 @@ func (t *table) target(r ruleset.Rule) (stmt, error) {
 		return setConnMark(target.Value, target.Mask), nil
 	case ruleset.CTZone:
 		end := verdict("return", expr.VerdictReturn, "")
-		return stmt{fmt.Sprintf("ct zone set %d %s", target.Zone, end.text), append([]expr.Any{
+		return stmt{fmt.Sprintf("ct original zone set %d %s", target.Zone, end.text), append([]expr.Any{
 			&expr.Immediate{Register: 1, Data: host16(target.Zone)},
-			&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true}}, end.exprs...)}, nil
+			&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true, Direction: expr.CtDirOriginal,
+				OptDirection: true}}, end.exprs...)}, nil
 	case ruleset.TProxy:
 		mark := setMark(target.Mark.Value, target.Mark.Mask)
 		end := verdict("accept", expr.VerdictAccept, "")

@@ -13,7 +13,7 @@ import (
 type RuleID string
 
 // Line returns the line of the policy that the rule enforces: "O1" to "O14" for outbound, "I1" to "I8" for inbound,
-// "Z0" to "Z2" for the conntrack zones of name lookups.
+// "Z0" and "Z2" for the conntrack zone of name lookups, "B1" to "B12" for the backstop.
 func (id RuleID) Line() string {
 	_, line := id.scope()
 	line, _, _ = strings.Cut(line, ".")

@@ -61,8 +61,12 @@ type SetMark Mark
 // SetConnMark sets the masked bits of the connection's mark and goes on.
 type SetConnMark Mark
 
-// CTZone puts the packet into a conntrack zone and ends the evaluation of the
-// chain. It has effect in raw chains only, before conntrack has seen the packet.
+// CTZone puts the conversation that the packet begins into a conntrack zone, and
+// ends the evaluation of the chain. Only the original direction is in the zone,
+// the other one is in the default zone: that is where answers and ICMP errors
+// find it. A packet that itself answers a conversation of the default zone goes
+// on with that one (resolve_normal_ct in net/netfilter/nf_conntrack_core.c). It
+// has effect in raw chains only, before conntrack has seen the packet.
 type CTZone struct{ Zone uint16 }
 
 func (Accept) isTarget()      {}

@@ -383,8 +383,8 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 		t.p.ConnMark = t.p.ConnMark&^target.Mask | target.Value
 		return next, false
 	case CTZone:
-		// A packet that has a zone keeps it (net/netfilter/xt_CT.c, nft_ct.c).
-		if t.out.Zone == 0 {
+		// A packet that has a zone keeps it (net/netfilter/xt_CT.c, nft_ct.c), and an answer that of its conversation.
+		if t.out.Zone == 0 && !t.p.Reply {
 			t.out.Zone = target.Zone
 		}
 		return next, true

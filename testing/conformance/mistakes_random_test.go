@@ -217,7 +217,7 @@ func (m randomMistake) flow(t *testing.T) (ok bool) {
 		which = r.IntN(2)
 		fallthrough
 	default:
-		if before.Zone == 0 { // else it has another entry
+		if before.Zone == 0 || which >= 2 { // else it has another entry, unless it answers
 			first(&p, which)
 		}
 	}
