@@ -74,6 +74,7 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		if err = refuseMesh(foreignTo(BackendNFT, chains, nil)); err != nil && !s.pod.BesideOtherMesh {
 			return err
 		}
+		res.Warnings = append(res.Warnings, resolversInPod(want)...)
 		var done effects
 		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, want, &done)
 		if err != nil {

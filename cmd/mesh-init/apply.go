@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
 func applyVerb() verb {
@@ -45,7 +47,7 @@ func (j job) apply() error {
 	if err != nil {
 		return withFlags(err)
 	}
-	for _, w := range r.Warnings {
+	for _, w := range append(r.Warnings, j.localServers(r.Warnings)...) {
 		j.log.WarnContext(j.ctx, w)
 	}
 	rules, families := countRules(rs), familyNames(rs)
@@ -57,6 +59,27 @@ func (j job) apply() error {
 		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
 			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) + foreignText(r.Foreign)
 	})
+}
+
+// localServers warns of name servers in the pod that resolv.conf names, where every lookup is captured: such as the one
+// that a container of the pod will be. The warnings that there are may speak of it already.
+func (j job) localServers(warned []string) (warn []string) {
+	if j.config.DNS.Mode != intercept.DNSAll || j.resolvConf == "" {
+		return nil
+	}
+	text, err := yamldoc.ReadFile(j.resolvConf, nil)
+	if err != nil {
+		return nil // it is asked for no server
+	}
+	for _, s := range intercept.ParseResolvConf(string(text)) {
+		said := slices.ContainsFunc(warned, func(w string) bool { return strings.Contains(w, s.String()) })
+		if s.IsLoopback() && !said {
+			warn = append(warn, fmt.Sprintf("%s names the server %s, which is in the pod: with dns all the lookups that it sends "+
+				"are captured, too, and a resolver in the sidecar that asks it can wait for itself; use dns resolvconf",
+				j.resolvConf, s))
+		}
+	}
+	return warn
 }
 
 func countRules(rs intercept.Ruleset) (n int) {

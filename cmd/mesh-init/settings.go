@@ -25,6 +25,8 @@ type settings struct {
 	logLevel  string
 	logFormat string
 	packet    packetFlags
+	// resolvConf is the path of the namespace's resolv.conf. Empty: it is not known.
+	resolvConf string
 }
 
 // settings makes sense of the inputs: flags before the environment before the
@@ -57,6 +59,9 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		logLevel:  values[logLevelFlag].text,
 		logFormat: values[logFormatFlag].text,
 		packet:    packetFlags(values),
+	}
+	if path := values[resolvConfFlag]; s.target.NetNS == "" || path.text != path.Initial {
+		s.resolvConf = path.text
 	}
 	var err error
 	errs := in.errs
