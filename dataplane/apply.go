@@ -88,6 +88,10 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		res.Foreign = foreignTo(res.Backend, chains, unlisted)
 		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
 		res.Warnings = append(res.Warnings, want.warning(res.Backend, s.pod.IPTables)...)
+		if s.space.hidden != nil {
+			res.Warnings = append(res.Warnings, "rules of ours that iptables-legacy has, of an earlier apply, would stay: "+
+				s.space.hidden.Error())
+		}
 		return nil
 	})
 	return res, err

@@ -152,6 +152,9 @@ func privileges() []Privilege {
 		{"CAP_NET_RAW", held(capability.CAP_NET_RAW), "iptables-legacy"},
 		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN),
 			"entering another network namespace, and trying iptables without writing"},
+		{"CAP_DAC_READ_SEARCH", held(capability.CAP_DAC_READ_SEARCH) || held(capability.CAP_DAC_OVERRIDE),
+			"iptables-legacy as another user than root: the names of its tables; CAP_DAC_OVERRIDE will do, too"},
+		{"CAP_SYS_PTRACE", held(capability.CAP_SYS_PTRACE), "opening the network namespace of another user's process"},
 	}
 }
 

@@ -252,7 +252,7 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 		err = nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, s.notIntercepted(err)
 	}
 	diffs = append(diffs, more...)
 	if choice.Backend == BackendIPTablesNFT {
@@ -319,7 +319,7 @@ func (s *space) status(ctx context.Context, want Backend, p *plan) (Status, erro
 		status.Counters = append(status.Counters, counters...)
 	}
 	if len(wanted) == 0 {
-		return status, ruleset.ErrNotIntercepted
+		return status, s.notIntercepted(ruleset.ErrNotIntercepted)
 	}
 	return status, nil
 }

@@ -23,6 +23,7 @@ type space struct {
 	chains *[]beside.Chain // in nf_tables; nil until they are needed
 	routes *markroute.Conn // nil until it is needed
 	lock   *os.File        // of the namespace, while it is held
+	hidden error           // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
 }
 
 // nft returns the namespace's nf_tables.
@@ -139,6 +140,10 @@ func (s *space) holdingBeside(known Backend) (all []Backend, err error) {
 			continue
 		}
 		holds, err := b.holds(s)
+		if errors.Is(err, iptables.ErrHidden) {
+			// nf_tables takes CAP_NET_ADMIN and no more. Rules that a process like this one wrote are not there, either.
+			s.hidden, holds, err = err, false, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +152,14 @@ func (s *space) holdingBeside(known Backend) (all []Backend, err error) {
 		}
 	}
 	return all, nil
+}
+
+// notIntercepted adds to [ruleset.ErrNotIntercepted] what could not be seen.
+func (s *space) notIntercepted(err error) error {
+	if errors.Is(err, ruleset.ErrNotIntercepted) && s.hidden != nil {
+		return fmt.Errorf("%w, as far as can be seen: %w", err, s.hidden)
+	}
+	return err
 }
 
 // In nf_tables there is nothing of ours where there is no nf_tables.

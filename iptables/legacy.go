@@ -16,6 +16,10 @@ import (
 // and asks for no table that is not there already: asking the kernel for one makes it.
 func LegacyHolds(f ruleset.Family) (bool, error) { return legacyHolds(f) }
 
+// ErrHidden reports that a process may not know which tables of iptables-legacy there are: the kernel shows their names
+// to root alone.
+var ErrHidden = errors.New("the tables of iptables-legacy are hidden from this user")
+
 // IsOurs reports whether a chain of this name was made by this package to mark a table: where it is, there are rules of
 // ours, or what was made for them.
 func IsOurs(chain string) bool {
@@ -52,7 +56,7 @@ func legacyTables(f ruleset.Family) ([]string, error) {
 	case errors.Is(err, fs.ErrNotExist): // nor such tables in this kernel
 		return nil, nil
 	case errors.Is(err, fs.ErrPermission):
-		err = fmt.Errorf("%w: %w", ruleset.ErrPermission, err)
+		return nil, fmt.Errorf("%w: %w: %w; it takes user 0 or CAP_DAC_READ_SEARCH", ruleset.ErrPermission, ErrHidden, err)
 	}
 	return nil, fmt.Errorf("list the legacy tables: %w", err)
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	builder "github.com/mesh-intercept/intercept/testing/program"
@@ -90,4 +92,58 @@ func TestClosedPipe(t *testing.T) {
 			t.Errorf("%q: %v, %q", args, cmd.ProcessState, &errOut)
 		}
 	}
+}
+
+// TestNetAdminAlone: with nftables CAP_NET_ADMIN is all that it takes, as any user; what another privilege is needed for
+// is said.
+func TestNetAdminAlone(t *testing.T) {
+	netlab.Require(t)
+	netlab.RequireProgram(t, "iptables-nft-restore")
+	netlab.RequireProgram(t, "iptables-legacy-restore")
+	program := built(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	up := exec.Command("ip", "link", "set", "lo", "up")
+	if err := errors.Join(ns.Start(up, nil), up.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	with := func(want int, caps []uintptr, args, says string) {
+		t.Helper()
+		cmd := exec.Command(program, strings.Fields(args)...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &out, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65532, Gid: 65532}, AmbientCaps: caps}
+		if err := ns.Start(cmd, nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != want || !strings.Contains(out.String(), says) {
+			t.Errorf("%s: exit code %d, want %d, and %q in\n%s", args, got, want, says, &out)
+		}
+	}
+	admin := []uintptr{unix.CAP_NET_ADMIN}
+	for _, flags := range []string{"", " --backend nft", " --inbound-mode tproxy --dns all", " --backend iptables-nft"} {
+		with(map[bool]int{true: 13}[strings.Contains(flags, "iptables")], admin, "doctor"+flags, "CAP_DAC_READ_SEARCH")
+		with(0, admin, "apply"+flags, "created: ")
+		with(0, admin, "apply"+flags, "unchanged: ")
+		with(0, admin, "check"+flags, "ok")
+		with(0, admin, "status", "O12")
+		with(0, admin, "remove", "removed")
+		with(10, admin, "status", "as far as can be seen: ")
+		with(10, admin, "check"+flags, "CAP_DAC_READ_SEARCH")
+		with(0, admin, "remove", "nothing to remove")
+	}
+	raw := append(admin, unix.CAP_NET_RAW)
+	with(13, admin, "apply --backend iptables-legacy", "CAP_DAC_READ_SEARCH")
+	with(13, append(admin, unix.CAP_DAC_READ_SEARCH), "apply --backend iptables-legacy", "CAP_NET_RAW")
+	with(13, raw, "apply --backend iptables-legacy", "CAP_DAC_READ_SEARCH")
+	with(13, raw, "apply --netns "+ns.Path(), "permission")
+	with(10, append(raw, unix.CAP_DAC_READ_SEARCH), "status", "none of our rules")
+	with(0, append(raw, unix.CAP_DAC_READ_SEARCH), "apply --backend iptables-legacy", "created: ")
+	with(0, admin, "apply", "of an earlier apply, would stay")
+	with(0, append(raw, unix.CAP_DAC_READ_SEARCH), "apply", "unchanged: ") // and the others are gone
+	with(0, append(raw, unix.CAP_DAC_READ_SEARCH), "check", "ok")
 }
