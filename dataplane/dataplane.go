@@ -10,6 +10,7 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
@@ -19,8 +20,8 @@ import (
 )
 
 var (
-	// ErrHostNetNS refuses to program the host's own network namespace: rules there would capture the traffic of the
-	// whole node.
+	// ErrHostNetNS refuses to program the host's own network namespace, or that of a Kubernetes node that is a container:
+	// rules there would capture the traffic of the whole node.
 	ErrHostNetNS = errors.New(
 		"this is the host's own network namespace, where rules would capture the traffic of the whole node")
 	// ErrNotNetNS reports a name by which there is no network namespace.
@@ -38,8 +39,15 @@ type Pod struct {
 	// them; pid:NUMBER, a process in it; container:ID or containerd://ID, a container in it. Empty: the one the process
 	// is in.
 	NetNS string
-	// AllowHostNetNS permits acting on the host's own network namespace.
+	// AllowHostNetNS permits acting on the host's own network namespace, or on that of a Kubernetes node that is a
+	// container.
 	AllowHostNetNS bool
+	// HostIPs are the node's addresses, if they are known (status.hostIPs of the pod): a namespace that has one of them is
+	// the node's. Without them a node that is a container is told by what else it has.
+	HostIPs []netip.Addr
+	// IsPod is whether the caller knows the namespace for a pod's, as a CNI plugin does: then only the one that the system
+	// booted with is refused, and nothing that is in the namespace makes it look like a node's.
+	IsPod bool
 	// Backend is how. Empty means BackendAuto.
 	Backend Backend
 	// IPTables says how the iptables backends write. Others ignore it.

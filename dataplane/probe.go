@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,8 +18,10 @@ import (
 type Report struct {
 	// Kernel is its release, as of uname(2).
 	Kernel string `json:"kernel"`
-	// HostNetNS is true for the host's own network namespace.
+	// HostNetNS is true for the host's own network namespace, and for that of a node that is a container.
 	HostNetNS bool `json:"hostNetNS"`
+	// HostReason says why it is taken for that.
+	HostReason string `json:"hostReason,omitempty"`
 	// ForeignUserNS is true if the network namespace belongs to another user
 	// namespace than the process.
 	ForeignUserNS bool `json:"foreignUserNS"`
@@ -91,7 +94,9 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 	r := Report{IPv6: hasIPv6(), Kernel: release(), Privileges: privileges(), Present: []Backend{}, Modules: []string{}}
 	err = s.do(ctx, func() error {
 		// What cannot be found out is not so.
-		r.HostNetNS, _ = isHost()
+		if err := s.space.refuseHost(s.pod); errors.Is(err, ErrHostNetNS) {
+			r.HostNetNS, r.HostReason = true, err.Error()
+		}
 		own, err := s.netns.IsOfOwnUser()
 		r.ForeignUserNS = err == nil && !own
 		if present, err := s.space.holding(); err == nil {

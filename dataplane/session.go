@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -46,11 +44,11 @@ func Open(ctx context.Context, p Pod) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, p, n, func() error {
+	return start(ctx, p, n, func(s *space) error {
 		if p.AllowHostNetNS {
 			return nil
 		}
-		return refuseHost()
+		return s.refuseHost(p)
 	})
 }
 
@@ -64,7 +62,7 @@ func OpenNew(ctx context.Context, p Pod) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, p, n, func() error {
+	return start(ctx, p, n, func(*space) error {
 		// Routes lead to lo, which has to be up.
 		lo, err := netlink.LinkByName(ruleset.Loopback)
 		if err == nil {
@@ -78,7 +76,7 @@ func OpenNew(ctx context.Context, p Pod) (*Session, error) {
 }
 
 // start starts the session's thread and has it run prepare.
-func start(ctx context.Context, p Pod, n *netns.NetNS, prepare func() error) (*Session, error) {
+func start(ctx context.Context, p Pod, n *netns.NetNS, prepare func(*space) error) (*Session, error) {
 	s := &Session{pod: p, netns: n, space: &space{netns: n, how: p.IPTables}}
 	var entered error
 	if !n.IsOwn() {
@@ -100,7 +98,7 @@ func start(ctx context.Context, p Pod, n *netns.NetNS, prepare func() error) (*S
 		}
 	}
 	if entered == nil {
-		entered = s.do(ctx, prepare)
+		entered = s.do(ctx, func() error { return prepare(s.space) })
 	}
 	if entered != nil {
 		return nil, errors.Join(entered, s.Close())
@@ -171,31 +169,6 @@ func (s *Session) locked(ctx context.Context, fn func() error) error {
 		defer func() { err, s.space.lock = errors.Join(err, s.space.lock.Close()), nil }()
 		return fn()
 	})
-}
-
-// refuseHost returns ErrHostNetNS in the namespace that the system booted with. Linux shows net.core.dev_weight there
-// alone (net/core/sysctl_net_core.c), and somaxconn everywhere.
-func refuseHost() error {
-	host, err := isHost()
-	switch {
-	case err != nil:
-		return err
-	case host:
-		return ErrHostNetNS
-	}
-	return nil
-}
-
-func isHost() (bool, error) {
-	const cannot = "cannot tell whether this is the host's own network namespace: %w; mount /proc, or allow the host's"
-	if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
-		return false, fmt.Errorf(cannot, err)
-	}
-	_, err := os.Stat("/proc/sys/net/core/dev_weight")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf(cannot, err)
-	}
-	return err == nil, nil
 }
 
 // forKernel leaves out the family that the kernel does not have, if the configuration asks for what there is.

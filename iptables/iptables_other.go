@@ -10,7 +10,7 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func legacyHolds(ruleset.Family) (bool, error) { return false, ruleset.ErrNeedsLinux }
+func legacyHas(ruleset.Family, string) (bool, error) { return false, ruleset.ErrNeedsLinux }
 func legacyContents(ruleset.Family, func(string, []byte, []byte) bool) error {
 	return ruleset.ErrNeedsLinux
 }

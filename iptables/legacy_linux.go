@@ -13,12 +13,12 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func legacyHolds(f ruleset.Family) (holds bool, err error) {
+func legacyHas(f ruleset.Family, prefix string) (has bool, err error) {
 	err = legacyContents(f, func(_ string, _, entries []byte) bool {
-		holds = bytes.Contains(entries, []byte(chainHead+specPrefix))
-		return !holds
+		has = bytes.Contains(entries, []byte(chainHead+prefix))
+		return !has
 	})
-	return holds, err
+	return has, err
 }
 
 // legacyContents calls fn with the content of each legacy table that there is, as linux/netfilter_ipv4/ip_tables.h has it

@@ -25,7 +25,7 @@ type plane interface {
 // target is the pod's namespace. Sysctls are set: unlike an init container, a
 // plugin may.
 func (in input) target() dataplane.Pod {
-	return dataplane.Pod{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true}
+	return dataplane.Pod{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true, IsPod: true}
 }
 
 // add puts the rules of a pod in force, if it asks for any, and passes on what

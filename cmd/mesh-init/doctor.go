@@ -58,7 +58,7 @@ func doctorText(r dataplane.Report) string {
 	line("IPv6", yes(r.IPv6), "")
 	host := ""
 	if r.HostNetNS {
-		host = "apply refuses it without --allow-host-netns"
+		host = "apply refuses it without --allow-host-netns: " + r.HostReason
 	}
 	line("the host's network namespace", yes(r.HostNetNS), host)
 	foreign := ""

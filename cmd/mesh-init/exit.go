@@ -31,7 +31,7 @@ func exits() []cli.Exit {
 			"run mesh-init apply with this configuration to put them right"),
 		exit(12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support", lacking),
 		exit(13, intercept.ErrPermission, "no permission", ""),
-		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace",
+		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace, or a node's that is a container",
 			"name the pod's namespace with --netns, or insist with --allow-host-netns"),
 		exit(15, intercept.ErrForeign, "a table or chain of our name that someone else made", ""),
 		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),

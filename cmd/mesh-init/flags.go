@@ -23,6 +23,7 @@ const (
 	dstFlag        = "dst"
 	logFormatFlag  = "log-format"
 	logLevelFlag   = "log-level"
+	hostIPsFlag    = "host-ips"
 	netnsFlag      = "netns"
 	outputFlag     = "output"
 	resolvConfFlag = "resolv-conf"
@@ -68,7 +69,13 @@ func netnsFlags() []cli.Flag {
 	netns := row(netnsFlag, "PATH", groupWhere, "",
 		"network namespace, instead of the process's own; also a\nname of ip netns, pid:NUMBER or container:ID")
 	netns.Short = "n"
-	return []cli.Flag{netns, row("allow-host-netns", "", groupWhere, "false", "permit the host's own network namespace")}
+	return []cli.Flag{
+		netns,
+		row("allow-host-netns", "", groupWhere, "false",
+			"permit the host's own network namespace, or that of a\nKubernetes node which is a container (kind, k3d)"),
+		row(hostIPsFlag, "ADDRESSES", groupWhere, "none",
+			"the node's addresses, as in the downward API's\nstatus.hostIPs: a namespace that has one is the node's"),
+	}
 }
 
 // backendFlags are the flags of verbs for which it matters how rules are written.

@@ -70,6 +70,9 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, strict.Under(wait.source, err))
 		}
 	}
+	if ips := values[hostIPsFlag]; in.uses(hostIPsFlag) {
+		errs = append(errs, strict.Under(ips.source, strict.SetText(&s.target.HostIPs, ips.text)))
+	}
 	if in.uses(configFlag) {
 		s.config, err = in.configuration(values, errs, stdin)
 		errs = []error{err}

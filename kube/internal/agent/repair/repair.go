@@ -166,7 +166,8 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 			fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
 		return f
 	}
-	session, err := dataplane.Open(ctx, dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true})
+	session, err := dataplane.Open(ctx,
+		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true})
 	if err == nil {
 		defer func() { f.Err = errors.Join(f.Err, session.Close()) }()
 		f.Differences, err = session.Check(ctx, spec.Config)
