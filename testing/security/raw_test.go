@@ -124,14 +124,7 @@ func setTTL(packet []byte, ttl byte) {
 func seal(packet []byte) {
 	header := packet[:int(packet[0]&15)*4]
 	header[10], header[11] = 0, 0
-	sum := uint32(0)
-	for i := 0; i < len(header); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(header[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(header[10:], ^uint16(sum))
+	binary.BigEndian.PutUint16(header[10:], ^uint16(sumOf(header)))
 }
 
 // fragments cuts a packet after so many bytes of what it carries, a multiple of eight.
@@ -289,4 +282,86 @@ func sendXDP(packet []byte) error {
 	x.sent++
 	atomic.StoreUint32((*uint32)(unsafe.Pointer(&x.tx[x.offsets.Producer])), x.sent)
 	return unix.Sendto(x.fd, nil, unix.MSG_DONTWAIT, nil)
+}
+
+// datagram is a lookup in an IP packet, as long as it takes to be cut.
+func datagram(to netip.AddrPort, port uint16) []byte {
+	data := append([]byte("whoami\n"), make([]byte, 57)...)
+	udp := make([]byte, 8, 8+len(data))
+	binary.BigEndian.PutUint16(udp, port)
+	binary.BigEndian.PutUint16(udp[2:], to.Port())
+	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
+	udp = append(udp, data...)
+	src, dst := here(to).AsSlice(), to.Addr().AsSlice()
+	pseudo := slices.Concat(src, dst, []byte{0, unix.IPPROTO_UDP}, udp[4:6])
+	binary.BigEndian.PutUint16(udp[6:], ^uint16(sumOf(pseudo, udp)))
+	if to.Addr().Is4() {
+		p := slices.Concat([]byte{0x45, 0, 0, byte(20 + len(udp)), 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}, src, dst, udp)
+		seal(p)
+		return p
+	}
+	return slices.Concat([]byte{0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64}, src, dst, udp)
+}
+
+// sumOf is the sum of the Internet's checksum (RFC 1071). All parts but the last are even.
+func sumOf(parts ...[]byte) uint32 {
+	sum := uint32(0)
+	for _, part := range parts {
+		for i, b := range part {
+			sum += uint32(b) << (8 * (1 - i%2))
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return sum
+}
+
+// rawLookups sends lookups that no socket of UDP's would, from several ports.
+func rawLookups(to netip.AddrPort) string {
+	to = lookup(to)
+	var errs []error
+	for _, port := range []uint16{53, 15053, 28000} {
+		p := datagram(to, port)
+		errs = append(errs, sendRaw(p, to))
+		for _, e := range extensions(p) {
+			errs = append(errs, sendRaw(e, to))
+		}
+	}
+	return refusedOnly(errs...)
+}
+
+// rawLookupFragments sends lookups in fragments, which the kernel is to leave as they are where it can be told.
+func rawLookupFragments(to netip.AddrPort) string {
+	to = lookup(to)
+	var errs []error
+	for i, at := range []int{8, 24} {
+		for _, leave := range []int{0, 1} {
+			for _, f := range fragments(datagram(to, uint16(28100+2*i+leave)), at, uint16(3000+2*i+leave)) {
+				errs = append(errs, sendRaw(f, to, leaveFragments(to, leave)))
+			}
+		}
+	}
+	return refusedOnly(errs...)
+}
+
+// leaveFragments has the kernel leave fragments of IPv4 as they are.
+func leaveFragments(to netip.AddrPort, leave int) option {
+	const ipNoDefrag = 22 // IP_NODEFRAG
+	return byFamily(to, flag(unix.SOL_IP, ipNoDefrag, leave), func(int) error { return nil })
+}
+
+// eachProtocol sends packets of protocols that no proxy takes.
+func eachProtocol(to netip.AddrPort) string {
+	var errs []error
+	for _, protocol := range []int{unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE, unix.IPPROTO_GRE, 253} {
+		fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+		if err != nil {
+			return said(err)
+		}
+		data := make([]byte, 32)
+		data[5] = 8 // the checksum's coverage, where there is one
+		errs = append(errs, unix.Sendto(fd, data, 0, sockaddr(netip.AddrPortFrom(to.Addr(), 0))), unix.Close(fd))
+	}
+	return refusedOnly(errs...)
 }

@@ -29,10 +29,11 @@ import (
 // started again. It makes the attempts of its kind, one after the other, and says what it hears.
 
 const (
-	kindVariable = "SECURITY_TEST_KIND" // the kind of sender that this process is
-	askVariable  = "SECURITY_TEST_ASK"  // the destination that this process is to ask, and no more
-	pidVariable  = "SECURITY_TEST_PROXY"
-	dirVariable  = "SECURITY_TEST_DIR"
+	kindVariable  = "SECURITY_TEST_KIND"  // the kind of sender that this process is
+	sceneVariable = "SECURITY_TEST_SCENE" // the attempts that it makes
+	askVariable   = "SECURITY_TEST_ASK"   // the destination that this process is to ask, and no more
+	pidVariable   = "SECURITY_TEST_PROXY"
+	dirVariable   = "SECURITY_TEST_DIR"
 )
 
 func TestMain(m *testing.M) {
@@ -66,7 +67,12 @@ var (
 	limited = kind{name: "root without SETUID and SETGID", caps: []uintptr{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE,
 		unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_KILL, unix.CAP_NET_BIND_SERVICE, unix.CAP_SYS_CHROOT}}
 
-	kinds = []kind{plain, raw, grouped, root, limited}
+	// namesake runs under the proxy's group, which an image or a pod can ask for.
+	namesake = kind{name: "app under the proxy's group", owner: intercept.Owner{UID: 1000, GID: 1337}}
+	admin    = kind{name: "root with NET_ADMIN", caps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW,
+		unix.CAP_DAC_OVERRIDE}}
+
+	kinds = []kind{plain, raw, grouped, namesake, root, limited, admin}
 )
 
 // Files that a sender is given: sockets that the proxy opened, of each family, and one by which it gets others.
@@ -78,10 +84,10 @@ type heard map[string]string
 func key(i, family int) string { return fmt.Sprintf("%d/%d", i, family) }
 
 // start starts a sender in the pod and returns what it hears.
-func (k kind) start(t *testing.T, lab *netlab.Lab, files []*os.File, env ...string) heard {
+func (k kind) start(t *testing.T, s scene, lab *netlab.Lab, files []*os.File, env ...string) heard {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), append(env, kindVariable+"="+k.name)...)
+	cmd.Env = append(os.Environ(), append(env, kindVariable+"="+k.name, sceneVariable+"="+s.name)...)
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential:  &syscall.Credential{Uid: k.owner.UID, Gid: k.owner.GID, Groups: k.groups},
@@ -104,10 +110,11 @@ func (k kind) start(t *testing.T, lab *netlab.Lab, files []*os.File, env ...stri
 
 // report makes the attempts of this process's kind.
 func report() {
-	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == os.Getenv(kindVariable) })
-	k := kinds[i]
+	k := kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.name == os.Getenv(kindVariable) })]
+	all := scenes()
+	s := all[slices.IndexFunc(all, func(s scene) bool { return s.name == os.Getenv(sceneVariable) })]
 	h := heard{}
-	for i, a := range attempts {
+	for i, a := range s.attempts {
 		if a.by.name != k.name || a.from != nil {
 			continue
 		}
@@ -280,6 +287,27 @@ func patient(fd int, wait time.Duration) error {
 	d := unix.NsecToTimeval(int64(wait))
 	return errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &d),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &d))
+}
+
+// askUDP sends a datagram and says who answers, or why nobody does.
+func askUDP(protocol int, to netip.AddrPort, wait time.Duration, options ...option) string {
+	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return said(err)
+	}
+	defer unix.Close(fd)
+	for _, set := range append(options, func(fd int) error { return patient(fd, wait) }) {
+		if err := set(fd); err != nil {
+			return said(err)
+		}
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+		return said(err)
+	}
+	if _, err := unix.Write(fd, []byte("whoami\n")); err != nil {
+		return said(err)
+	}
+	return answerer(fd)
 }
 
 // answerer reads who answers.
