@@ -66,6 +66,9 @@ func TestClaims(t *testing.T) {
 			tested[a.claim] = append(tested[a.claim], "")
 		}
 	}
+	for _, a := range arrivals {
+		tested[a.claim] = append(tested[a.claim], "")
+	}
 	policy, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
 		t.Fatal(err)

@@ -106,6 +106,16 @@ func eachFirst(to netip.AddrPort, flags []uint8) string {
 	return oneOf(answers)
 }
 
+// within reports whether all that was heard is among some.
+func within(heard string, some []string) bool {
+	for h := range strings.SplitSeq(heard, ", ") {
+		if !slices.Contains(some, h) {
+			return false
+		}
+	}
+	return true
+}
+
 // oneOf joins what was heard.
 func oneOf(answers map[string]bool) string {
 	return strings.Join(slices.Sorted(maps.Keys(answers)), ", ")
@@ -198,22 +208,35 @@ func extensions(packet []byte) (all [][]byte) {
 		extended(extended(packet, padding, unix.IPPROTO_DSTOPTS), padding, unix.IPPROTO_HOPOPTS))
 }
 
-// sendFrame sends a packet by an AF_PACKET socket on eth0.
-func sendFrame(packet []byte) error {
+// The ends of the cable.
+var (
+	podMAC  = [8]uint8{2, 0, 0, 0, 0, 5}
+	peerMAC = [8]uint8{2, 0, 0, 0, 0, 1}
+)
+
+// frames opens an AF_PACKET socket on eth0.
+func frames() (fd int, err error) {
 	dev, err := net.InterfaceByName("eth0")
 	if err != nil {
-		return err
+		return -1, err
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return -1, err
+	}
+	return fd, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: dev.Index})
+}
+
+// sendFrame sends a packet by it.
+func sendFrame(fd int, packet []byte, mac [8]uint8) error {
+	at, err := unix.Getsockname(fd)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
 	typ := uint16(unix.ETH_P_IP)
 	if packet[0]>>4 == 6 {
 		typ = unix.ETH_P_IPV6
 	}
-	to := unix.SockaddrLinklayer{Ifindex: dev.Index, Halen: 6, Addr: [8]uint8{2, 0, 0, 0, 0, 1}}
+	to := unix.SockaddrLinklayer{Ifindex: at.(*unix.SockaddrLinklayer).Ifindex, Halen: 6, Addr: mac}
 	to.Protocol = binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, typ))
 	return unix.Sendto(fd, packet, 0, &to)
 }
