@@ -23,8 +23,15 @@ var elsewhere = map[string][]string{
 	"no-proxy":      {"testing/traffic.TestNobodyListens", "testing/traffic.TestTProxyNobodyListens"},
 	"lookups":       {"testing/conformance.TestKernel", "testing/conformance.TestErrorAboutLateAnswer"},
 	"mark":          {"testing/traffic.TestMarkCannotBeTaken"},
-	"locks":         {"internal/nslock.TestUnprivileged", "iptables.TestXtablesLock", "iptables.TestNamespaceLock"},
+	"locks":         {"testing/security.TestLocks", "internal/nslock.TestUnprivileged", "iptables.TestXtablesLock"},
+	"no-log":        {"internal/nslock.TestTake"},
 	"foreign-names": {"nft.TestForeignTable", "iptables.TestForeignChain"},
+
+	"early-listeners": {"testing/security.TestEarlyListeners"},
+
+	"peer-misled":   {"testing/conformance.TestMistakesKernel", "testing/conformance.TestRandomMistakes"},
+	"peer-let-in":   {"testing/conformance.TestKernel"},
+	"peer-loopback": {"testing/conformance.TestFramesOfNeighbours"},
 }
 
 const page = "../../SECURITY.md"
@@ -43,6 +50,7 @@ func claims(t *testing.T) (all []claim) {
 		t.Fatal(err)
 	}
 	line := regexp.MustCompile(`\b[OIBZ][0-9]+\b`)
+	decided := regexp.MustCompile(`^ (no line|\[design\]\(docs/design\.md#[a-z-]+\)|[OIB][0-9]+(, [OIB][0-9]+)*) $`)
 	for row := range strings.Lines(string(text)) {
 		cells := strings.Split(strings.Trim(strings.TrimSpace(row), "|"), "|")
 		if !strings.HasPrefix(row, "|") || strings.HasPrefix(row, "| ---") || strings.HasPrefix(row, "| name |") {
@@ -52,6 +60,9 @@ func claims(t *testing.T) (all []claim) {
 		if !regexp.MustCompile("^`[a-z-]+`$").MatchString(name) {
 			t.Errorf("a row without a name: %s", row)
 			continue
+		}
+		if last := cells[len(cells)-1]; !decided.MatchString(last) {
+			t.Errorf("%s: decided by%q", name, last)
 		}
 		all = append(all, claim{strings.Trim(name, "`"), line.FindAllString(cells[len(cells)-1], -1)})
 	}
@@ -65,6 +76,9 @@ func TestClaims(t *testing.T) {
 		for _, a := range s.attempts {
 			tested[a.claim] = append(tested[a.claim], "")
 		}
+	}
+	for _, e := range exhaustions {
+		tested[e.claim] = append(tested[e.claim], "")
 	}
 	for _, a := range arrivals {
 		tested[a.claim] = append(tested[a.claim], "")

@@ -252,3 +252,40 @@ func TestArrivals(t *testing.T) {
 		})
 	}
 }
+
+// TestEarlyListeners: an application that listens at the proxy's ports before the proxy does has its connections. In
+// mode tproxy it takes a privilege.
+func TestEarlyListeners(t *testing.T) {
+	for _, m := range modes(true) {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			lab := m.podWithoutProxy(t)
+			for f := range 2 {
+				// The first flow to a port has an application listen there.
+				localhost := netip.MustParseAddr([]string{"127.0.0.1", "::1"}[f])
+				for _, at := range []netip.AddrPort{
+					netip.AddrPortFrom(localhost, 15001), netip.AddrPortFrom(podAddr(f), 15006),
+					netip.AddrPortFrom(podAddr(f), insidePort),
+				} {
+					own := netlab.Flow{Protocol: intercept.TCP, Dst: at}
+					if got, err := lab.Send(own); err != nil || got.Role != netlab.RoleApp {
+						t.Fatalf("%s: %s, %v", own, got, err)
+					}
+				}
+				out := netlab.Flow{Protocol: intercept.TCP, Dst: destination(0, f), Owner: &plain.owner}
+				in := netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP,
+					Dst: netip.AddrPortFrom(podAddr(f), insidePort), Timeout: little}
+				for _, flow := range []netlab.Flow{out, in} {
+					got, err := lab.Send(flow)
+					want := netlab.RoleApp
+					if m.tproxy && flow.From == netlab.FromPeer {
+						want = ""
+					}
+					if err != nil || got.Role != want {
+						t.Errorf("%s: %s, %v; not %q", flow, got, err, want)
+					}
+				}
+			}
+		})
+	}
+}

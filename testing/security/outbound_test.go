@@ -328,6 +328,8 @@ var defaults = []attempt{
 	{claim: "udp", name: "a ping", by: plain, leaves: inBoth, says: []string{"sent"}, do: ping},
 	{claim: "udp", name: "SCTP, DCCP and protocols without a name", by: raw, leaves: inBoth, says: []string{"sent"},
 		do: eachProtocol},
+	{claim: "listeners", name: "listens at the proxy's ports", by: plain, inert: inBoth, says: []string{"EADDRINUSE"},
+		do: listens},
 	{claim: "net-admin", name: "removes the rules", by: admin, leaves: inBoth, says: theWorld, do: removes},
 	{claim: "packet-sockets", name: "AF_PACKET", by: raw, leaves: inBoth, says: []string{"sent"},
 		do: func(to netip.AddrPort) string {
@@ -668,6 +670,32 @@ func lateFromLetIn(t *testing.T, lab *netlab.Lab, to netip.AddrPort) string {
 	return said(err)
 }
 
+// listens takes the proxy's ports at the pod's own address, which is more exact than the proxy's.
+func listens(to netip.AddrPort) string {
+	answers := map[string]bool{}
+	for _, port := range []uint16{15001, 15006, 15053} {
+		fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return said(err)
+		}
+		at := here(to)
+		if port == 15053 {
+			at = netip.MustParseAddr(map[bool]string{true: "127.0.0.1", false: "::1"}[at.Is4()])
+		}
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		if err == nil {
+			err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(at, port)))
+		}
+		if err == nil {
+			err = unix.Listen(fd, 1)
+		}
+		answers[said(err)] = true
+		unix.Close(fd)
+	}
+	return oneOf(answers)
+}
+
 // removes removes the rules, and connects.
 func removes(to netip.AddrPort) string {
 	if _, err := (dataplane.Pod{NetNS: "/proc/thread-self/ns/net"}).Remove(context.Background()); err != nil {
@@ -702,6 +730,16 @@ var noRules = mode{name: "no rules"}
 // pod returns a pod with a sidecar and rules.
 func (m mode) pod(t *testing.T, change ...func(*intercept.Config)) *netlab.Lab {
 	t.Helper()
+	lab := m.podWithoutProxy(t, change...)
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: m.tproxy}); err != nil {
+		t.Fatal(err)
+	}
+	return lab
+}
+
+// podWithoutProxy returns a pod with rules.
+func (m mode) podWithoutProxy(t *testing.T, change ...func(*intercept.Config)) *netlab.Lab {
+	t.Helper()
 	for _, v := range []iptables.Variant{iptables.NFT, iptables.Legacy} {
 		netlab.RequireProgram(t, "iptables-"+string(v)+"-restore")
 		netlab.RequireProgram(t, "ip6tables-"+string(v)+"-restore")
@@ -719,9 +757,6 @@ func (m mode) pod(t *testing.T, change ...func(*intercept.Config)) *netlab.Lab {
 				t.Fatal(err)
 			}
 		}
-	}
-	if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: m.tproxy}); err != nil {
-		t.Fatal(err)
 	}
 	if m.backend == "" {
 		return lab

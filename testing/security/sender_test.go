@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 		fmt.Print(ask(netip.MustParseAddrPort(os.Getenv(askVariable))))
 	case os.Getenv(kindVariable) != "":
 		report()
+	case os.Getenv(holdVariable) != "":
+		hold()
 	default:
 		os.Exit(m.Run())
 	}
