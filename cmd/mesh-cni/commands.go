@@ -14,6 +14,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // plane is what a [dataplane.Pod] can do; tests put another in its place.
@@ -25,7 +26,28 @@ type plane interface {
 // target is the pod's namespace. Sysctls are set: unlike an init container, a
 // plugin may.
 func (in input) target() dataplane.Pod {
-	return dataplane.Pod{NetNS: in.netns, Backend: in.conf.Backend, SetSysctls: true, IsPod: true}
+	path := in.netns
+	if in.held != nil {
+		path = in.held.Name()
+	}
+	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true}
+}
+
+// there makes the error of what was done in the pod's namespace: it calls the namespace as the runtime does, and there is
+// one where CNI_NETNS has come to lead to another.
+func (in input) there(err error) error {
+	if in.held == nil {
+		return err
+	}
+	if err != nil {
+		return strict.Reworded(err, in.held.Name(), in.netns)
+	}
+	was, err := in.held.Stat()
+	if is, statErr := os.Stat(in.netns); err == nil && statErr == nil && !os.SameFile(was, is) {
+		err = fmt.Errorf("%w: %s led to one when the call began, and leads to another now; the pod may be gone",
+			dataplane.ErrNotNetNS, in.netns)
+	}
+	return err
 }
 
 // add puts the rules of a pod in force, if it asks for any, and passes on what
@@ -35,11 +57,13 @@ func (p *plugin) add(ctx context.Context, in input) error {
 	if err != nil {
 		return failed(in.who(), err)
 	}
+	defer in.hold()()
 	r := report{in: in, command: "ADD", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		// It reads back what it wrote, and fails if that is not there.
 		r.applied, err = p.plane(in.target()).Apply(ctx, v.spec.Config)
+		err = in.there(err)
 		if errors.Is(err, dataplane.ErrHostNetNS) {
 			v, err = verdict{skip: hostNetwork}, nil
 		}
@@ -79,11 +103,13 @@ func drift(all []intercept.Difference) error {
 
 // check compares the kernel with what the pod asks for.
 func (p *plugin) check(ctx context.Context, in input) error {
+	defer in.hold()()
 	r := report{in: in, command: "CHECK", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
 		var differences []intercept.Difference
 		differences, err = p.plane(in.target()).Check(ctx, v.spec.Config)
+		err = in.there(err)
 		switch {
 		case errors.Is(err, dataplane.ErrHostNetNS):
 			v, err = verdict{skip: hostNetwork}, nil

@@ -25,6 +25,8 @@ type input struct {
 	cniVersion string
 	network    string // the list's name
 	netns      string
+	// held is the namespace that netns led to when the call began. Nil: it led to nothing that could be opened.
+	held       *os.File
 	pod        cniwire.Pod
 	prevResult json.RawMessage // nil: there is none
 	// annotations are the pod's, if the runtime gave them.

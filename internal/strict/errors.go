@@ -107,6 +107,24 @@ func Under(name string, err error) error {
 	return errors.Join(errs...)
 }
 
+// Reworded is an error with other words for a part of its text, such as a path
+// that tells a reader nothing.
+func Reworded(err error, words, others string) error {
+	if err == nil || !strings.Contains(err.Error(), words) {
+		return err
+	}
+	return reworded{strings.ReplaceAll(err.Error(), words, others), err}
+}
+
+type reworded struct {
+	text string
+	error
+}
+
+func (e reworded) Error() string { return e.text }
+
+func (e reworded) Unwrap() error { return e.error }
+
 // Flatten returns the errors that errors.Join has joined, at any depth.
 func Flatten(err error) []error {
 	if err == nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -120,7 +119,8 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 		f := Finding{Pod: p, State: Waiting}
 		if s, ok := sandboxes[p.RuntimeUID]; ok {
 			f = r.look(ctx, p, s)
-			f.Err = named(f.Err, s)
+			// The path by which it is open differs each time.
+			f.Err = strict.Reworded(f.Err, s.NetNS(), "of the pod")
 		} else if why, ok := unopened[p.RuntimeUID]; ok {
 			f.State, f.Err = Unknown, why
 		}
@@ -130,24 +130,6 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 	}
 	return findings, err
 }
-
-// named makes errors about a pod's namespace name the pod: the path by which it is
-// open differs each time, and tells a reader nothing.
-func named(err error, s Sandbox) error {
-	if err == nil || !strings.Contains(err.Error(), s.NetNS()) {
-		return err
-	}
-	return namedError{strings.ReplaceAll(err.Error(), s.NetNS(), "of the pod"), err}
-}
-
-type namedError struct {
-	text string
-	error
-}
-
-func (e namedError) Error() string { return e.text }
-
-func (e namedError) Unwrap() error { return e.error }
 
 // look compares one pod, and repairs it.
 func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
