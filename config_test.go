@@ -226,6 +226,37 @@ func TestLint(t *testing.T) {
 	}
 }
 
+// TestLintProxy: who else can pass as the proxy by what a configuration calls it.
+func TestLintProxy(t *testing.T) {
+	for want, change := range map[string]func(*intercept.Proxy){
+		"": func(p *intercept.Proxy) { p.UIDs = mustIDs(t, "1337,2000-2014") },
+		"proxy.uids has 17 users: nothing is captured": func(p *intercept.Proxy) { p.UIDs = mustIDs(t, "1-17,5") },
+		"proxy.gids has 4294967294 groups: nothing is": func(p *intercept.Proxy) { p.GIDs = mustIDs(t, "1-4294967294") },
+		"proxy.uids has 0: nothing is captured of what runs as root": func(p *intercept.Proxy) {
+			p.UIDs, p.AllowRoot = mustIDs(t, "0"), true
+		},
+	} {
+		c := intercept.Default()
+		change(&c.Proxy)
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(intercept.Lint(c), "\n")
+		if !strings.HasPrefix(got, want) || want == "" && got != "" || strings.Contains(got, "\n") {
+			t.Errorf("%s; want %s", got, want)
+		}
+	}
+}
+
+func mustIDs(t *testing.T, s string) intercept.IDs {
+	t.Helper()
+	ids, err := intercept.ParseIDs(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
 // TestInterfaceNames: a name that stands for something else in a list is refused.
 func TestInterfaceNames(t *testing.T) {
 	for _, name := range []string{"none", "a,b", "a;b", "a b"} {

@@ -6,6 +6,9 @@ import (
 	"slices"
 )
 
+// manyProxies is more IDs than a proxy has. A wider list has apps' in it.
+const manyProxies = 16
+
 // Lint returns what is allowed in a valid Config but is rarely meant, a
 // sentence each.
 func Lint(c Config) []string {
@@ -38,6 +41,18 @@ func Lint(c Config) []string {
 	}
 	if c.DNS.Mode != DNSOff && o.ExcludePorts.Contains(dnsPort) {
 		say("outbound.excludePorts has port 53: no name lookup is captured, although dns.mode is %s", c.DNS.Mode)
+	}
+	for _, proxy := range []struct {
+		field, what string
+		ids         IDs
+	}{{"proxy.uids", "users", c.Proxy.UIDs}, {"proxy.gids", "groups", c.Proxy.GIDs}} {
+		if n := proxy.ids.Count(); n > manyProxies {
+			say("%s has %d %s: nothing is captured of what any process of theirs sends; name the proxy's alone",
+				proxy.field, n, proxy.what)
+		}
+		if proxy.ids.Contains(0) {
+			say("%s has 0: nothing is captured of what runs as root; run the proxy as another user", proxy.field)
+		}
 	}
 	for _, who := range []struct {
 		field      string

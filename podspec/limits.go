@@ -287,16 +287,11 @@ func beyond(b Bound, v any) (part, why string) {
 func count(v any) (n uint64, what string) {
 	switch v := v.(type) {
 	case intercept.IDs:
-		for _, r := range v.Merge() {
-			n += uint64(r.Last) - uint64(r.First) + 1
-		}
-		return n, "IDs"
+		return v.Count(), "IDs"
 	case intercept.Ports:
-		for _, r := range v.Merge() {
-			n += uint64(r.Last) - uint64(r.First) + 1
-		}
+		return uint64(v.Count()), "ports"
 	}
-	return n, "ports"
+	return 0, ""
 }
 
 // share is the part of all addresses of a family that a list of its networks holds.

@@ -133,6 +133,24 @@ func (l IDs) Merge() IDs {
 		func(a, b uint32) IDRange { return IDRange{a, b} }, nextInt, cmp.Compare)
 }
 
+// Count returns how many ports the list holds.
+func (p Ports) Count() int {
+	n := 0
+	for _, r := range p.Merge() {
+		n += int(r.Last) - int(r.First) + 1
+	}
+	return n
+}
+
+// Count returns how many IDs the list holds.
+func (l IDs) Count() uint64 {
+	n := uint64(0)
+	for _, r := range l.Merge() {
+		n += uint64(r.Last) - uint64(r.First) + 1
+	}
+	return n
+}
+
 // AddrRange is a range of addresses of one family, both ends included.
 type AddrRange struct{ First, Last netip.Addr }
 

@@ -33,8 +33,8 @@ func (in input) target() dataplane.Pod {
 	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true}
 }
 
-// there makes the error of what was done in the pod's namespace: it calls the namespace as the runtime does, and there is
-// one where CNI_NETNS has come to lead to another.
+// there makes the error of what was done in the pod's namespace: it calls the namespace as the runtime does, and there
+// is one where CNI_NETNS has come to lead to another.
 func (in input) there(err error) error {
 	if in.held == nil {
 		return err

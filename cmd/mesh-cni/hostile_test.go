@@ -149,8 +149,9 @@ func TestNamespaceReplaced(t *testing.T) {
 	stdin := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"n","logFile":"","agentSocket":%q,"agentTimeout":"1m"}`, socket)
 	var out bytes.Buffer
 	code := run(t.Context(), c, strings.NewReader(stdin), &out, io.Discard)
-	if code != 1 || !strings.Contains(out.String(), `"code":8,`) || !strings.Contains(out.String(), link+" led to one when") {
-		t.Errorf("exit code %d, %s", code, out.String())
+	text := out.String()
+	if code != 1 || !strings.Contains(text, `"code":8,`) || !strings.Contains(text, link+" led to one when") {
+		t.Errorf("exit code %d, %s", code, text)
 	}
 	if _, err := (dataplane.Pod{NetNS: pod.Path()}).Status(t.Context()); err != nil {
 		t.Errorf("where the path led: %v", err)

@@ -329,7 +329,7 @@ func TestDocument(t *testing.T) {
 	text := string(b)
 	update := os.Getenv("MESH_TEST_UPDATE") == "1"
 	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(),
-		"limits": limitTable(), "codes": codeTable()} {
+		"limits": limitTable(), "warnings": warningTable(), "codes": codeTable()} {
 		begin, end := strings.Index(text, "<!-- "+name+":"), strings.Index(text, "<!-- /"+name+" -->")
 		if begin < 0 || end < begin {
 			t.Fatalf("no place for the table of %s", name)
@@ -377,6 +377,15 @@ func limitTable() string {
 		if limit, ok := limits[a.Name]; ok {
 			fmt.Fprintf(&b, "| `%s` | %s |\n", a.Name, cell(limit.String()))
 		}
+	}
+	return b.String()
+}
+
+func warningTable() string {
+	var b strings.Builder
+	b.WriteString("| `warning` | what is possible | what to write |\n| --- | --- | --- |\n")
+	for _, w := range podspec.Hazards() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", w.ID, w.Text, w.Remedy)
 	}
 	return b.String()
 }

@@ -104,7 +104,8 @@ func TestStrangers(t *testing.T) {
 	if err := os.Chmod(socket, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	for _, says := range []string{`{"version":1,"op":"pod","pod":{"namespace":"a","name":"b"}}`, `{"version":1,"op":"ping"}`,
+	for _, says := range []string{
+		`{"version":1,"op":"pod","pod":{"namespace":"a","name":"b"}}`, `{"version":1,"op":"ping"}`,
 		`{"version":1,"op":"log","record":{"msg":"x"}}`, ""} {
 		as(t, nobody, func() {
 			f, err := connect(socket)
@@ -268,7 +269,8 @@ func TestStall(t *testing.T) {
 		t.Error(err)
 	}
 	// Nor is anybody waited for longer than a plugin could.
-	if err := (Request{Version: Version, Op: OpPod, Pod: Pod{Namespace: "a", Name: "b"}, Wait: 60_001}).Validate(); err == nil {
+	long := Request{Version: Version, Op: OpPod, Pod: Pod{Namespace: "a", Name: "b"}, Wait: 60_001}
+	if err := long.Validate(); err == nil {
 		t.Error("a wait of more than a minute")
 	}
 }

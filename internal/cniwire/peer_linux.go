@@ -34,8 +34,8 @@ func knownAt(fd int) error {
 	return nil
 }
 
-// private has the file of a socket made for its owner alone: it gets the mode of the socket, whatever the umask, so that
-// there is no moment at which others could connect.
+// private has the file of a socket made for its owner alone: it gets the mode of the socket, whatever the umask, so
+// that there is no moment at which others could connect.
 func private(_, _ string, raw syscall.RawConn) error {
 	return control(raw, func(fd int) error { return os.NewSyscallError("fchmod", syscall.Fchmod(fd, 0o600)) })
 }

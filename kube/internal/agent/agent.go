@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/agent/repair"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/kube/internal/conflist"
+	"github.com/mesh-intercept/intercept/podspec"
 )
 
 // Settings say what the agent is to do.
@@ -91,7 +93,8 @@ type Agent struct {
 	keeper  *keeper.Keeper
 	changed chan struct{} // a pod has
 
-	told map[string]told // by pod UID, what was last said about it
+	told   map[string]told   // by pod UID, what was last said about it
+	warned map[string]string // by pod UID, of what
 
 	mu     sync.Mutex
 	probed error // of the last probe
@@ -304,6 +307,7 @@ func (a *Agent) repairLoop(ctx context.Context) {
 			a.log.WarnContext(ctx, "not all pods could be looked at", "err", err)
 		}
 		a.tell(ctx, findings)
+		a.warn(ctx, findings, a.pods.Specs())
 		wait(ctx, a.s.Every, a.changed)
 		// What changes, mostly changes again at once.
 		wait(ctx, time.Second, nil)
@@ -340,6 +344,33 @@ func (a *Agent) tell(ctx context.Context, findings []repair.Finding) {
 	for _, s := range []repair.State{repair.Converged, repair.Missing, repair.Changed, repair.Refused, repair.Waiting,
 		repair.Unknown} {
 		a.metrics.Pods.WithLabelValues(string(s)).Set(float64(count[s]))
+	}
+}
+
+// warn says which pods let a container pass as the proxy, or past it: each in the
+// metrics, and what is new in the log. Nearly every pod does that was not made with
+// this in mind, so it is no event.
+func (a *Agent) warn(ctx context.Context, findings []repair.Finding, specs map[string]podspec.Pod) {
+	count := map[string]int{}
+	now := map[string]string{}
+	for _, f := range findings {
+		spec, ok := specs[f.Pod.UID]
+		if f.Config.Backstop == "" || !ok {
+			continue // nobody knows what it asks for, or it has gone since
+		}
+		var texts []string
+		for _, w := range podspec.Lint(f.Config, spec) {
+			count[w.ID]++
+			texts = append(texts, w.String())
+		}
+		now[f.Pod.UID] = strings.Join(texts, "; ")
+		if len(texts) > 0 && a.warned[f.Pod.UID] != now[f.Pod.UID] {
+			a.log.InfoContext(ctx, "a container can pass as the proxy, or past it", "pod", f.Pod.String(), "warnings", texts)
+		}
+	}
+	a.warned = now
+	for _, w := range podspec.Hazards() {
+		a.metrics.Warnings.WithLabelValues(w.ID).Set(float64(count[w.ID]))
 	}
 }
 

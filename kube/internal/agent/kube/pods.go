@@ -90,11 +90,15 @@ func slim(o any) (any, error) {
 			Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
 		},
 		Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
-			RuntimeClassName: p.Spec.RuntimeClassName},
+			RuntimeClassName: p.Spec.RuntimeClassName, SecurityContext: p.Spec.SecurityContext,
+			ShareProcessNamespace: p.Spec.ShareProcessNamespace},
 		Status: corev1.PodStatus{Phase: p.Status.Phase},
 	}
 	for _, c := range p.Spec.InitContainers {
-		out.Spec.InitContainers = append(out.Spec.InitContainers, corev1.Container{Name: c.Name, Image: c.Image})
+		out.Spec.InitContainers = append(out.Spec.InitContainers, slimContainer(c))
+	}
+	for _, c := range p.Spec.Containers {
+		out.Spec.Containers = append(out.Spec.Containers, slimContainer(c))
 	}
 	return out, nil
 }

@@ -34,6 +34,9 @@ type Metrics struct {
 	Drift *prometheus.CounterVec
 	// Pods is how the last look found the pods that ask for interception.
 	Pods *prometheus.GaugeVec
+	// Warnings is how many of those pods the last look found something about that
+	// lets a container pass as the proxy or past it, by the warning's ID.
+	Warnings *prometheus.GaugeVec
 	// EventsDropped counts events that could not be written.
 	EventsDropped prometheus.Counter
 	// Ready is 1 while the agent is ready.
@@ -64,6 +67,9 @@ func New() *Metrics {
 		Pods: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "mesh_cni_pods", Help: "Pods of this node that ask for interception, as the last look found them."},
 			[]string{"state"}),
+		Warnings: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "mesh_cni_pod_warnings",
+			Help: "Pods that ask for interception and let a container pass as the proxy, or past it."}, []string{"warning"}),
 		EventsDropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mesh_cni_events_dropped_total", Help: "Kubernetes events that could not be written."}),
 		Ready:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_ready", Help: "1 while the agent is ready."}),
@@ -73,7 +79,7 @@ func New() *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_build_info", Help: "1, with what was built.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "revision": v.Revision, "goversion": v.Go}})
 	build.Set(1)
-	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.EventsDropped, m.Ready,
+	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.Warnings, m.EventsDropped, m.Ready,
 		build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What is to be alerted on is there before it first happens.

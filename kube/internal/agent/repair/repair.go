@@ -46,6 +46,8 @@ type Finding struct {
 	Pod    kube.Pod
 	State  State
 	Result Result
+	// Config is what it asks for. The zero Config: what it asks for cannot be done, or was not looked at.
+	Config intercept.Config
 	// Differences are those of Changed.
 	Differences []intercept.Difference
 	Err         error
@@ -148,6 +150,7 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 			fmt.Errorf("%s, which brings a network stack of its own: rules of the node's kernel would not be asked", why)
 		return f
 	}
+	f.Config = spec.Config
 	session, err := dataplane.Open(ctx,
 		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true})
 	if err == nil {
