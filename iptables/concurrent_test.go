@@ -150,7 +150,7 @@ func TestKilled(t *testing.T) {
 			rulesets = append(rulesets, rs)
 			w := map[ruleset.Family]program{}
 			for _, f := range families() {
-				w[f] = must(compile(rs, f, Standard, everyone()))
+				w[f] = must(compile(rs, f, Options{Variant: v}, everyone()))
 			}
 			want = append(want, w)
 		}

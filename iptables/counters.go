@@ -23,6 +23,7 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 		return nil, err
 	}
 	var counters []ruleset.Counter
+	places := map[ruleset.Counter]int{}
 	for _, f := range families() {
 		want := r.minimal(like, f)
 		for _, name := range tableNames() {
@@ -34,7 +35,7 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 					if !counts {
 						continue
 					}
-					counters = count(counters, ruleset.Counter{Chain: chain, Rule: id, Line: id.Line(), Reason: reason,
+					counters = count(counters, places, ruleset.Counter{Chain: chain, Rule: id, Line: id.Line(), Reason: reason,
 						Family: f.String(), Packets: s.packets, Bytes: s.bytes})
 				}
 			}
@@ -43,19 +44,18 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 	return counters, nil
 }
 
-// count appends a counter, or adds it to the last one if that is of the same rule.
-func count(counters []ruleset.Counter, c ruleset.Counter) []ruleset.Counter {
-	if len(counters) == 0 {
+// count appends a counter, or adds it to the one of the same rule, whose place is in places. What is known by its text
+// alone is added to the last one only.
+func count(counters []ruleset.Counter, places map[ruleset.Counter]int, c ruleset.Counter) []ruleset.Counter {
+	key := c
+	key.Packets, key.Bytes = 0, 0
+	i, known := places[key]
+	if !known || c.Rule == "" && i != len(counters)-1 {
+		places[key] = len(counters)
 		return append(counters, c)
 	}
-	last := &counters[len(counters)-1]
-	same := c
-	same.Packets, same.Bytes = last.Packets, last.Bytes
-	if same != *last {
-		return append(counters, c)
-	}
-	last.Packets += c.Packets
-	last.Bytes += c.Bytes
+	counters[i].Packets += c.Packets
+	counters[i].Bytes += c.Bytes
 	return counters
 }
 
@@ -66,7 +66,7 @@ func (r *Runner) minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
 	}
 	rules := *rs
 	rules.Routes = nil // others' business
-	p, err := compile(rules, f, Minimal, r.users)
+	p, err := compile(rules, f, Options{Variant: Legacy, Dialect: Minimal}, r.users)
 	if err != nil {
 		return program{family: f}
 	}

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -25,6 +26,12 @@ type lowering struct {
 	users ruleset.IDs
 	// older are the connections that the rules for them list.
 	older []ruleset.Tuple
+	// places are those of the chains in the table.
+	places map[string]int
+	// flag is true if packets are marked for a moment, so that the ways through the chains do not multiply.
+	flag bool
+	// lists are the rules with how long their lists are.
+	lists []list
 }
 
 func (l *lowering) comment(s string) string {
@@ -35,70 +42,106 @@ func (l *lowering) comment(s string) string {
 }
 
 // open begins a chain.
-func (l *lowering) open(name string) (*chain, error) {
+func (l *lowering) open(name string) error {
 	switch {
 	case len(name) > maxChainName:
-		return nil, fmt.Errorf("chain name %s has %d bytes, over %d", name, len(name), maxChainName)
+		return fmt.Errorf("chain name %s has %d bytes, over %d", name, len(name), maxChainName)
 	case strings.HasPrefix(name, specPrefix) || strings.HasPrefix(name, madePrefix):
-		return nil, fmt.Errorf("chain name %s is one that this backend needs", name)
-	case !isPlain(name):
-		return nil, fmt.Errorf("chain name %q: only letters, digits, _, - and . can be in it", name)
+		return fmt.Errorf("chain name %s is one that this backend needs", name)
+	case !isWord(name):
+		return fmt.Errorf("chain name %q: only letters, digits, _, - and . can be in it", name)
 	}
-	if slices.ContainsFunc(l.table.chains, func(c chain) bool { return c.name == name }) {
-		return nil, fmt.Errorf("chain name %s is taken", name)
+	if _, taken := l.places[name]; taken {
+		return fmt.Errorf("chain name %s is taken", name)
 	}
+	l.places[name] = len(l.table.chains)
 	l.table.chains = append(l.table.chains, chain{name: name})
-	return &l.table.chains[len(l.table.chains)-1], nil
+	return nil
 }
 
-// isPlain reports whether a name can stand in the text as it is.
-func isPlain(name string) bool {
+// isWord reports whether a name can stand in the text as it is.
+func isWord(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_-.", r)
 	})
 }
 
+// piece is a rule of a chain, taken apart.
+type piece struct {
+	lowered
+	// like is what its rules in the kernel are, but for their words.
+	like rule
+	// leaves is true if the packets that it is about go on elsewhere, and passes if they go on with the rules after it,
+	// with the mark that they have.
+	leaves, passes bool
+	// marks is true if they go on with the rules after it, and may have another mark then.
+	marks bool
+}
+
 // chain lowers a chain. A rule that xtables cannot say in a few plain ones ends its chain, and the rules after it stand
 // in another: NAME_1, NAME_2, …
 func (l *lowering) chain(c ruleset.Chain) error {
-	name := chainName(c.Name)
-	parts := 0
-	part := func() string {
-		parts++
-		return name + "_" + strconv.Itoa(parts)
-	}
-	here := name
-	if _, err := l.open(here); err != nil {
+	here := chainName(c.Name)
+	if err := l.open(here); err != nil {
 		return err
 	}
+	parts := 0
+	part := func() (string, error) {
+		parts++
+		name := chainName(c.Name) + "_" + strconv.Itoa(parts)
+		return name, l.open(name)
+	}
+	var pieces []piece
 	for _, r := range c.Rules {
-		lowered, ok := r.For(l.family)
-		if !ok {
-			continue
-		}
-		alternatives, err := l.alternatives(lowered)
-		if err == nil && strings.ContainsFunc(r.Comment(), unicode.IsControl) {
-			err = errors.New("its comment has a control character, which would end the line")
-		}
-		if err == nil {
-			like := rule{comment: l.comment(r.Comment()), id: r.ID, reason: r.Reason, moment: alternatives.moment}
-			if like.moment {
-				l.table.moments = append(l.table.moments, r.ID)
-			}
-			here, err = l.rule(here, part, alternatives, like)
-		}
+		p, ok, err := l.piece(r)
 		if err != nil {
 			return &ruleset.RuleError{Chain: c.Name, Rule: r.ID, Err: err}
 		}
+		if !ok {
+			continue
+		}
+		pieces = append(pieces, p)
+		l.lists = append(l.lists, list{c.Name, r.ID, r.Reason, p.items()})
 	}
-	return nil
+	if l.flag {
+		return l.withFlag(here, pieces, part)
+	}
+	return l.inParts(here, pieces, part)
+}
+
+// piece takes a rule apart. ok is false if no packet can meet it.
+func (l *lowering) piece(r ruleset.Rule) (p piece, ok bool, err error) {
+	of, ok := r.For(l.family)
+	if !ok {
+		return piece{}, false, nil
+	}
+	if p.lowered, err = l.alternatives(of); err != nil {
+		return piece{}, false, err
+	}
+	if strings.ContainsFunc(r.Comment(), unicode.IsControl) {
+		return piece{}, false, errors.New("its comment has a control character, which would end the line")
+	}
+	p.like = rule{comment: l.comment(r.Comment()), id: r.ID, reason: r.Reason, moment: p.moment}
+	if p.moment {
+		l.table.moments = append(l.table.moments, r.ID)
+	}
+	switch r.Target.(type) {
+	case ruleset.Return, ruleset.Goto:
+		p.leaves = true
+	case ruleset.SetConnMark, ruleset.CTZone:
+		p.passes = true
+	case ruleset.Jump, ruleset.SetMark:
+		p.marks = true
+	case ruleset.Accept, ruleset.Drop, ruleset.Reject, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy:
+	}
+	return p, !p.never, nil
 }
 
 // add appends a rule like another to a chain, with words of its own.
 func (l *lowering) add(chainName string, like rule, words ...[]string) {
-	i := slices.IndexFunc(l.table.chains, func(c chain) bool { return c.name == chainName })
 	like.words = slices.Concat(words...)
-	l.table.chains[i].rules = append(l.table.chains[i].rules, like)
+	c := &l.table.chains[l.places[chainName]]
+	c.rules = append(c.rules, like)
 }
 
 // lowered is a rule in the pieces that rules of xtables are put together from.
@@ -124,54 +167,72 @@ type lowered struct {
 // rules add up instead.
 const maxProduct = 8
 
-// rule appends a rule to the chain here and returns the chain in which the next one goes. What it becomes is like
-// the rule given, but for its words.
-func (l *lowering) rule(here string, part func() string, a lowered, like rule) (string, error) {
-	if a.never {
-		return here, nil
+// items is how many items the rule's lists have.
+func (a lowered) items() int {
+	n := len(a.nots)
+	for _, list := range a.lists {
+		n += len(list)
 	}
+	return n
+}
+
+// isPlain reports whether the rule is a few rules in the chain that it stands in.
+func (a lowered) isPlain() bool {
+	return len(a.nots) == 0 && (len(a.lists) <= 1 || a.product() <= maxProduct)
+}
+
+// product is how many combinations of items the lists have.
+func (a lowered) product() int {
 	product := 1
 	for _, list := range a.lists {
 		product *= len(list)
 	}
-	if len(a.nots) == 0 && (len(a.lists) <= 1 || product <= maxProduct) {
-		l.multiply(here, a, like)
-		return here, nil
-	}
-	// What is on a negated list, and what is on none of an asked for one, goes on with the rules that follow. They get
-	// a chain of their own, since a rule further down the way has to get there without coming back.
-	chains := []string{here}
-	for range max(len(a.lists)-1, 0) {
-		chains = append(chains, part())
-	}
-	rest := part()
-	for _, name := range append(chains[1:], rest) {
-		if _, err := l.open(name); err != nil {
-			return "", err
-		}
-	}
+	return product
+}
+
+// inParts appends the rules of a chain. Where they cannot be plain they go on in the next part of it: what is on a
+// negated list, and what is on none of an asked for one. That is a chain of its own, since a rule further down the way
+// has to get there without coming back.
+func (l *lowering) inParts(here string, pieces []piece, part func() (string, error)) error {
 	follow := rule{comment: l.comment(plumbing)}
-	for _, p := range a.protos {
-		for _, item := range a.nots {
-			l.add(here, follow, p, item, []string{"-g", rest})
+	for _, a := range pieces {
+		if a.isPlain() {
+			l.multiply(here, a.lowered, a.like)
+			continue
 		}
+		chains := []string{here}
+		for range max(len(a.lists), 1) {
+			next, err := part()
+			if err != nil {
+				return err
+			}
+			chains = append(chains, next)
+		}
+		rest := chains[len(chains)-1]
+		chains = chains[:len(chains)-1]
+		for _, p := range a.protos {
+			for _, item := range a.nots {
+				l.add(here, follow, p, item, []string{"-g", rest})
+			}
+		}
+		for i, name := range chains {
+			last := i == len(chains)-1
+			switch {
+			case last && len(a.lists) == 0:
+				l.multiply(name, a.lowered, a.like)
+			case last:
+				l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i:], target: a.target}, a.like)
+			default:
+				next := []string{"-g", chains[i+1]}
+				l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i : i+1], target: next}, follow)
+			}
+			if !last || !a.unconditional() {
+				l.add(name, follow, []string{"-g", rest})
+			}
+		}
+		here = rest
 	}
-	for i, name := range chains {
-		last := i == len(chains)-1
-		switch {
-		case last && len(a.lists) == 0:
-			l.multiply(name, a, like)
-		case last:
-			l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i:], target: a.target}, like)
-		default:
-			next := []string{"-g", chains[i+1]}
-			l.multiply(name, lowered{protos: a.protos, fixed: a.fixed, lists: a.lists[i : i+1], target: next}, follow)
-		}
-		if !last || !a.unconditional() {
-			l.add(name, follow, []string{"-g", rest})
-		}
-	}
-	return rest, nil
+	return nil
 }
 
 // unconditional reports whether the rule decides about every packet that is on none of its negated lists.
@@ -239,6 +300,8 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 			return lowered{}, fmt.Errorf("%w for %s beside addresses, ports and other lists", ruleset.ErrUnsupported, of)
 		}
 	}
+	// What the first list does not have on it need not meet the others.
+	slices.SortStableFunc(a.lists, func(x, y [][]string) int { return cmp.Compare(len(x), len(y)) })
 	var err error
 	a.target, err = l.target(r)
 	return a, err

@@ -288,6 +288,12 @@ type run struct {
 
 // trace says what xtables does with the packet.
 func (m *machine) trace(p ruleset.Packet) (ruleset.Trace, error) {
+	r, err := m.follow(p)
+	return r.out, err
+}
+
+// follow takes the packet through the tables.
+func (m *machine) follow(p ruleset.Packet) (run, error) {
 	if p.State == 0 {
 		p.State = ruleset.CTNew
 	}
@@ -335,13 +341,13 @@ func (m *machine) trace(p ruleset.Packet) (ruleset.Trace, error) {
 		r.builtin = s.chain
 		v, err := r.chain(m.tables[s.table], s.chain)
 		if err != nil {
-			return r.out, fmt.Errorf("table %s: %w", s.table, err)
+			return r, fmt.Errorf("table %s: %w", s.table, err)
 		}
 		if v == stops {
 			break
 		}
 	}
-	return r.out, nil
+	return r, nil
 }
 
 type ends uint8
@@ -402,7 +408,7 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, ruleset.Fate{})
 		return accepts, true, nil
 	case "RETURN":
-		if !r.silent {
+		if !r.silent && rule.comment != plumbing { // which comes back from what a rule asks in a chain of its own
 			r.decide(rule, ruleset.Fate{})
 		}
 		return returns, true, nil
@@ -451,10 +457,18 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		if !strings.HasPrefix(name, "MESH_") {
 			return 0, false, fmt.Errorf("unknown target %s", name)
 		}
+		if id, _ := ruleset.ParseComment(rule.comment); id != "" && isFlipper(table[name]) && !r.silent {
+			r.decide(rule, ruleset.Fate{}) // it leaves, and takes the flag away
+		}
 		v, err := r.chain(table, name)
 		// After -g a chain that returns does so for the one it was reached from.
 		return v, v != returns || rule.target[0] == "-g", err
 	}
+}
+
+// isFlipper tells the chain that does nothing but flip a bit of the mark.
+func isFlipper(rules []xrule) bool {
+	return len(rules) == 1 && rules[0].target[1] == "MARK" && rules[0].comment == plumbing
 }
 
 // markOf reads VALUE or VALUE/MASK.

@@ -84,7 +84,7 @@ const (
 )
 
 // compile lowers a Ruleset for one family, for the users that there are. It decides nothing about packets.
-func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect, users ruleset.IDs) (program, error) {
+func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs) (program, error) {
 	if err := rs.Check(); err != nil {
 		return program{}, err
 	}
@@ -100,42 +100,65 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, d Dialect, users ruleset.IDs)
 		return program{}, err
 	}
 	for _, name := range tableNames() {
-		l := lowering{family: f, dialect: d, table: table{name: name}, users: users, older: rs.Older}
-		for _, c := range rs.Chains {
-			l.hooks = homes[c.Name][name]
-			if len(l.hooks) == 0 {
-				continue
-			}
-			if err := l.chain(c); err != nil {
+		l := lowering{family: f, dialect: o.dialect(), users: users}
+		if err := l.fill(name, rs, homes); err != nil {
+			return program{}, err
+		}
+		walked := o.Variant != Legacy // its kernel side meets each rule once
+		w := l.table.walk()
+		if walked && o.dialect() == Standard && !w.isEasy() {
+			flagged := lowering{family: f, dialect: o.dialect(), users: users, flag: true}
+			if err := flagged.fill(name, rs, homes); err != nil {
 				return program{}, err
 			}
-			if c.Hook == 0 {
-				continue
+			if less := flagged.table.walk(); less.visits < w.visits {
+				l, w = flagged, less
 			}
-			j := jump{builtin: strings.ToUpper(c.Hook.String()), chain: chainName(c.Name), comment: l.comment("Intercept")}
-			if slices.ContainsFunc(l.table.jumps, func(other jump) bool { return other.builtin == j.builtin }) {
-				return program{}, fmt.Errorf("chain %s: %w for a second base chain at hook %s, priority %d",
-					c.Name, ruleset.ErrUnsupported, c.Hook, c.Priority)
-			}
-			l.table.jumps = append(l.table.jumps, j)
-		}
-		if l.zones && l.others != nil {
-			// xt_CT leaves a packet alone that has a zone, so the first one counts; but evaluation goes on, and other
-			// targets have effect.
-			return program{}, fmt.Errorf("%w: xtables goes on after it has chosen a zone, so %s cannot be in its raw table, too",
-				ruleset.ErrUnsupported, l.others)
 		}
 		if len(l.table.chains) == 0 {
 			continue
 		}
-		if size := l.table.size(f); d == Minimal && size > maxMinimal {
+		if size := l.table.size(f); o.dialect() == Minimal && size > maxMinimal {
 			return program{}, fmt.Errorf("%s, table %s: %w: its rules take %d bytes, and kernels that need the minimal dialect "+
 				"take %d; exclude fewer ports and CIDRs, or use another backend", f, name, ruleset.ErrUnsupported, size, maxMinimal)
+		}
+		if walked && !w.isPossible() {
+			return program{}, l.tooMuch(w)
 		}
 		l.table.chains = append(l.table.chains, chain{name: l.table.fingerprint()})
 		p.tables = append(p.tables, l.table)
 	}
 	return p, nil
+}
+
+// fill builds a table of what rs has in it.
+func (l *lowering) fill(name string, rs ruleset.Ruleset, homes map[string]map[string][]ruleset.Hook) error {
+	l.table, l.older, l.places = table{name: name}, rs.Older, map[string]int{}
+	for _, c := range rs.Chains {
+		l.hooks = homes[c.Name][name]
+		if len(l.hooks) == 0 {
+			continue
+		}
+		if err := l.chain(c); err != nil {
+			return err
+		}
+		if c.Hook == 0 {
+			continue
+		}
+		j := jump{builtin: strings.ToUpper(c.Hook.String()), chain: chainName(c.Name), comment: l.comment("Intercept")}
+		if slices.ContainsFunc(l.table.jumps, func(other jump) bool { return other.builtin == j.builtin }) {
+			return fmt.Errorf("chain %s: %w for a second base chain at hook %s, priority %d",
+				c.Name, ruleset.ErrUnsupported, c.Hook, c.Priority)
+		}
+		l.table.jumps = append(l.table.jumps, j)
+	}
+	if l.zones && l.others != nil {
+		// xt_CT leaves a packet alone that has a zone, so the first one counts; but evaluation goes on, and other
+		// targets have effect.
+		return fmt.Errorf("%w: xtables goes on after it has chosen a zone, so %s cannot be in its raw table, too",
+			ruleset.ErrUnsupported, l.others)
+	}
+	return nil
 }
 
 func chainName(name string) string { return prefix + strings.ToUpper(name) }

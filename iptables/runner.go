@@ -110,7 +110,7 @@ func Open(o Options) (*Runner, error) {
 func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error) {
 	want := map[ruleset.Family]program{}
 	for _, f := range families() {
-		p, err := compile(rs, f, r.o.dialect(), r.users)
+		p, err := compile(rs, f, r.o, r.users)
 		if err != nil {
 			return nil, err
 		}

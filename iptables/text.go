@@ -42,7 +42,7 @@ func restoreName(f ruleset.Family) string {
 func Render(rs ruleset.Ruleset, o Options) ([]Input, error) {
 	var inputs []Input
 	for _, f := range rs.Families {
-		p, err := compile(rs, f, o.dialect(), everyone())
+		p, err := compile(rs, f, o, everyone())
 		if err != nil {
 			return nil, err
 		}

@@ -186,7 +186,7 @@ func TestSize(t *testing.T) {
 		s := newSite(t, Options{Variant: Legacy, Dialect: Minimal})
 		s.mustApply(t, rs, ruleset.Created)
 		for _, f := range rs.Families {
-			p, err := compile(rs, f, Minimal, everyone())
+			p, err := compile(rs, f, Options{Variant: Legacy, Dialect: Minimal}, everyone())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -343,7 +343,7 @@ func FuzzListing(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	p, err := compile(rs, ruleset.IPv4, Standard, everyone())
+	p, err := compile(rs, ruleset.IPv4, Options{}, everyone())
 	if err != nil {
 		f.Fatal(err)
 	}
