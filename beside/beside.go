@@ -45,15 +45,18 @@ type Chain struct {
 // Rule is what a rule does, and where it leads.
 type Rule struct {
 	// Handle is nf_tables' number of the rule in its table.
-	Handle uint64
-	Acts   []Act
+	Handle  uint64
+	Comment string
+	Acts    []Act
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool
 }
 
-// Does reports whether the rule leads on or does something.
-func (r Rule) Does() bool { return len(r.Acts) > 0 || len(r.To) > 0 || r.Mapped }
+// Matters reports whether the rule leads on or does something, or is known by its comment to be somebody's.
+func (r Rule) Matters() bool {
+	return len(r.Acts) > 0 || len(r.To) > 0 || r.Mapped || len(ownersOf(name{comment: r.Comment})) > 0
+}
 
 // Ours says where rules of ours stand.
 type Ours struct {
@@ -142,18 +145,13 @@ func Survey(chains []Chain, ours Ours) []Foreign {
 		}
 		before, after, shared := c.split(ours)
 		for i, rules := range [][]Rule{before, after} {
-			part := t.reach(c, rules)
-			if i == 1 && shared {
-				part.asked = After
-			} else {
-				part.asked = c.asked(ours)
-				if shared {
-					part.asked = Before
-				}
-			}
-			drops := c.Drops && (i == 1 || !shared)
+			drops := c.Drops && i == 1 // at its end
 			if len(rules) == 0 && !drops {
 				continue
+			}
+			part := t.reach(c, rules)
+			if part.asked = c.asked(ours); shared {
+				part.asked = []Asked{Before, After}[i]
 			}
 			all = append(all, part.foreign(c, drops))
 		}
@@ -246,12 +244,12 @@ func (t tables) reach(c Chain, rules []Rule) part {
 	var p part
 	in := t[tableKey{c.Legacy, c.Family, c.Table}]
 	seen := map[string]bool{}
-	p.add(ownersOf(c.Table, ""))
+	p.add(ownersOf(name{table: c.Table}))
 	todo, mapped := [][]Rule{rules}, false
-	visit := func(name string) {
-		if next, there := in[name]; there && !seen[name] {
-			seen[name] = true
-			p.add(ownersOf("", name))
+	visit := func(to string) {
+		if next, there := in[to]; there && !seen[to] {
+			seen[to] = true
+			p.add(ownersOf(name{chain: to}))
 			todo = append(todo, next.Rules)
 		}
 	}
@@ -259,19 +257,20 @@ func (t tables) reach(c Chain, rules []Rule) part {
 		rules := todo[0]
 		todo = todo[1:]
 		for _, r := range rules {
+			p.add(ownersOf(name{comment: r.Comment}))
 			for _, a := range r.Acts {
 				if !slices.Contains(p.acts, a) {
 					p.acts = append(p.acts, a)
 				}
 			}
-			for _, name := range r.To {
-				visit(name)
+			for _, to := range r.To {
+				visit(to)
 			}
 			if r.Mapped && !mapped {
 				mapped = true
-				for name, next := range in {
+				for to, next := range in {
 					if !next.Base {
-						visit(name)
+						visit(to)
 					}
 				}
 			}
@@ -327,11 +326,15 @@ func (p part) effect(c Chain) Effect {
 
 // Name says which chain it is, as nft and iptables name it.
 func (f Foreign) Name() string {
+	return Chain{Legacy: f.Legacy, Family: f.Family, Table: f.Table, Name: f.Chain}.name()
+}
+
+func (c Chain) name() string {
 	table := "table"
-	if f.Legacy {
+	if c.Legacy {
 		table = "legacy table"
 	}
-	return fmt.Sprintf("chain %s of %s %s %s", f.Chain, table, f.Family, f.Table)
+	return fmt.Sprintf("chain %s of %s %s %s", c.Name, table, c.Family, c.Table)
 }
 
 // IsOfMesh reports whether rules of another mesh are in it.
@@ -359,11 +362,11 @@ func (f Foreign) Says() string {
 		return "chooses conntrack zones: a lookup in a zone of its choice can lose its answer"
 	case NeverReached:
 		if f.IsOfMesh() {
-			return "is never asked of what is captured; what ours let go it captures for its own proxy"
+			return "captures what ours let go, for a proxy of its own"
 		}
-		return "is never asked of what is captured; it translates what ours let go"
+		return "translates only what ours let go"
 	case Asleep:
-		return "is not asked: its table is dormant"
+		return "is of a dormant table, and not asked"
 	case Harmless:
 	}
 	return "does nothing to where packets go"

@@ -1,56 +1,65 @@
 package beside
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // owner is somebody whose tables and chains are known by their names.
 type owner struct {
 	name string
 	mesh string // the Name of the mesh that it is, or ""
-	// tables and chains are how names begin.
-	tables, chains []string
+	// tables, chains and comments are how their names begin.
+	tables, chains, comments []string
 }
 
 // owners is the one table of those who are known. Sources: the rules that their programs write.
 func owners() []owner {
 	return []owner{
-		{"Istio", "istio", []string{"istio-proxy-", "istio-ambient-"}, []string{"ISTIO_"}},
-		{"Linkerd", "linkerd", nil, []string{"PROXY_INIT_"}},
-		{"Kuma", "kuma", nil, []string{"KUMA_"}},
-		{"Consul", "consul", []string{"consul"}, []string{"CONSUL_"}},
-		{"Open Service Mesh", "osm", nil, []string{"OSM_PROXY_"}},
-		{"AWS App Mesh", "app-mesh", nil, []string{"APPMESH_"}},
-		{"Antrea", "", []string{"antrea"}, []string{"ANTREA-"}},
-		{"AWS VPC CNI", "", nil, []string{"AWS-"}},
-		{"Calico", "", []string{"calico"}, []string{"cali-", "felix-"}},
-		{"Cilium", "", []string{"cilium"}, []string{"CILIUM_", "OLD_CILIUM_"}},
-		{"CNI portmap", "", []string{"cni_hostport"}, []string{"CNI-"}},
-		{"Docker", "", []string{"docker-"}, []string{"DOCKER"}},
-		{"firewalld", "", []string{"firewalld"}, []string{"PREROUTING_ZONES", "INPUT_ZONES", "FORWARD_ZONES", "OUTPUT_direct"}},
-		{"Flannel", "", []string{"flannel-"}, []string{"FLANNEL-"}},
-		{"kube-proxy", "", []string{"kube-proxy"}, []string{"KUBE-"}},
-		{"libvirt", "", []string{"libvirt_network"}, []string{"LIBVIRT_"}},
-		{"NetBird", "", []string{"netbird"}, []string{"NETBIRD-", "netbird-"}},
-		{"Podman", "", []string{"netavark"}, []string{"NETAVARK"}},
-		{"systemd", "", []string{"io.systemd.nat"}, nil},
-		{"Tailscale", "", nil, []string{"ts-"}},
-		{"ufw", "", nil, []string{"ufw-", "ufw6-"}},
-		{"Weave Net", "", nil, []string{"WEAVE"}},
+		{"Istio", "istio", []string{"istio-proxy-", "istio-ambient-"}, []string{"ISTIO_"}, nil},
+		{"Linkerd", "linkerd", nil, []string{"PROXY_INIT_"}, []string{"proxy-init/"}},
+		{"Kuma", "kuma", nil, []string{"KUMA_"}, []string{"kuma/mesh/transparent/proxy"}},
+		{"Consul", "consul", []string{"consul"}, []string{"CONSUL_"}, nil},
+		{"Open Service Mesh", "osm", nil, []string{"OSM_PROXY_"}, nil},
+		{"AWS App Mesh", "app-mesh", nil, []string{"APPMESH_"}, nil},
+		{"Antrea", "", []string{"antrea"}, []string{"ANTREA-"}, nil},
+		{"AWS VPC CNI", "", nil, []string{"AWS-"}, nil},
+		{"Calico", "", []string{"calico"}, []string{"cali-", "felix-"}, nil},
+		{"Cilium", "", []string{"cilium"}, []string{"CILIUM_", "OLD_CILIUM_"}, []string{"cilium"}},
+		{"CNI portmap", "", []string{"cni_hostport"}, []string{"CNI-"}, nil},
+		{"Docker", "", []string{"docker-"}, []string{"DOCKER"}, nil},
+		{"firewalld", "", []string{"firewalld"},
+			[]string{"PREROUTING_ZONES", "INPUT_ZONES", "FORWARD_ZONES", "PREROUTING_direct", "OUTPUT_direct"}, nil},
+		{"Flannel", "", []string{"flannel-"}, []string{"FLANNEL-"}, nil},
+		{"kube-proxy", "", []string{"kube-proxy"}, []string{"KUBE-"}, []string{"kubernetes "}},
+		{"libvirt", "", []string{"libvirt_network"}, []string{"LIBVIRT_"}, nil},
+		{"NetBird", "", []string{"netbird"}, []string{"NETBIRD-", "netbird-"}, nil},
+		{"Podman", "", []string{"netavark"}, []string{"NETAVARK"}, nil},
+		{"systemd", "", []string{"io.systemd.nat"}, nil, nil},
+		{"Tailscale", "", nil, []string{"ts-"}, nil},
+		{"ufw", "", nil, []string{"ufw-", "ufw6-"}, nil},
+		{"Weave Net", "", nil, []string{"WEAVE"}, nil},
 	}
+}
+
+// name is what somebody has given a name: one of these.
+type name struct{ table, chain, comment string }
+
+func (n name) isOf(o owner) bool {
+	return beginsWith(n.table, o.tables) || beginsWith(n.chain, o.chains) || beginsWith(n.comment, o.comments)
 }
 
 func beginsWith(name string, prefixes []string) bool {
-	for _, p := range prefixes {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// ownersOf returns those who give a table, or a chain, this name.
-func ownersOf(table, chain string) (all []owner) {
+// ownersOf returns those who give such names.
+func ownersOf(n name) (all []owner) {
+	if n == (name{}) {
+		return nil
+	}
 	for _, o := range owners() {
-		if table != "" && beginsWith(table, o.tables) || chain != "" && beginsWith(chain, o.chains) {
+		if n.isOf(o) {
 			all = append(all, o)
 		}
 	}
@@ -91,9 +100,3 @@ func MeshOf(name string) (Mesh, bool) {
 	}
 	return Mesh{}, false
 }
-
-// HasTable and HasChain report whether a table, or a chain of any table, of this name is the mesh's.
-func (m Mesh) HasTable(name string) bool { return beginsWith(name, m.owner.tables) }
-
-// HasChain is HasTable for the name of a chain.
-func (m Mesh) HasChain(name string) bool { return beginsWith(name, m.owner.chains) }

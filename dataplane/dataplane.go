@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -127,6 +128,11 @@ func (p Pod) Verify(ctx context.Context, c intercept.Config) ([]Verdict, error) 
 func (p Pod) Foreign(ctx context.Context) (Foreign, error) {
 	p.AllowHostNetNS = true
 	return once(ctx, p, func(s *Session) (Foreign, error) { return s.Foreign(ctx) })
+}
+
+// RemoveForeign is [Session.RemoveForeign] in a session of its own.
+func (p Pod) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (Removal, error) {
+	return once(ctx, p, func(s *Session) (Removal, error) { return s.RemoveForeign(ctx, m, dryRun) })
 }
 
 // Probe is [Session.Probe] in a session of its own. It is allowed in the host's network namespace: it writes nothing.

@@ -47,7 +47,12 @@ func (e *OtherMeshError) Error() string {
 	for _, m := range e.Meshes {
 		titles = append(titles, m.Title)
 	}
-	for _, c := range e.Chains {
+	const most = 3
+	for i, c := range e.Chains {
+		if i == most {
+			chains = append(chains, fmt.Sprintf("and from %d more", len(e.Chains)-most))
+			break
+		}
 		chains = append(chains, c.Name())
 	}
 	return fmt.Sprintf("%s: %s, asked from %s", ErrOtherMesh, strings.Join(titles, ", "), strings.Join(chains, ", "))
@@ -175,6 +180,61 @@ func (s *space) refuseDormant() error {
 		if c.Dormant && c.Name == "" && (c.Family == "ip" || c.Family == "ip6") && iptables.IsTable(c.Table) {
 			return fmt.Errorf("%w: %s; or use the backend nft", ruleset.ErrUnsupported, dormantTable(c.Family+" "+c.Table))
 		}
+	}
+	return nil
+}
+
+// Removal is what RemoveForeign takes out, a line for each part.
+type Removal struct {
+	Parts []string `json:"parts"`
+	// Removed is false after a dry run, and where there is nothing.
+	Removed bool `json:"removed"`
+}
+
+// RemoveForeign takes the rules of another mesh out of the namespace, by the names that its chains, tables and comments
+// have: of all tables and families, or of none. What has no name of its own stays. A dry run says what would go. The error
+// is a [*beside.ReferenceError] if somebody else's rule leads to a chain of the mesh.
+func (s *Session) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (out Removal, err error) {
+	err = s.locked(ctx, func() error {
+		chains, err := s.space.allForeign()
+		if err != nil {
+			return fmt.Errorf("not all rules could be listed, so none is removed: %w", err)
+		}
+		r, err := m.Removal(chains)
+		out.Parts = append([]string{}, r.Lines()...)
+		if err != nil || dryRun || r.IsEmpty() {
+			return err
+		}
+		out.Removed = true
+		return s.space.removeForeign(ctx, m, r)
+	})
+	out.Removed = out.Removed && err == nil
+	return out, err
+}
+
+// removeForeign takes out the part of legacy xtables, which can be put back, and then that of nf_tables in one transaction.
+func (s *space) removeForeign(ctx context.Context, m beside.Mesh, r beside.Removal) error {
+	var done effects
+	if !r.Of(true).IsEmpty() {
+		x, err := s.iptables(iptables.Legacy)
+		if err != nil {
+			return fmt.Errorf("%s has rules of iptables-legacy, which takes its programs to remove: %w", m.Title, err)
+		}
+		undo, err := x.RemoveForeign(ctx, m)
+		if err != nil {
+			return err
+		}
+		done = append(done, effect{"the removal of rules of iptables-legacy", undo})
+	}
+	if r.Of(false).IsEmpty() {
+		return nil
+	}
+	c, err := s.nft()
+	if err == nil {
+		_, err = c.RemoveForeign(ctx, m.Removal)
+	}
+	if err != nil {
+		return done.undo(err)
 	}
 	return nil
 }

@@ -15,6 +15,8 @@ type entry struct {
 	at     int
 	target string
 	info   []byte // what the target is given
+	// comment is that of the match of this name, which iptables -m comment adds.
+	comment string
 }
 
 // legacyChains reads the chains of a table. What cannot be an entry ends it.
@@ -70,7 +72,7 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 		r, drops := e.rule(names)
 		if policies[e.at] {
 			c.Drops = drops
-		} else if r.Does() {
+		} else if r.Matters() {
 			c.Rules = append(c.Rules, r)
 		}
 	}
@@ -113,10 +115,27 @@ func readEntries(f ruleset.Family, blob []byte) []entry {
 		}
 		t := blob[at+target : at+next]
 		name, _, _ := bytes.Cut(t[nameAt:nameAt+nameSize], []byte{0})
-		all = append(all, entry{at, string(name), t[targetHead:]})
+		all = append(all, entry{at, string(name), t[targetHead:], readComment(blob[at+head : at+target])})
 		at += next
 	}
 	return all
+}
+
+// readComment looks for a comment among the matches of an entry (struct xt_entry_match, which is like that of a target).
+func readComment(matches []byte) string {
+	const head, nameAt, nameSize = 32, 2, 29
+	for len(matches) >= head {
+		size := int(binary.NativeEndian.Uint16(matches))
+		if size < head || size > len(matches) {
+			break
+		}
+		if name, _, _ := bytes.Cut(matches[nameAt:nameAt+nameSize], []byte{0}); string(name) == "comment" {
+			comment, _, _ := bytes.Cut(matches[head:size], []byte{0})
+			return string(comment)
+		}
+		matches = matches[size:]
+	}
+	return ""
 }
 
 // chainHead returns the name of the chain of which this is the head.
@@ -131,6 +150,7 @@ func (e entry) chainHead() (name string, is bool) {
 // rule returns what an entry does. names are those of chains by the offset of their first rule. drops is true if the
 // verdict is to drop.
 func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
+	r.Comment = e.comment
 	if e.target != "" { // the standard target has no name
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}

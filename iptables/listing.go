@@ -1,11 +1,13 @@
 package iptables
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -142,6 +144,28 @@ func (l listing) foreign(f ruleset.Family) error {
 	}
 	return nil
 }
+
+// references reports rules of others that lead to our chains, which then cannot be removed.
+func (l listing) references(f ruleset.Family) error {
+	var errs []error
+	for _, t := range l {
+		for _, c := range t.chains {
+			for _, r := range c.rules {
+				if strings.HasPrefix(c.name, prefix) || !r.isJump() || c.builtin && r.isPlainJump() {
+					continue
+				}
+				words := split(r.spec)
+				errs = append(errs, &beside.ReferenceError{
+					In: fmt.Sprintf("chain %s of table %s, %s,", c.name, t.name, f), Rule: "-A " + c.name + " " + r.spec,
+					To: words[slices.IndexFunc(words, func(w string) bool { return w == "-j" || w == "-g" })+1]})
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// isPlainJump reports whether a jump is without conditions, as ours are.
+func (r savedRule) isPlainJump() bool { return strings.HasPrefix(r.key().Body, "-j ") }
 
 // isJump reports whether the rule leads to a chain of ours.
 func (r savedRule) isJump() bool {

@@ -194,6 +194,11 @@ func (r *Runner) Remove(ctx context.Context) (removed bool, err error) {
 		return false, err
 	}
 	for _, f := range families() {
+		if err := before[f].references(f); err != nil {
+			return false, fmt.Errorf("remove the rules: %w", err)
+		}
+	}
+	for _, f := range families() {
 		if !before[f].isOurs() {
 			continue
 		}

@@ -3,11 +3,16 @@
 package nft
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/beside"
@@ -71,11 +76,13 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 				if len(data) == 8 {
 					r.Handle = binary.BigEndian.Uint64(data)
 				}
+			case unix.NFTA_RULE_USERDATA:
+				r.Comment, _ = userdata.GetString(data, userdata.TypeComment)
 			case unix.NFTA_RULE_EXPRESSIONS:
 				readActs(&r, data)
 			}
 		}
-		if i, known := index[in]; known && r.Does() {
+		if i, known := index[in]; known && r.Matters() {
 			chains[i].Rules = append(chains[i].Rules, r)
 		}
 		return nil
@@ -132,6 +139,10 @@ func readActs(r *beside.Rule, list []byte) {
 			r.Mapped = r.Mapped || is(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
 		case "immediate":
 			readVerdict(r, values[unix.NFTA_IMMEDIATE_DATA], add)
+		case "match": // of xtables
+			if zeroTerminated(values[unix.NFTA_MATCH_NAME]) == "comment" {
+				r.Comment = zeroTerminated(values[matchInfo])
+			}
 		case "target": // of xtables
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				add(a)
@@ -142,6 +153,7 @@ func readActs(r *beside.Rule, list []byte) {
 
 const (
 	targetInfo = 3 // NFTA_TARGET_INFO
+	matchInfo  = 3 // NFTA_MATCH_INFO
 	nfDrop     = 0 // NF_DROP
 )
 
@@ -160,4 +172,66 @@ func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
 			}
 		}
 	}
+}
+
+func (conn *Conn) removeForeign(ctx context.Context,
+	plan func([]beside.Chain) (beside.Removal, error)) (r beside.Removal, err error) {
+	for range maxAttempts {
+		if err := ctx.Err(); err != nil {
+			return r, err
+		}
+		generation, err := conn.generation()
+		if err != nil {
+			return r, err
+		}
+		chains, err := conn.foreignChains()
+		if err == nil {
+			err = conn.foreignRules(chains)
+		}
+		if err != nil {
+			return r, err
+		}
+		if r, err = plan(chains); err != nil || r.IsEmpty() {
+			return r, err
+		}
+		var t batch
+		t.removeForeign(r)
+		err = conn.commit(&t, generation)
+		if !errors.Is(err, unix.ERESTART) {
+			return r, explain(err, "remove the rules of others")
+		}
+	}
+	return r, fmt.Errorf("remove the rules of others: the tables changed under %d attempts; another program keeps writing "+
+		"them", maxAttempts)
+}
+
+// removeForeign takes out rules first, and chains when no rule leads to them any more.
+func (b *batch) removeForeign(r beside.Removal) {
+	in := func(c beside.Chain, table, chain uint16) []netlink.Attribute {
+		return []netlink.Attribute{text(table, c.Table), text(chain, c.Name)}
+	}
+	for _, rule := range r.Rules {
+		handle := netlink.Attribute{Type: unix.NFTA_RULE_HANDLE, Data: binary.BigEndian.AppendUint64(nil, rule.Handle)}
+		b.add(unix.NFT_MSG_DELRULE, 0, familyOf(rule.In),
+			append(in(rule.In, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), handle)...)
+	}
+	for _, c := range r.Chains {
+		b.add(unix.NFT_MSG_DELRULE, 0, familyOf(c), in(c, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)...)
+	}
+	for _, c := range r.Chains {
+		b.deleteChain(familyOf(c), c.Table, c.Name)
+	}
+	for _, t := range r.Tables {
+		b.deleteTable(familyOf(t), t.Table)
+	}
+}
+
+func familyOf(c beside.Chain) nftables.TableFamily {
+	for _, f := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6,
+		nftables.TableFamilyARP, nftables.TableFamilyBridge, nftables.TableFamilyNetdev} {
+		if familyName(f) == c.Family {
+			return f
+		}
+	}
+	return nftables.TableFamilyUnspecified
 }

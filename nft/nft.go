@@ -129,6 +129,13 @@ func (conn *Conn) ForeignChains() ([]beside.Chain, error) { return conn.foreignC
 // ForeignRules fills in the rules of chains that ForeignChains has returned.
 func (conn *Conn) ForeignRules(chains []beside.Chain) error { return conn.foreignRules(chains) }
 
+// RemoveForeign takes out what plan chooses from the chains of others, in one transaction. They are listed with their rules,
+// and are the same when it is taken out. It returns what that was.
+func (conn *Conn) RemoveForeign(ctx context.Context,
+	plan func([]beside.Chain) (beside.Removal, error)) (beside.Removal, error) {
+	return conn.removeForeign(ctx, plan)
+}
+
 // RemoveEmpty removes those of the named chains of a table that have no rules
 // and, if asked to, the table if nothing is left in it. What is not there is
 // no failure.

@@ -37,4 +37,8 @@ func (*Conn) foreignChains() ([]beside.Chain, error) { return nil, ruleset.ErrNe
 
 func (*Conn) foreignRules([]beside.Chain) error { return ruleset.ErrNeedsLinux }
 
+func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal, error)) (beside.Removal, error) {
+	return beside.Removal{}, ruleset.ErrNeedsLinux
+}
+
 func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }

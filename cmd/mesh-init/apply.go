@@ -32,7 +32,7 @@ func applyFlags() []cli.Flag {
 	all := append(append(configFlags(), kernelFlags()...), besideFlags()...)
 	all = append(all, row("set-sysctls", "", groupWhere, "false",
 		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
-	return append(all, once(row("dry-run", "", groupWhere, "false", "print what render prints, and change nothing"))...)
+	return append(all, dryRun()...)
 }
 
 func (j job) apply() error {

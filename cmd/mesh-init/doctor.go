@@ -116,10 +116,12 @@ func doctorText(r dataplane.Report) string {
 	return b.String()
 }
 
-func joinBackends(all []dataplane.Backend) string {
+func backendNames(all []dataplane.Backend) []string {
 	names := make([]string, len(all))
 	for i, b := range all {
 		names[i] = string(b)
 	}
-	return strings.Join(names, ", ")
+	return names
 }
+
+func joinBackends(all []dataplane.Backend) string { return strings.Join(backendNames(all), ", ") }

@@ -20,7 +20,9 @@ const (
 	backendFlag    = "backend"
 	besideFlag     = "beside"
 	configFlag     = "config"
+	dryRunFlag     = "dry-run"
 	dstFlag        = "dst"
+	foreignFlag    = "foreign"
 	logFormatFlag  = "log-format"
 	logLevelFlag   = "log-level"
 	hostIPsFlag    = "host-ips"
@@ -99,6 +101,12 @@ func backendFlags() []cli.Flag {
 func kernelFlags() []cli.Flag {
 	return append(append(netnsFlags(), backendFlags()...),
 		row(waitFlag, "DURATION", groupWhere, "5s", "how long to wait for another program's lock"))
+}
+
+// dryRun is the flag of verbs that can say what they would do.
+func dryRun() []cli.Flag {
+	return once(row(dryRunFlag, "", groupWhere, "false",
+		"change nothing: apply prints what render prints, remove\nsays what would go"))
 }
 
 // otherMesh is the value of --beside that insists.

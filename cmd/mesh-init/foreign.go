@@ -21,7 +21,7 @@ func foreignText(all dataplane.Foreign) string {
 				table += " (legacy)"
 			}
 			rows = append(rows, cli.Row{c.Hook, strconv.Itoa(int(c.Priority)), strict.OneLine(table + " " + c.Chain),
-				strings.Join(c.Owners, ", "), string(c.Effect) + ": it " + c.Says()})
+				strings.Join(c.Owners, ", "), string(c.Effect) + ": " + c.Says()})
 		}
 		text = "\n" + cli.Table(rows)
 	}

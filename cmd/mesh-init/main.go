@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -45,6 +46,7 @@ type plane interface {
 	Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error)
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 	Foreign(context.Context) (dataplane.Foreign, error)
+	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/iptables"
@@ -62,6 +63,11 @@ func (k noKernel) Verify(context.Context, intercept.Config) ([]dataplane.Verdict
 func (k noKernel) Foreign(context.Context) (dataplane.Foreign, error) {
 	k.t.Error("looking for others reached the kernel")
 	return dataplane.Foreign{}, errors.New("unreachable")
+}
+
+func (k noKernel) RemoveForeign(context.Context, beside.Mesh, bool) (dataplane.Removal, error) {
+	k.t.Error("remove reached the kernel")
+	return dataplane.Removal{}, errors.New("unreachable")
 }
 
 func (k noKernel) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
@@ -474,6 +480,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 // fakePlane answers as told.
 type fakePlane struct {
 	foreign     dataplane.Foreign
+	removal     dataplane.Removal
 	report      dataplane.Report
 	verdicts    []dataplane.Verdict
 	result      dataplane.Result
@@ -498,6 +505,10 @@ func (p fakePlane) Verify(context.Context, intercept.Config) ([]dataplane.Verdic
 }
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	return p.report, p.err
+}
+
+func (p fakePlane) RemoveForeign(context.Context, beside.Mesh, bool) (dataplane.Removal, error) {
+	return p.removal, p.err
 }
 
 func (p fakePlane) Foreign(context.Context) (dataplane.Foreign, error) { return p.foreign, nil }

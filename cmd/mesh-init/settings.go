@@ -21,6 +21,7 @@ type settings struct {
 	config    intercept.Config
 	target    dataplane.Pod
 	dryRun    bool
+	foreign   string // the mesh whose rules to remove, or none
 	output    cli.Format
 	logLevel  string
 	logFormat string
@@ -54,7 +55,8 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 				Last:    values["iptables-jumps"].text == "last",
 			},
 		},
-		dryRun:    values["dry-run"].text == "true",
+		dryRun:    values[dryRunFlag].text == "true",
+		foreign:   values[foreignFlag].text,
 		output:    cli.Format(values[outputFlag].text),
 		logLevel:  values[logLevelFlag].text,
 		logFormat: values[logFormatFlag].text,

@@ -1,0 +1,118 @@
+package beside
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Removal is what takes the rules of a mesh out.
+type Removal struct {
+	// Tables are those of its own, and Chains its chains in tables that others use, too.
+	Tables, Chains []Chain
+	// Rules are its rules in the chains of others: those that lead to its chains, and those known by their comments.
+	Rules []RuleOf
+}
+
+// RuleOf is a rule and the chain in which it stands.
+type RuleOf struct {
+	In Chain
+	Rule
+}
+
+// ReferenceError reports a rule of somebody else's that leads to a chain which is to go: the chain cannot.
+type ReferenceError struct {
+	// In says which chain has the rule, and To to which it leads.
+	In, To string
+	// Rule is the rule as iptables-save writes it, if it is known.
+	Rule string
+}
+
+// Error names both chains, and the rule.
+func (e *ReferenceError) Error() string {
+	rule := "a rule"
+	if e.Rule != "" {
+		rule = "the rule " + strconv.Quote(e.Rule)
+	}
+	return fmt.Sprintf("%s of %s is somebody else's and leads to chain %s: delete that rule first", rule, e.In, e.To)
+}
+
+// Removal returns what takes the rules of the mesh out of the tables that chains are of. Only what bears a name of its own
+// is its. The error is a [*ReferenceError].
+func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
+	for _, c := range chains {
+		switch {
+		case m.has(name{table: c.Table}):
+			if c.Name == "" {
+				r.Tables = append(r.Tables, c)
+			}
+			continue
+		case m.has(name{chain: c.Name}):
+			r.Chains = append(r.Chains, c)
+			continue
+		}
+		for _, rule := range c.Rules {
+			to := ""
+			for _, t := range rule.To {
+				if m.has(name{chain: t}) {
+					to = t
+				}
+			}
+			switch {
+			case m.has(name{comment: rule.Comment}), to != "" && c.Base:
+				r.Rules = append(r.Rules, RuleOf{c, rule})
+			case to != "":
+				return Removal{}, &ReferenceError{In: c.name(), To: to}
+			}
+		}
+	}
+	return r, nil
+}
+
+// HasChain reports whether a chain of this name is the mesh's, and HasComment whether a rule with this comment is.
+func (m Mesh) HasChain(chain string) bool { return m.has(name{chain: chain}) }
+
+// HasComment reports whether a rule with this comment is the mesh's.
+func (m Mesh) HasComment(comment string) bool { return m.has(name{comment: comment}) }
+
+func (m Mesh) has(n name) bool { return n.isOf(m.owner) }
+
+// IsEmpty reports whether there is nothing to take out.
+func (r Removal) IsEmpty() bool { return len(r.Tables)+len(r.Chains)+len(r.Rules) == 0 }
+
+// Of returns the part that is of the legacy variant of xtables, or the part that is of nf_tables.
+func (r Removal) Of(legacy bool) (part Removal) {
+	for _, t := range r.Tables {
+		if t.Legacy == legacy {
+			part.Tables = append(part.Tables, t)
+		}
+	}
+	for _, c := range r.Chains {
+		if c.Legacy == legacy {
+			part.Chains = append(part.Chains, c)
+		}
+	}
+	for _, rule := range r.Rules {
+		if rule.In.Legacy == legacy {
+			part.Rules = append(part.Rules, rule)
+		}
+	}
+	return part
+}
+
+// Lines says what goes, a line for each part.
+func (r Removal) Lines() (lines []string) {
+	for _, t := range r.Tables {
+		lines = append(lines, "table "+t.Family+" "+t.Table+", with all that is in it")
+	}
+	for _, c := range r.Chains {
+		lines = append(lines, c.name()+", with its rules")
+	}
+	for _, rule := range r.Rules {
+		what := "the rule with the comment " + fmt.Sprintf("%q", rule.Comment)
+		if len(rule.To) > 0 {
+			what = "the rule that leads to " + rule.To[0]
+		}
+		lines = append(lines, "in "+rule.In.name()+", "+what)
+	}
+	return lines
+}
