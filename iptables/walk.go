@@ -103,6 +103,6 @@ func (l *lowering) tooMuch(w walk) error {
 		}
 	}
 	return &ruleset.RuleError{Chain: l.lists[0].chain, Rule: l.lists[0].id, Err: fmt.Errorf(
-		"%s, table %s: %w %s. %s the backend nft or iptables-legacy",
+		"%s, table %s: %w %s; %s the backend nft or iptables-legacy",
 		l.family, l.table.name, ruleset.ErrUnsupported, what, remedy)}
 }

@@ -224,6 +224,7 @@ func TestMeaningWithFlag(t *testing.T) {
 				p.Mark |= flagBit
 			}
 			compare(t, rs, withFlag, p)
+			compare(t, rs, inParts, p)
 			m := withFlag[ruleset.FamilyOf(p.Dst.Addr())]
 			if m == nil {
 				continue
@@ -282,27 +283,29 @@ func TestWaysAdd(t *testing.T) {
 	}
 }
 
+// inARow returns so many chains, each of which leads to the next.
+func inARow(n int) ruleset.Ruleset {
+	rs := ruleset.Ruleset{Families: families()}
+	for i := range n {
+		c := ruleset.Chain{Name: fmt.Sprintf("c%d", i), Rules: []ruleset.Rule{{ID: ruleset.RuleID(fmt.Sprintf("O1.%d", i)),
+			Reason: "down", Target: ruleset.Return{}}}}
+		if i == 0 {
+			c.Hook, c.Priority = ruleset.Output, ruleset.PriorityFilter
+		}
+		if i+1 < n {
+			c.Rules[0].Target = ruleset.Jump{Chain: fmt.Sprintf("c%d", i+1)}
+		}
+		rs.Chains = append(rs.Chains, c)
+	}
+	return rs
+}
+
 // TestTooMuchIsNamed: what the kernel would refuse, or be busy with for long, is refused before it is asked, by name.
 func TestTooMuchIsNamed(t *testing.T) {
-	chains := func(n int) ruleset.Ruleset { // each leads to the next
-		rs := ruleset.Ruleset{Families: families()}
-		for i := range n {
-			c := ruleset.Chain{Name: fmt.Sprintf("c%d", i), Rules: []ruleset.Rule{{ID: ruleset.RuleID(fmt.Sprintf("O1.%d", i)),
-				Reason: "down", Target: ruleset.Return{}}}}
-			if i == 0 {
-				c.Hook, c.Priority = ruleset.Output, ruleset.PriorityFilter
-			}
-			if i+1 < n {
-				c.Rules[0].Target = ruleset.Jump{Chain: fmt.Sprintf("c%d", i+1)}
-			}
-			rs.Chains = append(rs.Chains, c)
-		}
-		return rs
-	}
-	if _, err := Render(chains(maxDepth-1), Options{Variant: NFT}); err != nil {
+	if _, err := Render(inARow(maxDepth-1), Options{Variant: NFT}); err != nil {
 		t.Error(err)
 	}
-	wide := chains(8) // by ten ways each
+	wide := inARow(8) // by ten ways each
 	for i := range wide.Chains {
 		r := wide.Chains[i].Rules[0]
 		wide.Chains[i].Rules = nil
@@ -317,7 +320,7 @@ func TestTooMuchIsNamed(t *testing.T) {
 		}
 		return all
 	}
-	lists := chains(1)
+	lists := inARow(1)
 	lists.Chains[0].Rules = []ruleset.Rule{
 		{ID: "O5.exclude.1", Reason: "exclusion 1", Match: []ruleset.Match{ruleset.Dst(mustCIDRs("10.0.0.0/8,192.0.2.0/24"))},
 			Target: ruleset.Return{}},
@@ -327,7 +330,7 @@ func TestTooMuchIsNamed(t *testing.T) {
 		rs          ruleset.Ruleset
 		chain, want string
 	}{
-		"deep":  {chains(maxDepth), "c0", "17 deep"},
+		"deep":  {inARow(maxDepth), "c0", "17 deep"},
 		"wide":  {wide, "c0", "through 111111111 rules"},
 		"lists": {lists, "c0", "O5.exclude.2 (exclusion 2, 3000 items)"},
 	} {
