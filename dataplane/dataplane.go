@@ -18,6 +18,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 var (
@@ -120,8 +121,8 @@ func (p Pod) Status(ctx context.Context) (Status, error) {
 }
 
 // Verify is [Session.Verify] in a session of its own.
-func (p Pod) Verify(ctx context.Context, c intercept.Config) ([]Verdict, error) {
-	return once(ctx, p, func(s *Session) ([]Verdict, error) { return s.Verify(ctx, c) })
+func (p Pod) Verify(ctx context.Context, c intercept.Config, o VerifyOptions) (verify.Report, error) {
+	return once(ctx, p, func(s *Session) (verify.Report, error) { return s.Verify(ctx, c, o) })
 }
 
 // Foreign is [Session.Foreign] in a session of its own. Like Probe it is allowed in the host's network namespace.

@@ -15,6 +15,9 @@ var errDrifted = errors.New("drifted: the rules are not what this configuration 
 // errNotVerified reports that verify found something that does not work.
 var errNotVerified = errors.New("interception does not work as this configuration asks")
 
+// errNotProven reports that nothing failed, and that not all could be tried.
+var errNotProven = errors.New("not all of what this configuration asks is proven")
+
 // exits is the one table of exit codes.
 func exits() []cli.Exit {
 	exit := func(code int, err error, meaning, remedy string) cli.Exit {
@@ -39,5 +42,7 @@ func exits() []cli.Exit {
 			"wait for it, or wait longer with --iptables-wait"),
 		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
 		exit(18, errNotVerified, "verify found that interception does not work", ""),
+		exit(19, errNotProven, "verify found nothing wrong, and could not prove everything",
+			"verify says why; accept it with --allow-unproven"),
 	)
 }

@@ -30,6 +30,7 @@ const (
 	outputFlag     = "output"
 	resolvConfFlag = "resolv-conf"
 	waitFlag       = "iptables-wait"
+	verifyWaitFlag = "wait"
 
 	serversField = "dns.servers"
 )

@@ -17,6 +17,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 func main() {
@@ -43,7 +44,7 @@ type plane interface {
 	Check(context.Context, intercept.Config) ([]intercept.Difference, error)
 	Remove(context.Context) (bool, error)
 	Status(context.Context) (dataplane.Status, error)
-	Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error)
+	Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error)
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 	Foreign(context.Context) (dataplane.Foreign, error)
 	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)

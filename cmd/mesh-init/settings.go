@@ -28,6 +28,14 @@ type settings struct {
 	packet    packetFlags
 	// resolvConf is the path of the namespace's resolv.conf. Empty: it is not known.
 	resolvConf string
+
+	verification verification
+}
+
+// verification says what verify does beyond trying once.
+type verification struct {
+	wait                  time.Duration
+	listen, allowUnproven bool
 }
 
 // settings makes sense of the inputs: flags before the environment before the
@@ -61,6 +69,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		logLevel:  values[logLevelFlag].text,
 		logFormat: values[logFormatFlag].text,
 		packet:    packetFlags(values),
+		verification: verification{
+			listen:        values["listen"].text == "true",
+			allowUnproven: values["allow-unproven"].text == "true",
+		},
 	}
 	if path := values[resolvConfFlag]; s.target.NetNS == "" || path.text != path.Initial {
 		s.resolvConf = path.text
@@ -74,6 +86,13 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	}
 	if ips := values[hostIPsFlag]; in.uses(hostIPsFlag) {
 		errs = append(errs, strict.Under(ips.source, strict.SetText(&s.target.HostIPs, ips.text)))
+	}
+	if wait := values[verifyWaitFlag]; in.uses(verifyWaitFlag) {
+		if s.verification.wait, err = time.ParseDuration(wait.text); err != nil || s.verification.wait < 0 ||
+			s.verification.wait > time.Hour {
+			errs = append(errs, strict.Under(wait.source,
+				fmt.Errorf("%q is not a duration from 0s to 1h; write one like 30s or 2m", wait.text)))
+		}
 	}
 	if in.uses(configFlag) {
 		s.config, err = in.configuration(values, errs, stdin)

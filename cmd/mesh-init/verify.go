@@ -1,49 +1,102 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/verify"
 )
+
+const groupVerify decode.Group = "What counts as proven"
 
 func verifyVerb() verb {
 	return verb{cli.Verb{
-		Name: "verify", Does: "say whether interception works: rules, listeners, a connection",
+		Name: "verify", Does: "prove that interception works, by connections and lookups",
 		Also: []string{"validate", "probe"},
-		More: "It opens connections to addresses nobody has (RFC 5737, RFC 3849), with a hop limit of 1:\n" +
-			"they get no further than the node if they are not captured.",
-		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
+		More: "It does what an app, the proxy and a client do, and says of each ok, failed or not\n" +
+			"proven. It sends from ports " + verify.SourcePorts.String() + ", and to addresses nobody has (RFC 5737,\n" +
+			"RFC 3849) with a hop limit of 1: what is not captured gets no further than the node.",
+		Flags: func() []cli.Flag {
+			return append(append(configFlags(), kernelFlags()...),
+				row(verifyWaitFlag, "DURATION", groupVerify, "0s",
+					"try again until it works, for so long; for an init\ncontainer that validates"),
+				row("listen", "", groupVerify, "false", "listen where nobody does yet: the rules are proven,\nnot the proxy"),
+				row("allow-unproven", "", groupVerify, "false", "end with 0 although something is not proven"))
+		},
 	}, job.verify}
 }
 
+// again is how long to wait before verify tries again.
+const again = 500 * time.Millisecond
+
 // verify says whether each thing that interception needs is there.
 func (j job) verify() error {
-	verdicts, err := j.plane.Verify(j.ctx, j.config)
+	r, err := j.verified()
 	if err != nil {
 		return err
 	}
-	ok := true
-	for _, v := range verdicts {
-		ok = ok && v.OK
+	if err := j.print(r, func() string { return j.verifyText(r) }); err != nil {
+		return err
 	}
-	err = j.print(struct {
-		OK       bool                `json:"ok"`
-		Verdicts []dataplane.Verdict `json:"verdicts"`
-	}{ok, verdicts}, func() string {
-		var text strings.Builder
-		for _, v := range verdicts {
-			state := j.style.Bad("FAILED")
-			if v.OK {
-				state = j.style.Good("ok") + "    "
-			}
-			text.WriteString(cli.Hang(state+"  ", 8, strict.OneLine(v.What+": "+v.Found)))
+	switch {
+	case r.Verdict == verify.Failed:
+		return errNotVerified
+	case r.Verdict == verify.NotProven && !j.verification.allowUnproven:
+		return errNotProven
+	}
+	return nil
+}
+
+// verified tries until it works, or for as long as it may.
+func (j job) verified() (verify.Report, error) {
+	ctx, cancel := context.WithTimeout(j.ctx, j.verification.wait)
+	defer cancel()
+	for {
+		r, err := j.plane.Verify(j.ctx, j.config, dataplane.VerifyOptions{Listen: j.verification.listen})
+		if err != nil || r.Verdict != verify.Failed {
+			return r, err
 		}
-		return text.String()
-	})
-	if !ok && err == nil {
-		err = errNotVerified
+		select {
+		case <-ctx.Done():
+			return r, j.ctx.Err()
+		case <-time.After(again):
+		}
 	}
-	return err
+}
+
+// verifyText is the report for people.
+func (j job) verifyText(r verify.Report) string {
+	var text strings.Builder
+	const width = len(verify.NotProven) + 2
+	line := func(word, styled, more string) {
+		text.WriteString(cli.Hang(styled+strings.Repeat(" ", width-len(word)), width, strict.OneLine(more)))
+	}
+	for _, v := range r.Verdicts {
+		word := string(v.Verdict)
+		styled := j.style.Bad(word)
+		if v.Verdict == verify.OK {
+			styled = j.style.Good(word)
+		}
+		line(word, styled, v.String())
+	}
+	for _, n := range r.Notes {
+		line("", "", n)
+	}
+	covered := r.Coverage.String()
+	for i, n := range r.Coverage.NotTried {
+		if i == 0 {
+			covered += "; not tried: "
+		} else {
+			covered += "; "
+		}
+		covered += fmt.Sprintf("%s (%s), because %s", n.Rule, n.Reason, n.Because)
+	}
+	line("", "", covered)
+	return text.String()
 }

@@ -155,10 +155,13 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(m[port:]))
 	}
 	s.Local, peer = end(8, 4), end(24, 6)
-	s.UID = binary.NativeEndian.Uint32(m[64:])
+	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
 	attrs, err := nl.ParseRouteAttr(m[size:])
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Attr.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Value) > 0 && a.Value[0] != 0
+		if a.Attr.Type == netlink.INET_DIAG_MARK && len(a.Value) >= 4 {
+			s.Mark = binary.NativeEndian.Uint32(a.Value)
+		}
 	}
 	return s, peer, err
 }

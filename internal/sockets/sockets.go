@@ -14,6 +14,11 @@ type Socket struct {
 	UID uint32
 	// V6Only is whether an IPv6 socket refuses IPv4 (IPV6_V6ONLY of ipv6(7)).
 	V6Only bool
+	// Mark is its SO_MARK (socket(7)). The kernel tells it to CAP_NET_ADMIN alone.
+	Mark uint32
+	// Inode is its number among the files of its process. Zero: no process has it, such as a connection that nobody has
+	// accepted yet.
+	Inode uint64
 }
 
 // Serves reports whether the socket gets what is sent to an address and port.

@@ -1,0 +1,47 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Find finds the namespace's socket of a connection, by its own end and its peer's. ok is false if there is none. Errors
+// are those of [List].
+func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
+	message := make([]byte, 56)
+	message[0], message[1] = unix.AF_INET, uint8(p)
+	if local.Addr().Is6() {
+		message[0] = unix.AF_INET6
+	}
+	binary.NativeEndian.PutUint32(message[4:], 1<<32-1)
+	// struct inet_diag_sockid of linux/inet_diag.h.
+	id := message[8:]
+	binary.BigEndian.PutUint16(id[0:], local.Port())
+	binary.BigEndian.PutUint16(id[2:], peer.Port())
+	copy(id[4:20], local.Addr().AsSlice())
+	copy(id[20:36], peer.Addr().AsSlice())
+	for i := 40; i < 48; i++ {
+		id[i] = 0xff // INET_DIAG_NOCOOKIE
+	}
+	req.AddRawData(message)
+	replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return s, false, nil
+	case err != nil:
+		return s, false, fmt.Errorf("find a %s socket of the namespace: %w", p, explain(err))
+	case len(replies) == 0:
+		return s, false, nil
+	}
+	s, far, err := parse(replies[0])
+	// Where the connection has gone the kernel tells of the socket that listens.
+	return s, err == nil && far == peer, err
+}

@@ -1,0 +1,90 @@
+package sockets
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Process is who has a socket.
+type Process struct {
+	PID  int
+	Name string
+	// GID is the group under which it opens files and sockets.
+	GID uint32
+}
+
+// Processes finds out who has sockets, by their inodes, as far as /proc shows it: processes of other containers, and
+// those of other users without CAP_SYS_PTRACE, it does not. Of several that share a socket it is the first.
+func Processes(inodes map[uint64]bool) map[uint64]Process {
+	found := map[uint64]Process{}
+	dirs, err := os.ReadDir("/proc")
+	if err != nil || len(inodes) == 0 {
+		return found
+	}
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil {
+			continue
+		}
+		if len(found) == len(inodes) {
+			break
+		}
+		dir := filepath.Join("/proc", d.Name())
+		files, err := os.ReadDir(filepath.Join(dir, "fd"))
+		if err != nil {
+			continue
+		}
+		for _, f := range files {
+			inode, ok := socketInode(filepath.Join(dir, "fd", f.Name()))
+			if _, known := found[inode]; !ok || known || !inodes[inode] {
+				continue
+			}
+			if p, ok := process(dir, pid); ok {
+				found[inode] = p
+			}
+		}
+	}
+	return found
+}
+
+// socketInode reads the number of a socket from the link that stands for it: "socket:[4711]".
+func socketInode(path string) (uint64, bool) {
+	link, err := os.Readlink(path)
+	number, ok := strings.CutPrefix(link, "socket:[")
+	if err != nil || !ok {
+		return 0, false
+	}
+	inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+	return inode, err == nil
+}
+
+// process reads the lines Name and Gid of /proc/PID/status (proc_pid_status(5)); the last of the groups is that for
+// files.
+func process(dir string, pid int) (Process, bool) {
+	p := Process{PID: pid}
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return p, false
+	}
+	known := false
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		switch name {
+		case "Name":
+			p.Name = strings.TrimSpace(value)
+		case "Gid":
+			groups := strings.Fields(value)
+			if len(groups) != 4 {
+				return p, false
+			}
+			gid, err := strconv.ParseUint(groups[3], 10, 32)
+			if err != nil {
+				return p, false
+			}
+			p.GID, known = uint32(gid), true
+		}
+	}
+	return p, known
+}

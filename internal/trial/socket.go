@@ -1,0 +1,122 @@
+//go:build linux
+
+package trial
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/verify"
+)
+
+// open opens a probe's socket in the thread's namespace, bound to its source port. It does not block.
+func open(p verify.Probe) (fd int, err error) {
+	k := p.Packet
+	domain, typ := unix.AF_INET, unix.SOCK_STREAM
+	if k.Dst.Addr().Is6() {
+		domain = unix.AF_INET6
+	}
+	if k.Protocol == ruleset.UDP {
+		typ = unix.SOCK_DGRAM
+	}
+	owner := Self()
+	if k.Owner != nil {
+		owner = *k.Owner
+	}
+	err = as(owner, func() error {
+		fd, err = unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		return os.NewSyscallError("socket", err)
+	})
+	if err != nil {
+		return -1, err
+	}
+	if err := prepare(fd, p); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func prepare(fd int, p verify.Probe) error {
+	k := p.Packet
+	set := func(level, option, value int) error {
+		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, option, value))
+	}
+	err := set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if k.Mark != 0 {
+		err = errors.Join(err, set(unix.SOL_SOCKET, unix.SO_MARK, int(k.Mark)))
+	}
+	if !p.Outside() {
+		// What is not captured gets no further than the node.
+		err = errors.Join(err, hops(fd, k.Dst.Addr(), 1))
+	}
+	if err != nil {
+		return err
+	}
+	src := k.Src
+	if !p.Outside() && !isPassthrough(p) {
+		src = netip.AddrPortFrom(unspecified(k.Dst.Addr()), k.Src.Port())
+	}
+	for range ports {
+		if err = unix.Bind(fd, sockaddr(src)); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+		src = netip.AddrPortFrom(src.Addr(), next(src.Port()))
+	}
+	return os.NewSyscallError("bind", err)
+}
+
+// isPassthrough reports whether a probe asks for a source of its own.
+func isPassthrough(p verify.Probe) bool {
+	src := p.Packet.Src.Addr()
+	return p.Packet.Interface == ruleset.Loopback && src != p.Packet.Dst.Addr()
+}
+
+// hops sets the hop limit.
+func hops(fd int, dst netip.Addr, n int) error {
+	if dst.Is4() {
+		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, n))
+	}
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, n))
+}
+
+var ports = int(verify.SourcePorts.Last-verify.SourcePorts.First) + 1
+
+func next(port uint16) uint16 {
+	if port >= verify.SourcePorts.Last {
+		return verify.SourcePorts.First
+	}
+	return port + 1
+}
+
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
+// local is where a socket is bound.
+func local(fd int) netip.AddrPort {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,433 @@
+//go:build linux
+
+// Package trial tries what package verify has planned: it opens connections in the pod under other users, asks for
+// names, comes in from outside, and watches what becomes of it.
+package trial
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/verify"
+)
+
+// Counts are what rules have counted, by their IDs.
+type Counts map[ruleset.RuleID]uint64
+
+// Options say how to try.
+type Options struct {
+	// Count reads the rules' counters. It returns nil where they cannot be read.
+	Count func() (Counts, error)
+	// Client is the name of the pod's interface for a client outside.
+	Client string
+	// Patience is how long to wait for answers, all told.
+	Patience time.Duration
+}
+
+// attempt is a probe on its way.
+type attempt struct {
+	verify.Probe
+	fd       int
+	flow     flow
+	seen     verify.Seen
+	question []byte
+	sent     time.Time
+	accepted time.Time
+	asked    bool // the question was sent over TCP
+	done     bool
+	holders  []sockets.Socket // who has accepted it, or hears it
+	got      []byte
+	nearby   []sockets.Socket // which wait at the same port, and do not get it
+}
+
+// Run tries probes. The thread is in the pod's namespace, and stays there. The error is one that concerns all of them.
+func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.Seen, err error) {
+	r := &run{ctx: ctx, o: o}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.open(probes); err != nil {
+		return nil, err
+	}
+	before, _, err := tracked()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.fire(); err != nil {
+		return nil, err
+	}
+	if err := r.wait(); err != nil {
+		return nil, err
+	}
+	after, ok, err := tracked()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.identify(); err != nil {
+		return nil, err
+	}
+	for _, a := range r.attempts {
+		a.seen.Tracked = ok
+		if e, known := after[a.flow]; known {
+			a.seen.Entry = &e
+		}
+		a.seen.Captures = captures(after, a) - captures(before, a)
+		seen = append(seen, a.seen)
+	}
+	return seen, nil
+}
+
+type run struct {
+	ctx      context.Context
+	o        Options
+	outside  *outside
+	attempts []*attempt
+	patience time.Duration // what is left of it for counters that come late
+}
+
+// open opens all sockets.
+func (r *run) open(probes []verify.Probe) error {
+	r.patience = time.Second
+	var inside, outside []*attempt
+	for _, p := range probes {
+		a := &attempt{Probe: p, fd: -1}
+		r.attempts = append(r.attempts, a)
+		if p.Outside() {
+			outside = append(outside, a)
+		} else {
+			inside = append(inside, a)
+		}
+	}
+	all := func(of []*attempt) error {
+		for _, a := range of {
+			a.fd, a.seen.Err = open(a.Probe)
+		}
+		return nil
+	}
+	_ = all(inside)
+	if len(outside) == 0 {
+		return nil
+	}
+	var err error
+	if r.outside, err = makeOutside(r.ctx, r.o.Client, probes); err != nil {
+		return err
+	}
+	return r.outside.ns.Do(func() error { return all(outside) })
+}
+
+func (r *run) close() error {
+	for _, a := range r.attempts {
+		if a.fd >= 0 {
+			_ = unix.Close(a.fd)
+		}
+	}
+	return r.outside.close()
+}
+
+// fire begins all connections, one after the other, and reads after each what has counted it.
+func (r *run) fire() error {
+	before, err := r.o.Count()
+	if err != nil {
+		return err
+	}
+	for _, a := range r.attempts {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		if a.seen.Err == nil {
+			a.begin()
+		}
+		if before == nil {
+			continue
+		}
+		after, err := r.counted(before, a)
+		if err != nil {
+			return err
+		}
+		a.seen.Counts, a.seen.Counted = true, after[a.Trace.Rule]-before[a.Trace.Rule]
+		before = after
+	}
+	return nil
+}
+
+// counted reads the counters once the rule that has to decide has counted. What arrives is counted by another thread of
+// the kernel, so that it may take a moment.
+func (r *run) counted(before Counts, a *attempt) (Counts, error) {
+	for {
+		after, err := r.o.Count()
+		if err != nil || after[a.Trace.Rule] > before[a.Trace.Rule] || r.patience <= 0 || a.seen.Err != nil {
+			return after, err
+		}
+		const pause = 2 * time.Millisecond
+		r.patience -= pause
+		select {
+		case <-r.ctx.Done():
+			return nil, r.ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// begin sends the first packet.
+func (a *attempt) begin() {
+	a.sent = time.Now()
+	err := unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		a.settle(err)
+	}
+	a.flow = flow{a.Packet.Protocol, local(a.fd), a.Packet.Dst}
+	if a.Packet.Protocol == ruleset.UDP && err == nil {
+		a.ask()
+	}
+	if a.Lookup && a.question == nil {
+		a.question = question()
+	}
+}
+
+// ask sends a datagram.
+func (a *attempt) ask() {
+	if a.question == nil {
+		a.question = question()
+	}
+	a.sent = time.Now()
+	if err := unix.Send(a.fd, a.question, unix.MSG_NOSIGNAL); err != nil {
+		a.settle(err)
+	}
+}
+
+// settle says what an error of a socket's means.
+func (a *attempt) settle(err error) {
+	a.done = true
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		a.seen.Outcome = verify.Refused
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ETIMEDOUT):
+		a.seen.Outcome = verify.Unreachable
+	default:
+		a.seen.Err = err
+	}
+}
+
+// wait waits for what has to answer.
+func (r *run) wait() error {
+	deadline := time.Now().Add(r.o.Patience)
+	for {
+		var fds []unix.PollFd
+		var waiting []*attempt
+		for _, a := range r.attempts {
+			if a.Waits && !a.done && a.seen.Err == nil {
+				events := int16(unix.POLLOUT)
+				if a.asked || a.Packet.Protocol == ruleset.UDP {
+					events = unix.POLLIN
+				}
+				if !a.accepted.IsZero() && !a.asked {
+					events = 0
+				}
+				fds, waiting = append(fds, unix.PollFd{Fd: int32(a.fd), Events: events}), append(waiting, a)
+			}
+		}
+		if len(waiting) == 0 || time.Now().After(deadline) {
+			for _, a := range waiting {
+				if a.seen.Outcome == "" {
+					a.seen.Outcome = verify.TimedOut
+				}
+			}
+			return r.ctx.Err()
+		}
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := unix.Poll(fds, 5); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		for i, a := range waiting {
+			a.advance(fds[i].Revents)
+		}
+	}
+}
+
+// advance does what the socket is ready for.
+func (a *attempt) advance(events int16) {
+	switch {
+	case !a.accepted.IsZero() && !a.asked:
+		a.who()
+		return
+	case events == 0:
+		if a.Packet.Protocol == ruleset.UDP && a.Lookup && time.Since(a.sent) > time.Second {
+			a.ask()
+		}
+		return
+	}
+	if errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+		a.settle(unix.Errno(errno))
+		return
+	}
+	switch {
+	case a.Packet.Protocol == ruleset.UDP:
+		a.hear()
+	case a.asked:
+		a.hear()
+	case a.Lookup:
+		a.asked = true
+		if _, err := unix.Write(a.fd, framed(a.question)); err != nil {
+			a.settle(err)
+		}
+		a.accepted = time.Now()
+	default:
+		a.accepted, a.seen.Outcome = time.Now(), verify.Accepted
+		a.who()
+	}
+}
+
+// hear reads an answer.
+func (a *attempt) hear() {
+	b := make([]byte, 4096)
+	n, err := unix.Read(a.fd, b)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return
+	case err != nil:
+		a.settle(err)
+		return
+	case n == 0 && a.asked:
+		a.done = true // it hung up without an answer
+		a.seen.Outcome = verify.TimedOut
+		return
+	}
+	if !a.Lookup {
+		a.seen.Outcome, a.done = verify.Answered, true
+		return
+	}
+	message := b[:n]
+	if a.asked {
+		a.got = append(a.got, message...)
+		if len(a.got) < 2 || len(a.got) < 2+int(binary.BigEndian.Uint16(a.got)) {
+			return
+		}
+		message = a.got[2:]
+	}
+	if answers(a.question, message) {
+		a.seen.Outcome, a.done = verify.Answered, true
+		if a.asked {
+			a.who()
+		}
+	}
+}
+
+// who finds out who has accepted: the socket at the other end, in the pod. Until a process has accepted the connection
+// the socket has no inode.
+func (a *attempt) who() {
+	const patience = 300 * time.Millisecond
+	s, ok := peer(a)
+	if ok && s.Inode != 0 || time.Since(a.accepted) > patience {
+		a.done = true
+	}
+	if ok {
+		a.holders = []sockets.Socket{s}
+	}
+}
+
+// destinations are where a connection goes by the rules: there may be several ports.
+func (a *attempt) destinations() (all []netip.AddrPort) {
+	switch f := a.Trace.Fate; f.Action {
+	case ruleset.Redirected:
+		addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		switch {
+		case a.Outside():
+			addr = a.Packet.Dst.Addr()
+		case a.Packet.Dst.Addr().Is6():
+			addr = netip.IPv6Loopback()
+		}
+		for p := int(f.Ports.First); p <= int(f.Ports.Last); p++ {
+			all = append(all, netip.AddrPortFrom(addr, uint16(p)))
+		}
+	case ruleset.Transparent:
+		all = append(all, a.Packet.Dst)
+	case ruleset.Translated:
+		all = append(all, f.To)
+	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
+	}
+	return all
+}
+
+// peer finds the socket at the other end of a connection, wherever it was sent to.
+func peer(a *attempt) (sockets.Socket, bool) {
+	for _, to := range a.destinations() {
+		if s, ok, err := sockets.Find(ruleset.TCP, to, a.flow.src); err == nil && ok {
+			return s, true
+		}
+	}
+	return sockets.Socket{}, false
+}
+
+// captures counts the connections to the destination of an outbound probe that conntrack sends elsewhere.
+func captures(entries map[flow]verify.Entry, a *attempt) (n int) {
+	if a.Outside() || a.Lookup || a.Packet.Interface == ruleset.Loopback {
+		return 0
+	}
+	for f, e := range entries {
+		if f.protocol == ruleset.TCP && f.dst == a.Packet.Dst && e.To != f.dst {
+			n++
+		}
+	}
+	return n
+}
+
+// identify says whose the sockets are that accepted or hear a probe, and which others wait at the same port.
+func (r *run) identify() error {
+	waiting := map[ruleset.Protocol][]sockets.Socket{}
+	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
+		all, err := sockets.List(p)
+		if err != nil && !errors.Is(err, ruleset.ErrUnsupported) {
+			return err
+		}
+		waiting[p] = all
+	}
+	inodes := map[uint64]bool{}
+	for _, a := range r.attempts {
+		all := a.destinations()
+		for _, s := range waiting[a.Packet.Protocol] {
+			for _, to := range all {
+				switch {
+				case s.Local.Port() != to.Port():
+				case s.Serves(to):
+					if a.Packet.Protocol == ruleset.UDP {
+						a.holders = append(a.holders, s)
+					}
+				default:
+					a.nearby = append(a.nearby, s)
+				}
+			}
+		}
+		for _, s := range a.holders {
+			inodes[s.Inode] = true
+		}
+		for _, s := range a.nearby {
+			inodes[s.Inode] = true
+		}
+	}
+	processes := sockets.Processes(inodes)
+	for _, a := range r.attempts {
+		for _, s := range a.holders {
+			a.seen.By = append(a.seen.By, holder(s, processes))
+		}
+		for _, s := range a.nearby {
+			a.seen.Nearby = append(a.seen.Nearby,
+				verify.Socket{Protocol: a.Packet.Protocol, Local: s.Local, V6Only: s.V6Only, Holder: holder(s, processes)})
+		}
+	}
+	return nil
+}
+
+func holder(s sockets.Socket, processes map[uint64]sockets.Process) verify.Holder {
+	h := verify.Holder{UID: s.UID, Mark: s.Mark}
+	if p, ok := processes[s.Inode]; ok {
+		h.GID, h.Process, h.PID = &p.GID, p.Name, p.PID
+	}
+	return h
+}

@@ -1,0 +1,295 @@
+package verify
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Outcome is what became of a connection or a datagram.
+type Outcome string
+
+// The outcomes. The zero one: nobody waited for it.
+const (
+	Accepted    Outcome = "accepted"
+	Answered    Outcome = "answered" // a lookup
+	Refused     Outcome = "refused"
+	Unreachable Outcome = "unreachable" // a router said so
+	TimedOut    Outcome = "timed out"
+)
+
+// Seen is what was seen of a [Probe].
+type Seen struct {
+	// Err is why it could not be opened. Nil: it was.
+	Err     error
+	Outcome Outcome
+	// Tracked is whether conntrack can be asked, and Entry what it has of the connection. Nil: nothing.
+	Tracked bool
+	Entry   *Entry
+	// Captures is how many connections to the same destination were captured meanwhile, this one among them.
+	Captures int
+	// Counts is whether the rules' counters could be read, and Counted how often the rule that has to decide has
+	// counted meanwhile.
+	Counts  bool
+	Counted uint64
+	// By is who accepted it, or, of a lookup over UDP, who hears it. Nil: not known.
+	By []Holder
+	// Nearby are the sockets that wait at the same port.
+	Nearby []Socket
+}
+
+// Entry is what conntrack has of a connection.
+type Entry struct {
+	// To is where its packets go.
+	To   netip.AddrPort
+	Mark uint32
+	Zone uint16
+}
+
+// Judge says what was proven of a probe.
+func Judge(c intercept.Config, p Probe, s Seen) Verdict {
+	v := Verdict{What: p.What, Tried: p.tried(), Rule: p.Trace.Rule, Reason: p.Trace.Reason}
+	j := judge{c, p, s}
+	switch p.Trace.Fate.Action {
+	case ruleset.Redirected, ruleset.Translated, ruleset.Transparent:
+		v.Verdict, v.Found, v.Remedy = j.captured()
+	case ruleset.Rejected:
+		v.Verdict, v.Found, v.Remedy = j.rejected()
+	case ruleset.Pass, ruleset.Dropped:
+		v.Verdict, v.Found, v.Remedy = j.passed()
+	}
+	return v
+}
+
+type judge struct {
+	c intercept.Config
+	p Probe
+	s Seen
+}
+
+// by names the rule that decides.
+func (j judge) by() string { return fmt.Sprintf("by %s (%s)", j.p.Trace.Rule, j.p.Trace.Reason) }
+
+// isTaken reports whether the connection goes where the rule sends it.
+func (j judge) isTaken() bool {
+	if !j.s.Tracked {
+		return j.s.Counted > 0
+	}
+	if j.s.Entry == nil {
+		return false
+	}
+	to := j.s.Entry.To
+	switch f := j.p.Trace.Fate; f.Action {
+	case ruleset.Redirected:
+		return ruleset.Ports{f.Ports}.Contains(to.Port()) && to != j.p.Packet.Dst
+	case ruleset.Translated:
+		return to == f.To
+	case ruleset.Transparent:
+		m := j.c.Inbound.TProxy.SelfMark
+		return j.s.Entry.Mark&m.Mask == m.Value
+	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
+	}
+	return false
+}
+
+// elsewhere is where another's rule has sent the connection, if one has.
+func (j judge) elsewhere() (netip.AddrPort, bool) {
+	if j.s.Entry == nil || j.s.Entry.To == j.p.Packet.Dst {
+		return netip.AddrPort{}, false
+	}
+	return j.s.Entry.To, true
+}
+
+const (
+	applyAgain  = "run mesh-init check, which compares the rules, and mesh-init apply, which puts them right"
+	seeOthers   = "mesh-init doctor lists the chains of others that are asked before ours"
+	startListen = "start the proxy, or let it listen there"
+)
+
+// captured judges what has to go to the proxy, or to a resolver.
+func (j judge) captured() (Word, string, string) {
+	to := j.p.Trace.Fate.String()
+	if j.s.Err != nil {
+		return Failed, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
+	}
+	if !j.isTaken() {
+		if other, is := j.elsewhere(); is {
+			return Failed, fmt.Sprintf("not captured: another's rule sends it to %s; %s has to be its fate, %s", other, to,
+				j.by()), seeOthers
+		}
+		return Failed, fmt.Sprintf("not captured: it goes past the proxy; %s has to be its fate, %s", to, j.by()), applyAgain
+	}
+	found := fmt.Sprintf("%s %s", to, j.by())
+	if j.s.Counts && j.s.Counted == 0 {
+		found = to + ", though our rule " + string(j.p.Trace.Rule) + " has not counted it: another's does the same before"
+	}
+	if j.p.Lenient && j.s.Outcome != Accepted {
+		return OK, found, ""
+	}
+	switch j.s.Outcome {
+	case Accepted, Answered:
+		return j.accepted(found)
+	case Refused:
+		return Failed, found + ", and refused: " + j.nobody(), startListen
+	case Unreachable:
+		return Failed, found + ", and a router says that it cannot be reached", "see the route to it"
+	case TimedOut:
+	}
+	if j.p.Lookup {
+		return Failed, found + ", and not answered in time" + j.heard(),
+			"see the resolver's log: its own lookups may come back to it, or its servers may not answer"
+	}
+	if j.p.Trace.Fate.Action == ruleset.Transparent {
+		return Failed, found + ", and not accepted in time: " + j.nobody(),
+			"let the proxy listen there with IP_TRANSPARENT, and see that the reverse path filter lets marked packets in"
+	}
+	return Failed, found + ", and not accepted in time", "see whether the proxy still accepts, and the rules of others"
+}
+
+// at is where the connection has to be accepted.
+func (j judge) at() string {
+	if j.s.Entry != nil && j.p.Trace.Fate.Action != ruleset.Transparent {
+		return j.s.Entry.To.String()
+	}
+	return "port " + j.p.Trace.Fate.Ports.String()
+}
+
+// nobody says who listens at the port, if not where the connection goes.
+func (j judge) nobody() string {
+	s := "nobody listens at " + j.at()
+	var others []string
+	for _, o := range j.s.Nearby {
+		others = append(others, fmt.Sprintf("%s at %s", o.Holder, o.Local))
+	}
+	if len(others) > 0 {
+		s += "; there is " + strings.Join(others, ", ")
+	}
+	return s
+}
+
+// heard says who hears a lookup.
+func (j judge) heard() string {
+	var all []string
+	for _, h := range j.s.By {
+		all = append(all, h.String())
+	}
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return "; it is heard by " + all[0]
+	}
+	return "; these share the port, and one of them hears it: " + strings.Join(all, ", ")
+}
+
+// String says whose a socket is: "user 1337, group 1337 (envoy, process 12)".
+func (h Holder) String() string {
+	s := fmt.Sprintf("user %d", h.UID)
+	if h.GID != nil {
+		s += fmt.Sprintf(", group %d", *h.GID)
+	}
+	if h.Mark != 0 {
+		s += fmt.Sprintf(", mark %#x", h.Mark)
+	}
+	if h.PID != 0 {
+		s += fmt.Sprintf(" (%s, process %d)", h.Process, h.PID)
+	}
+	return s
+}
+
+// isProxy says whether a holder is the proxy, by the rules. known is false if that takes its group, which is not known.
+func isProxy(p intercept.Proxy, h Holder) (is, known bool) {
+	switch {
+	case p.UIDs.Contains(h.UID), p.Mark.Mask != 0 && h.Mark&p.Mark.Mask == p.Mark.Value:
+		return true, true
+	case len(p.GIDs) == 0:
+		return false, true
+	case h.GID == nil:
+		return false, false
+	}
+	return p.GIDs.Contains(*h.GID), true
+}
+
+// accepted judges who has accepted, and whether it comes back.
+func (j judge) accepted(found string) (Word, string, string) {
+	found += ", and " + string(j.s.Outcome)
+	if j.p.Trace.Fate.Action == ruleset.Translated && len(j.s.By) == 0 {
+		return OK, found, ""
+	}
+	if len(j.s.By) > 0 {
+		found += " by " + j.s.By[0].String()
+	}
+	unknown := len(j.s.By) == 0
+	for _, h := range j.s.By {
+		is, known := isProxy(j.c.Proxy, h)
+		switch {
+		case !known:
+			unknown = true
+		case !is:
+			return Failed, fmt.Sprintf("%s; %s is not the proxy (%s): what it sends on comes back to it, or it is "+
+				"somebody else, who gets what is the proxy's", found, h, identity(j.c.Proxy)),
+				"run the proxy as that, or name its user or group with --proxy-uid or --proxy-gid"
+		}
+	}
+	if j.s.Captures > 1 {
+		return Failed, fmt.Sprintf("%s; then it came back: %d connections to the same destination were captured", found,
+			j.s.Captures), "run the proxy as " + identity(j.c.Proxy)
+	}
+	if unknown {
+		return NotProven, found + "; whether that is the proxy (" + identity(j.c.Proxy) + ") could not be found out",
+			"run verify as root on the node, or name the proxy's user with --proxy-uid"
+	}
+	return OK, found, ""
+}
+
+// identity says who the proxy is.
+func identity(p intercept.Proxy) string {
+	var all []string
+	if len(p.UIDs) > 0 {
+		all = append(all, "user "+p.UIDs.String())
+	}
+	if len(p.GIDs) > 0 {
+		all = append(all, "group "+p.GIDs.String())
+	}
+	if p.Mark.Mask != 0 {
+		all = append(all, "mark "+p.Mark.String())
+	}
+	return strings.Join(all, " or ")
+}
+
+// rejected judges what has to be refused.
+func (j judge) rejected() (Word, string, string) {
+	switch {
+	case j.s.Err != nil:
+		return Failed, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
+	case j.s.Outcome != Refused:
+		return Failed, "not rejected; " + j.by() + " it has to be", applyAgain
+	case j.s.Counts && j.s.Counted == 0:
+		return Failed, "refused, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
+	}
+	return OK, "rejected " + j.by(), ""
+}
+
+// passed judges what has to be left alone.
+func (j judge) passed() (Word, string, string) {
+	if j.s.Err != nil {
+		return NotProven, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
+	}
+	if to, is := j.elsewhere(); is {
+		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
+	}
+	if m := j.c.Inbound.TProxy.SelfMark; j.c.Inbound.Mode == intercept.InboundTProxy && j.p.Outside() &&
+		j.s.Entry != nil && j.s.Entry.Mark&m.Mask == m.Value {
+		return Failed, "it is captured; " + j.by() + " it has to be left alone", applyAgain
+	}
+	if j.s.Counts && j.s.Counted == 0 {
+		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
+	}
+	if !j.s.Counts && !j.s.Tracked {
+		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
+	}
+	return OK, "left alone " + j.by(), ""
+}
