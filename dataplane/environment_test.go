@@ -23,6 +23,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 // TestMain lets tests start this binary again in other surroundings: under a
@@ -55,7 +56,7 @@ type reply struct {
 	Removed     bool
 	Status      Status
 	Report      Report
-	Verdicts    []Verdict
+	Verified    verify.Report
 	Path        string // of the lab's pod
 	Fate        string
 	Error       string
@@ -96,7 +97,7 @@ func answer(in io.Reader, out io.Writer) error {
 		case "probe":
 			a.Report, err = r.Pod.Probe(ctx, *r.Config)
 		case "verify":
-			a.Verdicts, err = r.Pod.Verify(ctx, *r.Config)
+			a.Verified, err = r.Pod.Verify(ctx, *r.Config, VerifyOptions{})
 		case "lab":
 			if lab, err = netlab.New(netlab.Options{}); err == nil {
 				a.Path = lab.Pod.Path()

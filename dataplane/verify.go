@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/trial"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
 )
@@ -45,13 +47,15 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOpt
 		return verify.Report{}, err
 	}
 	c, rs := plan.config, s.inForce(want, plan)
-	pod, err := podFacts(c)
+	pod, err := trial.Look(c)
 	if err != nil {
 		return verify.Report{}, err
 	}
 	port := verify.RandomPort()
 	todo := verify.MakePlan(c, rs, pod, port)
-	seen, err := s.try(ctx, want, plan, todo.Probes, pod)
+	seen, err := trial.Run(ctx, todo.Probes, trial.Options{
+		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Client: pod.Client, Patience: howLong,
+	})
 	if err != nil {
 		return verify.Report{}, err
 	}
@@ -89,10 +93,8 @@ func (s *space) inForce(want Backend, p plan) ruleset.Ruleset {
 	holding, err := s.holding()
 	if err == nil {
 		for _, b := range holding {
-			for _, c := range all {
-				if b == c {
-					return p.rulesFor(b, s.how)
-				}
+			if slices.Contains(all, b) {
+				return p.rulesFor(b, s.how)
 			}
 		}
 	}
@@ -100,12 +102,12 @@ func (s *space) inForce(want Backend, p plan) ruleset.Ruleset {
 }
 
 // counts reads the rules' counters.
-func (s *space) counts(ctx context.Context, want Backend, like *plan) (map[ruleset.RuleID]uint64, error) {
+func (s *space) counts(ctx context.Context, want Backend, like *plan) (trial.Counts, error) {
 	status, err := s.status(ctx, want, like)
 	if err != nil && !errors.Is(err, ruleset.ErrNotIntercepted) {
 		return nil, err
 	}
-	counts := map[ruleset.RuleID]uint64{}
+	counts := trial.Counts{}
 	for _, c := range status.Counters {
 		counts[c.Rule] += c.Packets
 	}

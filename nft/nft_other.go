@@ -42,3 +42,7 @@ func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal
 }
 
 func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }
+
+func (*Witness) create(ruleset.PortRange) error { return ruleset.ErrNeedsLinux }
+
+func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }

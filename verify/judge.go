@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -79,7 +80,8 @@ func (j judge) isTaken() bool {
 		return j.s.Counted > 0
 	}
 	if j.s.Entry == nil {
-		return false
+		// Of what is refused conntrack forgets at once.
+		return j.s.Outcome == Refused && j.s.Counted > 0
 	}
 	to := j.s.Entry.To
 	switch f := j.p.Trace.Fate; f.Action {
@@ -138,6 +140,9 @@ func (j judge) captured() (Word, string, string) {
 		return Failed, found + ", and a router says that it cannot be reached", "see the route to it"
 	case TimedOut:
 	}
+	if stranger, is := j.stranger(); is {
+		return j.notProxy(found+", and not answered in time", stranger)
+	}
 	if j.p.Lookup {
 		return Failed, found + ", and not answered in time" + j.heard(),
 			"see the resolver's log: its own lookups may come back to it, or its servers may not answer"
@@ -154,7 +159,11 @@ func (j judge) at() string {
 	if j.s.Entry != nil && j.p.Trace.Fate.Action != ruleset.Transparent {
 		return j.s.Entry.To.String()
 	}
-	return "port " + j.p.Trace.Fate.Ports.String()
+	var all []string
+	for _, to := range j.p.Destinations() {
+		all = append(all, to.String())
+	}
+	return strings.Join(all, " or ")
 }
 
 // nobody says who listens at the port, if not where the connection goes.
@@ -222,27 +231,36 @@ func (j judge) accepted(found string) (Word, string, string) {
 	if len(j.s.By) > 0 {
 		found += " by " + j.s.By[0].String()
 	}
-	unknown := len(j.s.By) == 0
-	for _, h := range j.s.By {
-		is, known := isProxy(j.c.Proxy, h)
-		switch {
-		case !known:
-			unknown = true
-		case !is:
-			return Failed, fmt.Sprintf("%s; %s is not the proxy (%s): what it sends on comes back to it, or it is "+
-				"somebody else, who gets what is the proxy's", found, h, identity(j.c.Proxy)),
-				"run the proxy as that, or name its user or group with --proxy-uid or --proxy-gid"
-		}
+	if stranger, is := j.stranger(); is {
+		return j.notProxy(found, stranger)
 	}
 	if j.s.Captures > 1 {
 		return Failed, fmt.Sprintf("%s; then it came back: %d connections to the same destination were captured", found,
 			j.s.Captures), "run the proxy as " + identity(j.c.Proxy)
 	}
-	if unknown {
+	unknown := func(h Holder) bool { _, known := isProxy(j.c.Proxy, h); return !known }
+	if len(j.s.By) == 0 || slices.ContainsFunc(j.s.By, unknown) {
 		return NotProven, found + "; whether that is the proxy (" + identity(j.c.Proxy) + ") could not be found out",
 			"run verify as root on the node, or name the proxy's user with --proxy-uid"
 	}
 	return OK, found, ""
+}
+
+// stranger is a holder who is not the proxy.
+func (j judge) stranger() (Holder, bool) {
+	for _, h := range j.s.By {
+		if is, known := isProxy(j.c.Proxy, h); known && !is {
+			return h, true
+		}
+	}
+	return Holder{}, false
+}
+
+// notProxy says that somebody else has the proxy's port.
+func (j judge) notProxy(found string, h Holder) (Word, string, string) {
+	return Failed, fmt.Sprintf("%s; %s is not the proxy (%s): what it sends on comes back to it, or it is somebody else, "+
+			"who gets what is the proxy's", found, h, identity(j.c.Proxy)), "run the proxy as that, or name who it is with " +
+			"--proxy-uid or --proxy-gid"
 }
 
 // identity says who the proxy is.

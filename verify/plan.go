@@ -48,6 +48,31 @@ func (p Probe) captured() bool {
 	return false
 }
 
+// Destinations are where it has to arrive: at one of them, where the rules spread connections over several ports.
+// There are none if it is left alone.
+func (p Probe) Destinations() (all []netip.AddrPort) {
+	switch f := p.Trace.Fate; f.Action {
+	case ruleset.Redirected:
+		// What is sent goes to loopback, what arrives to the address of its interface.
+		addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		switch {
+		case p.Outside():
+			addr = p.Packet.Dst.Addr()
+		case p.Family() == ruleset.IPv6:
+			addr = netip.IPv6Loopback()
+		}
+		for port := int(f.Ports.First); port <= int(f.Ports.Last); port++ {
+			all = append(all, netip.AddrPortFrom(addr, uint16(port)))
+		}
+	case ruleset.Transparent:
+		all = append(all, netip.AddrPortFrom(p.Packet.Dst.Addr(), f.Ports.First))
+	case ruleset.Translated:
+		all = append(all, f.To)
+	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
+	}
+	return all
+}
+
 // tried says what is done, for people.
 func (p Probe) tried() string {
 	k := p.Packet
@@ -214,7 +239,7 @@ func (p *planner) offer(what string, k ruleset.Packet, ok bool) bool {
 		return false
 	}
 	trace, err := p.rs.Trace(k)
-	if err != nil {
+	if err != nil || k.Foreign && trace.Fate.Action != ruleset.Pass { // what it would meet if the pod forwarded
 		return false
 	}
 	f := ruleset.FamilyOf(k.Dst.Addr())
@@ -280,7 +305,7 @@ func (p *planner) outbound(f ruleset.Family) {
 	case found:
 		k, _ := p.outgoing(app, ruleset.TCP, dst)
 		p.try("an app's connection"+family, k)
-	case len(o.IncludeCIDRs)+len(o.IncludePorts) > 0:
+	case len(o.IncludeCIDRs.Of(f))+len(o.IncludePorts) > 0:
 		p.missing("an app's connection"+family, p.whyNoBase(f))
 		app = first1(p.apps())
 		dst = netip.AddrPortFrom(p.reach[f].dst[0], 80)

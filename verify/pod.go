@@ -2,6 +2,7 @@ package verify
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -85,22 +86,10 @@ func (p Pod) own(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
 	}
-	for _, i := range p.Interfaces {
-		for _, b := range i.Addrs {
-			if a == b {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Interfaces, func(i Interface) bool { return slices.Contains(i.Addrs, a) })
 }
 
 // listens reports whether anybody waits at a port.
 func (p Pod) listens(proto ruleset.Protocol, port uint16) bool {
-	for _, s := range p.Sockets {
-		if s.Protocol == proto && s.Local.Port() == port {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.Sockets, func(s Socket) bool { return s.Protocol == proto && s.Local.Port() == port })
 }

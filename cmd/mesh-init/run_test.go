@@ -20,6 +20,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 // result is what a run left behind.
@@ -55,9 +56,9 @@ func (k noKernel) Status(context.Context) (dataplane.Status, error) {
 	return dataplane.Status{}, errors.New("unreachable")
 }
 
-func (k noKernel) Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error) {
+func (k noKernel) Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error) {
 	k.t.Error("verify reached the kernel")
-	return nil, errors.New("unreachable")
+	return verify.Report{}, errors.New("unreachable")
 }
 
 func (k noKernel) Foreign(context.Context) (dataplane.Foreign, error) {
@@ -482,7 +483,7 @@ type fakePlane struct {
 	foreign     dataplane.Foreign
 	removal     dataplane.Removal
 	report      dataplane.Report
-	verdicts    []dataplane.Verdict
+	verified    verify.Report
 	result      dataplane.Result
 	differences []intercept.Difference
 	removed     bool
@@ -500,8 +501,8 @@ func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.e
 func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
 	return dataplane.Status{Counters: p.counters}, p.err
 }
-func (p fakePlane) Verify(context.Context, intercept.Config) ([]dataplane.Verdict, error) {
-	return p.verdicts, p.err
+func (p fakePlane) Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error) {
+	return p.verified, p.err
 }
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	return p.report, p.err
@@ -562,6 +563,8 @@ func TestResults(t *testing.T) {
 		Outcome:  intercept.Created,
 		Warnings: []string{"IPv6 is not captured"},
 	}}
+	unproven := fakePlane{verified: verify.Conclude(
+		[]verify.Verdict{{What: "a lookup", Verdict: verify.NotProven, Found: "no server"}}, verify.Coverage{}, nil)}
 	counted := fakePlane{counters: []intercept.Counter{
 		{Chain: "prerouting", Rule: "I4", Line: "I4", Reason: "the tunnel port", Packets: 1, Bytes: 60},
 		{Chain: "output", Rule: "O9", Line: "O9", Reason: "the exempt loopback range", Family: "IPv4", Packets: 12345,
@@ -600,10 +603,24 @@ func TestResults(t *testing.T) {
   ]
 }
 `, "mesh-init: drifted: "},
-		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "as they should"}}}, []string{"verify"}, 0,
-			"ok      rules: as they should\n", ""},
-		{fakePlane{verdicts: []dataplane.Verdict{{What: "rules", OK: true, Found: "there"}, {What: "port", Found: "nobody"}}},
-			[]string{"verify"}, 18, "ok      rules: there\nFAILED  port: nobody\n", "interception does not work"},
+		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "as they should"}},
+			verify.Coverage{Rules: 1, Tried: 1}, nil)}, []string{"verify"}, 0,
+			"ok          rules: as they should\n            1 of 1 rules tried\n", ""},
+		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "there"},
+			{What: "a lookup", Verdict: verify.NotProven, Tried: "nothing", Found: "no server"},
+			{What: "port", Verdict: verify.Failed, Found: "nobody", Remedy: "listen"}},
+			verify.Coverage{Rules: 2, Tried: 1, NotTried: []verify.NotTried{{Rule: "O1.net1", Reason: "excluded interface",
+				Because: "it is not there"}}},
+			[]string{"IPv6: not reachable here"})},
+			[]string{"verify"}, 18, "ok          rules: there\n" +
+				"not proven  a lookup: nothing: no server\n" +
+				"failed      port: nobody; listen\n" +
+				"            IPv6: not reachable here\n" +
+				"            1 of 2 rules tried; not tried: O1.net1 (excluded interface), because it is not there\n",
+			"interception does not work"},
+		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            0 of 0 rules tried\n", "--allow-unproven"},
+		{unproven, []string{"verify", "--allow-unproven"}, 0, "not proven  a lookup: no server\n            0 of 0 rules tried\n",
+			""},
 		{counted, []string{"status"}, 0, "" +
 			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
 			"prerouting:\n" +

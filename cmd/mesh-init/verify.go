@@ -88,15 +88,14 @@ func (j job) verifyText(r verify.Report) string {
 	for _, n := range r.Notes {
 		line("", "", n)
 	}
-	covered := r.Coverage.String()
+	covered := []string{r.Coverage.String()}
 	for i, n := range r.Coverage.NotTried {
+		s := fmt.Sprintf("%s (%s), because %s", n.Rule, n.Reason, n.Because)
 		if i == 0 {
-			covered += "; not tried: "
-		} else {
-			covered += "; "
+			s = "not tried: " + s
 		}
-		covered += fmt.Sprintf("%s (%s), because %s", n.Rule, n.Reason, n.Because)
+		covered = append(covered, s)
 	}
-	line("", "", covered)
+	line("", "", strings.Join(covered, "; "))
 	return text.String()
 }

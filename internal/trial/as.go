@@ -58,5 +58,5 @@ func become(o ruleset.Owner) error {
 	return nil
 }
 
-// CanBe reports whether the calling thread can open sockets as anybody else.
-func CanBe(owner ruleset.Owner) bool { return as(owner, func() error { return nil }) == nil }
+// canBe reports whether the calling thread can open sockets as anybody else.
+func canBe(owner ruleset.Owner) bool { return as(owner, func() error { return nil }) == nil }

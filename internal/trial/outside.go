@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/internal/netns"
-	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
 )
 
@@ -35,8 +34,8 @@ var (
 // far is the name of the client's end.
 const far = "eth0"
 
-// CanMake reports why no client outside can be made: nil if nothing is seen that stands in the way.
-func CanMake() error {
+// canMake reports why no client outside can be made: nil if nothing is seen that stands in the way.
+func canMake() error {
 	n, err := netns.New()
 	if err != nil {
 		return err
@@ -180,5 +179,3 @@ func isReady(name string, addrs []netip.Addr) (bool, error) {
 	}
 	return true, nil
 }
-
-var _ = ruleset.Loopback

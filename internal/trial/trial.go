@@ -1,7 +1,5 @@
 //go:build linux
 
-// Package trial tries what package verify has planned: it opens connections in the pod under other users, asks for
-// names, comes in from outside, and watches what becomes of it.
 package trial
 
 import (
@@ -9,27 +7,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
 )
-
-// Counts are what rules have counted, by their IDs.
-type Counts map[ruleset.RuleID]uint64
-
-// Options say how to try.
-type Options struct {
-	// Count reads the rules' counters. It returns nil where they cannot be read.
-	Count func() (Counts, error)
-	// Client is the name of the pod's interface for a client outside.
-	Client string
-	// Patience is how long to wait for answers, all told.
-	Patience time.Duration
-}
 
 // attempt is a probe on its way.
 type attempt struct {
@@ -51,6 +38,11 @@ type attempt struct {
 func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.Seen, err error) {
 	r := &run{ctx: ctx, o: o}
 	defer func() { err = errors.Join(err, r.close()) }()
+	// Where nf_tables can note who answers, it does; sock_diag(7) and /proc know less.
+	r.witness, err = nft.OpenWitness(verify.SourcePorts)
+	if err != nil && !errors.Is(err, ruleset.ErrUnsupported) && !errors.Is(err, ruleset.ErrPermission) {
+		return nil, err
+	}
 	if err := r.open(probes); err != nil {
 		return nil, err
 	}
@@ -85,6 +77,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 type run struct {
 	ctx      context.Context
 	o        Options
+	witness  *nft.Witness // nil: there is none
 	outside  *outside
 	attempts []*attempt
 	patience time.Duration // what is left of it for counters that come late
@@ -126,7 +119,11 @@ func (r *run) close() error {
 			_ = unix.Close(a.fd)
 		}
 	}
-	return r.outside.close()
+	err := r.outside.close()
+	if r.witness != nil {
+		err = errors.Join(err, r.witness.Close())
+	}
+	return err
 }
 
 // fire begins all connections, one after the other, and reads after each what has counted it.
@@ -204,8 +201,8 @@ func (a *attempt) ask() {
 func (a *attempt) settle(err error) {
 	a.done = true
 	switch {
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
-		a.seen.Outcome = verify.Refused
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPERM) && a.fd >= 0:
+		a.seen.Outcome = verify.Refused // a datagram that a rule rejects cannot be sent
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ETIMEDOUT):
 		a.seen.Outcome = verify.Unreachable
 	default:
@@ -324,40 +321,23 @@ func (a *attempt) hear() {
 func (a *attempt) who() {
 	const patience = 300 * time.Millisecond
 	s, ok := peer(a)
-	if ok && s.Inode != 0 || time.Since(a.accepted) > patience {
-		a.done = true
-	}
-	if ok {
+	if ok && s.Inode != 0 {
 		a.holders = []sockets.Socket{s}
 	}
-}
-
-// destinations are where a connection goes by the rules: there may be several ports.
-func (a *attempt) destinations() (all []netip.AddrPort) {
-	switch f := a.Trace.Fate; f.Action {
-	case ruleset.Redirected:
-		addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		switch {
-		case a.Outside():
-			addr = a.Packet.Dst.Addr()
-		case a.Packet.Dst.Addr().Is6():
-			addr = netip.IPv6Loopback()
-		}
-		for p := int(f.Ports.First); p <= int(f.Ports.Last); p++ {
-			all = append(all, netip.AddrPortFrom(addr, uint16(p)))
-		}
-	case ruleset.Transparent:
-		all = append(all, a.Packet.Dst)
-	case ruleset.Translated:
-		all = append(all, f.To)
-	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
+	if ok && s.Inode != 0 || time.Since(a.accepted) > patience {
+		a.done = true
+		// What acknowledges the end is the socket of whoever has accepted: the witness sees whose that is.
+		_ = unix.Shutdown(a.fd, unix.SHUT_WR)
 	}
-	return all
 }
 
 // peer finds the socket at the other end of a connection, wherever it was sent to.
 func peer(a *attempt) (sockets.Socket, bool) {
-	for _, to := range a.destinations() {
+	ends := a.Destinations()
+	if a.Trace.Fate.Action == ruleset.Transparent {
+		ends = []netip.AddrPort{a.Packet.Dst} // both ends are what they were
+	}
+	for _, to := range ends {
 		if s, ok, err := sockets.Find(ruleset.TCP, to, a.flow.src); err == nil && ok {
 			return s, true
 		}
@@ -390,7 +370,7 @@ func (r *run) identify() error {
 	}
 	inodes := map[uint64]bool{}
 	for _, a := range r.attempts {
-		all := a.destinations()
+		all := a.Destinations()
 		for _, s := range waiting[a.Packet.Protocol] {
 			for _, to := range all {
 				switch {
@@ -412,9 +392,25 @@ func (r *run) identify() error {
 		}
 	}
 	processes := sockets.Processes(inodes)
+	senders, err := r.senders()
+	if err != nil {
+		return err
+	}
 	for _, a := range r.attempts {
+		sent := senders[sentTo{a.Packet.Protocol, a.flow.src.Port()}]
 		for _, s := range a.holders {
-			a.seen.By = append(a.seen.By, holder(s, processes))
+			h := holder(s, processes)
+			for _, w := range sent {
+				if w.UID == h.UID {
+					h.GID = &w.GID
+				}
+			}
+			a.seen.By = append(a.seen.By, h)
+		}
+		for _, w := range sent {
+			if !slices.ContainsFunc(a.seen.By, func(h verify.Holder) bool { return h.UID == w.UID }) {
+				a.seen.By = append(a.seen.By, verify.Holder{UID: w.UID, GID: &w.GID, Mark: w.mark})
+			}
 		}
 		for _, s := range a.nearby {
 			a.seen.Nearby = append(a.seen.Nearby,
@@ -430,4 +426,33 @@ func holder(s sockets.Socket, processes map[uint64]sockets.Process) verify.Holde
 		h.GID, h.Process, h.PID = &p.GID, p.Name, p.PID
 	}
 	return h
+}
+
+// sentTo is where a packet was sent to: one of our source ports.
+type sentTo struct {
+	protocol ruleset.Protocol
+	port     uint16
+}
+
+// sender is who sent it.
+type sender struct {
+	ruleset.Owner
+	mark uint32
+}
+
+// senders asks the witness.
+func (r *run) senders() (map[sentTo][]sender, error) {
+	if r.witness == nil {
+		return nil, nil
+	}
+	all, err := r.witness.Senders()
+	if err != nil {
+		return nil, err
+	}
+	by := map[sentTo][]sender{}
+	for _, s := range all {
+		to := sentTo{s.Protocol, s.Port}
+		by[to] = append(by[to], sender{s.Owner, s.Mark})
+	}
+	return by, nil
 }

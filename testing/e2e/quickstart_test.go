@@ -25,6 +25,7 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/testing/program"
 	"github.com/mesh-intercept/intercept/testing/quickstart"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 const page = "../../docs/quickstart.md"
@@ -133,13 +134,13 @@ func TestQuickstartConfig(t *testing.T) {
 			t.Errorf("%s: %s, %v", f, got, err)
 		}
 	}
-	verdicts, err := dataplane.Pod{NetNS: lab.Pod.Path()}.Verify(t.Context(), config)
-	if err != nil {
-		t.Error(err)
+	report, err := dataplane.Pod{NetNS: lab.Pod.Path()}.Verify(t.Context(), config, dataplane.VerifyOptions{})
+	if err != nil || report.Verdict != verify.OK {
+		t.Errorf("%s, %v", report.Verdict, err)
 	}
-	for _, v := range verdicts {
-		if !v.OK {
-			t.Errorf("%s: %s", v.What, v.Found)
+	for _, v := range report.Verdicts {
+		if v.Verdict != verify.OK {
+			t.Errorf("%s: %s", v.Verdict, v)
 		}
 	}
 }

@@ -1,7 +1,8 @@
-package dataplane
+//go:build linux
+
+package trial
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,15 +14,14 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/sockets"
-	"github.com/mesh-intercept/intercept/internal/trial"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-// podFacts finds out what there is to know of the pod.
-func podFacts(c intercept.Config) (verify.Pod, error) {
-	pod := verify.Pod{Route: route, Self: trial.Self(), Outside: trial.CanMake()}
-	pod.AnyOwner = trial.CanBe(ruleset.Owner{UID: 65533, GID: 65533})
+// Look finds out what there is to know of the pod, in the thread's namespace, to try a configuration.
+func Look(c intercept.Config) (verify.Pod, error) {
+	pod := verify.Pod{Route: route, Self: Self(), Outside: canMake()}
+	pod.AnyOwner = canBe(ruleset.Owner{UID: 65533, GID: 65533})
 	all, err := links.List()
 	if err != nil {
 		return pod, err
@@ -105,14 +105,4 @@ func networks() (all []netip.Prefix, err error) {
 		}
 	}
 	return all, nil
-}
-
-// try tries probes.
-func (s *space) try(ctx context.Context, want Backend, like plan, probes []verify.Probe, pod verify.Pod) (
-	[]verify.Seen, error) {
-	seen, err := trial.Run(ctx, probes, trial.Options{
-		Count:  func() (trial.Counts, error) { return s.counts(ctx, want, &like) },
-		Client: pod.Client, Patience: howLong,
-	})
-	return seen, err
 }

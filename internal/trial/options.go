@@ -1,0 +1,22 @@
+// Package trial tries what package verify has planned: it opens connections in the pod under other users, asks for
+// names, comes in from outside, and watches what becomes of it.
+package trial
+
+import (
+	"time"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Counts are what rules have counted, by their IDs.
+type Counts map[ruleset.RuleID]uint64
+
+// Options say how to try.
+type Options struct {
+	// Count reads the rules' counters.
+	Count func() (Counts, error)
+	// Client is the name of the pod's interface for a client outside.
+	Client string
+	// Patience is how long to wait for answers, all told.
+	Patience time.Duration
+}

@@ -1,0 +1,106 @@
+package nft
+
+import (
+	"encoding/binary"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// The names of what a witness makes, and what its set's keys are made of: registers of four bytes each.
+const (
+	witnessSet  = "senders"
+	keyParts    = 5 // protocol, port, user, group, mark
+	keyLength   = 4 * keyParts
+	mostSenders = 1 << 14
+)
+
+func (w *Witness) create(ports ruleset.PortRange) error {
+	const (
+		family  = nftables.TableFamilyINet
+		owner   = 2    // NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h
+		dynamic = 0x20 // NFT_SET_EVAL
+		chosen  = "sent"
+	)
+	t := &batch{}
+	t.add(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, family, text(unix.NFTA_TABLE_NAME, w.table),
+		number(unix.NFTA_TABLE_FLAGS, owner))
+	t.addChain(family, w.table, chain{name: chosen, hook: ruleset.Output, priority: ruleset.PriorityRaw - 1,
+		typ: ruleset.FilterChain})
+	t.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
+		text(unix.NFTA_SET_TABLE, w.table), text(unix.NFTA_SET_NAME, witnessSet), number(unix.NFTA_SET_FLAGS, dynamic),
+		number(unix.NFTA_SET_KEY_TYPE, 0), number(unix.NFTA_SET_KEY_LEN, keyLength), number(unix.NFTA_SET_ID, 1),
+		t.nested(unix.NFTA_SET_DESC, number(unix.NFTA_SET_DESC_SIZE, mostSenders)))
+	for _, only := range [][]expr.Any{
+		isProtocol(ruleset.UDP),
+		// No SYN: a connection that is open.
+		append(isProtocol(ruleset.TCP), append(transport(13, 1),
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{ruleset.SYN}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0}})...),
+	} {
+		encoded, err := encode(family, []stmt{{exprs: append(only, notes(ports)...)}})
+		if err != nil {
+			return err
+		}
+		t.addRule(family, w.table, chosen, rule{encoded: encoded, comment: "mesh-init verify notes who answers it"})
+	}
+	return explain(w.conn.commit(t, 0), "make a table that notes who sends")
+}
+
+func isProtocol(p ruleset.Protocol) []expr.Any {
+	return append(meta(expr.MetaKeyL4PROTO), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(p)}})
+}
+
+// notes adds a packet's sender to the set. A packet that no process sends has none, and is passed over.
+func notes(ports ruleset.PortRange) []expr.Any {
+	load := append(transport(2, 2),
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binary.BigEndian.AppendUint16(nil, ports.First)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binary.BigEndian.AppendUint16(nil, ports.Last)},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)},
+		&expr.Payload{DestRegister: register(1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2})
+	for i, key := range []expr.MetaKey{expr.MetaKeySKUID, expr.MetaKeySKGID, expr.MetaKeyMARK} {
+		load = append(load, &expr.Meta{Key: key, Register: register(uint32(i) + 2)})
+	}
+	return append(load, &expr.Dynset{SrcRegKey: register(0), SetName: witnessSet, SetID: 1,
+		Operation: unix.NFT_DYNSET_OP_ADD})
+}
+
+func (w *Witness) senders() (all []Sender, err error) {
+	err = w.conn.eachKey(nftables.TableFamilyINet, w.table, witnessSet, func(key []byte) {
+		if len(key) < keyLength {
+			return
+		}
+		host := func(part int) uint32 { return binary.NativeEndian.Uint32(key[4*part:]) }
+		all = append(all, Sender{Protocol: ruleset.Protocol(key[0]), Port: binary.BigEndian.Uint16(key[4:]),
+			Owner: ruleset.Owner{UID: host(2), GID: host(3)}, Mark: host(4)})
+	})
+	return all, explain(err, "list who has sent")
+}
+
+// eachKey reads the keys of a set's elements.
+func (conn *Conn) eachKey(family nftables.TableFamily, table, set string, f func([]byte)) error {
+	return conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
+		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
+	}, func(_ nftables.TableFamily, message []byte) error {
+		for typ, list := range attributes(message) {
+			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+				continue
+			}
+			for _, elem := range attributes(list) {
+				for typ, data := range attributes(elem) {
+					if typ != unix.NFTA_SET_ELEM_KEY {
+						continue
+					}
+					for _, key := range attributes(data) {
+						f(key)
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
