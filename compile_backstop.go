@@ -89,15 +89,15 @@ func (c Config) ofProxy(line, reason string, t Target) []Rule {
 	return rules
 }
 
-// marksOfTProxy returns the rules by which the packets that mode tproxy has marked pass.
-func (c Config) marksOfTProxy(t Target) []Rule {
+// repliesOfTProxy returns the rule by which an application's replies pass that mode tproxy brings back to a proxy which
+// has called from its client's address. What the proxy itself sends passes as all of its do (O4). The mark alone would
+// not do: NET_RAW is enough to set it.
+func (c Config) repliesOfTProxy() []Rule {
 	if c.Inbound.Mode != InboundTProxy {
 		return nil
 	}
-	return []Rule{
-		rule("I7.mark", "delivered to the pod by its mark", []Match{MetaMark(c.Inbound.TProxy.Mark)}, t),
-		rule("O3.mark", "the proxy calls its own pod", []Match{MetaMark(c.Inbound.TProxy.SelfMark)}, t),
-	}
+	match := []Match{MetaMark(c.Inbound.TProxy.Mark), CTReply}
+	return []Rule{rule("I7.mark", "a reply, delivered to the pod by its mark", match, Return{})}
 }
 
 // backstopSyn returns the chain for what opens a TCP connection: lines B1, B2, B4 and B6.
@@ -116,7 +116,7 @@ func (c Config) backstopSyn() []Chain {
 	for _, d := range c.outboundDestinations() {
 		refused = append(refused, rule("B4."+d.id, "untranslated: "+d.reason, append(opens(), d.match...), Reject{}))
 	}
-	sent, chains := c.sent(scopeSyn, c.marksOfTProxy(Return{}), c.ofProcesses(refused), ChainBackstopSynIncluded,
+	sent, chains := c.sent(scopeSyn, nil, c.ofProcesses(refused), ChainBackstopSynIncluded,
 		FilterChain, "O2", "O6")
 	rules = append(rules, sent...)
 	loop := c.loop()
@@ -193,7 +193,7 @@ func (c Config) backstopStream() []Chain {
 	for _, d := range c.outboundDestinations() {
 		rest = append(rest, refuse("B5."+d.id, d.reason, append([]Match{Proto{TCP}}, d.match...))...)
 	}
-	rules, chains := c.sent(scopeStream, c.marksOfTProxy(Return{}), rest, ChainBackstopStreamIncluded, FilterChain,
+	rules, chains := c.sent(scopeStream, c.repliesOfTProxy(), rest, ChainBackstopStreamIncluded, FilterChain,
 		"O1", "O2", "O6")
 	return append(chains,
 		Chain{Name: ChainBackstopUnowned, Rules: c.unowned()},

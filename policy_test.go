@@ -329,8 +329,8 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 		}
 		return pass, ""
 	}
-	// What mode tproxy has marked passes B4 and B5.
-	marked := j.tproxy() && (has(p.Mark, j.Inbound.TProxy.Mark) || has(p.Mark, j.Inbound.TProxy.SelfMark) ||
+	// What mode tproxy brings back to the proxy passes B5.
+	marked := j.tproxy() && j.reply() && (has(p.Mark, j.Inbound.TProxy.Mark) ||
 		j.tcp() && has(p.ConnMark, j.Inbound.TProxy.Mark) && line != "O1" && line != "O2" && !(p.DNAT && !p.Reply))
 	if j.opens() {
 		sentByDNAT := j.dnat() && !j.reply()
@@ -341,8 +341,6 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 			return pass, ""
 		case j.onLo():
 			return pass, "B2"
-		case marked:
-			return pass, ""
 		case line == "O8" && !j.toResolver():
 			return rejected, "B6"
 		case capturing(line) && line != "O3" && line != "O8":

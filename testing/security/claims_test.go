@@ -69,7 +69,7 @@ func claims(t *testing.T) (all []claim) {
 	return all
 }
 
-// TestClaims: each row of the page has a test, each test here has a row, and the lines that decide are lines of the policy.
+// TestClaims: each row of the page has a test, each test here has a row, and the policy has the lines that decide.
 func TestClaims(t *testing.T) {
 	tested := maps.Clone(elsewhere)
 	for _, s := range scenes() {

@@ -107,9 +107,14 @@ func (e exhaustion) try(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watch.Close()
+	// Entries of what was there before would make room when their time is over.
+	if err := lab.Pod.FlushEntries(); err != nil {
+		t.Fatal(err)
+	}
 	for i, m := range all {
 		// The next takes the place of the one before, of which the entries that are translated go.
-		if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: m.backend}).Apply(t.Context(), intercept.Default()); err != nil {
+		pod := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: m.backend}
+		if _, err := pod.Apply(t.Context(), intercept.Default()); err != nil {
 			t.Fatal(err)
 		}
 		if i == 0 || e.full {

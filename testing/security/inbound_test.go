@@ -70,6 +70,11 @@ var arrivals = []arrival{
 	{claim: "peer-openings", name: "a SYN with any flags beside it", says: []string{opened},
 		do: segments(false, []uint8{intercept.SYN, intercept.SYN | intercept.PSH, intercept.SYN | intercept.URG,
 			intercept.SYN | intercept.PSH | intercept.URG | 0x40 | 0x80})},
+	{claim: "peer-openings", name: "a SYN that says to be of a connection of Multipath TCP", says: []string{opened},
+		do: func(t *testing.T, s *site, from netip.AddrPort) string {
+			p := netlab.Segment{Src: from, Dst: inPod(from, nobodysPort), Flags: intercept.SYN, Seq: 1, Options: joins()}
+			return answer(t, s, [][]byte{p.Packet()}, from)
+		}},
 	{claim: "peer-openings", name: "a SYN with data", says: []string{opened},
 		do: segments(true, []uint8{intercept.SYN})},
 	// The kernel takes none of these for an opening either; a reset is no way in.

@@ -121,6 +121,10 @@ func oneOf(answers map[string]bool) string {
 	return strings.Join(slices.Sorted(maps.Keys(answers)), ", ")
 }
 
+// joins are options by which a SYN asks to be a part of a connection of Multipath TCP (RFC 8684, section 3.2), which is
+// not there.
+func joins() []byte { return []byte{30, 12, 0x10, 0, 1, 2, 3, 4, 5, 6, 7, 8} }
+
 func setTTL(packet []byte, ttl byte) {
 	if packet[0]>>4 == 6 {
 		packet[7] = ttl
@@ -188,7 +192,7 @@ func extended(packet, more []byte, number byte) []byte {
 }
 
 // extensions are the ways to extend a packet, by family: options of IPv4 (no operation, record route, timestamp, stream
-// and a router's alert), and extension headers (hop by hop, destination options, a routing header with no segment left).
+// and a router's alert), and extension headers (hop by hop, destination options, a routing header that is at its end).
 func extensions(packet []byte) (all [][]byte) {
 	if packet[0]>>4 == 4 {
 		for _, options := range [][]byte{
