@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Before the kernel takes the chains of iptables-nft it follows every way through them (walk.go). Where several rules of
-// a chain are written in parts, the ways multiply. Where that is too much, the chain is written with a flag: what a rule
-// asks for is asked in chains of its own, which come back. They flip a bit of the packet's mark if the packet is on all
-// of the lists, and a rule behind them asks for the bit. So the ways add up.
+// Before the kernel takes the chains of iptables-nft it follows every way through them (walk.go). Where several rules
+// of a chain are written in parts, the ways multiply. Where that is too much, the chain is written with a flag: what a
+// rule asks for is asked in chains of its own, which come back. They flip a bit of the packet's mark if the packet is
+// on all of the lists, and a rule behind them asks for the bit. So the ways add up.
 //
 // The packet keeps its mark: the bit is flipped back before anything else sees it. A packet that came with the bit set
 // meets a second copy of these rules, in which the flag is the bit cleared. The lists are shared.

@@ -21,7 +21,8 @@ import (
 func TestFlagInTheKernel(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		s := newSite(t, Options{Variant: v})
-		for _, command := range []string{"link set lo up", "route add local 10.0.0.0/8 dev lo", "route add local fd00::/8 dev lo"} {
+		for _, command := range []string{"link set lo up", "route add local 10.0.0.0/8 dev lo",
+			"route add local fd00::/8 dev lo"} {
 			s.run(t, "", "ip", strings.Fields(command)...)
 		}
 		marks := []uint32{0, 7, flagBit, flagBit | 7}

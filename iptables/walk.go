@@ -10,16 +10,16 @@ import (
 )
 
 // walk is what the kernel does to make sure of the chains of iptables-nft. From each built-in chain it follows every
-// way, and a chain again for each rule that leads to it (nft_chain_validate of net/netfilter/nf_tables_api.c). It does so
-// for all tables of the namespace whenever one is written, and nothing interrupts it. Newer kernels remember where they
-// were (6.12.117, 6.18 and 7.2 were seen to); Debian's 5.10 and 6.1 do not.
+// way, and a chain again for each rule that leads to it (nft_chain_validate of net/netfilter/nf_tables_api.c). It does
+// so for all tables of the namespace whenever one is written, and nothing interrupts it. Newer kernels remember where
+// they were (6.12.117, 6.18 and 7.2 were seen to); Debian's 5.10 and 6.1 do not.
 type walk struct {
 	visits uint64 // of rules
 	depth  int    // of chains, the built-in one among them
 }
 
-// isEasy reports whether it takes the kernel no time to speak of: 20,000 visits are 10 ms, with the processor emulated by
-// software.
+// isEasy reports whether it takes the kernel no time to speak of: 20,000 visits are 10 ms, with the processor emulated
+// by software.
 func (w walk) isEasy() bool { return w.visits <= 20_000 && w.depth <= maxDepth }
 
 // isPossible reports whether the kernel takes the chains, and without being busy for long: a million visits are half a
@@ -89,7 +89,8 @@ type list struct {
 // tooMuch returns the error for a table that the kernel would refuse, or be busy with for long. It names the rules with
 // the longest lists.
 func (l *lowering) tooMuch(w walk) error {
-	what := fmt.Sprintf("for chains that lead through %d rules on all ways together; it takes up to %d", w.visits, maxVisits)
+	what := fmt.Sprintf("for chains that lead through %d rules on all ways together; it takes up to %d",
+		w.visits, maxVisits)
 	if w.depth > maxDepth {
 		what = fmt.Sprintf("for chains that lead to each other %d deep; it takes %d", w.depth, maxDepth)
 	}
