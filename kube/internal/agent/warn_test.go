@@ -38,8 +38,10 @@ func TestWarn(t *testing.T) {
 		}
 	}
 	look(1, `mesh_cni_pod_warnings{warning="raw-sockets"} 1`)
-	if !strings.Contains(log.String(), "pod=ns/web") || !strings.Contains(log.String(), "allowPrivilegeEscalation: false") {
-		t.Error(log.String())
+	for _, want := range []string{"pod=ns/web", "allowPrivilegeEscalation: false"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%s is not in %s", want, log.String())
+		}
 	}
 	look(0, `mesh_cni_pod_warnings{warning="set-id-programs"} 1`)
 	specs["db"] = loose

@@ -52,7 +52,9 @@ func containerOf(pod *corev1.PodSecurityContext, c corev1.Container) podspec.Con
 
 // slimContainer is what anybody asks about a container.
 func slimContainer(c corev1.Container) corev1.Container {
-	return corev1.Container{Name: c.Name, Image: c.Image, RestartPolicy: c.RestartPolicy, SecurityContext: c.SecurityContext}
+	return corev1.Container{
+		Name: c.Name, Image: c.Image, RestartPolicy: c.RestartPolicy, SecurityContext: c.SecurityContext,
+	}
 }
 
 // Specs are what decides who may pass as the proxies of the pods that are known, by the UIDs of the pods.

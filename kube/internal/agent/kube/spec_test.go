@@ -27,8 +27,8 @@ func TestSpecOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := podspec.Pod{HostNetwork: true, ShareProcessNamespace: true, Containers: []podspec.Container{
-		{Name: "proxy", RunAsUser: &other, RunAsGroup: &group, RunAsNonRoot: no, AllowPrivilegeEscalation: no, Privileged: yes,
-			Add: []string{"NET_ADMIN"}, Drop: []string{"ALL"}},
+		{Name: "proxy", RunAsUser: &other, RunAsGroup: &group, RunAsNonRoot: no, AllowPrivilegeEscalation: no,
+			Privileged: yes, Add: []string{"NET_ADMIN"}, Drop: []string{"ALL"}},
 		{Name: "app", RunAsUser: &user, RunAsGroup: &group, RunAsNonRoot: yes},
 	}}
 	for _, in := range []*corev1.Pod{&p, slimmed.(*corev1.Pod)} {

@@ -79,8 +79,8 @@ func New() *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_build_info", Help: "1, with what was built.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "revision": v.Revision, "goversion": v.Go}})
 	build.Set(1)
-	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.Warnings, m.EventsDropped, m.Ready,
-		build,
+	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.Warnings,
+		m.EventsDropped, m.Ready, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What is to be alerted on is there before it first happens.
 	for _, reason := range []string{"installed", "restored"} {
