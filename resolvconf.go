@@ -2,7 +2,6 @@ package intercept
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -12,6 +11,7 @@ import (
 // The zone of a link-local address is left off, since rules match addresses.
 func ParseResolvConf(text string) []netip.Addr {
 	var servers []netip.Addr
+	seen := map[netip.Addr]bool{}
 	for line := range strings.Lines(text) {
 		if i := strings.IndexAny(line, "#;"); i >= 0 {
 			line = line[:i]
@@ -24,7 +24,8 @@ func ParseResolvConf(text string) []netip.Addr {
 		if err != nil {
 			continue
 		}
-		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !slices.Contains(servers, a) {
+		if a = a.Unmap().WithZone(""); !a.IsUnspecified() && !seen[a] {
+			seen[a] = true
 			servers = append(servers, a)
 		}
 	}

@@ -58,17 +58,28 @@ func holder(f *os.File) string {
 	if err != nil || err2 != nil {
 		return "its holder is unknown"
 	}
+	pid := lockedBy(string(locks), number)
+	if pid == "" {
+		return "its holder is not visible from here"
+	}
+	name, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		return "by process " + pid
+	}
+	return fmt.Sprintf("by process %s (%s)", pid, strings.TrimSpace(string(name)))
+}
+
+// lockedBy returns the process that holds a lock on the file of an inode, of what /proc/locks says, or "".
+func lockedBy(locks string, inode uint64) string {
 	// 1: FLOCK  ADVISORY  WRITE 4711 00:1a:12345 0 EOF
-	for line := range strings.Lines(string(locks)) {
+	for line := range strings.Lines(locks) {
 		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[1] == "->" || !strings.HasSuffix(fields[5], ":"+strconv.FormatUint(number, 10)) {
+		if len(fields) < 6 || fields[1] == "->" || !strings.HasSuffix(fields[5], ":"+strconv.FormatUint(inode, 10)) {
 			continue
 		}
-		name, err := os.ReadFile("/proc/" + fields[4] + "/comm")
-		if err != nil {
-			return "by process " + fields[4]
+		if _, err := strconv.ParseUint(fields[4], 10, 31); err == nil {
+			return fields[4]
 		}
-		return fmt.Sprintf("by process %s (%s)", fields[4], strings.TrimSpace(string(name)))
 	}
-	return "its holder is not visible from here"
+	return ""
 }

@@ -280,7 +280,7 @@ func (conn *Conn) elements(family nftables.TableFamily, set string) ([]string, e
 						for _, key = range attributes(data) {
 						}
 					case unix.NFTA_SET_ELEM_FLAGS:
-						end = binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+						end = len(data) == 4 && binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 					}
 				}
 				keys = appendElement(keys, key, end)
@@ -326,7 +326,7 @@ func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 			case unix.NFTA_RULE_CHAIN:
 				chain = zeroTerminated(data)
 			case unix.NFTA_RULE_USERDATA:
-				r.comment, _ = userdata.GetString(data, userdata.TypeComment)
+				r.comment = comment(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
 				r.body, r.packets, r.bytes = canonical(data)
 			}
@@ -335,6 +335,20 @@ func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 		return nil
 	})
 	return rules, err
+}
+
+// comment returns the comment in a rule's user data, a list of types, lengths and
+// values (libnftnl's udata.c), or "". The kernel keeps what it is given, whatever it
+// is; the library's Get takes its lengths to be right.
+func comment(data []byte) string {
+	for len(data) >= 2 && len(data)-2 >= int(data[1]) {
+		value := data[2 : 2+int(data[1])]
+		if userdata.Type(data[0]) == userdata.TypeComment {
+			return strings.TrimSuffix(string(value), "\x00")
+		}
+		data = data[2+len(value):]
+	}
+	return ""
 }
 
 // generation returns the number of the rules' generation: every transaction

@@ -84,8 +84,9 @@ func hazards() []hazard {
 			},
 		},
 		{
-			id:          "set-id-programs",
-			text:        "a setuid or setgid program in the image can run as the proxy",
+			id: "set-id-programs",
+			text: "a setuid or setgid program can run as the proxy: one in the image, or one that root makes, or who has the " +
+				"proxy's group (fsGroup)",
 			remedy:      "set allowPrivilegeEscalation: false",
 			ofContainer: func(_ Pod, c Container) bool { return c.escalates() },
 		},

@@ -3,6 +3,7 @@
 package cniwire
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
@@ -310,4 +314,28 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// FuzzAnswer holds that no bytes from who listens at the agent's socket make a panic,
+// and that what is read of them can be written again.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte(`{"version":1,"found":true,"annotations":{"a/b":"c"},"runtimeClass":"runc"}` + "\n"))
+	f.Add([]byte(`{"version":1,"error":"x"}`))
+	f.Add([]byte("{\"annotations\":{\"\\ud800\":null}}\n{"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var answer, again Answer
+		if readMessage(bytes.NewReader(b), &answer) != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := writeMessage(&out, answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := readMessage(&out, &again); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(answer, again, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatal(diff)
+		}
+	})
 }

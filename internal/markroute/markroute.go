@@ -365,6 +365,9 @@ func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) ([]direct.Messa
 func read(message []byte, rule bool) (o object, ok bool, err error) {
 	// struct fib_rule_hdr has the size of struct rtmsg; see linux/fib_rules.h and
 	// linux/rtnetlink.h.
+	if len(message) < unix.SizeofRtMsg {
+		return o, false, fmt.Errorf("the kernel describes a rule or a route in %d bytes", len(message))
+	}
 	header := nl.DeserializeRtMsg(message)
 	attrs, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
 	o = object{rule: rule, table: uint32(header.Table), ours: header.Protocol == protocol}
@@ -407,7 +410,13 @@ func read(message []byte, rule bool) (o object, ok bool, err error) {
 	return o, ok && (!rule || o.mark.Value != 0 && o.priority < mainPriority), err
 }
 
-func number(a syscall.NetlinkRouteAttr) uint32 { return binary.NativeEndian.Uint32(a.Value) }
+// number is the value of an attribute that the kernel has as a number.
+func number(a syscall.NetlinkRouteAttr) uint32 {
+	if len(a.Value) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(a.Value)
+}
 
 func explain(attempted string, err error) error {
 	switch {

@@ -81,17 +81,24 @@ func readProcess(pid int) (p process, cgroup string) {
 	if err != nil {
 		return p, ""
 	}
-	// The name of the program, in parentheses, may hold anything. The start is
-	// the 20th field behind it (proc_pid_stat(5)).
-	fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))
-	if len(fields) < 20 || fields[0] == "Z" { // which has no namespace any more
-		return p, ""
-	}
-	started, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
+	started, alive := startTime(string(stat))
+	if !alive {
 		return p, ""
 	}
 	return process{pid, started}, containerCgroup(string(text))
+}
+
+// startTime reads of /proc/PID/stat when the process was started, and whether it
+// has not ended.
+func startTime(stat string) (ticks uint64, alive bool) {
+	// The name of the program, in parentheses, may hold anything. The start is
+	// the 20th field behind it (proc_pid_stat(5)).
+	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+	if len(fields) < 20 || fields[0] == "Z" { // which has no namespace any more
+		return 0, false
+	}
+	ticks, err := strconv.ParseUint(fields[19], 10, 64)
+	return ticks, err == nil
 }
 
 // containerCgroup returns the path of the innermost container's cgroup of what

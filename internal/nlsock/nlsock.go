@@ -29,7 +29,7 @@ func Dial(protocol, buffers int) (*netlink.Conn, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	s := &socket{fd: fd}
+	s := &socket{fd: fd, most: maxAnswer}
 	if err := s.setUp(buffers); err != nil {
 		return nil, errors.Join(os.NewSyscallError("setsockopt", err), s.Close())
 	}
@@ -40,7 +40,17 @@ func Dial(protocol, buffers int) (*netlink.Conn, error) {
 type socket struct {
 	fd     int
 	buffer []byte // what is received is copied out of it
+	// received is how many bytes have come since a request, of at most most.
+	received, most int
 }
+
+// maxAnswer is more than there is of anything that is listed here in earnest: some
+// 200,000 rules. Who may write rules in a namespace can make any number of them, and
+// who lists them is mostly outside of it.
+const maxAnswer = 64 << 20
+
+// ErrTooMuch reports that the kernel has more to list than is read.
+var ErrTooMuch = errors.New("there is too much to list")
 
 // patience is how many seconds an answer may take that should be there at once.
 // Where no answer comes at all that is an error, and not the end of the program.
@@ -82,6 +92,7 @@ func (s *socket) SendMessages(messages []netlink.Message) error {
 		}
 		all = append(all, b...)
 	}
+	s.received = 0
 	for {
 		err := unix.Sendto(s.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if !errors.Is(err, unix.EINTR) { // which is before anything is sent
@@ -111,6 +122,10 @@ func (s *socket) Receive() ([]netlink.Message, error) {
 			return nil, os.NewSyscallError("recvfrom", err)
 		case n > len(s.buffer):
 			return nil, fmt.Errorf("an answer of the kernel's of %d bytes: there is room for %d", n, len(s.buffer))
+		}
+		if s.received += n; s.received > s.most {
+			return nil, fmt.Errorf("%w: over %d bytes; find out who has made that many (nft list ruleset, ip rule)", ErrTooMuch,
+				s.most)
 		}
 		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
 			continue // another process, which has nothing to say here

@@ -91,3 +91,42 @@ func TestSplit(t *testing.T) {
 		}
 	}
 }
+
+// TestTooMuch: what a namespace's own can make without end is not read to its end.
+func TestTooMuch(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &socket{fd: fd, most: 1 << 20}
+	c := netlink.NewConn(s, 0)
+	defer c.Close()
+	for range 3 { // it begins anew with each request
+		if found, err := links(c); err != nil || len(found) == 0 {
+			t.Fatalf("%d interfaces, %v", len(found), err)
+		}
+	}
+	s.most = 100
+	if _, err := links(c); !errors.Is(err, ErrTooMuch) {
+		t.Errorf("%v", err)
+	}
+}
+
+// FuzzSplit holds that no answer makes a panic, and that what is read of it fits in it.
+func FuzzSplit(f *testing.F) {
+	f.Add([]byte{20, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4})
+	f.Add(make([]byte, 64))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		all, err := split(b)
+		if err != nil {
+			return
+		}
+		size := 0
+		for _, m := range all {
+			size += unix.SizeofNlMsghdr + len(m.Data)
+		}
+		if len(all) == 0 || size > len(b) {
+			t.Fatalf("%d messages of %d bytes, of %d", len(all), size, len(b))
+		}
+	})
+}

@@ -13,12 +13,11 @@ import (
 // logGroupHolder names the process that is bound to the group. The kernel lists the port of its socket, and of all
 // netlink sockets their ports and inodes. Ports are numbers that say nothing of the process.
 func logGroupHolder() string {
-	bound := row("netfilter/nfnetlink_log", func(f []string) bool { return len(f) > 1 && f[0] == strconv.Itoa(group) })
-	if bound == nil {
+	line := row("netfilter/nfnetlink_log", bound)
+	if line == nil {
 		return ""
 	}
-	const netfilter = "12" // NETLINK_NETFILTER
-	socket := row("netlink", func(f []string) bool { return len(f) > 9 && f[1] == netfilter && f[2] == bound[1] })
+	socket := row("netlink", netlinkOf(line[1]))
 	if socket == nil {
 		return ""
 	}
@@ -27,7 +26,7 @@ func logGroupHolder() string {
 
 // socketHolder names the process that has the abstract UNIX socket.
 func socketHolder() string {
-	socket := row("unix", func(f []string) bool { return len(f) > 7 && f[7] == name })
+	socket := row("unix", named)
 	if socket == nil {
 		return ""
 	}
@@ -40,13 +39,29 @@ func row(file string, is func(fields []string) bool) []string {
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(text)) {
+	return rowOf(string(text), is)
+}
+
+func rowOf(text string, is func(fields []string) bool) []string {
+	for line := range strings.Lines(text) {
 		if fields := strings.Fields(line); is(fields) {
 			return fields
 		}
 	}
 	return nil
 }
+
+// bound tells a line of nfnetlink_log about the group; its second field is the port of a socket.
+func bound(f []string) bool { return len(f) > 1 && f[0] == strconv.Itoa(group) }
+
+// netlinkOf tells the line of a netlink socket with a port; its tenth field is an inode.
+func netlinkOf(port string) func(f []string) bool {
+	const netfilter = "12" // NETLINK_NETFILTER
+	return func(f []string) bool { return len(f) > 9 && f[1] == netfilter && f[2] == port }
+}
+
+// named tells the line of the abstract UNIX socket; its seventh field is an inode.
+func named(f []string) bool { return len(f) > 7 && f[7] == name }
 
 // processWith returns the process that has the socket of an inode open.
 func processWith(inode string) string {
