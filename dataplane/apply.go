@@ -71,8 +71,10 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 			return err
 		}
 		chains, unlisted := s.space.allForeign()
-		if err = refuseMesh(foreignTo(BackendNFT, chains, nil)); err != nil && !s.pod.BesideOtherMesh {
-			return err
+		if !s.pod.BesideOtherMesh {
+			if err = refuseMesh(foreignTo(BackendNFT, chains, nil)); err != nil {
+				return err
+			}
 		}
 		res.Warnings = append(res.Warnings, resolversInPod(want)...)
 		var done effects

@@ -28,6 +28,7 @@ const (
 	codeDrifted      uint = 104
 	codeNotThere     uint = 105
 	codeOtherNetwork uint = 106
+	codeOtherMesh    uint = 107
 	codeFailed       uint = 110
 )
 
@@ -60,6 +61,7 @@ func codes() []code {
 		{codeKernel, "unsupported", "the kernel, or a program to write rules with, lacks support"},
 		{codePermission, "permission", "the plugin is not permitted to write rules"},
 		{codeForeign, "foreign", "there is a table or chain of our name that someone else made"},
+		{codeOtherMesh, "other-mesh", "rules of another mesh are in the pod's network namespace"},
 		{codeDrifted, "drifted", "CHECK: the rules are not what the pod asks for; the first differences are named"},
 		{codeNotThere, "not-intercepted", "CHECK: the pod asks for interception and has no rules"},
 		{codeOtherNetwork, "runtime",
@@ -118,6 +120,8 @@ func classify(err error) (code uint, remedy string) {
 		return codePermission, "a runtime runs plugins as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"
 	case errors.Is(err, intercept.ErrForeign):
 		return codeForeign, ""
+	case errors.Is(err, dataplane.ErrOtherMesh):
+		return codeOtherMesh, "mesh-init remove --foreign takes them out, and beside: other-mesh in the entry insists"
 	case errors.Is(err, errDrifted):
 		return codeDrifted, ""
 	case errors.Is(err, intercept.ErrNotIntercepted):

@@ -30,7 +30,8 @@ func (in input) target() dataplane.Pod {
 	if in.held != nil {
 		path = in.held.Name()
 	}
-	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true}
+	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true,
+		BesideOtherMesh: in.conf.BesideOtherMesh}
 }
 
 // there makes the error of what was done in the pod's namespace: it calls the namespace as the runtime does, and there

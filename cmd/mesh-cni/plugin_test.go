@@ -76,6 +76,8 @@ func TestAdd(t *testing.T) {
 		"unsupported":              {entry(asks, ""), fmt.Errorf("a: %w", intercept.ErrUnsupported), codeKernel, 1},
 		"permission":               {entry(asks, ""), intercept.ErrPermission, codePermission, 1},
 		"foreign":                  {entry(asks, ""), intercept.ErrForeign, codeForeign, 1},
+		"another mesh":             {entry(asks, ""), fmt.Errorf("a: %w", dataplane.ErrOtherMesh), codeOtherMesh, 1},
+		"another mesh, insisted":   {entry(asks, `,"beside":"other-mesh"`), nil, 0, 1},
 		"locked":                   {entry(asks, ""), intercept.ErrLocked, types.ErrTryAgainLater, 1},
 		"gone":                     {entry(asks, ""), dataplane.ErrNotNetNS, types.ErrInvalidNetNS, 1},
 		"something":                {entry(asks, ""), errors.New("x"), codeFailed, 1},
@@ -111,7 +113,8 @@ func TestAdd(t *testing.T) {
 			t.Errorf("%s: %s", name, p.result)
 		}
 		for _, target := range *f.applied {
-			if target.NetNS != "/gone" || target.AllowHostNetNS || !target.SetSysctls {
+			if target.NetNS != "/gone" || target.AllowHostNetNS || !target.SetSysctls ||
+				target.BesideOtherMesh != strings.Contains(tt.stdin, "other-mesh") {
 				t.Errorf("%s: %+v", name, target)
 			}
 		}

@@ -44,6 +44,7 @@ const (
 // Conf is the entry. The zero Conf is not valid; [Default] is.
 type Conf struct {
 	Backend           dataplane.Backend
+	BesideOtherMesh   bool
 	FailurePolicy     Policy
 	ExcludeNamespaces []string
 	// AgentSocket is where the node's agent listens. Empty: there is none.
@@ -101,6 +102,9 @@ func Fields() []Field {
 		{"backend", forms(dataplane.Backends()), `"auto"`,
 			"how rules get into the kernel, as mesh-init's --backend",
 			setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
+		{"beside", "nobody|other-mesh", `"nobody"`,
+			"other-mesh: rules of another mesh in a pod are no error, as mesh-init's --beside",
+			setBeside},
 		{"failurePolicy", "fail|allow", `"fail"`,
 			"what becomes of a pod that may be ours, if nobody can say what it asks for, or if the kernel does not take its " +
 				"rules; allow: it starts without them. A mistake in its annotations always fails it",
@@ -254,6 +258,14 @@ func capabilities() Field {
 		c.Capabilities = of
 		return nil
 	}}
+}
+
+func setBeside(c *Conf, n strict.Node) error {
+	const otherMesh = "other-mesh"
+	var who string
+	err := setChoice(func(*Conf) *string { return &who }, "nobody", otherMesh)(c, n)
+	c.BesideOtherMesh = who == otherMesh
+	return err
 }
 
 func setString(to *string, n strict.Node, validate func(string) error) error {

@@ -152,7 +152,8 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 	}
 	f.Config = spec.Config
 	session, err := dataplane.Open(ctx,
-		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true})
+		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true,
+			BesideOtherMesh: r.Conf.BesideOtherMesh})
 	if err == nil {
 		defer func() { f.Err = errors.Join(f.Err, session.Close()) }()
 		f.Differences, err = session.Check(ctx, spec.Config)
