@@ -135,6 +135,13 @@ var defaults = []attempt{
 			inside := netip.AddrPortFrom(here(to), insidePort)
 			return ask(inside, byFamily(to, from("127.0.0.6"), from("::6")))
 		}},
+	{claim: "passthrough-source", name: "from an address that nobody has (IP_FREEBIND)", by: plain, inert: inIPv4,
+		do: func(to netip.AddrPort) string {
+			const freeBind6 = 78 // IPV6_FREEBIND
+			free := byFamily(to, flag(unix.SOL_IP, unix.IP_FREEBIND, 1), flag(unix.SOL_IPV6, freeBind6, 1))
+			return askOf(domain(to.Addr()), sockaddr(to), little, free,
+				byFamily(to, from("192.0.2.200"), from("2001:db8:200::1")))
+		}},
 	{claim: "source-ports", name: "from ports of others", by: plain, do: func(to netip.AddrPort) string {
 		answers := map[string]bool{}
 		ports := []uint16{1, 22, 53, 80, 443}
@@ -168,6 +175,10 @@ var defaults = []attempt{
 	}},
 	{claim: "openings", name: "Fast Open without a cookie", by: plain, says: theProxy,
 		do: func(to netip.AddrPort) string { return fastOpen(to, patience) }},
+	{claim: "openings", name: "with a signature that the proxy does not know (TCP_MD5SIG)", by: plain,
+		do: func(to netip.AddrPort) string {
+			return askOf(domain(to.Addr()), sockaddr(to), little, func(fd int) error { return sign(fd, to) })
+		}},
 	{claim: "openings", name: "with congestion notification", by: plain, says: theProxy,
 		do: func(to netip.AddrPort) string {
 			return ask(to, func(fd int) error {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +79,14 @@ func fastOpen(to netip.AddrPort, wait time.Duration, options ...option) string {
 		return said(err)
 	}
 	return answerer(fd)
+}
+
+// sign has a connection signed (RFC 2385).
+func sign(fd int, to netip.AddrPort) error {
+	address, _ := rawSockaddr(to)
+	key := unix.TCPMD5Sig{Keylen: 3, Key: [80]uint8{'k', 'e', 'y'}}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&key.Addr)), len(address)), address)
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &key)
 }
 
 // congestion is the algorithm that asks for congestion notification, where users may choose it.
