@@ -230,6 +230,26 @@ type listener struct {
 	own  os.FileInfo
 }
 
+// ErrTakenOver reports a socket in whose place there is another's by now.
+var ErrTakenOver = errors.New("another agent's socket is in its place")
+
+// InPlace returns nil while plugins reach a listener that [Listen] returned at its
+// path. It is [fs.ErrNotExist] if the socket has been removed, or [ErrTakenOver].
+func InPlace(l net.Listener) error {
+	ours, ok := l.(*listener)
+	if !ok {
+		return nil
+	}
+	now, err := os.Lstat(ours.path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("no plugin reaches the agent: %w", err)
+	case !os.SameFile(now, ours.own):
+		return fmt.Errorf("%s: %w", ours.path, ErrTakenOver)
+	}
+	return nil
+}
+
 // Close stops listening and removes the socket.
 func (l *listener) Close() error {
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.own) {

@@ -73,7 +73,7 @@ func newHost(t *testing.T) *host {
 	for _, err := range []error{
 		os.Mkdir(filepath.Dir(h.list), 0o755), os.Mkdir(filepath.Dir(h.plugin), 0o755),
 		os.Mkdir(filepath.Join(root, "proc"), 0o755),
-		os.WriteFile(h.list, []byte(calico), 0o644),
+		os.WriteFile(h.list, []byte(calico), 0o644), os.WriteFile(filepath.Join(root, "bin", "calico"), nil, 0o755),
 		os.WriteFile(conf, fmt.Appendf(nil, `{"logFile":%q,"logLevel":"debug"}`, filepath.Join(root, "log")), 0o600),
 	} {
 		if err != nil {
@@ -350,6 +350,106 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestMended: what somebody takes away from a running agent is noticed, said and mended.
+func TestMended(t *testing.T) {
+	netlab.Require(t)
+	h := newHost(t)
+	h.api.SetDaemonSets(map[string]bool{"mesh-system/mesh-cni-agent": false})
+	stop := h.start(t, "--keep-on-exit", "--daemonset", "mesh-system/mesh-cni-agent")
+	ready := func() bool { code, _ := h.get("/readyz"); return code == 200 }
+	until(t, "ready", ready)
+
+	// Its socket.
+	if err := os.Remove(h.socket); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the socket is back", func() bool { _, err := h.ask(t, "web"); return err == nil })
+	until(t, "ready again", ready)
+
+	// A socket that cannot be put back.
+	if err := errors.Join(os.RemoveAll(filepath.Dir(h.socket)), os.WriteFile(filepath.Dir(h.socket), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is said", func() bool {
+		code, text := h.get("/readyz")
+		return code == 503 && strings.HasPrefix(text, "socket: ")
+	})
+	if err := os.Remove(filepath.Dir(h.socket)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "ready once more", ready)
+
+	// Its settings: with a mistake they are said, without they are in force.
+	conf := filepath.Join(h.root, "plugin.json")
+	was, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(text string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(conf+".new", []byte(text), 0o600), os.Rename(conf+".new", conf)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(`{"failurePolcy":"allow"}`)
+	until(t, "the mistake is said", func() bool {
+		code, text := h.get("/readyz")
+		return code == 503 && strings.HasPrefix(text, "settings: ") && strings.Contains(text, "failurePolcy: unknown field")
+	})
+	edit(strings.Replace(string(was), "{", `{"failurePolicy":"allow",`, 1))
+	until(t, "the entry has them", func() bool {
+		b, _ := os.ReadFile(h.list)
+		return strings.Contains(string(b), `"failurePolicy"`)
+	})
+	until(t, "ready with them", ready)
+
+	// A pod whose network came without us: the runtime reads other lists.
+	pod := meshed("lost", "77777777-4b5a-6978-8796-a5b4c3d2e1f0")
+	h.api.Put(pod)
+	until(t, "it is known", func() bool { facts, _ := h.ask(t, "lost"); return facts.Found })
+	pod.Status.PodIPs = []corev1.PodIP{{IP: "10.244.0.9"}}
+	h.api.Put(pod)
+	until(t, "it is said that nobody asked for it", func() bool {
+		code, text := h.get("/readyz")
+		return code == 503 && strings.Contains(text, "runtime: pod default/lost has got its network")
+	})
+
+	// The end of the DaemonSet is the end of what it put there, its update is not.
+	if code := stop(); code != cli.ExitDone {
+		t.Errorf("exit code %d", code)
+	}
+	if b, _ := os.ReadFile(h.list); !strings.Contains(string(b), "mesh-cni") {
+		t.Errorf("an update: %s", b)
+	}
+	for name, gone := range map[string]map[string]bool{
+		"deleted": {}, "being deleted": {"mesh-system/mesh-cni-agent": true}, "with its rights": nil,
+	} {
+		h.api.SetDaemonSets(map[string]bool{"mesh-system/mesh-cni-agent": false})
+		h.log = &lockedBuffer{}
+		before := h.api.Stats().Sets
+		stop := h.start(t, "--keep-on-exit", "--daemonset", "mesh-system/mesh-cni-agent", "--no-repair")
+		until(t, "it knows its DaemonSet", func() bool { return h.api.Stats().Sets > before })
+		until(t, "ready", ready)
+		h.api.SetDaemonSets(gone)
+		if code := stop(); code != cli.ExitDone {
+			t.Errorf("%s: exit code %d", name, code)
+		}
+		b, err := os.ReadFile(h.list)
+		if _, left := os.Stat(h.plugin); err != nil || string(b) != calico || left == nil {
+			t.Errorf("%s: left behind: %v\n%s\n%s", name, err, b, h.log)
+		}
+	}
+	// Whoever never had the right to know leaves all in place.
+	stop = h.start(t, "--keep-on-exit", "--daemonset", "mesh-system/mesh-cni-agent", "--no-repair")
+	until(t, "ready", ready)
+	if code := stop(); code != cli.ExitDone {
+		t.Errorf("exit code %d", code)
+	}
+	if b, _ := os.ReadFile(h.list); !strings.Contains(string(b), "mesh-cni") {
+		t.Errorf("without the right: %s", b)
+	}
+}
+
 // TestFlags: every mistake is said, with its flag.
 func TestFlags(t *testing.T) {
 	dir := t.TempDir()
@@ -378,6 +478,8 @@ func TestFlags(t *testing.T) {
 			[]string{"--node: empty", "gone: no such file", `--socket: agentSocket: "relative" is not the absolute path`,
 				`--cni-conf-dir: "x"`, `--listen: "9992" is not an address`, "--repair-interval: 1ms", `--init-containers: "["`}},
 		{[]string{"run", "--node", "n", "--socket", ""}, []string{"--socket: empty"}},
+		{[]string{"run", "--node", "n", "--daemonset", "x", "--cri-socket", "run/c.sock"},
+			[]string{`--daemonset: "x" is not NAMESPACE/NAME`, `--cri-socket: "run/c.sock" is not an absolute path`}},
 	} {
 		var errOut bytes.Buffer
 		code := run(t.Context(), tt.args, nil, io.Discard, &errOut)

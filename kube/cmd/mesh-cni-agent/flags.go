@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/cri"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 )
 
@@ -28,6 +30,8 @@ type settings struct {
 	agent.Settings
 	output   cli.Format
 	logLevel slog.Level
+	// again makes them anew, of the same flags: a file may have changed.
+	again func() (settings, error)
 }
 
 // The headings of the help.
@@ -53,6 +57,8 @@ func agentFlags() []cli.Flag {
 		row("socket", "PATH", groupNode, "/run/mesh-cni/agent.sock",
 			"UNIX socket for the plugin; the node and this pod\nhave to call it the same"),
 		row("proc", "DIR", groupNode, "/proc", "the node's processes"),
+		row("cri-socket", "PATH", groupNode, "auto",
+			"where the container runtime is asked which directories\nit reads, as the node calls it; none: it is not asked"),
 
 		row("node", "NAME", groupAPI, "", "name of the node; if not given, that in NODE_NAME"),
 		row("api-server", "URL", groupAPI, "", "if not given, as kubelet tells pods"),
@@ -70,6 +76,8 @@ func agentFlags() []cli.Flag {
 		row("startup-taint", "KEY", groupEnd, "",
 			"taint to take off the node once ready; it needs the\nright to patch nodes"),
 		row("keep-on-exit", "", groupEnd, "false", "leave plugin and entry in place at the end, as for\nan upgrade"),
+		row("daemonset", "NAMESPACE/NAME", groupEnd, "",
+			"the agent's own: once it is deleted, plugin and entry\nare taken out, whatever --keep-on-exit says"),
 		row("keep-binary", "", groupEnd, "false",
 			"never delete the plugin: CRI-O asks it about the end\nof pods that it started (docs/agent.md)"),
 	}
@@ -112,6 +120,25 @@ func settle(line cli.Line, running bool, env []string) (settings, error) {
 	s.Repair, s.DryRun = !is("no-repair"), is("dry-run")
 	s.KeepOnExit, s.KeepBinary = is("keep-on-exit"), is("keep-binary")
 
+	if set := text("daemonset"); set != "" {
+		namespace, name, ok := strings.Cut(set, "/")
+		if s.DaemonSet = (kube.Name{Namespace: namespace, Name: name}); !ok || namespace == "" || name == "" ||
+			strings.Contains(name, "/") {
+			fail("--daemonset: %q is not NAMESPACE/NAME, as in mesh-system/mesh-cni-agent", strict.Clip(set))
+		}
+	}
+	if socket := text("cri-socket"); socket != "none" {
+		node := cri.Node{Root: filepath.Join(s.Proc, "1", "root")}
+		if socket != "auto" {
+			node.Socket = socket
+			if !filepath.IsAbs(socket) {
+				fail("--cri-socket: %q is not an absolute path", strict.Clip(socket))
+			}
+		}
+		s.Place.Runtime = func(ctx context.Context) ([]string, error) {
+			return node.Compare(ctx, s.Place.Conf.Path, s.Place.Bin.Path)
+		}
+	}
 	fields, err := pluginConf(text("plugin-conf"))
 	if err != nil {
 		fail("--plugin-conf %s: %w", text("plugin-conf"), err)

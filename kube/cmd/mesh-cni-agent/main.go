@@ -20,6 +20,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/kube/internal/agent"
+	"github.com/mesh-intercept/intercept/kube/internal/conflist"
 )
 
 // errIll reports that doctor found something wrong.
@@ -77,7 +78,9 @@ func (c commands) verb(
 	running bool, do func(context.Context, settings, *slog.Logger) error,
 ) func(context.Context, cli.Line) int {
 	return func(ctx context.Context, line cli.Line) int {
-		s, err := settle(line, running, c.env)
+		again := func() (settings, error) { return settle(line, running, c.env) }
+		s, err := again()
+		s.again = again
 		if err != nil {
 			return c.console.Fail(ctx, nil, cli.UsageError{Err: err})
 		}
@@ -95,13 +98,26 @@ func (c commands) verb(
 func (c commands) serve(ctx context.Context, s settings, log *slog.Logger) error {
 	klog.SetSlogLogger(log) // what client-go has to say
 	v := version.Get()
-	s.API.UserAgent = "mesh-cni-agent/" + v.Version
-	a, err := agent.New(s.Settings, log)
-	if err != nil {
-		return err
+	for {
+		s.API.UserAgent = "mesh-cni-agent/" + v.Version
+		s.Reread = func() (conflist.Entry, error) {
+			now, err := s.again()
+			return now.Place.Entry, err
+		}
+		a, err := agent.New(s.Settings, log)
+		if err != nil {
+			return err
+		}
+		log.InfoContext(ctx, "starting", "version", v.Version, "revision", v.Revision, "node", s.Node)
+		if err := a.Run(ctx); !errors.Is(err, agent.ErrSettings) {
+			return err
+		}
+		again := s.again
+		if s, err = again(); err != nil {
+			return cli.UsageError{Err: err} // they were good a moment ago
+		}
+		s.again = again
 	}
-	log.InfoContext(ctx, "starting", "version", v.Version, "revision", v.Revision, "node", s.Node)
-	return a.Run(ctx)
 }
 
 func (c commands) uninstall(_ context.Context, s settings, log *slog.Logger) error {

@@ -36,7 +36,8 @@ func TestManifest(t *testing.T) {
 		object, ok := map[string]any{
 			"Namespace": &corev1.Namespace{}, "ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &settings,
 			"ResourceQuota": &corev1.ResourceQuota{},
-			"ClusterRole":   &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
+			"Role":          &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{},
+			"ClusterRole": &rbacv1.ClusterRole{}, "ClusterRoleBinding": &rbacv1.ClusterRoleBinding{}, "DaemonSet": &set,
 		}[kind.Kind]
 		if !ok {
 			t.Fatalf("a %q", kind.Kind)
@@ -56,7 +57,7 @@ func TestManifest(t *testing.T) {
 			args = append(args, strings.NewReplacer("/etc/mesh-cni/plugin.json", conf, "$(NODE_IP)", ip).Replace(a))
 		}
 		s, err := parse(t, args, []string{"NODE_NAME=node-1"})
-		if err != nil || !s.KeepOnExit || s.Node != "node-1" {
+		if err != nil || !s.KeepOnExit || s.Node != "node-1" || s.DaemonSet.String() != set.Namespace+"/"+set.Name {
 			t.Errorf("%v: %+v", err, s)
 		}
 		if host, port, err := net.SplitHostPort(s.Listen); err != nil || host != ip || port != "9992" {

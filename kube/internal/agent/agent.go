@@ -3,15 +3,18 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/cniconf"
@@ -47,6 +50,10 @@ type Settings struct {
 	Proc  string
 	// KeepOnExit leaves entry and binary in place, as for an upgrade.
 	KeepOnExit bool
+	// DaemonSet is that of the agent: once it is deleted, KeepOnExit no longer holds. Its zero value: it is not known.
+	DaemonSet kube.Name
+	// Reread reads again what Place's Entry was made of, which may have changed. Nil: it cannot.
+	Reread func() (conflist.Entry, error)
 	// KeepBinary leaves the binary alone.
 	KeepBinary bool
 }
@@ -93,11 +100,15 @@ type Agent struct {
 	keeper  *keeper.Keeper
 	changed chan struct{} // a pod has
 
-	told   map[string]told   // by pod UID, what was last said about it
-	warned map[string]string // by pod UID, of what
+	told    map[string]told     // by pod UID, what was last said about it
+	repairs map[string]*repairs // by pod UID
+	warned  map[string]string   // by pod UID, of what
 
-	mu     sync.Mutex
-	probed error // of the last probe
+	// What is in the way of readiness.
+	probed, reachable, reread state
+	readable                  atomic.Bool // the agent's DaemonSet
+	seen                      seen
+	often                     time.Duration // for what has no signal
 }
 
 // told is the last thing that was said about a pod, so that it is said once.
@@ -116,10 +127,13 @@ func New(s Settings, log *slog.Logger) (*Agent, error) {
 		return nil, err
 	}
 	a := &Agent{s: s, log: log, metrics: metrics.New(), client: client, changed: make(chan struct{}, 1),
-		probed: errNotProbed, told: map[string]told{}}
+		told: map[string]told{}, repairs: map[string]*repairs{}, often: time.Second,
+		seen: seen{waiting: map[string]bool{}, added: map[string]bool{}}}
+	a.probed.set(errNotProbed)
 	a.events = kube.NewEvents(client, s.Node, log, a.metrics.EventsDropped.Inc)
 	a.keeper = keeper.New(s.Place, log, func(reason string) { a.metrics.Writes.WithLabelValues(reason).Inc() })
-	a.pods = kube.NewPods(client, s.Node, s.InitNames, func(kube.Pod) {
+	a.pods = kube.NewPods(client, s.Node, s.InitNames, func(p kube.Pod) {
+		a.seen.pod(p, a.keeper.State() == nil && a.reachable.get() == nil)
 		select {
 		case a.changed <- struct{}{}:
 		default: // a look is due already
@@ -128,8 +142,13 @@ func New(s Settings, log *slog.Logger) (*Agent, error) {
 	return a, nil
 }
 
+// ErrSettings is why an agent ends whose settings have changed: another is to be
+// made of those.
+var ErrSettings = errors.New("the plugin's settings have changed")
+
 // Run does the agent's work until ctx is done, and then takes out what it has
-// put in. It ends earlier only if it cannot listen.
+// put in. It ends earlier only if it cannot listen, if its directories are not the
+// node's any more, or with [ErrSettings].
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -156,9 +175,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		})
 	}
 	must("health and metrics", func(ctx context.Context) error { return serveWeb(ctx, web, a.handler()) })
-	must("socket", func(ctx context.Context) error {
-		return cniwire.Server{Pod: a.pods.Find, Ready: a.pods.Ready, Log: a.record}.Serve(ctx, socket)
-	})
+	must("socket", func(ctx context.Context) error { return a.serveSocket(ctx, socket) })
 	all.Go(func() { a.pods.Run(last) })
 	all.Go(func() { a.events.Run(last) })
 	all.Go(func() { a.probeLoop(ctx) })
@@ -168,37 +185,39 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.s.Taint != "" {
 		all.Go(func() { a.taintLoop(ctx) })
 	}
-	a.keeper.Run(ctx) // and nobody writes the entry any more
+	if a.s.Reread != nil {
+		all.Go(func() { a.rereadLoop(ctx, cancel) })
+	}
+	all.Go(func() { a.askDaemonSet(ctx) })
+	if err := a.keeper.Run(ctx); err != nil { // and nobody writes the entry any more
+		cancel(err)
+	}
 	a.metrics.Ready.Set(0)
-	err = a.remove()
+	cause := context.Cause(ctx)
+	err = a.remove(cause)
 	stop()
 	all.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+	if !errors.Is(cause, context.Canceled) {
 		err = errors.Join(cause, err)
 	}
 	return err
 }
 
-// remove takes out what was put in.
-func (a *Agent) remove() error {
-	if a.s.KeepOnExit {
-		a.log.Info("leaving the plugin and its entry in place (--keep-on-exit)")
-		return nil
+// rereadLoop ends the agent when its settings have changed. Those with a mistake
+// are no settings: the agent goes on, and says so.
+func (a *Agent) rereadLoop(ctx context.Context, end context.CancelCauseFunc) {
+	for ctx.Err() == nil {
+		wait(ctx, 5*a.often, nil)
+		entry, err := a.s.Reread()
+		if a.reread.set(err) && err != nil {
+			a.log.WarnContext(ctx, "the settings have changed, and the earlier ones stay in force", "err", err)
+		}
+		if err == nil && !bytes.Equal(entry.JSON, a.s.Place.Entry.JSON) {
+			a.log.InfoContext(ctx, "starting anew, with other settings")
+			end(ErrSettings)
+			return
+		}
 	}
-	return Remove(a.s.Place, a.s.KeepBinary, a.log)
-}
-
-// Remove takes the entry out of the node's lists, and then the binary.
-func Remove(p keeper.Place, keepBinary bool, log *slog.Logger) error {
-	remove := p.Remove
-	if keepBinary {
-		remove = func() (conflist.Result, error) { return p.Conf.Uninstall(p.Entry.Type) }
-	}
-	res, err := remove()
-	for _, step := range res.Steps {
-		log.Info("took our entry out", "step", fmt.Sprintf("%T", step), "dir", p.Conf.Path)
-	}
-	return err
 }
 
 // Ready is nil if the next pod of this node can be intercepted, and the agent
@@ -210,12 +229,14 @@ func (a *Agent) Ready() error {
 		}
 		return nil
 	}
-	return errors.Join(part("conflist", a.keeper.State()), part("probe", a.lastProbe()), part("pods", a.pods.Ready()))
+	return errors.Join(part("conflist", a.keeper.State()), part("probe", a.probed.get()), part("runtime", a.seen.err()),
+		part("socket", a.reachable.get()), part("settings", a.reread.get()), part("pods", a.pods.Ready()))
 }
 
 // record takes a line of the plugin's log.
 func (a *Agent) record(r cniwire.Record, _ json.RawMessage) {
 	a.metrics.Record(r)
+	a.seen.call(r)
 	level := slog.LevelInfo
 	if level.UnmarshalText([]byte(r.Level)) != nil {
 		level = slog.LevelInfo
@@ -239,14 +260,11 @@ func (a *Agent) probeLoop(ctx context.Context) {
 	var tried time.Time
 	for ctx.Err() == nil {
 		every := time.Minute
-		if a.lastProbe() != nil {
+		if a.probed.get() != nil {
 			every = 5 * time.Second
 		}
 		if a.keeper.State() == nil && time.Since(tried) >= every {
-			err := a.probe(ctx)
-			a.mu.Lock()
-			a.probed = err
-			a.mu.Unlock()
+			a.probed.set(a.probe(ctx))
 			tried = time.Now()
 		}
 		ready := 0.0
@@ -256,12 +274,6 @@ func (a *Agent) probeLoop(ctx context.Context) {
 		a.metrics.Ready.Set(ready)
 		wait(ctx, 500*time.Millisecond, nil)
 	}
-}
-
-func (a *Agent) lastProbe() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.probed
 }
 
 func (a *Agent) probe(ctx context.Context) error {
@@ -333,6 +345,14 @@ func (a *Agent) tell(ctx context.Context, findings []repair.Finding) {
 		if !ok || f.Result != repair.Repaired && a.told[f.Pod.UID] == is {
 			continue
 		}
+		if f.Result == repair.Repaired {
+			tell, more := a.repairsOf(f.Pod.UID).again(time.Now())
+			if !tell {
+				a.log.DebugContext(ctx, event.Note, "pod", f.Pod.String(), "reason", event.Reason)
+				continue
+			}
+			event.Note += more
+		}
 		a.events.Write(event)
 		level := slog.LevelInfo
 		if f.Result != repair.Repaired {
@@ -341,10 +361,20 @@ func (a *Agent) tell(ctx context.Context, findings []repair.Finding) {
 		a.log.LogAttrs(ctx, level, event.Note, slog.String("pod", f.Pod.String()), slog.String("reason", event.Reason))
 	}
 	a.told = now
+	maps.DeleteFunc(a.repairs, func(uid string, _ *repairs) bool { _, there := now[uid]; return !there })
 	for _, s := range []repair.State{repair.Converged, repair.Missing, repair.Changed, repair.Refused, repair.Waiting,
 		repair.Unknown} {
 		a.metrics.Pods.WithLabelValues(string(s)).Set(float64(count[s]))
 	}
+}
+
+func (a *Agent) repairsOf(uid string) *repairs {
+	r := a.repairs[uid]
+	if r == nil {
+		r = &repairs{}
+		a.repairs[uid] = r
+	}
+	return r
 }
 
 // warn says which pods let a container pass as the proxy, or past it: each in the

@@ -40,6 +40,10 @@ func Doctor(ctx context.Context, p keeper.Place, conf cniconf.Conf) []Diagnosis 
 			err = fmt.Errorf("%s: %w", p.Conf.Path, err)
 		}
 	}
+	var elsewhere []string
+	if err == nil && p.Runtime != nil {
+		elsewhere, err = p.Runtime(ctx)
+	}
 	all = append(all, diagnose("the pods' network",
 		fmt.Sprintf("%s, of %s", filepath.Join(p.Conf.Path, primary),
 			strings.Join(conflist.Types(files[primary].Data), ", ")), err))
@@ -61,6 +65,7 @@ func Doctor(ctx context.Context, p keeper.Place, conf cniconf.Conf) []Diagnosis 
 		err = fmt.Errorf("%s cannot be executed (%s)", plugin, info.Mode())
 	case err == nil:
 		good = fmt.Sprintf("%s, %d bytes", plugin, info.Size())
+		err = p.OthersThere(files[primary], elsewhere)
 	}
 	all = append(all, diagnose("the plugin", good, err))
 	if err == nil {

@@ -35,6 +35,22 @@ var ErrChanged = errors.New("another writer has changed it meanwhile")
 // ErrLocked reports that another process held the directory's lock for too long.
 var ErrLocked = errors.New("another process has locked it all the time")
 
+// ErrReplaced reports a directory that has been removed while it was mounted: what is written there nobody reads, and
+// another may be in its place. A container that is started anew gets that one.
+var ErrReplaced = errors.New("the node's directory was removed, and this container still has the old one")
+
+// Replaced returns [ErrReplaced] if it is so: a directory that has no name any more has no links.
+func (d Dir) Replaced() error {
+	var stat unix.Stat_t
+	if err := unix.Stat(d.Path, &stat); err != nil {
+		return nil //nolint:nilerr // who reads it says so
+	}
+	if stat.Nlink == 0 {
+		return fmt.Errorf("%s: %w", d.Path, ErrReplaced)
+	}
+	return nil
+}
+
 // Result says what Install or Uninstall found and did.
 type Result struct {
 	// Primary is the name of the file with the primary network.

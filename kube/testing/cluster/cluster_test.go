@@ -313,8 +313,6 @@ func TestCluster(t *testing.T) {
 	c.rollout()
 
 	// Uninstalled, as docs/agent.md says.
-	c.apply(deploy(t, "            - --keep-on-exit\n", ""))
-	c.rollout()
 	c.kubectl("delete", "daemonset", "-n", "mesh-system", "mesh-cni-agent", "--timeout=60s")
 	c.Await("the agent's end", func() bool { return c.kubectl("get", "pods", "-n", "mesh-system", "-o", "name") == "" })
 	if got := c.list(); got != list {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/cri"
 	"github.com/mesh-intercept/intercept/kube/testing/node"
 )
 
@@ -284,5 +285,23 @@ func TestContainerdStatus(t *testing.T) {
 		}
 		n.writeList("net.d", nil)
 		n.awaitNetwork(true)
+	}
+}
+
+// TestContainerdSaysWhatItReads: the agent's question has an answer, and tells the
+// node's directories from others.
+func TestContainerdSaysWhatItReads(t *testing.T) {
+	n := newNode(t, nil)
+	runtime := cri.Node{Root: n.Root(), Socket: n.Path("containerd.sock")}
+	elsewhere, err := runtime.Compare(t.Context(), n.Path("net.d"), n.Path("bin"))
+	if err != nil || len(elsewhere) != 1 || !strings.HasSuffix(elsewhere[0], "/root/opt/cni/bin") {
+		t.Errorf("%q, %v", elsewhere, err)
+	}
+	for flag, dirs := range map[string][2]string{
+		"--cni-conf-dir": {n.Path("gvisor.d"), n.Path("bin")}, "--cni-bin-dir": {n.Path("net.d"), n.Path("gvisor.d")},
+	} {
+		if _, err := runtime.Compare(t.Context(), dirs[0], dirs[1]); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%v: %v", dirs, err)
+		}
 	}
 }

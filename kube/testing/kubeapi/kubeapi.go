@@ -1,7 +1,8 @@
 // Package kubeapi is an API server over HTTPS for tests of what watches pods.
 // It keeps pods in memory and speaks list and watch as kube-apiserver does:
 // resource versions, bookmarks, streamed lists, expiry (410 Gone), bearer
-// tokens; and it can be away. It takes events, and patches of a node's taints.
+// tokens; and it can be away. It takes events, and patches of a node's taints. It has
+// DaemonSets, as far as whether they are there.
 package kubeapi
 
 import (
@@ -48,6 +49,7 @@ type Options struct {
 // Stats counts what clients have asked for.
 type Stats struct {
 	Lists, Watches, Streamed, Unauthorized, Gone, Refused int
+	Sets                                                  int // DaemonSets that were read
 	Selectors                                             []string
 }
 
@@ -69,6 +71,7 @@ type Server struct {
 	changes  []change
 	events   []*eventsv1.Event
 	node     *corev1.Node
+	sets     map[string]*metav1.PartialObjectMetadata // by namespace/name; nil: reading them is forbidden
 	stats    Stats
 	bookmark uint64
 }
@@ -150,6 +153,44 @@ func (s *Server) Node() corev1.Node {
 	return *s.node.DeepCopy()
 }
 
+// SetDaemonSets sets the DaemonSets that there are, by namespace/name, and whether
+// each is being deleted. Nil: nobody may read them.
+func (s *Server) SetDaemonSets(deleting map[string]bool) {
+	s.change(func() {
+		s.sets = nil
+		if deleting != nil {
+			s.sets = map[string]*metav1.PartialObjectMetadata{}
+		}
+		for key, gone := range deleting {
+			o := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "DaemonSet"}}
+			o.Namespace, o.Name, _ = strings.Cut(key, "/")
+			if gone {
+				now := metav1.Now()
+				o.DeletionTimestamp = &now
+			}
+			s.sets[key] = o
+		}
+	})
+}
+
+func (s *Server) daemonSet(w http.ResponseWriter, path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resource := schema.GroupResource{Group: "apps", Resource: "daemonsets"}
+	key := strings.Replace(path, "/daemonsets/", "/", 1)
+	o := s.sets[key]
+	switch {
+	case s.sets == nil:
+		fail(w, apierrors.NewForbidden(resource, key, errors.New("no right to")))
+	case o == nil:
+		fail(w, apierrors.NewNotFound(resource, key))
+	default:
+		s.stats.Sets++
+		w.Header().Set("Content-Type", "application/json")
+		send(w, o)
+	}
+}
+
 // Events returns the events that were written.
 func (s *Server) Events() []*eventsv1.Event {
 	s.mu.Lock()
@@ -212,6 +253,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.list(w, r)
 	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/apis/events.k8s.io/v1/namespaces/"):
 		s.event(w, r)
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/"):
+		s.daemonSet(w, strings.TrimPrefix(r.URL.Path, "/apis/apps/v1/namespaces/"))
 	case strings.HasPrefix(r.URL.Path, "/api/v1/nodes/"):
 		s.patchNode(w, r)
 	default:

@@ -166,6 +166,9 @@ runtime_type = "io.containerd.runc.v2"
 	return text
 }
 
+// Root is the node's file system, as processes outside of it reach it.
+func (n *Node) Root() string { return fmt.Sprintf("/proc/%d/root", n.init) }
+
 // Path is that of a file on the node's disk. net.d and bin are also
 // /etc/cni/net.d and /opt/cni/bin of the node.
 func (n *Node) Path(name string) string { return filepath.Join(n.dir, name) }

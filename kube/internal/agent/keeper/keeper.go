@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/kube/internal/conflist"
 )
@@ -29,6 +33,9 @@ type Place struct {
 	// Source is the plugin's binary, to be copied.
 	Source string
 	Entry  conflist.Entry
+	// Runtime says in which other directories the runtime finds plugins, or why what is in Conf and Bin is nothing to it.
+	// Nil: nobody can say.
+	Runtime func(context.Context) (elsewhere []string, err error)
 }
 
 // Remove takes out the entry, and then the binary.
@@ -50,11 +57,14 @@ type Keeper struct {
 	rewritten func(reason string)
 	unit      time.Duration // of pauses
 	every     time.Duration // look even if nothing was heard of
+	poll      time.Duration // the same, if nothing can be heard of
+	watcher   func() (*fsnotify.Watcher, error)
 
 	mu     sync.Mutex
 	state  error
 	file   string // with the entry
 	held   bool   // the entry was in place once
+	deaf   bool   // nothing is heard of changes, for want of inotify
 	losses losses
 }
 
@@ -63,7 +73,8 @@ var ErrNotYet = errors.New("the CNI configuration has not been looked at yet")
 
 // New makes a keeper that reports each time it has written the entry.
 func New(p Place, log *slog.Logger, rewritten func(reason string)) *Keeper {
-	return &Keeper{place: p, log: log, rewritten: rewritten, unit: time.Second, every: 30 * time.Second, state: ErrNotYet}
+	return &Keeper{place: p, log: log, rewritten: rewritten, unit: time.Second, every: 30 * time.Second,
+		poll: 2 * time.Second, watcher: fsnotify.NewWatcher, state: ErrNotYet}
 }
 
 // State is nil while everything is in place and nobody fights about it. Else
@@ -92,38 +103,77 @@ func (k *Keeper) File() string {
 }
 
 // Run keeps the place until ctx is done. What goes wrong is logged and tried
-// again.
-func (k *Keeper) Run(ctx context.Context) {
+// again, but for [conflist.ErrReplaced], which this process cannot mend.
+func (k *Keeper) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if err := k.watch(ctx); err != nil && ctx.Err() == nil {
+		err := k.watch(ctx)
+		switch {
+		case errors.Is(err, conflist.ErrReplaced):
+			k.set(err)
+			return err
+		case err != nil && ctx.Err() == nil:
 			k.set(fmt.Errorf("watch the CNI directories: %w", err))
 			wait(ctx, 5*k.unit)
 		}
 	}
+	return nil
 }
 
 // watch looks whenever something changes, and every now and then.
 func (k *Keeper) watch(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
+	w, err := k.listen()
+	switch {
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
+		// inotify(7): max_user_instances or max_user_watches are used up, as on nodes with many pods of root's.
+		return k.pollFor(ctx, err)
+	case err != nil:
 		return err
 	}
+	k.deaf = false
 	defer func() { _ = w.Close() }()
-	for _, dir := range []string{k.place.Conf.Path, k.place.Bin.Path} {
-		if err := w.Add(dir); err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-	}
 	tick := time.NewTicker(k.every)
 	defer tick.Stop()
 	for {
 		// Events that come meanwhile are for the next look.
-		k.look(ctx)
+		if err := k.look(ctx); err != nil {
+			return err
+		}
 		if err := k.hear(ctx, w, tick.C); err != nil || ctx.Err() != nil {
 			return err
 		}
 		drain(w.Events)
 	}
+}
+
+// listen watches the directories.
+func (k *Keeper) listen() (*fsnotify.Watcher, error) {
+	w, err := k.watcher()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{k.place.Conf.Path, k.place.Bin.Path} {
+		if err := w.Add(dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), w.Close())
+		}
+	}
+	return w, nil
+}
+
+// pollFor looks often, for a while: then there may be inotify again.
+func (k *Keeper) pollFor(ctx context.Context, why error) error {
+	if !k.deaf {
+		k.deaf = true
+		k.log.WarnContext(ctx, "changes of the CNI directories are not told, so they are looked at all the time; raise "+
+			"fs.inotify.max_user_instances or max_user_watches on the node", "every", k.poll.String(), "err", why)
+	}
+	until := time.Now().Add(k.every)
+	for ctx.Err() == nil && time.Now().Before(until) {
+		if err := k.look(ctx); err != nil {
+			return err
+		}
+		wait(ctx, k.poll)
+	}
+	return nil
 }
 
 // hear returns when there is a reason to look again, or ctx is done. The error
@@ -166,8 +216,27 @@ func drain(events <-chan fsnotify.Event) {
 	}
 }
 
-// look puts in place what is not.
-func (k *Keeper) look(ctx context.Context) {
+// look puts in place what is not. Its error is one that looking again does not mend.
+func (k *Keeper) look(ctx context.Context) error {
+	for _, d := range []conflist.Dir{k.place.Conf, k.place.Bin} {
+		if err := d.Replaced(); err != nil {
+			return err
+		}
+	}
+	var elsewhere []string
+	if k.place.Runtime != nil {
+		var err error
+		if elsewhere, err = k.place.Runtime(ctx); err != nil {
+			k.set(err)
+			return nil
+		}
+	}
+	k.put(ctx, elsewhere)
+	return nil
+}
+
+// put puts binary and entry in place. elsewhere are directories in which the runtime finds plugins, too.
+func (k *Keeper) put(ctx context.Context, elsewhere []string) {
 	changed, err := k.place.Bin.InstallBinary(k.place.Source, k.place.Entry.Type)
 	if err != nil {
 		// Without the binary there must be no entry.
@@ -183,11 +252,15 @@ func (k *Keeper) look(ctx context.Context) {
 		return
 	}
 	primary, steps, err := conflist.Install(files, k.place.Entry)
-	switch {
-	case err != nil:
+	if err != nil {
 		k.set(fmt.Errorf("%s: %w", k.place.Conf.Path, err))
 		return
-	case len(steps) == 0:
+	}
+	if err := k.place.OthersThere(files[primary], elsewhere); err != nil {
+		k.set(fmt.Errorf("%s: %w", filepath.Join(k.place.Conf.Path, primary), err))
+		return
+	}
+	if len(steps) == 0 {
 		k.inPlace(primary)
 		return
 	}
@@ -220,6 +293,24 @@ func (k *Keeper) look(ctx context.Context) {
 		k.log.InfoContext(ctx, "wrote our entry", "file", res.Primary, "reason", reason)
 	}
 	k.lookAgain(res)
+}
+
+// OthersThere reports plugins of a list that are not where ours is, nor elsewhere: then the runtime looks for plugins in
+// another directory, and with our entry in its list no pod of the node would start.
+func (p Place) OthersThere(list conflist.File, elsewhere []string) error {
+	dirs := append([]string{p.Bin.Path}, elsewhere...)
+	for _, name := range conflist.Types(list.Data) {
+		there := name == p.Entry.Type || slices.ContainsFunc(dirs, func(dir string) bool {
+			_, err := os.Stat(filepath.Join(dir, name))
+			return err == nil
+		})
+		if !there {
+			return fmt.Errorf("the list names the plugin %s, which is not in %s: the runtime finds its plugins in another "+
+				"directory, or it is still to be installed; mount that directory here, and name it with --cni-bin-dir", name,
+				strings.Join(dirs, ", "))
+		}
+	}
+	return nil
 }
 
 // lookAgain finds out in which file the entry is now: a configuration of one

@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -12,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/kube/internal/conflist"
 )
@@ -23,6 +27,7 @@ type scene struct {
 	place Place
 	file  string
 	stop  func()
+	ended error // once it is stopped
 
 	mu      sync.Mutex
 	reasons []string
@@ -35,7 +40,7 @@ func (s *scene) wrote() []string {
 }
 
 // play starts a keeper over a directory with one file.
-func play(t *testing.T, name, text string) *scene {
+func play(t *testing.T, name, text string, change ...func(*scene)) *scene {
 	t.Helper()
 	root := t.TempDir()
 	s := &scene{place: Place{
@@ -46,7 +51,7 @@ func play(t *testing.T, name, text string) *scene {
 	}}
 	s.file = filepath.Join(s.place.Conf.Path, name)
 	if err := errors.Join(os.Mkdir(s.place.Conf.Path, 0o755), os.Mkdir(s.place.Bin.Path, 0o755),
-		os.WriteFile(s.place.Source, []byte("x"), 0o755)); err != nil {
+		os.WriteFile(s.place.Source, []byte("x"), 0o755), s.others("cilium-cni", "ptp", "calico")); err != nil {
 		t.Fatal(err)
 	}
 	if text != "" {
@@ -58,12 +63,23 @@ func play(t *testing.T, name, text string) *scene {
 		s.reasons = append(s.reasons, reason)
 	})
 	s.unit = 20 * time.Millisecond
+	for _, f := range change {
+		f(s)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); s.Run(ctx) }()
+	go func() { defer close(done); s.ended = s.Run(ctx) }()
 	s.stop = func() { cancel(); <-done }
 	t.Cleanup(s.stop)
 	return s
+}
+
+// others puts other plugins where ours is to be.
+func (s *scene) others(names ...string) (err error) {
+	for _, name := range names {
+		err = errors.Join(err, os.WriteFile(filepath.Join(s.place.Bin.Path, name), nil, 0o755))
+	}
+	return err
 }
 
 // write puts a file in place as a careful writer does.
@@ -189,8 +205,9 @@ func TestRemove(t *testing.T) {
 	}
 	b, err := os.ReadFile(s.file)
 	all, _ := os.ReadDir(s.place.Conf.Path)
+	_, gone := os.Stat(filepath.Join(s.place.Bin.Path, "mesh-cni"))
 	bin, _ := os.ReadDir(s.place.Bin.Path)
-	if err != nil || string(b) != text || len(all) != 1 || len(bin) != 0 {
+	if err != nil || string(b) != text || len(all) != 1 || gone == nil || len(bin) != 3 {
 		t.Errorf("%s, %v; left %v, %v", b, err, all, bin)
 	}
 	if err := os.RemoveAll(s.place.Conf.Path); err != nil {
@@ -199,4 +216,112 @@ func TestRemove(t *testing.T) {
 	if _, err := s.place.Remove(); err != nil {
 		t.Errorf("no directory: %v", err)
 	}
+}
+
+// TestDeaf: without inotify instances, changes are seen all the same.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	s := play(t, "05-cilium.conflist", cilium, func(s *scene) {
+		s.watcher = func() (*fsnotify.Watcher, error) { return nil, unix.EMFILE }
+		s.poll = 5 * time.Millisecond
+	})
+	until(t, "the entry is there", func() bool { return s.State() == nil && s.has() })
+	s.write(t, cilium)
+	until(t, "the entry is back", s.has)
+	if err := os.Remove(filepath.Join(s.place.Bin.Path, "mesh-cni")); err != nil {
+		t.Error(err)
+	}
+	until(t, "the binary is back", func() bool {
+		_, err := os.Stat(filepath.Join(s.place.Bin.Path, "mesh-cni"))
+		return err == nil
+	})
+	// There is inotify again: then it is used.
+	s = play(t, "05-cilium.conflist", cilium, func(s *scene) {
+		calls, real := 0, s.watcher
+		s.watcher = func() (*fsnotify.Watcher, error) {
+			if calls++; calls == 1 {
+				return nil, unix.ENOSPC
+			}
+			return real()
+		}
+		s.poll, s.every = time.Millisecond, 10*time.Millisecond
+	})
+	until(t, "the entry is there", func() bool { return s.State() == nil && s.has() })
+	s.write(t, cilium)
+	until(t, "the entry is back", s.has)
+}
+
+// TestReplaced: a mounted directory that the node has removed is no place to write to,
+// and only a new container mends it.
+func TestReplaced(t *testing.T) {
+	t.Parallel()
+	for _, which := range []string{"net.d", "bin"} {
+		// As in a container: the path leads to what was opened once.
+		var real string
+		s := play(t, "05-cilium.conflist", cilium, func(s *scene) {
+			dir := &s.Keeper.place.Conf
+			if which == "bin" {
+				dir = &s.Keeper.place.Bin
+			}
+			real = dir.Path
+			f, err := os.Open(real)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = f.Close() })
+			dir.Path = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+			s.every = 10 * time.Millisecond
+		})
+		until(t, "the entry is there", func() bool { return s.State() == nil && s.has() })
+		if err := errors.Join(os.RemoveAll(real), os.Mkdir(real, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is noticed", func() bool { return errors.Is(s.State(), conflist.ErrReplaced) })
+		s.stop()
+		if !errors.Is(s.ended, conflist.ErrReplaced) {
+			t.Errorf("%s: it ended with %v", which, s.ended)
+		}
+	}
+}
+
+// TestOtherDirectory: where the runtime does not look, no entry is written.
+func TestOtherDirectory(t *testing.T) {
+	t.Parallel()
+	s := play(t, "05-x.conflist", strings.Replace(cilium, "cilium-cni", "azure-vnet", 1))
+	until(t, "it is said", func() bool {
+		err := s.State()
+		return err != nil && strings.Contains(err.Error(), "the plugin azure-vnet, which is not in") &&
+			strings.Contains(err.Error(), "--cni-bin-dir")
+	})
+	if s.has() || len(s.wrote()) > 0 {
+		t.Error("the entry is written all the same")
+	}
+	if err := s.others("azure-vnet"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the entry is there once the other is", func() bool { return s.State() == nil && s.has() })
+
+	var mu sync.Mutex
+	var elsewhere []string
+	wrong := errors.New("the runtime reads /elsewhere")
+	s = play(t, "05-x.conflist", strings.Replace(cilium, "cilium-cni", "azure-vnet", 1), func(s *scene) {
+		s.Keeper.place.Runtime = func(context.Context) ([]string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return elsewhere, wrong
+		}
+		s.every = 5 * time.Millisecond
+	})
+	until(t, "what the runtime says is the state", func() bool { return errors.Is(s.State(), wrong) })
+	if s.has() {
+		t.Error("the entry is written all the same")
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "azure-vnet"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	elsewhere, wrong = []string{other}, nil
+	mu.Unlock()
+	until(t, "the entry is there", func() bool { return s.State() == nil && s.has() })
 }

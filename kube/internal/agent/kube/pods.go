@@ -31,6 +31,10 @@ type Pod struct {
 	Facts       cniwire.Facts
 	NodeName    string
 	Terminating bool
+	// HasAddress is whether its network is there.
+	HasAddress bool
+	// IsNew is whether the watch has just brought it: it is none of those that were there at the beginning.
+	IsNew bool
 	// Finished is whether all its containers have ended for good.
 	Finished bool
 }
@@ -50,9 +54,9 @@ const (
 func podOf(p *corev1.Pod, initNames []string) Pod {
 	out := Pod{
 		Namespace: p.Namespace, Name: p.Name, UID: string(p.UID), RuntimeUID: string(p.UID), NodeName: p.Spec.NodeName,
-		Terminating: p.DeletionTimestamp != nil,
-		Finished:    p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
-		Facts:       cniwire.Facts{Found: true, Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork},
+		Terminating: p.DeletionTimestamp != nil, HasAddress: len(p.Status.PodIPs) > 0,
+		Finished: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+		Facts:    cniwire.Facts{Found: true, Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork},
 	}
 	if _, mirror := p.Annotations[configMirror]; mirror && p.Annotations[configHash] != "" {
 		out.RuntimeUID = p.Annotations[configHash]
@@ -92,7 +96,7 @@ func slim(o any) (any, error) {
 		Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 			RuntimeClassName: p.Spec.RuntimeClassName, SecurityContext: p.Spec.SecurityContext,
 			ShareProcessNamespace: p.Spec.ShareProcessNamespace},
-		Status: corev1.PodStatus{Phase: p.Status.Phase},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIPs: p.Status.PodIPs},
 	}
 	for _, c := range p.Spec.InitContainers {
 		out.Spec.InitContainers = append(out.Spec.InitContainers, slimContainer(c))
@@ -134,9 +138,9 @@ func NewPods(c *Client, node string, initNames []string, changed func(Pod)) *Pod
 	}
 	p.store, p.informer = cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: resource, ObjectType: &corev1.Pod{}, Transform: slim,
-		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    p.tell,
-			UpdateFunc: func(_, o any) { p.tell(o) },
+		Handler: cache.ResourceEventHandlerDetailedFuncs{
+			AddFunc:    func(o any, initial bool) { p.tell(o, !initial) },
+			UpdateFunc: func(_, o any) { p.tell(o, false) },
 			DeleteFunc: func(any) {},
 		},
 	})
@@ -159,7 +163,7 @@ func (p *Pods) Ready() error {
 	return nil
 }
 
-func (p *Pods) tell(o any) {
+func (p *Pods) tell(o any, isNew bool) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
 		return
@@ -169,7 +173,9 @@ func (p *Pods) tell(o any) {
 	p.news = make(chan struct{})
 	p.mu.Unlock()
 	if p.changed != nil {
-		p.changed(podOf(pod, p.initNames))
+		known := podOf(pod, p.initNames)
+		known.IsNew = isNew
+		p.changed(known)
 	}
 }
 
