@@ -436,6 +436,8 @@ func validateInterface(name string) error {
 		return fmt.Errorf("interface %q has %d bytes; a name has at most %d (IFNAMSIZ)", name, len(name), maxInterface)
 	case strings.HasPrefix(name, "-"):
 		return fmt.Errorf("%q looks like a flag, not an interface", name)
+	case strings.HasPrefix(name, "#"):
+		return fmt.Errorf("%q looks like a comment, not an interface", name)
 	case strings.Contains(stem, "*"):
 		return fmt.Errorf("interface %q: `*` stands for any ending, so it can only be last", name)
 	case stem == "." || stem == "..":

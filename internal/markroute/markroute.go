@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"syscall"
 	"time"
 
 	direct "github.com/mdlayher/netlink"
@@ -34,7 +33,8 @@ type Conn struct {
 	// else. The library's own listings will not do: of a rule they leave out its
 	// action, l3mdev and what kernels have learnt since (dscp, flowlabel), of a
 	// route its source, so that others' that ask for more would look like ours;
-	// and one route of others' that they cannot parse fails them. Its sockets are
+	// and one route of others' that they cannot parse fails them. Its parser of
+	// attributes panics at one whose padding is missing. Its sockets are
 	// not for every apply: a second thread watches over them and is woken by each
 	// answer.
 	list *direct.Conn
@@ -305,10 +305,10 @@ func (c *Conn) isIPv6Off() (bool, error) {
 
 // find returns the value of an attribute among others, or nothing.
 func find(attrs []byte, typ uint16) ([]byte, error) {
-	all, err := nl.ParseRouteAttr(attrs)
+	all, err := direct.UnmarshalAttributes(attrs)
 	for _, a := range all {
-		if a.Attr.Type == typ {
-			return a.Value, err
+		if a.Type == typ {
+			return a.Data, err
 		}
 	}
 	return nil, err
@@ -369,7 +369,7 @@ func read(message []byte, rule bool) (o object, ok bool, err error) {
 		return o, false, fmt.Errorf("the kernel describes a rule or a route in %d bytes", len(message))
 	}
 	header := nl.DeserializeRtMsg(message)
-	attrs, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
+	attrs, err := direct.UnmarshalAttributes(message[unix.SizeofRtMsg:])
 	o = object{rule: rule, table: uint32(header.Table), ours: header.Protocol == protocol}
 	switch int(header.Family) {
 	case family(ruleset.IPv4):
@@ -387,10 +387,10 @@ func read(message []byte, rule bool) (o object, ok bool, err error) {
 		ok = ok && header.Type == unix.RTN_LOCAL
 	}
 	for _, a := range attrs {
-		if !rule && a.Attr.Type != unix.RTA_TABLE {
+		if !rule && a.Type != unix.RTA_TABLE {
 			continue // however it is delivered
 		}
-		switch a.Attr.Type {
+		switch a.Type {
 		case unix.FRA_TABLE: // the number of RTA_TABLE, too
 			o.table = number(a)
 		case unix.FRA_FWMARK:
@@ -400,7 +400,7 @@ func read(message []byte, rule bool) (o object, ok bool, err error) {
 		case unix.FRA_PRIORITY:
 			o.priority = number(a)
 		case unix.FRA_PROTOCOL:
-			o.ours = len(a.Value) == 1 && a.Value[0] == protocol
+			o.ours = len(a.Data) == 1 && a.Data[0] == protocol
 		case unix.FRA_SUPPRESS_PREFIXLEN: // always there
 			ok = ok && number(a) == 1<<32-1
 		default:
@@ -411,11 +411,11 @@ func read(message []byte, rule bool) (o object, ok bool, err error) {
 }
 
 // number is the value of an attribute that the kernel has as a number.
-func number(a syscall.NetlinkRouteAttr) uint32 {
-	if len(a.Value) < 4 {
+func number(a direct.Attribute) uint32 {
+	if len(a.Data) < 4 {
 		return 0
 	}
-	return binary.NativeEndian.Uint32(a.Value)
+	return binary.NativeEndian.Uint32(a.Data)
 }
 
 func explain(attempted string, err error) error {

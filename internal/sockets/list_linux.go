@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	direct "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -156,11 +157,11 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	}
 	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
-	attrs, err := nl.ParseRouteAttr(m[size:])
+	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
-		s.V6Only = s.V6Only || a.Attr.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Value) > 0 && a.Value[0] != 0
-		if a.Attr.Type == netlink.INET_DIAG_MARK && len(a.Value) >= 4 {
-			s.Mark = binary.NativeEndian.Uint32(a.Value)
+		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0
+		if a.Type == netlink.INET_DIAG_MARK && len(a.Data) >= 4 {
+			s.Mark = binary.NativeEndian.Uint32(a.Data)
 		}
 	}
 	return s, peer, err
