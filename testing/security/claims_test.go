@@ -29,6 +29,20 @@ var elsewhere = map[string][]string{
 
 	"early-listeners": {"testing/security.TestEarlyListeners"},
 
+	"annotations": {"podspec.TestDefaultLimits", "podspec.TestLimits", "cmd/mesh-cni.TestAdd"},
+	"agent-socket": {"internal/cniwire.TestStrangers", "internal/cniwire.TestStrangeAgent", "internal/cniwire.TestMode",
+		"internal/cniwire.TestFlood", "internal/cniwire.TestStall", "internal/cniwire.TestTooMuch"},
+	"agent-web": {"kube/internal/agent.TestWebFlood", "kube/internal/agent.TestCrowd"},
+	"files": {"internal/infile.TestRead", "internal/infile.TestPipe", "cmd/mesh-init.TestFIFO",
+		"cmd/mesh-cni.TestLogIsFIFO", "cmd/mesh-cni.TestLongInput", "iptables.TestLockIsFIFO", "kube/cmd/mesh-cni-agent.TestFIFO",
+		"kube/internal/agent/kube.TestCredentialsAreFIFOs", "kube/internal/agent/sandbox.TestResolvConf",
+		"kube/internal/conflist.TestFIFOs", "kube/internal/conflist.TestLockHeld"},
+	"log-lines": {"internal/strict.TestOneLine", "internal/strict.TestEscapedJSON", "cmd/mesh-cni.TestControlCharacters",
+		"kube/internal/agent.TestWebSays", "kube/internal/agent/kube.TestNote"},
+	"replaced-namespace": {"cmd/mesh-cni.TestNamespaceReplaced", "cmd/mesh-cni.TestNamespacePaths"},
+	"kernel-lists":       {"nft.TestForeignUserData", "internal/nlsock.TestTooMuch"},
+	"pod-author":         {"podspec.TestNotOurs", "podspec.TestLint", "kube/internal/agent.TestWarn"},
+
 	"peer-misled":   {"testing/conformance.TestMistakesKernel", "testing/conformance.TestRandomMistakes"},
 	"peer-let-in":   {"testing/conformance.TestKernel"},
 	"peer-loopback": {"testing/conformance.TestFramesOfNeighbours"},
