@@ -294,6 +294,8 @@ func (c Config) backstopOther() []Chain {
 	const scope = "other"
 	rules := []Rule{
 		rule("B8.echo", "an echo request", []Match{Proto{ICMP, ICMPv6}, ICMPEcho{}}, Goto{Chain: ChainBackstopOtherSent}),
+		rule("B8.extended-echo", "an extended echo request", []Match{Proto{ICMP, ICMPv6}, ICMPEcho{Extended: true}},
+			Goto{Chain: ChainBackstopOtherSent}),
 		rule("B8.icmp", "other ICMP", []Match{Proto{ICMP, ICMPv6}}, Return{}),
 		rule("B8.protocol", "another protocol", nil, Goto{Chain: ChainBackstopOtherSent}),
 	}

@@ -361,7 +361,7 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	case !j.tcp():
 		icmp := p.Protocol == intercept.ICMP || p.Protocol == intercept.ICMPv6
 		refuses := j.Outbound.OtherProtocols == intercept.TreatmentReject
-		if refuses && (!icmp || p.Echo) && p.Owner != nil && j.allTCPCaptured() {
+		if refuses && (!icmp || p.Echo || p.ExtendedEcho) && p.Owner != nil && j.allTCPCaptured() {
 			return rejected, "B8"
 		}
 		return pass, ""

@@ -122,10 +122,12 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		fix("", "--tcp-option", "30") // RFC 8684, section 3
 	case ruleset.ICMPEcho:
 		l.icmp(a)
+		// RFC 792, RFC 4443 and RFC 8335.
+		types := map[bool][2]string{false: {"8", "128"}, true: {"42", "160"}}[m.Extended]
 		if l.family == ruleset.IPv4 {
-			fix("icmp", "--icmp-type", "8") // RFC 792
+			fix("icmp", "--icmp-type", types[0])
 		} else {
-			fix("icmp6", "--icmpv6-type", "128") // RFC 4443
+			fix("icmp6", "--icmpv6-type", types[1])
 		}
 	case ruleset.ICMPQuote:
 		l.icmp(a)

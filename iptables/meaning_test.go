@@ -496,11 +496,13 @@ func (r *run) wire() []byte {
 		transport = make([]byte, 8)
 	case ruleset.ICMP, ruleset.ICMPv6:
 		// An echo request, an error, or the answer to a request.
-		kinds := map[ruleset.Protocol][3]byte{ruleset.ICMP: {8, 3, 0}, ruleset.ICMPv6: {128, 1, 129}}[p.Protocol]
+		kinds := map[ruleset.Protocol][4]byte{ruleset.ICMP: {8, 3, 0, 42}, ruleset.ICMPv6: {128, 1, 129, 160}}[p.Protocol]
 		transport = make([]byte, 8)
 		switch {
 		case p.Echo:
 			transport[0] = kinds[0]
+		case p.ExtendedEcho:
+			transport[0] = kinds[3]
 		case p.Quotes != 0:
 			transport[0] = kinds[1]
 			datagram := make([]byte, 8)
@@ -1068,7 +1070,7 @@ func someMatches(r *rand.Rand, longest int, base ruleset.Chain, d Dialect) (matc
 		add(pick(r, []ruleset.Proto{{ruleset.ICMP, ruleset.ICMPv6}, {ruleset.ICMP, ruleset.ICMPv6}, {ruleset.ICMP},
 			{ruleset.ICMPv6}}), false)
 		if one(r, 2) {
-			add(ruleset.ICMPEcho{}, true)
+			add(ruleset.ICMPEcho{Extended: one(r, 3)}, true)
 		}
 		if one(r, 2*rare) {
 			add(ruleset.ICMPQuote{SrcPort: pick(r, worldQuotes)}, true)
@@ -1256,7 +1258,7 @@ func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
 	p.Reply, p.DNAT = one(r, 3), one(r, 3)
 	p.Listening, p.Foreign, p.MPTCP = one(r, 2), one(r, 4), one(r, 3)
-	p.Echo, p.Quotes = one(r, 2), pick(r, worldQuotes)
+	p.Echo, p.ExtendedEcho, p.Quotes = one(r, 2), one(r, 3), pick(r, worldQuotes)
 	if one(r, 3) {
 		p.Length, p.TCPHeader = pick(r, worldLengths), pick(r, worldHeaders)
 	}
@@ -1271,14 +1273,15 @@ func possible(p ruleset.Packet) ruleset.Packet {
 	p.MPTCP = p.MPTCP && p.Protocol == ruleset.TCP
 	switch {
 	case p.Protocol != ruleset.ICMP && p.Protocol != ruleset.ICMPv6:
-		p.Echo, p.Quotes = false, 0
+		p.Echo, p.ExtendedEcho, p.Quotes = false, false, 0
 		return p
 	case p.Dst.Addr().Is4():
 		p.Protocol = ruleset.ICMP
 	default:
 		p.Protocol = ruleset.ICMPv6
 	}
-	if p.Echo {
+	p.ExtendedEcho = p.ExtendedEcho && !p.Echo
+	if p.Echo || p.ExtendedEcho {
 		p.Quotes = 0
 	}
 	return p
@@ -1368,9 +1371,10 @@ func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 		case ruleset.MPTCP:
 			p.MPTCP = true
 		case ruleset.ICMPEcho:
-			p.Echo = true
+			p.Echo, p.ExtendedEcho = !m.Extended, m.Extended
 		case ruleset.ICMPQuote:
 			p.Quotes, p.Echo = m.SrcPort, false
+			p.ExtendedEcho = false
 		case ruleset.Older:
 			for _, older := range rs.Older {
 				if older.Src.Addr().Is4() == src.Addr().Is4() {

@@ -355,10 +355,7 @@ func (t *table) familyMatch(asked ruleset.Match, f ruleset.Family) (stmt, error)
 	op, word := equality(negated)
 	switch m := m.(type) { //nolint:gochecksumtype // lowerFor asks for no others
 	case ruleset.ICMPEcho:
-		echo := byte(128) // RFC 4443
-		if v4 {
-			echo = 8 // RFC 792
-		}
+		echo := icmpEcho(m, f)
 		// Not "icmp type", with which nft(8) would ask for the protocol once more.
 		return stmt{fmt.Sprintf("@th,0,8 %s %d", word, echo),
 			append(transport(0, 1), &expr.Cmp{Op: op, Register: 1, Data: []byte{echo}})}, nil
@@ -583,6 +580,19 @@ func and(mask, xor uint32) *expr.Bitwise {
 
 func ctState(m ruleset.CTState, negated bool) stmt {
 	return ctBits("state", expr.CtKeySTATE, uint32(m), negated)
+}
+
+// icmpEcho is the type of an echo request (RFC 792, RFC 4443), or of an extended one (RFC 8335).
+func icmpEcho(m ruleset.ICMPEcho, f ruleset.Family) byte {
+	switch {
+	case m.Extended && f == ruleset.IPv4:
+		return 42
+	case m.Extended:
+		return 160
+	case f == ruleset.IPv4:
+		return 8
+	}
+	return 128
 }
 
 // mptcpOption is the kind of the option (RFC 8684, section 3).

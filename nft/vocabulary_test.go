@@ -72,6 +72,7 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, tcp, ruleset.MPTCP{})
 	add(ruleset.Return{}, tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{})
+	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{Extended: true})
 	add(ruleset.Return{}, icmp, ruleset.Not{Match: ruleset.ICMPEcho{}})
 	add(ruleset.Return{}, icmp, ruleset.ICMPQuote{SrcPort: 53})
 	add(ruleset.Return{}, tcp, ruleset.Older{})

@@ -215,6 +215,7 @@ func TestWords(t *testing.T) {
 		"with an owner": HasSocket{}, "for an open socket": SocketOpen{}, "not to an address of the pod": Not{ToLocal{}},
 		"of 40 bytes": Length(40), "TCP header of 32 bytes": TCPHeader(8),
 		"not with an option of Multipath TCP": Not{MPTCP{}}, "an echo request": ICMPEcho{},
+		"an extended echo request":        ICMPEcho{Extended: true},
 		"an error about UDP from port 53": ICMPQuote{SrcPort: 53}, "of a connection that is older than the rules": Older{},
 		"opens a TCP connection": Opens(), "TCP flags 0x4/0x4": TCPFlags{RST, RST},
 		"connection state invalid,new,established,related": CTInvalid | CTNew | CTEstablished | CTRelated,

@@ -105,9 +105,10 @@ type TCPHeader uint8
 // kernel adds a subflow to a connection. A Proto of TCP has to stand before it in the same rule.
 type MPTCP struct{}
 
-// ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443). A Proto of ICMP, ICMPv6 or both has to stand
+// ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443), or with Extended those that are called so (RFC
+// 8335): a process needs no privilege for either (ping_supported in net/ipv4/ping.c). A Proto of ICMP, ICMPv6 or both has to stand
 // before it in the same rule.
-type ICMPEcho struct{}
+type ICMPEcho struct{ Extended bool }
 
 // ICMPQuote matches errors of ICMP and ICMPv6 that are about a UDP datagram from a port: the beginning of it stands in
 // the error (RFC 792, RFC 4443). A datagram with IP options or extension headers is not known. A Proto of ICMP, ICMPv6
@@ -194,9 +195,15 @@ func (ToLocal) String() string        { return "to an address of the pod" }
 func (m Length) String() string       { return fmt.Sprintf("of %d bytes", uint16(m)) }
 func (m TCPHeader) String() string    { return fmt.Sprintf("TCP header of %d bytes", 4*uint(m)) }
 func (MPTCP) String() string          { return "with an option of Multipath TCP" }
-func (ICMPEcho) String() string       { return "an echo request" }
 func (m ICMPQuote) String() string    { return fmt.Sprintf("an error about UDP from port %d", m.SrcPort) }
 func (Older) String() string          { return "of a connection that is older than the rules" }
+
+func (m ICMPEcho) String() string {
+	if m.Extended {
+		return "an extended echo request"
+	}
+	return "an echo request"
+}
 
 func (m CTDirection) String() string {
 	if m == CTReply {

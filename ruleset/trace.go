@@ -91,10 +91,10 @@ type Packet struct {
 	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
 	// its hardware address, or one to be forwarded.
 	Foreign bool
-	// Echo is true of an ICMP echo request, and Quotes is the source port of the UDP datagram that an ICMP error is
+	// Echo is true of an ICMP echo request, ExtendedEcho of an extended one, and Quotes is the source port of the UDP datagram that an ICMP error is
 	// about.
-	Echo   bool
-	Quotes uint16
+	Echo, ExtendedEcho bool
+	Quotes             uint16
 	// Mark and ConnMark are the packet's and the connection's mark.
 	Mark, ConnMark uint32
 }
@@ -448,7 +448,7 @@ func (t *tracer) satisfies(m Match) bool {
 	case MPTCP:
 		return p.MPTCP
 	case ICMPEcho:
-		return p.Echo
+		return m.Extended && p.ExtendedEcho || !m.Extended && p.Echo
 	case ICMPQuote:
 		return p.Quotes == m.SrcPort
 	case Older:

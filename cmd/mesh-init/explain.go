@@ -36,7 +36,7 @@ func explainFlags() []cli.Flag {
 		row("from", "app|proxy|outside", groupPacket, "app", "who sends it; outside: it arrives in the pod"),
 		row(dstFlag, "ADDRESS:PORT", groupPacket, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
 		row("src", "ADDRESS[:PORT]", groupPacket, "", "where it comes from"),
-		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol"),
+		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol; icmp: an echo request, as ping sends it"),
 		row("uid", "ID", groupPacket, "1000", "the app's user"),
 		row("gid", "ID", groupPacket, "1000", "the app's group"),
 		row("mark", "NUMBER", groupPacket, "0", "the mark of the sender's socket (SO_MARK)"),
@@ -93,6 +93,7 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 		if dst.Addr().Is6() {
 			out.Protocol = intercept.ICMPv6
 		}
+		out.Echo = true
 	}
 	switch from := p["from"].text; from {
 	case "outside":

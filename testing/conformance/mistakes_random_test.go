@@ -284,6 +284,10 @@ func (m randomMistake) segment(t *testing.T) (ok bool) {
 		Src: p.Src, Dst: p.Dst, Flags: flags, Seq: mistakenSequence, Ack: 2000, Data: make([]byte, data),
 		Options: slices.Repeat([]byte{1}, options), // which say nothing
 	}
+	if join := []byte{30, 12, 0x10}; options > 12 { // of Multipath TCP, as for a subflow
+		p.MPTCP = true
+		copy(segment.Options[options-12:], append(join, make([]byte, 9)...))
+	}
 	if flags&intercept.ACK == 0 {
 		segment.Ack = 0
 	}

@@ -22,6 +22,7 @@ type datagram struct {
 	protocol [2]int // by family
 	data     [2][]byte
 	echo     bool
+	extended bool // an echo request, too
 }
 
 // datagrams are of all kinds, by the numbers of iana.org/assignments/protocol-numbers.
@@ -29,6 +30,8 @@ func datagrams() []datagram {
 	all := []datagram{
 		{name: "echo request", protocol: [2]int{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, echo: true,
 			data: [2][]byte{{8, 0, 0xf7, 0xff, 0, 0, 0, 0}, {128, 0, 0, 0, 0, 0, 0, 0}}},
+		{name: "extended echo request", protocol: [2]int{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}, extended: true,
+			data: [2][]byte{{42, 0, 0xd5, 0xff, 0, 0, 0, 0}, {160, 0, 0, 0, 0, 0, 0, 0}}},
 		{name: "echo reply", protocol: [2]int{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6},
 			data: [2][]byte{{0, 0, 0xff, 0xff, 0, 0, 0, 0}, {129, 0, 0, 0, 0, 0, 0, 0}}},
 	}
@@ -112,7 +115,7 @@ func TestOtherProtocols(t *testing.T) {
 							}
 							to := netip.MustParseAddr(words[s.to][family])
 							p := netlab.Flow{Protocol: intercept.UDP, Dst: netip.AddrPortFrom(to, 1), Owner: s.who}.Packet(lab)
-							p.Protocol, p.Echo = intercept.Protocol(d.protocol[family]), d.echo
+							p.Protocol, p.Echo, p.ExtendedEcho = intercept.Protocol(d.protocol[family]), d.echo, d.extended
 							p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(to, 0)
 							trace, err := rs.Trace(p)
 							if err != nil || trace.Fate != want {

@@ -255,7 +255,8 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 		}
 		if p.Protocol == icmpOf(p.Dst.Addr()) {
 			p.Echo = one(r, 2)
-			if !p.Echo {
+			p.ExtendedEcho = !p.Echo && one(r, 2)
+			if !p.Echo && !p.ExtendedEcho {
 				p.Quotes = pick(r, []uint16{0, 53, 53, 443})
 			}
 		}
