@@ -28,15 +28,31 @@ import (
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-const page = "../../docs/quickstart.md"
+const (
+	page        = "../../docs/quickstart.md"
+	sandboxPage = "../../docs/sandbox.md"
+)
 
 // TestQuickstart types the commands of docs/quickstart.md, in the directory
 // with its files, and compares what they print with what the page shows. With
 // MESH_TEST_UPDATE=1 it writes that into the page instead.
+func TestQuickstart(t *testing.T) {
+	typePage(t, page, map[string][]int{"haproxy": {15001, 15006, 15021}, "dnsmasq": {15053}})
+}
+
+// TestSandbox does the same with docs/sandbox.md.
+func TestSandbox(t *testing.T) {
+	netlab.RequireProgram(t, "openssl")
+	typePage(t, sandboxPage, map[string][]int{"haproxy": {15001, 15006, 15080}, "dnsmasq": {15053}})
+}
+
+// typePage types the commands of a page. listening are the ports of the
+// sidecar's programs, which are waited for.
 //
 // The namespaces that the page makes are in a mount namespace of the test's
 // own, and the programs in a PID namespace: nothing is left behind.
-func TestQuickstart(t *testing.T) {
+func typePage(t *testing.T, page string, listening map[string][]int) {
+	t.Helper()
 	netlab.Require(t)
 	for _, name := range []string{"haproxy", "dnsmasq", "ip", "setpriv", "curl", "mount"} {
 		netlab.RequireProgram(t, name)
@@ -72,7 +88,7 @@ func TestQuickstart(t *testing.T) {
 			script += fmt.Sprintf("await logged %d\n", strings.Count(c.Output, "\n"))
 		}
 		script += fmt.Sprintf("echo '%s %d'\n%s\n", mark, i, c.Line)
-		for program, ports := range map[string][]int{"haproxy": {15001, 15006, 15021}, "dnsmasq": {15053}} {
+		for program, ports := range listening {
 			if strings.HasPrefix(c.Line, "sidecar "+program) {
 				for _, port := range ports {
 					script += fmt.Sprintf("await listens %04X\n", port)
@@ -96,7 +112,7 @@ func TestQuickstart(t *testing.T) {
 		t.Fatalf("%d of %d commands were run:\n%s", len(printed)-1, len(shown.Commands), out)
 	}
 	if os.Getenv("MESH_TEST_UPDATE") == "1" {
-		update(t, shown.Commands, printed[1:])
+		update(t, page, shown.Commands, printed[1:])
 		return
 	}
 	for i, c := range shown.Commands {
@@ -197,7 +213,7 @@ var ephemeral = regexp.MustCompile(`:(3[2-9]|4\d|5\d|6\d)\d{3}\b`)
 func ports(s string) string { return ephemeral.ReplaceAllString(s, ":PORT") }
 
 // update writes what the commands printed into the page, where it differs.
-func update(t *testing.T, commands []quickstart.Command, printed []string) {
+func update(t *testing.T, page string, commands []quickstart.Command, printed []string) {
 	t.Helper()
 	b, err := os.ReadFile(page)
 	if err != nil {

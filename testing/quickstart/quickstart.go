@@ -1,5 +1,5 @@
-// Package quickstart reads the files and the commands that docs/quickstart.md
-// shows, so that tests can use them as they stand there.
+// Package quickstart reads the files and the commands that a page such as
+// docs/quickstart.md shows, so that tests can use them as they stand there.
 package quickstart
 
 import (
@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// Page is what docs/quickstart.md shows.
+// Page is what a page shows.
 type Page struct {
+	path string
 	// Files are the blocks whose first line is a comment with a file's name.
 	Files map[string]string
 	// Commands are those of the blocks in the language console, in order.
@@ -32,7 +33,7 @@ func Read(t testing.TB, path string) Page {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := Page{Files: map[string]string{}}
+	page := Page{path: path, Files: map[string]string{}}
 	for _, m := range block.FindAllStringSubmatch(string(text), -1) {
 		language, body := m[1], m[2]
 		if named := name.FindStringSubmatch(body); named != nil {
@@ -62,7 +63,7 @@ func (p Page) File(t testing.TB, name string) string {
 	t.Helper()
 	text, ok := p.Files[name]
 	if !ok {
-		t.Fatalf("docs/quickstart.md shows no file %s", name)
+		t.Fatalf("%s shows no file %s", p.path, name)
 	}
 	return text
 }
