@@ -27,6 +27,9 @@ type ReferenceError struct {
 	Rule string
 }
 
+// ReferenceTo reports that a rule of in leads to another chain.
+func ReferenceTo(in Chain, to string) *ReferenceError { return &ReferenceError{In: in.name(), To: to} }
+
 // Error names both chains, and the rule.
 func (e *ReferenceError) Error() string {
 	rule := "a rule"
@@ -61,7 +64,7 @@ func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
 			case m.has(name{comment: rule.Comment}), to != "" && c.Base:
 				r.Rules = append(r.Rules, RuleOf{c, rule})
 			case to != "":
-				return Removal{}, &ReferenceError{In: c.name(), To: to}
+				return Removal{}, ReferenceTo(c, to)
 			}
 		}
 	}

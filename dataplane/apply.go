@@ -248,11 +248,20 @@ func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 }
 
 func (s *space) remove(ctx context.Context, b Backend) error {
-	w, err := s.writer(b)
-	if err == nil {
-		_, err = w.Remove(ctx)
-	}
+	_, err := s.removeOf(ctx, b)
 	return err
+}
+
+func (s *space) removeOf(ctx context.Context, b Backend) (removed bool, err error) {
+	w, err := s.writer(b)
+	if err != nil {
+		return false, err
+	}
+	removed, err = w.Remove(ctx)
+	if err != nil && b == BackendIPTablesNFT {
+		err = joinLine(append([]error{err}, s.references()...))
+	}
+	return removed, err
 }
 
 // Remove takes our rules out: those of the backend that the pod asks for, or of all. It reports whether there were any.
@@ -291,11 +300,7 @@ func (s *space) removeRules(ctx context.Context, want Backend) (removed bool, er
 		return false, err
 	}
 	if len(wanted) == 1 {
-		w, err := s.writer(want)
-		if err != nil {
-			return false, err
-		}
-		return w.Remove(ctx)
+		return s.removeOf(ctx, want)
 	}
 	holding, err := s.holding()
 	if err != nil {

@@ -163,6 +163,27 @@ func (s *space) dormant(holding []Backend) (names []string, err error) {
 	return slices.Compact(names), err
 }
 
+// references are rules of others in nf_tables that lead to chains of iptables-nft of ours, where its programs do not see
+// them: in base chains that are not as those of iptables.
+func (s *space) references() (errs []error) {
+	s.chains = nil
+	chains, err := s.allForeign()
+	if err != nil {
+		return nil // it is no more than a help
+	}
+	for _, c := range chains {
+		if c.Legacy || !c.Base || iptables.IsBuiltin(c) {
+			continue
+		}
+		for _, r := range c.Rules {
+			if i := slices.IndexFunc(r.To, iptables.HasOurName); i >= 0 {
+				errs = append(errs, beside.ReferenceTo(c, r.To[i]))
+			}
+		}
+	}
+	return errs
+}
+
 // dormantTable is the difference that a table makes that sleeps.
 func dormantTable(name string) ruleset.Difference {
 	return ruleset.Difference{What: "table " + name,

@@ -36,6 +36,11 @@ func HasOurName(chain string) bool { return strings.HasPrefix(chain, prefix) }
 // IsTable reports whether rules of ours can be in a table of this name.
 func IsTable(name string) bool { return slices.Contains(tableNames(), name) }
 
+// IsBuiltin reports whether a base chain is as iptables-nft makes and knows it.
+func IsBuiltin(c beside.Chain) bool {
+	return c.Name == builtinName(c.Hook) && c.Priority == legacyPriority(c.Table, c.Hook)
+}
+
 // LegacyChains returns the chains of the legacy tables of a family that the calling thread's namespace has, with their
 // rules. Like [LegacyHolds] it needs no program, and asks for no table that is not there already.
 func LegacyChains(f ruleset.Family) (all []beside.Chain, err error) {

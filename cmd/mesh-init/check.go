@@ -23,12 +23,9 @@ func checkVerb() verb {
 }
 
 func (j job) check() error {
-	others, err := j.plane.Foreign(j.ctx)
+	others, err := j.foreignChains()
 	if err != nil {
 		return err
-	}
-	for _, w := range others.Warnings() {
-		j.log.WarnContext(j.ctx, w)
 	}
 	type difference struct {
 		What    string `json:"what"`

@@ -9,6 +9,15 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
+// foreignChains returns other people's chains at our hooks, and warns of those that matter.
+func (j job) foreignChains() (dataplane.Foreign, error) {
+	all, err := j.plane.Foreign(j.ctx)
+	for _, w := range all.Warnings() {
+		j.log.WarnContext(j.ctx, w)
+	}
+	return all, err
+}
+
 // foreignText is a table of other people's chains at our hooks, in the order in which the kernel asks them, or nothing if
 // there are none.
 func foreignText(all dataplane.Foreign) string {

@@ -481,6 +481,7 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 // fakePlane answers as told.
 type fakePlane struct {
 	foreign     dataplane.Foreign
+	dormant     []string
 	removal     dataplane.Removal
 	report      dataplane.Report
 	verified    verify.Report
@@ -499,7 +500,7 @@ func (p fakePlane) Check(context.Context, intercept.Config) ([]intercept.Differe
 }
 func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.err }
 func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
-	return dataplane.Status{Counters: p.counters}, p.err
+	return dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}, p.err
 }
 func (p fakePlane) Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error) {
 	return p.verified, p.err

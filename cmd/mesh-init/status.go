@@ -37,6 +37,9 @@ func (j job) status() error {
 	for _, table := range status.Dormant {
 		j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
 	}
+	for _, w := range status.Foreign.Warnings() {
+		j.log.WarnContext(j.ctx, w)
+	}
 	return j.print(counters, func() string {
 		return statusText(counters) + foreignText(status.Foreign) + othersText(status.Others)
 	})

@@ -41,7 +41,16 @@ func (j job) verify() error {
 	if err != nil {
 		return err
 	}
-	if err := j.print(r, func() string { return j.verifyText(r) }); err != nil {
+	others, err := j.foreignChains()
+	if err != nil {
+		return err
+	}
+	err = j.print(struct {
+		verify.Report
+		// Foreign are the chains of others at the same hooks.
+		Foreign dataplane.Foreign `json:"foreign,omitzero"`
+	}{r, others}, func() string { return j.verifyText(r) + foreignText(others) })
+	if err != nil {
 		return err
 	}
 	switch {
