@@ -275,10 +275,11 @@ func TestNeighbourThatUntracks(t *testing.T) {
 :CILIUM_OUTPUT_raw - [0:0]
 -A OUTPUT -m comment --comment "cilium-feeder: CILIUM_OUTPUT_raw" -j CILIUM_OUTPUT_raw
 -A CILIUM_OUTPUT_raw -d SERVICE -m comment --comment "cilium: NOTRACK" -j CT --notrack
+-A PREROUTING -p tcp -m tcp --dport 8080 -m comment --comment "cilium: NOTRACK" -j CT --notrack
 COMMIT
 `}.write(t, lab)
 		res, err := pod.Apply(t.Context(), intercept.Default())
-		if err != nil || len(res.Warnings) != 2 || !strings.Contains(res.Warnings[0], "keeps packets from conntrack") ||
+		if err != nil || len(res.Warnings) != 4 || !strings.Contains(res.Warnings[0], "keeps packets from conntrack") ||
 			!strings.Contains(res.Warnings[0], "Cilium") {
 			t.Errorf("%v, %q", err, res.Warnings)
 		}
@@ -286,6 +287,8 @@ COMMIT
 			expectFate(t, lab, netlab.Flow{Protocol: intercept.TCP, Dst: service[i], Owner: app},
 				intercept.Fate{Action: intercept.Rejected})
 			expectFate(t, lab, netlab.Flow{Protocol: intercept.TCP, Dst: outside[i], Owner: app}, intercept.RedirectedTo(15001))
+			expectFate(t, lab, netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: pods[i]},
+				intercept.Fate{Action: intercept.Rejected})
 		}
 	})
 }
