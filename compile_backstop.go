@@ -27,7 +27,7 @@ const (
 func (c Config) filters() []Chain {
 	r := c.rejections()
 	if c.Backstop == BackstopOff {
-		return r.bases()
+		return c.withForwarded(r.bases())
 	}
 	output, chains := c.backstopOutput(r)
 	chains = append(chains, r.chains...)
@@ -41,6 +41,20 @@ func (c Config) filters() []Chain {
 	chains = append(chains, more...)
 	if len(forward) > 0 {
 		chains = append(chains, Chain{Name: ChainFilterForward, Hook: Forward, Priority: PriorityFilter, Rules: forward})
+	}
+	return c.withForwarded(chains)
+}
+
+// withForwarded puts what mode tproxy asks of what is forwarded before all else of that hook.
+func (c Config) withForwarded(chains []Chain) []Chain {
+	rules := c.forwarded()
+	i := slices.IndexFunc(chains, func(c Chain) bool { return c.Hook == Forward })
+	switch {
+	case len(rules) == 0:
+	case i < 0:
+		chains = append(chains, Chain{Name: ChainFilterForward, Hook: Forward, Priority: PriorityFilter, Rules: rules})
+	default:
+		chains[i].Rules = slices.Concat(rules, chains[i].Rules)
 	}
 	return chains
 }

@@ -35,12 +35,7 @@ func (c Config) tproxy() []Chain {
 	add(rule("I8", "not included", nil, Return{}))
 
 	return []Chain{
-		{Name: ChainInboundDeliver, Rules: []Rule{
-			rule("I7.deliver", "to the proxy, addresses unchanged", []Match{Proto{TCP}},
-				TProxy{Port: c.Inbound.Port.First, Mark: t.Mark}),
-
-			rule("I7.no-socket", "the proxy does not listen", nil, Drop{}),
-		}},
+		{Name: ChainInboundDeliver, Rules: c.deliver()},
 		{Name: ChainInboundCapture, Rules: []Rule{
 			rule("I7.mark", "remember the connection", nil, SetConnMark(t.SelfMark)),
 			rule("I7.captured", "captured", nil, Goto{Chain: ChainInboundDeliver}),
@@ -48,6 +43,34 @@ func (c Config) tproxy() []Chain {
 		{Name: ChainInbound, Hook: Prerouting, Priority: PriorityMangle, Rules: rules},
 		{Name: ChainMarks, Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: c.marks()},
 	}
+}
+
+// deliver returns the end of line I7. Without virtual interfaces only what goes to an address of the pod's is captured
+// (I9), which is routed there without a mark. With one, the kernel would ask for the route to its source by that mark, too,
+// where the sysctl src_valid_mark is set, and take it for a martian (__fib_validate_source in net/ipv4/fib_frontend.c).
+func (c Config) deliver() []Rule {
+	to := TProxy{Port: c.Inbound.Port.First}
+	if len(c.VirtualInterfaces) > 0 {
+		to.Mark = c.Inbound.TProxy.Mark
+	}
+	return []Rule{
+		rule("I7.deliver", "to the proxy, addresses unchanged", []Match{Proto{TCP}}, to),
+		rule("I7.no-socket", "the proxy does not listen", nil, Drop{}),
+	}
+}
+
+// forwarded returns the rules for what mode tproxy has captured and does not deliver, for it has no mark: another's DNAT
+// has sent it elsewhere.
+func (c Config) forwarded() []Rule {
+	if c.Inbound.Mode != InboundTProxy || len(c.VirtualInterfaces) > 0 {
+		return nil
+	}
+	match := []Match{Proto{TCP}, CTDNAT{}, ConnMark(c.Inbound.TProxy.SelfMark)}
+	if c.rejectsOtherFamily() {
+		match = append(match, IsFamily(c.families()[0]))
+	}
+	return append(in("forwarded", "", c.excludedInInterfaces()),
+		rule("I7.forwarded", "captured, and translated by another", match, Reject{}))
 }
 
 // scopeOfMarks stands before the IDs of outbound lines in chain marks.

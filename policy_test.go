@@ -298,6 +298,9 @@ func (j judgement) arriving() (intercept.Fate, string) {
 	case !j.tproxy() && line == "I7" && j.opens() && j.asked():
 		return j.redirection("I7"), "I7"
 	}
+	if j.translatedByAnother() {
+		return rejected, "I7"
+	}
 	if fate, second := j.input(line); fate != pass {
 		return fate, second
 	}
@@ -305,6 +308,12 @@ func (j judgement) arriving() (intercept.Fate, string) {
 		return pass, ""
 	}
 	return pass, line
+}
+
+// translatedByAnother: of a connection that the proxy has in mode tproxy, and on its way to where another's DNAT sends it.
+func (j judgement) translatedByAnother() bool {
+	return j.tproxy() && j.tcp() && j.dnat() && j.p.Foreign && len(j.VirtualInterfaces) == 0 &&
+		has(j.p.ConnMark, j.Inbound.TProxy.SelfMark) && !j.p.Dst.Addr().IsLoopback()
 }
 
 // untranslated: a lookup over UDP that O8 has left untranslated is like other UDP. It can only be an answer, for others

@@ -432,6 +432,10 @@ func validateInterface(name string) error {
 		return errors.New(`"none" is an empty list; leave the others out, or write []`)
 	case stem == "":
 		return fmt.Errorf("%q is every interface: nothing would be captured", name)
+	case strings.Contains(name, "@"):
+		// What follows is its other end, or the interface that it is on. The kernel would take it for a part of a name.
+		own, _, _ := strings.Cut(name, "@")
+		return fmt.Errorf("%q is how ip(8) lists an interface; its name is %q", name, own)
 	case len(name) > maxInterface:
 		return fmt.Errorf("interface %q has %d bytes; a name has at most %d (IFNAMSIZ)", name, len(name), maxInterface)
 	case strings.HasPrefix(name, "-"):

@@ -115,6 +115,11 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 		return choice, "", err
 	}
 	*done = append(*done, effect{"routes", func(context.Context) error { return undo() }})
+	addedBound, undoBound, err := routing.AddBound(want.bound)
+	if err != nil {
+		return choice, "", err
+	}
+	*done = append(*done, effect{"routes of bound sockets", func(context.Context) error { return undoBound() }})
 	choice, outcome, err = s.applyBesideOlder(ctx, p.Backend, want)
 	if err != nil && outcome != "" {
 		// They were written, and somebody has changed them since: they are in force, and need what was put there for
@@ -139,7 +144,11 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	}
 	// Whatever the outcome: somebody who was killed may have left some.
 	removed, err := routing.Keep(want.routes, want.rules.Families)
-	if outcome == ruleset.Unchanged && (added || removed) {
+	if err != nil {
+		return choice, outcome, err
+	}
+	removedBound, err := routing.KeepBound(want.bound)
+	if outcome == ruleset.Unchanged && (added || addedBound || removed || removedBound) {
 		outcome = ruleset.Replaced
 	}
 	return choice, outcome, err
@@ -291,7 +300,11 @@ func (s *space) removeAll(ctx context.Context, want Backend) (removed bool, err 
 		return removed, err
 	}
 	routes, err := routing.Keep(nil, nil)
-	return removed || routes, err
+	if err != nil {
+		return removed, err
+	}
+	bound, err := routing.KeepBound(nil)
+	return removed || routes || bound, err
 }
 
 func (s *space) removeRules(ctx context.Context, want Backend) (removed bool, err error) {

@@ -11,6 +11,7 @@ type plan struct {
 	config intercept.Config
 	rules  ruleset.Ruleset
 	routes []ruleset.MarkRoute
+	bound  []ruleset.Family // those in which sockets bound to an interface need routes to loopback
 }
 
 // newPlan compiles a configuration.
@@ -22,6 +23,9 @@ func newPlan(c intercept.Config) (plan, error) {
 	rs = forKernel(rs, c.Families, hasIPv6())
 	p := plan{config: c, routes: rs.Routes}
 	rs.Routes = nil
+	if rs.SendsToLoopback() {
+		p.bound = rs.Families
+	}
 	p.rules = rs
 	return p, nil
 }

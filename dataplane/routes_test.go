@@ -32,11 +32,12 @@ func tproxy() intercept.Config {
 }
 
 // routing are all routing rules and routes of a namespace, without those of
-// link-local addresses, which come by themselves, and late.
+// link-local addresses, which come by themselves, and late, and those of bound
+// sockets, which have a test of their own.
 func routing(t *testing.T, netns string) string {
 	t.Helper()
 	return run(t, netns, "sh", "-ec",
-		"for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v fe80:")
+		"for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v -e fe80: -e 'table local proto 177'")
 }
 
 // routed says which families a namespace has our rule and our route of, and

@@ -656,15 +656,26 @@ func (t *table) target(r ruleset.Rule) (stmt, error) {
 			&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true, Direction: expr.CtDirOriginal,
 				OptDirection: true}}, end.exprs...)}, nil
 	case ruleset.TProxy:
-		mark := setMark(target.Mark.Value, target.Mark.Mask)
-		end := verdict("accept", expr.VerdictAccept, "")
-		exprs := []expr.Any{
+		stmts := []stmt{{fmt.Sprintf("tproxy to :%d", target.Port), []expr.Any{
 			&expr.Immediate{Register: 1, Data: be16(target.Port)},
-			&expr.TProxy{Family: tproxyFamily(t.family), TableFamily: byte(t.family), RegPort: 1}}
-		exprs = append(append(exprs, mark.exprs...), end.exprs...)
-		return stmt{fmt.Sprintf("tproxy to :%d %s %s", target.Port, mark.text, end.text), exprs}, nil
+			&expr.TProxy{Family: tproxyFamily(t.family), TableFamily: byte(t.family), RegPort: 1}}}}
+		if target.Mark.Mask != 0 {
+			stmts = append(stmts, setMark(target.Mark.Value, target.Mark.Mask))
+		}
+		return joined(append(stmts, verdict("accept", expr.VerdictAccept, ""))), nil
 	}
 	return stmt{}, fmt.Errorf("%w for target %T", ruleset.ErrUnsupported, r.Target)
+}
+
+// joined makes one statement of several.
+func joined(stmts []stmt) (all stmt) {
+	texts := make([]string, len(stmts))
+	for i, s := range stmts {
+		texts[i] = s.text
+		all.exprs = append(all.exprs, s.exprs...)
+	}
+	all.text = strings.Join(texts, " ")
+	return all
 }
 
 // tproxyFamily is what nft sends: an inet table leaves the family to the packet.

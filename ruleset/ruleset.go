@@ -154,3 +154,18 @@ func (rs Ruleset) AsksForOwner() bool {
 	}
 	return false
 }
+
+// SendsToLoopback reports whether a rule may send what the pod sends to an address of the loopback network, as a
+// redirect does. Sockets that are bound to an interface then need a route there.
+func (rs Ruleset) SendsToLoopback() bool {
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			_, redirects := r.Target.(Redirect)
+			to, translates := r.Target.(DNAT)
+			if redirects || translates && to.To.Addr().IsLoopback() {
+				return true
+			}
+		}
+	}
+	return false
+}

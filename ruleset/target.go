@@ -49,7 +49,9 @@ type Redirect struct{ Ports PortRange }
 type DNAT struct{ To netip.AddrPort }
 
 // TProxy gives the packet to a transparent socket on a local port, source and
-// destination unchanged, and marks it so that it is routed to the local host.
+// destination unchanged, and marks it so that it is routed to the local host. The
+// zero Mark leaves it without one, which does for a packet to an address of the
+// host's own.
 type TProxy struct {
 	Port uint16
 	Mark Mark

@@ -1,7 +1,9 @@
 //go:build linux
 
 // Package markroute delivers marked packets to the local host: for each address
-// family a rule (ip-rule(8), fwmark) and a local route in a table of its own.
+// family a rule (ip-rule(8), fwmark) and a local route in a table of its own. And
+// it delivers there what sockets that are bound to an interface send to the
+// loopback network.
 package markroute
 
 import (
@@ -95,6 +97,7 @@ type object struct {
 	priority uint32       // of a rule
 	table    uint32
 	ours     bool
+	order    int // of a rule: its place among all of its family
 }
 
 // is reports whether two objects do the same.
@@ -149,8 +152,9 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 		return false, nil, err
 	}
 	var there []object
+	var others []otherRule
 	if len(want) > 0 {
-		if there, err = c.all(); err != nil {
+		if there, others, err = c.all(); err != nil {
 			return false, nil, err
 		}
 	}
@@ -163,9 +167,10 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 		return errors.Join(errs...)
 	}
 	for _, o := range want {
-		if slices.ContainsFunc(there, o.is) {
+		if found := first(there, o); found != nil && before(others, *found) == nil {
 			continue
 		}
+		o = inFront(others, o)
 		err := c.change(o, true)
 		if errors.Is(err, unix.EEXIST) {
 			err = c.isThere(o)
@@ -182,7 +187,7 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 // isThere looks again for what the kernel says it has. It may be something
 // else: a table has one route to a destination.
 func (c *Conn) isThere(o object) error {
-	there, err := c.all()
+	there, _, err := c.all()
 	if err == nil && !slices.ContainsFunc(there, o.is) {
 		err = fmt.Errorf("%w: table %d has another default route; choose another table", unix.EEXIST, o.table)
 	}
@@ -192,19 +197,21 @@ func (c *Conn) isThere(o object) error {
 // Keep removes what is ours and not one of routes. Keep(nil, nil) removes all.
 // It reports whether there was anything.
 func (c *Conn) Keep(routes []ruleset.MarkRoute, families []ruleset.Family) (removed bool, err error) {
-	there, err := c.all()
+	there, _, err := c.all()
 	if err != nil {
 		return false, err
 	}
 	return c.removeFrom(there, wanted(routes, families))
 }
 
-// removeFrom removes what is ours of there, but what is wanted.
+// removeFrom removes what is ours of there, but what is wanted, once.
 func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 	// Rules first: then nothing leads to the table when its route goes.
 	for _, rules := range []bool{true, false} {
 		for _, o := range there {
-			if !o.ours || o.rule != rules || slices.ContainsFunc(want, o.is) {
+			// One that others' rules had come before has been made again in front of them.
+			again := o.rule && first(there, o).order != o.order
+			if !o.ours || o.rule != rules || slices.ContainsFunc(want, o.is) && !again {
 				continue
 			}
 			if err := c.remove(o); err != nil {
@@ -218,7 +225,7 @@ func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 
 // Check names what differs from routes.
 func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]ruleset.Difference, error) {
-	there, err := c.all()
+	there, others, err := c.all()
 	if err != nil {
 		return nil, err
 	}
@@ -229,8 +236,12 @@ func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]r
 		return nil, err
 	}
 	for _, o := range possible {
-		if !slices.ContainsFunc(there, o.is) {
+		found := first(there, o)
+		if found == nil {
 			diffs = append(diffs, ruleset.Difference{What: o.String(), Problem: "missing"})
+		} else if other := before(others, *found); other != nil {
+			diffs = append(diffs, ruleset.Difference{What: o.String(), Problem: fmt.Sprintf(
+				"is asked after the rule %s, which can send its packets elsewhere", other)})
 		}
 	}
 	for _, o := range there {
@@ -293,7 +304,11 @@ func (c *Conn) isIPv6Off() (bool, error) {
 	if err != nil || len(replies) == 0 {
 		return true, err
 	}
-	attr, err := replies[0].Data[unix.SizeofIfInfomsg:], error(nil)
+	return isIPv6Off(replies[0].Data[unix.SizeofIfInfomsg:])
+}
+
+// isIPv6Off reads the attributes of an interface.
+func isIPv6Off(attr []byte) (off bool, err error) {
 	for _, typ := range []uint16{unix.IFLA_AF_SPEC, unix.AF_INET6, unix.IFLA_INET6_CONF} {
 		if attr, err = find(attr, typ); err != nil {
 			return true, err
@@ -325,9 +340,8 @@ func family(f ruleset.Family) int {
 	return unix.AF_INET6
 }
 
-// all returns the namespace's mark rules and local default routes.
-func (c *Conn) all() ([]object, error) {
-	var all []object
+// all returns the namespace's mark rules and local default routes, and the other rules.
+func (c *Conn) all() (all []object, others []otherRule, err error) {
 	for _, typ := range []int{unix.RTM_GETROUTE, unix.RTM_GETRULE} {
 		// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
 		// fib_nl_dumprule in net/core/fib_rules.c).
@@ -335,19 +349,25 @@ func (c *Conn) all() ([]object, error) {
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // the kernel has no rules
 		}
-		for _, m := range replies {
+		for i, m := range replies {
 			o, ok, malformed := read(m.Data, typ == unix.RTM_GETRULE)
 			err = cmp.Or(err, malformed)
+			o.order = i // the kernel lists those of a family in the order in which it asks them
 			if ok {
 				all = append(all, o)
 			}
+			if o.rule && !o.ours && malformed == nil {
+				other, malformed := readOther(m.Data, o)
+				err = cmp.Or(err, malformed)
+				others = append(others, other)
+			}
 		}
 		if err != nil {
-			return nil, explain("list routes and rules", err)
+			return nil, nil, explain("list routes and rules", err)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
-	return all, nil
+	return all, others, nil
 }
 
 // get asks the kernel. A listing of rules or routes is never reported to be

@@ -27,3 +27,13 @@ func (*Conn) Keep([]ruleset.MarkRoute, []ruleset.Family) (removed bool, err erro
 func (*Conn) Check([]ruleset.MarkRoute, []ruleset.Family) ([]ruleset.Difference, error) {
 	return nil, ruleset.ErrNeedsLinux
 }
+
+// AddBound fails with [ruleset.ErrNeedsLinux].
+func (*Conn) AddBound([]ruleset.Family) (added bool, undo func() error, err error) {
+	return false, nil, ruleset.ErrNeedsLinux
+}
+
+// KeepBound fails with [ruleset.ErrNeedsLinux].
+func (*Conn) KeepBound([]ruleset.Family) (removed bool, err error) {
+	return false, ruleset.ErrNeedsLinux
+}

@@ -15,7 +15,9 @@ const protocol = 177
 // which leads to table local. Left to the kernel it would be the next that is
 // free, so that of two who add the same rule at once both succeed: it refuses a
 // second one (NLM_F_EXCL) only if their priorities are the same, too
-// (rule_exists in net/core/fib_rules.c).
+// (rule_exists in net/core/fib_rules.c). Rules that others add later, and leave
+// the priority to the kernel, come before ours (fib_default_rule_pref): Check
+// says so, and Add then makes ours again in front of them.
 const priority = 100
 
 // Commands are those of ip(8) by which a person makes what [Conn.Add] does, in

@@ -62,6 +62,8 @@ type Flow struct {
 	// Mark is the mark of the sender's packets (SO_MARK). It does not leave
 	// the namespace, so only flows from the pod can have one.
 	Mark uint32
+	// Device is the interface that the sender's socket is bound to (SO_BINDTODEVICE). Empty: none.
+	Device string
 	// Timeout is how long to wait before the flow counts as dropped. Zero
 	// stands for two seconds. Less than one may take a rejection for a drop:
 	// an ICMP message about a TCP connection often finds the socket busy
@@ -87,6 +89,9 @@ func (f Flow) String() string {
 	}
 	if f.Mark != 0 {
 		fmt.Fprintf(&b, " with mark %#x", f.Mark)
+	}
+	if f.Device != "" {
+		fmt.Fprintf(&b, " bound to %s", f.Device)
 	}
 	return b.String()
 }
@@ -321,7 +326,10 @@ func (l *Lab) clientSocket(f Flow) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = setMark(fd, f.Mark); err == nil {
+	if err = setMark(fd, f.Mark); err == nil && f.Device != "" {
+		err = os.NewSyscallError("setsockopt", unix.BindToDevice(fd, f.Device))
+	}
+	if err == nil {
 		err = l.bindClient(fd, f)
 	}
 	if err != nil {

@@ -1,0 +1,189 @@
+//go:build linux
+
+package markroute
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	direct "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// A packet of a socket that is bound to an interface (SO_BINDTODEVICE, or a connection to a link-local address) is routed
+// by that interface alone, after a redirect, too: the kernel's own routes to loopback are by lo, so that the packet would
+// leave the pod with a loopback address, and its sender wait in vain. A local route by the interface delivers it. Without
+// an interface in the question the kernel's routes are the answer: their metric is 0.
+
+// A detour is a local route to the loopback network by an interface other than lo.
+type detour struct {
+	family ruleset.Family
+	link   int
+}
+
+func (d detour) String() string {
+	return fmt.Sprintf("%s route local %s dev %d table local", d.family, loopbackNetwork(d.family), d.link)
+}
+
+// loopbackNetwork is the destination of the kernel's own route by lo: a smaller one would be taken by everybody.
+func loopbackNetwork(f ruleset.Family) netip.Prefix {
+	if f == ruleset.IPv4 {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
+	}
+	return netip.PrefixFrom(netip.IPv6Loopback(), 128)
+}
+
+// AddBound makes what is missing of the routes by which sockets that are bound to an interface reach the loopback
+// network, for each interface that there is. It reports whether that was anything, and returns what undoes it. An
+// interface that comes later has none.
+func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() error, err error) {
+	var made []detour
+	undo = func() error {
+		var errs []error
+		for _, d := range slices.Backward(made) {
+			errs = append(errs, c.removeDetour(d))
+		}
+		return errors.Join(errs...)
+	}
+	want, err := c.detoursFor(families)
+	if err != nil || len(want) == 0 {
+		return false, undo, err
+	}
+	there, err := c.detours()
+	if err != nil {
+		return false, nil, err
+	}
+	for _, d := range want {
+		if slices.Contains(there, d) {
+			continue
+		}
+		switch err := c.changeDetour(d, true); {
+		case err == nil:
+			made = append(made, d)
+		case isNoWay(err), errors.Is(err, unix.EEXIST): // or somebody was quicker
+		default:
+			return false, nil, errors.Join(explain("add the "+d.String(), err), undo())
+		}
+	}
+	return len(made) > 0, undo, nil
+}
+
+// isNoWay reports whether an interface takes no such route: it has gone or is down, it has no IP, as one with a small
+// MTU, or a family is off. No socket that is bound to it sends anything then.
+func isNoWay(err error) bool {
+	return slices.ContainsFunc([]error{
+		unix.ENODEV, unix.ENETDOWN, unix.EINVAL, unix.EACCES, unix.EAFNOSUPPORT, unix.EOPNOTSUPP,
+	}, func(e error) bool { return errors.Is(err, e) })
+}
+
+// KeepBound removes the routes that AddBound makes, but those of families. It reports whether there were any.
+func (c *Conn) KeepBound(families []ruleset.Family) (removed bool, err error) {
+	if len(families) == 2 {
+		return false, nil
+	}
+	there, err := c.detours()
+	if err != nil {
+		return false, err
+	}
+	for _, d := range there {
+		if slices.Contains(families, d.family) {
+			continue
+		}
+		if err := c.removeDetour(d); err != nil {
+			return removed, err
+		}
+		removed = true
+	}
+	return removed, nil
+}
+
+func (c *Conn) removeDetour(d detour) error {
+	err := c.changeDetour(d, false)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV) {
+		return nil // it went with its interface
+	}
+	return explain("remove the "+d.String(), err)
+}
+
+// changeDetour adds or removes a route. Its metric is the interface's number, for a table has one route to a destination
+// with a metric. It goes by the socket that lists, for every first apply does it.
+func (c *Conn) changeDetour(d detour, add bool) error {
+	typ, flags := unix.RTM_DELROUTE, unix.NLM_F_ACK
+	if add {
+		typ, flags = unix.RTM_NEWROUTE, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL
+	}
+	to := loopbackNetwork(d.family)
+	m := nl.NewRtMsg()
+	m.Family, m.Dst_len = uint8(family(d.family)), uint8(to.Bits())
+	m.Table, m.Type, m.Scope, m.Protocol = unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST, protocol
+	data := m.Serialize()
+	attr := func(typ int, value []byte) { data = append(data, nl.NewRtAttr(typ, value).Serialize()...) }
+	attr(unix.RTA_DST, to.Addr().AsSlice())
+	attr(unix.RTA_OIF, nl.Uint32Attr(uint32(d.link)))
+	attr(unix.RTA_PRIORITY, nl.Uint32Attr(uint32(d.link)))
+	_, err := c.list.Execute(direct.Message{
+		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)}, Data: data,
+	})
+	return err
+}
+
+// detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF. There
+// is none of IPv6 where that is off on lo.
+func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, err error) {
+	if len(families) == 0 {
+		return nil, nil
+	}
+	links, err := c.get(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	if err != nil {
+		return nil, explain("list interfaces", err)
+	}
+	off := true
+	for _, m := range links {
+		link := nl.DeserializeIfInfomsg(m.Data)
+		attrs := m.Data[unix.SizeofIfInfomsg:]
+		master, err := find(attrs, unix.IFLA_MASTER)
+		if err == nil && link.Index == loopbackIndex {
+			off, err = isIPv6Off(attrs)
+		}
+		if err != nil {
+			return nil, explain("list interfaces", err)
+		}
+		if link.Flags&unix.IFF_UP == 0 || link.Flags&unix.IFF_LOOPBACK != 0 || master != nil {
+			continue
+		}
+		for _, f := range families {
+			all = append(all, detour{f, int(link.Index)})
+		}
+	}
+	return slices.DeleteFunc(all, func(d detour) bool { return off && d.family == ruleset.IPv6 }), nil
+}
+
+// detours lists those that are there.
+func (c *Conn) detours() (all []detour, err error) {
+	routes, err := c.get(unix.RTM_GETROUTE, unix.NLM_F_DUMP, &nl.RtMsg{})
+	if err != nil {
+		return nil, explain("list routes", err)
+	}
+	for _, m := range routes {
+		header := nl.DeserializeRtMsg(m.Data)
+		if header.Protocol != protocol || header.Type != unix.RTN_LOCAL || header.Table != unix.RT_TABLE_LOCAL {
+			continue
+		}
+		link, err := find(m.Data[unix.SizeofRtMsg:], unix.RTA_OIF)
+		if err != nil || len(link) != 4 {
+			return nil, explain("list routes", errors.Join(err, unix.EBADMSG))
+		}
+		d := detour{ruleset.IPv4, int(binary.NativeEndian.Uint32(link))}
+		if int(header.Family) == unix.AF_INET6 {
+			d.family = ruleset.IPv6
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
