@@ -44,6 +44,10 @@ var elsewhere = map[string][]string{
 	"kernel-lists":       {"nft.TestForeignUserData", "internal/nlsock.TestTooMuch"},
 	"pod-author":         {"podspec.TestNotOurs", "podspec.TestLint", "kube/internal/agent.TestWarn"},
 
+	"forged-subflow": {"testing/traffic.TestForgedSubflow"},
+	"subflows":       {"testing/traffic.TestSubflowsOfCaptured", "testing/traffic.TestSubflowToCaptured"},
+	"raw-icmp":       {"testing/conformance.TestOtherProtocols"},
+
 	"peer-misled":   {"testing/conformance.TestMistakesKernel", "testing/conformance.TestRandomMistakes"},
 	"peer-let-in":   {"testing/conformance.TestKernel"},
 	"peer-loopback": {"testing/conformance.TestFramesOfNeighbours"},
