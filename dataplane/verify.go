@@ -54,7 +54,7 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOpt
 	port := verify.RandomPort()
 	todo := verify.MakePlan(c, rs, pod, port)
 	seen, err := trial.Run(ctx, todo.Probes, trial.Options{
-		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Client: pod.Client, Patience: howLong,
+		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Ways: append(pod.Behind, pod.Outside), Patience: howLong,
 	})
 	if err != nil {
 		return verify.Report{}, err

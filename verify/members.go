@@ -81,6 +81,8 @@ type sender struct {
 	who   string
 	owner ruleset.Owner
 	mark  uint32
+	// anybody is true of an app: whoever this process is will do, if it cannot be another.
+	anybody bool
 }
 
 // uids and gids are all that the configuration speaks of.
@@ -100,6 +102,15 @@ func gids(c intercept.Config) []ruleset.IDs {
 	return all
 }
 
+// documentation are addresses that nobody has (RFC 5737, RFC 3849).
+func documentation(f ruleset.Family) []netip.Addr {
+	if f == ruleset.IPv4 {
+		return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom4([4]byte{198, 51, 100, 1}),
+			netip.AddrFrom4([4]byte{203, 0, 113, 1})}
+	}
+	return []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8:ffff::1")}
+}
+
 // apps are owners whose connections the configuration captures, as far as owners go: those that no list speaks of, or
 // those of the lists of owners that are included.
 func apps(c intercept.Config) (all []sender) {
@@ -107,53 +118,50 @@ func apps(c intercept.Config) (all []sender) {
 	add := func(uids, gids []uint32) {
 		for _, u := range uids {
 			for _, g := range gids {
-				all = append(all, sender{who: "an app", owner: ruleset.Owner{UID: u, GID: g}})
+				all = append(all, sender{who: "an app", owner: ruleset.Owner{UID: u, GID: g}, anybody: true})
 			}
 		}
 	}
 	if len(c.Outbound.IncludeUIDs)+len(c.Outbound.IncludeGIDs) == 0 {
 		add(someUIDs, someGIDs)
-		return all
+	} else {
+		add(idsOf(c.Outbound.IncludeUIDs), someGIDs)
+		add(someUIDs, idsOf(c.Outbound.IncludeGIDs))
 	}
-	add(idsOf(c.Outbound.IncludeUIDs), someGIDs)
-	add(someUIDs, idsOf(c.Outbound.IncludeGIDs))
-	return all
+	return append(all, sender{who: "an app", owner: ruleset.Owner{UID: first(someUIDs), GID: first(someGIDs)}, anybody: true})
 }
 
 // proxies are the ways to be the proxy: by a user, a group, a mark, each alone.
-func proxies(c intercept.Config) (all []sender) {
-	uid, gid := first(others(uids(c)...)), first(others(gids(c)...))
-	for _, id := range idsOf(c.Proxy.UIDs) {
-		all = append(all, sender{"the proxy, by its user", ruleset.Owner{UID: id, GID: gid}, 0})
-	}
-	for _, id := range idsOf(c.Proxy.GIDs) {
-		all = append(all, sender{"the proxy, by its group", ruleset.Owner{UID: uid, GID: id}, 0})
-	}
+func proxies(c intercept.Config) []sender {
+	all := alone(c, "the proxy, by its user", "the proxy, by its group", c.Proxy.UIDs, c.Proxy.GIDs)
 	if m := c.Proxy.Mark; m.Mask != 0 {
-		all = append(all, sender{"the proxy, by its mark", ruleset.Owner{UID: uid, GID: gid}, m.Value})
+		all = append(all, sender{who: "the proxy, by its mark", owner: nobody(c), mark: m.Value})
 	}
 	return all
 }
 
-// listed are owners on each list of owners, one a list, and somebody on none.
-func listed(c intercept.Config) (all []sender) {
-	uid, gid := first(others(uids(c)...)), first(others(gids(c)...))
-	user := func(who string, list ruleset.IDs) {
-		for _, id := range idsOf(list) {
-			all = append(all, sender{who, ruleset.Owner{UID: id, GID: gid}, 0})
-		}
-	}
-	group := func(who string, list ruleset.IDs) {
-		for _, id := range idsOf(list) {
-			all = append(all, sender{who, ruleset.Owner{UID: uid, GID: id}, 0})
-		}
-	}
+// listed are owners on each list of owners, and somebody on none.
+func listed(c intercept.Config) []sender {
 	o := c.Outbound
-	user("an excluded user", o.ExcludeUIDs)
-	group("an excluded group", o.ExcludeGIDs)
-	user("an included user", o.IncludeUIDs)
-	group("an included group", o.IncludeGIDs)
-	return append(all, sender{"somebody who is on no list", ruleset.Owner{UID: uid, GID: gid}, 0})
+	all := alone(c, "an excluded user", "an excluded group", o.ExcludeUIDs, o.ExcludeGIDs)
+	all = append(all, alone(c, "an included user", "an included group", o.IncludeUIDs, o.IncludeGIDs)...)
+	return append(all, sender{who: "somebody who is on no list", owner: nobody(c)})
+}
+
+// alone are senders by a user of a list, and by a group of another, each with nothing else that a list speaks of.
+func alone(c intercept.Config, user, group string, uids, gids ruleset.IDs) (all []sender) {
+	for _, id := range idsOf(uids) {
+		all = append(all, sender{who: user, owner: ruleset.Owner{UID: id, GID: nobody(c).GID}})
+	}
+	for _, id := range idsOf(gids) {
+		all = append(all, sender{who: group, owner: ruleset.Owner{UID: nobody(c).UID, GID: id}})
+	}
+	return all
+}
+
+// nobody is an owner that no list speaks of.
+func nobody(c intercept.Config) ruleset.Owner {
+	return ruleset.Owner{UID: first(others(uids(c)...)), GID: first(others(gids(c)...))}
 }
 
 func first(ids []uint32) uint32 {

@@ -20,10 +20,38 @@ type Pod struct {
 	// Self is who the process is that tries, and AnyOwner whether it can be anybody else.
 	Self     ruleset.Owner
 	AnyOwner bool
-	// Outside is why a client outside the pod cannot be made. Nil: it can.
-	Outside error
-	// Client is the interface of the pod that such a client comes by.
-	Client string
+	// Outside is the way by which a client outside comes in, and NoOutside why there cannot be one. Nil: there can.
+	Outside   Way
+	NoOutside error
+	// Behind are the ways by which machines and containers behind the pod come in.
+	Behind []Way
+}
+
+// Way is how a client that is made for it comes into the pod: by a veth pair.
+type Way struct {
+	// Interface is by which the client's packets arrive, for the rules.
+	Interface string
+	// Pair is the name of the pod's end of the veth pair, and Bridge the bridge that it is put into. Without a bridge it
+	// is the Interface.
+	Pair, Bridge string
+	// Own are the addresses of the pod on the interface, at most one of each family.
+	Own []netip.Addr
+	// Clients are addresses that the client can have.
+	Clients []netip.Addr
+	// Forwards is true of what is behind the pod: its packets go to others.
+	Forwards bool
+}
+
+func (w Way) isOutside() bool { return !w.Forwards }
+
+// own is the address on the interface, of a family.
+func (w Way) own(f ruleset.Family) netip.Addr {
+	for _, a := range w.Own {
+		if ruleset.FamilyOf(a) == f {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // Interface is a network interface of a pod.
@@ -66,19 +94,19 @@ type Holder struct {
 	PID     int
 }
 
-// addr returns the pod's first address of a family by which others reach it, and its interface.
-func (p Pod) addr(f ruleset.Family) (netip.Addr, string, bool) {
+// addr returns the pod's first address of a family by which others reach it.
+func (p Pod) addr(f ruleset.Family) (netip.Addr, bool) {
 	for _, i := range p.Interfaces {
 		if i.Name == ruleset.Loopback {
 			continue
 		}
 		for _, a := range i.Addrs {
 			if ruleset.FamilyOf(a) == f && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
-				return a, i.Name, true
+				return a, true
 			}
 		}
 	}
-	return netip.Addr{}, "", false
+	return netip.Addr{}, false
 }
 
 // own reports whether an address is one of the pod's.

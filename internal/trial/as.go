@@ -13,16 +13,16 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Self is who the calling thread is for the sockets that it opens.
-func Self() ruleset.Owner {
+// self is who the calling thread is for the sockets that it opens.
+func self() ruleset.Owner {
 	return ruleset.Owner{UID: uint32(unix.Geteuid()), GID: uint32(unix.Getegid())}
 }
 
 // as runs f with owner as the user and group of this thread that count for files: a socket remembers those of the thread
 // that opened or accepted it.
 func as(owner ruleset.Owner, f func() error) error {
-	self := Self()
-	if owner == self {
+	own := self()
+	if owner == own {
 		return f()
 	}
 	// To change them makes the whole process undumpable, so that others could no longer open what is its own in /proc.
@@ -35,7 +35,7 @@ func as(owner ruleset.Owner, f func() error) error {
 	if err == nil {
 		err = f()
 	}
-	if back := become(self); back != nil {
+	if back := become(own); back != nil {
 		return errors.Join(err, back) // locked still: the thread ends with its goroutine
 	}
 	runtime.UnlockOSThread()

@@ -5,8 +5,10 @@ package trial
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,16 +22,23 @@ import (
 
 // Look finds out what there is to know of the pod, in the thread's namespace, to try a configuration.
 func Look(c intercept.Config) (verify.Pod, error) {
-	pod := verify.Pod{Route: route, Self: Self(), Outside: canMake()}
+	pod := verify.Pod{Route: route, Self: self(), NoOutside: canMake()}
 	pod.AnyOwner = canBe(ruleset.Owner{UID: 65533, GID: 65533})
-	all, err := links.List()
+	all, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return pod, fmt.Errorf("list the interfaces of the namespace: %w", err)
+	}
+	named, err := links.List()
 	if err != nil {
 		return pod, err
 	}
-	for _, l := range all {
+	for _, l := range named {
 		pod.Interfaces = append(pod.Interfaces, verify.Interface{Name: l.Name, Addrs: l.Addrs})
 	}
-	pod.Client = clientName(c, pod.Interfaces)
+	if pod.NoOutside == nil {
+		pod.Outside = outsideWay(c, pod.Interfaces)
+		pod.Behind = behind(c, all)
+	}
 	if pod.Networks, err = networks(); err != nil {
 		return pod, err
 	}
@@ -49,11 +58,25 @@ func Look(c intercept.Config) (verify.Pod, error) {
 	return pod, nil
 }
 
-// clientName is a name for an interface that is not there, and of which the configuration does not speak.
-func clientName(c intercept.Config, all []verify.Interface) string {
-	patterns := slices.Concat(c.ExcludeInterfaces, c.VirtualInterfaces)
+// outsideWay is how a client outside comes in: by an interface of which the configuration does not speak, with the
+// addresses that the pod has for others.
+func outsideWay(c intercept.Config, all []verify.Interface) verify.Way {
+	name := free(slices.Concat(c.ExcludeInterfaces, c.VirtualInterfaces), all, "mesh", "client", "outside")
+	w := verify.Way{Interface: name, Pair: name}
+	host := byte(1 + rand.IntN(250))
+	for _, network := range [][3]byte{{198, 51, 100}, {192, 0, 2}, {203, 0, 113}, {198, 18, 255}} {
+		w.Clients = append(w.Clients, netip.AddrFrom4([4]byte{network[0], network[1], network[2], host}))
+	}
+	for _, network := range []byte{0xff, 0, 0x80} {
+		w.Clients = append(w.Clients, netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, network, 14: 0xff, 15: host}))
+	}
+	return w
+}
+
+// free is a name for an interface that is not there, and that no pattern matches.
+func free(patterns []string, all []verify.Interface, stems ...string) string {
 	for i := range 1000 {
-		for _, stem := range []string{"mesh", "client", "outside"} {
+		for _, stem := range stems {
 			name := fmt.Sprintf("%s%d", stem, i)
 			if !slices.ContainsFunc(all, func(i verify.Interface) bool { return i.Name == name }) &&
 				!slices.ContainsFunc(patterns, func(p string) bool { return ruleset.InterfaceMatches(p, name) }) {
@@ -61,47 +84,88 @@ func clientName(c intercept.Config, all []verify.Interface) string {
 			}
 		}
 	}
-	return "mesh-client"
+	return stems[0]
+}
+
+// behind are the ways by which what is behind the pod comes in: of each virtual interface that is a bridge a port of
+// it, and where there is none of that name, one that is made.
+func behind(c intercept.Config, all []netlink.Link) (ways []verify.Way) {
+	for i, pattern := range c.VirtualInterfaces {
+		at := slices.IndexFunc(all, func(l netlink.Link) bool { return ruleset.InterfaceMatches(pattern, l.Attrs().Name) })
+		if at >= 0 {
+			if w, ok := inBridge(all[at], i); ok {
+				ways = append(ways, w)
+			}
+			continue
+		}
+		name := pattern
+		if stem, glob := strings.CutSuffix(pattern, "*"); glob {
+			name = fmt.Sprintf("%s%d", stem, i)
+		}
+		net := byte(i)
+		ways = append(ways, verify.Way{Interface: name, Pair: name, Forwards: true,
+			Own: []netip.Addr{netip.AddrFrom4([4]byte{198, 18, net, 1}),
+				netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0xff, net, 15: 1})},
+			Clients: []netip.Addr{netip.AddrFrom4([4]byte{198, 18, net, 5}),
+				netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0xff, net, 15: 5})}})
+	}
+	return ways
+}
+
+// inBridge is the way by a port of a bridge that has addresses, with clients of their networks.
+func inBridge(bridge netlink.Link, i int) (w verify.Way, ok bool) {
+	addrs, err := netlink.AddrList(bridge, netlink.FAMILY_ALL)
+	if bridge.Type() != "bridge" || err != nil {
+		return w, false
+	}
+	name := bridge.Attrs().Name
+	w = verify.Way{Interface: name, Pair: fmt.Sprintf("meshport%d", i), Bridge: name, Forwards: true}
+	for _, a := range addrs {
+		own, is := netip.AddrFromSlice(a.IP)
+		bits, _ := a.Mask.Size()
+		if !is || own.IsLinkLocalUnicast() {
+			continue
+		}
+		// Hardly anybody's: the last but one.
+		last := ruleset.CIDRs{netip.PrefixFrom(own, bits).Masked()}.Merge()[0].Last
+		if client := last.Prev(); client != own && netip.PrefixFrom(own, bits).Contains(client) {
+			w.Own, w.Clients = append(w.Own, own), append(w.Clients, client)
+		}
+	}
+	return w, len(w.Own) > 0
 }
 
 // route asks the kernel.
 func route(to netip.Addr) (verify.Route, error) {
-	routes, err := netlink.RouteGet(to.AsSlice())
-	switch {
-	case err != nil:
-		return verify.Route{}, err
-	case len(routes) == 0:
-		return verify.Route{}, unix.ENETUNREACH
-	}
-	r := routes[0]
-	link, err := netlink.LinkByIndex(r.LinkIndex)
+	p, err := lookUp(to)
 	if err != nil {
 		return verify.Route{}, err
 	}
-	src, _ := netip.AddrFromSlice(r.Src)
-	if !src.IsValid() {
-		src = to // to itself
+	if !p.src.IsValid() {
+		p.src = to // to itself
 	}
-	if r.Type == unix.RTN_LOCAL {
-		return verify.Route{Interface: ruleset.Loopback, Src: src.Unmap()}, nil
+	if p.typ == unix.RTN_LOCAL {
+		return verify.Route{Interface: ruleset.Loopback, Src: p.src}, nil
 	}
-	return verify.Route{Interface: link.Attrs().Name, Src: src.Unmap()}, nil
+	link, err := netlink.LinkByIndex(p.index)
+	if err != nil {
+		return verify.Route{}, err
+	}
+	return verify.Route{Interface: link.Attrs().Name, Src: p.src}, nil
 }
 
 // networks lists where routes lead.
 func networks() (all []netip.Prefix, err error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("list the routes of the namespace: %w", err)
-	}
-	for _, r := range routes {
-		if r.Dst == nil || r.Type != unix.RTN_UNICAST {
-			continue
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		routes, err := paths(family)
+		if err != nil {
+			return nil, fmt.Errorf("list the routes of the namespace: %w", err)
 		}
-		addr, ok := netip.AddrFromSlice(r.Dst.IP)
-		bits, _ := r.Dst.Mask.Size()
-		if ok && bits > 0 && !addr.IsLinkLocalUnicast() && !addr.IsMulticast() {
-			all = append(all, netip.PrefixFrom(addr.Unmap(), bits))
+		for _, r := range routes {
+			unicast := r.typ == unix.RTN_UNICAST && r.table != unix.RT_TABLE_LOCAL && r.dst.IsValid()
+			if unicast && !r.dst.Addr().IsLinkLocalUnicast() && !r.dst.Addr().IsMulticast() {
+				all = append(all, r.dst)
+			}
 		}
 	}
 	return all, nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 // Counts are what rules have counted, by their IDs.
@@ -15,8 +16,8 @@ type Counts map[ruleset.RuleID]uint64
 type Options struct {
 	// Count reads the rules' counters.
 	Count func() (Counts, error)
-	// Client is the name of the pod's interface for a client outside.
-	Client string
+	// Ways are those by which clients come into the pod.
+	Ways []verify.Way
 	// Patience is how long to wait for answers, all told.
 	Patience time.Duration
 }

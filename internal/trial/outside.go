@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,13 +21,14 @@ import (
 // outside is a network namespace with a client of the pod's in it, joined to the pod by a veth pair. The kernel takes
 // away all of it when the namespace goes, however the process ends.
 type outside struct {
-	ns *netns.NetNS
+	ns       *netns.NetNS
+	attempts []*attempt
 }
 
 // The ends know each other's hardware addresses, so that nobody has to ask for them.
 var (
-	podMAC    = net.HardwareAddr{2, 0x6d, 0x65, 0x73, 0x68, 5}
-	clientMAC = net.HardwareAddr{2, 0x6d, 0x65, 0x73, 0x68, 1}
+	podMAC    = []byte{2, 0x6d, 0x65, 0x73, 0x68, 5}
+	clientMAC = []byte{2, 0x6d, 0x65, 0x73, 0x68, 1}
 )
 
 // far is the name of the client's end.
@@ -43,47 +43,49 @@ func canMake() error {
 	return n.Close()
 }
 
-// makeOutside makes a client for probes. The thread is in the pod's namespace. The pod's end has the pod's own
-// addresses, as the interface has by which its clients come: to these a redirect goes.
-func makeOutside(ctx context.Context, name string, probes []verify.Probe) (o *outside, err error) {
-	o = new(outside)
+// makeOutside makes a client for probes that come by a way. The thread is in the pod's namespace.
+//
+// The pod's end has the pod's own addresses, as the interface has by which its clients come: to these a redirect goes.
+// In a bridge it needs none: the bridge has them.
+func makeOutside(ctx context.Context, w verify.Way, attempts []*attempt) (o *outside, err error) {
+	o = &outside{attempts: attempts}
 	if o.ns, err = netns.New(); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, o.close())
+			err = fmt.Errorf("make a client by %s: %w", w.Interface, errors.Join(err, o.close()))
 		}
 	}()
-	var own, clients, foreign []netip.Addr
-	for _, p := range probes {
-		if k := p.Packet; p.Outside() {
-			clients = append(clients, k.Src.Addr())
-			if k.Foreign {
-				foreign = append(foreign, k.Dst.Addr())
-			} else {
-				own = append(own, k.Dst.Addr())
-			}
-		}
+	var own, clients, dsts []netip.Addr
+	for _, a := range attempts {
+		clients, dsts = append(clients, a.Packet.Src.Addr()), append(dsts, a.Packet.Dst.Addr())
+		own = append(own, a.At)
 	}
-	own, clients, foreign = unique(own), unique(clients), unique(foreign)
+	clients, dsts, own = unique(clients), unique(dsts), unique(own)
 	file, err := os.Open(o.ns.Path())
 	if err != nil {
 		return o, err
 	}
 	defer file.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = name, podMAC
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: far, PeerHardwareAddr: clientMAC,
-		PeerNamespace: netlink.NsFd(file.Fd())}
-	if err := netlink.LinkAdd(veth); err != nil {
-		return o, fmt.Errorf("make a veth pair: %w", err)
+	mac, master := podMAC, 0
+	if w.Bridge != "" {
+		bridge, err := netlink.LinkByName(w.Bridge)
+		if err != nil {
+			return o, err
+		}
+		mac, master = bridge.Attrs().HardwareAddr, bridge.Attrs().Index
 	}
-	if err := o.ns.Do(func() error { return configure(far, podMAC, clients, append(own, foreign...)) }); err != nil {
-		return o, fmt.Errorf("configure a client outside the pod: %w", err)
+	if err := addVeth(vethEnd{w.Pair, podMAC}, vethEnd{far, clientMAC}, file.Fd(), master); err != nil {
+		return o, err
 	}
-	if err := configure(name, clientMAC, own, clients); err != nil {
-		return o, fmt.Errorf("configure the pod's end of a veth pair: %w", err)
+	if err := o.ns.Do(func() error { return configure(far, mac, clients, dsts) }); err != nil {
+		return o, err
+	}
+	if w.Bridge == "" {
+		if err := configure(w.Pair, clientMAC, own, clients); err != nil {
+			return o, err
+		}
 	}
 	return o, o.ns.Do(func() error { return await(ctx, far, clients) })
 }
@@ -101,43 +103,30 @@ func unique(all []netip.Addr) []netip.Addr {
 }
 
 // configure gives an end of the pair its addresses, and the way to the other end's.
-func configure(name string, other net.HardwareAddr, own, others []netip.Addr) error {
+func configure(name string, other []byte, own, others []netip.Addr) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	six := slices.ContainsFunc(own, netip.Addr.Is6)
-	if six {
-		// Where it is off for new interfaces it is on for this one.
-		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0) // it fails below if it has to
+	index := link.Attrs().Index
+	if slices.ContainsFunc(own, netip.Addr.Is6) {
+		// Where it is off for new interfaces it is on for this one. What follows fails if it has to.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0)
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
+	if err := setUp(index); err != nil {
 		return err
 	}
-	index := link.Attrs().Index
 	for _, a := range own {
-		addr := &netlink.Addr{IPNet: network(a), Flags: unix.IFA_F_NODAD}
-		if err := netlink.AddrAdd(link, addr); err != nil {
+		if err := addAddr(index, a); err != nil {
 			return fmt.Errorf("add the address %s: %w", a, err)
 		}
 	}
 	for _, a := range others {
-		family := netlink.FAMILY_V4
-		if a.Is6() {
-			family = netlink.FAMILY_V6
-		}
-		neigh := &netlink.Neigh{LinkIndex: index, Family: family, State: netlink.NUD_PERMANENT, IP: a.AsSlice(),
-			HardwareAddr: other}
-		route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: network(a)}
-		if err := errors.Join(netlink.NeighSet(neigh), netlink.RouteReplace(route)); err != nil {
+		if err := errors.Join(addNeighbor(index, a, other), addRoute(index, a)); err != nil {
 			return fmt.Errorf("add the way to %s: %w", a, err)
 		}
 	}
 	return nil
-}
-
-func network(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
 // await waits until the client can send, and its addresses are its own: the kernel's threads do what configuring has
@@ -167,13 +156,13 @@ func isReady(name string, addrs []netip.Addr) (bool, error) {
 		return false, nil
 	}
 	for _, a := range addrs {
-		routes, err := netlink.RouteGet(a.AsSlice())
+		p, err := lookUp(a)
 		switch {
 		case errors.Is(err, unix.ENETUNREACH):
 			return false, nil
 		case err != nil:
 			return false, err
-		case len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL:
+		case p.typ != unix.RTN_LOCAL:
 			return false, nil
 		}
 	}

@@ -23,7 +23,7 @@ func open(p verify.Probe) (fd int, err error) {
 	if k.Protocol == ruleset.UDP {
 		typ = unix.SOCK_DGRAM
 	}
-	owner := Self()
+	owner := self()
 	if k.Owner != nil {
 		owner = *k.Owner
 	}

@@ -78,7 +78,7 @@ type run struct {
 	ctx      context.Context
 	o        Options
 	witness  *nft.Witness // nil: there is none
-	outside  *outside
+	outside  []*outside
 	attempts []*attempt
 	patience time.Duration // what is left of it for counters that come late
 }
@@ -86,40 +86,47 @@ type run struct {
 // open opens all sockets.
 func (r *run) open(probes []verify.Probe) error {
 	r.patience = time.Second
-	var inside, outside []*attempt
+	by := map[string][]*attempt{}
 	for _, p := range probes {
 		a := &attempt{Probe: p, fd: -1}
 		r.attempts = append(r.attempts, a)
 		if p.Outside() {
-			outside = append(outside, a)
+			by[p.Packet.Interface] = append(by[p.Packet.Interface], a)
 		} else {
-			inside = append(inside, a)
+			a.fd, a.seen.Err = open(p)
 		}
 	}
-	all := func(of []*attempt) error {
-		for _, a := range of {
-			a.fd, a.seen.Err = open(a.Probe)
+	for _, w := range r.o.Ways {
+		if len(by[w.Interface]) == 0 {
+			continue
 		}
-		return nil
+		o, err := makeOutside(r.ctx, w, by[w.Interface])
+		if err != nil {
+			return err
+		}
+		r.outside = append(r.outside, o)
+		err = o.ns.Do(func() error {
+			for _, a := range o.attempts {
+				a.fd, a.seen.Err = open(a.Probe)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
-	_ = all(inside)
-	if len(outside) == 0 {
-		return nil
-	}
-	var err error
-	if r.outside, err = makeOutside(r.ctx, r.o.Client, probes); err != nil {
-		return err
-	}
-	return r.outside.ns.Do(func() error { return all(outside) })
+	return nil
 }
 
-func (r *run) close() error {
+func (r *run) close() (err error) {
 	for _, a := range r.attempts {
 		if a.fd >= 0 {
-			_ = unix.Close(a.fd)
+			_ = unix.Close(a.fd) // what was opened ends here
 		}
 	}
-	err := r.outside.close()
+	for _, o := range r.outside {
+		err = errors.Join(err, o.close())
+	}
 	if r.witness != nil {
 		err = errors.Join(err, r.witness.Close())
 	}
