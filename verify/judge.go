@@ -30,14 +30,18 @@ type Seen struct {
 	// Tracked is whether conntrack can be asked, and Entry what it has of the connection. Nil: nothing.
 	Tracked bool
 	Entry   *Entry
-	// Captures is how many connections to the same destination were captured meanwhile, this one among them.
-	Captures int
+	// Returned is how many connections of others to the same destination were captured meanwhile.
+	Returned int
 	// Counts is whether the rules' counters could be read, and Counted how often the rule that has to decide has
 	// counted meanwhile.
 	Counts  bool
 	Counted uint64
 	// By is who accepted it, or, of a lookup over UDP, who hears it. Nil: not known.
 	By []Holder
+	// Pending is true of a connection that the kernel has accepted and no process has taken.
+	Pending bool
+	// Unserved are those of several destinations at which nobody waits.
+	Unserved []netip.AddrPort
 	// Nearby are the sockets that wait at the same port.
 	Nearby []Socket
 }
@@ -80,8 +84,8 @@ func (j judge) isTaken() bool {
 		return j.s.Counted > 0
 	}
 	if j.s.Entry == nil {
-		// Of what is refused conntrack forgets at once.
-		return j.s.Outcome == Refused && j.s.Counted > 0
+		// Of what is refused, or discarded, conntrack keeps nothing.
+		return j.s.Counted > 0
 	}
 	to := j.s.Entry.To
 	switch f := j.p.Trace.Fate; f.Action {
@@ -122,6 +126,10 @@ func (j judge) captured() (Word, string, string) {
 			return Failed, fmt.Sprintf("not captured: another's rule sends it to %s; %s has to be its fate, %s", other, to,
 				j.by()), seeOthers
 		}
+		if j.s.Tracked && j.s.Entry == nil {
+			return Failed, fmt.Sprintf("not captured: conntrack knows nothing of it, so that a rule of another's discards it or "+
+				"keeps conntrack from it; %s has to be its fate, %s", to, j.by()), seeOthers
+		}
 		return Failed, fmt.Sprintf("not captured: it goes past the proxy; %s has to be its fate, %s", to, j.by()), applyAgain
 	}
 	found := fmt.Sprintf("%s %s", to, j.by())
@@ -145,7 +153,8 @@ func (j judge) captured() (Word, string, string) {
 	}
 	if j.p.Lookup {
 		return Failed, found + ", and not answered in time" + j.heard(),
-			"see the resolver's log: its own lookups may come back to it, or its servers may not answer"
+			"see the resolver's log: its own lookups may come back to it, its servers may not answer, or it answers from " +
+				"another address than " + j.at()
 	}
 	if j.p.Trace.Fate.Action == ruleset.Transparent {
 		return Failed, found + ", and not accepted in time: " + j.nobody(),
@@ -224,7 +233,14 @@ func isProxy(p intercept.Proxy, h Holder) (is, known bool) {
 
 // accepted judges who has accepted, and whether it comes back.
 func (j judge) accepted(found string) (Word, string, string) {
+	if j.s.Pending {
+		return Failed, found + ", and no process has accepted it", "see whether the proxy hangs, or is stopped"
+	}
 	found += ", and " + string(j.s.Outcome)
+	if len(j.s.Unserved) > 0 {
+		return Failed, fmt.Sprintf("%s; but nobody listens at %s, to which others are sent", found, j.s.Unserved[0]),
+			startListen
+	}
 	if j.p.Trace.Fate.Action == ruleset.Translated && len(j.s.By) == 0 {
 		return OK, found, ""
 	}
@@ -234,9 +250,9 @@ func (j judge) accepted(found string) (Word, string, string) {
 	if stranger, is := j.stranger(); is {
 		return j.notProxy(found, stranger)
 	}
-	if j.s.Captures > 1 {
-		return Failed, fmt.Sprintf("%s; then it came back: %d connections to the same destination were captured", found,
-			j.s.Captures), "run the proxy as " + identity(j.c.Proxy)
+	if j.s.Returned > 0 {
+		return Failed, fmt.Sprintf("%s; then it came back: %d more connections to the same destination were captured", found,
+			j.s.Returned), "run the proxy as " + identity(j.c.Proxy)
 	}
 	unknown := func(h Holder) bool { _, known := isProxy(j.c.Proxy, h); return !known }
 	if len(j.s.By) == 0 || slices.ContainsFunc(j.s.By, unknown) {

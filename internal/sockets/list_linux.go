@@ -37,8 +37,12 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 	return all, nil
 }
 
-// The states of net/tcp_states.h that tell sockets which wait from others.
-const listening, closed = 1 << 10, 1 << 7 // TCP_LISTEN, TCP_CLOSE
+// States of net/tcp_states.h, two of them as bits: they tell sockets that wait from others.
+const (
+	listening   = 1 << 10 // of TCP_LISTEN
+	closed      = 1 << 7  // of TCP_CLOSE
+	established = 1       // TCP_ESTABLISHED itself
+)
 
 // waiting are the states of sockets that get what anybody sends.
 func waiting(p ruleset.Protocol) uint32 {
@@ -157,6 +161,7 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	}
 	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
+	s.Pending = s.Inode == 0 && m[1] == established
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0

@@ -11,8 +11,8 @@ import (
 type Process struct {
 	PID  int
 	Name string
-	// GID is the group under which it opens files and sockets.
-	GID uint32
+	// UID and GID are the user and the group under which it opens files and sockets.
+	UID, GID uint32
 }
 
 // Processes finds out who has sockets, by their inodes, as far as /proc shows it: processes of other containers, and
@@ -60,7 +60,7 @@ func socketInode(path string) (uint64, bool) {
 	return inode, err == nil
 }
 
-// process reads the lines Name and Gid of /proc/PID/status (proc_pid_status(5)); the last of the groups is that for
+// process reads the lines Name, Uid and Gid of /proc/PID/status (proc_pid_status(5)); the last of the IDs is that for
 // files.
 func process(dir string, pid int) (Process, bool) {
 	p := Process{PID: pid}
@@ -68,23 +68,27 @@ func process(dir string, pid int) (Process, bool) {
 	if err != nil {
 		return p, false
 	}
-	known := false
+	known := 0
 	for line := range strings.Lines(string(status)) {
 		name, value, _ := strings.Cut(line, ":")
+		ids := strings.Fields(value)
 		switch name {
 		case "Name":
 			p.Name = strings.TrimSpace(value)
-		case "Gid":
-			groups := strings.Fields(value)
-			if len(groups) != 4 {
+		case "Uid", "Gid":
+			if len(ids) != 4 {
 				return p, false
 			}
-			gid, err := strconv.ParseUint(groups[3], 10, 32)
+			id, err := strconv.ParseUint(ids[3], 10, 32)
 			if err != nil {
 				return p, false
 			}
-			p.GID, known = uint32(gid), true
+			if known++; name == "Uid" {
+				p.UID = uint32(id)
+			} else {
+				p.GID = uint32(id)
+			}
 		}
 	}
-	return p, known
+	return p, known == 2
 }

@@ -16,9 +16,10 @@ type Socket struct {
 	V6Only bool
 	// Mark is its SO_MARK (socket(7)). The kernel tells it to CAP_NET_ADMIN alone.
 	Mark uint32
-	// Inode is its number among the files of its process. Zero: no process has it, such as a connection that nobody has
-	// accepted yet.
+	// Inode is its number among the files of its process. Zero: no process has it.
 	Inode uint64
+	// Pending is true of a connection that no process has accepted yet.
+	Pending bool
 }
 
 // Serves reports whether the socket gets what is sent to an address and port.

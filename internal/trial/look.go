@@ -128,7 +128,12 @@ func inBridge(bridge netlink.Link, i int) (w verify.Way, ok bool) {
 		}
 		// Hardly anybody's: the last but one.
 		last := ruleset.CIDRs{netip.PrefixFrom(own, bits).Masked()}.Merge()[0].Last
-		if client := last.Prev(); client != own && netip.PrefixFrom(own, bits).Contains(client) {
+		client := last.Prev()
+		if client == own || !netip.PrefixFrom(own, bits).Contains(client) {
+			continue
+		}
+		// Its answers have to reach it: not by way of somebody else.
+		if p, err := lookUp(client); err == nil && p.index == bridge.Attrs().Index && !p.via.IsValid() {
 			w.Own, w.Clients = append(w.Own, own), append(w.Clients, client)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 // away all of it when the namespace goes, however the process ends.
 type outside struct {
 	ns       *netns.NetNS
+	pair     string // the pod's end, once it is there
 	attempts []*attempt
 }
 
@@ -29,6 +30,8 @@ type outside struct {
 var (
 	podMAC    = []byte{2, 0x6d, 0x65, 0x73, 0x68, 5}
 	clientMAC = []byte{2, 0x6d, 0x65, 0x73, 0x68, 1}
+	// A bridge takes the lowest of its ports' for its own, which must not change.
+	portMAC = []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xfe}
 )
 
 // far is the name of the client's end.
@@ -69,17 +72,20 @@ func makeOutside(ctx context.Context, w verify.Way, attempts []*attempt) (o *out
 	}
 	defer file.Close()
 	mac, master := podMAC, 0
+	pair := vethEnd{w.Pair, podMAC}
 	if w.Bridge != "" {
 		bridge, err := netlink.LinkByName(w.Bridge)
 		if err != nil {
 			return o, err
 		}
 		mac, master = bridge.Attrs().HardwareAddr, bridge.Attrs().Index
+		pair.mac = portMAC
 	}
-	if err := addVeth(vethEnd{w.Pair, podMAC}, vethEnd{far, clientMAC}, file.Fd(), master); err != nil {
+	if err := addVeth(pair, vethEnd{far, clientMAC}, file.Fd(), master); err != nil {
 		return o, err
 	}
-	if err := o.ns.Do(func() error { return configure(far, mac, clients, dsts) }); err != nil {
+	o.pair = w.Pair
+	if err := o.ns.Do(func() error { return configure(far, mac, clients, unique(append(dsts, own...))) }); err != nil {
 		return o, err
 	}
 	if w.Bridge == "" {
@@ -90,11 +96,12 @@ func makeOutside(ctx context.Context, w verify.Way, attempts []*attempt) (o *out
 	return o, o.ns.Do(func() error { return await(ctx, far, clients) })
 }
 
-func (o *outside) close() error {
-	if o == nil || o.ns == nil {
-		return nil
+// close takes the client away. Without it the kernel does, in its own time.
+func (o *outside) close() (err error) {
+	if o.pair != "" {
+		err = deleteLink(o.pair)
 	}
-	return o.ns.Close()
+	return errors.Join(err, o.ns.Close())
 }
 
 func unique(all []netip.Addr) []netip.Addr {

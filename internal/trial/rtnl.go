@@ -55,6 +55,13 @@ func addVeth(near, far vethEnd, ns uintptr, master int) error {
 	return err
 }
 
+// deleteLink removes an interface, and with an end of a veth pair the pair.
+func deleteLink(name string) error {
+	_, err := execute(unix.RTM_DELLINK, unix.NLM_F_ACK, nl.NewIfInfomsg(unix.AF_UNSPEC),
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return err
+}
+
 // setUp sets an interface up.
 func setUp(index int) error {
 	up := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -97,6 +104,7 @@ type path struct {
 	table uint8
 	index int
 	src   netip.Addr
+	via   netip.Addr // a router
 }
 
 // lookUp asks by which way an address is reached.
@@ -142,6 +150,8 @@ func parsePath(b []byte) (p path, err error) {
 			p.dst = netip.PrefixFrom(addr, int(m.Dst_len))
 		case a.Attr.Type == unix.RTA_PREFSRC && isAddr:
 			p.src = addr
+		case a.Attr.Type == unix.RTA_GATEWAY && isAddr:
+			p.via = addr
 		case a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4:
 			p.index = int(binary.NativeEndian.Uint32(a.Value))
 		}

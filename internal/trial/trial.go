@@ -21,17 +21,18 @@ import (
 // attempt is a probe on its way.
 type attempt struct {
 	verify.Probe
-	fd       int
-	flow     flow
-	seen     verify.Seen
-	question []byte
-	sent     time.Time
-	accepted time.Time
-	asked    bool // the question was sent over TCP
-	done     bool
-	holders  []sockets.Socket // who has accepted it, or hears it
-	got      []byte
-	nearby   []sockets.Socket // which wait at the same port, and do not get it
+	fd        int
+	flow      flow
+	seen      verify.Seen
+	question  []byte
+	sent      time.Time
+	accepted  time.Time
+	asked     bool // the question was sent over TCP
+	done      bool
+	holders   []sockets.Socket // who has accepted it, or hears it
+	got       []byte
+	listeners []sockets.Socket // which wait at the ports that it could have come to
+	nearby    []sockets.Socket // which wait at the same port, and do not get it
 }
 
 // Run tries probes. The thread is in the pod's namespace, and stays there. The error is one that concerns all of them.
@@ -68,7 +69,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 		if e, known := after[a.flow]; known {
 			a.seen.Entry = &e
 		}
-		a.seen.Captures = captures(after, a) - captures(before, a)
+		a.seen.Returned = returned(after, a) - returned(before, a)
 		seen = append(seen, a.seen)
 	}
 	return seen, nil
@@ -277,11 +278,10 @@ func (a *attempt) advance(events int16) {
 	case a.asked:
 		a.hear()
 	case a.Lookup:
-		a.asked = true
+		a.asked, a.accepted = true, time.Now()
 		if _, err := unix.Write(a.fd, framed(a.question)); err != nil {
 			a.settle(err)
 		}
-		a.accepted = time.Now()
 	default:
 		a.accepted, a.seen.Outcome = time.Now(), verify.Accepted
 		a.who()
@@ -316,25 +316,27 @@ func (a *attempt) hear() {
 		message = a.got[2:]
 	}
 	if answers(a.question, message) {
-		a.seen.Outcome, a.done = verify.Answered, true
 		if a.asked {
 			a.who()
 		}
+		a.seen.Outcome, a.done = verify.Answered, true
 	}
 }
 
-// who finds out who has accepted: the socket at the other end, in the pod. Until a process has accepted the connection
-// the socket has no inode.
+// who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by that
+// socket: the witness sees whose it is.
 func (a *attempt) who() {
-	const patience = 300 * time.Millisecond
 	s, ok := peer(a)
+	a.seen.Pending = ok && s.Pending
+	if a.seen.Pending {
+		return
+	}
 	if ok && s.Inode != 0 {
 		a.holders = []sockets.Socket{s}
 	}
-	if ok && s.Inode != 0 || time.Since(a.accepted) > patience {
+	if !a.Lookup {
+		_ = unix.Shutdown(a.fd, unix.SHUT_WR) // it may have been reset
 		a.done = true
-		// What acknowledges the end is the socket of whoever has accepted: the witness sees whose that is.
-		_ = unix.Shutdown(a.fd, unix.SHUT_WR)
 	}
 }
 
@@ -352,13 +354,15 @@ func peer(a *attempt) (sockets.Socket, bool) {
 	return sockets.Socket{}, false
 }
 
-// captures counts the connections to the destination of an outbound probe that conntrack sends elsewhere.
-func captures(entries map[flow]verify.Entry, a *attempt) (n int) {
+// returned counts the connections to the destination of an outbound probe that others have opened meanwhile, and that
+// conntrack sends elsewhere: nobody else has anything to do there.
+func returned(entries map[flow]verify.Entry, a *attempt) (n int) {
 	if a.Outside() || a.Lookup || a.Packet.Interface == ruleset.Loopback {
 		return 0
 	}
 	for f, e := range entries {
-		if f.protocol == ruleset.TCP && f.dst == a.Packet.Dst && e.To != f.dst {
+		if f.protocol == ruleset.TCP && f.dst == a.Packet.Dst && e.To != f.dst &&
+			!(ruleset.Ports{verify.SourcePorts}).Contains(f.src.Port()) {
 			n++
 		}
 	}
@@ -378,6 +382,17 @@ func (r *run) identify() error {
 	inodes := map[uint64]bool{}
 	for _, a := range r.attempts {
 		all := a.Destinations()
+		for _, to := range all {
+			if len(all) == 1 {
+				break // who has got it shows
+			}
+			i := slices.IndexFunc(waiting[a.Packet.Protocol], func(s sockets.Socket) bool { return s.Serves(to) })
+			if i < 0 {
+				a.seen.Unserved = append(a.seen.Unserved, to)
+			} else {
+				a.listeners = append(a.listeners, waiting[a.Packet.Protocol][i])
+			}
+		}
 		for _, s := range waiting[a.Packet.Protocol] {
 			for _, to := range all {
 				switch {
@@ -391,10 +406,7 @@ func (r *run) identify() error {
 				}
 			}
 		}
-		for _, s := range a.holders {
-			inodes[s.Inode] = true
-		}
-		for _, s := range a.nearby {
+		for _, s := range slices.Concat(a.holders, a.listeners, a.nearby) {
 			inodes[s.Inode] = true
 		}
 	}
@@ -418,6 +430,13 @@ func (r *run) identify() error {
 			if !slices.ContainsFunc(a.seen.By, func(h verify.Holder) bool { return h.UID == w.UID }) {
 				a.seen.By = append(a.seen.By, verify.Holder{UID: w.UID, GID: &w.GID, Mark: w.mark})
 			}
+		}
+		for _, s := range a.listeners {
+			// A process that has dropped its privileges since accepts as who it is now.
+			if p, ok := processes[s.Inode]; ok {
+				s.UID = p.UID
+			}
+			a.seen.By = append(a.seen.By, holder(s, processes))
 		}
 		for _, s := range a.nearby {
 			a.seen.Nearby = append(a.seen.Nearby,

@@ -1,0 +1,187 @@
+//go:build linux
+
+package pods
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/verify"
+)
+
+// A pod is one row: how it is configured, who is in it, and what was done to it.
+type pod struct {
+	name string
+	// before is run in the pod by sh before the rules are applied, after when all is there.
+	before, after string
+	// config changes the default configuration. applied is another that is in force.
+	config, applied func(*intercept.Config)
+	backend         dataplane.Backend
+	minimal         bool
+	unapplied       bool
+	in              []process
+	lab             netlab.Options
+	// broken are what has to fail: the beginnings of what verify says, word and all, of each thing that does. Nothing
+	// else may. Empty: all is well.
+	broken []string
+	// says are words that have to be among it.
+	says []string
+}
+
+// run makes the pod and has it verified.
+func (p pod) run(t *testing.T) {
+	t.Parallel()
+	lab := netlab.NewT(t, p.lab)
+	shell(t, lab, p.before)
+	c := intercept.Default()
+	if p.config != nil {
+		p.config(&c)
+	}
+	target := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: p.backend, SetSysctls: true}
+	if p.minimal {
+		target.IPTables.Dialect = iptables.Minimal
+	}
+	if !p.unapplied {
+		applied := c
+		if p.applied != nil {
+			p.applied(&applied)
+		}
+		if _, err := target.Apply(t.Context(), applied); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, each := range p.in {
+		each.start(t, lab.Pod)
+	}
+	shell(t, lab, p.after)
+	before := state(t, lab)
+	report, err := target.Verify(t.Context(), c, dataplane.VerifyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, state(t, lab)); diff != "" {
+		t.Errorf("verify leaves something behind, or takes something: -before +after\n%s", diff)
+	}
+	p.judge(t, report)
+}
+
+func (p pod) judge(t *testing.T, report verify.Report) {
+	t.Helper()
+	var wrong []string
+	for _, v := range report.Verdicts {
+		if v.Verdict != verify.OK {
+			wrong = append(wrong, string(v.Verdict)+": "+v.String())
+		}
+	}
+	text := strings.Join(wrong, "\n")
+	want := verify.OK
+	for _, b := range p.broken {
+		if word, _, _ := strings.Cut(b, ": "); want != verify.Failed {
+			want = verify.Word(word)
+		}
+		if !slices.ContainsFunc(wrong, func(w string) bool { return strings.HasPrefix(w, b) }) {
+			t.Errorf("%q is not said, but\n%s", b, text)
+		}
+	}
+	for _, w := range wrong {
+		if !slices.ContainsFunc(p.broken, func(b string) bool { return strings.HasPrefix(w, b) }) {
+			t.Errorf("a false verdict: %s", w)
+		}
+	}
+	for _, s := range p.says {
+		if !strings.Contains(text, s) {
+			t.Errorf("%q is not said, but\n%s", s, text)
+		}
+	}
+	if report.Verdict != want {
+		t.Errorf("%s, not %s", report.Verdict, want)
+	}
+	for _, v := range report.Verdicts {
+		if v.What == "" || v.Found == "" || v.Verdict != verify.OK && v.Remedy == "" {
+			t.Errorf("not all is said: %+v", v)
+		}
+	}
+}
+
+func shell(t *testing.T, lab *netlab.Lab, script string) {
+	t.Helper()
+	if script == "" {
+		return
+	}
+	var out []byte
+	err := lab.Pod.Do(func() (err error) {
+		out, err = exec.Command("sh", "-euc", script).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// state is what verify must not change.
+func state(t *testing.T, lab *netlab.Lab) string {
+	t.Helper()
+	var out []byte
+	err := lab.Pod.Do(func() (err error) {
+		out, err = exec.Command("sh", "-ec", `
+			ip -o link; ip -o addr; ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; nft list tables`).Output()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := slices.DeleteFunc(strings.Split(string(out), "\n"), func(l string) bool {
+		return strings.Contains(l, "fe80:") // they come to be in their own time
+	})
+	return strings.Join(lines, "\n")
+}
+
+// The proxy, as most are.
+var (
+	theProxy = intercept.Owner{UID: 1337, GID: 1337}
+	anApp    = intercept.Owner{UID: 1000, GID: 1000}
+)
+
+// at is a listener of TCP at each address.
+func at(do what, addrs ...string) (all []listener) {
+	for _, a := range addrs {
+		all = append(all, listener{Protocol: "tcp", Addr: a, Do: do})
+	}
+	return all
+}
+
+// resolver is one at each address, over UDP and TCP.
+func resolver(upstream string, addrs ...string) (all []listener) {
+	for _, a := range addrs {
+		for _, p := range []string{"udp", "tcp"} {
+			all = append(all, listener{Protocol: p, Addr: a, Do: answer, Upstream: upstream})
+		}
+	}
+	return all
+}
+
+func by(owner intercept.Owner, listeners ...[]listener) process {
+	return process{Owner: owner, Listen: slices.Concat(listeners...)}
+}
+
+func outbound() []listener { return at(hold, "0.0.0.0:15001", "[::]:15001") }
+func inbound() []listener  { return at(hold, "0.0.0.0:15006", "[::]:15006") }
+func dns() []listener      { return resolver("", "127.0.0.1:15053", "[::1]:15053") }
+
+// sidecar is a proxy as it has to be.
+func sidecar() []process { return []process{by(theProxy, outbound(), inbound())} }
+
+// withDNS is one with a resolver, which asks a server outside.
+func withDNS() []process {
+	return []process{by(theProxy, outbound(), inbound(), resolver("203.0.113.53:53", "127.0.0.1:15053", "[::1]:15053"))}
+}
+
+func allDNS(c *intercept.Config) { c.DNS.Mode = intercept.DNSAll }
