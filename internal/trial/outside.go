@@ -89,11 +89,20 @@ func makeOutside(ctx context.Context, w verify.Way, attempts []*attempt) (o *out
 		return o, err
 	}
 	if w.Bridge == "" {
-		if err := configure(w.Pair, clientMAC, own, clients); err != nil {
-			return o, err
+		err = configure(w.Pair, clientMAC, own, clients)
+	}
+	for _, a := range clients {
+		if w.Bridge != "" {
+			err = errors.Join(err, addNeighbor(master, a, clientMAC, unix.NUD_REACHABLE))
 		}
 	}
-	return o, o.ns.Do(func() error { return await(ctx, far, clients) })
+	if err != nil {
+		return o, err
+	}
+	if err := o.ns.Do(func() error { return await(ctx, far, clients) }); err != nil {
+		return o, err
+	}
+	return o, await(ctx, w.Pair, nil)
 }
 
 // close takes the client away. Without it the kernel does, in its own time.
@@ -129,7 +138,7 @@ func configure(name string, other []byte, own, others []netip.Addr) error {
 		}
 	}
 	for _, a := range others {
-		if err := errors.Join(addNeighbor(index, a, other), addRoute(index, a)); err != nil {
+		if err := errors.Join(addNeighbor(index, a, other, unix.NUD_PERMANENT), addRoute(index, a)); err != nil {
 			return fmt.Errorf("add the way to %s: %w", a, err)
 		}
 	}

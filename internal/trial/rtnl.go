@@ -79,10 +79,11 @@ func addAddr(index int, a netip.Addr) error {
 	return err
 }
 
-// addNeighbor says what hardware address an address has.
-func addNeighbor(index int, a netip.Addr, mac []byte) error {
+// addNeighbor says what hardware address an address has: for good (NUD_PERMANENT), or as if it had said so itself
+// (NUD_REACHABLE).
+func addNeighbor(index int, a netip.Addr, mac []byte, state uint16) error {
 	m := binary.NativeEndian.AppendUint32([]byte{uint8(familyOf(a)), 0, 0, 0}, uint32(index)) // struct ndmsg
-	m = binary.NativeEndian.AppendUint16(m, unix.NUD_PERMANENT)
+	m = binary.NativeEndian.AppendUint16(m, state)
 	_, err := execute(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, raw(append(m, 0, 0)),
 		nl.NewRtAttr(unix.NDA_DST, a.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac))
 	return err
