@@ -44,13 +44,13 @@ func (p *planner) base(f ruleset.Family) (sender, netip.Addr, uint16) {
 // outbound are candidates of what the pod sends to others.
 func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 	o := p.c.Outbound
-	included := candidate{what: "an app's connection", senders: apps(p.c), protos: tcp(),
-		dsts:  slices.Concat(p.reach[f].dst, members(o.IncludeCIDRs, f)),
+	base := candidate{what: "an app's connection", senders: apps(p.c), protos: tcp(),
+		dsts:  slices.Concat(p.reach[f].dst, included(o, f)),
 		ports: append(usual(), portsOf(o.IncludePorts)...), wants: goesSomewhere}
 	if len(o.IncludeCIDRs.Of(f))+len(o.IncludePorts) > 0 {
-		included.why = "this pod reaches nothing of what is included"
+		base.why = "this pod reaches nothing of what is included"
 	}
-	p.take(included, f)
+	p.take(base, f)
 	app, dst, port := p.base(f)
 	add := func(what string, s sender, protos []ruleset.Protocol, dsts []netip.Addr, ports ...uint16) {
 		all = append(all, candidate{what: what, senders: []sender{s}, protos: protos, dsts: dsts, ports: ports})
@@ -61,7 +61,7 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 		all = append(all, candidate{what: s.who, senders: []sender{s}, protos: tcp(), dsts: here, ports: []uint16{port},
 			wants: passes, why: "a rule captures what the proxy sends"})
 	}
-	add("an included network", app, tcp(), members(o.IncludeCIDRs, f), append(usual(), port)...)
+	add("an included network", app, tcp(), included(o, f), append(usual(), port)...)
 	add("an included port", app, tcp(), anywhere, portsOf(o.IncludePorts)...)
 	add("an excluded port", app, tcp(), here, portsOf(o.ExcludePorts)...)
 	add("an excluded network", app, tcp(), members(o.ExcludeCIDRs, f), append(usual(), port)...)
@@ -83,6 +83,14 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 		}
 	}
 	return all
+}
+
+// included are members of the networks that are included, if not all are.
+func included(o intercept.Outbound, f ruleset.Family) []netip.Addr {
+	if o.IncludeCIDRs.All() {
+		return nil
+	}
+	return members(o.IncludeCIDRs, f)
 }
 
 func matches(patterns []string, name string) bool {
@@ -256,7 +264,7 @@ func (p *planner) behind(f ruleset.Family) (all []candidate) {
 			c.what, c.protos, c.dsts, c.ports = what+" from behind "+w.Interface, protos, dsts, ports
 			all = append(all, c)
 		}
-		dsts := slices.Concat(p.reach[f].dst, members(o.IncludeCIDRs, f))
+		dsts := slices.Concat(p.reach[f].dst, included(o, f))
 		c.wants = goesSomewhere
 		add("a connection", tcp(), dsts, append(usual(), portsOf(o.IncludePorts)...)...)
 		if p.c.DNS.Mode != intercept.DNSOff {
@@ -269,7 +277,7 @@ func (p *planner) behind(f ruleset.Family) (all []candidate) {
 		c.wants = nil
 		add("an excluded port", tcp(), dsts, portsOf(o.ExcludePorts)...)
 		add("an excluded network", tcp(), members(o.ExcludeCIDRs, f), usual()...)
-		add("an included network", tcp(), members(o.IncludeCIDRs, f), usual()...)
+		add("an included network", tcp(), included(o, f), usual()...)
 		add("what is not included", tcp(), dsts, append(usual(), 7)...)
 		add("UDP", udp(), dsts, 443, 9)
 	}

@@ -127,8 +127,9 @@ func (j judge) captured() (Word, string, string) {
 				j.by()), seeOthers
 		}
 		if j.s.Tracked && j.s.Entry == nil {
-			return Failed, fmt.Sprintf("not captured: conntrack knows nothing of it, so that a rule of another's discards it or "+
-				"keeps conntrack from it; %s has to be its fate, %s", to, j.by()), seeOthers
+			return Failed, fmt.Sprintf("not captured: no rule of ours and no conntrack has seen it; %s has to be its fate, %s",
+					to, j.by()), "run mesh-init check, which says whether the rules are in force; else a rule of another's discards " +
+					"it, or keeps conntrack from it: mesh-init doctor lists them"
 		}
 		return Failed, fmt.Sprintf("not captured: it goes past the proxy; %s has to be its fate, %s", to, j.by()), applyAgain
 	}
@@ -312,7 +313,8 @@ func (j judge) passed() (Word, string, string) {
 	if j.s.Err != nil {
 		return NotProven, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
 	}
-	if to, is := j.elsewhere(); is {
+	to, translated := j.elsewhere()
+	if translated && j.isOurs(to) {
 		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
 	}
 	if m := j.c.Inbound.TProxy.SelfMark; j.c.Inbound.Mode == intercept.InboundTProxy && j.p.Outside() &&
@@ -325,5 +327,17 @@ func (j judge) passed() (Word, string, string) {
 	if !j.s.Counts && !j.s.Tracked {
 		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
 	}
+	if translated {
+		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""
+	}
 	return OK, "left alone " + j.by(), ""
+}
+
+// isOurs reports whether a rule of ours sends connections to an address and port.
+func (j judge) isOurs(to netip.AddrPort) bool {
+	if slices.Contains(slices.Concat(j.c.Outbound.Target, j.c.DNS.Target), to) {
+		return true
+	}
+	ports := ruleset.Ports{j.c.Outbound.Port, j.c.Inbound.Port, ruleset.Port(j.c.DNS.Port)}
+	return ports.Contains(to.Port()) && (to.Addr().IsLoopback() || to.Addr() == j.p.Packet.Dst.Addr() || to.Addr() == j.p.At)
 }

@@ -19,6 +19,12 @@ func with(all []listener, change func(*listener)) []listener {
 	return all
 }
 
+// docker is what there is of Docker in a pod, and a container.
+const docker = `
+	ip link add docker0 type bridge; ip link set docker0 up
+	ip link add c1 type veth peer name c1-eth0; ip link set c1 master docker0 up; ip link set c1-eth0 up
+	ip addr add 172.17.0.1/16 dev docker0; ip addr add fd00:172::1/64 dev docker0 nodad`
+
 // TestHealthy: pods in which everything works, each in a way of its own. verify says ok of all.
 func TestHealthy(t *testing.T) {
 	noIPv6 := "ip -6 addr flush dev eth0; ip -6 route flush dev eth0"
@@ -127,13 +133,17 @@ func TestHealthy(t *testing.T) {
 			dns(), resolver("", "10.246.0.1:15053", "[fd00:246::1]:15053"))}, lab: netlab.Options{VM: true},
 			config: func(c *intercept.Config) { c.VirtualInterfaces, c.DNS.Mode = []string{"br-vm"}, intercept.DNSAll }},
 		{name: "containers in the pod", in: []process{by(theProxy, outbound(), inbound(), dns(),
-			resolver("", "172.17.0.1:15053", "[fd00:172::1]:15053"))}, before: `
-				ip link add docker0 type bridge; ip link set docker0 up
-				ip link add c1 type veth peer name c1-eth0; ip link set c1 master docker0 up; ip link set c1-eth0 up
-				ip addr add 172.17.0.1/16 dev docker0; ip addr add fd00:172::1/64 dev docker0 nodad`,
+			resolver("", "172.17.0.1:15053", "[fd00:172::1]:15053"))}, before: docker,
 			config: func(c *intercept.Config) { c.VirtualInterfaces, c.DNS.Mode = []string{"docker0"}, intercept.DNSAll }},
 		{name: "virtual interfaces to come", in: sidecar(),
 			config: func(c *intercept.Config) { c.VirtualInterfaces = []string{"br-*"} }},
+		{name: "Docker's NAT for its own resolver", in: []process{by(theProxy, outbound(), inbound(),
+			resolver("127.0.0.11:53", "127.0.0.1:15053", "[::1]:15053")), by(intercept.Owner{}, resolver("", "127.0.0.11:41053"))},
+			config: func(c *intercept.Config) {
+				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.96.0.10")}
+			}, after: `nft 'table ip nat { chain out { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
+		{name: "another's NAT for the proxy's port", in: sidecar(),
+			after: `nft 'table ip other { chain out { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
 		{name: "a strict reverse path filter", in: sidecar(), before: "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.default.rp_filter=1"},
 	} {
 		t.Run(p.name, p.run)

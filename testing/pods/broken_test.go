@@ -1,0 +1,236 @@
+//go:build linux
+
+package pods
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+)
+
+// TestBroken: pods that are broken in one way. verify names it, and nothing else.
+func TestBroken(t *testing.T) {
+	const (
+		app, app4, app6 = "failed: an app's connection, ", "failed: an app's connection, IPv4: ", "failed: an app's connection, IPv6: "
+		client, client4 = "failed: a client's connection, ", "failed: a client's connection, IPv4: "
+		client6         = "failed: a client's connection, IPv6: "
+		overUDP         = "failed: an app's lookup over UDP, "
+		overTCP         = "failed: an app's lookup over TCP, "
+		rules           = "failed: rules: "
+		toOwnPod        = "failed: the proxy, by its " // user, or group; to its own pod
+	)
+	root := intercept.Owner{}
+	other := intercept.Owner{UID: 2000, GID: 2000}
+	tproxy := func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundTProxy }
+	transparent := func(all []listener) []listener { return with(all, func(l *listener) { l.Transparent = true }) }
+	cidrs := func(all ...string) (list intercept.CIDRs) {
+		for _, s := range all {
+			list = append(list, netip.MustParsePrefix(s))
+		}
+		return list
+	}
+	for _, p := range []pod{
+		// Rules.
+		{name: "no rules", in: sidecar(), unapplied: true,
+			broken: []string{rules, "failed: "}, says: []string{"not intercepted", app4, client6, "no rule of ours and no conntrack has seen it", "run mesh-init apply there"}},
+		{name: "a dormant table", in: sidecar(), after: `nft 'add table inet mesh_intercept { flags dormant; }'`,
+			broken: []string{"failed: "}, says: []string{app4, client6, "has seen it"}},
+		{name: "the rule that captures is gone", in: sidecar(),
+			after:  `nft delete rule inet mesh_intercept output handle $(nft -a list chain inet mesh_intercept output | sed -n 's/.*"O12:.*# handle //p')`,
+			broken: []string{rules, app, "failed: UDP of the port of QUIC, "}, says: []string{"O12"}},
+		{name: "IPv6 is not captured", in: sidecar(), backend: dataplane.BackendIPTablesNFT,
+			after:  `ip6tables-nft -t nat -F OUTPUT`,
+			broken: []string{rules, app6, "failed: the proxy, by its user, IPv6", "failed: the proxy, by its group, IPv6", "failed: "},
+			says:   []string{"it goes past the proxy"}},
+		{name: "inbound is not captured, legacy", in: sidecar(), backend: dataplane.BackendIPTablesLegacy,
+			after:  `iptables-legacy -t nat -F PREROUTING`,
+			broken: []string{rules, client4, "failed: the tunnel port, IPv4", "failed: an excluded port, inbound, IPv4", "failed: UDP, inbound, IPv4", "failed: what is not for the pod, IPv4"}},
+		{name: "an excluded port is captured", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)} },
+			applied: func(c *intercept.Config) { c.Outbound.ExcludePorts = nil },
+			broken:  []string{rules, "failed: an excluded port, "}, says: []string{"O5.ports", "127.0.0.1:15001"}},
+		{name: "an excluded network is captured", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = cidrs("10.96.0.0/12", "fd00:96::/64") },
+			applied: func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = nil },
+			broken:  []string{rules, "failed: an excluded network, "}, says: []string{"O10.cidrs"}},
+		{name: "an excluded user is captured", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(3000)} },
+			applied: func(c *intercept.Config) { c.Outbound.ExcludeUIDs = nil },
+			broken:  []string{rules, "failed: an excluded user, "}, says: []string{"O7.excluded-uid"}},
+		{name: "an exclusion is captured", in: sidecar(),
+			config: func(c *intercept.Config) {
+				c.Outbound.Exclude = []intercept.Exclusion{{CIDRs: cidrs("10.1.0.0/16"), Ports: intercept.Ports{intercept.Port(443)}}}
+			},
+			applied: func(c *intercept.Config) { c.Outbound.Exclude = nil },
+			broken:  []string{rules, "failed: exclusion 1, IPv4"}, says: []string{"O5.exclude.1"}},
+		{name: "an excluded client is captured", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Inbound.ExcludeSources = cidrs("10.7.0.0/16") },
+			applied: func(c *intercept.Config) { c.Inbound.ExcludeSources = nil },
+			broken:  []string{rules, "failed: an excluded client, IPv4"}, says: []string{"I5.cidrs", ":15006"}},
+		{name: "an inbound exclusion is captured", in: sidecar(),
+			config: func(c *intercept.Config) {
+				c.Inbound.Exclude = []intercept.InboundExclusion{{Ports: intercept.Ports{intercept.Port(2222)}}}
+			},
+			applied: func(c *intercept.Config) { c.Inbound.Exclude = nil },
+			broken:  []string{rules, "failed: inbound exclusion 1, "}, says: []string{"I5.exclude.1"}},
+		{name: "the rules are for another user", in: []process{by(intercept.Owner{UID: 5000, GID: 5000}, outbound(), inbound())},
+			config:  func(c *intercept.Config) { c.Proxy.UIDs, c.Proxy.GIDs = intercept.IDs{intercept.ID(5000)}, nil },
+			applied: func(c *intercept.Config) { c.Proxy.UIDs, c.Proxy.GIDs = intercept.IDs{intercept.ID(1337)}, nil },
+			broken:  []string{rules, "failed: the proxy, by its user, "}, says: []string{"O4.uid", "it is sent to 127.0.0.1:15001"}},
+		{name: "one user is included in vain", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Outbound.IncludeUIDs = intercept.IDs{intercept.ID(1000)} },
+			applied: func(c *intercept.Config) { c.Outbound.IncludeUIDs = intercept.IDs{intercept.ID(1001)} },
+			broken:  []string{rules, app, "failed: UDP of the port of QUIC, "}, says: []string{"by user 1000"}},
+		{name: "UDP is not rejected", in: sidecar(),
+			config:  func(c *intercept.Config) { c.Outbound.UDP = intercept.TreatmentReject },
+			applied: func(c *intercept.Config) { c.Outbound.UDP = intercept.TreatmentPass },
+			broken:  []string{rules, "failed: UDP of the port of QUIC, ", "failed: UDP, inbound, "}, says: []string{"not rejected", "O13.O12"}},
+		{name: "the other family is not rejected", in: sidecar(),
+			config: func(c *intercept.Config) {
+				c.Families, c.OtherFamily = intercept.FamiliesIPv4, intercept.TreatmentReject
+			},
+			applied: func(c *intercept.Config) {
+				c.OtherFamily = intercept.TreatmentPass
+				c.Families = intercept.FamiliesIPv4
+			},
+			broken: []string{rules, "failed: "}, says: []string{app6, client6, "not rejected"}},
+
+		// The outbound listener.
+		{name: "no proxy", broken: []string{app, client}, says: []string{"nobody listens at 127.0.0.1:15001",
+			"nobody listens at [::1]:15001", "nobody listens at 10.244.0.5:15006", "start the proxy"}},
+		{name: "outbound at the pod's address", in: []process{by(theProxy, at(hold, "10.244.0.5:15001", "[fd00:244::5]:15001"), inbound())},
+			broken: []string{app}, says: []string{"nobody listens at 127.0.0.1:15001; there is user 1337", "at 10.244.0.5:15001"}},
+		{name: "outbound in IPv4 alone", in: []process{by(theProxy, at(hold, "0.0.0.0:15001"), inbound())},
+			broken: []string{app6}, says: []string{"nobody listens at [::1]:15001"}},
+		{name: "outbound in IPv6 alone", in: []process{by(theProxy, at(hold, "[::]:15001"), inbound())},
+			broken: []string{app4}, says: []string{"nobody listens at 127.0.0.1:15001"}},
+		{name: "one of a range of ports", config: func(c *intercept.Config) { c.Outbound.Port = intercept.PortRange{First: 15001, Last: 15002} },
+			in:     []process{by(theProxy, outbound(), inbound(), at(hold, "0.0.0.0:15002"))},
+			broken: []string{app6}, says: []string{"[::1]:15002"}},
+		{name: "one of a range of ports is the app's", config: func(c *intercept.Config) { c.Outbound.Port = intercept.PortRange{First: 15001, Last: 15002} },
+			in:     []process{by(theProxy, outbound(), inbound(), at(hold, "[::]:15002")), by(anApp, at(hold, "0.0.0.0:15002"))},
+			broken: []string{app4}, says: []string{"user 1000, group 1000"}},
+		{name: "a proxy that is stopped", in: []process{{Owner: theProxy, Listen: outbound(), Stopped: true}, by(theProxy, inbound())},
+			broken: []string{app}, says: []string{"no process has accepted it"}},
+		{name: "a proxy that does not accept", in: []process{by(theProxy, at(ignore, "0.0.0.0:15001", "[::]:15001"), inbound())},
+			broken: []string{app}, says: []string{"no process has accepted it"}},
+		{name: "lo is down", in: sidecar(), after: "ip link set lo down",
+			broken: []string{app}, says: []string{"not accepted in time"}},
+
+		// Who the proxy is.
+		{name: "the proxy is root, and every connection comes back to it", in: []process{by(root, at(relay, "0.0.0.0:15001", "[::]:15001"), inbound())},
+			broken: []string{app, client, "failed: the proxy, by its "}, says: []string{"user 0, group 0", "is not the proxy (user 1337 or group 1337)"}},
+		{name: "the proxy is another user", in: []process{by(other, outbound(), inbound())},
+			broken: []string{app, client, toOwnPod}, says: []string{"user 2000, group 2000"}},
+		{name: "outbound is the app's", in: []process{by(anApp, outbound()), by(theProxy, inbound())},
+			broken: []string{app}, says: []string{"user 1000, group 1000"}},
+		{name: "inbound is the app's", in: []process{by(theProxy, outbound()), by(anApp, inbound())},
+			broken: []string{client, toOwnPod}, says: []string{"user 1000, group 1000"}},
+		{name: "outbound is the app's in IPv6", in: []process{by(anApp, at(hold, "[::]:15001")), by(theProxy, at(hold, "0.0.0.0:15001"), inbound())},
+			broken: []string{app6}, says: []string{"user 1000, group 1000"}},
+		{name: "the app closes what is the proxy's", in: []process{by(anApp, at(hangUp, "0.0.0.0:15001", "[::]:15001")), by(theProxy, inbound())},
+			broken: []string{app}, says: []string{"user 1000, group 1000"}},
+		{name: "the proxy drops to another user", in: []process{{Owner: root, Listen: slices.Concat(outbound(), inbound()), Drop: other}},
+			broken: []string{app, client, toOwnPod}, says: []string{"user 2000, group 2000"}},
+		{name: "the proxy has another mark", in: []process{by(other, with(slices.Concat(outbound(), inbound()), func(l *listener) { l.Mark = 0x78 }))},
+			config: func(c *intercept.Config) {
+				c.Proxy = intercept.Proxy{Mark: intercept.Mark{Value: 0x77, Mask: 0xffffffff}}
+			},
+			broken: []string{app, client, toOwnPod}, says: []string{"mark 0x78"}},
+
+		// The inbound listener.
+		{name: "inbound at loopback", in: []process{by(theProxy, outbound(), at(hold, "127.0.0.1:15006", "[::1]:15006"))},
+			broken: []string{client}, says: []string{"nobody listens at 10.244.0.5:15006; there is user 1337", "at 127.0.0.1:15006"}},
+		{name: "inbound in IPv4 alone", in: []process{by(theProxy, outbound(), at(hold, "0.0.0.0:15006"))},
+			broken: []string{client6}},
+		{name: "tproxy, and a socket that is not transparent", in: sidecar(), config: tproxy, broken: []string{client},
+			says: []string{"IP_TRANSPARENT"}},
+		{name: "tproxy without a proxy", in: []process{by(theProxy, outbound())}, config: tproxy, broken: []string{client},
+			says: []string{"nobody listens at 10.244.0.5:15006"}},
+		{name: "tproxy without its route", in: []process{by(theProxy, outbound(), transparent(inbound()))}, config: tproxy,
+			after: "ip route flush table 133", broken: []string{rules}, says: []string{"route local default dev lo table 133"}},
+
+		// Lookups.
+		{name: "no resolver", in: sidecar(), config: allDNS, broken: []string{overUDP, overTCP}, says: []string{"nobody listens at 127.0.0.1:15053"}},
+		{name: "a resolver over UDP alone", config: allDNS, in: append(sidecar(), by(theProxy,
+			[]listener{{Protocol: "udp", Addr: "127.0.0.1:15053", Do: answer}, {Protocol: "udp", Addr: "[::1]:15053", Do: answer}})),
+			broken: []string{overTCP}, says: []string{"O8.tcp"}},
+		{name: "a resolver over TCP alone", config: allDNS, in: append(sidecar(), by(theProxy,
+			[]listener{{Protocol: "tcp", Addr: "127.0.0.1:15053", Do: answer}, {Protocol: "tcp", Addr: "[::1]:15053", Do: answer}})),
+			broken: []string{overUDP}, says: []string{"O8.udp", "nobody listens at 127.0.0.1:15053"}},
+		{name: "a resolver in IPv4 alone", config: allDNS, in: append(sidecar(), by(theProxy, resolver("", "127.0.0.1:15053"))),
+			broken: []string{overUDP + "IPv6", overTCP + "IPv6"}},
+		{name: "a resolver at every address", config: allDNS, in: append(sidecar(), by(theProxy, resolver("", "0.0.0.0:15053", "[::]:15053"))),
+			broken: []string{overUDP}, says: []string{"it answers from another address than 127.0.0.1:15053"}},
+		{name: "a resolver that is root, whose lookups come back to it", config: allDNS,
+			in:     append(sidecar(), by(root, resolver("203.0.113.53:53", "127.0.0.1:15053", "[::1]:15053"))),
+			broken: []string{overUDP, overTCP}, says: []string{"user 0, group 0"}},
+		{name: "a resolver that is another user, and needs nobody", config: allDNS,
+			in:     append(sidecar(), by(other, dns())),
+			broken: []string{overUDP, overTCP}, says: []string{"user 2000, group 2000"}},
+		{name: "a resolver that does not answer", config: allDNS, in: append(sidecar(), by(theProxy,
+			[]listener{{Protocol: "udp", Addr: "127.0.0.1:15053", Do: ignore}, {Protocol: "udp", Addr: "[::1]:15053", Do: ignore}},
+			at(answer, "127.0.0.1:15053", "[::1]:15053"))),
+			broken: []string{overUDP}, says: []string{"not answered in time; it is heard by user 1337"}},
+		{name: "the app beside the resolver", config: allDNS, in: append(sidecar(),
+			by(theProxy, with(dns(), func(l *listener) { l.Reuse = true })),
+			by(anApp, []listener{{Protocol: "udp", Addr: "127.0.0.1:15053", Do: ignore, Reuse: true}})),
+			broken: []string{overUDP + "IPv4"}, says: []string{"user 1000, group 1000"}},
+		{name: "the app answers beside the resolver", config: allDNS, in: append(sidecar(),
+			by(theProxy, with(dns(), func(l *listener) { l.Reuse = true })),
+			by(anApp, []listener{{Protocol: "udp", Addr: "[::1]:15053", Do: answer, Reuse: true}})),
+			broken: []string{overUDP + "IPv6"}, says: []string{"user 1000, group 1000"}},
+
+		// Targets outside the pod. The peer answers everything; a router behind which there is nobody says so.
+		{name: "nobody at the target", config: func(c *intercept.Config) {
+			c.Families, c.Inbound.Mode = intercept.FamiliesIPv4, intercept.InboundOff
+			c.Outbound.Target = []netip.AddrPort{netip.MustParseAddrPort("10.99.0.1:16000")}
+		}, after: "ip route add unreachable 10.99.0.1", broken: []string{app4}, says: []string{"10.99.0.1:16000"}},
+		{name: "nobody at the resolver outside", config: func(c *intercept.Config) {
+			c.Families, c.Inbound.Mode, c.DNS.Mode = intercept.FamiliesIPv4, intercept.InboundOff, intercept.DNSAll
+			c.Outbound.IncludeCIDRs = nil
+			c.DNS.Target = []netip.AddrPort{netip.MustParseAddrPort("10.99.0.1:16053")}
+		}, after: "ip route add blackhole 10.99.0.1", broken: []string{overUDP, overTCP}, says: []string{"10.99.0.1:16053"}},
+
+		// Others.
+		{name: "another's NAT comes first", in: sidecar(),
+			after:  `nft 'table ip other { chain out { type nat hook output priority -199; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`,
+			broken: []string{app4}, says: []string{"another's rule sends it to 10.244.0.1:8080", "mesh-init doctor"}},
+		{name: "another's NAT comes first, iptables", in: sidecar(), backend: dataplane.BackendIPTablesLegacy,
+			after:  `iptables-legacy -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to 10.244.0.1:8080`,
+			broken: []string{rules, app4}, says: []string{"another's rule sends it to 10.244.0.1:8080"}},
+		{name: "another's NAT comes first, inbound", in: sidecar(),
+			after:  `nft 'table ip6 other { chain in { type nat hook prerouting priority -199; tcp dport 9 dnat to [fd00:244::5]:8080; }; }'`,
+			broken: []string{client6}, says: []string{"another's rule sends it to [fd00:244::5]:8080"}},
+		{name: "another's NAT takes one included network", in: sidecar(),
+			config: func(c *intercept.Config) { c.Outbound.IncludeCIDRs = cidrs("10.9.0.0/16") },
+			after:  `nft 'table ip other { chain out { type nat hook output priority -199; ip daddr 10.9.0.0/16 tcp dport 80 dnat to 10.244.0.1:8080; }; }'`,
+			broken: []string{app4}, says: []string{"another's rule sends it to 10.244.0.1:8080"}},
+		{name: "another keeps conntrack away", in: sidecar(),
+			after:  `nft 'table inet other { chain out { type filter hook output priority -310; tcp dport 80 notrack; }; }'`,
+			broken: []string{app, "failed: the proxy, by its user, ", "failed: the proxy, by its group, "}, says: []string{"conntrack knows nothing of it"}},
+		{name: "another discards it", in: sidecar(),
+			after:  `nft 'table inet other { chain out { type filter hook output priority -310; meta skuid != 1337 tcp dport 80 drop; }; }'`,
+			broken: []string{app, "failed: the proxy, by its group, "}, says: []string{"discards it"}},
+		{name: "another discards what comes to the proxy", in: sidecar(),
+			after:  `nft 'table inet other { chain in { type filter hook input priority 0; tcp dport 15001 drop; }; }'`,
+			broken: []string{app}, says: []string{"not accepted in time"}},
+		{name: "another discards what comes from outside", in: sidecar(),
+			after:  `nft 'table inet other { chain in { type filter hook input priority 0; iifname != lo tcp dport 15006 drop; }; }'`,
+			broken: []string{client}, says: []string{"not accepted in time"}},
+		{name: "another's NAT takes lookups", in: withDNS(), config: allDNS,
+			after:  `nft 'table ip other { chain out { type nat hook output priority -199; meta skuid != 1337 udp dport 53 dnat to 10.244.0.1:5353; }; }'`,
+			broken: []string{overUDP + "IPv4"}, says: []string{"10.244.0.1:5353"}},
+
+		// What is behind the pod.
+		{name: "nobody listens to what is behind the pod", in: []process{by(theProxy, at(hold, "127.0.0.1:15001", "[::1]:15001"), inbound())},
+			before: docker,
+			config: func(c *intercept.Config) { c.VirtualInterfaces = []string{"docker0"} },
+			broken: []string{"failed: a connection from behind docker0, IPv4"}, says: []string{"nobody listens at 172.17.0.1:15001"}},
+	} {
+		t.Run(p.name, p.run)
+	}
+}
