@@ -54,7 +54,7 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOpt
 	port := verify.RandomPort()
 	todo := verify.MakePlan(c, rs, pod, port)
 	seen, err := trial.Run(ctx, todo.Probes, trial.Options{
-		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Ways: append(pod.Behind, pod.Outside), Patience: howLong,
+		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Refuses: refuses(rs), Ways: append(pod.Behind, pod.Outside), Patience: howLong,
 	})
 	if err != nil {
 		return verify.Report{}, err
@@ -65,6 +65,21 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOpt
 	}
 	verdicts = append(verdicts, todo.Verdicts...)
 	return verify.Conclude(verdicts, todo.Coverage, todo.Notes), nil
+}
+
+// refuses are the rules that refuse or discard.
+func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			switch r.Target.(type) {
+			case ruleset.Reject, ruleset.Drop:
+				all = append(all, r.ID)
+			case ruleset.Accept, ruleset.Return, ruleset.Jump, ruleset.Goto, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy,
+				ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
+			}
+		}
+	}
+	return all
 }
 
 // verifyRules says whether the rules are as Apply leaves them.

@@ -46,3 +46,5 @@ func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return 
 func (*Witness) create(ruleset.PortRange) error { return ruleset.ErrNeedsLinux }
 
 func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }
+
+func (*Witness) remove() error { return ruleset.ErrNeedsLinux }

@@ -3,7 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"os"
+	"math/rand/v2"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -31,7 +31,7 @@ func OpenWitness(ports ruleset.PortRange) (*Witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Witness{conn, fmt.Sprintf("%s_verify_%d", Table, os.Getpid())}
+	w := &Witness{conn, fmt.Sprintf("%s_verify_%08x", Table, rand.Uint32())}
 	if err := w.create(ports); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -42,4 +42,4 @@ func OpenWitness(ports ruleset.PortRange) (*Witness, error) {
 func (w *Witness) Senders() ([]Sender, error) { return w.senders() }
 
 // Close takes the table away.
-func (w *Witness) Close() error { return w.conn.Close() }
+func (w *Witness) Close() error { return errors.Join(w.remove(), w.conn.Close()) }

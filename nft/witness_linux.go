@@ -81,6 +81,14 @@ func (w *Witness) senders() (all []Sender, err error) {
 	return all, explain(err, "list who has sent")
 }
 
+// remove removes the table, rather than leave that to the kernel: a process that is about to start another program has a
+// copy of the socket.
+func (w *Witness) remove() error {
+	t := &batch{}
+	t.deleteTable(nftables.TableFamilyINet, w.table)
+	return explain(w.conn.commit(t, 0), "remove the table that notes who sends")
+}
+
 // eachKey reads the keys of a set's elements.
 func (conn *Conn) eachKey(family nftables.TableFamily, table, set string, f func([]byte)) error {
 	return conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{

@@ -36,6 +36,8 @@ type Seen struct {
 	// counted meanwhile.
 	Counts  bool
 	Counted uint64
+	// RefusedBy is a rule of ours that refuses or discards, and has counted meanwhile. Empty: none has.
+	RefusedBy ruleset.RuleID
 	// By is who accepted it, or, of a lookup over UDP, who hears it. Nil: not known.
 	By []Holder
 	// Pending is true of a connection that the kernel has accepted and no process has taken.
@@ -125,6 +127,14 @@ func (j judge) captured() (Word, string, string) {
 		if other, is := j.elsewhere(); is {
 			return Failed, fmt.Sprintf("not captured: another's rule sends it to %s; %s has to be its fate, %s", other, to,
 				j.by()), seeOthers
+		}
+		if j.s.Outcome == Refused && j.s.RefusedBy != "" {
+			return Failed, fmt.Sprintf("not captured, and refused by %s, so that it does not go past the proxy; %s has to be its "+
+				"fate, %s", j.s.RefusedBy, to, j.by()), seeOthers
+		}
+		if j.s.Outcome == Refused {
+			return Failed, fmt.Sprintf("refused, and not captured: no rule of ours has counted it; %s has to be its fate, %s",
+				to, j.by()), applyAgain
 		}
 		if j.s.Tracked && j.s.Entry == nil {
 			return Failed, fmt.Sprintf("not captured: no rule of ours and no conntrack has seen it; %s has to be its fate, %s",
@@ -321,14 +331,17 @@ func (j judge) passed() (Word, string, string) {
 		j.s.Entry != nil && j.s.Entry.Mark&m.Mask == m.Value {
 		return Failed, "it is captured; " + j.by() + " it has to be left alone", applyAgain
 	}
+	if j.s.Outcome == Refused && j.s.RefusedBy != "" {
+		return Failed, fmt.Sprintf("refused by %s; %s it has to be left alone", j.s.RefusedBy, j.by()), applyAgain
+	}
+	if translated {
+		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""
+	}
 	if j.s.Counts && j.s.Counted == 0 {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
 	}
 	if !j.s.Counts && !j.s.Tracked {
 		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
-	}
-	if translated {
-		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""
 	}
 	return OK, "left alone " + j.by(), ""
 }

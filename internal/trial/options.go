@@ -16,6 +16,8 @@ type Counts map[ruleset.RuleID]uint64
 type Options struct {
 	// Count reads the rules' counters.
 	Count func() (Counts, error)
+	// Refuses are the rules that refuse or discard what they match.
+	Refuses []ruleset.RuleID
 	// Ways are those by which clients come into the pod.
 	Ways []verify.Way
 	// Patience is how long to wait for answers, all told.

@@ -155,9 +155,24 @@ func (r *run) fire() error {
 			return err
 		}
 		a.seen.Counts, a.seen.Counted = true, after[a.Trace.Rule]-before[a.Trace.Rule]
+		for _, id := range r.o.Refuses {
+			if after[id] > before[id] {
+				a.seen.RefusedBy = id
+				break
+			}
+		}
+		if !a.Waits && a.seen.Err == nil && a.Packet.Protocol == ruleset.TCP && a.refused() {
+			a.seen.Outcome = verify.Refused
+		}
 		before = after
 	}
 	return nil
+}
+
+// refused reports whether the connection is refused already.
+func (a *attempt) refused() bool {
+	errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	return err == nil && unix.Errno(errno) == unix.ECONNREFUSED
 }
 
 // counted reads the counters once the rule that has to decide has counted. What arrives is counted by another thread of
