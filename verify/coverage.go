@@ -9,20 +9,17 @@ import (
 
 // universe are the rules that capture or exempt: those that decide about the first packet of a connection or a flow. It
 // leaves out those that ask the same again behind NAT (the backstop), choose zones, or set marks.
-func (p *planner) universe() map[ruleset.RuleID]*ruleset.Rule {
-	if p.rules != nil {
-		return p.rules
-	}
-	p.rules = map[ruleset.RuleID]*ruleset.Rule{}
-	for _, c := range p.rs.Chains {
-		for i, r := range c.Rules {
-			if decides(r) && p.rules[r.ID] == nil {
-				p.rules[r.ID] = &c.Rules[i]
-				p.order = append(p.order, r.ID)
+func universe(rs ruleset.Ruleset) (all []ruleset.Rule) {
+	known := map[ruleset.RuleID]bool{}
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			if decides(r) && !known[r.ID] {
+				known[r.ID] = true
+				all = append(all, r)
 			}
 		}
 	}
-	return p.rules
+	return all
 }
 
 func decides(r ruleset.Rule) bool {
@@ -68,15 +65,14 @@ func cutLast(id string) (scope, rest string, ok bool) {
 
 // conclude counts which rules are met.
 func (p *planner) conclude() {
-	rules := p.universe()
-	for _, id := range p.order {
+	for _, r := range p.known {
 		p.plan.Coverage.Rules++
-		if slices.ContainsFunc(p.rs.Families, func(f ruleset.Family) bool { return p.met[met{id, f}] }) {
+		if slices.ContainsFunc(p.rs.Families, func(f ruleset.Family) bool { return p.met[met{r.ID, f}] }) {
 			p.plan.Coverage.Tried++
 			continue
 		}
 		p.plan.Coverage.NotTried = append(p.plan.Coverage.NotTried,
-			NotTried{Rule: id, Reason: rules[id].Reason, Because: p.because(*rules[id])})
+			NotTried{Rule: r.ID, Reason: r.Reason, Because: p.because(r)})
 	}
 }
 
@@ -98,7 +94,7 @@ func (p *planner) because(r ruleset.Rule) string {
 			return ruleset.Family(f).String() + " is not reachable here"
 		}
 	}
-	if p.pod.Outside != nil && strings.HasPrefix(r.ID.Line(), "I") {
+	if p.pod.NoOutside != nil && strings.HasPrefix(r.ID.Line(), "I") {
 		return "no client outside the pod can be made"
 	}
 	for _, f := range p.rs.Families {
