@@ -88,6 +88,12 @@ func answer(in io.Reader, out io.Writer) error {
 		switch r.Verb {
 		case "apply":
 			a.Result, err = r.Pod.Apply(ctx, *r.Config)
+		case "apply anew": // as a plugin's STATUS does
+			var s *Session
+			if s, err = OpenNew(ctx, r.Pod); err == nil {
+				a.Result, err = s.Apply(ctx, *r.Config)
+				err = errors.Join(err, s.Close())
+			}
 		case "check":
 			a.Differences, err = r.Pod.Check(ctx, *r.Config)
 		case "remove":
@@ -620,6 +626,8 @@ func TestWithoutIPv6(t *testing.T) {
 			_, err := p.ask(request{Verb: "apply", Pod: target, Config: &c})
 			says(t, "families dual", err, intercept.ErrUnsupported, "families dual", "ipv6.disable=1", "use families auto")
 			untouched(t, target.NetNS, "families dual")
+			_, err = p.ask(request{Verb: "apply anew", Pod: Pod{Backend: b}, Config: &c})
+			says(t, "families dual, in a namespace for it", err, intercept.ErrUnsupported, "families dual")
 
 			c.Families = intercept.FamiliesAuto
 			for _, want := range []intercept.Outcome{intercept.Created, intercept.Unchanged} {

@@ -43,6 +43,9 @@ type Conn struct {
 	// handle makes and removes rules and routes. It is nil until there is one to.
 	handle *netlink.Handle
 	home   unix.Stat_t // the namespace
+	// ruled are the families of which the last listing had rules, anybody's. The kernel makes some in every namespace, so
+	// one without has no policy routing: there a route goes to table main, whatever table it is for.
+	ruled map[ruleset.Family]bool
 }
 
 // patience is how long the kernel may take to answer, which it does at once. The
@@ -156,6 +159,11 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 	if len(want) > 0 {
 		if there, others, err = c.all(); err != nil {
 			return false, nil, err
+		}
+	}
+	for _, o := range want {
+		if !c.ruled[o.family] {
+			return false, nil, explain("add the "+o.String(), unix.EOPNOTSUPP)
 		}
 	}
 	var made []object
@@ -342,6 +350,7 @@ func family(f ruleset.Family) int {
 
 // all returns the namespace's mark rules and local default routes, and the other rules.
 func (c *Conn) all() (all []object, others []otherRule, err error) {
+	c.ruled = map[ruleset.Family]bool{}
 	for _, typ := range []int{unix.RTM_GETROUTE, unix.RTM_GETRULE} {
 		// No family asks for those of all (rtnl_dump_all in net/core/rtnetlink.c,
 		// fib_nl_dumprule in net/core/fib_rules.c).
@@ -353,6 +362,7 @@ func (c *Conn) all() (all []object, others []otherRule, err error) {
 			o, ok, malformed := read(m.Data, typ == unix.RTM_GETRULE)
 			err = cmp.Or(err, malformed)
 			o.order = i // the kernel lists those of a family in the order in which it asks them
+			c.ruled[o.family] = c.ruled[o.family] || o.rule
 			if ok {
 				all = append(all, o)
 			}

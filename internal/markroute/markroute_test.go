@@ -4,15 +4,21 @@ package markroute
 
 import (
 	"errors"
+	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	direct "github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nltest"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -584,4 +590,52 @@ func BenchmarkAll(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+}
+
+// TestWithoutPolicyRouting: a kernel without it would put the route into table main, so nothing is written.
+func TestWithoutPolicyRouting(t *testing.T) {
+	rule := func(family byte) direct.Message {
+		return direct.Message{Header: direct.Header{Type: unix.RTM_NEWRULE}, Data: append([]byte{family}, make([]byte, 11)...)}
+	}
+	for name, tt := range map[string]struct {
+		rules []direct.Message // nil: there is no such listing
+		want  ruleset.Family   // of the route that is refused
+	}{
+		"no rules": {nil, ruleset.IPv4}, "rules of IPv4": {[]direct.Message{rule(unix.AF_INET)}, ruleset.IPv6},
+		"rules of IPv6": {[]direct.Message{rule(unix.AF_INET6)}, ruleset.IPv4},
+	} {
+		c := &Conn{list: nltest.Dial(func(req []direct.Message) (answer []direct.Message, err error) {
+			if len(req) == 0 {
+				return nil, io.EOF
+			}
+			switch typ := req[0].Header.Type; {
+			case typ == unix.RTM_GETLINK:
+				answer = lo()
+			case typ == unix.RTM_GETRULE && tt.rules == nil:
+				req[0].Header.Flags = 0 // which mean something else in an answer
+				return nltest.Error(int(unix.EOPNOTSUPP), req)
+			case typ == unix.RTM_GETRULE:
+				answer = slices.Clone(tt.rules)
+			}
+			for i := range answer {
+				answer[i].Header.Sequence, answer[i].Header.PID = req[0].Header.Sequence, req[0].Header.PID
+			}
+			return answer, nil
+		})}
+		_, _, err := c.Add([]ruleset.MarkRoute{{Mark: ruleset.Mark{Value: 1, Mask: 1}, Table: 133}},
+			[]ruleset.Family{ruleset.IPv4, ruleset.IPv6})
+		if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "MULTIPLE_TABLES") ||
+			!strings.Contains(err.Error(), tt.want.String()) || c.handle != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// lo is what the kernel says of lo, with IPv6 on.
+func lo() []direct.Message {
+	conf := make([]byte, 4*64)
+	attr := func(typ uint16, value []byte) []byte { return nl.NewRtAttr(int(typ), value).Serialize() }
+	data := append(make([]byte, unix.SizeofIfInfomsg),
+		attr(unix.IFLA_AF_SPEC, attr(unix.AF_INET6, attr(unix.IFLA_INET6_CONF, conf)))...)
+	return []direct.Message{{Header: direct.Header{Type: unix.RTM_NEWLINK}, Data: data}}
 }
