@@ -49,7 +49,39 @@ type reader struct {
 	program Program
 	verb    Verb
 	set     *pflag.FlagSet
+	// others are the flags of all verbs, once they are asked for.
+	others map[string]usage
+	// omitted counts the mistakes that are not named.
+	omitted int
 	Line
+}
+
+// usage is who has a flag, and whether it takes a value.
+type usage struct {
+	verbs      []string
+	takesValue bool
+}
+
+// used says who uses a flag of that name.
+func (r *reader) used(name string) usage {
+	if r.others == nil {
+		r.others = map[string]usage{}
+		for _, v := range r.program.all() {
+			for _, f := range r.program.flagsOf(v) {
+				r.others[f.Name] = usage{append(r.others[f.Name].verbs, v.Name), !f.IsSwitch()}
+			}
+		}
+	}
+	return r.others[name]
+}
+
+// wrong adds a mistake, and counts it only where there are enough.
+func (r *reader) wrong(err error) {
+	if len(r.Errs) >= strict.Most {
+		r.omitted++
+		return
+	}
+	r.Errs = append(r.Errs, err)
 }
 
 // read reads --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
@@ -84,6 +116,9 @@ func (p Program) read(v Verb, args []string) Line {
 		}
 	}
 	r.finish()
+	if r.omitted > 0 {
+		r.Errs = append(r.Errs, strict.Omitted(r.omitted))
+	}
 	return r.Line
 }
 
@@ -142,7 +177,7 @@ func (r *reader) isFlag(arg string) bool {
 	if !strings.HasPrefix(token, "-") {
 		return false
 	}
-	return r.lookup(token) != nil || len(r.program.users(strings.TrimPrefix(token, "--"))) > 0
+	return r.lookup(token) != nil || len(r.used(strings.TrimPrefix(token, "--")).verbs) > 0
 }
 
 func flagOf(f *pflag.Flag) Flag {
@@ -180,14 +215,14 @@ func (r *reader) finish() {
 			r.fail(source, "given twice, %q and %q: give it once", given[0], given[1])
 			return
 		}
-		before := len(r.Errs)
+		before := len(r.Errs) + r.omitted
 		for _, text := range given {
 			if err := f.Plausible(text); err != nil {
 				r.fail(source, "%w", err)
 			}
 		}
 		switch {
-		case len(r.Errs) > before:
+		case len(r.Errs)+r.omitted > before:
 		case f.Name == helpName:
 			r.help = given[0] == "true"
 		default:
@@ -197,7 +232,7 @@ func (r *reader) finish() {
 }
 
 func (r *reader) fail(source, format string, args ...any) {
-	r.Errs = append(r.Errs, fmt.Errorf("%s: %w", source, fmt.Errorf(format, args...)))
+	r.wrong(fmt.Errorf("%s: %w", source, fmt.Errorf(format, args...)))
 }
 
 func (r *reader) leftOver(args ...string) {
@@ -210,7 +245,7 @@ func (r *reader) leftOver(args ...string) {
 		if r.verb.Arg != "" {
 			takes = "one argument, " + r.verb.Arg
 		}
-		r.Errs = append(r.Errs, fmt.Errorf("%q is left over: %s takes %s (%s %s --help lists them)",
+		r.wrong(fmt.Errorf("%q is left over: %s takes %s (%s %s --help lists them)",
 			arg, r.verb.Name, takes, r.program.Name, r.verb.Name))
 	}
 }
@@ -219,11 +254,14 @@ func (r *reader) leftOver(args ...string) {
 // whether it takes a value, as far as is known.
 func (r *reader) unknown(token string) (takes bool) {
 	if name, long := strings.CutPrefix(token, "--"); long {
-		if users := r.program.users(name); len(users) > 0 {
-			f, _ := Find(r.program.AllFlags(), name)
-			r.fail(token, "%s does not use it; it is for %s", r.verb.Name, strings.Join(users, ", "))
-			return !f.IsSwitch()
+		if use := r.used(name); len(use.verbs) > 0 {
+			r.fail(token, "%s does not use it; it is for %s", r.verb.Name, strings.Join(use.verbs, ", "))
+			return use.takesValue
 		}
+	}
+	if len(r.Errs) >= strict.Most {
+		r.omitted++
+		return true
 	}
 	var names []string
 	for _, f := range r.Flags {

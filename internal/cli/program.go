@@ -224,14 +224,3 @@ func (p Program) AllFlags() []Flag {
 	}
 	return append(append(all, p.Flags...), helpFlag())
 }
-
-// users are the verbs that use a flag.
-func (p Program) users(name string) []string {
-	var users []string
-	for _, v := range p.all() {
-		if _, ok := Find(p.flagsOf(v), name); ok {
-			users = append(users, v.Name)
-		}
-	}
-	return users
-}

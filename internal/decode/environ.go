@@ -49,6 +49,7 @@ func Environ(environ []string, flags func() Flags, settled func(flag string) boo
 	for _, f := range known.Once {
 		once[EnvName(f)] = f
 	}
+	spelling := strict.NewSpelling(names)
 	var errs strict.Errors
 	var strange []string
 	for _, entry := range environ {
@@ -68,7 +69,7 @@ func Environ(environ []string, flags func() Flags, settled func(flag string) boo
 		case once[name] != "":
 			errs.Add(fmt.Errorf("%s: unknown variable; --%s belongs to one run, so there is none for it", name, once[name]))
 		default:
-			if hint := strict.Misspelt(name, names); hint != "" {
+			if hint := spelling.Misspelt(name); hint != "" {
 				errs.Add(fmt.Errorf("%s: unknown variable; %s", strict.Clip(name), hint))
 				continue
 			}

@@ -21,49 +21,74 @@ func Hint(name string, candidates []string, otherwise string) string {
 	if len(own) == 0 {
 		return otherwise
 	}
-	meant := withWords(own, candidates)
+	s := NewSpelling(candidates)
+	meant := s.withWords(own)
 	if len(meant) == 0 {
-		meant = withWords(translate(own), candidates)
+		meant = s.withWords(translate(own))
 	}
 	if len(meant) == 0 {
-		meant = similar(own, candidates)
+		meant = s.similar(own)
 	}
 	if len(meant) == 0 || len(meant) > 3 {
 		return otherwise
 	}
-	return didYouMean(meant)
+	return didYouMean(s.named(meant))
 }
 
-// Misspelt is the hint about a name that is nearly one of the candidates: it has
-// two of one's words or more and no other, or all of them but for some letters.
-// It is "" of a name that somebody may well have given something else.
-func Misspelt(name string, candidates []string) string {
+// Spelling knows names by their letters.
+type Spelling struct {
+	names      []string
+	words      [][]string
+	joined     []string
+	vocabulary map[string]bool
+}
+
+// NewSpelling returns one of some names.
+func NewSpelling(names []string) Spelling {
+	s := Spelling{names: names, vocabulary: map[string]bool{}}
+	for _, name := range names {
+		own := words(name)
+		s.words, s.joined = append(s.words, own), append(s.joined, strings.Join(own, ""))
+		for _, w := range own {
+			s.vocabulary[w] = true
+		}
+	}
+	return s
+}
+
+// Misspelt is the hint about a name that is nearly one of those known: it has two
+// of one's words or more and no other, or all of them but for some letters. It is ""
+// of a name that somebody may well have given something else.
+func (s Spelling) Misspelt(name string) string {
 	if len(name) >= maxName {
 		return ""
 	}
 	own := words(name)
-	var vocabulary []string
-	for _, c := range candidates {
-		vocabulary = append(vocabulary, words(c)...)
-	}
 	for i, w := range own {
-		if !slices.Contains(vocabulary, w) && slices.Contains(vocabulary, w+"s") {
+		if !s.vocabulary[w] && s.vocabulary[w+"s"] {
 			own[i] = w + "s"
 		}
 	}
-	meant := withWords(own, candidates)
+	meant := s.withWords(own)
 	if len(own) == 1 || len(meant) == 0 {
-		meant = similar(own, candidates)
+		meant = s.similar(own)
 	}
 	// A word of two letters is like too many others: MESH_PROXY_ID.
-	meant = slices.DeleteFunc(meant, func(candidate string) bool {
-		has := words(candidate)
-		return slices.ContainsFunc(own, func(w string) bool { return len(w) < 3 && !slices.Contains(has, w) })
+	meant = slices.DeleteFunc(meant, func(i int) bool {
+		return slices.ContainsFunc(own, func(w string) bool { return len(w) < 3 && !slices.Contains(s.words[i], w) })
 	})
 	if len(meant) == 0 {
 		return ""
 	}
-	return didYouMean(meant[:min(len(meant), 3)])
+	return didYouMean(s.named(meant[:min(len(meant), 3)]))
+}
+
+func (s Spelling) named(indexes []int) []string {
+	var names []string
+	for _, i := range indexes {
+		names = append(names, s.names[i])
+	}
+	return names
 }
 
 func didYouMean(meant []string) string {
@@ -102,20 +127,22 @@ func words(name string) []string {
 	return slices.DeleteFunc(all, func(w string) bool { return w == "mesh" }) // of MESH_…
 }
 
-// withWords are the candidates that have all of some words, and the fewest others.
-func withWords(some []string, candidates []string) []string {
-	var best []string
+// withWords are the names that have all of some words, and the fewest others.
+func (s Spelling) withWords(some []string) []int {
+	if slices.ContainsFunc(some, func(w string) bool { return !s.vocabulary[w] }) {
+		return nil
+	}
+	var best []int
 	least := 3 // a name with more words that were not said is a guess
-	for _, c := range candidates {
-		has := words(c)
+	for i, has := range s.words {
 		if slices.ContainsFunc(some, func(w string) bool { return !slices.Contains(has, w) }) {
 			continue
 		}
 		switch others := len(has) - len(some); {
 		case others < least:
-			best, least = []string{c}, others
+			best, least = []int{i}, others
 		case others == least:
-			best = append(best, c)
+			best = append(best, i)
 		}
 	}
 	if len(some) == 0 {
@@ -207,23 +234,24 @@ func translate(own []string) []string {
 	return slices.Compact(out) // outboundIPRanges: cidrs once
 }
 
-// similar are the candidates that are most like a name, letter by letter and
-// word by word. A word that is in any of them is not misspelt: neither is cidrs
-// taken for uids, nor include for exclude.
-func similar(own []string, candidates []string) []string {
-	var vocabulary []string
-	for _, c := range candidates {
-		vocabulary = append(vocabulary, words(c)...)
-	}
-	var best []string
-	least := maxName
-	for _, c := range candidates {
-		d := difference(own, words(c), vocabulary)
+// similar are the names that are most like another, letter by letter and word by
+// word. A word that is in any of them is not misspelt: neither is cidrs taken for
+// uids, nor include for exclude.
+func (s Spelling) similar(own []string) []int {
+	var best []int
+	least, joined := maxName, strings.Join(own, "")
+	for i := range s.names {
+		d := maxName
+		if len(own) == len(s.words[i]) {
+			d = s.difference(own, s.words[i], 3) // one letter of so many may be wrong
+		} else { // words run together, or apart
+			d = s.difference([]string{joined}, s.joined[i:i+1], 5)
+		}
 		if d < least {
 			best, least = nil, d
 		}
 		if d == least && d < maxName {
-			best = append(best, c)
+			best = append(best, i)
 		}
 	}
 	return best
@@ -231,16 +259,16 @@ func similar(own []string, candidates []string) []string {
 
 // difference is the number of letters by which the words of two names differ,
 // or maxName if they are not alike.
-func difference(a, b, vocabulary []string) int {
-	part := 3             // one letter of so many may be wrong
-	if len(a) != len(b) { // words run together, or apart
-		a, b, part = []string{strings.Join(a, "")}, []string{strings.Join(b, "")}, 5
-	}
+func (s Spelling) difference(a, b []string, part int) int {
 	sum := 0
 	for i, w := range a {
+		most := max(1, len(w)/part)
+		if most < len(w)-len(b[i]) || most < len(b[i])-len(w) {
+			return maxName
+		}
 		d := distance(w, b[i])
 		plural := w+"s" == b[i] || w == b[i]+"s"
-		if d > max(1, len(w)/part) || d >= len(w) || d > 0 && !plural && slices.Contains(vocabulary, w) {
+		if d > most || d >= len(w) || d > 0 && !plural && s.vocabulary[w] {
 			return maxName
 		}
 		sum += d
@@ -251,12 +279,15 @@ func difference(a, b, vocabulary []string) int {
 // distance is the number of letters to insert, delete, replace, or exchange with
 // the next one, to make b of a.
 func distance(a, b string) int {
-	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
+	if len(b) >= maxName {
+		return maxName
+	}
+	var rows [3][maxName]int
+	before, row, next := rows[0][:len(b)+1], rows[1][:len(b)+1], rows[2][:len(b)+1]
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		next := make([]int, len(b)+1)
 		next[0] = i + 1
 		for j := range len(b) {
 			cost := row[j]
@@ -268,7 +299,7 @@ func distance(a, b string) int {
 			}
 			next[j+1] = min(cost, next[j]+1, row[j+1]+1)
 		}
-		before, row = row, next
+		before, row, next = row, next, before
 	}
 	return row[len(b)]
 }
