@@ -147,16 +147,16 @@ func TestOthersInFront(t *testing.T) {
 	const problem = "is asked after the rule "
 	for lines, named := range map[string]string{
 		// As wg-quick(8) makes them.
-		"ip $f rule add not fwmark 51820 table 51820": "99: not fwmark 0xca6c/0xffffffff lookup 51820",
+		"ip $f rule add not fwmark 51820 table 51820":                                                    "99: not fwmark 0xca6c/0xffffffff lookup 51820",
 		"ip $f rule add not fwmark 51820 table 51820; ip $f rule add table main suppress_prefixlength 0": "98: lookup 254",
-		"ip $f rule add from $a lookup 100":                                  "99: lookup 100",
-		"ip $f rule add to $a unreachable":                                   "99:",
-		"ip $f rule add fwmark 0x539/0xfff lookup 100":                       "99: fwmark 0x539/0xfff lookup 100",
-		"ip $f rule add iif lo lookup 100":                                   "99: lookup 100",
-		"ip $f rule add uidrange 0-1000 prohibit":                            "99:",
-		"ip $f rule add pref 40 lookup main; ip $f rule add pref 30 goto 40": "30:",
-		"ip $f rule add not fwmark 0x539 to $a lookup 100":                   "99: not fwmark 0x539/0xffffffff lookup 100",
-		"ip $f rule add pref 1 lookup main":                                  "1: lookup 254",
+		"ip $f rule add from $a lookup 100":                                                              "99: lookup 100",
+		"ip $f rule add to $a unreachable":                                                               "99:",
+		"ip $f rule add fwmark 0x539/0xfff lookup 100":                                                   "99: fwmark 0x539/0xfff lookup 100",
+		"ip $f rule add iif lo lookup 100":                                                               "99: lookup 100",
+		"ip $f rule add uidrange 0-1000 prohibit":                                                        "99:",
+		"ip $f rule add pref 40 lookup main; ip $f rule add pref 30 goto 40":                             "30:",
+		"ip $f rule add not fwmark 0x539 to $a lookup 100":                                               "99: not fwmark 0x539/0xffffffff lookup 100",
+		"ip $f rule add pref 1 lookup main":                                                              "1: lookup 254",
 		// No packet of ours meets these, or they say nothing about it.
 		"ip $f rule add not fwmark 0x539 lookup 100":     "",
 		"ip $f rule add fwmark 0x53a lookup 100":         "",
