@@ -121,8 +121,8 @@ func (p Pod) Status(ctx context.Context) (Status, error) {
 }
 
 // Verify is [Session.Verify] in a session of its own.
-func (p Pod) Verify(ctx context.Context, c intercept.Config, o VerifyOptions) (verify.Report, error) {
-	return once(ctx, p, func(s *Session) (verify.Report, error) { return s.Verify(ctx, c, o) })
+func (p Pod) Verify(ctx context.Context, c intercept.Config) (verify.Report, error) {
+	return once(ctx, p, func(s *Session) (verify.Report, error) { return s.Verify(ctx, c) })
 }
 
 // Foreign is [Session.Foreign] in a session of its own. Like Probe it is allowed in the host's network namespace.

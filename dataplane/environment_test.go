@@ -103,7 +103,7 @@ func answer(in io.Reader, out io.Writer) error {
 		case "probe":
 			a.Report, err = r.Pod.Probe(ctx, *r.Config)
 		case "verify":
-			a.Verified, err = r.Pod.Verify(ctx, *r.Config, VerifyOptions{})
+			a.Verified, err = r.Pod.Verify(ctx, *r.Config)
 		case "lab":
 			if lab, err = netlab.New(netlab.Options{}); err == nil {
 				a.Path = lab.Pod.Path()

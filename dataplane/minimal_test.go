@@ -26,7 +26,7 @@ func TestVerifyMinimal(t *testing.T) {
 			if _, err := s.Apply(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
-			report, err := s.Verify(t.Context(), c, VerifyOptions{})
+			report, err := s.Verify(t.Context(), c)
 			if err != nil || report.Verdict != verify.OK || len(report.Verdicts) < 1+2*2+2 {
 				t.Fatalf("%+v, %v", report, err)
 			}

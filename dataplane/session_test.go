@@ -55,7 +55,7 @@ func TestSession(t *testing.T) {
 	if diffs, err := s.Check(ctx, c); err != nil || len(diffs) > 0 {
 		t.Errorf("Check: %v, %v", diffs, err)
 	}
-	report, err := s.Verify(ctx, c, VerifyOptions{})
+	report, err := s.Verify(ctx, c)
 	if err != nil || report.Verdict != verify.OK || len(report.Verdicts) < 5 {
 		t.Errorf("Verify: %+v, %v", report, err)
 	}
@@ -123,7 +123,7 @@ func TestEnds(t *testing.T) {
 		"Open":   func() error { _, err := Open(ended, Pod{NetNS: ns.Path()}); return err }(),
 		"Apply":  func() error { _, err := s.Apply(ended, intercept.Default()); return err }(),
 		"Check":  func() error { _, err := s.Check(ended, intercept.Default()); return err }(),
-		"Verify": func() error { _, err := s.Verify(ended, intercept.Default(), VerifyOptions{}); return err }(),
+		"Verify": func() error { _, err := s.Verify(ended, intercept.Default()); return err }(),
 		"Remove": func() error { _, err := s.Remove(ended); return err }(),
 		"Status": func() error { _, err := s.Status(ended); return err }(),
 		"Probe":  func() error { _, err := s.Probe(ended, intercept.Default()); return err }(),

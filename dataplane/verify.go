@@ -13,12 +13,6 @@ import (
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-// VerifyOptions say how Verify goes about it. The zero VerifyOptions are the usual ones.
-type VerifyOptions struct {
-	// Listen has Verify listen itself where nobody does yet, so that rules are proven before the proxy is there.
-	Listen bool
-}
-
 // Verify proves that interception works under c, or says what does not. It does what an app, the proxy and a client do,
 // and watches what becomes of it: it opens connections under several users, asks for names, and comes in from outside,
 // through a veth pair to a network namespace that it makes and removes. What package verify says of each is in the
@@ -26,13 +20,13 @@ type VerifyOptions struct {
 //
 // What it opens goes to addresses nobody has (RFC 5737, RFC 3849) where the configuration leaves the choice, and gets no
 // further than the node if it is not captured: its hop limit is 1. Its source ports are [verify.SourcePorts].
-func (s *Session) Verify(ctx context.Context, c intercept.Config, o VerifyOptions) (report verify.Report, err error) {
+func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
 	p, err := newPlan(c)
 	if err != nil {
 		return verify.Report{}, err
 	}
 	err = s.do(ctx, func() error {
-		report, err = s.space.verify(ctx, s.pod.Backend, p, o)
+		report, err = s.space.verify(ctx, s.pod.Backend, p)
 		return err
 	})
 	return report, err
@@ -41,7 +35,7 @@ func (s *Session) Verify(ctx context.Context, c intercept.Config, o VerifyOption
 // howLong is how long verify waits for answers.
 const howLong = 2500 * time.Millisecond
 
-func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOptions) (verify.Report, error) {
+func (s *space) verify(ctx context.Context, want Backend, plan plan) (verify.Report, error) {
 	rules, err := s.verifyRules(ctx, want, plan)
 	if err != nil {
 		return verify.Report{}, err
@@ -54,7 +48,8 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan, o VerifyOpt
 	port := verify.RandomPort()
 	todo := verify.MakePlan(c, rs, pod, port)
 	seen, err := trial.Run(ctx, todo.Probes, trial.Options{
-		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }, Refuses: refuses(rs), Ways: append(pod.Behind, pod.Outside), Patience: howLong,
+		Count:   func() (trial.Counts, error) { return s.counts(ctx, want, &plan) },
+		Refuses: refuses(rs), Ways: append(pod.Behind, pod.Outside), Patience: howLong,
 	})
 	if err != nil {
 		return verify.Report{}, err

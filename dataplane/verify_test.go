@@ -28,7 +28,7 @@ func TestVerify(t *testing.T) {
 			// failing returns what is not OK.
 			failing := func() string {
 				t.Helper()
-				report, err := target.Verify(t.Context(), c, VerifyOptions{})
+				report, err := target.Verify(t.Context(), c)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -102,7 +102,7 @@ func TestVerifyFamilies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		report, err := pod.Verify(t.Context(), c, VerifyOptions{})
+		report, err := pod.Verify(t.Context(), c)
 		if err := errors.Join(err, unix.Close(fd)); err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func TestVerifyOneFamily(t *testing.T) {
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 				t.Fatal(err)
 			}
-			report, err := pod.Verify(t.Context(), c, VerifyOptions{})
+			report, err := pod.Verify(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
 			}

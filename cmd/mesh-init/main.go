@@ -44,7 +44,7 @@ type plane interface {
 	Check(context.Context, intercept.Config) ([]intercept.Difference, error)
 	Remove(context.Context) (bool, error)
 	Status(context.Context) (dataplane.Status, error)
-	Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error)
+	Verify(context.Context, intercept.Config) (verify.Report, error)
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 	Foreign(context.Context) (dataplane.Foreign, error)
 	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)

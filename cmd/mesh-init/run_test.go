@@ -56,7 +56,7 @@ func (k noKernel) Status(context.Context) (dataplane.Status, error) {
 	return dataplane.Status{}, errors.New("unreachable")
 }
 
-func (k noKernel) Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error) {
+func (k noKernel) Verify(context.Context, intercept.Config) (verify.Report, error) {
 	k.t.Error("verify reached the kernel")
 	return verify.Report{}, errors.New("unreachable")
 }
@@ -502,7 +502,7 @@ func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.e
 func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
 	return dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}, p.err
 }
-func (p fakePlane) Verify(context.Context, intercept.Config, dataplane.VerifyOptions) (verify.Report, error) {
+func (p fakePlane) Verify(context.Context, intercept.Config) (verify.Report, error) {
 	return p.verified, p.err
 }
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {

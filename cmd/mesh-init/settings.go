@@ -34,8 +34,8 @@ type settings struct {
 
 // verification says what verify does beyond trying once.
 type verification struct {
-	wait                  time.Duration
-	listen, allowUnproven bool
+	wait          time.Duration
+	allowUnproven bool
 }
 
 // settings makes sense of the inputs: flags before the environment before the
@@ -70,7 +70,6 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		logFormat: values[logFormatFlag].text,
 		packet:    packetFlags(values),
 		verification: verification{
-			listen:        values["listen"].text == "true",
 			allowUnproven: values["allow-unproven"].text == "true",
 		},
 	}

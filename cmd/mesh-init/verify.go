@@ -26,7 +26,6 @@ func verifyVerb() verb {
 			return append(append(configFlags(), kernelFlags()...),
 				row(verifyWaitFlag, "DURATION", groupVerify, "0s",
 					"try again until it works, for so long; for an init\ncontainer that validates"),
-				row("listen", "", groupVerify, "false", "listen where nobody does yet: the rules are proven,\nnot the proxy"),
 				row("allow-unproven", "", groupVerify, "false", "end with 0 although something is not proven"))
 		},
 	}, job.verify}
@@ -67,7 +66,7 @@ func (j job) verified() (verify.Report, error) {
 	ctx, cancel := context.WithTimeout(j.ctx, j.verification.wait)
 	defer cancel()
 	for {
-		r, err := j.plane.Verify(j.ctx, j.config, dataplane.VerifyOptions{Listen: j.verification.listen})
+		r, err := j.plane.Verify(j.ctx, j.config)
 		if err != nil || r.Verdict != verify.Failed {
 			return r, err
 		}

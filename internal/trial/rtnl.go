@@ -73,7 +73,7 @@ func setUp(index int) error {
 // addAddr gives an interface an address.
 func addAddr(index int, a netip.Addr) error {
 	m := nl.NewIfAddrmsg(familyOf(a))
-	m.Index, m.Prefixlen, m.IfAddrmsg.Flags = uint32(index), uint8(a.BitLen()), unix.IFA_F_NODAD
+	m.Index, m.Prefixlen, m.Flags = uint32(index), uint8(a.BitLen()), unix.IFA_F_NODAD
 	_, err := execute(unix.RTM_NEWADDR, create, m, nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()),
 		nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
 	return err

@@ -150,7 +150,7 @@ func TestQuickstartConfig(t *testing.T) {
 			t.Errorf("%s: %s, %v", f, got, err)
 		}
 	}
-	report, err := dataplane.Pod{NetNS: lab.Pod.Path()}.Verify(t.Context(), config, dataplane.VerifyOptions{})
+	report, err := dataplane.Pod{NetNS: lab.Pod.Path()}.Verify(t.Context(), config)
 	if err != nil || report.Verdict != verify.OK {
 		t.Errorf("%s, %v", report.Verdict, err)
 	}

@@ -63,7 +63,7 @@ func (p pod) run(t *testing.T) {
 	}
 	shell(t, lab, p.after)
 	before := state(t, lab)
-	report, err := target.Verify(t.Context(), c, dataplane.VerifyOptions{})
+	report, err := target.Verify(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
