@@ -241,7 +241,7 @@ func (s Spelling) similar(own []string) []int {
 	var best []int
 	least, joined := maxName, strings.Join(own, "")
 	for i := range s.names {
-		d := maxName
+		var d int
 		if len(own) == len(s.words[i]) {
 			d = s.difference(own, s.words[i], 3) // one letter of so many may be wrong
 		} else { // words run together, or apart
