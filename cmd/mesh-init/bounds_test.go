@@ -32,8 +32,9 @@ func TestManyMistakes(t *testing.T) {
 		"exclusions":               {many("--outbound-exclude=x#"), nil, n - strict.Most},
 		"a list":                   {[]string{"--outbound-exclude-ports", strings.Join(many("x#"), ",")}, nil, n - strict.Most},
 		"misspelt variables":       {nil, many("MESH_OUTBOUND_EXCLUDE_PRT_#=1"), 0},
-		"one variable's lines":     {nil, []string{"MESH_OUTBOUND_EXCLUDE=" + strings.Join(many("x#"), "\n")}, n - strict.Most},
-		"both":                     {many("--foo#"), many("MESH_DNS_SERVER#=1"), 0},
+		"one variable's lines": {nil, []string{"MESH_OUTBOUND_EXCLUDE=" + strings.Join(many("x#"), "\n")},
+			n - strict.Most},
+		"both": {many("--foo#"), many("MESH_DNS_SERVER#=1"), 0},
 	} {
 		r := invoke(t, "", tc.env, append([]string{"apply"}, tc.args...)...)
 		lines := r.lines()

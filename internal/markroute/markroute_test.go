@@ -595,7 +595,8 @@ func BenchmarkAll(b *testing.B) {
 // TestWithoutPolicyRouting: a kernel without it would put the route into table main, so nothing is written.
 func TestWithoutPolicyRouting(t *testing.T) {
 	rule := func(family byte) direct.Message {
-		return direct.Message{Header: direct.Header{Type: unix.RTM_NEWRULE}, Data: append([]byte{family}, make([]byte, 11)...)}
+		return direct.Message{Header: direct.Header{Type: unix.RTM_NEWRULE},
+			Data: append([]byte{family}, make([]byte, 11)...)}
 	}
 	for name, tt := range map[string]struct {
 		rules []direct.Message // nil: there is no such listing
