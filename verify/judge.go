@@ -136,7 +136,7 @@ func (j judge) captured() (Word, string, string) {
 			return Failed, fmt.Sprintf("refused, and not captured: no rule of ours has counted it; %s has to be its fate, %s",
 				to, j.by()), applyAgain
 		}
-		if j.s.Tracked && j.s.Entry == nil {
+		if j.s.Tracked && j.s.Entry == nil && j.s.Outcome != Accepted && j.s.Outcome != Answered {
 			return Failed, fmt.Sprintf("not captured: no rule of ours and no conntrack has seen it; %s has to be its fate, %s",
 					to, j.by()), "run mesh-init check, which says whether the rules are in force; else a rule of another's discards " +
 					"it, or keeps conntrack from it: mesh-init doctor lists them"

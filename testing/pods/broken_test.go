@@ -35,7 +35,7 @@ func TestBroken(t *testing.T) {
 	for _, p := range []pod{
 		// Rules.
 		{name: "no rules", in: sidecar(), unapplied: true,
-			broken: []string{rules, "failed: "}, says: []string{"not intercepted", app4, client6, "no rule of ours and no conntrack has seen it", "run mesh-init apply there"}},
+			broken: []string{rules, "failed: "}, says: []string{"not intercepted", app4, client6, "not captured: it goes past the proxy", "run mesh-init apply there"}},
 		{name: "a dormant table", in: sidecar(), after: `nft 'add table inet mesh_intercept { flags dormant; }'`,
 			broken: []string{"failed: "}, says: []string{app4, client6, "is dormant", "it goes past the proxy"}},
 		{name: "the rule that captures is gone", in: sidecar(),
