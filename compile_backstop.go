@@ -143,11 +143,7 @@ func (c Config) backstopSyn() []Chain {
 		rule("B1.owned", "a process opens it", []Match{HasSocket{}}, Return{}),
 		rule("B1.subflow", "a subflow that the kernel opens", nil, Goto{Chain: ChainBackstopLoop}),
 	}
-	// Nobody would take it: a host does not, unless it is told to (net.ipv6.conf.*.accept_source_route, seg6_enabled).
-	routed := append(opens(), Dst(single([]netip.Addr{localhost6})), RoutingHeader{})
-	translated := []Rule{rule("B2.routing-header", "to the pod, with a routing header", routed, Reject{})}
-	translated = append(translated, c.ofProxy("B1", "from the proxy", Goto{Chain: ChainBackstopLoop})...)
-	translated = append(translated,
+	translated := append(c.ofProxy("B1", "from the proxy", Goto{Chain: ChainBackstopLoop}),
 		rule("B1.mptcp", "Multipath TCP", []Match{Proto{TCP}, MPTCP{}}, Goto{Chain: ChainBackstopSubflow}))
 	return append(chains,
 		Chain{Name: ChainBackstopLoop, Rules: loop},

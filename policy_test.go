@@ -344,8 +344,6 @@ func (j judgement) output(line string) (intercept.Fate, string) {
 	if j.opens() {
 		sentByDNAT := j.dnat() && !j.reply()
 		switch {
-		case sentByDNAT && p.RoutingHeader && p.Dst.Addr() == netip.IPv6Loopback() && j.anything():
-			return rejected, "B2"
 		case sentByDNAT && (j.fromProxy() || j.subflow()) && j.toProxy():
 			return rejected, "B1"
 		case sentByDNAT:
@@ -420,15 +418,10 @@ func (j judgement) toProxy() bool {
 		return slices.Contains(targets, j.p.Dst) ||
 			len(targets) == 0 && j.p.Dst.Addr() == self && intercept.Ports{ports}.Contains(j.p.Dst.Port())
 	}
-	return j.included() && at(j.Outbound.Target, j.Outbound.Port) ||
+	anything := len(j.Outbound.IncludeCIDRs)+len(j.Outbound.IncludePorts) > 0
+	return anything && at(j.Outbound.Target, j.Outbound.Port) ||
 		j.dnsCaptured() && at(j.DNS.Target, intercept.Port(j.DNS.Port))
 }
-
-// included: something that the pod sends is.
-func (j judgement) included() bool { return len(j.Outbound.IncludeCIDRs)+len(j.Outbound.IncludePorts) > 0 }
-
-// anything of what the pod sends is captured.
-func (j judgement) anything() bool { return j.included() || j.dnsCaptured() }
 
 // localhost is 127.0.0.1 or ::1.
 func localhost(like netip.Addr) netip.Addr {

@@ -120,9 +120,6 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 			[]string{fmt.Sprintf("0x34>>0x1c=%#x", uint8(m))})
 	case ruleset.MPTCP:
 		fix("", "--tcp-option", "30") // RFC 8684, section 3
-	case ruleset.RoutingHeader:
-		fix("ipv6header", "--header", "ipv6-route")
-		a.fixed = append(a.fixed, "--soft")
 	case ruleset.ICMPEcho:
 		l.icmp(a)
 		// RFC 792, RFC 4443 and RFC 8335.

@@ -179,7 +179,7 @@ func readRule(words []string) (xrule, error) {
 		switch c.option {
 		case "--tcp-flags":
 			n = 2
-		case "--nowildcard", "--soft":
+		case "--nowildcard":
 			n = 0
 		}
 		if i+n > len(words) {
@@ -191,7 +191,6 @@ func readRule(words []string) (xrule, error) {
 			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
 			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment",
 			"--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
-			"--header": "ipv6header", "--soft": "ipv6header",
 			"--u32": "u32", "--icmp-type": "icmp", "--icmpv6-type": "icmp6",
 		}[c.option]
 		switch c.option {
@@ -240,11 +239,11 @@ func readRule(words []string) (xrule, error) {
 			if want := map[string]string{"--icmp-type": "icmp", "--icmpv6-type": "ipv6-icmp"}[c.option]; proto != want {
 				return r, fmt.Errorf("%s without its protocol before it", c.option)
 			}
-		case "--nowildcard", "--soft":
+		case "--nowildcard":
 			if c.negated {
 				return r, errors.New("a negated flag")
 			}
-		case "--uid-owner", "--gid-owner", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32", "--header":
+		case "--uid-owner", "--gid-owner", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32":
 		case "--mark":
 			if module != "mark" && module != "connmark" {
 				return r, errors.New("a mark of what?")
@@ -762,13 +761,6 @@ func (r *run) holds(c xcondition) (bool, error) {
 			err = errors.New("of another family")
 		}
 		return err == nil && packet[ip] == byte(kind), err
-	case "--header":
-		if value != "ipv6-route" || !r.p.Dst.Addr().Is6() {
-			return false, errors.New("not of IPv6, or another header")
-		}
-		return r.p.RoutingHeader, nil
-	case "--soft": // whatever other headers there are
-		return true, nil
 	case "--tcp-option":
 		if value != "30" {
 			return false, errors.New("a packet does not say this of its options")
@@ -1094,9 +1086,6 @@ func someMatches(r *rand.Rand, longest int, base ruleset.Chain, d Dialect) (matc
 	if onlyTCP && one(r, 6) {
 		add(ruleset.MPTCP{}, true)
 	}
-	if one(r, 12) {
-		add(ruleset.RoutingHeader{}, true)
-	}
 	older := onlyTCP && d == Standard && one(r, 8)
 	if older {
 		add(ruleset.Older{}, false)
@@ -1268,7 +1257,7 @@ func disturb(r *rand.Rand, p ruleset.Packet) ruleset.Packet {
 	}
 	p.Mark, p.ConnMark = pick(r, worldMarks), pick(r, worldMarks)
 	p.Reply, p.DNAT = one(r, 3), one(r, 3)
-	p.Listening, p.Foreign, p.MPTCP, p.RoutingHeader = one(r, 2), one(r, 4), one(r, 3), one(r, 2)
+	p.Listening, p.Foreign, p.MPTCP = one(r, 2), one(r, 4), one(r, 3)
 	p.Echo, p.ExtendedEcho, p.Quotes = one(r, 2), one(r, 3), pick(r, worldQuotes)
 	if one(r, 3) {
 		p.Length, p.TCPHeader = pick(r, worldLengths), pick(r, worldHeaders)
@@ -1282,7 +1271,6 @@ func possible(p ruleset.Packet) ruleset.Packet {
 		p.Listening, p.Foreign = false, false
 	}
 	p.MPTCP = p.MPTCP && p.Protocol == ruleset.TCP
-	p.RoutingHeader = p.RoutingHeader && p.Dst.Addr().Is6()
 	switch {
 	case p.Protocol != ruleset.ICMP && p.Protocol != ruleset.ICMPv6:
 		p.Echo, p.ExtendedEcho, p.Quotes = false, false, 0
@@ -1382,8 +1370,6 @@ func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 			p.TCPHeader = uint8(m)
 		case ruleset.MPTCP:
 			p.MPTCP = true
-		case ruleset.RoutingHeader:
-			p.RoutingHeader = true
 		case ruleset.ICMPEcho:
 			p.Echo, p.ExtendedEcho = !m.Extended, m.Extended
 		case ruleset.ICMPQuote:

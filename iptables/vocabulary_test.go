@@ -81,8 +81,6 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, tcp, ruleset.TCPHeader(5))
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(15)})
 	add(ruleset.Return{}, tcp, ruleset.MPTCP{}, ruleset.HasSocket{})
-	add(ruleset.Return{}, ruleset.RoutingHeader{})
-	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.RoutingHeader{}})
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, tcp, ruleset.Opens(), ruleset.DstPort(ports("80")), ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, tcp, ruleset.Older{}, ruleset.OutInterface("eth0"))

@@ -332,13 +332,11 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0xf0}, Xor: []byte{0}},
 			&expr.Cmp{Op: op, Register: 1, Data: []byte{byte(m) << 4}})}, nil
 	case ruleset.MPTCP:
-		text, there := presence(negated)
+		text, there := "exists", byte(1)
+		if negated {
+			text, there = "missing", 0
+		}
 		return stmt{"tcp option mptcp " + text, []expr.Any{&expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: mptcpOption,
-			Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{there}}}}, nil
-	case ruleset.RoutingHeader:
-		text, there := presence(negated)
-		return stmt{"exthdr rt " + text, []expr.Any{&expr.Exthdr{Op: expr.ExthdrOpIpv6, Type: unix.IPPROTO_ROUTING,
 			Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{there}}}}, nil
 	case ruleset.ICMPEcho, ruleset.ICMPQuote, ruleset.Older, ruleset.IsFamily, ruleset.Not:
@@ -429,14 +427,6 @@ func tupleKeys(tuples []ruleset.Tuple, f ruleset.Family) (keys []keyRange) {
 		}
 	}
 	return keys
-}
-
-// presence says whether an option or a header has to be there.
-func presence(negated bool) (word string, there byte) {
-	if negated {
-		return "missing", 0
-	}
-	return "exists", 1
 }
 
 func equality(negated bool) (expr.CmpOp, string) {

@@ -70,8 +70,6 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, tcp, ruleset.TCPHeader(8))
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.TCPHeader(5)})
 	add(ruleset.Return{}, tcp, ruleset.MPTCP{})
-	add(ruleset.Return{}, ruleset.RoutingHeader{})
-	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.RoutingHeader{}})
 	add(ruleset.Return{}, tcp, ruleset.Opens(), ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{})
 	add(ruleset.Return{}, icmp, ruleset.ICMPEcho{Extended: true})

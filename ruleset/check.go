@@ -90,7 +90,7 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			if negated {
 				return errors.New("a negated owner, on which backends disagree for packets without a socket")
 			}
-		case InInterface, OutInterface, MetaMark, ConnMark, CTState, ToLocal, Length, RoutingHeader, IsFamily:
+		case InInterface, OutInterface, MetaMark, ConnMark, CTState, ToLocal, Length, IsFamily:
 		case Not:
 			return errors.New("a negation of a negation")
 		default:

@@ -192,7 +192,7 @@ func TestRuleFor(t *testing.T) {
 			t.Errorf("%v reads the same for both families", test.rule.Match)
 		}
 	}
-	for _, m := range []Match{ICMPEcho{}, ICMPQuote{SrcPort: 53}, Older{}, RoutingHeader{}} { // their places and lists differ
+	for _, m := range []Match{ICMPEcho{}, ICMPQuote{SrcPort: 53}, Older{}} { // their places and lists differ
 		if !(Rule{Match: []Match{m}}).IsFamilySpecific() || !(Rule{Match: []Match{Not{m}}}).IsFamilySpecific() {
 			t.Errorf("%s reads the same for both families", m)
 		}
@@ -214,7 +214,7 @@ func TestWords(t *testing.T) {
 		"of a translated connection": CTDNAT{}, "of the reply direction": CTReply, "of the original direction": CTOriginal,
 		"with an owner": HasSocket{}, "for an open socket": SocketOpen{}, "not to an address of the pod": Not{ToLocal{}},
 		"of 40 bytes": Length(40), "TCP header of 32 bytes": TCPHeader(8),
-		"not with an option of Multipath TCP": Not{MPTCP{}}, "with a routing header": RoutingHeader{}, "an echo request": ICMPEcho{},
+		"not with an option of Multipath TCP": Not{MPTCP{}}, "an echo request": ICMPEcho{},
 		"an extended echo request":        ICMPEcho{Extended: true},
 		"an error about UDP from port 53": ICMPQuote{SrcPort: 53}, "of a connection that is older than the rules": Older{},
 		"opens a TCP connection": Opens(), "TCP flags 0x4/0x4": TCPFlags{RST, RST},

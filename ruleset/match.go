@@ -8,7 +8,7 @@ import (
 
 // Match is a condition on a packet: one of Proto, SrcPort, DstPort, Src, Dst,
 // InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, ToLocal,
-// Length, TCPFlags, TCPHeader, MPTCP, RoutingHeader, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
+// Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
 // list it never holds.
 //
 //sumtype:decl
@@ -105,9 +105,6 @@ type TCPHeader uint8
 // kernel adds a subflow to a connection. A Proto of TCP has to stand before it in the same rule.
 type MPTCP struct{}
 
-// RoutingHeader matches packets of IPv6 with a routing header (RFC 8200, section 4.4), and none of IPv4.
-type RoutingHeader struct{}
-
 // ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443), or with Extended those that are called so (RFC
 // 8335): a process needs no privilege for either (ping_supported in net/ipv4/ping.c). A Proto of ICMP, ICMPv6 or both has to stand
 // before it in the same rule.
@@ -151,33 +148,32 @@ type IsFamily Family
 // of a family of which the list has no item.
 type Not struct{ Match Match }
 
-func (Proto) isMatch()         {}
-func (SrcPort) isMatch()       {}
-func (DstPort) isMatch()       {}
-func (Src) isMatch()           {}
-func (Dst) isMatch()           {}
-func (InInterface) isMatch()   {}
-func (OutInterface) isMatch()  {}
-func (UID) isMatch()           {}
-func (GID) isMatch()           {}
-func (MetaMark) isMatch()      {}
-func (ConnMark) isMatch()      {}
-func (CTState) isMatch()       {}
-func (TCPFlags) isMatch()      {}
-func (IsFamily) isMatch()      {}
-func (CTDNAT) isMatch()        {}
-func (CTDirection) isMatch()   {}
-func (HasSocket) isMatch()     {}
-func (SocketOpen) isMatch()    {}
-func (ToLocal) isMatch()       {}
-func (Length) isMatch()        {}
-func (TCPHeader) isMatch()     {}
-func (MPTCP) isMatch()         {}
-func (RoutingHeader) isMatch() {}
-func (ICMPEcho) isMatch()      {}
-func (ICMPQuote) isMatch()     {}
-func (Older) isMatch()         {}
-func (Not) isMatch()           {}
+func (Proto) isMatch()        {}
+func (SrcPort) isMatch()      {}
+func (DstPort) isMatch()      {}
+func (Src) isMatch()          {}
+func (Dst) isMatch()          {}
+func (InInterface) isMatch()  {}
+func (OutInterface) isMatch() {}
+func (UID) isMatch()          {}
+func (GID) isMatch()          {}
+func (MetaMark) isMatch()     {}
+func (ConnMark) isMatch()     {}
+func (CTState) isMatch()      {}
+func (TCPFlags) isMatch()     {}
+func (IsFamily) isMatch()     {}
+func (CTDNAT) isMatch()       {}
+func (CTDirection) isMatch()  {}
+func (HasSocket) isMatch()    {}
+func (SocketOpen) isMatch()   {}
+func (ToLocal) isMatch()      {}
+func (Length) isMatch()       {}
+func (TCPHeader) isMatch()    {}
+func (MPTCP) isMatch()        {}
+func (ICMPEcho) isMatch()     {}
+func (ICMPQuote) isMatch()    {}
+func (Older) isMatch()        {}
+func (Not) isMatch()          {}
 
 func (m Proto) String() string        { return "protocol " + listString(m, Protocol.String) }
 func (m SrcPort) String() string      { return "source port " + Ports(m).String() }
@@ -199,7 +195,6 @@ func (ToLocal) String() string        { return "to an address of the pod" }
 func (m Length) String() string       { return fmt.Sprintf("of %d bytes", uint16(m)) }
 func (m TCPHeader) String() string    { return fmt.Sprintf("TCP header of %d bytes", 4*uint(m)) }
 func (MPTCP) String() string          { return "with an option of Multipath TCP" }
-func (RoutingHeader) String() string  { return "with a routing header" }
 func (m ICMPQuote) String() string    { return fmt.Sprintf("an error about UDP from port %d", m.SrcPort) }
 func (Older) String() string          { return "of a connection that is older than the rules" }
 

@@ -60,8 +60,6 @@ func (r Rule) For(f Family) (_ Rule, ok bool) {
 			never, inner = len(in) == 0, in
 		case IsFamily:
 			always, never = Family(in) == f, Family(in) != f
-		case RoutingHeader:
-			never = f == IPv4
 		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
 			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, Not:
 			// They ask the same of both families.
@@ -95,7 +93,7 @@ func (r Rule) IsFamilySpecific() bool {
 			m = n.Match
 		}
 		switch m.(type) {
-		case Src, Dst, IsFamily, RoutingHeader, ICMPEcho, ICMPQuote, Older:
+		case Src, Dst, IsFamily, ICMPEcho, ICMPQuote, Older:
 			return true
 		case Proto, SrcPort, DstPort, InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark,
 			CTState, CTDNAT, CTDirection, ToLocal, Length, TCPFlags, TCPHeader, MPTCP, Not:

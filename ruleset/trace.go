@@ -73,8 +73,6 @@ type Packet struct {
 	// a packet without data and a header without options.
 	Length    uint16
 	TCPHeader uint8
-	// RoutingHeader is true of a packet of IPv6 with a routing header.
-	RoutingHeader bool
 	// MPTCP is true of a TCP packet with an option of Multipath TCP.
 	MPTCP bool
 	// State is conntrack's. Zero stands for CTNew.
@@ -449,8 +447,6 @@ func (t *tracer) satisfies(m Match) bool {
 		return p.TCPHeader == uint8(m)
 	case MPTCP:
 		return p.MPTCP
-	case RoutingHeader:
-		return p.RoutingHeader && p.Dst.Addr().Is6()
 	case ICMPEcho:
 		return m.Extended && p.ExtendedEcho || !m.Extended && p.Echo
 	case ICMPQuote:

@@ -92,10 +92,6 @@ func TestMatches(t *testing.T) {
 			[]func(*Packet){func(p *Packet) { p.Length = 41 }, ipv6, func(p *Packet) { p.TCPHeader = 8 }}},
 		{Output, []Match{Length(60)}, []func(*Packet){ipv6, func(p *Packet) { p.TCPHeader = 10 }}, set(func(*Packet) {})},
 		{Output, []Match{Proto{TCP}, TCPHeader(5)}, set(func(*Packet) {}), set(func(p *Packet) { p.TCPHeader = 8 })},
-		{Output, []Match{RoutingHeader{}}, set(func(p *Packet) {
-			p.Src, p.Dst = netip.MustParseAddrPort("[fd00:244::5]:40000"), netip.MustParseAddrPort("[2001:db8::10]:80")
-			p.RoutingHeader = true
-		}), set(func(p *Packet) { p.RoutingHeader = true })},
 		{Output, []Match{Proto{TCP}, MPTCP{}}, set(func(p *Packet) { p.MPTCP = true }), set(func(*Packet) {})},
 		{Output, []Match{Proto{TCP}, Opens()},
 			[]func(*Packet){func(*Packet) {}, func(p *Packet) { p.Flags = SYN | PSH | URG | 0xc0 }},

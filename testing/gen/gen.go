@@ -277,7 +277,6 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 			p.Owner, p.Flags = nil, intercept.SYN
 		}
 	}
-	p.RoutingHeader = p.Dst.Addr().Is6() && one(r, 6)
 	if p.Hook == intercept.Prerouting {
 		p.Listening = one(r, 2)
 		if one(r, 6) {

@@ -164,46 +164,6 @@ func call(lab *netlab.Lab, typ int, to netip.Addr, port int) (b netlab.Banner, e
 	}
 }
 
-// TestRoutingHeader: a connection with an IPv6 routing header, which no host
-// takes that is not told to, is refused at once, and goes past no proxy.
-func TestRoutingHeader(t *testing.T) {
-	each(t, func(t *testing.T, w way) {
-		lab := netlab.NewT(t, netlab.Options{})
-		if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
-			t.Fatal(err)
-		}
-		target := w.target(t, lab)
-		applyConfig(t, target, intercept.Default())
-		to := outside[1]
-		fd, err := lab.Pod.Socket(unix.AF_INET6, unix.SOCK_STREAM, app)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
-		// RFC 8754, section 2: eight bytes and one segment, the last.
-		const ipv6RTHDR = 57 // IPV6_RTHDR of linux/in6.h
-		header := append([]byte{0, 2, 4, 0, 0, 0, 0, 0}, to.Addr().AsSlice()...)
-		if err := unix.SetsockoptString(fd, unix.SOL_IPV6, ipv6RTHDR, string(header)); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Connect(fd, sockaddr(to)); !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.ECONNREFUSED) {
-			t.Fatal(err)
-		} else if err == unix.EINPROGRESS {
-			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-			if n, err := unix.Poll(poll, 900); n != 1 || err != nil {
-				t.Fatalf("it is not refused before the next SYN: %d, %v", n, err)
-			}
-			if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil ||
-				unix.Errno(got) != unix.ECONNREFUSED {
-				t.Errorf("%v, %v", unix.Errno(got), err)
-			}
-		}
-		if got := refusals(t, target, intercept.Default()); got["B2.routing-header"] != 1 {
-			t.Errorf("refused: %v", got)
-		}
-	})
-}
-
 // TestTProxySysctls: mode tproxy works whatever the namespace says of reverse
 // paths and of marks, which an init container often cannot change.
 func TestTProxySysctls(t *testing.T) {
