@@ -73,8 +73,6 @@ type scene struct {
 	attempts []attempt
 	// both: in mode tproxy, too.
 	both bool
-	// noFastOpen: net.ipv4.tcp_fastopen is 0.
-	noFastOpen bool
 }
 
 // scenes is the table. Each attempt is made by each backend, and once without rules.
@@ -88,7 +86,7 @@ func scenes() []scene {
 		{name: "locked", set: func(c *intercept.Config) {
 			c.DNS.Mode = intercept.DNSAll
 			c.Outbound.UDP, c.Outbound.OtherProtocols = intercept.TreatmentReject, intercept.TreatmentReject
-		}, attempts: locked, noFastOpen: true},
+		}, attempts: locked},
 	}
 }
 
@@ -412,9 +410,6 @@ var lookups = []attempt{
 
 // What is tried where what is neither TCP nor a lookup is rejected, too.
 var locked = []attempt{
-	{claim: "bound-fast-open", name: "Fast Open, where the pod has none", by: plain, inert: inBoth,
-		says: []string{"ENOTSUP", "EOPNOTSUPP"}, also: func(p netlab.Seen) bool { return p.Dst.Addr().IsLoopback() },
-		do: func(to netip.AddrPort) string { return fastOpen(to, little, device("eth0")) }},
 	{claim: "locked", name: "UDP", by: plain, says: refused, do: func(to netip.AddrPort) string {
 		return askUDP(0, to, patience)
 	}},

@@ -54,13 +54,6 @@ func (m mode) pod(t *testing.T, change ...func(*intercept.Config)) *netlab.Lab {
 	return lab
 }
 
-func setSysctl(t *testing.T, ns *netlab.Namespace, name, value string) {
-	t.Helper()
-	if err := ns.Do(func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) }); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // podWithoutProxy returns a pod with rules.
 func (m mode) podWithoutProxy(t *testing.T, change ...func(*intercept.Config)) *netlab.Lab {
 	t.Helper()
@@ -77,7 +70,9 @@ func (m mode) podWithoutProxy(t *testing.T, change ...func(*intercept.Config)) *
 		"net/ipv4/tcp_fastopen":               "0x607", // without a cookie, by every server
 	} {
 		for _, ns := range []*netlab.Namespace{lab.Pod, lab.Peer} {
-			setSysctl(t, ns, sysctl, value)
+			if err := ns.Do(func() error { return os.WriteFile("/proc/sys/"+sysctl, []byte(value), 0) }); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if m.backend == "" {
@@ -209,9 +204,6 @@ func (s scene) make(t *testing.T, m mode, dir string) {
 	t.Helper()
 	lab := m.pod(t, s.set)
 	prepare(t, s, lab)
-	if s.noFastOpen {
-		setSysctl(t, lab.Pod, "net/ipv4/tcp_fastopen", "0")
-	}
 	watch, err := lab.Pod.Watch()
 	if err != nil {
 		t.Fatal(err)
