@@ -156,7 +156,7 @@ var defaults = []attempt{
 	{claim: "bound", name: "bound to the interface", by: plain, do: func(to netip.AddrPort) string {
 		return askOf(domain(to.Addr()), sockaddr(to), little, device("eth0"))
 	}},
-	{claim: "bound-fast-open", name: "bound to the interface, with Fast Open", by: plain, leaves: inBoth,
+	{claim: "bound", name: "bound to the interface, with Fast Open", by: plain,
 		do:   func(to netip.AddrPort) string { return fastOpen(to, little, device("eth0")) },
 		also: func(p netlab.Seen) bool { return p.Dst.Addr().IsLoopback() && len(p.Data) > 0 }},
 
