@@ -36,7 +36,7 @@ func ExampleRender() {
 	// 		meta nfproto ipv4 ip daddr 127.0.0.1 counter return comment "O9: the exempt loopback range"
 	// 		meta nfproto ipv6 ip6 daddr ::1 counter return comment "O9: the exempt loopback range"
 	// 		meta l4proto 6 tcp flags & 0x17 == 0x2 th dport 443 tcp option mptcp missing counter redirect to :15001 comment "O11: included port"
-	// 		meta l4proto 6 tcp flags & 0x17 == 0x2 th dport 443 tcp option mptcp exists meta skuid 0-4294967294 counter redirect to :15001 comment "O11.mptcp: included port"
+	// 		meta l4proto 6 tcp flags & 0x17 == 0x2 th dport 443 tcp option mptcp exists meta skuid <= 4294967294 counter redirect to :15001 comment "O11.mptcp: included port"
 	// 		counter return comment "O14: not included"
 	// 	}
 	// }

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
@@ -472,6 +473,14 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRan
 	case single:
 		return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
 	case len(keys) > 1 || key == keyIPv4 || key == keyIPv6: // below
+	case bytes.Count(keys[0].first, []byte{0}) == len(keys[0].first):
+		// One comparison does, which every version of nft(8) writes the same.
+		word, op := "<= ", expr.CmpOpLte
+		if negated {
+			word, op = "> ", expr.CmpOpGt
+		}
+		return stmt{what + " " + word + key.text(keyRange{keys[0].last, keys[0].last}),
+			append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].last})}
 	case negated:
 		return stmt{text(key.text(keys[0])), append(load,
 			&expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
