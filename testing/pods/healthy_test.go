@@ -56,7 +56,7 @@ func TestHealthy(t *testing.T) {
 		{name: "the minimal dialect", in: sidecar(), backend: dataplane.BackendIPTablesNFT, minimal: true},
 		{name: "the minimal dialect, legacy", in: sidecar(), backend: dataplane.BackendIPTablesLegacy, minimal: true},
 		{name: "no IPv6 address", in: only4, config: allDNS, before: noIPv6},
-		{name: "IPv6 off", in: only4, config: allDNS, before: "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1"},
+		{name: "IPv6 off", in: only4, config: allDNS, before: "cd /proc/sys/net/ipv6/conf; echo 1 > all/disable_ipv6; echo 1 > lo/disable_ipv6"},
 		{name: "no IPv4 address", in: only6, config: allDNS, before: noIPv4},
 		{name: "link-local IPv6 alone", in: only4, config: allDNS, before: noIPv6 + "; ip -6 addr add fe80::5/64 dev eth0 nodad"},
 		{name: "no default route", in: sidecar(), before: `
@@ -144,7 +144,7 @@ func TestHealthy(t *testing.T) {
 			}, after: `nft 'table ip nat { chain out { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
 		{name: "another's NAT for the proxy's port", in: sidecar(),
 			after: `nft 'table ip other { chain out { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
-		{name: "a strict reverse path filter", in: sidecar(), before: "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.default.rp_filter=1"},
+		{name: "a strict reverse path filter", in: sidecar(), before: "cd /proc/sys/net/ipv4/conf; for i in all eth0 default; do echo 1 > $i/rp_filter; done"},
 	} {
 		t.Run(p.name, p.run)
 	}
