@@ -326,6 +326,8 @@ func BenchmarkTProxy(b *testing.B) {
 		for _, n := range []int{0, 100, 1000} {
 			c := intercept.Default()
 			c.Inbound.Mode = intercept.InboundTProxy
+			// What is accepted is this process's, root's.
+			c.Proxy.UIDs, c.Proxy.AllowRoot = append(c.Proxy.UIDs, intercept.IDRange{}), true
 			for i := range n { // with gaps, so that they do not merge
 				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts,
 					intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
@@ -422,7 +424,7 @@ func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
 // 15006 takes it.
 func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) pair {
 	b.Helper()
-	return tcpPairOf(b, side{lab.Peer, 1000}, dst, side{lab.Pod, 1000}, 15006)
+	return tcpPairOf(b, side{lab.Peer, 1000}, dst, side{lab.Pod, 1337}, 15006)
 }
 
 // side is where one end of a connection is, and whose.

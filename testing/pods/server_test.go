@@ -191,7 +191,9 @@ func (l listener) open() (func() error, error) {
 
 func (l listener) connections(in net.Listener) error {
 	if l.Do == ignore {
-		select {}
+		for { // A process of which every goroutine waits for another ends.
+			time.Sleep(time.Hour)
+		}
 	}
 	for {
 		conn, err := in.Accept()
@@ -244,7 +246,9 @@ func (l listener) converse(conn *net.TCPConn) {
 
 func (l listener) datagrams(conn net.PacketConn) error {
 	if l.Do == ignore {
-		select {}
+		for { // A process of which every goroutine waits for another ends.
+			time.Sleep(time.Hour)
+		}
 	}
 	b := make([]byte, 4096)
 	for {

@@ -213,7 +213,7 @@ func TestEmbeddedResolver(t *testing.T) {
 				if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 					t.Fatal(err)
 				}
-				docker := exec.Command(program, "--noflush")
+				docker := exec.Command(program, "--noflush", "-w")
 				var said bytes.Buffer
 				docker.Stdin, docker.Stderr = bytes.NewBufferString(embedded), &said
 				if err := lab.Pod.Start(docker, nil); err != nil {

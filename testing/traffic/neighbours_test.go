@@ -141,7 +141,7 @@ func (n neighbour) write(t *testing.T, lab *netlab.Lab) {
 		}
 		name := strings.Replace(n.program, "ip", word("ip", "ip6"), 1) + "-restore"
 		netlab.RequireProgram(t, name)
-		inPodRun(t, lab, rules, name, "--noflush")
+		inPodRun(t, lab, rules, name, "--noflush", "-w")
 	}
 }
 
