@@ -192,7 +192,7 @@ func (l listener) open() (func() error, error) {
 func (l listener) connections(in net.Listener) error {
 	if l.Do == ignore {
 		for { // A process of which every goroutine waits for another ends.
-			time.Sleep(time.Hour)
+			_, _ = unix.Poll(nil, -1)
 		}
 	}
 	for {
@@ -247,7 +247,7 @@ func (l listener) converse(conn *net.TCPConn) {
 func (l listener) datagrams(conn net.PacketConn) error {
 	if l.Do == ignore {
 		for { // A process of which every goroutine waits for another ends.
-			time.Sleep(time.Hour)
+			_, _ = unix.Poll(nil, -1)
 		}
 	}
 	b := make([]byte, 4096)
