@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -77,7 +76,7 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 					r.Handle = binary.BigEndian.Uint64(data)
 				}
 			case unix.NFTA_RULE_USERDATA:
-				r.Comment, _ = userdata.GetString(data, userdata.TypeComment)
+				r.Comment = comment(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
 				readActs(&r, data)
 			}
