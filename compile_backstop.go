@@ -8,10 +8,10 @@ import (
 
 // The backstop, lines B1 to B11: a second look at every packet, after NAT.
 //
-// NAT is asked once, for the first packet of a conntrack entry, and conntrack can be wrong about what that is: it forgot
-// (a flush, a timeout, a full table), or it was told before, by a packet that opens nothing, by another sender from the
-// same port, or from the other side. What is captured would then leave, or arrive, in clear. These chains judge each
-// packet by its flags, its sender and its addresses, and by conntrack only where a line says so.
+// NAT is asked once, for the first packet of a conntrack entry, and conntrack can be wrong about what that is: it
+// forgot (a flush, a timeout, a full table), or it was told before, by a packet that opens nothing, by another sender
+// from the same port, or from the other side. What is captured would then leave, or arrive, in clear. These chains
+// judge each packet by its flags, its sender and its addresses, and by conntrack only where a line says so.
 //
 // The order of the lines is for speed: most packets meet two rules, "opens" and "translated".
 
@@ -270,8 +270,8 @@ func (c Config) letIn() []Rule {
 // somebody changes it.
 var clientPorts = PortRange{First: 32768, Last: 60999}
 
-// unowned returns the end of line B5: a packet that no process sends. The proxy's orphans, its SYN cookies, and TIME_WAIT,
-// go on as long as conntrack knows them; a bare acknowledgment gives nothing away.
+// unowned returns the end of line B5: a packet that no process sends. The proxy's orphans, its SYN cookies, and
+// TIME_WAIT, go on as long as conntrack knows them; a bare acknowledgment gives nothing away.
 func (c Config) unowned() []Rule {
 	const flags = FIN | SYN | RST | PSH | URG | ACK
 	ack := []Match{Proto{TCP}, TCPFlags{Mask: flags, Value: ACK}}

@@ -64,9 +64,9 @@ func (c Config) excludedInInterfaces() []Rule {
 	return rules
 }
 
-// notOurs returns line I9: what does not go to an address of the pod's. The kernel drops it; a redirect would give it an
-// address of the pod's before the kernel asks whose it is, and hand a neighbour's frame to the proxy. A pod with virtual
-// interfaces forwards, to what is behind them and to everybody else: there only loopback is nobody's.
+// notOurs returns line I9: what does not go to an address of the pod's. The kernel drops it; a redirect would give it
+// an address of the pod's before the kernel asks whose it is, and hand a neighbour's frame to the proxy. A pod with
+// virtual interfaces forwards, to what is behind them and to everybody else: there only loopback is nobody's.
 func (c Config) notOurs() []Rule {
 	outside := []Match{Proto{TCP}, not(arrivingByLo)}
 	rules := []Rule{rule("I9.loopback", "to loopback, from outside", slices.Concat(outside, []Match{Dst{loopbackIPv4}}),

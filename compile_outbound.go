@@ -243,9 +243,10 @@ func (c Config) captured() []Rule {
 	return append(rules, rule("O14", "not included", nil, Return{}))
 }
 
-// ofProcesses makes of rules about what opens TCP connections those about what processes open. The kernel opens subflows
-// of Multipath TCP by itself. Until one is there it belongs to nobody: it can be the proxy's or an excluded owner's, and
-// none of their lines knows it. A SYN with the option that a process sends, for which it needs NET_RAW, is like any other.
+// ofProcesses makes of rules about what opens TCP connections those about what processes open. The kernel opens
+// subflows of Multipath TCP by itself. Until one is there it belongs to nobody: it can be the proxy's or an excluded
+// owner's, and none of their lines knows it. A SYN with the option that a process sends, for which it needs NET_RAW, is
+// like any other.
 func (c Config) ofProcesses(rules []Rule) []Rule {
 	if c.includesOwners() {
 		return rules // they stand behind the lists of owners, on which the kernel is not

@@ -126,7 +126,8 @@ func atResolver(protos Proto, target []netip.AddrPort) []Rule {
 	return rules
 }
 
-// toResolver returns the rules for lookups over TCP that O8 sends to where they go anyway, of which no translation tells.
+// toResolver returns the rules for lookups over TCP that O8 sends to where they go anyway, of which no translation
+// tells.
 func (c Config) toResolver(scope string) []Rule {
 	if !c.capturesDNS() {
 		return nil

@@ -46,8 +46,9 @@ func (c Config) tproxy() []Chain {
 }
 
 // deliver returns the end of line I7. Without virtual interfaces only what goes to an address of the pod's is captured
-// (I9), which is routed there without a mark. With one, the kernel would ask for the route to its source by that mark, too,
-// where the sysctl src_valid_mark is set, and take it for a martian (__fib_validate_source in net/ipv4/fib_frontend.c).
+// (I9), which is routed there without a mark. With one, the kernel would ask for the route to its source by that mark,
+// too, where the sysctl src_valid_mark is set, and take it for a martian (__fib_validate_source in
+// net/ipv4/fib_frontend.c).
 func (c Config) deliver() []Rule {
 	to := TProxy{Port: c.Inbound.Port.First}
 	if len(c.VirtualInterfaces) > 0 {
@@ -59,8 +60,8 @@ func (c Config) deliver() []Rule {
 	}
 }
 
-// forwarded returns the rules for what mode tproxy has captured and does not deliver, for it has no mark: another's DNAT
-// has sent it elsewhere.
+// forwarded returns the rules for what mode tproxy has captured and does not deliver, for it has no mark: another's
+// DNAT has sent it elsewhere.
 func (c Config) forwarded() []Rule {
 	if c.Inbound.Mode != InboundTProxy || len(c.VirtualInterfaces) > 0 {
 		return nil

@@ -310,7 +310,8 @@ func (j judgement) arriving() (intercept.Fate, string) {
 	return pass, line
 }
 
-// translatedByAnother: of a connection that the proxy has in mode tproxy, and on its way to where another's DNAT sends it.
+// translatedByAnother: of a connection that the proxy has in mode tproxy, and on its way to where another's DNAT sends
+// it.
 func (j judgement) translatedByAnother() bool {
 	return j.tproxy() && j.tcp() && j.dnat() && j.p.Foreign && len(j.VirtualInterfaces) == 0 &&
 		has(j.p.ConnMark, j.Inbound.TProxy.SelfMark) && !j.p.Dst.Addr().IsLoopback()

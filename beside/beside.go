@@ -1,6 +1,6 @@
-// Package beside says what others have in the kernel at the hooks where rules of ours stand: whose it is, in which order
-// packets meet it, and what it does to the connections that ours capture. It is data and functions without effects;
-// packages nft and iptables read it from kernels.
+// Package beside says what others have in the kernel at the hooks where rules of ours stand: whose it is, in which
+// order packets meet it, and what it does to the connections that ours capture. It is data and functions without
+// effects; packages nft and iptables read it from kernels.
 package beside
 
 import (
@@ -134,8 +134,9 @@ const conntrackAt = -200
 // hooks are those where rules of ours stand, as packets pass them.
 func hooks() []string { return []string{"prerouting", "input", "forward", "output"} }
 
-// Survey returns the base chains that have rules, or drop what they have no rule for, at our hooks, in the order in which
-// the kernel asks them: hook by hook, by priority, and of those at one priority the one of the latest table first.
+// Survey returns the base chains that have rules, or drop what they have no rule for, at our hooks, in the order in
+// which the kernel asks them: hook by hook, by priority, and of those at one priority the one of the latest table
+// first.
 func Survey(chains []Chain, ours Ours) []Foreign {
 	t := newTables(chains)
 	var all []Foreign
@@ -180,8 +181,8 @@ func Meshes(all []Foreign) []Mesh {
 	return found
 }
 
-// split returns the rules of a chain before the one that leads to ours, and those behind it. Where none leads there, they
-// are all in after, and shared is false.
+// split returns the rules of a chain before the one that leads to ours, and those behind it. Where none leads there,
+// they are all in after, and shared is false.
 func (c Chain) split(ours Ours) (before, after []Rule, shared bool) {
 	if !ours.Shared || c.Legacy != ours.Legacy {
 		return nil, c.Rules, false
@@ -190,7 +191,8 @@ func (c Chain) split(ours Ours) (before, after []Rule, shared bool) {
 	if i < 0 {
 		return nil, c.Rules, false
 	}
-	rest := slices.DeleteFunc(slices.Clone(c.Rules[i:]), func(r Rule) bool { return slices.ContainsFunc(r.To, ours.IsOurs) })
+	rest := slices.DeleteFunc(slices.Clone(c.Rules[i:]),
+		func(r Rule) bool { return slices.ContainsFunc(r.To, ours.IsOurs) })
 	return c.Rules[:i], rest, true
 }
 

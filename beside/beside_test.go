@@ -19,8 +19,9 @@ var (
 
 // natAt is a base chain of NAT with rules.
 func natAt(table, hook string, priority int32, rules ...Rule) Chain {
-	return Chain{Family: "ip", Table: table, Name: strings.ToUpper(hook), Base: true, Type: "nat", Hook: hook, Priority: priority,
-		Rules: rules}
+	return Chain{Family: "ip", Table: table, Name: strings.ToUpper(hook), Base: true, Type: "nat", Hook: hook,
+		Priority: priority,
+		Rules:    rules}
 }
 
 func does(acts ...Act) Rule { return Rule{Acts: acts} }
@@ -35,7 +36,8 @@ func at(c Chain, typ, hook string, priority int32) Chain {
 // TestEffects: what one chain does to what ours capture.
 func TestEffects(t *testing.T) {
 	filter := func(hook string, priority int32, rules ...Rule) Chain {
-		return Chain{Family: "inet", Table: "t", Name: "c", Base: true, Type: "filter", Hook: hook, Priority: priority, Rules: rules}
+		return Chain{Family: "inet", Table: "t", Name: "c", Base: true, Type: "filter", Hook: hook, Priority: priority,
+			Rules: rules}
 	}
 	dormant := natAt("t", "output", -300, does(Redirect))
 	dormant.Dormant = true
@@ -88,8 +90,8 @@ func TestEffects(t *testing.T) {
 	}
 }
 
-// TestSurveyFollows rules to all chains of the same table that they can lead to, and says whose they are, in the order in
-// which the kernel asks.
+// TestSurveyFollows rules to all chains of the same table that they can lead to, and says whose they are, in the order
+// in which the kernel asks.
 func TestSurveyFollows(t *testing.T) {
 	legacy := natAt("nat", "prerouting", -100, to("KUBE-SERVICES"))
 	legacy.Legacy = true
@@ -143,8 +145,8 @@ func TestSurveyFollows(t *testing.T) {
 	}
 }
 
-// TestRemoval: what bears the mesh's names goes, and what leads there from built-in chains. A rule of somebody else's that
-// leads there is named.
+// TestRemoval: what bears the mesh's names goes, and what leads there from built-in chains. A rule of somebody else's
+// that leads there is named.
 func TestRemoval(t *testing.T) {
 	kuma, known := MeshOf("kuma")
 	if _, unknown := MeshOf("other"); !known || unknown {
@@ -153,7 +155,8 @@ func TestRemoval(t *testing.T) {
 	mine := Chain{Family: "ip", Table: "nat", Name: "MINE", Rules: []Rule{does(DNAT)}}
 	chains := []Chain{
 		{Family: "ip", Table: "nat"},
-		natAt("nat", "output", -100, Rule{Handle: 7, To: []string{"KUMA_MESH_OUTBOUND"}}, Rule{Handle: 8, To: []string{"MINE"}},
+		natAt("nat", "output", -100, Rule{Handle: 7, To: []string{"KUMA_MESH_OUTBOUND"}},
+			Rule{Handle: 8, To: []string{"MINE"}},
 			Rule{Handle: 9, Comment: "kuma/mesh/transparent/proxy/dns"}),
 		{Family: "ip", Table: "nat", Name: "KUMA_MESH_OUTBOUND", Rules: []Rule{to("KUMA_MESH_OUTBOUND_REDIRECT")}},
 		{Family: "ip", Table: "nat", Name: "KUMA_MESH_OUTBOUND_REDIRECT", Legacy: true},
@@ -177,14 +180,16 @@ func TestRemoval(t *testing.T) {
 	}
 	mine.Rules = []Rule{to("KUMA_MESH_OUTBOUND")}
 	_, err = kuma.Removal(append(chains, mine))
-	if ref, is := errors.AsType[*ReferenceError](err); !is || ref.To != "KUMA_MESH_OUTBOUND" || !strings.Contains(ref.In, "MINE") {
+	if ref, is := errors.AsType[*ReferenceError](err); !is || ref.To != "KUMA_MESH_OUTBOUND" ||
+		!strings.Contains(ref.In, "MINE") {
 		t.Error(err)
 	}
 	istio, _ := MeshOf("istio")
 	if r, err := istio.Removal(chains); err != nil || !r.IsEmpty() {
 		t.Errorf("%+v, %v", r, err)
 	}
-	r, _ = istio.Removal([]Chain{{Family: "inet", Table: "istio-proxy-nat"}, {Family: "inet", Table: "istio-proxy-nat", Name: "output"}})
+	r, _ = istio.Removal([]Chain{{Family: "inet", Table: "istio-proxy-nat"},
+		{Family: "inet", Table: "istio-proxy-nat", Name: "output"}})
 	if lines := r.Lines(); len(lines) != 1 || lines[0] != "table inet istio-proxy-nat, with all that is in it" {
 		t.Errorf("%q", lines)
 	}

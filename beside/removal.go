@@ -39,8 +39,8 @@ func (e *ReferenceError) Error() string {
 	return fmt.Sprintf("%s of %s is somebody else's and leads to chain %s: delete that rule first", rule, e.In, e.To)
 }
 
-// Removal returns what takes the rules of the mesh out of the tables that chains are of. Only what bears a name of its own
-// is its. The error is a [*ReferenceError].
+// Removal returns what takes the rules of the mesh out of the tables that chains are of. Only what bears a name of its
+// own is its. The error is a [*ReferenceError].
 func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
 	for _, c := range chains {
 		switch {

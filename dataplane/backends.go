@@ -110,8 +110,8 @@ func renderIPTables(v iptables.Variant, how IPTables, rs ruleset.Ruleset) (strin
 }
 
 // Render returns rules as text, as the program of the pod's backend reads them: nft -f for [BackendNFT] and
-// [BackendAuto], iptables-restore and ip6tables-restore for the others. Routes that go with them are commands of ip(8) in
-// comments at the end. It does no I/O.
+// [BackendAuto], iptables-restore and ip6tables-restore for the others. Routes that go with them are commands of ip(8)
+// in comments at the end. It does no I/O.
 func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
 	all, err := candidates(p.Backend)
 	if err != nil {

@@ -61,8 +61,8 @@ func (e *OtherMeshError) Error() string {
 // Is makes it [ErrOtherMesh].
 func (e *OtherMeshError) Is(target error) bool { return target == ErrOtherMesh }
 
-// Foreign lists the base chains of others, of nf_tables and of both variants of iptables. Where there are no rules of ours
-// it says what would be so if the pod's backend wrote some.
+// Foreign lists the base chains of others, of nf_tables and of both variants of iptables. Where there are no rules of
+// ours it says what would be so if the pod's backend wrote some.
 func (s *Session) Foreign(ctx context.Context) (all Foreign, err error) {
 	wanted, err := candidates(s.pod.Backend)
 	if err != nil {
@@ -163,8 +163,8 @@ func (s *space) dormant(holding []Backend) (names []string, err error) {
 	return slices.Compact(names), err
 }
 
-// references are rules of others in nf_tables that lead to chains of iptables-nft of ours, where its programs do not see
-// them: in base chains that are not as those of iptables.
+// references are rules of others in nf_tables that lead to chains of iptables-nft of ours, where its programs do not
+// see them: in base chains that are not as those of iptables.
 func (s *space) references() (errs []error) {
 	s.chains = nil
 	chains, err := s.allForeign()
@@ -190,8 +190,8 @@ func dormantTable(name string) ruleset.Difference {
 		Problem: "is dormant: none of its rules is in force; wake it with `nft add table " + name + "`"}
 }
 
-// refuseDormant reports tables of xtables that sleep: rules that are written there by iptables-nft are not in force. They
-// are not ours to wake.
+// refuseDormant reports tables of xtables that sleep: rules that are written there by iptables-nft are not in force.
+// They are not ours to wake.
 func (s *space) refuseDormant() error {
 	chains, err := s.foreignChains()
 	if err != nil {
@@ -213,8 +213,8 @@ type Removal struct {
 }
 
 // RemoveForeign takes the rules of another mesh out of the namespace, by the names that its chains, tables and comments
-// have: of all tables and families, or of none. What has no name of its own stays. A dry run says what would go. The error
-// is a [*beside.ReferenceError] if somebody else's rule leads to a chain of the mesh.
+// have: of all tables and families, or of none. What has no name of its own stays. A dry run says what would go. The
+// error is a [*beside.ReferenceError] if somebody else's rule leads to a chain of the mesh.
 func (s *Session) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (out Removal, err error) {
 	err = s.locked(ctx, func() error {
 		chains, err := s.space.allForeign()
@@ -233,7 +233,8 @@ func (s *Session) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool)
 	return out, err
 }
 
-// removeForeign takes out the part of legacy xtables, which can be put back, and then that of nf_tables in one transaction.
+// removeForeign takes out the part of legacy xtables, which can be put back, and then that of nf_tables in one
+// transaction.
 func (s *space) removeForeign(ctx context.Context, m beside.Mesh, r beside.Removal) error {
 	var done effects
 	if !r.Of(true).IsEmpty() {

@@ -14,8 +14,8 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// TestDormant: rules in a table that sleeps are not in force. Check and Status say so; Apply wakes a table of our own, and
-// refuses to write into one that others can have.
+// TestDormant: rules in a table that sleeps are not in force. Check and Status say so; Apply wakes a table of our own,
+// and refuses to write into one that others can have.
 func TestDormant(t *testing.T) {
 	needPrograms(t)
 	netlab.Require(t)
@@ -73,8 +73,8 @@ func TestDormant(t *testing.T) {
 	}
 }
 
-// TestReferenceUnseen: a rule leads to a chain of ours where the programs of iptables do not see it. Remove names it, and
-// takes out neither family.
+// TestReferenceUnseen: a rule leads to a chain of ours where the programs of iptables do not see it. Remove names it,
+// and takes out neither family.
 func TestReferenceUnseen(t *testing.T) {
 	needPrograms(t)
 	netlab.Require(t)
@@ -107,8 +107,8 @@ func TestReferenceUnseen(t *testing.T) {
 	}
 }
 
-// TestForeignWithoutOurs: where there are no rules of ours, it is said what others would be to those of the backend asked
-// for.
+// TestForeignWithoutOurs: where there are no rules of ours, it is said what others would be to those of the backend
+// asked for.
 func TestForeignWithoutOurs(t *testing.T) {
 	netlab.Require(t)
 	ns, err := netlab.NewNamespace()

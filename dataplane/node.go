@@ -16,8 +16,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// refuseHost returns ErrHostNetNS in the namespace that the system booted with, and in that of a Kubernetes node that is
-// a container itself (kind, k3d, minikube).
+// refuseHost returns ErrHostNetNS in the namespace that the system booted with, and in that of a Kubernetes node that
+// is a container itself (kind, k3d, minikube).
 func (s *space) refuseHost(p Pod) error {
 	host, err := isHost()
 	switch {
@@ -49,9 +49,9 @@ func isHost() (bool, error) {
 }
 
 // nodeEvidence says by what the namespace is known to be a node's, or nothing. An address of the node is enough. Of the
-// other kinds it takes two: chains of kube-proxy or kubelet, who is at work, and pods behind. An ordinary pod may have one
-// of them: metrics-server listens at a port of kubelet's, and rules can be left over. Whatever cannot be looked at is no
-// evidence.
+// other kinds it takes two: chains of kube-proxy or kubelet, who is at work, and pods behind. An ordinary pod may have
+// one of them: metrics-server listens at a port of kubelet's, and rules can be left over. Whatever cannot be looked at
+// is no evidence.
 func (s *space) nodeEvidence(hostIPs []netip.Addr) []string {
 	if at := nodeAddress(hostIPs); at != "" {
 		return []string{at}
@@ -154,7 +154,8 @@ func atWork() string {
 
 // isOfNodes tells interfaces that Kubernetes' networks make on nodes alone.
 func isOfNodes(name string) bool {
-	return slices.Contains([]string{"kube-ipvs0", "kube-bridge", "kube-dummy-if", "nodelocaldns", "cilium_host", "antrea-gw0",
+	return slices.Contains([]string{"kube-ipvs0", "kube-bridge", "kube-dummy-if", "nodelocaldns", "cilium_host",
+		"antrea-gw0",
 		"ovn-k8s-mp0", "flannel.1", "vxlan.calico"}, name)
 }
 

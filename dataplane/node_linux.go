@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// podsBehind finds interfaces that only a node has, or virtual ones whose other ends are in namespaces of pods: behind a
-// bridge, or each behind a route of its own.
+// podsBehind finds interfaces that only a node has, or virtual ones whose other ends are in namespaces of pods: behind
+// a bridge, or each behind a route of its own.
 func podsBehind() string {
 	all, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {

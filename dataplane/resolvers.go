@@ -10,8 +10,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// resolversInPod warns of name servers that apps in the pod ask, where every lookup is captured: theirs are, too. If the
-// sidecar's resolver asks such a server about a name that it has to ask others about, that lookup comes back to the
+// resolversInPod warns of name servers that apps in the pod ask, where every lookup is captured: theirs are, too. If
+// the sidecar's resolver asks such a server about a name that it has to ask others about, that lookup comes back to the
 // sidecar's, and never ends.
 func resolversInPod(p plan) (warn []string) {
 	if p.config.DNS.Mode != intercept.DNSAll {
@@ -29,9 +29,10 @@ func resolversInPod(p plan) (warn []string) {
 		if !isServer || s.Local.Addr() != docker && isSidecars(p.config.DNS, s.Local.Port()) || !p.capturesLookupsOf(s.UID) {
 			continue
 		}
-		warn = append(warn, fmt.Sprintf("the name server at %s (user %d) is in the pod: with dns all the lookups that it sends are "+
-			"captured, too, and a resolver in the sidecar that asks it can wait for itself; use dns resolvconf, or exclude "+
-			"its user from interception", s.Local, s.UID))
+		warn = append(warn,
+			fmt.Sprintf("the name server at %s (user %d) is in the pod: with dns all the lookups that it sends are "+
+				"captured, too, and a resolver in the sidecar that asks it can wait for itself; use dns resolvconf, or exclude "+
+				"its user from interception", s.Local, s.UID))
 	}
 	slices.Sort(warn)
 	return slices.Compact(warn)

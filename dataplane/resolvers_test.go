@@ -38,8 +38,11 @@ func TestResolversInPod(t *testing.T) {
 		change func(*intercept.Config)
 		want   []string
 	}{
-		"all":             {func(c *intercept.Config) {}, []string{docker, resolved, wildcard}},
-		"resolvconf":      {func(c *intercept.Config) { c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, c.PassthroughSources }, nil},
+		"all": {func(c *intercept.Config) {}, []string{docker, resolved, wildcard}},
+		"resolvconf": {func(c *intercept.Config) {
+			c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf,
+				c.PassthroughSources
+		}, nil},
 		"off":             {func(c *intercept.Config) { c.DNS.Mode = intercept.DNSOff }, nil},
 		"root excluded":   {func(c *intercept.Config) { c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(0)} }, nil},
 		"others included": {func(c *intercept.Config) { c.Outbound.IncludeUIDs = intercept.IDs{intercept.ID(1000)} }, nil},
@@ -57,7 +60,10 @@ func TestResolversInPod(t *testing.T) {
 			continue
 		}
 		for _, at := range []string{docker, resolved, wildcard, later, sidecar} {
-			named := slices.ContainsFunc(got.Warnings, func(w string) bool { return strings.Contains(w, "name server at "+at+" ") })
+			named := slices.ContainsFunc(got.Warnings, func(w string) bool {
+				return strings.Contains(w,
+					"name server at "+at+" ")
+			})
 			if named != slices.Contains(test.want, at) {
 				t.Errorf("%s: %s is named: %t; %q", name, at, named, got.Warnings)
 			}

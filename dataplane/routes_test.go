@@ -74,7 +74,8 @@ func eachBackend(t *testing.T, test func(*testing.T, *netlab.Lab, Pod)) {
 	}
 }
 
-// TestRenderedTextIsWhatApplyMakes: who loads the text by hand, rules and routes, has what check and remove know as ours.
+// TestRenderedTextIsWhatApplyMakes: who loads the text by hand, rules and routes, has what check and remove know as
+// ours.
 func TestRenderedTextIsWhatApplyMakes(t *testing.T) {
 	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
 		for name, c := range map[string]intercept.Config{"tproxy": tproxy(), "masked": func() intercept.Config {

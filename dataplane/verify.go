@@ -18,8 +18,8 @@ import (
 // through a veth pair to a network namespace that it makes and removes. What package verify says of each is in the
 // report.
 //
-// What it opens goes to addresses nobody has (RFC 5737, RFC 3849) where the configuration leaves the choice, and gets no
-// further than the node if it is not captured: its hop limit is 1. Its source ports are [verify.SourcePorts].
+// What it opens goes to addresses nobody has (RFC 5737, RFC 3849) where the configuration leaves the choice, and gets
+// no further than the node if it is not captured: its hop limit is 1. Its source ports are [verify.SourcePorts].
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
 	p, err := newPlan(c)
 	if err != nil {

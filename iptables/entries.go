@@ -9,8 +9,9 @@ import (
 )
 
 // An entry of a legacy table is a rule, as linux/netfilter_ipv4/ip_tables.h and linux/netfilter/x_tables.h have it: a
-// head with the addresses, matches, and a target. A chain begins with an entry whose target is called ERROR and holds the
-// chain's name; it has as many entries as follow up to the next one. The built-in chains come first, without such a head.
+// head with the addresses, matches, and a target. A chain begins with an entry whose target is called ERROR and holds
+// the chain's name; it has as many entries as follow up to the next one. The built-in chains come first, without such a
+// head.
 type entry struct {
 	at     int
 	target string
@@ -22,8 +23,9 @@ type entry struct {
 // legacyChains reads the chains of a table. What cannot be an entry ends it.
 func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Chain {
 	const (
-		hookAt, underflowAt = 36, 56 // in struct ipt_getinfo, of five hooks each; the mask of those that there are before them
-		maskAt              = 32
+		hookAt, underflowAt = 36,
+			56 // in struct ipt_getinfo, of five hooks each; the mask of those that there are before them
+		maskAt = 32
 	)
 	family := "ip"
 	if f == ruleset.IPv6 {
@@ -121,7 +123,8 @@ func readEntries(f ruleset.Family, blob []byte) []entry {
 	return all
 }
 
-// readComment looks for a comment among the matches of an entry (struct xt_entry_match, which is like that of a target).
+// readComment looks for a comment among the matches of an entry (struct xt_entry_match, which is like that of a
+// target).
 func readComment(matches []byte) string {
 	const head, nameAt, nameSize = 32, 2, 29
 	for len(matches) >= head {

@@ -16,8 +16,8 @@ import (
 // and asks for no table that is not there already: asking the kernel for one makes it.
 func LegacyHolds(f ruleset.Family) (bool, error) { return LegacyHas(f, specPrefix) }
 
-// LegacyHas reports whether legacy tables of the calling thread's namespace have a chain whose name begins with a prefix.
-// It needs as much as [LegacyHolds].
+// LegacyHas reports whether legacy tables of the calling thread's namespace have a chain whose name begins with a
+// prefix. It needs as much as [LegacyHolds].
 func LegacyHas(f ruleset.Family, prefix string) (bool, error) { return legacyHas(f, prefix) }
 
 // ErrHidden reports that a process may not know which tables of iptables-legacy there are: the kernel shows their names

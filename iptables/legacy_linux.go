@@ -21,8 +21,8 @@ func legacyHas(f ruleset.Family, prefix string) (has bool, err error) {
 	return has, err
 }
 
-// legacyContents calls fn with the content of each legacy table that there is, as linux/netfilter_ipv4/ip_tables.h has it
-// (struct ipt_getinfo, and entries), until it says that this is enough.
+// legacyContents calls fn with the content of each legacy table that there is, as linux/netfilter_ipv4/ip_tables.h has
+// it (struct ipt_getinfo, and entries), until it says that this is enough.
 func legacyContents(f ruleset.Family, fn func(table string, info, entries []byte) bool) error {
 	names, err := legacyTables(f)
 	if err != nil || len(names) == 0 {
@@ -63,8 +63,8 @@ func sockets(f ruleset.Family) (domain, level int) {
 	return unix.AF_INET, unix.SOL_IP
 }
 
-// content returns a table's content, as linux/netfilter_ipv4/ip_tables.h has it: struct ipt_getinfo, and the entries. Of
-// IPv6 the numbers of the options are the same, and the structures but for the entries' heads.
+// content returns a table's content, as linux/netfilter_ipv4/ip_tables.h has it: struct ipt_getinfo, and the entries.
+// Of IPv6 the numbers of the options are the same, and the structures but for the entries' heads.
 func content(fd, level int, table string) (info, entries []byte, err error) {
 	const (
 		getInfo    = 64 // IPT_SO_GET_INFO

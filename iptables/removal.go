@@ -11,9 +11,9 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// RemoveForeign takes the chains of a mesh, the rules of built-in chains that lead to them, and rules with its comments out
-// of the tables of the runner's variant, of both families or of neither. undo puts them back, with their counters, at
-// their places.
+// RemoveForeign takes the chains of a mesh, the rules of built-in chains that lead to them, and rules with its comments
+// out of the tables of the runner's variant, of both families or of neither. undo puts them back, with their counters,
+// at their places.
 func (r *Runner) RemoveForeign(ctx context.Context, m beside.Mesh) (undo func(context.Context) error, err error) {
 	s, err := r.begin(ctx)
 	if err != nil {
@@ -59,8 +59,8 @@ func (r *Runner) RemoveForeign(ctx context.Context, m beside.Mesh) (undo func(co
 	}, nil
 }
 
-// without returns the input that takes a mesh's rules out of the tables, and the one that puts them back. Both are empty if
-// there are none.
+// without returns the input that takes a mesh's rules out of the tables, and the one that puts them back. Both are
+// empty if there are none.
 func (l listing) without(m beside.Mesh) (remove, restore string) {
 	var out, back strings.Builder
 	for _, t := range l {
@@ -107,8 +107,8 @@ func prefixed(before string, all []string, after string) (out []string) {
 	return out
 }
 
-// isOf reports whether a rule of somebody else's chain is the mesh's: by its comment or, in a built-in chain, because it
-// leads to a chain of the mesh's.
+// isOf reports whether a rule of somebody else's chain is the mesh's: by its comment or, in a built-in chain, because
+// it leads to a chain of the mesh's.
 func (r savedRule) isOf(m beside.Mesh, builtin bool) bool {
 	words := split(r.spec)
 	for i, w := range words[:max(len(words)-1, 0)] {

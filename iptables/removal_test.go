@@ -59,8 +59,8 @@ COMMIT
 COMMIT
 `
 
-// TestRemoveForeign takes a mesh's rules out and nothing else. If the second family fails, the first is as it was, and so
-// are both when it is undone.
+// TestRemoveForeign takes a mesh's rules out and nothing else. If the second family fails, the first is as it was, and
+// so are both when it is undone.
 func TestRemoveForeign(t *testing.T) {
 	istio, _ := beside.MeshOf("istio")
 	aloneEach(t, func(t *testing.T, v Variant) {
@@ -71,7 +71,8 @@ func TestRemoveForeign(t *testing.T) {
 		}
 		s.restore(t, meshOfOthers)
 		was := s.saved(t)
-		wrap(t, "ip6tables-"+string(v)+"-restore", `[ $n != 1 ] && exec REAL "$@"; echo "$0: line 1 failed: no luck" >&2; exit 1`)
+		wrap(t, "ip6tables-"+string(v)+"-restore",
+			`[ $n != 1 ] && exec REAL "$@"; echo "$0: line 1 failed: no luck" >&2; exit 1`)
 		s.b = s.open(t, Options{Variant: v})
 		if _, err := remove(); err == nil || !strings.Contains(err.Error(), "no luck") {
 			t.Error(err)
@@ -158,7 +159,8 @@ COMMIT
 			"filter ", `filter INPUT filter input 0 false [discard][]""`, "filter FORWARD filter forward 0 true",
 			`filter OUTPUT filter output 0 false [][DOWN]""`, `filter DOWN [discard][]""`,
 			"mangle ", `mangle PREROUTING filter prerouting -150 false [tproxy][]""`, "mangle INPUT filter input -150 false",
-			"mangle FORWARD filter forward -150 false", "mangle OUTPUT route output -150 false", "mangle POSTROUTING filter  -150 false",
+			"mangle FORWARD filter forward -150 false", "mangle OUTPUT route output -150 false",
+			"mangle POSTROUTING filter  -150 false",
 			"raw ", `raw PREROUTING filter prerouting -300 false [notrack][]"cilium: x"`,
 			`raw OUTPUT filter output -300 false [][ISTIO_OUTPUT_DNS]""`, `raw ISTIO_OUTPUT_DNS [zone][]""`,
 			"nat ", "nat PREROUTING nat prerouting -100 false", "nat INPUT nat input 100 false",

@@ -91,7 +91,8 @@ func Open(o Options) (*Runner, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), o.wait()) // a program may be asked what it is
 	defer cancel()
-	r := &Runner{o: o, users: userns.Mapped(userns.UIDs), programs: map[ruleset.Family]programs{}, missing: map[ruleset.Family]error{}}
+	r := &Runner{o: o, users: userns.Mapped(userns.UIDs), programs: map[ruleset.Family]programs{},
+		missing: map[ruleset.Family]error{}}
 	for _, f := range families() {
 		p, err := find(ctx, o.Variant, f)
 		if err != nil {

@@ -74,7 +74,8 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, ruleset.Not{Match: ruleset.Length(40)})
 	add(ruleset.Return{}, ruleset.Not{Match: ruleset.CTInvalid}, ruleset.CTDNAT{}, ruleset.CTReply,
 		ruleset.UID(ids("1337")), ruleset.HasSocket{})
-	for _, m := range []ruleset.Match{ruleset.ICMPEcho{}, ruleset.ICMPEcho{Extended: true}, ruleset.ICMPQuote{SrcPort: 53}} {
+	for _, m := range []ruleset.Match{ruleset.ICMPEcho{}, ruleset.ICMPEcho{Extended: true},
+		ruleset.ICMPQuote{SrcPort: 53}} {
 		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6}, m)
 		add(ruleset.Return{}, ruleset.Proto{ruleset.ICMPv6, ruleset.ICMP}, ruleset.Not{Match: m})
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/mesh-intercept/intercept/beside"
 )
 
-// TestForeignRules: what others' rules do is read from their expressions, and from what iptables-nft makes of its targets.
+// TestForeignRules: what others' rules do is read from their expressions, and from what iptables-nft makes of its
+// targets.
 func TestForeignRules(t *testing.T) {
 	ns, b := namespace(t)
 	run(t, ns, `table inet theirs {

@@ -122,15 +122,15 @@ func (conn *Conn) Probe(rs ruleset.Ruleset) error {
 	return first
 }
 
-// ForeignChains returns all chains in tables that are not ours, without their rules, in the order in which the tables were
-// made. A table has an entry without a Name, too.
+// ForeignChains returns all chains in tables that are not ours, without their rules, in the order in which the tables
+// were made. A table has an entry without a Name, too.
 func (conn *Conn) ForeignChains() ([]beside.Chain, error) { return conn.foreignChains() }
 
 // ForeignRules fills in the rules of chains that ForeignChains has returned.
 func (conn *Conn) ForeignRules(chains []beside.Chain) error { return conn.foreignRules(chains) }
 
-// RemoveForeign takes out what plan chooses from the chains of others, in one transaction. They are listed with their rules,
-// and are the same when it is taken out. It returns what that was.
+// RemoveForeign takes out what plan chooses from the chains of others, in one transaction. They are listed with their
+// rules, and are the same when it is taken out. It returns what that was.
 func (conn *Conn) RemoveForeign(ctx context.Context,
 	plan func([]beside.Chain) (beside.Removal, error)) (beside.Removal, error) {
 	return conn.removeForeign(ctx, plan)

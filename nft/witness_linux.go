@@ -81,8 +81,8 @@ func (w *Witness) senders() (all []Sender, err error) {
 	return all, explain(err, "list who has sent")
 }
 
-// remove removes the table, rather than leave that to the kernel: a process that is about to start another program has a
-// copy of the socket.
+// remove removes the table, rather than leave that to the kernel: a process that is about to start another program has
+// a copy of the socket.
 func (w *Witness) remove() error {
 	t := &batch{}
 	t.deleteTable(nftables.TableFamilyINet, w.table)

@@ -7,9 +7,9 @@ import (
 )
 
 // Match is a condition on a packet: one of Proto, SrcPort, DstPort, Src, Dst,
-// InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, ToLocal,
-// Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if any item does; on an empty
-// list it never holds.
+// InInterface, OutInterface, UID, GID, HasSocket, SocketOpen, MetaMark, ConnMark, CTState, CTDNAT, CTDirection,
+// ToLocal, Length, TCPFlags, TCPHeader, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily and Not. A match on a list holds if
+// any item does; on an empty list it never holds.
 //
 //sumtype:decl
 type Match interface {
@@ -101,13 +101,13 @@ type Length uint16
 // stand before it in the same rule.
 type TCPHeader uint8
 
-// MPTCP matches TCP packets with an option of Multipath TCP (kind 30, RFC 8684, section 3), such as the SYN by which the
-// kernel adds a subflow to a connection. A Proto of TCP has to stand before it in the same rule.
+// MPTCP matches TCP packets with an option of Multipath TCP (kind 30, RFC 8684, section 3), such as the SYN by which
+// the kernel adds a subflow to a connection. A Proto of TCP has to stand before it in the same rule.
 type MPTCP struct{}
 
 // ICMPEcho matches echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443), or with Extended those that are called so (RFC
-// 8335): a process needs no privilege for either (ping_supported in net/ipv4/ping.c). A Proto of ICMP, ICMPv6 or both has to stand
-// before it in the same rule.
+// 8335): a process needs no privilege for either (ping_supported in net/ipv4/ping.c). A Proto of ICMP, ICMPv6 or both
+// has to stand before it in the same rule.
 type ICMPEcho struct{ Extended bool }
 
 // ICMPQuote matches errors of ICMP and ICMPv6 that are about a UDP datagram from a port: the beginning of it stands in

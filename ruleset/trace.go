@@ -91,8 +91,8 @@ type Packet struct {
 	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
 	// its hardware address, or one to be forwarded.
 	Foreign bool
-	// Echo is true of an ICMP echo request, ExtendedEcho of an extended one, and Quotes is the source port of the UDP datagram that an ICMP error is
-	// about.
+	// Echo is true of an ICMP echo request, ExtendedEcho of an extended one, and Quotes is the source port of the UDP
+	// datagram that an ICMP error is about.
 	Echo, ExtendedEcho bool
 	Quotes             uint16
 	// Mark and ConnMark are the packet's and the connection's mark.

@@ -249,7 +249,8 @@ func TestFields(t *testing.T) {
 // TestNote: variables of others are passed over, and named.
 func TestNote(t *testing.T) {
 	long := "MESH_" + strings.Repeat("X_", 100_000)
-	r, err := settings.Read(settings.Sources{Environ: []string{"MESH_ID=1", "MESH_DNS_PORT=tcp://10.0.0.1:53", long + "=1"}})
+	r, err := settings.Read(settings.Sources{Environ: []string{"MESH_ID=1", "MESH_DNS_PORT=tcp://10.0.0.1:53",
+		long + "=1"}})
 	if err != nil || r.Config.DNS.Port != 15053 || !strings.Contains(r.Note, "MESH_ID") || len(r.Note) > 500 {
 		t.Errorf("%v, port %v, %q", err, r.Config.DNS.Port, r.Note)
 	}

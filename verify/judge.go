@@ -129,8 +129,9 @@ func (j judge) captured() (Word, string, string) {
 				j.by()), seeOthers
 		}
 		if j.s.Outcome == Refused && j.s.RefusedBy != "" {
-			return Failed, fmt.Sprintf("not captured, and refused by %s, so that it does not go past the proxy; %s has to be its "+
-				"fate, %s", j.s.RefusedBy, to, j.by()), seeOthers
+			return Failed,
+				fmt.Sprintf("not captured, and refused by %s, so that it does not go past the proxy; %s has to be its "+
+					"fate, %s", j.s.RefusedBy, to, j.by()), seeOthers
 		}
 		if j.s.Outcome == Refused {
 			return Failed, fmt.Sprintf("refused, and not captured: no rule of ours has counted it; %s has to be its fate, %s",
@@ -352,5 +353,6 @@ func (j judge) isOurs(to netip.AddrPort) bool {
 		return true
 	}
 	ports := ruleset.Ports{j.c.Outbound.Port, j.c.Inbound.Port, ruleset.Port(j.c.DNS.Port)}
-	return ports.Contains(to.Port()) && (to.Addr().IsLoopback() || to.Addr() == j.p.Packet.Dst.Addr() || to.Addr() == j.p.At)
+	return ports.Contains(to.Port()) && (to.Addr().IsLoopback() || to.Addr() == j.p.Packet.Dst.Addr() ||
+		to.Addr() == j.p.At)
 }

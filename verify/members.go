@@ -128,7 +128,8 @@ func apps(c intercept.Config) (all []sender) {
 		add(idsOf(c.Outbound.IncludeUIDs), someGIDs)
 		add(someUIDs, idsOf(c.Outbound.IncludeGIDs))
 	}
-	return append(all, sender{who: "an app", owner: ruleset.Owner{UID: first(someUIDs), GID: first(someGIDs)}, anybody: true})
+	return append(all, sender{who: "an app", owner: ruleset.Owner{UID: first(someUIDs), GID: first(someGIDs)},
+		anybody: true})
 }
 
 // proxies are the ways to be the proxy: by a user, a group, a mark, each alone.

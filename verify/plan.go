@@ -12,8 +12,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// SourcePorts are the ports that verify sends from: whoever reads a log or a capture knows its connections by them. They
-// are none that Linux gives to sockets which ask for none (net.ipv4.ip_local_port_range).
+// SourcePorts are the ports that verify sends from: whoever reads a log or a capture knows its connections by them.
+// They are none that Linux gives to sockets which ask for none (net.ipv4.ip_local_port_range).
 var SourcePorts = ruleset.PortRange{First: 61000, Last: 61999}
 
 // RandomPort is one of [SourcePorts].

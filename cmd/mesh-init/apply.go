@@ -74,9 +74,10 @@ func (j job) localServers(warned []string) (warn []string) {
 	for _, s := range intercept.ParseResolvConf(string(text)) {
 		said := slices.ContainsFunc(warned, func(w string) bool { return strings.Contains(w, s.String()) })
 		if s.IsLoopback() && !said {
-			warn = append(warn, fmt.Sprintf("%s names the server %s, which is in the pod: with dns all the lookups that it sends "+
-				"are captured, too, and a resolver in the sidecar that asks it can wait for itself; use dns resolvconf",
-				j.resolvConf, s))
+			warn = append(warn,
+				fmt.Sprintf("%s names the server %s, which is in the pod: with dns all the lookups that it sends "+
+					"are captured, too, and a resolver in the sidecar that asks it can wait for itself; use dns resolvconf",
+					j.resolvConf, s))
 		}
 	}
 	return warn

@@ -18,8 +18,8 @@ func (j job) foreignChains() (dataplane.Foreign, error) {
 	return all, err
 }
 
-// foreignText is a table of other people's chains at our hooks, in the order in which the kernel asks them, or nothing if
-// there are none.
+// foreignText is a table of other people's chains at our hooks, in the order in which the kernel asks them, or nothing
+// if there are none.
 func foreignText(all dataplane.Foreign) string {
 	text := ""
 	if len(all.Chains) > 0 {

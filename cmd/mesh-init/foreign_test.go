@@ -14,9 +14,11 @@ import (
 // others are a Docker that is asked first, and a mesh.
 var others = dataplane.Foreign{
 	Chains: []beside.Foreign{
-		{Owners: []string{"Docker"}, Family: "ip", Table: "nat", Chain: "PREROUTING", Hook: "prerouting", Type: "nat", Priority: -200,
-			Asked: beside.Before, Acts: []beside.Act{beside.DNAT}, Effect: beside.Takes},
-		{Owners: []string{"Istio", "Kuma"}, Legacy: true, Family: "ip6", Table: "nat", Chain: "a\nb", Hook: "output", Type: "nat",
+		{Owners: []string{"Docker"}, Family: "ip", Table: "nat", Chain: "PREROUTING", Hook: "prerouting", Type: "nat",
+			Priority: -200,
+			Asked:    beside.Before, Acts: []beside.Act{beside.DNAT}, Effect: beside.Takes},
+		{Owners: []string{"Istio", "Kuma"}, Legacy: true, Family: "ip6", Table: "nat", Chain: "a\nb", Hook: "output",
+			Type:     "nat",
 			Priority: -100, Asked: beside.After, Acts: []beside.Act{beside.Redirect}, Effect: beside.NeverReached},
 	},
 	Error: "IPv6: no permission",
@@ -55,8 +57,9 @@ func TestOthersAreTold(t *testing.T) {
 		if r.code != 0 || !strings.Contains(r.out, "ip nat PREROUTING") || !strings.Contains(r.out, "Docker") {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if warned := strings.Contains(r.stderr, "chain PREROUTING of table ip nat (Docker; nat at hook prerouting, priority -200) "+
-			"is asked before ours"); warned != (name != "doctor") {
+		if warned := strings.Contains(r.stderr,
+			"chain PREROUTING of table ip nat (Docker; nat at hook prerouting, priority -200) "+
+				"is asked before ours"); warned != (name != "doctor") {
 			t.Errorf("%s warns: %q", name, r.stderr)
 		}
 		if dormant := strings.Contains(r.stderr, "table inet mesh_intercept is dormant"); dormant != (name == "status") {
@@ -123,7 +126,8 @@ func TestRemoveForeign(t *testing.T) {
 	if r := invokeOn(t, fakePlane{err: errors.New("x")}, "", nil, "remove", "--dry-run"); r.code != 1 {
 		t.Errorf("%+v", r)
 	}
-	if r := invoke(t, "", nil, "remove", "--foreign", "envoy"); r.code != 2 || !strings.Contains(r.stderr, `"envoy" is not one of`) {
+	if r := invoke(t, "", nil, "remove", "--foreign", "envoy"); r.code != 2 ||
+		!strings.Contains(r.stderr, `"envoy" is not one of`) {
 		t.Errorf("%+v", r)
 	}
 }

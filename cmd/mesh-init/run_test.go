@@ -442,7 +442,8 @@ func TestVariablesOfOthers(t *testing.T) {
 		want string // in the warning
 	}{
 		"a Service named mesh": {[]string{"MESH_SERVICE_HOST=10.0.0.1", "MESH_SERVICE_PORT=80", "MESH_PORT=tcp://10.0.0.1:80",
-			"MESH_PORT_80_TCP=tcp://10.0.0.1:80", "MESH_PORT_80_TCP_PROTO=tcp"}, "since they are no settings of ours: MESH_PORT, "},
+			"MESH_PORT_80_TCP=tcp://10.0.0.1:80", "MESH_PORT_80_TCP_PROTO=tcp"},
+			"since they are no settings of ours: MESH_PORT, "},
 		"a Service named mesh-inbound": {[]string{"MESH_INBOUND_PORT=tcp://10.0.0.1:80"},
 			"since it is no setting of ours: MESH_INBOUND_PORT (Kubernetes' address of a Service)"},
 		"a Service of UDP": {[]string{"MESH_DNS_PORT=udp://[fd00::1]:53", "MESH_DNS_PORT_53_UDP=udp://[fd00::1]:53"},
@@ -619,8 +620,10 @@ func TestResults(t *testing.T) {
 				"            IPv6: not reachable here\n" +
 				"            1 of 2 rules tried; not tried: O1.net1 (excluded interface), because it is not there\n",
 			"interception does not work"},
-		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            0 of 0 rules tried\n", "--allow-unproven"},
-		{unproven, []string{"verify", "--allow-unproven"}, 0, "not proven  a lookup: no server\n            0 of 0 rules tried\n",
+		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            0 of 0 rules tried\n",
+			"--allow-unproven"},
+		{unproven, []string{"verify", "--allow-unproven"}, 0,
+			"not proven  a lookup: no server\n            0 of 0 rules tried\n",
 			""},
 		{counted, []string{"status"}, 0, "" +
 			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
@@ -632,11 +635,14 @@ func TestResults(t *testing.T) {
 		{fakePlane{}, []string{"status", "-o", "json"}, 0, "[]\n", ""},
 		// Where there are no rules of ours, what is asked for as JSON is JSON all the same.
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status"}, 10, "", "mesh-init: not intercepted: "},
-		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "json"}, 10, "[]\n", "mesh-init: not intercepted: "},
-		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "yaml"}, 10, "[]\n", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "json"}, 10, "[]\n",
+			"mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "yaml"}, 10, "[]\n",
+			"mesh-init: not intercepted: "},
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check"}, 10, "", "mesh-init: not intercepted: "},
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check", "-o", "yaml"}, 10,
-			"ok: false\ndifferences:\n  - what: the rules\n    problem: there are none of ours\n", "mesh-init: not intercepted: "},
+			"ok: false\ndifferences:\n  - what: the rules\n    problem: there are none of ours\n",
+			"mesh-init: not intercepted: "},
 	} {
 		r := invokeOn(t, tc.plane, "", nil, tc.args...)
 		if r.code != tc.code || r.out != tc.out || !strings.Contains(r.stderr, tc.log) || tc.log == "" && r.stderr != "" {

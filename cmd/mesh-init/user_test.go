@@ -94,8 +94,8 @@ func TestClosedPipe(t *testing.T) {
 	}
 }
 
-// TestNetAdminAlone: with nftables CAP_NET_ADMIN is all that it takes, as any user; what another privilege is needed for
-// is said.
+// TestNetAdminAlone: with nftables CAP_NET_ADMIN is all that it takes, as any user; what another privilege is needed
+// for is said.
 func TestNetAdminAlone(t *testing.T) {
 	netlab.Require(t)
 	netlab.RequireProgram(t, "iptables-nft-restore")

@@ -16,10 +16,10 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// A packet of a socket that is bound to an interface (SO_BINDTODEVICE, or a connection to a link-local address) is routed
-// by that interface alone, after a redirect, too: the kernel's own routes to loopback are by lo, so that the packet would
-// leave the pod with a loopback address, and its sender wait in vain. A local route by the interface delivers it. Without
-// an interface in the question the kernel's routes are the answer: their metric is 0.
+// A packet of a socket that is bound to an interface (SO_BINDTODEVICE, or a connection to a link-local address) is
+// routed by that interface alone, after a redirect, too: the kernel's own routes to loopback are by lo, so that the
+// packet would leave the pod with a loopback address, and its sender wait in vain. A local route by the interface
+// delivers it. Without an interface in the question the kernel's routes are the answer: their metric is 0.
 
 // A detour is a local route to the loopback network by an interface other than lo.
 type detour struct {
@@ -111,8 +111,8 @@ func (c *Conn) removeDetour(d detour) error {
 	return explain("remove the "+d.String(), err)
 }
 
-// changeDetour adds or removes a route. Its metric is the interface's number, for a table has one route to a destination
-// with a metric. It goes by the socket that lists, for every first apply does it.
+// changeDetour adds or removes a route. Its metric is the interface's number, for a table has one route to a
+// destination with a metric. It goes by the socket that lists, for every first apply does it.
 func (c *Conn) changeDetour(d detour, add bool) error {
 	typ, flags := unix.RTM_DELROUTE, unix.NLM_F_ACK
 	if add {
@@ -133,8 +133,8 @@ func (c *Conn) changeDetour(d detour, add bool) error {
 	return err
 }
 
-// detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF. There
-// is none of IPv6 where that is off on lo.
+// detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF.
+// There is none of IPv6 where that is off on lo.
 func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, err error) {
 	if len(families) == 0 {
 		return nil, nil

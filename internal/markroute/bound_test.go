@@ -68,7 +68,8 @@ func TestBound(t *testing.T) {
 			}
 		}
 	}
-	for dst, want := range map[string]string{"127.0.0.1": "src 127.0.0.1", "127.0.0.53": "src 127.0.0.1", "::1": "src ::1"} {
+	for dst, want := range map[string]string{"127.0.0.1": "src 127.0.0.1", "127.0.0.53": "src 127.0.0.1",
+		"::1": "src ::1"} {
 		if got := n.run("ip route get " + dst); !strings.Contains(got, want) {
 			t.Errorf("to %s: %s", dst, got)
 		}

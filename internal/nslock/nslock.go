@@ -50,10 +50,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Open waits until nobody else holds the lock of the network namespace of the calling thread, for at most so long; zero:
-// until ctx ends. The lock is the process's: close the file, from any thread, to release it. It is for programs that
-// change rules, too: a child process that has the file holds the lock, and one that outlives its parent keeps others out
-// until it has ended.
+// Open waits until nobody else holds the lock of the network namespace of the calling thread, for at most so long;
+// zero: until ctx ends. The lock is the process's: close the file, from any thread, to release it. It is for programs
+// that change rules, too: a child process that has the file holds the lock, and one that outlives its parent keeps
+// others out until it has ended.
 func Open(ctx context.Context, most time.Duration) (*os.File, error) {
 	begun := time.Now()
 	var late <-chan time.Time // made when another holds the lock, which is seldom: a timer wakes a thread

@@ -12,8 +12,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Find finds the namespace's socket of a connection, by its own end and its peer's. ok is false if there is none. Errors
-// are those of [List].
+// Find finds the namespace's socket of a connection, by its own end and its peer's. ok is false if there is none.
+// Errors are those of [List].
 func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
 	message := make([]byte, 56)

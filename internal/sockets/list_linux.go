@@ -52,8 +52,8 @@ func waiting(p ruleset.Protocol) uint32 {
 	return listening
 }
 
-// AnyTCP reports whether the namespace has any TCP socket, listening ones too: whether somebody is at work there. Errors
-// are those of [List].
+// AnyTCP reports whether the namespace has any TCP socket, listening ones too: whether somebody is at work there.
+// Errors are those of [List].
 func AnyTCP() (bool, error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		replies, err := dump(ruleset.TCP, family, 1<<32-1)

@@ -18,8 +18,8 @@ func self() ruleset.Owner {
 	return ruleset.Owner{UID: uint32(unix.Geteuid()), GID: uint32(unix.Getegid())}
 }
 
-// as runs f with owner as the user and group of this thread that count for files: a socket remembers those of the thread
-// that opened or accepted it.
+// as runs f with owner as the user and group of this thread that count for files: a socket remembers those of the
+// thread that opened or accepted it.
 func as(owner ruleset.Owner, f func() error) error {
 	own := self()
 	if owner == own {

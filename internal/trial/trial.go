@@ -338,8 +338,8 @@ func (a *attempt) hear() {
 	}
 }
 
-// who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by that
-// socket: the witness sees whose it is.
+// who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by
+// that socket: the witness sees whose it is.
 func (a *attempt) who() {
 	s, ok := peer(a)
 	a.seen.Pending = ok && s.Pending

@@ -203,7 +203,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{"an old version", call{version: "0.2.0"}, 1, []string{"incompatible", `the list "pods" is of cniVersion 0.2.0, `,
 			"speaks 0.3.0, 0.3.1, ", "write one of these"}},
-		{"no version", call{entry: entry("cniVersion", "-")}, 1, []string{`the list "pods" names no cniVersion, which means 0.1.0`}},
+		{"no version", call{entry: entry("cniVersion", "-")}, 1,
+			[]string{`the list "pods" names no cniVersion, which means 0.1.0`}},
 		{"a version to come", call{version: "9.9.9"}, 1, nil},
 		{"CHECK before there was one", call{command: "CHECK", version: "0.3.1"}, 1, nil},
 		{"STATUS before there was one", call{command: "STATUS", version: "1.0.0"}, 1, nil},

@@ -61,8 +61,8 @@ func attempts() []attempt {
 	return all
 }
 
-// TestSandboxSockets: under the rules of docs/sandbox.md nothing that a process other than the proxy's sends leaves the pod,
-// whatever kind of socket it takes. Without them all of it does.
+// TestSandboxSockets: under the rules of docs/sandbox.md nothing that a process other than the proxy's sends leaves the
+// pod, whatever kind of socket it takes. Without them all of it does.
 func TestSandboxSockets(t *testing.T) {
 	to := []netip.Addr{netip.MustParseAddr("203.0.113.66"), netip.MustParseAddr("2001:db8::66")}
 	for _, backend := range []dataplane.Backend{
@@ -75,7 +75,8 @@ func TestSandboxSockets(t *testing.T) {
 				if backend != dataplane.BackendNFT {
 					netlab.RequireProgram(t, string(backend)+"-restore")
 				}
-				if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(t.Context(), sandboxConfig(t)); err != nil {
+				if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(t.Context(),
+					sandboxConfig(t)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -118,8 +119,8 @@ func TestSandboxSockets(t *testing.T) {
 	}
 }
 
-// send sends from a socket of the app's, and says whether the kernel has taken it. A rule that refuses is no error, and of
-// some sockets the kernel knows nothing.
+// send sends from a socket of the app's, and says whether the kernel has taken it. A rule that refuses is no error, and
+// of some sockets the kernel knows nothing.
 func (a attempt) send(lab *netlab.Lab, family int, to netip.Addr) (sent bool, err error) {
 	domain := []int{unix.AF_INET, unix.AF_INET6}[family]
 	fd, err := lab.Pod.SocketOf(domain, a.typ, a.protocol[family], app)
@@ -152,8 +153,8 @@ func (a attempt) send(lab *netlab.Lab, family int, to netip.Addr) (sent bool, er
 	return false, err
 }
 
-// TestSandboxIsCalled: what the page says of callers. TCP to the sandbox is captured, whatever the port. UDP from outside
-// comes in, and its answer goes out; nothing else does.
+// TestSandboxIsCalled: what the page says of callers. TCP to the sandbox is captured, whatever the port. UDP from
+// outside comes in, and its answer goes out; nothing else does.
 func TestSandboxIsCalled(t *testing.T) {
 	t.Parallel()
 	config := sandboxConfig(t)

@@ -35,7 +35,8 @@ func TestHealthy(t *testing.T) {
 	transparent := []process{by(theProxy, outbound(), with(inbound(), func(l *listener) { l.Transparent = true }))}
 	excluding := func(c *intercept.Config) {
 		c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432), {First: 7000, Last: 7100}}
-		c.Outbound.ExcludeCIDRs = intercept.CIDRs{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:96::/64")}
+		c.Outbound.ExcludeCIDRs = intercept.CIDRs{netip.MustParsePrefix("10.96.0.0/12"),
+			netip.MustParsePrefix("fd00:96::/64")}
 		c.Outbound.ExcludeUIDs = intercept.IDs{{First: 3000, Last: 3010}}
 		c.Outbound.ExcludeGIDs = intercept.IDs{intercept.ID(4000)}
 		c.Outbound.Exclude = []intercept.Exclusion{
@@ -56,9 +57,11 @@ func TestHealthy(t *testing.T) {
 		{name: "the minimal dialect", in: sidecar(), backend: dataplane.BackendIPTablesNFT, minimal: true},
 		{name: "the minimal dialect, legacy", in: sidecar(), backend: dataplane.BackendIPTablesLegacy, minimal: true},
 		{name: "no IPv6 address", in: only4, config: allDNS, before: noIPv6},
-		{name: "IPv6 off", in: only4, config: allDNS, before: "cd /proc/sys/net/ipv6/conf; echo 1 > all/disable_ipv6; echo 1 > lo/disable_ipv6"},
+		{name: "IPv6 off", in: only4, config: allDNS,
+			before: "cd /proc/sys/net/ipv6/conf; echo 1 > all/disable_ipv6; echo 1 > lo/disable_ipv6"},
 		{name: "no IPv4 address", in: only6, config: allDNS, before: noIPv4},
-		{name: "link-local IPv6 alone", in: only4, config: allDNS, before: noIPv6 + "; ip -6 addr add fe80::5/64 dev eth0 nodad"},
+		{name: "link-local IPv6 alone", in: only4, config: allDNS,
+			before: noIPv6 + "; ip -6 addr add fe80::5/64 dev eth0 nodad"},
 		{name: "no default route", in: sidecar(), before: `
 			ip -4 route del default; ip -6 route del default
 			ip -4 route add 10.96.0.0/12 via 10.244.0.1; ip -6 route add fd00:96::/64 via fd00:244::1`},
@@ -68,7 +71,8 @@ func TestHealthy(t *testing.T) {
 			with(at(hold, "[::ffff:127.0.0.1]:15001", "[::ffff:0.0.0.0]:15006"), func(l *listener) { l.Both = true }))}},
 		{name: "inbound at the pod's addresses", in: []process{by(theProxy, outbound(),
 			at(hold, "10.244.0.5:15006", "[fd00:244::5]:15006"))}},
-		{name: "the proxy by its group", in: []process{by(intercept.Owner{UID: 4242, GID: 1337}, outbound(), inbound(), dns())},
+		{name: "the proxy by its group", in: []process{by(intercept.Owner{UID: 4242, GID: 1337}, outbound(), inbound(),
+			dns())},
 			config: allDNS},
 		{name: "the proxy by its mark", in: []process{by(intercept.Owner{UID: 4242, GID: 4242},
 			with(slices.Concat(outbound(), inbound(), dns()), func(l *listener) { l.Mark = 0x77 }))},
@@ -87,7 +91,10 @@ func TestHealthy(t *testing.T) {
 		{name: "several processes on a port", config: allDNS, in: []process{
 			by(theProxy, with(slices.Concat(outbound(), inbound(), dns()), func(l *listener) { l.ReusePort = true })),
 			by(theProxy, with(slices.Concat(outbound(), inbound(), dns()), func(l *listener) { l.ReusePort = true }))}},
-		{name: "a range of ports", config: func(c *intercept.Config) { c.Outbound.Port = intercept.PortRange{First: 15001, Last: 15004} },
+		{name: "a range of ports", config: func(c *intercept.Config) {
+			c.Outbound.Port = intercept.PortRange{First: 15001,
+				Last: 15004}
+		},
 			in: []process{by(theProxy, outbound(), inbound(), at(hold, "0.0.0.0:15002", "0.0.0.0:15003", "0.0.0.0:15004",
 				"[::]:15002", "[::]:15003", "[::]:15004"))}},
 		{name: "tproxy", in: transparent, config: tproxy},
@@ -138,13 +145,15 @@ func TestHealthy(t *testing.T) {
 		{name: "virtual interfaces to come", in: sidecar(),
 			config: func(c *intercept.Config) { c.VirtualInterfaces = []string{"br-*"} }},
 		{name: "Docker's NAT for its own resolver", in: []process{by(theProxy, outbound(), inbound(),
-			resolver("127.0.0.11:53", "127.0.0.1:15053", "[::1]:15053")), by(intercept.Owner{}, resolver("", "127.0.0.11:41053"))},
+			resolver("127.0.0.11:53", "127.0.0.1:15053", "[::1]:15053")),
+			by(intercept.Owner{}, resolver("", "127.0.0.11:41053"))},
 			config: func(c *intercept.Config) {
 				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.96.0.10")}
 			}, after: `nft 'table ip nat { chain out { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
 		{name: "another's NAT for the proxy's port", in: sidecar(),
 			after: `nft 'table ip other { chain out { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
-		{name: "a strict reverse path filter", in: sidecar(), before: "cd /proc/sys/net/ipv4/conf; for i in all eth0 default; do echo 1 > $i/rp_filter; done"},
+		{name: "a strict reverse path filter", in: sidecar(),
+			before: "cd /proc/sys/net/ipv4/conf; for i in all eth0 default; do echo 1 > $i/rp_filter; done"},
 	} {
 		t.Run(p.name, p.run)
 	}

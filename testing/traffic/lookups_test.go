@@ -26,8 +26,8 @@ func datagrams(t *testing.T, ns *netlab.Namespace, owner *intercept.Owner, local
 	return connected(t, ns, owner, local, netip.AddrPort{})
 }
 
-// connected opens a UDP socket that is bound, at the peer perhaps to an address of somebody else, and talks with one other
-// if that is valid: to those alone the peer gives what comes for others.
+// connected opens a UDP socket that is bound, at the peer perhaps to an address of somebody else, and talks with one
+// other if that is valid: to those alone the peer gives what comes for others.
 func connected(t *testing.T, ns *netlab.Namespace, owner *intercept.Owner, local, with netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	domain, level, transparent := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT
@@ -197,8 +197,8 @@ const embedded = `*nat
 COMMIT
 `
 
-// TestEmbeddedResolver: where Docker's NAT leads from 127.0.0.11 to another port, the proxy's lookups come there and back,
-// and the server's own go where they are to go, if only 127.0.0.11 is captured.
+// TestEmbeddedResolver: where Docker's NAT leads from 127.0.0.11 to another port, the proxy's lookups come there and
+// back, and the server's own go where they are to go, if only 127.0.0.11 is captured.
 func TestEmbeddedResolver(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		program := "iptables-nft-restore"
@@ -272,8 +272,8 @@ func TestResolverInPod(t *testing.T) {
 	})
 }
 
-// TestLongAnswers: answers of several kilobytes, in fragments, come to who asked: to the proxy from a server, and to the
-// app from the resolver.
+// TestLongAnswers: answers of several kilobytes, in fragments, come to who asked: to the proxy from a server, and to
+// the app from the resolver.
 func TestLongAnswers(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		lab := netlab.NewT(t, netlab.Options{})
@@ -325,8 +325,8 @@ func TestErrorsAboutLookups(t *testing.T) {
 	})
 }
 
-// TestErrorFromBehind: what a machine behind the pod says of an answer that comes too late goes to the resolver, and not
-// on to the server, with the name in it (B10).
+// TestErrorFromBehind: what a machine behind the pod says of an answer that comes too late goes to the resolver, and
+// not on to the server, with the name in it (B10).
 func TestErrorFromBehind(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		lab := netlab.NewT(t, netlab.Options{VM: true})

@@ -29,7 +29,8 @@ var (
 	announced = []string{"198.51.100.10", "2001:db8:1::10"}
 )
 
-// mptcpLab is a lab whose pod adds a subflow to each connection of Multipath TCP, with a sidecar and a server that speak it.
+// mptcpLab is a lab whose pod adds a subflow to each connection of Multipath TCP, with a sidecar and a server that
+// speak it.
 type mptcpLab struct {
 	*netlab.Lab
 	target        dataplane.Pod
@@ -136,8 +137,8 @@ func serveMPTCP(t *testing.T, in *netlab.Namespace, owner *intercept.Owner, port
 	return s
 }
 
-// TestSubflows: the subflows of the proxy's and of an excluded user's connections go where those go. Else the proxy would
-// get its own.
+// TestSubflows: the subflows of the proxy's and of an excluded user's connections go where those go. Else the proxy
+// would get its own.
 func TestSubflows(t *testing.T) {
 	eachBackstop(t, func(t *testing.T, w way, b intercept.Backstop) {
 		c := intercept.Default()
@@ -178,8 +179,8 @@ func TestSubflows(t *testing.T) {
 	})
 }
 
-// TestSubflowsOfCaptured: the kernel opens subflows of an app's connection, which the proxy has, to the server. It does not
-// know the connection; nothing of the app's data leaves, and the connection goes on.
+// TestSubflowsOfCaptured: the kernel opens subflows of an app's connection, which the proxy has, to the server. It does
+// not know the connection; nothing of the app's data leaves, and the connection goes on.
 func TestSubflowsOfCaptured(t *testing.T) {
 	eachBackstop(t, func(t *testing.T, w way, b intercept.Backstop) {
 		c := intercept.Default()
@@ -216,8 +217,8 @@ func TestSubflowsOfCaptured(t *testing.T) {
 	})
 }
 
-// TestSubflowToCaptured: a server to which connections pass announces an address to which they do not. Where the kernel is
-// told to go there by itself, it does; with the second look the app's data does not.
+// TestSubflowToCaptured: a server to which connections pass announces an address to which they do not. Where the kernel
+// is told to go there by itself, it does; with the second look the app's data does not.
 func TestSubflowToCaptured(t *testing.T) {
 	eachBackstop(t, func(t *testing.T, w way, b intercept.Backstop) {
 		c := intercept.Default()
@@ -312,7 +313,8 @@ func TestSubflowOfAnEntry(t *testing.T) {
 	})
 }
 
-// TestForgedSubflow: a process with NET_RAW sends what looks like a subflow's SYN, with data. It has an owner, and is captured.
+// TestForgedSubflow: a process with NET_RAW sends what looks like a subflow's SYN, with data. It has an owner, and is
+// captured.
 func TestForgedSubflow(t *testing.T) {
 	// MP_JOIN with a token and a number used once (RFC 8684, section 3.2).
 	join := []byte{30, 12, 0x10, 1, 1, 2, 3, 4, 5, 6, 7, 8}

@@ -17,11 +17,11 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// Others have rules in the pod: a nested Docker, a kube-proxy, Cilium, a firewall, another mesh. They come before ours or
-// start after them.
+// Others have rules in the pod: a nested Docker, a kube-proxy, Cilium, a firewall, another mesh. They come before ours
+// or start after them.
 
-// A neighbour is what somebody else writes, by a program that reads rules: to SERVICE, port 80, and to the pod's port 8080
-// somebody else answers, at BACKEND and at POD, port 9999. V4 stands before lines that are for IPv4 alone.
+// A neighbour is what somebody else writes, by a program that reads rules: to SERVICE, port 80, and to the pod's port
+// 8080 somebody else answers, at BACKEND and at POD, port 9999. V4 stands before lines that are for IPv4 alone.
 type neighbour struct {
 	name, owner, program, rules string
 }
@@ -112,7 +112,8 @@ func neighbours() []neighbour {
 // service is what somebody else translates to answers.
 var (
 	service = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.96:80"), netip.MustParseAddrPort("[2001:db8::96]:80")}
-	answers = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.97:8080"), netip.MustParseAddrPort("[2001:db8::97]:8080")}
+	answers = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.97:8080"),
+		netip.MustParseAddrPort("[2001:db8::97]:8080")}
 )
 
 // write writes a neighbour's rules into the pod, for both families.
@@ -162,8 +163,8 @@ func inPodRun(t *testing.T, lab *netlab.Lab, input, name string, args ...string)
 	return out.String()
 }
 
-// TestNeighbours: beside whom, and whoever started first, ours capture what they should with nftables. With iptables they
-// do, or somebody is said to take it. What ours let go the neighbour translates.
+// TestNeighbours: beside whom, and whoever started first, ours capture what they should with nftables. With iptables
+// they do, or somebody is said to take it. What ours let go the neighbour translates.
 func TestNeighbours(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		for _, n := range neighbours() {
@@ -239,8 +240,8 @@ func testNeighbour(t *testing.T, w way, n neighbour, before bool) {
 	}
 }
 
-// TestNeighbourThatGoesAhead: a chain that is registered later at our very priority is asked first. Check says so, and to
-// apply again puts ours before it.
+// TestNeighbourThatGoesAhead: a chain that is registered later at our very priority is asked first. Check says so, and
+// to apply again puts ours before it.
 func TestNeighbourThatGoesAhead(t *testing.T) {
 	lab, _ := labWithSidecar(t, byNFT)
 	pod := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: dataplane.BackendNFT}
@@ -347,14 +348,15 @@ table inet istio-proxy-nat {
 }
 `
 	return []neighbour{
-		{"istio", "Istio", xtNFTProgram, istio}, {"istio", "Istio", legacyProgram, istio}, {"istio", "Istio", nftProgram, native},
+		{"istio", "Istio", xtNFTProgram, istio}, {"istio", "Istio", legacyProgram, istio},
+		{"istio", "Istio", nftProgram, native},
 		{"linkerd", "Linkerd", xtNFTProgram, linkerd}, {"linkerd", "Linkerd", legacyProgram, linkerd},
 		{"kuma", "Kuma", xtNFTProgram, kuma}, {"kuma", "Kuma", legacyProgram, kuma},
 	}
 }
 
-// TestOtherMesh: rules of another mesh are refused, by name. Beside them, when insisted, ours capture what they should, and
-// it is said that the other takes what they let go. To remove them takes all of them and nothing else.
+// TestOtherMesh: rules of another mesh are refused, by name. Beside them, when insisted, ours capture what they should,
+// and it is said that the other takes what they let go. To remove them takes all of them and nothing else.
 func TestOtherMesh(t *testing.T) {
 	for _, n := range meshRules() {
 		t.Run(n.name+" "+n.program, func(t *testing.T) {
@@ -392,7 +394,8 @@ func TestOtherMesh(t *testing.T) {
 			}
 			for i, to := range pods {
 				expectFate(t, lab, netlab.Flow{Protocol: intercept.TCP, Dst: outside[i], Owner: app}, intercept.RedirectedTo(15001))
-				expectFate(t, lab, netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: to}, intercept.RedirectedTo(15006))
+				expectFate(t, lab, netlab.Flow{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: to},
+					intercept.RedirectedTo(15006))
 				expectFate(t, lab, excluded(i), intercept.RedirectedTo(16001))
 			}
 			if _, err := pod.Remove(t.Context()); err != nil {
@@ -423,12 +426,13 @@ func TestOtherMesh(t *testing.T) {
 	}
 }
 
-// everything is all rules in the pod, without what they have counted and without chains of nf_tables that are empty: programs
-// of iptables make those and leave them.
+// everything is all rules in the pod, without what they have counted and without chains of nf_tables that are empty:
+// programs of iptables make those and leave them.
 func everything(t *testing.T, lab *netlab.Lab) string {
 	t.Helper()
 	var all strings.Builder
-	for _, name := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
+	for _, name := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save",
+		"ip6tables-legacy-save"} {
 		for line := range strings.Lines(inPodRun(t, lab, "", name)) {
 			if strings.HasPrefix(line, "-A") || strings.HasSuffix(line, " - [0:0]\n") || line[0] == '*' {
 				all.WriteString(line)

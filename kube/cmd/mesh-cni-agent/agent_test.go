@@ -367,7 +367,8 @@ func TestMended(t *testing.T) {
 	until(t, "ready again", ready)
 
 	// A socket that cannot be put back.
-	if err := errors.Join(os.RemoveAll(filepath.Dir(h.socket)), os.WriteFile(filepath.Dir(h.socket), nil, 0o600)); err != nil {
+	if err := errors.Join(os.RemoveAll(filepath.Dir(h.socket)),
+		os.WriteFile(filepath.Dir(h.socket), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "it is said", func() bool {

@@ -33,7 +33,8 @@ func (r *repairs) again(now time.Time) (tell bool, more string) {
 		return false, ""
 	}
 	if r.untold > 0 {
-		more = fmt.Sprintf(" It was repaired %d times since the last such event: find out what takes the rules out.", r.untold)
+		more = fmt.Sprintf(" It was repaired %d times since the last such event: find out what takes the rules out.",
+			r.untold)
 	}
 	r.told, r.untold = now, 0
 	r.events++

@@ -31,7 +31,8 @@ func TestRepairsOfOnePod(t *testing.T) {
 	for _, tt := range []struct {
 		after time.Duration
 		want  bool
-	}{{0, true}, {30 * time.Second, false}, {31 * time.Second, true}, {61 * time.Second, false}, {61 * time.Second, true}} {
+	}{{0, true}, {30 * time.Second, false}, {31 * time.Second, true}, {61 * time.Second, false},
+		{61 * time.Second, true}} {
 		now = now.Add(tt.after)
 		if tell, _ := few.again(now); tell != tt.want {
 			t.Errorf("after %v: %v", tt.after, tell)

@@ -23,9 +23,11 @@ func TestSeen(t *testing.T) {
 		steps  func(*seen)
 		missed bool
 	}{
-		"no pod":        {func(*seen) {}, false},
-		"with its ADD":  {func(s *seen) { s.pod(pod("a", false), true); add(s, "a", "uid-a"); s.pod(pod("a", true), true) }, false},
-		"by name alone": {func(s *seen) { s.pod(pod("a", false), true); add(s, "a", ""); s.pod(pod("a", true), true) }, false},
+		"no pod": {func(*seen) {}, false},
+		"with its ADD": {func(s *seen) { s.pod(pod("a", false), true); add(s, "a", "uid-a"); s.pod(pod("a", true), true) },
+			false},
+		"by name alone": {func(s *seen) { s.pod(pod("a", false), true); add(s, "a", ""); s.pod(pod("a", true), true) },
+			false},
 		"older than us": {func(s *seen) { s.pod(pod("a", false), false); s.pod(pod("a", true), true) }, false},
 		"listed at the start": {func(s *seen) {
 			p := pod("a", false)
@@ -35,7 +37,8 @@ func TestSeen(t *testing.T) {
 		}, false},
 		"there already":  {func(s *seen) { s.pod(pod("a", true), true) }, false},
 		"without an ADD": {func(s *seen) { s.pod(pod("a", false), true); s.pod(pod("a", true), true) }, true},
-		"another's ADD":  {func(s *seen) { s.pod(pod("a", false), true); add(s, "b", "uid-b"); s.pod(pod("a", true), true) }, true},
+		"another's ADD": {func(s *seen) { s.pod(pod("a", false), true); add(s, "b", "uid-b"); s.pod(pod("a", true), true) },
+			true},
 		"an ADD after that": {func(s *seen) {
 			s.pod(pod("a", false), true)
 			s.pod(pod("a", true), true)
@@ -74,7 +77,8 @@ func TestSeen(t *testing.T) {
 	} {
 		s := &seen{waiting: map[string]bool{}, added: map[string]bool{}}
 		tt.steps(s)
-		if err := s.err(); (err != nil) != tt.missed || err != nil && !strings.Contains(err.Error(), "pod default/a has got") {
+		if err := s.err(); (err != nil) != tt.missed || err != nil &&
+			!strings.Contains(err.Error(), "pod default/a has got") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/mesh-intercept/intercept/testing/quickstart"
 )
 
-// TestSandboxPod: Kubernetes knows every field of the manifests of docs/sandbox.md, the sandbox has no privilege, the sidecar is
-// the one that the rules are for, and nobody calls the pod.
+// TestSandboxPod: Kubernetes knows every field of the manifests of docs/sandbox.md, the sandbox has no privilege, the
+// sidecar is the one that the rules are for, and nobody calls the pod.
 func TestSandboxPod(t *testing.T) {
 	shown := quickstart.Read(t, "../../../docs/sandbox.md")
 	var pod corev1.Pod

@@ -43,7 +43,8 @@ func runtime(t *testing.T, socket string, status int, answer []byte) {
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked, err := io.ReadAll(r.Body)
-		if err != nil || r.URL.Path != "/runtime.v1.RuntimeService/Status" || string(asked) != "\x00\x00\x00\x00\x02\x08\x01" {
+		if err != nil || r.URL.Path != "/runtime.v1.RuntimeService/Status" ||
+			string(asked) != "\x00\x00\x00\x00\x02\x08\x01" {
 			t.Errorf("%s was asked %q, %v", r.URL.Path, asked, err)
 		}
 		w.Header().Set("Content-Type", "application/grpc")
@@ -99,7 +100,8 @@ func TestCompare(t *testing.T) {
 	root := t.TempDir()
 	in := func(path string) string { return filepath.Join(root, path) }
 	for _, err := range []error{
-		os.MkdirAll(in("etc/cni/net.d"), 0o700), os.MkdirAll(in("opt/cni/bin"), 0o700), os.MkdirAll(in("usr/libexec/cni"), 0o700),
+		os.MkdirAll(in("etc/cni/net.d"), 0o700), os.MkdirAll(in("opt/cni/bin"), 0o700),
+		os.MkdirAll(in("usr/libexec/cni"), 0o700),
 		os.MkdirAll(in("run"), 0o700), os.MkdirAll(in("var/k3s/net.d"), 0o700), os.Symlink("/etc/cni", in("link")),
 		os.Symlink("/run", in("var/run")),
 	} {
@@ -114,15 +116,18 @@ func TestCompare(t *testing.T) {
 		elsewhere int
 		want      []string
 	}{
-		"the same":        {containerd("/etc/cni/net.d", "/opt/cni/bin"), conf, bin, 1, nil},
-		"by a link":       {containerd("/link/net.d", "/opt/cni/bin"), conf, bin, 1, nil},
-		"two of plugins":  {containerd("/etc/cni/net.d", "/usr/libexec/cni", "/opt/cni/bin"), conf, bin, 2, nil},
-		"other lists":     {containerd("/var/k3s/net.d", "/opt/cni/bin"), conf, bin, 0, []string{"/var/k3s/net.d", "--cni-conf-dir"}},
-		"lists nowhere":   {containerd("/gone", "/opt/cni/bin"), conf, bin, 0, []string{"/gone", "--cni-conf-dir"}},
-		"other plugins":   {containerd("/etc/cni/net.d", "/usr/libexec/cni", "/y"), conf, bin, 0, []string{"/usr/libexec/cni, /y", "--cni-bin-dir"}},
-		"plugins of mine": {containerd("/etc/cni/net.d", "/opt/cni/bin"), conf, "usr/libexec/cni", 0, []string{"--cni-bin-dir"}},
-		"does not say":    {message(nil), conf, "usr/libexec/cni", 0, nil},
-		"nobody":          {nil, "var/k3s/net.d", "usr/libexec/cni", 0, nil},
+		"the same":       {containerd("/etc/cni/net.d", "/opt/cni/bin"), conf, bin, 1, nil},
+		"by a link":      {containerd("/link/net.d", "/opt/cni/bin"), conf, bin, 1, nil},
+		"two of plugins": {containerd("/etc/cni/net.d", "/usr/libexec/cni", "/opt/cni/bin"), conf, bin, 2, nil},
+		"other lists": {containerd("/var/k3s/net.d", "/opt/cni/bin"), conf, bin, 0,
+			[]string{"/var/k3s/net.d", "--cni-conf-dir"}},
+		"lists nowhere": {containerd("/gone", "/opt/cni/bin"), conf, bin, 0, []string{"/gone", "--cni-conf-dir"}},
+		"other plugins": {containerd("/etc/cni/net.d", "/usr/libexec/cni", "/y"), conf, bin, 0,
+			[]string{"/usr/libexec/cni, /y", "--cni-bin-dir"}},
+		"plugins of mine": {containerd("/etc/cni/net.d", "/opt/cni/bin"), conf, "usr/libexec/cni", 0,
+			[]string{"--cni-bin-dir"}},
+		"does not say": {message(nil), conf, "usr/libexec/cni", 0, nil},
+		"nobody":       {nil, "var/k3s/net.d", "usr/libexec/cni", 0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tt.answer != nil {

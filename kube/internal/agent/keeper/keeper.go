@@ -123,7 +123,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) watch(ctx context.Context) error {
 	w, err := k.listen()
 	switch {
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOSPC),
+		errors.Is(err, unix.ENOMEM):
 		// inotify(7): max_user_instances or max_user_watches are used up, as on nodes with many pods of root's.
 		return k.pollFor(ctx, err)
 	case err != nil:
@@ -295,8 +296,8 @@ func (k *Keeper) put(ctx context.Context, elsewhere []string) {
 	k.lookAgain(res)
 }
 
-// OthersThere reports plugins of a list that are not where ours is, nor elsewhere: then the runtime looks for plugins in
-// another directory, and with our entry in its list no pod of the node would start.
+// OthersThere reports plugins of a list that are not where ours is, nor elsewhere: then the runtime looks for plugins
+// in another directory, and with our entry in its list no pod of the node would start.
 func (p Place) OthersThere(list conflist.File, elsewhere []string) error {
 	dirs := append([]string{p.Bin.Path}, elsewhere...)
 	for _, name := range conflist.Types(list.Data) {
