@@ -22,22 +22,12 @@ import (
 func serve(t *testing.T, s Server) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "agent", "agent.sock")
-	l, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+	t.Cleanup(func() { // after the server's
 		if _, err := os.Lstat(socket); err == nil {
 			t.Error("the socket is still there")
 		}
 	})
+	serveAt(t, socket, s)
 	return socket
 }
 

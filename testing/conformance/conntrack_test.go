@@ -358,13 +358,6 @@ func (m mistake) make(t *testing.T, backend dataplane.Backend, second intercept.
 
 func localhost(like netip.Addr) netip.Addr { return word("localhost", like) }
 
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
-}
-
 // socket opens a TCP socket in the pod, bound to the flow's source.
 func (s *scene) socket(t *testing.T, who *intercept.Owner) *os.File {
 	t.Helper()
@@ -388,7 +381,7 @@ func (s *scene) socketAt(t *testing.T, in *netlab.Namespace, who *intercept.Owne
 			t.Fatal(err)
 		}
 	}
-	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(s.flow.Src)))
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, netlab.Sockaddr(s.flow.Src)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +424,7 @@ func connect(t *testing.T, socket *os.File, dst netip.AddrPort) (err error) {
 		t.Fatal(rawErr)
 	}
 	rawErr = raw.Write(func(fd uintptr) bool {
-		err = unix.Connect(int(fd), sockaddr(dst))
+		err = unix.Connect(int(fd), netlab.Sockaddr(dst))
 		return !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EALREADY)
 	})
 	if errors.Is(err, unix.EISCONN) {
@@ -548,7 +541,7 @@ func (s *scene) tryInVain(t *testing.T, who *intercept.Owner) {
 	// From a socket that does not block and is closed at once: its SYN is sent by the call.
 	socket := s.socket(t, who)
 	control(t, socket, func(fd int) error {
-		if err := unix.Connect(fd, sockaddr(s.flow.Dst)); !errors.Is(err, unix.EINPROGRESS) {
+		if err := unix.Connect(fd, netlab.Sockaddr(s.flow.Dst)); !errors.Is(err, unix.EINPROGRESS) {
 			return fmt.Errorf("connect: %w", err)
 		}
 		return nil
@@ -572,7 +565,7 @@ func (s *scene) datagramFromServer(t *testing.T) {
 	defer unix.Close(fd)
 	err = errors.Join(unix.SetsockoptInt(fd, level, transparent, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, sockaddr(s.flow.Dst)), unix.Sendto(fd, []byte("hello"), 0, sockaddr(s.flow.Src)))
+		unix.Bind(fd, netlab.Sockaddr(s.flow.Dst)), unix.Sendto(fd, []byte("hello"), 0, netlab.Sockaddr(s.flow.Src)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -615,7 +608,7 @@ func (s *scene) waitForProxy(t *testing.T) {
 	s.flow.Src = at
 	socket := s.socket(t, app)
 	control(t, socket, func(fd int) error {
-		if err := unix.Connect(fd, sockaddr(s.flow.Dst)); !errors.Is(err, unix.EINPROGRESS) {
+		if err := unix.Connect(fd, netlab.Sockaddr(s.flow.Dst)); !errors.Is(err, unix.EINPROGRESS) {
 			return fmt.Errorf("connect: %w", err)
 		}
 		return nil
@@ -817,11 +810,11 @@ func lateAnswer(t *testing.T, lab *netlab.Lab, server netip.AddrPort) (leaks boo
 	}
 	resolver, client := socket(proxy), socket(app)
 	defer unix.Close(resolver)
-	if err := unix.Bind(resolver, sockaddr(netip.AddrPortFrom(localhost(server.Addr()), 15053))); err != nil {
+	if err := unix.Bind(resolver, netlab.Sockaddr(netip.AddrPortFrom(localhost(server.Addr()), 15053))); err != nil {
 		t.Fatal(err)
 	}
 	watch := watchPod(t, lab)
-	err := errors.Join(unix.Connect(client, sockaddr(server)), unix.Sendto(client, []byte("secret.test?"), 0, nil))
+	err := errors.Join(unix.Connect(client, netlab.Sockaddr(server)), unix.Sendto(client, []byte("secret.test?"), 0, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

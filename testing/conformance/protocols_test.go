@@ -147,7 +147,7 @@ func (d datagram) send(
 	if _, err := watch.SoFar(); err != nil {
 		t.Fatal(err)
 	}
-	err = unix.Sendto(fd, d.data[family], 0, sockaddr(p.Dst))
+	err = unix.Sendto(fd, d.data[family], 0, netlab.Sockaddr(p.Dst))
 	refused := errors.Is(err, unix.EPERM)
 	if err != nil && !refused {
 		t.Fatalf("%s to %s: %v", d.name, p.Dst, err)

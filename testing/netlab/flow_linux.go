@@ -322,7 +322,7 @@ func (l *Lab) clientSocket(f Flow) (*os.File, error) {
 	if f.Protocol == intercept.UDP {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := l.namespace(f.From).Socket(domain(f.Dst.Addr()), typ, f.Owner)
+	fd, err := l.namespace(f.From).Socket(Domain(f.Dst.Addr()), typ, f.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +405,7 @@ func connect(socket *os.File, to netip.AddrPort, deadline time.Time) error {
 	}
 	var connErr error
 	err = raw.Write(func(fd uintptr) bool {
-		connErr = unix.Connect(int(fd), sockaddr(to))
+		connErr = unix.Connect(int(fd), Sockaddr(to))
 		return connErr != unix.EINPROGRESS && connErr != unix.EALREADY
 	})
 	if err != nil {

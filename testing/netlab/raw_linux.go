@@ -51,7 +51,7 @@ type Injection struct {
 }
 
 func (n *Namespace) inject(s Segment, o Injection) (err error) {
-	fd, err := n.SocketOf(domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
+	fd, err := n.SocketOf(Domain(s.Dst.Addr()), unix.SOCK_RAW, unix.IPPROTO_TCP, o.Owner)
 	if err != nil {
 		return err
 	}
@@ -71,10 +71,10 @@ func (n *Namespace) inject(s Segment, o Injection) (err error) {
 		return err
 	}
 	// A raw socket's port is its protocol.
-	if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(s.Src.Addr(), 0))); err != nil {
+	if err := unix.Bind(fd, Sockaddr(netip.AddrPortFrom(s.Src.Addr(), 0))); err != nil {
 		return os.NewSyscallError("bind", err)
 	}
-	return os.NewSyscallError("sendto", unix.Sendto(fd, s.encode(), 0, sockaddr(netip.AddrPortFrom(s.Dst.Addr(), 0))))
+	return os.NewSyscallError("sendto", unix.Sendto(fd, s.encode(), 0, Sockaddr(netip.AddrPortFrom(s.Dst.Addr(), 0))))
 }
 
 // encode returns the segment (RFC 9293, section 3.1), with its checksum.
@@ -90,12 +90,12 @@ func (s Segment) encode() []byte {
 	pseudo := append(s.Src.Addr().AsSlice(), s.Dst.Addr().AsSlice()...)
 	pseudo = append(pseudo, 0, unix.IPPROTO_TCP)
 	pseudo = binary.BigEndian.AppendUint16(pseudo, uint16(len(b)))
-	binary.BigEndian.PutUint16(b[16:], checksum(pseudo, b))
+	binary.BigEndian.PutUint16(b[16:], Checksum(pseudo, b))
 	return b
 }
 
-// checksum is the Internet's (RFC 1071).
-func checksum(parts ...[]byte) uint16 {
+// Checksum is the Internet's (RFC 1071). All parts but the last are even.
+func Checksum(parts ...[]byte) uint16 {
 	sum := uint32(0)
 	for _, part := range parts {
 		for i, b := range part {
@@ -154,7 +154,7 @@ func (s Segment) Packet() []byte {
 	if s.Dst.Addr().Is4() {
 		ip = append([]byte{0x45, 0, 0, 0, 0, 1, 0, 0, 64, unix.IPPROTO_TCP, 0, 0}, append(src, dst...)...)
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(tcp)))
-		binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+		binary.BigEndian.PutUint16(ip[10:], Checksum(ip))
 	} else {
 		ip = append([]byte{0x60, 0, 0, 0, 0, 0, unix.IPPROTO_TCP, 64}, append(src, dst...)...)
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(tcp)))

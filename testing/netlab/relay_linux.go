@@ -93,7 +93,7 @@ func (r *relay) socket(b Banner) (_ *os.File, source netip.AddrPort, err error) 
 			from = passthrough6
 		}
 	}
-	fd, err := r.lab.Pod.Socket(domain(from), unix.SOCK_STREAM, &r.owner)
+	fd, err := r.lab.Pod.Socket(Domain(from), unix.SOCK_STREAM, &r.owner)
 	if err != nil {
 		return nil, source, err
 	}

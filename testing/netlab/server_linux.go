@@ -84,7 +84,7 @@ func (s server) start(g *group) error {
 }
 
 func (s server) listen(typ int) (*os.File, error) {
-	fd, err := s.in.Socket(domain(s.addr.Addr()), typ, &s.owner)
+	fd, err := s.in.Socket(Domain(s.addr.Addr()), typ, &s.owner)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (s server) serveUDP(g *group, socket *os.File) {
 
 // sendFrom sends a datagram from any address.
 func (s server) sendFrom(local netip.AddrPort, to unix.Sockaddr, data []byte) error {
-	fd, err := s.in.Socket(domain(local.Addr()), unix.SOCK_DGRAM, &s.owner)
+	fd, err := s.in.Socket(Domain(local.Addr()), unix.SOCK_DGRAM, &s.owner)
 	if err != nil {
 		return err
 	}
@@ -457,7 +457,7 @@ func bind(fd int, addr netip.AddrPort, transparent bool) error {
 	if err != nil {
 		return err
 	}
-	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(addr)))
+	return os.NewSyscallError("bind", unix.Bind(fd, Sockaddr(addr)))
 }
 
 // anyAddr returns the addresses at which a server of both families listens.
@@ -466,20 +466,6 @@ func anyAddr(port uint16) []netip.AddrPort {
 		netip.AddrPortFrom(netip.IPv4Unspecified(), port),
 		netip.AddrPortFrom(netip.IPv6Unspecified(), port),
 	}
-}
-
-func domain(a netip.Addr) int {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
 func addrPort(sa unix.Sockaddr) netip.AddrPort {

@@ -106,7 +106,7 @@ var defaults = []attempt{
 		return askOf(unix.AF_INET6, &mapped, patience)
 	}},
 	{claim: "addresses", name: "a neighbour's link-local address", by: plain, do: func(to netip.AddrPort) string {
-		return askOf(domain(to.Addr()), sockaddr(linkLocal(to)), little)
+		return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(linkLocal(to)), little)
 	}},
 	{claim: "addresses", name: "broadcast, multicast and other loopback addresses", by: plain, inert: inBoth,
 		do: func(to netip.AddrPort) string {
@@ -124,11 +124,11 @@ var defaults = []attempt{
 	// Sources.
 	{claim: "passthrough-source", name: "from 127.0.0.6 and ::6", by: plain, inert: inIPv4,
 		do: func(to netip.AddrPort) string {
-			return askOf(domain(to.Addr()), sockaddr(to), little, byFamily(to, from("127.0.0.6"), from("::6")))
+			return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, byFamily(to, from("127.0.0.6"), from("::6")))
 		}},
 	{claim: "passthrough-source", name: "from other loopback addresses", by: plain, inert: inBoth,
 		do: func(to netip.AddrPort) string {
-			return askOf(domain(to.Addr()), sockaddr(to), little, byFamily(to, from("127.0.0.5"), from("::1")))
+			return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, byFamily(to, from("127.0.0.5"), from("::1")))
 		}},
 	{claim: "inside", name: "from 127.0.0.6 and ::6 to the application of the pod", by: plain, says: theApp, inert: inBoth,
 		do: func(to netip.AddrPort) string {
@@ -139,7 +139,7 @@ var defaults = []attempt{
 		do: func(to netip.AddrPort) string {
 			const freeBind6 = 78 // IPV6_FREEBIND
 			free := byFamily(to, flag(unix.SOL_IP, unix.IP_FREEBIND, 1), flag(unix.SOL_IPV6, freeBind6, 1))
-			return askOf(domain(to.Addr()), sockaddr(to), little, free,
+			return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, free,
 				byFamily(to, from("192.0.2.200"), from("2001:db8:200::1")))
 		}},
 	{claim: "source-ports", name: "from ports of others", by: plain, do: func(to netip.AddrPort) string {
@@ -154,7 +154,7 @@ var defaults = []attempt{
 		return oneOf(answers)
 	}, says: []string{"EADDRINUSE", "outbound"}},
 	{claim: "bound", name: "bound to the interface", by: plain, do: func(to netip.AddrPort) string {
-		return askOf(domain(to.Addr()), sockaddr(to), little, device("eth0"))
+		return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, device("eth0"))
 	}},
 	{claim: "bound", name: "bound to the interface, with Fast Open", by: plain,
 		do:   func(to netip.AddrPort) string { return fastOpen(to, little, device("eth0")) },
@@ -165,19 +165,19 @@ var defaults = []attempt{
 		set := func(fd int) error {
 			return unix.SetsockoptString(fd, unix.SOL_IP, unix.IP_OPTIONS, "\x07\x07\x04\x00\x00\x00\x00\x00")
 		}
-		return askOf(domain(to.Addr()), sockaddr(to), little, byFamily(to, set, routed(to)))
+		return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, byFamily(to, set, routed(to)))
 	}},
 	{claim: "options", name: "a source route", by: plain, inert: inIPv4, do: func(to netip.AddrPort) string {
 		// It goes to the first hop, which the attempt's destination is.
 		route := "\x83\x07\x04" + string(to.Addr().AsSlice()) + "\x00"
 		set := func(fd int) error { return unix.SetsockoptString(fd, unix.SOL_IP, unix.IP_OPTIONS, route) }
-		return askOf(domain(to.Addr()), sockaddr(to), little, byFamily(to, set, routed(to)))
+		return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, byFamily(to, set, routed(to)))
 	}},
 	{claim: "openings", name: "Fast Open without a cookie", by: plain, says: theProxy,
 		do: func(to netip.AddrPort) string { return fastOpen(to, patience) }},
 	{claim: "openings", name: "with a signature that the proxy does not know (TCP_MD5SIG)", by: plain,
 		do: func(to netip.AddrPort) string {
-			return askOf(domain(to.Addr()), sockaddr(to), little, func(fd int) error { return sign(fd, to) })
+			return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, func(fd int) error { return sign(fd, to) })
 		}},
 	{claim: "openings", name: "with congestion notification", by: plain, says: theProxy,
 		do: func(to netip.AddrPort) string {
@@ -265,7 +265,7 @@ var defaults = []attempt{
 	{claim: "root", name: "root that becomes the proxy", by: root, leaves: inBoth, says: theWorld, do: becomes},
 	{claim: "sockets", name: "an inherited socket", by: plain, leaves: inBoth, says: theWorld,
 		do: func(to netip.AddrPort) string {
-			return askBy(map[bool]int{true: inherited4, false: inherited6}[to.Addr().Is4()], sockaddr(to), patience)
+			return askBy(map[bool]int{true: inherited4, false: inherited6}[to.Addr().Is4()], netlab.Sockaddr(to), patience)
 		}},
 	{claim: "sockets", name: "a socket that is handed over", by: plain, leaves: inBoth, says: theWorld, do: handed},
 
@@ -431,12 +431,12 @@ func lookup(to netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(to.Add
 
 // withSocket does something with a connected socket of datagrams.
 func withSocket(protocol int, to netip.AddrPort, f func(fd int) error) error {
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	if err := unix.Connect(fd, netlab.Sockaddr(to)); err != nil {
 		return err
 	}
 	return f(fd)

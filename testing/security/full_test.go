@@ -126,12 +126,12 @@ func (e exhaustion) try(t *testing.T) {
 		for family := range 2 {
 			to := destination(i, family)
 			var outward, inward string
-			err := lab.Pod.Do(func() error { outward = askOf(domain(to.Addr()), sockaddr(to), little); return nil })
+			err := lab.Pod.Do(func() error { outward = askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little); return nil })
 			if err != nil {
 				t.Fatal(err)
 			}
 			inside := inPod(to, insidePort)
-			err = lab.Peer.Do(func() error { inward = askOf(domain(to.Addr()), sockaddr(inside), little); return nil })
+			err = lab.Peer.Do(func() error { inward = askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(inside), little); return nil })
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -34,7 +34,7 @@ func family(a netip.Addr) int {
 
 // sendRaw sends a whole IP packet.
 func sendRaw(packet []byte, to netip.AddrPort, options ...option) error {
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func sendRaw(packet []byte, to netip.AddrPort, options ...option) error {
 			return err
 		}
 	}
-	return unix.Sendto(fd, packet, 0, sockaddr(netip.AddrPortFrom(to.Addr(), 0)))
+	return unix.Sendto(fd, packet, 0, netlab.Sockaddr(netip.AddrPortFrom(to.Addr(), 0)))
 }
 
 // segment is a segment from a port of the pod, with data unless it opens something.
@@ -138,7 +138,7 @@ func setTTL(packet []byte, ttl byte) {
 func seal(packet []byte) {
 	header := packet[:int(packet[0]&15)*4]
 	header[10], header[11] = 0, 0
-	binary.BigEndian.PutUint16(header[10:], ^uint16(sumOf(header)))
+	binary.BigEndian.PutUint16(header[10:], netlab.Checksum(header))
 }
 
 // fragments cuts a packet after so many bytes of what it carries, a multiple of eight.
@@ -321,27 +321,13 @@ func datagram(to netip.AddrPort, port uint16) []byte {
 	udp = append(udp, data...)
 	src, dst := here(to).AsSlice(), to.Addr().AsSlice()
 	pseudo := slices.Concat(src, dst, []byte{0, unix.IPPROTO_UDP}, udp[4:6])
-	binary.BigEndian.PutUint16(udp[6:], ^uint16(sumOf(pseudo, udp)))
+	binary.BigEndian.PutUint16(udp[6:], netlab.Checksum(pseudo, udp))
 	if to.Addr().Is4() {
 		p := slices.Concat([]byte{0x45, 0, 0, byte(20 + len(udp)), 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}, src, dst, udp)
 		seal(p)
 		return p
 	}
 	return slices.Concat([]byte{0x60, 0, 0, 0, 0, byte(len(udp)), unix.IPPROTO_UDP, 64}, src, dst, udp)
-}
-
-// sumOf is the sum of the Internet's checksum (RFC 1071). All parts but the last are even.
-func sumOf(parts ...[]byte) uint32 {
-	sum := uint32(0)
-	for _, part := range parts {
-		for i, b := range part {
-			sum += uint32(b) << (8 * (1 - i%2))
-		}
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return sum
 }
 
 // rawLookups sends lookups that no socket of UDP's would, from several ports.
@@ -382,13 +368,13 @@ func leaveFragments(to netip.AddrPort, leave int) option {
 func eachProtocol(to netip.AddrPort) string {
 	var errs []error
 	for _, protocol := range []int{unix.IPPROTO_SCTP, unix.IPPROTO_DCCP, unix.IPPROTO_UDPLITE, unix.IPPROTO_GRE, 253} {
-		fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+		fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 		if err != nil {
 			return said(err)
 		}
 		data := make([]byte, 32)
 		data[5] = 8 // the checksum's coverage, where there is one
-		errs = append(errs, unix.Sendto(fd, data, 0, sockaddr(netip.AddrPortFrom(to.Addr(), 0))), unix.Close(fd))
+		errs = append(errs, unix.Sendto(fd, data, 0, netlab.Sockaddr(netip.AddrPortFrom(to.Addr(), 0))), unix.Close(fd))
 	}
 	return refusedOnly(errs...)
 }

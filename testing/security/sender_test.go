@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -170,27 +169,6 @@ func (k kind) alone(f func() string) string {
 // patience is how long to wait for an answer. What is expected to hang is asked with less.
 const patience, little = 5 * time.Second, 50 * time.Millisecond
 
-// domain returns the socket domain of an address.
-func domain(a netip.Addr) int {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	zone := uint32(0)
-	if z := a.Addr().Zone(); z != "" {
-		if dev, err := net.InterfaceByName(z); err == nil {
-			zone = uint32(dev.Index)
-		}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port()), ZoneId: zone}
-}
-
 // said returns what an error says: the name of its number.
 func said(err error) string {
 	var errno unix.Errno
@@ -215,7 +193,7 @@ func device(name string) option { return func(fd int) error { return unix.BindTo
 func from(addr string) option { return fromPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)) }
 
 func fromPort(a netip.AddrPort) option {
-	return func(fd int) error { return unix.Bind(fd, sockaddr(a)) }
+	return func(fd int) error { return unix.Bind(fd, netlab.Sockaddr(a)) }
 }
 
 // byFamily chooses an option by the family of an address.
@@ -228,7 +206,7 @@ func byFamily(to netip.AddrPort, four, six option) option {
 
 // ask connects by TCP and says who answers, or why nobody does.
 func ask(to netip.AddrPort, options ...option) string {
-	return askOf(domain(to.Addr()), sockaddr(to), patience, options...)
+	return askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), patience, options...)
 }
 
 func askOf(domain int, to unix.Sockaddr, wait time.Duration, options ...option) string {
@@ -293,7 +271,7 @@ func patient(fd int, wait time.Duration) error {
 
 // askUDP sends a datagram and says who answers, or why nobody does.
 func askUDP(protocol int, to netip.AddrPort, wait time.Duration, options ...option) string {
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return said(err)
 	}
@@ -303,7 +281,7 @@ func askUDP(protocol int, to netip.AddrPort, wait time.Duration, options ...opti
 			return said(err)
 		}
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+	if err := unix.Connect(fd, netlab.Sockaddr(to)); err != nil {
 		return said(err)
 	}
 	if _, err := unix.Write(fd, []byte("whoami\n")); err != nil {

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
 // As much of io_uring (io_uring_setup(2), linux/io_uring.h) as it takes to open a socket and to connect it.
@@ -123,7 +125,7 @@ func askURing(to netip.AddrPort, flags uint32, personal bool) string {
 		personality = uint16(id)
 	}
 	// Domain, type and protocol stand where others have a descriptor, an offset and a length.
-	fd, err := u.do(opSocket, int32(domain(to.Addr())), 0, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0, personality)
+	fd, err := u.do(opSocket, int32(netlab.Domain(to.Addr())), 0, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0, personality)
 	if err != nil {
 		return said(err)
 	}
@@ -144,7 +146,7 @@ func askURing(to netip.AddrPort, flags uint32, personal bool) string {
 // rawSockaddr is struct sockaddr_in or sockaddr_in6.
 func rawSockaddr(a netip.AddrPort) (b []byte, size int) {
 	b = make([]byte, unix.SizeofSockaddrInet6)
-	binary.NativeEndian.PutUint16(b, uint16(domain(a.Addr())))
+	binary.NativeEndian.PutUint16(b, uint16(netlab.Domain(a.Addr())))
 	binary.BigEndian.PutUint16(b[2:], a.Port())
 	if a.Addr().Is4() {
 		copy(b[4:], a.Addr().AsSlice())

@@ -41,11 +41,11 @@ func linkLocal(to netip.AddrPort) netip.AddrPort {
 
 // closesAtOnce connects, and closes the socket before anything is answered.
 func closesAtOnce(to netip.AddrPort) string {
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return said(err)
 	}
-	if err := unix.Connect(fd, sockaddr(to)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+	if err := unix.Connect(fd, netlab.Sockaddr(to)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return said(err)
 	}
 	return said(unix.Close(fd))
@@ -62,7 +62,7 @@ func routed(to netip.AddrPort) option {
 
 func fastOpen(to netip.AddrPort, wait time.Duration, options ...option) string {
 	const noCookie = 34 // TCP_FASTOPEN_NO_COOKIE
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return said(err)
 	}
@@ -75,7 +75,7 @@ func fastOpen(to netip.AddrPort, wait time.Duration, options ...option) string {
 			return said(err)
 		}
 	}
-	if err := unix.Sendto(fd, []byte("whoami\n"), unix.MSG_FASTOPEN, sockaddr(to)); err != nil {
+	if err := unix.Sendto(fd, []byte("whoami\n"), unix.MSG_FASTOPEN, netlab.Sockaddr(to)); err != nil {
 		return said(err)
 	}
 	return answerer(fd)
@@ -124,7 +124,7 @@ func takesSocket(to netip.AddrPort) string {
 		return said(err)
 	}
 	defer unix.Close(fd)
-	return askBy(fd, sockaddr(to), patience)
+	return askBy(fd, netlab.Sockaddr(to), patience)
 }
 
 // programOf asks by a program of the image's that has a bit set.
@@ -187,12 +187,12 @@ func handed(to netip.AddrPort) string {
 		return fmt.Sprint("no socket: ", err)
 	}
 	defer unix.Close(fds[0])
-	return askBy(fds[0], sockaddr(to), patience)
+	return askBy(fds[0], netlab.Sockaddr(to), patience)
 }
 
 // rawTCP sends segments by a socket whose IP header is the kernel's.
 func rawTCP(to netip.AddrPort) string {
-	fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return said(err)
 	}
@@ -204,7 +204,7 @@ func rawTCP(to netip.AddrPort) string {
 		if to.Addr().Is6() {
 			tcp = p[40:]
 		}
-		errs = append(errs, unix.Sendto(fd, tcp, 0, sockaddr(netip.AddrPortFrom(to.Addr(), 0))))
+		errs = append(errs, unix.Sendto(fd, tcp, 0, netlab.Sockaddr(netip.AddrPortFrom(to.Addr(), 0))))
 	}
 	return refusedOnly(errs...)
 }
@@ -234,7 +234,7 @@ func marksOfTProxy(to netip.AddrPort) string {
 			if err := sendRaw(s.Packet(), to, set...); err != nil && !errors.Is(err, unix.EPERM) {
 				return said(err)
 			}
-			answers[askOf(domain(to.Addr()), sockaddr(to), little, append(set, fromPort(s.Src))...)] = true
+			answers[askOf(netlab.Domain(to.Addr()), netlab.Sockaddr(to), little, append(set, fromPort(s.Src))...)] = true
 		}
 	}
 	return oneOf(answers)
@@ -244,35 +244,35 @@ func marksOfTProxy(to netip.AddrPort) string {
 func bothOpen(t *testing.T, lab *netlab.Lab, to netip.AddrPort) string {
 	t.Helper()
 	src := netip.AddrPortFrom(here(to), 27001)
-	fd, err := lab.Pod.Socket(domain(to.Addr()), unix.SOCK_STREAM, &plain.owner)
+	fd, err := lab.Pod.Socket(netlab.Domain(to.Addr()), unix.SOCK_STREAM, &plain.owner)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
 	syn := netlab.Segment{Src: to, Dst: src, Flags: intercept.SYN, Seq: 1}
-	err = errors.Join(unix.SetNonblock(fd, false), unix.Bind(fd, sockaddr(src)),
+	err = errors.Join(unix.SetNonblock(fd, false), unix.Bind(fd, netlab.Sockaddr(src)),
 		lab.Inject(netlab.FromPeer, syn, netlab.Injection{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return askBy(fd, sockaddr(to), patience)
+	return askBy(fd, netlab.Sockaddr(to), patience)
 }
 
 // lateFromLetIn sends on a captured connection from an excluded inbound port, after connection tracking has forgotten
 // it.
 func lateFromLetIn(t *testing.T, lab *netlab.Lab, to netip.AddrPort) string {
 	t.Helper()
-	fd, err := lab.Pod.Socket(domain(to.Addr()), unix.SOCK_STREAM, &plain.owner)
+	fd, err := lab.Pod.Socket(netlab.Domain(to.Addr()), unix.SOCK_STREAM, &plain.owner)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
 	err = errors.Join(unix.SetNonblock(fd, false), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, sockaddr(netip.AddrPortFrom(here(to), 15021))))
+		unix.Bind(fd, netlab.Sockaddr(netip.AddrPortFrom(here(to), 15021))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if by := askBy(fd, sockaddr(to), patience); by != "outbound" {
+	if by := askBy(fd, netlab.Sockaddr(to), patience); by != "outbound" {
 		return by
 	}
 	if err := lab.Pod.FlushEntries(); err != nil {
@@ -286,7 +286,7 @@ func lateFromLetIn(t *testing.T, lab *netlab.Lab, to netip.AddrPort) string {
 func listens(to netip.AddrPort) string {
 	answers := map[string]bool{}
 	for _, port := range []uint16{15001, 15006, 15053} {
-		fd, err := unix.Socket(domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		fd, err := unix.Socket(netlab.Domain(to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return said(err)
 		}
@@ -297,7 +297,7 @@ func listens(to netip.AddrPort) string {
 		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 		if err == nil {
-			err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(at, port)))
+			err = unix.Bind(fd, netlab.Sockaddr(netip.AddrPortFrom(at, port)))
 		}
 		if err == nil {
 			err = unix.Listen(fd, 1)

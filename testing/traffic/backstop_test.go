@@ -79,6 +79,14 @@ func exempting(c *intercept.Config) {
 	c.DNS.Mode = intercept.DNSAll
 }
 
+// exemptingWith returns such a configuration with a backstop.
+func exemptingWith(b intercept.Backstop) intercept.Config {
+	c := intercept.Default()
+	exempting(&c)
+	c.Backstop = b
+	return c
+}
+
 // talk is a flow and the fate that it meets, whatever the backstop.
 type talk struct {
 	netlab.Flow
@@ -331,7 +339,7 @@ func dialTCP(lab *netlab.Lab, f netlab.Flow, protocol int, options ...func(fd in
 		}
 	}
 	if f.Src.IsValid() {
-		err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(f.Src)))
+		err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, netlab.Sockaddr(f.Src)))
 		if err != nil {
 			return nil, err
 		}
@@ -342,7 +350,7 @@ func dialTCP(lab *netlab.Lab, f netlab.Flow, protocol int, options ...func(fd in
 	}
 	var connErr error
 	err = errors.Join(file.SetDeadline(time.Now().Add(20*time.Second)), raw.Write(func(fd uintptr) bool {
-		connErr = unix.Connect(int(fd), sockaddr(f.Dst))
+		connErr = unix.Connect(int(fd), netlab.Sockaddr(f.Dst))
 		return !errors.Is(connErr, unix.EINPROGRESS) && !errors.Is(connErr, unix.EALREADY)
 	}))
 	if errors.Is(connErr, unix.EISCONN) {
@@ -375,9 +383,7 @@ func flushedConnections(t *testing.T, w way, b intercept.Backstop, loose string)
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	c := intercept.Default()
-	exempting(&c)
-	c.Backstop = b
+	c := exemptingWith(b)
 	all := talks(c)
 	open := func(older bool) (conns []*net.TCPConn) {
 		t.Helper()
@@ -558,9 +564,7 @@ func TestOpenings(t *testing.T) {
 				if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 					t.Fatal(err)
 				}
-				c := intercept.Default()
-				exempting(&c)
-				c.Backstop = b
+				c := exemptingWith(b)
 				target := w.target(t, lab)
 				applyConfig(t, target, c)
 				for _, f := range talks(c) {
@@ -629,9 +633,7 @@ func TestSimultaneousOpen(t *testing.T) {
 		if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 			t.Fatal(err)
 		}
-		c := intercept.Default()
-		exempting(&c)
-		c.Backstop = b
+		c := exemptingWith(b)
 		target := w.target(t, lab)
 		applyConfig(t, target, c)
 		for i, dst := range []string{"203.0.113.77:7000", "[2001:db8::77]:7000"} {
@@ -680,7 +682,7 @@ func simultaneously(t *testing.T, lab *netlab.Lab, here, there netip.AddrPort) e
 	defer netlab.HangUp(socket)
 	route((*netlink.Handle).RouteAdd)
 	// The SYN has been sent when the call returns.
-	err = errors.Join(unix.Bind(fd, sockaddr(here)), unix.Connect(fd, sockaddr(there)))
+	err = errors.Join(unix.Bind(fd, netlab.Sockaddr(here)), unix.Connect(fd, netlab.Sockaddr(there)))
 	if !errors.Is(err, unix.EINPROGRESS) {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func answerer(t *testing.T, lab *netlab.Lab, server netip.AddrPort) (from netip.
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendto(fd, []byte("whoami\n"), 0, sockaddr(server)); err != nil {
+	if err := unix.Sendto(fd, []byte("whoami\n"), 0, netlab.Sockaddr(server)); err != nil {
 		t.Fatal(err)
 	}
 	awaitReadable(t, fd)

@@ -143,7 +143,7 @@ func lateSegment(t *testing.T, lab *netlab.Lab, conn net.Conn) {
 	}
 	segment := tcpSegment(src, dst, uint32(next[send])+100_000_000, uint32(next[receive]))
 	to := netip.AddrPortFrom(dst.Addr(), 0)
-	if err := unix.Sendto(rawTCP(t, lab, family), segment, 0, sockaddr(to)); err != nil {
+	if err := unix.Sendto(rawTCP(t, lab, family), segment, 0, netlab.Sockaddr(to)); err != nil {
 		t.Fatal(err)
 	}
 }

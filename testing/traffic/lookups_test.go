@@ -44,11 +44,11 @@ func connected(t *testing.T, ns *netlab.Namespace, owner *intercept.Owner, local
 		err = unix.SetsockoptInt(fd, level, transparent, 1)
 	}
 	if err := errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(fd, sockaddr(local))); err != nil {
+		unix.Bind(fd, netlab.Sockaddr(local))); err != nil {
 		t.Fatalf("%s: %v", local, err)
 	}
 	if with.IsValid() {
-		if err := unix.Connect(fd, sockaddr(with)); err != nil {
+		if err := unix.Connect(fd, netlab.Sockaddr(with)); err != nil {
 			t.Fatal(err)
 		}
 	}

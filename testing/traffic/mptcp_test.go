@@ -111,7 +111,7 @@ func serveMPTCP(t *testing.T, in *netlab.Namespace, owner *intercept.Owner, port
 		if domain == unix.AF_INET6 {
 			err = unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, 1)
 		}
-		if err := errors.Join(err, unix.Bind(fd, sockaddr(at)), unix.Listen(fd, 16)); err != nil {
+		if err := errors.Join(err, unix.Bind(fd, netlab.Sockaddr(at)), unix.Listen(fd, 16)); err != nil {
 			t.Fatal(err)
 		}
 		file := os.NewFile(uintptr(fd), "mptcp")

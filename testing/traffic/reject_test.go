@@ -30,7 +30,7 @@ func udpSocket(t *testing.T, lab *netlab.Lab, dst netip.AddrPort) net.Conn {
 	}
 	file := os.NewFile(uintptr(fd), "udp")
 	defer file.Close()
-	if err := unix.Connect(fd, sockaddr(dst)); err != nil {
+	if err := unix.Connect(fd, netlab.Sockaddr(dst)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := net.FileConn(file)

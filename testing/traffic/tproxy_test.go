@@ -418,7 +418,7 @@ func callFromPeer(lab *netlab.Lab, dst netip.AddrPort) (got netlab.Banner, retra
 	}
 	var connErr error
 	err = raw.Write(func(fd uintptr) bool {
-		connErr = unix.Connect(int(fd), sockaddr(dst))
+		connErr = unix.Connect(int(fd), netlab.Sockaddr(dst))
 		return connErr != unix.EINPROGRESS && connErr != unix.EALREADY
 	})
 	if err := errors.Join(err, os.NewSyscallError("connect", connErr)); err != nil {

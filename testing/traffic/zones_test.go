@@ -181,7 +181,7 @@ func sharedSocket(t testing.TB, lab *netlab.Lab, owner *intercept.Owner, src, ds
 	file := os.NewFile(uintptr(fd), "udp")
 	defer file.Close()
 	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	if err := errors.Join(err, unix.Bind(fd, sockaddr(src)), unix.Connect(fd, sockaddr(dst))); err != nil {
+	if err := errors.Join(err, unix.Bind(fd, netlab.Sockaddr(src)), unix.Connect(fd, netlab.Sockaddr(dst))); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := net.FileConn(file)
@@ -189,13 +189,6 @@ func sharedSocket(t testing.TB, lab *netlab.Lab, owner *intercept.Owner, src, ds
 		t.Fatal(err)
 	}
 	return conn
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
 // ask asks who answers.
