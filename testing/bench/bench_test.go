@@ -402,11 +402,13 @@ func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
 			start := time.Now()
 			for range batch {
 				for _, ends := range []pair{p, {p[1], p[0]}} {
-					if _, err := unix.Write(ends[0], buf); err != nil {
-						b.Fatal(err)
-					}
-					if _, err := unix.Read(ends[1], buf); err != nil {
-						b.Fatal(err)
+					for _, err := range []error{
+						uninterrupted(func() error { _, err := unix.Write(ends[0], buf); return err }),
+						uninterrupted(func() error { _, err := unix.Read(ends[1], buf); return err }),
+					} {
+						if err != nil {
+							b.Fatal(err)
+						}
 					}
 				}
 			}
@@ -445,15 +447,19 @@ func tcpPairOf(b *testing.B, from side, dst netip.AddrPort, to side, port uint16
 	for _, err := range []error{
 		unix.SetsockoptInt(listener, level, transparent, 1),
 		unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(listener, sockaddr(netip.AddrPortFrom(any, port))),
+		unix.Bind(listener, netlab.Sockaddr(netip.AddrPortFrom(any, port))),
 		unix.Listen(listener, 1),
-		unix.Connect(p0, sockaddr(dst)),
+		uninterrupted(func() error { return unix.Connect(p0, netlab.Sockaddr(dst)) }),
 	} {
 		if err != nil {
 			b.Fatal(err)
 		}
 	}
-	accepted, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	accepted := -1
+	err := uninterrupted(func() (err error) {
+		accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		return err
+	})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -466,6 +472,17 @@ func tcpPairOf(b *testing.B, from side, dst netip.AddrPort, to side, port uint16
 	return pair{p0, accepted}
 }
 
+// uninterrupted makes a system call again that a signal of Go's runtime has
+// interrupted. The kernel does so itself, but not for sockets with a time-out
+// (signal(7)).
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // udpPair connects the pod with the peer, on a port that is nobody's.
 func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
 	b.Helper()
@@ -475,7 +492,7 @@ func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
 	}
 	p := pair{socket(b, side{lab.Pod, 1000}, domain, unix.SOCK_DGRAM),
 		socket(b, side{lab.Peer, 1000}, domain, unix.SOCK_DGRAM)}
-	ends := [2]unix.Sockaddr{sockaddr(netip.AddrPortFrom(pod, 9998)), sockaddr(netip.AddrPortFrom(peer, 9999))}
+	ends := [2]unix.Sockaddr{netlab.Sockaddr(netip.AddrPortFrom(pod, 9998)), netlab.Sockaddr(netip.AddrPortFrom(peer, 9999))}
 	for i := range p {
 		if err := errors.Join(unix.Bind(p[i], ends[i]), unix.Connect(p[i], ends[1-i])); err != nil {
 			b.Fatal(err)
@@ -500,11 +517,4 @@ func socket(b *testing.B, s side, domain, typ int) int {
 		b.Fatal(err)
 	}
 	return fd
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
