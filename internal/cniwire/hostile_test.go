@@ -72,24 +72,6 @@ func open(t *testing.T) string {
 	return filepath.Join(dir, "agent.sock")
 }
 
-// serveAt is serve at a path.
-func serveAt(t *testing.T, socket string, s Server) {
-	t.Helper()
-	l, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // TestStrangers: another user cannot connect; and where the file's mode or a
 // descriptor handed over lets it, it is asked nothing and told nothing.
 func TestStrangers(t *testing.T) {
