@@ -163,7 +163,11 @@ func (c *cluster) strip(pod string) {
 
 func (c *cluster) rollout() {
 	c.t.Helper()
-	c.kubectl("rollout", "status", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--timeout=90s")
+	_, err := c.try("rollout", "status", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--timeout=90s")
+	if err != nil {
+		log, _ := c.try("logs", "-n", "mesh-system", "daemonset/mesh-cni-agent", "--tail=40")
+		c.t.Fatalf("the agent is not ready: %v\n%s", err, log)
+	}
 }
 
 // logged is whether the plugin's log, which a reboot empties, has a result of a pod.

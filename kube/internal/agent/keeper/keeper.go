@@ -302,7 +302,8 @@ func (p Place) OthersThere(list conflist.File, elsewhere []string) error {
 	dirs := append([]string{p.Bin.Path}, elsewhere...)
 	for _, name := range conflist.Types(list.Data) {
 		there := name == p.Entry.Type || slices.ContainsFunc(dirs, func(dir string) bool {
-			_, err := os.Stat(filepath.Join(dir, name))
+			// A link may lead to where only the node sees a file, as NixOS has them.
+			_, err := os.Lstat(filepath.Join(dir, name))
 			return err == nil
 		})
 		if !there {

@@ -303,6 +303,15 @@ func TestOtherDirectory(t *testing.T) {
 	}
 	until(t, "the entry is there once the other is", func() bool { return s.State() == nil && s.has() })
 
+	// The node's link leads to where this mount does not reach.
+	s = play(t, "05-x.conflist", strings.Replace(cilium, "cilium-cni", "azure-vnet", 1), func(s *scene) {
+		link := filepath.Join(s.Keeper.place.Bin.Path, "azure-vnet")
+		if err := os.Symlink("/nix/store/somewhere/azure-vnet", link); err != nil {
+			t.Fatal(err)
+		}
+	})
+	until(t, "the entry is there beside a link", func() bool { return s.State() == nil && s.has() })
+
 	var mu sync.Mutex
 	var elsewhere []string
 	wrong := errors.New("the runtime reads /elsewhere")
