@@ -124,6 +124,9 @@ func (s *space) allForeign() (all []beside.Chain, err error) {
 		chains, err := iptables.LegacyChains(f)
 		add(err)
 		all = append(all, chains...)
+		if errors.Is(err, iptables.ErrHidden) { // and so are those of the other family
+			break
+		}
 	}
 	return all, joinLine(errs)
 }

@@ -135,6 +135,7 @@ func TestNetAdminAlone(t *testing.T) {
 		with(10, admin, "status", "as far as can be seen: ")
 		with(10, admin, "check"+flags, "CAP_DAC_READ_SEARCH")
 		with(0, admin, "remove", "nothing to remove")
+		with(0, admin, "remove", "that this user cannot see")
 	}
 	raw := append(admin, unix.CAP_NET_RAW)
 	with(13, admin, "apply --backend iptables-legacy", "CAP_DAC_READ_SEARCH")
