@@ -231,3 +231,28 @@ func update(t *testing.T, page string, commands []quickstart.Command, printed []
 		t.Fatal(err)
 	}
 }
+
+// TestBackendsPage compares what docs/backends.md says that apply prints with what it prints.
+func TestBackendsPage(t *testing.T) {
+	netlab.Require(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	mesh := filepath.Join(t.TempDir(), "mesh-init")
+	if err := program.Build(mesh, "cmd/mesh-init"); err != nil {
+		t.Fatal(err)
+	}
+	printed, err := exec.Command(mesh, "apply", "--netns", ns.Path()).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := os.ReadFile("../../docs/backends.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "$ mesh-init apply --netns /run/netns/pod\n" + string(printed); !strings.Contains(string(shown), want) {
+		t.Errorf("docs/backends.md does not show\n%s", want)
+	}
+}
