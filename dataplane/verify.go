@@ -19,7 +19,9 @@ import (
 // report.
 //
 // What it opens goes to addresses nobody has (RFC 5737, RFC 3849) where the configuration leaves the choice, and gets
-// no further than the node if it is not captured: its hop limit is 1. Its source ports are [verify.SourcePorts].
+// no further than the first router behind the pod if it is not captured: its hop limit is 1. What the rules send to a
+// target outside the pod gets the usual hop limit, once it is seen to be on its way there. Its source ports are
+// [verify.SourcePorts].
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
 	p, err := newPlan(c)
 	if err != nil {

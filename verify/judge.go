@@ -38,6 +38,8 @@ type Seen struct {
 	Counted uint64
 	// RefusedBy is a rule of ours that refuses or discards, and has counted meanwhile. Empty: none has.
 	RefusedBy ruleset.RuleID
+	// Replied is true of a connection for which nobody waits if an answer came, whatever it says.
+	Replied bool
 	// By is who accepted it, or, of a lookup over UDP, who hears it. Nil: not known.
 	By []Holder
 	// Pending is true of a connection that the kernel has accepted and no process has taken.
@@ -340,6 +342,10 @@ func (j judge) passed() (Word, string, string) {
 	}
 	if j.s.Counts && j.s.Counted == 0 {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
+	}
+	if j.s.Tracked && j.s.Entry == nil && !j.s.Replied && j.s.Outcome != Refused && !j.p.Packet.Foreign {
+		return Failed, "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or has " +
+			"arrived", "a rule of another's discards it: mesh-init doctor lists them"
 	}
 	if !j.s.Counts && !j.s.Tracked {
 		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"

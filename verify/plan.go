@@ -32,6 +32,9 @@ type Probe struct {
 	// At is the address of the pod to which a redirect goes: loopback for what the pod sends, that of the interface for
 	// what arrives.
 	At netip.Addr
+	// Hops is the hop limit that it begins with: what is not captured gets no further than the first router behind the
+	// pod.
+	Hops int
 	// Lookup is true of a name lookup: it asks a question.
 	Lookup bool
 	// Waits is true if somebody has to accept, answer or refuse it.
@@ -233,7 +236,11 @@ func (p *planner) try(c candidate, k *ruleset.Packet, at netip.Addr) bool {
 		return false
 	}
 	rejected := t.Fate.Action == ruleset.Rejected
-	p.plan.Probes = append(p.plan.Probes, Probe{What: c.what + ", " + f.String(), Packet: *k, Trace: t, At: at,
+	hops := 1
+	if c.way.Forwards {
+		hops++ // the pod itself is the first
+	}
+	p.plan.Probes = append(p.plan.Probes, Probe{What: c.what + ", " + f.String(), Packet: *k, Trace: t, At: at, Hops: hops,
 		Lookup: k.Dst.Port() == 53 && len(c.clients) == 0, Waits: isCaptured(t) || rejected, Lenient: c.lenient})
 	for _, s := range t.Steps {
 		if s.Matched {

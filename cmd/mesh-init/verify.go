@@ -21,7 +21,8 @@ func verifyVerb() verb {
 		Also: []string{"validate", "probe"},
 		More: "It does what an app, the proxy and a client do, and says of each ok, failed or not\n" +
 			"proven. It sends from ports " + verify.SourcePorts.String() + ", and to addresses nobody has (RFC 5737,\n" +
-			"RFC 3849) with a hop limit of 1: what is not captured gets no further than the node.",
+			"RFC 3849) with a hop limit of 1: what is not captured gets no further than the first\n" +
+			"router. Only what the rules send to a target outside the pod goes further, to that.",
 		Flags: func() []cli.Flag {
 			return append(append(configFlags(), kernelFlags()...),
 				row(verifyWaitFlag, "DURATION", groupVerify, "0s",

@@ -49,11 +49,7 @@ func prepare(fd int, p verify.Probe) error {
 	if k.Mark != 0 {
 		err = errors.Join(err, set(unix.SOL_SOCKET, unix.SO_MARK, int(k.Mark)))
 	}
-	if !p.Outside() {
-		// What is not captured gets no further than the node.
-		err = errors.Join(err, hops(fd, k.Dst.Addr(), 1))
-	}
-	if err != nil {
+	if err = errors.Join(err, hops(fd, k.Dst.Addr(), p.Hops)); err != nil {
 		return err
 	}
 	src := k.Src
@@ -74,6 +70,9 @@ func isPassthrough(p verify.Probe) bool {
 	src := p.Packet.Src.Addr()
 	return p.Packet.Interface == ruleset.Loopback && src != p.Packet.Dst.Addr()
 }
+
+// usualHops has the kernel choose the hop limit (ip(7), ipv6(7)).
+const usualHops = -1
 
 // hops sets the hop limit.
 func hops(fd int, dst netip.Addr, n int) error {

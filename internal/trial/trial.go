@@ -28,6 +28,8 @@ type attempt struct {
 	sent      time.Time
 	accepted  time.Time
 	asked     bool // the question was sent over TCP
+	released  bool // it is on its way to the target, whatever the number of hops
+	again     bool // it was begun a second time
 	done      bool
 	holders   []sockets.Socket // who has accepted it, or hears it
 	got       []byte
@@ -54,6 +56,9 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err := r.fire(); err != nil {
 		return nil, err
 	}
+	if err := r.release(); err != nil {
+		return nil, err
+	}
 	if err := r.wait(); err != nil {
 		return nil, err
 	}
@@ -65,6 +70,9 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 		return nil, err
 	}
 	for _, a := range r.attempts {
+		if !a.Waits && a.seen.Err == nil && a.seen.Outcome == "" {
+			a.seen.Replied = a.replied()
+		}
 		a.seen.Tracked = ok
 		if e, known := after[a.flow]; known {
 			a.seen.Entry = &e
@@ -169,6 +177,37 @@ func (r *run) fire() error {
 	return nil
 }
 
+// release lets what the rules send to a target outside the pod go as far as that is. It was begun with a hop limit that
+// ends at the first router: only once it is seen to be on its way to the target, and to nobody else, it gets the usual
+// one. Conntrack sends to the same target what the same socket sends from then on.
+func (r *run) release() error {
+	var entries map[flow]verify.Entry
+	var ok bool
+	for _, a := range r.attempts {
+		if a.Trace.Fate.Action != ruleset.Translated || a.seen.Err != nil || a.fd < 0 {
+			continue
+		}
+		if entries == nil && !ok {
+			var err error
+			if entries, ok, err = tracked(); err != nil {
+				return err
+			}
+		}
+		e, known := entries[a.flow]
+		if ok && (!known || e.To != a.Trace.Fate.To) || !ok && a.seen.Counted == 0 {
+			continue
+		}
+		if a.seen.Err = hops(a.fd, a.Packet.Dst.Addr(), usualHops); a.seen.Err != nil {
+			continue
+		}
+		a.released = true
+		if a.Packet.Protocol == ruleset.UDP && !a.done {
+			a.ask() // nobody sends again what a router has discarded
+		}
+	}
+	return nil
+}
+
 // refused reports whether the connection is refused already.
 func (a *attempt) refused() bool {
 	errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR)
@@ -191,6 +230,17 @@ func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// replied reports whether a connection that nobody has waited for was accepted, refused, or discarded by a router: it has
+// left.
+func (a *attempt) replied() bool {
+	errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || errno != 0 {
+		return true
+	}
+	_, err = unix.Getpeername(a.fd)
+	return err == nil
 }
 
 // begin sends the first packet.
@@ -284,7 +334,16 @@ func (a *attempt) advance(events int16) {
 		return
 	}
 	if errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+		if a.released && !a.again && unix.Errno(errno) == unix.EHOSTUNREACH && a.Packet.Protocol == ruleset.TCP {
+			a.resume()
+			return
+		}
 		a.settle(unix.Errno(errno))
+		return
+	}
+	if events&(unix.POLLIN|unix.POLLOUT) == 0 {
+		// What a router said of a connection that goes on is kept until it is read (ip_icmp_error in net/ipv4/ip_sockglue.c).
+		_, _, _, _, _ = unix.Recvmsg(a.fd, nil, nil, unix.MSG_ERRQUEUE)
 		return
 	}
 	switch {
@@ -300,6 +359,19 @@ func (a *attempt) advance(events int16) {
 	default:
 		a.accepted, a.seen.Outcome = time.Now(), verify.Accepted
 		a.who()
+	}
+}
+
+// resume begins a connection again that was discarded by a router when its hop limit was low.
+func (a *attempt) resume() {
+	a.again = true
+	err := unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+	if errors.Is(err, unix.ECONNABORTED) { // that was about the former connection (inet_stream_connect in net/ipv4/af_inet.c)
+		err = unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+	}
+	// EALREADY: over IPv4 the connection may go on, and the kernel soon sends its first packet again.
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EALREADY) {
+		a.settle(err)
 	}
 }
 

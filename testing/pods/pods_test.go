@@ -29,6 +29,8 @@ type pod struct {
 	unapplied       bool
 	in              []process
 	lab             netlab.Options
+	// far is who is at 10.99.0.9 and fd00:99::9, two routers away. Nil: there is no second router.
+	far []process
 	// broken are what has to fail: the beginnings of what verify says, word and all, of each thing that does. Nothing
 	// else may. Empty: all is well.
 	broken []string
@@ -62,6 +64,10 @@ func (p pod) run(t *testing.T) {
 		each.start(t, lab.Pod)
 	}
 	shell(t, lab, p.after)
+	strangers := func() {}
+	if p.far != nil {
+		strangers = p.farther(t, lab)
+	}
 	before := state(t, lab)
 	report, err := target.Verify(t.Context(), c)
 	if err != nil {
@@ -70,6 +76,7 @@ func (p pod) run(t *testing.T) {
 	if diff := cmp.Diff(before, state(t, lab)); diff != "" {
 		t.Errorf("verify leaves something behind, or takes something: -before +after\n%s", diff)
 	}
+	strangers()
 	p.judge(t, report)
 }
 
