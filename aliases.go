@@ -159,6 +159,7 @@ type (
 	TProxy      = ruleset.TProxy
 	SetMark     = ruleset.SetMark
 	SetConnMark = ruleset.SetConnMark
+	Keep        = ruleset.Keep
 	CTZone      = ruleset.CTZone
 )
 

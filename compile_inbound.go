@@ -22,24 +22,25 @@ func (c Config) dropInvalid() Rule {
 	return rule("I3", "conntrack calls it invalid", []Match{CTInvalid}, Drop{})
 }
 
-// inbound returns the chains for what arrives: lines I1, I2 and I4 to I8. In mode tproxy and with inbound off there is
-// none but for virtual interfaces.
+// inbound returns the chains for what arrives: lines I1, I2 and I4 to I8. With inbound off there is none but for virtual
+// interfaces, and in mode tproxy one that keeps the destination of what the proxy gets: others translate, too.
 func (c Config) inbound() []Chain {
 	virtual, redirect := len(c.VirtualInterfaces) > 0, c.Inbound.Mode == InboundRedirect
-	if !virtual && !redirect {
+	if !virtual && c.Inbound.Mode == InboundOff {
 		return nil
 	}
-	scope := ""
-	if c.Inbound.Mode == InboundTProxy {
-		scope = "virtual" // the lines stand in chain inbound, too
+	var rules []Rule
+	if virtual || redirect {
+		rules = c.excludedInInterfaces()                                  // I1
+		rules = append(rules, c.fromBehind(Goto{Chain: ChainVirtual})...) // I2
 	}
-	rules := c.excludedInInterfaces()                                 // I1
-	rules = append(rules, c.fromBehind(Goto{Chain: ChainVirtual})...) // I2
 	if redirect {
 		rules = append(rules, c.notOurs()...) // I9
 	}
-	if scope != "" {
-		rules = in(scope, "", rules)
+	if c.Inbound.Mode == InboundTProxy {
+		rules = in("virtual", "", rules) // the lines stand in chain inbound, too
+		captured := []Match{Proto{TCP}, ConnMark(c.Inbound.TProxy.SelfMark)}
+		rules = append([]Rule{rule("I7.keep", "to the proxy, whatever others translate", captured, Keep{})}, rules...)
 	}
 	if redirect {
 		rules = append(rules, c.notInbound()...) // I4-I6

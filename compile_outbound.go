@@ -84,7 +84,7 @@ func (c Config) proxyToItself() []Rule {
 		return nil
 	case InboundTProxy:
 		match := []Match{leavingByLo, MetaMark(c.Inbound.TProxy.SelfMark)}
-		return []Rule{rule("O3.mark", "the proxy calls its own pod", match, Return{})}
+		return []Rule{rule("O3.mark", "the proxy calls its own pod", match, Keep{})}
 	case InboundRedirect:
 	}
 	return c.toItself()

@@ -237,6 +237,8 @@ func needs() []need {
 		{"errors about packets", in(filter, output, ruleset.PriorityFilter, pass,
 			ruleset.Proto{ruleset.ICMP, ruleset.ICMPv6}, ruleset.ICMPQuote{SrcPort: 53}),
 			hasMatch(ruleset.ICMPQuote{}), []string{"nf_tables"}, []string{"xt_u32"}},
+		{"destinations that stay", in(nat, output, ruleset.PriorityDstNAT, ruleset.Keep{}),
+			hasTarget(ruleset.Keep{}), []string{"nft_nat"}, []string{"xt_NETMAP"}},
 		{"translation to another address", in(nat, output, ruleset.PriorityDstNAT,
 			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.1:53")}, ruleset.Proto{ruleset.UDP},
 			ruleset.IsFamily(ruleset.IPv4)),

@@ -132,7 +132,8 @@ func (l *lowering) piece(r ruleset.Rule) (p piece, ok bool, err error) {
 		p.passes = true
 	case ruleset.Jump, ruleset.SetMark:
 		p.marks = true
-	case ruleset.Accept, ruleset.Drop, ruleset.Reject, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy:
+	case ruleset.Accept, ruleset.Drop, ruleset.Reject, ruleset.Redirect, ruleset.DNAT, ruleset.Keep,
+		ruleset.TProxy:
 	}
 	return p, !p.never, nil
 }

@@ -433,6 +433,12 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		to, err := netip.ParseAddrPort(options["--to-destination"])
 		r.decide(rule, ruleset.Fate{Action: ruleset.Translated, To: to})
 		return stops, true, err
+	case "NETMAP": // of no bit
+		if to := options["--to"]; to != "0.0.0.0/0" && to != "::/0" {
+			return 0, false, fmt.Errorf("another destination: %s", to)
+		}
+		r.decide(rule, ruleset.Fate{})
+		return accepts, true, nil
 	case "TPROXY":
 		port, err := ruleset.ParsePortRange(options["--on-port"])
 		r.decide(rule, ruleset.Fate{Action: ruleset.Transparent, Ports: port})
@@ -1217,6 +1223,9 @@ func someTarget(r *rand.Rand, base ruleset.Chain, proto ruleset.Proto, zones boo
 	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
 	targets = append(targets, ruleset.Accept{}, ruleset.SetMark{Value: pick(r, worldMarks), Mask: mask},
 		ruleset.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
+	if base.Type == ruleset.NATChain {
+		targets = append(targets, ruleset.Keep{})
+	}
 	hasPorts := len(proto) == 1
 	switch {
 	case base.Type == ruleset.NATChain && hasPorts:

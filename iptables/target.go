@@ -13,7 +13,7 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 	t := r.Target
 	switch t.(type) {
 	case ruleset.Accept, ruleset.Return, ruleset.Goto, ruleset.CTZone:
-	case ruleset.Drop, ruleset.Reject, ruleset.Jump, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy,
+	case ruleset.Drop, ruleset.Reject, ruleset.Jump, ruleset.Redirect, ruleset.DNAT, ruleset.Keep, ruleset.TProxy,
 		ruleset.SetMark, ruleset.SetConnMark:
 		if l.table.name == "raw" {
 			l.others = t
@@ -53,6 +53,12 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 		return words, nil
 	case ruleset.DNAT:
 		return []string{"-j", "DNAT", "--to-destination", t.To.String()}, nil
+	case ruleset.Keep:
+		// NETMAP puts another network in the place of as many bits of the destination: of none.
+		if l.family == ruleset.IPv6 {
+			return []string{"-j", "NETMAP", "--to", "::/0"}, nil
+		}
+		return []string{"-j", "NETMAP", "--to", "0.0.0.0/0"}, nil
 	case ruleset.TProxy:
 		if l.table.name != "mangle" || slices.Contains(l.hooks, ruleset.Output) {
 			return nil, fmt.Errorf("%w: xtables has TPROXY in its mangle table's PREROUTING alone", ruleset.ErrUnsupported)

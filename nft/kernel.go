@@ -489,6 +489,7 @@ func appendExpression(b []byte, name string, data []byte) []byte {
 			// It also sets a flag that says there is an address.
 			values[unix.NFTA_NAT_FLAGS] = be32(binary.BigEndian.Uint32(f) &^ unix.NF_NAT_RANGE_MAP_IPS)
 		}
+		drop(unix.NFTA_NAT_FLAGS, zero(unix.NFTA_NAT_FLAGS))
 		drop(unix.NFTA_NAT_REG_PROTO_MAX, same(unix.NFTA_NAT_REG_PROTO_MAX, unix.NFTA_NAT_REG_PROTO_MIN))
 	case "reject":
 		// A reset has no code. We send one all the same, and get none back.

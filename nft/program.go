@@ -216,7 +216,7 @@ func (t *table) lower(c *chain, r ruleset.Rule) error {
 		}
 		return nil
 	}
-	return t.append(c, r, t.match)
+	return t.append(c, r, 0, t.match)
 }
 
 // nfproto asks for the family of the packet.
@@ -236,10 +236,12 @@ func (t *table) lowerFor(c *chain, r ruleset.Rule, f ruleset.Family, guard ...st
 	if !ok {
 		return nil
 	}
-	return t.append(c, r, func(m ruleset.Match) (stmt, error) { return t.familyMatch(m, f) }, guard...)
+	return t.append(c, r, f, func(m ruleset.Match) (stmt, error) { return t.familyMatch(m, f) }, guard...)
 }
 
-func (t *table) append(c *chain, r ruleset.Rule, lower func(ruleset.Match) (stmt, error), guard ...stmt) error {
+// append appends a rule for a family or, if f is zero, for both.
+func (t *table) append(c *chain, r ruleset.Rule, f ruleset.Family, lower func(ruleset.Match) (stmt, error),
+	guard ...stmt) error {
 	stmts := guard
 	for _, m := range r.Match {
 		s, err := lower(m)
@@ -249,7 +251,7 @@ func (t *table) append(c *chain, r ruleset.Rule, lower func(ruleset.Match) (stmt
 		stmts = append(stmts, s)
 	}
 	stmts = append(stmts, stmt{"counter", []expr.Any{&expr.Counter{}}})
-	target, err := t.target(r)
+	target, err := t.target(r, f)
 	if err != nil {
 		return err
 	}
@@ -618,7 +620,7 @@ func ctBits(what string, key expr.CtKey, bits uint32, negated bool) stmt {
 }
 
 // target lowers what happens to a packet.
-func (t *table) target(r ruleset.Rule) (stmt, error) {
+func (t *table) target(r ruleset.Rule, f ruleset.Family) (stmt, error) {
 	switch target := r.Target.(type) {
 	case ruleset.Accept:
 		return verdict("accept", expr.VerdictAccept, ""), nil
@@ -653,6 +655,16 @@ func (t *table) target(r ruleset.Rule) (stmt, error) {
 			&expr.Immediate{Register: 1, Data: target.To.Addr().AsSlice()},
 			&expr.Immediate{Register: 2, Data: be16(target.To.Port())},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
+		}}, nil
+	case ruleset.Keep:
+		// To its own destination: that is decided then, and the packet is as it was.
+		family, word, at, length := uint32(unix.NFPROTO_IPV6), "ip6", uint32(24), uint32(16)
+		if f == ruleset.IPv4 {
+			family, word, at, length = unix.NFPROTO_IPV4, "ip", 16, 4
+		}
+		return stmt{fmt.Sprintf("dnat %s to %[1]s daddr", word), []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: length},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
 		}}, nil
 	case ruleset.SetMark:
 		return setMark(target.Value, target.Mask), nil

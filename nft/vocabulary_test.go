@@ -92,6 +92,7 @@ func vocabulary() ruleset.Ruleset {
 			Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
 		{ID: "O8", Reason: "elsewhere", Match: []ruleset.Match{udp},
 			Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
+		{ID: "I7", Reason: "as it is", Match: []ruleset.Match{tcp}, Target: ruleset.Keep{}},
 	}
 	return numbered(ruleset.Ruleset{
 		Families: []ruleset.Family{ruleset.IPv4, ruleset.IPv6},

@@ -85,8 +85,10 @@ func (r Rule) For(f Family) (_ Rule, ok bool) {
 
 // IsFamilySpecific reports whether the rule reads differently for IPv4 and IPv6.
 func (r Rule) IsFamilySpecific() bool {
-	if _, is := r.Target.(DNAT); is {
+	switch r.Target.(type) {
+	case DNAT, Keep:
 		return true
+	case Accept, Return, Drop, Reject, Jump, Goto, Redirect, TProxy, SetMark, SetConnMark, CTZone:
 	}
 	return slices.ContainsFunc(r.Match, func(m Match) bool {
 		if n, is := m.(Not); is {

@@ -6,7 +6,7 @@ import (
 )
 
 // Target is what happens to a packet: one of Accept, Return, Drop, Reject,
-// Jump, Goto, Redirect, DNAT, TProxy, SetMark, SetConnMark and CTZone.
+// Jump, Goto, Redirect, DNAT, Keep, TProxy, SetMark, SetConnMark and CTZone.
 //
 //sumtype:decl
 type Target interface {
@@ -48,6 +48,10 @@ type Redirect struct{ Ports PortRange }
 // families it needs an IsFamily beside it.
 type DNAT struct{ To netip.AddrPort }
 
+// Keep leaves the connection its destination: NAT is decided, and no NAT chain that would be asked later is. It ends the
+// evaluation of the base chain.
+type Keep struct{}
+
 // TProxy gives the packet to a transparent socket on a local port, source and
 // destination unchanged, and marks it so that it is routed to the local host. The
 // zero Mark leaves it without one, which does for a packet to an address of the
@@ -79,6 +83,7 @@ func (Jump) isTarget()        {}
 func (Goto) isTarget()        {}
 func (Redirect) isTarget()    {}
 func (DNAT) isTarget()        {}
+func (Keep) isTarget()        {}
 func (TProxy) isTarget()      {}
 func (SetMark) isTarget()     {}
 func (SetConnMark) isTarget() {}
@@ -92,6 +97,7 @@ func (t Jump) String() string     { return "jump " + t.Chain }
 func (t Goto) String() string     { return "goto " + t.Chain }
 func (t Redirect) String() string { return "redirect to :" + t.Ports.String() }
 func (t DNAT) String() string     { return "dnat to " + t.To.String() }
+func (Keep) String() string       { return "keep the destination" }
 func (t TProxy) String() string   { return fmt.Sprintf("tproxy to :%d", t.Port) }
 func (t SetMark) String() string  { return fmt.Sprintf("set mark %#x/%#x", t.Value, t.Mask) }
 func (t SetConnMark) String() string {

@@ -348,7 +348,7 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 		t.out.Fate, t.out.Rule, t.out.Line, t.out.Reason = f, r.ID, r.ID.Line(), r.Reason
 	}
 	switch target := r.Target.(type) {
-	case Accept:
+	case Accept, Keep:
 		decide(Fate{})
 		return baseDone, true
 	case Return:

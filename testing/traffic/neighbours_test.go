@@ -240,6 +240,49 @@ func testNeighbour(t *testing.T, w way, n neighbour, before bool) {
 	}
 }
 
+// TestNeighboursOfTProxy: in mode tproxy the proxy gets connections with the destination that their clients called,
+// whatever others would translate it to: by nftables whoever started first, and by iptables where ours are asked first.
+// Its own calls to its pod keep theirs, too.
+func TestNeighboursOfTProxy(t *testing.T) {
+	each(t, func(t *testing.T, w way) {
+		for _, n := range neighbours() {
+			for _, order := range []string{"before", "after"} {
+				t.Run(n.name+" "+order, func(t *testing.T) {
+					t.Parallel()
+					lab := netlab.NewT(t, netlab.Options{})
+					if _, err := lab.StartSidecar(netlab.SidecarConfig{Transparent: true}); err != nil {
+						t.Fatal(err)
+					}
+					pod := w.target(t, lab)
+					if order == "before" {
+						n.write(t, lab)
+					}
+					applyConfig(t, pod, tproxy())
+					if order == "after" {
+						n.write(t, lab)
+					}
+					listed, err := pod.Foreign(t.Context())
+					if err != nil || len(listed.Warnings()) > 0 && w == byNFT {
+						t.Fatal(err, listed.Warnings())
+					}
+					for i, to := range pods {
+						f := inbound(to, netip.Addr{})
+						if got, err := lab.Send(f); len(listed.Warnings()) == 0 && (err != nil || got.Fate != transparently ||
+							got.Original != to || got.Client != got.Source) {
+							t.Errorf("%s: %s, %v", f, got, err)
+						}
+						if f := (netlab.Flow{Protocol: intercept.TCP, Dst: to, Owner: proxy}); len(listed.Warnings()) == 0 {
+							expectFate(t, lab, f, transparently)
+						}
+						letGo := netlab.Flow{Protocol: intercept.TCP, Dst: service[i], Owner: proxy}
+						expectFate(t, lab, letGo, intercept.Fate{Action: intercept.Translated, To: answers[i]})
+					}
+				})
+			}
+		}
+	})
+}
+
 // TestNeighbourThatGoesAhead: a chain that is registered later at our very priority is asked first. Check says so, and
 // to apply again puts ours before it.
 func TestNeighbourThatGoesAhead(t *testing.T) {
