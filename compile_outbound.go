@@ -83,7 +83,7 @@ func (c Config) proxyToItself() []Rule {
 	case InboundOff:
 		return nil
 	case InboundTProxy:
-		match := []Match{leavingByLo, MetaMark(c.Inbound.TProxy.SelfMark)}
+		match := []Match{leavingByLo, Proto{TCP}, MetaMark(c.Inbound.TProxy.SelfMark)}
 		return []Rule{rule("O3.mark", "the proxy calls its own pod", match, Keep{})}
 	case InboundRedirect:
 	}

@@ -430,15 +430,13 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 		r.decide(rule, ruleset.Fate{Action: ruleset.Redirected, Ports: ports})
 		return stops, true, err
 	case "DNAT":
+		if options["--to-destination"] == ":1-65535" { // stays as it is
+			r.decide(rule, ruleset.Fate{})
+			return accepts, true, nil
+		}
 		to, err := netip.ParseAddrPort(options["--to-destination"])
 		r.decide(rule, ruleset.Fate{Action: ruleset.Translated, To: to})
 		return stops, true, err
-	case "NETMAP": // of no bit
-		if to := options["--to"]; to != "0.0.0.0/0" && to != "::/0" {
-			return 0, false, fmt.Errorf("another destination: %s", to)
-		}
-		r.decide(rule, ruleset.Fate{})
-		return accepts, true, nil
 	case "TPROXY":
 		port, err := ruleset.ParsePortRange(options["--on-port"])
 		r.decide(rule, ruleset.Fate{Action: ruleset.Transparent, Ports: port})
@@ -1223,13 +1221,10 @@ func someTarget(r *rand.Rand, base ruleset.Chain, proto ruleset.Proto, zones boo
 	mask := pick(r, []uint32{1, 6, 7, 1<<32 - 1})
 	targets = append(targets, ruleset.Accept{}, ruleset.SetMark{Value: pick(r, worldMarks), Mask: mask},
 		ruleset.SetConnMark{Value: pick(r, worldMarks), Mask: mask})
-	if base.Type == ruleset.NATChain {
-		targets = append(targets, ruleset.Keep{})
-	}
 	hasPorts := len(proto) == 1
 	switch {
 	case base.Type == ruleset.NATChain && hasPorts:
-		targets = append(targets, ruleset.Redirect{Ports: ruleset.Port(15001)},
+		targets = append(targets, ruleset.Keep{}, ruleset.Redirect{Ports: ruleset.Port(15001)},
 			ruleset.Redirect{Ports: ruleset.PortRange{First: 15001, Last: 15004}},
 			ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")},
 			ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")})

@@ -54,11 +54,8 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 	case ruleset.DNAT:
 		return []string{"-j", "DNAT", "--to-destination", t.To.String()}, nil
 	case ruleset.Keep:
-		// NETMAP puts another network in the place of as many bits of the destination: of none.
-		if l.family == ruleset.IPv6 {
-			return []string{"-j", "NETMAP", "--to", "::/0"}, nil
-		}
-		return []string{"-j", "NETMAP", "--to", "0.0.0.0/0"}, nil
+		// To its own address, and to a port that is any: the kernel leaves one that is in the range.
+		return []string{"-j", "DNAT", "--to-destination", ":1-65535"}, nil
 	case ruleset.TProxy:
 		if l.table.name != "mangle" || slices.Contains(l.hooks, ruleset.Output) {
 			return nil, fmt.Errorf("%w: xtables has TPROXY in its mangle table's PREROUTING alone", ruleset.ErrUnsupported)

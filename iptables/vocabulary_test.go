@@ -131,7 +131,7 @@ func vocabulary() ruleset.Ruleset {
 			Target: ruleset.DNAT{To: netip.MustParseAddrPort("192.0.2.53:53")}},
 		{ID: "O8", Reason: "elsewhere, by IPv6", Match: []ruleset.Match{udp, ruleset.IsFamily(ruleset.IPv6)},
 			Target: ruleset.DNAT{To: netip.MustParseAddrPort("[2001:db8::53]:5353")}},
-		{ID: "I7", Reason: "as it is", Match: []ruleset.Match{ruleset.OutInterface("eth0")}, Target: ruleset.Keep{}},
+		{ID: "I7", Reason: "as it is", Match: []ruleset.Match{tcp}, Target: ruleset.Keep{}},
 		{ID: "O14", Reason: "to another chain", Target: ruleset.Goto{Chain: "nat_sub"}},
 	}
 	zones := []ruleset.Rule{

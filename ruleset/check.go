@@ -101,15 +101,11 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 		}
 	}
 	switch t := r.Target.(type) {
-	case Redirect, DNAT:
+	case Redirect, DNAT, Keep:
 		if c.Type != NATChain {
 			return fmt.Errorf("%s outside a NAT chain", t)
 		}
 		return protos.checkOne(t)
-	case Keep:
-		if c.Type != NATChain {
-			return fmt.Errorf("%s outside a NAT chain", t)
-		}
 	case TProxy:
 		if c.Type == NATChain {
 			return fmt.Errorf("%s in a NAT chain, which sees the first packet alone", t)

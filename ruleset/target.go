@@ -48,8 +48,8 @@ type Redirect struct{ Ports PortRange }
 // families it needs an IsFamily beside it.
 type DNAT struct{ To netip.AddrPort }
 
-// Keep leaves the connection its destination: NAT is decided, and no NAT chain that would be asked later is. It ends the
-// evaluation of the base chain.
+// Keep leaves the connection its destination: NAT is decided, and no NAT chain that would be asked later is. A
+// Proto of TCP or of UDP has to stand in the rule.
 type Keep struct{}
 
 // TProxy gives the packet to a transparent socket on a local port, source and
