@@ -71,8 +71,8 @@ func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
 			switch r.Target.(type) {
 			case ruleset.Reject, ruleset.Drop:
 				all = append(all, r.ID)
-			case ruleset.Accept, ruleset.Return, ruleset.Jump, ruleset.Goto, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy,
-				ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
+			case ruleset.Accept, ruleset.Return, ruleset.Jump, ruleset.Goto, ruleset.Redirect, ruleset.DNAT, ruleset.Keep,
+				ruleset.TProxy, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
 			}
 		}
 	}

@@ -439,6 +439,10 @@ func canonical(list []byte) (body string, packets, counted uint64) {
 				data = d
 			}
 		}
+		if from, to, is := comparisons(name, data); is {
+			b = append(appendExpression(append(b, "cmp("...), "cmp", from), ')')
+			name, data = "cmp", to
+		}
 		b = append(append(b, name...), '(')
 		if name == "counter" {
 			for typ, d := range attributes(data) {
@@ -456,6 +460,33 @@ func canonical(list []byte) (body string, packets, counted uint64) {
 		b = append(b, ')')
 	}
 	return string(b), packets, counted
+}
+
+// comparisons returns the two comparisons that do the same as a range that is asked for: nft(8) writes it as one
+// expression in version 1.1, and as two in 1.0.6, as we do.
+func comparisons(name string, data []byte) (from, to []byte, is bool) {
+	var values [unix.NFTA_RANGE_TO_DATA + 1][]byte
+	if name != "range" {
+		return nil, nil, false
+	}
+	for typ, d := range attributes(data) {
+		if int(typ) < len(values) {
+			values[typ] = d
+		}
+	}
+	if !bytes.Equal(values[unix.NFTA_RANGE_OP], be32(unix.NFT_RANGE_EQ)) {
+		return nil, nil, false
+	}
+	comparison := func(op uint32, with []byte) (data []byte) {
+		data, _ = netlink.MarshalAttributes([]netlink.Attribute{
+			{Type: unix.NFTA_CMP_SREG, Data: values[unix.NFTA_RANGE_SREG]},
+			{Type: unix.NFTA_CMP_OP, Data: be32(op)},
+			{Type: unix.NFTA_CMP_DATA, Data: with},
+		})
+		return data
+	}
+	return comparison(unix.NFT_CMP_GTE, values[unix.NFTA_RANGE_FROM_DATA]),
+		comparison(unix.NFT_CMP_LTE, values[unix.NFTA_RANGE_TO_DATA]), true
 }
 
 // appendExpression writes the attributes of an expression that are part of its
