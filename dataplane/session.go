@@ -241,7 +241,11 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 	if err != nil {
 		return nil, err
 	}
-	more, err = routing.Check(p.routes, rs.Families)
+	if more, err = routing.Check(p.routes, rs.Families); err != nil {
+		return nil, err
+	}
+	diffs = append(diffs, more...)
+	more, err = routing.CheckBound(p.bound)
 	return append(diffs, more...), err
 }
 

@@ -3,11 +3,14 @@
 package markroute
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	direct "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -27,8 +30,11 @@ type detour struct {
 	link   int
 }
 
-func (d detour) String() string {
-	return fmt.Sprintf("%s route local %s dev %d table local", d.family, loopbackNetwork(d.family), d.link)
+func (d detour) String() string { return d.by(strconv.Itoa(d.link)) }
+
+// by describes it with the name of its interface.
+func (d detour) by(name string) string {
+	return fmt.Sprintf("%s route local %s dev %s table local", d.family, loopbackNetwork(d.family), name)
 }
 
 // loopbackNetwork is the destination of the kernel's own route by lo: a smaller one would be taken by everybody.
@@ -41,7 +47,7 @@ func loopbackNetwork(f ruleset.Family) netip.Prefix {
 
 // AddBound makes what is missing of the routes by which sockets that are bound to an interface reach the loopback
 // network, for each interface that there is. It reports whether that was anything, and returns what undoes it. An
-// interface that comes later has none.
+// interface that comes later has none: CheckBound says so.
 func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() error, err error) {
 	var made []detour
 	undo = func() error {
@@ -51,7 +57,7 @@ func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() erro
 		}
 		return errors.Join(errs...)
 	}
-	want, err := c.detoursFor(families)
+	want, _, err := c.detoursFor(families)
 	if err != nil || len(want) == 0 {
 		return false, undo, err
 	}
@@ -74,8 +80,34 @@ func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() erro
 	return len(made) > 0, undo, nil
 }
 
-// isNoWay reports whether an interface takes no such route: it has gone or is down, it has no IP, as one with a small
-// MTU, or a family is off. No socket that is bound to it sends anything then.
+// CheckBound compares the routes that are there with those that AddBound makes, for the interfaces that are there now.
+// None at all is no difference: somebody has loaded the rules by hand.
+func (c *Conn) CheckBound(families []ruleset.Family) (diffs []ruleset.Difference, err error) {
+	want, names, err := c.detoursFor(families)
+	if err != nil {
+		return nil, err
+	}
+	there, err := c.detours()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range want {
+		if name := names[d.link]; len(there) > 0 && !slices.Contains(there, d) {
+			diffs = append(diffs, ruleset.Difference{What: d.by(name),
+				Problem: fmt.Sprintf("missing: what a socket bound to %s sends to the proxy is lost", name)})
+		}
+	}
+	for _, d := range there {
+		if !slices.Contains(families, d.family) {
+			diffs = append(diffs, ruleset.Difference{What: d.by(cmp.Or(names[d.link], strconv.Itoa(d.link))),
+				Problem: "not part of this configuration"})
+		}
+	}
+	return diffs, nil
+}
+
+// isNoWay reports whether an interface takes no such route: it has gone or is down since it was listed, or has lost a
+// family. No socket that is bound to it sends anything then.
 func isNoWay(err error) bool {
 	return slices.ContainsFunc([]error{
 		unix.ENODEV, unix.ENETDOWN, unix.EINVAL, unix.EACCES, unix.EAFNOSUPPORT, unix.EOPNOTSUPP,
@@ -133,35 +165,75 @@ func (c *Conn) changeDetour(d detour, add bool) error {
 	return err
 }
 
-// detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF.
-// There is none of IPv6 where that is off on lo.
-func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, err error) {
-	if len(families) == 0 {
-		return nil, nil
-	}
+// detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF, and
+// for the families that each has: one with a small MTU has none. There is no route of IPv6 where that is off on lo. Names
+// are those of the interfaces, by number.
+func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, names map[int]string, err error) {
 	links, err := c.get(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
 	if err != nil {
-		return nil, explain("list interfaces", err)
+		return nil, nil, explain("list interfaces", err)
 	}
-	off := true
+	names = map[int]string{}
+	offOnLo := true
 	for _, m := range links {
-		link := nl.DeserializeIfInfomsg(m.Data)
-		attrs := m.Data[unix.SizeofIfInfomsg:]
-		master, err := find(attrs, unix.IFLA_MASTER)
-		if err == nil && link.Index == loopbackIndex {
-			off, err = isIPv6Off(attrs)
-		}
+		header := nl.DeserializeIfInfomsg(m.Data)
+		link, err := readLink(m.Data[unix.SizeofIfInfomsg:])
 		if err != nil {
-			return nil, explain("list interfaces", err)
+			return nil, nil, explain("list interfaces", err)
 		}
-		if link.Flags&unix.IFF_UP == 0 || link.Flags&unix.IFF_LOOPBACK != 0 || master != nil {
+		names[int(header.Index)] = link.name
+		if header.Index == loopbackIndex {
+			offOnLo = !slices.Contains(link.families, ruleset.IPv6)
+		}
+		if header.Flags&unix.IFF_UP == 0 || header.Flags&unix.IFF_LOOPBACK != 0 || link.passing {
 			continue
 		}
 		for _, f := range families {
-			all = append(all, detour{f, int(link.Index)})
+			if slices.Contains(link.families, f) {
+				all = append(all, detour{f, int(header.Index)})
+			}
 		}
 	}
-	return slices.DeleteFunc(all, func(d detour) bool { return off && d.family == ruleset.IPv6 }), nil
+	all = slices.DeleteFunc(all, func(d detour) bool { return offOnLo && d.family == ruleset.IPv6 })
+	return all, names, nil
+}
+
+// link is what matters of an interface.
+type link struct {
+	name     string
+	families []ruleset.Family // those that it has
+	passing  bool             // it sends for another, or is there for a trial
+}
+
+// readLink reads the attributes of an interface.
+func readLink(attrs []byte) (l link, err error) {
+	all, err := direct.UnmarshalAttributes(attrs)
+	if err != nil {
+		return l, err
+	}
+	for _, a := range all {
+		switch a.Type {
+		case unix.IFLA_IFNAME:
+			l.name = strings.TrimRight(string(a.Data), "\x00")
+		case unix.IFLA_MASTER:
+			l.passing = true
+		case unix.IFLA_GROUP:
+			l.passing = l.passing || number(a) == TrialGroup
+		case unix.IFLA_AF_SPEC:
+			four, err := find(a.Data, unix.AF_INET)
+			if err != nil {
+				return l, err
+			}
+			if len(four) > 0 {
+				l.families = append(l.families, ruleset.IPv4)
+			}
+		}
+	}
+	off, err := isIPv6Off(attrs)
+	if !off {
+		l.families = append(l.families, ruleset.IPv6)
+	}
+	return l, err
 }
 
 // detours lists those that are there.

@@ -85,11 +85,35 @@ func TestBound(t *testing.T) {
 	}
 	expect("twice", made)
 
+	checked := func() []intercept.Difference {
+		t.Helper()
+		var diffs []intercept.Difference
+		if err := n.Do(func() (err error) { diffs, err = c.CheckBound(both); return err }); err != nil {
+			t.Error(err)
+		}
+		return diffs
+	}
+	if diffs := checked(); len(diffs) > 0 {
+		t.Errorf("differences: %v", diffs)
+	}
 	n.run("ip link add late type bridge; ip link set late up")
+	n.run("ip link add small type bridge; ip link set small mtu 1000; ip link set small up")
+	n.run("ip link add trial group 177 type bridge; ip link set trial up")
+	if diffs := checked(); len(diffs) != 3 || !strings.Contains(diffs[0].String(), "127.0.0.0/8 dev late ") ||
+		!strings.Contains(diffs[1].String(), "::1/128 dev late ") || !strings.Contains(diffs[2].String(), "dev small ") {
+		t.Errorf("two interfaces that have come: %v", diffs)
+	}
 	if added, _, err := c.AddBound(both); err != nil || !added || strings.Count(n.detours(), "dev late proto 177") != 2 {
 		t.Errorf("an interface that has come: %v, %v:\n%s", added, err, n.detours())
 	}
-	n.run("ip link del late")
+	if diffs := checked(); len(diffs) > 0 {
+		t.Errorf("differences: %v", diffs)
+	}
+	n.run("ip link set late down; ip link set late up")
+	if diffs := checked(); len(diffs) != 1 || !strings.Contains(diffs[0].String(), "::1/128 dev late ") {
+		t.Errorf("an interface that was down: %v", diffs)
+	}
+	n.run("ip link del late; ip link del small; ip link del trial")
 	expect("an interface has gone", made)
 	if removed, err := c.KeepBound(both[:1]); err != nil || !removed {
 		t.Errorf("IPv4 kept: %v, %v", removed, err)

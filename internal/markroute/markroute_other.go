@@ -33,6 +33,9 @@ func (*Conn) AddBound([]ruleset.Family) (added bool, undo func() error, err erro
 	return false, nil, ruleset.ErrNeedsLinux
 }
 
+// CheckBound fails with [ruleset.ErrNeedsLinux].
+func (*Conn) CheckBound([]ruleset.Family) ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }
+
 // KeepBound fails with [ruleset.ErrNeedsLinux].
 func (*Conn) KeepBound([]ruleset.Family) (removed bool, err error) {
 	return false, ruleset.ErrNeedsLinux

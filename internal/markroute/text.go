@@ -11,6 +11,9 @@ import (
 // nothing else is ever removed.
 const protocol = 177
 
+// TrialGroup is the group (ip-link(8)) of interfaces that come and go with a trial. They need no routes.
+const TrialGroup = 177
+
 // priority is where our rules stand: before everybody else's but the first,
 // which leads to table local. Left to the kernel it would be the next that is
 // free, so that of two who add the same rule at once both succeed: it refuses a

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/markroute"
 )
 
 // The messages of rtnetlink(7) that making a client takes, and asking for a route. Package netlink has a call for each,
@@ -42,6 +44,7 @@ func addVeth(near, far vethEnd, ns uintptr, master int) error {
 	up.Flags, up.Change = unix.IFF_UP, unix.IFF_UP
 	parts := []nl.NetlinkRequestData{up}
 	attrs(func(typ int, b []byte) { parts = append(parts, nl.NewRtAttr(typ, b)) }, near)
+	parts = append(parts, nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(markroute.TrialGroup)))
 	if master != 0 {
 		parts = append(parts, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
 	}
