@@ -24,7 +24,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster race bench fuzz lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster kernels race bench fuzz lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -64,6 +64,11 @@ cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes 
 	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
+
+# Each of FLAGS is of testing/kernels, as in KERNELS="-releases bullseye -packages nft -run TestKilled".
+kernels: ## run the tests of what speaks with the kernel on Linux 5.10, 6.1, 6.12 and 7.2, in qemu, and write docs/compatibility.md: two hours (root)
+	@testing/deps kernels
+	go run ./testing/kernels $(KERNELS)
 
 race: deps ## run all tests under the race detector, which takes a C compiler
 	@testing/deps race

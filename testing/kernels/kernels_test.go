@@ -1,0 +1,109 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/dataplane"
+)
+
+// TestRead: what tests have said is taken for what it is, and never for success if there is doubt.
+func TestRead(t *testing.T) {
+	for _, test := range []struct {
+		name, said string
+		code       int
+		want       result
+	}{
+		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", 0, result{pkg: "nft"}},
+		{"the innermost that fails is named", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
+			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\n", 1,
+			result{pkg: "nft", failed: []string{"TestA/x/1", "TestAB"}}},
+		{"cut off", "=== RUN   TestA\n", 124, result{pkg: "nft", cut: `"=== RUN   TestA", exit code 124`}},
+		{"nothing said", "", 0, result{pkg: "nft", cut: `"", exit code 0`}},
+		{"success, and a code that says otherwise", "PASS\n", 2, result{pkg: "nft", cut: `"PASS", exit code 2`}},
+		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\n", 0,
+			result{pkg: "nft", failed: []string{"TestA"}, cut: `"FAIL", exit code 0`}},
+		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\n", 2,
+			result{pkg: "nft", failed: []string{"TestA"}, cut: `"main.go:1 +0x1", exit code 2`}},
+	} {
+		if diff := cmp.Diff(test.want, read("nft", test.said, test.code), cmp.AllowUnexported(result{})); diff != "" {
+			t.Errorf("%s:\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	var m machine
+	m.read("\n5.10.0-32-amd64\nnftables v0.9.8 (E.D.S.)\niptables v1.8.7 (nf_tables)\n")
+	if m.kernel != "5.10" || m.nft != "0.9.8" || m.iptables != "1.8.7" {
+		t.Errorf("%+v", m)
+	}
+	if m.read("Kernel panic - not syncing"); m.kernel != "" {
+		t.Errorf("a machine that did not boot has Linux %s", m.kernel)
+	}
+}
+
+// TestUnexplained: a failure without a cause is one, and so is what did not come to an end.
+func TestUnexplained(t *testing.T) {
+	all := []cause{{regexp.MustCompile("^bullseye"), regexp.MustCompile(`^nft\.TestA$`), "it is so"}}
+	machines := []machine{
+		{release: "bullseye", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
+		{release: "bookworm", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
+		{release: "bullseye", here: true, results: []result{{pkg: "nft", failed: []string{"TestA"}, cut: "x"}}},
+	}
+	want := []string{"bookworm: nft.TestA", "bullseye-here: nft did not come to an end: x"}
+	if diff := cmp.Diff(want, unexplained(machines, all)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestUpdate: only what stands between the lines is replaced.
+func TestUpdate(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "compatibility.md")
+	if err := os.WriteFile(name, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	capabilities := func(states ...dataplane.State) dataplane.Report {
+		d := dataplane.Diagnosis{Finding: dataplane.Finding{Backend: dataplane.BackendNFT}}
+		for i, s := range states {
+			d.Capabilities = append(d.Capabilities, dataplane.Capability{Name: []string{"tables", "NAT"}[i], State: s})
+		}
+		return dataplane.Report{Backends: []dataplane.Diagnosis{d}}
+	}
+	machines := []machine{
+		{release: "bullseye", kernel: "5.10", nft: "0.9.8", iptables: "1.8.7", results: []result{{pkg: "nft"}},
+			report: capabilities(dataplane.StateOK, dataplane.StateOK)},
+		{release: "bookworm", kernel: "6.1", nft: "1.0.6", iptables: "1.8.9",
+			results: []result{{pkg: "nft", failed: []string{"TestA"}}}, report: capabilities(dataplane.StateMissing)},
+	}
+	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
+	if err := update(name, tables(machines, all)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "before\n" + begin + `
+| Linux | 5.10 | 6.1 |
+| --- | --- | --- |
+| programs of Debian | bullseye | bookworm |
+| nft | 0.9.8 | 1.0.6 |
+| iptables | 1.8.7 | 1.8.9 |
+| tests of nft | ok | TestA: it is so |
+| nft: tables | yes | no |
+| nft: NAT | yes | no |
+
+` + end + "after\n"
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Error(diff)
+	}
+	if err := update(os.DevNull, ""); err == nil || !strings.Contains(err.Error(), os.DevNull) {
+		t.Errorf("a document without the lines: %v", err)
+	}
+}
