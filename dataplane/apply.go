@@ -89,7 +89,7 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		}
 		res.Foreign = foreignTo(res.Backend, chains, unlisted)
 		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
-		res.Warnings = append(res.Warnings, want.warning(res.Backend, s.pod.IPTables)...)
+		res.Warnings = append(res.Warnings, s.space.warning(want, res.Backend)...)
 		if s.space.hidden != nil {
 			res.Warnings = append(res.Warnings, "rules of ours that iptables-legacy has, of an earlier apply, would stay: "+
 				s.space.hidden.Error())
@@ -158,7 +158,7 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 // then, with the connections that are older than that, those that look at every packet. In one step, one that opens
 // between the list and the rules would be broken. In an init container there is no socket, and one step is enough.
 func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Choice, ruleset.Outcome, error) {
-	whole := func(b Backend) ruleset.Ruleset { return p.rulesFor(b, s.how) }
+	whole := func(b Backend) ruleset.Ruleset { return s.rulesFor(p, b) }
 	if !p.needsOlder() {
 		return s.applyRules(ctx, want, whole)
 	}
@@ -177,8 +177,8 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	}
 	first := p.with(intercept.BackstopSyn)
 	choice, outcome, err := s.applyRules(ctx, want, func(b Backend) ruleset.Ruleset {
-		if p.warning(b, s.how) != nil {
-			return p.rulesFor(b, s.how)
+		if s.warning(p, b) != nil {
+			return s.rulesFor(p, b)
 		}
 		return first
 	})
@@ -189,7 +189,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	again := ruleset.Outcome("")
 	if err == nil {
 		_, again, err = s.applyRules(ctx, choice.Backend, func(b Backend) ruleset.Ruleset {
-			rs := p.rulesFor(b, s.how)
+			rs := s.rulesFor(p, b)
 			rs.Older = older
 			return rs
 		})

@@ -64,7 +64,7 @@ func backends() []backend {
 		{
 			name: BackendNFT, praise: "nftables over netlink needs no program and writes both families in one transaction",
 			open: func(s *space) (writer, error) { return s.nft() }, holds: (*space).nftHolds,
-			obstacle: func(*space, ruleset.Ruleset) error { return nil },
+			obstacle: (*space).nftObstacle,
 			try:      tryNFT,
 			modules:  func(n need) []string { return n.nft },
 			render:   func(_ IPTables, rs ruleset.Ruleset) (string, error) { return nft.Render(rs) },

@@ -68,7 +68,8 @@ type Target = Pod
 
 // IPTables says how the iptables backends write.
 type IPTables struct {
-	// Dialect is how much of xtables the rules use. Empty: iptables.Standard.
+	// Dialect is how much of xtables the rules use. Empty: what the kernel has room for, so iptables.Minimal where
+	// iptables-legacy has no comments, as in gVisor, and else iptables.Standard.
 	Dialect iptables.Dialect
 	// Last puts the jumps to our chains behind the rules that the built-in chains have, not before them.
 	Last bool

@@ -1,6 +1,9 @@
 package dataplane
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -42,18 +45,46 @@ func (p plan) with(b intercept.Backstop) ruleset.Ruleset {
 	return rs
 }
 
-// rulesFor returns the rules as a backend can have them.
-func (p plan) rulesFor(b Backend, how IPTables) ruleset.Ruleset {
-	if _, left := fit(p.config, b, how); left != nil {
-		return p.with(intercept.BackstopOff)
+// rulesFor returns the rules as a backend can have them here.
+func (s *space) rulesFor(p plan, b Backend) ruleset.Ruleset {
+	_, left := s.fit(p.config, b)
+	rs := p.rules
+	if left.backstop {
+		rs = p.with(intercept.BackstopOff)
 	}
-	return p.rules
+	if left.conntrack {
+		rs = withoutConntrack(rs)
+	}
+	return rs
 }
 
 // warning says what rulesFor leaves out, or nothing.
-func (p plan) warning(b Backend, how IPTables) []string {
-	_, left := fit(p.config, b, how)
-	return left
+func (s *space) warning(p plan, b Backend) []string {
+	_, left := s.fit(p.config, b)
+	return left.say(p.config)
+}
+
+func (s *space) fit(c intercept.Config, b Backend) (intercept.Config, lacking) {
+	variant := backendOf(b).variant
+	if variant == "" {
+		return c, lacking{}
+	}
+	return fit(c, s.dialect(variant), s.gvisor)
+}
+
+// withoutConntrack leaves out what takes more of conntrack and of routing than gVisor has: the zones of name lookups,
+// and I9 for other addresses than loopback.
+func withoutConntrack(rs ruleset.Ruleset) ruleset.Ruleset {
+	var chains []ruleset.Chain
+	for _, c := range rs.Chains {
+		if slices.Contains([]string{intercept.ChainRawOutput, intercept.ChainRawPrerouting, intercept.ChainRawVirtual}, c.Name) {
+			continue
+		}
+		c.Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r ruleset.Rule) bool { return r.ID == "I9" })
+		chains = append(chains, c)
+	}
+	rs.Chains = chains
+	return rs
 }
 
 // Fit returns a configuration as the pod's backend can have it, and says what it leaves out: the minimal dialect of
@@ -63,15 +94,53 @@ func (p Pod) Fit(c intercept.Config) (intercept.Config, []string) {
 	if err != nil {
 		return c, nil // whoever uses the backend says so
 	}
-	return fit(c, all[0], p.IPTables)
-}
-
-func fit(c intercept.Config, b Backend, how IPTables) (intercept.Config, []string) {
-	if b == BackendNFT || how.Dialect != iptables.Minimal || c.Backstop == intercept.BackstopOff {
+	if all[0] == BackendNFT {
 		return c, nil
 	}
-	c.Backstop, c.Outbound.OtherProtocols = intercept.BackstopOff, intercept.TreatmentPass
-	return c, []string{"the minimal dialect of iptables has no backstop: where conntrack is wrong, connections go past the proxy"}
+	c, left := fit(c, p.IPTables.Dialect, false)
+	return c, left.say(c)
+}
+
+// lacking is what a backend cannot have.
+type lacking struct {
+	backstop  bool // it is left out
+	conntrack bool // so are the zones of name lookups, and I9 for other addresses than loopback
+}
+
+func fit(c intercept.Config, d iptables.Dialect, inGVisor bool) (intercept.Config, lacking) {
+	left := lacking{backstop: d == iptables.Minimal && c.Backstop != intercept.BackstopOff}
+	left.conntrack = d == iptables.Minimal && inGVisor
+	if left.backstop {
+		c.Backstop, c.Outbound.OtherProtocols = intercept.BackstopOff, intercept.TreatmentPass
+	}
+	return c, left
+}
+
+// say says it in one line, or not at all.
+func (l lacking) say(c intercept.Config) []string {
+	const backstop = "no backstop: where conntrack is wrong, connections go past the proxy"
+	if !l.conntrack {
+		if l.backstop {
+			return []string{"the minimal dialect of iptables has " + backstop}
+		}
+		return nil
+	}
+	var without []string
+	if l.backstop {
+		without = append(without, backstop)
+	}
+	if c.DNS.Mode != intercept.DNSOff {
+		without = append(without, "no conntrack zones: a lookup that the resolver sends from a port with which an app has just "+
+			"asked the same server comes back to the resolver, which asks again")
+	}
+	if c.Inbound.Mode == intercept.InboundRedirect {
+		without = append(without, "no match of the pod's own addresses: what a neighbour sends here for another address is "+
+			"captured, too")
+	}
+	if len(without) == 0 {
+		return nil
+	}
+	return []string{"gVisor has " + strings.Join(without, "; ")}
 }
 
 // needsOlder reports whether the rules would break a TCP connection that is older than they are, unless they know it.

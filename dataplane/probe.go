@@ -104,7 +104,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		found := map[Backend]Finding{}
 		for _, b := range backends() {
-			rs := want.rulesFor(b.name, s.pod.IPTables)
+			rs := s.space.rulesFor(want, b.name)
 			found[b.name] = s.space.probe(ctx, b.name, rs)
 			d := Diagnosis{Finding: found[b.name], Programs: s.space.programs(ctx, b.variant),
 				Capabilities: s.space.capabilities(ctx, b, rs)}

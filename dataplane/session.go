@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/internal/nslock"
 	"github.com/mesh-intercept/intercept/iptables"
@@ -77,7 +78,7 @@ func OpenNew(ctx context.Context, p Pod) (*Session, error) {
 
 // start starts the session's thread and has it run prepare.
 func start(ctx context.Context, p Pod, n *netns.NetNS, prepare func(*space) error) (*Session, error) {
-	s := &Session{pod: p, netns: n, space: &space{netns: n, how: p.IPTables}}
+	s := &Session{pod: p, netns: n, space: &space{netns: n, how: p.IPTables, gvisor: gvisor.Here()}}
 	var entered error
 	if !n.IsOwn() {
 		s.work, s.left = make(chan func()), make(chan error, 1)
@@ -203,7 +204,7 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 			// It took our rules once. To try again takes some milliseconds.
 			return Finding{Backend: b, State: StateOK, Reason: "it has our rules"}
 		}
-		return s.probe(ctx, b, p.rulesFor(b, s.how))
+		return s.probe(ctx, b, s.rulesFor(p, b))
 	})
 	if err != nil {
 		return nil, err
@@ -219,7 +220,7 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 	if err != nil {
 		return nil, err
 	}
-	rs := p.rulesFor(choice.Backend, s.how)
+	rs := s.rulesFor(p, choice.Backend)
 	more, err := w.Check(ctx, rs)
 	if errors.Is(err, ruleset.ErrNotIntercepted) && len(diffs) > 0 {
 		err = nil
@@ -286,7 +287,7 @@ func (s *space) status(ctx context.Context, want Backend, p *plan) (Status, erro
 		}
 		var like *ruleset.Ruleset
 		if p != nil {
-			rs := p.rulesFor(b, s.how)
+			rs := s.rulesFor(*p, b)
 			like = &rs
 		}
 		counters, err := w.Counters(ctx, like)

@@ -19,17 +19,22 @@ import (
 type space struct {
 	netns  *netns.NetNS
 	how    IPTables
-	sock   *nft.Conn       // nil until it is needed
-	chains *[]beside.Chain // in nf_tables; nil until they are needed
-	routes *markroute.Conn // nil until it is needed
-	lock   *os.File        // of the namespace, while it is held
-	hidden error           // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
+	sock   *nft.Conn        // nil until it is needed
+	chains *[]beside.Chain  // in nf_tables; nil until they are needed
+	routes *markroute.Conn  // nil until it is needed
+	lock   *os.File         // of the namespace, while it is held
+	hidden error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
+	gvisor bool             // the kernel is gVisor's
+	found  iptables.Dialect // what iptables-legacy can say here; empty until it is needed
 }
 
 // nft returns the namespace's nf_tables.
 func (s *space) nft() (*nft.Conn, error) {
 	if s.sock != nil {
 		return s.sock, nil
+	}
+	if s.gvisor {
+		return nil, fmt.Errorf("%w: gVisor has no nf_tables; use the backend iptables-legacy", ruleset.ErrUnsupported)
 	}
 	c, err := nft.Open()
 	if err != nil {
@@ -83,7 +88,7 @@ func (s *space) writer(b Backend) (writer, error) { return backendOf(b).open(s) 
 
 func (s *space) iptables(v iptables.Variant) (*iptables.Runner, error) {
 	o := iptables.Options{
-		Variant: v, Dialect: s.how.Dialect, Last: s.how.Last, Wait: s.how.Wait, Lock: s.lock,
+		Variant: v, Dialect: s.dialect(v), Last: s.how.Last, Wait: s.how.Wait, Lock: s.lock,
 		// Others' programs in a pod have another file system, and the node's write to other namespaces.
 		SharedLock: s.netns.IsOwn(),
 	}
@@ -91,6 +96,19 @@ func (s *space) iptables(v iptables.Variant) (*iptables.Runner, error) {
 		o.Objects = objects{s}
 	}
 	return iptables.Open(o)
+}
+
+// dialect returns how much of xtables a variant's rules use here.
+func (s *space) dialect(v iptables.Variant) iptables.Dialect {
+	switch {
+	case s.how.Dialect != "":
+		return s.how.Dialect
+	case v != iptables.Legacy:
+		return iptables.Standard
+	case s.found == "":
+		s.found = iptables.DialectHere()
+	}
+	return s.found
 }
 
 // objects are the objects of nf_tables that iptables-nft makes.
@@ -219,6 +237,15 @@ func (s *space) quickProbe(b Backend, rs ruleset.Ruleset) Finding {
 	return Finding{Backend: b, State: StateUnknown, Reason: reason}
 }
 
+// nftObstacle reports a kernel that is known to have no nf_tables. Others are asked.
+func (s *space) nftObstacle(ruleset.Ruleset) error {
+	if !s.gvisor {
+		return nil
+	}
+	_, err := s.nft()
+	return err
+}
+
 // tryNFT tries the rules in a transaction that fails in the end.
 func tryNFT(_ context.Context, s *space, rs ruleset.Ruleset) Finding {
 	c, err := s.nft()
@@ -251,7 +278,7 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 // tryElsewhere applies the rules in a network namespace made for it, so that nothing is written where they are to be:
 // to ask legacy xtables for a table is to have it from then on.
 func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant, rs ruleset.Ruleset) Finding {
-	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.how.Dialect, Wait: s.how.Wait, Lock: s.lock})
+	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.dialect(v), Wait: s.how.Wait, Lock: s.lock})
 	if err != nil {
 		return missing(b, err)
 	}

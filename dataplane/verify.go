@@ -106,11 +106,11 @@ func (s *space) inForce(want Backend, p plan) ruleset.Ruleset {
 	if err == nil {
 		for _, b := range holding {
 			if slices.Contains(all, b) {
-				return p.rulesFor(b, s.how)
+				return s.rulesFor(p, b)
 			}
 		}
 	}
-	return p.rulesFor(all[0], s.how)
+	return s.rulesFor(p, all[0])
 }
 
 // counts reads the rules' counters.

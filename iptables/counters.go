@@ -66,7 +66,7 @@ func (r *Runner) minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
 	}
 	rules := *rs
 	rules.Routes = nil // others' business
-	p, err := compile(rules, f, Options{Variant: Legacy, Dialect: Minimal}, r.users)
+	p, err := compile(rules, f, Options{Variant: Legacy, Dialect: Minimal, gvisor: r.o.gvisor}, r.users)
 	if err != nil {
 		return program{family: f}
 	}

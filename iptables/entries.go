@@ -13,11 +13,12 @@ import (
 // the chain's name; it has as many entries as follow up to the next one. The built-in chains come first, without such a
 // head.
 type entry struct {
-	at     int
-	target string
-	info   []byte // what the target is given
-	// comment is that of the match of this name, which iptables -m comment adds.
-	comment string
+	at, next int    // where it begins and ends
+	head     []byte // struct ipt_entry or ip6t_entry
+	matches  []byte // each a struct xt_entry_match and what it is given
+	target   string
+	revision uint8  // of the target
+	info     []byte // what the target is given
 }
 
 // legacyChains reads the chains of a table. What cannot be an entry ends it.
@@ -117,26 +118,44 @@ func readEntries(f ruleset.Family, blob []byte) []entry {
 		}
 		t := blob[at+target : at+next]
 		name, _, _ := bytes.Cut(t[nameAt:nameAt+nameSize], []byte{0})
-		all = append(all, entry{at, string(name), t[targetHead:], readComment(blob[at+head : at+target])})
+		all = append(all, entry{at, at + next, blob[at : at+head], blob[at+head : at+target], string(name),
+			t[nameAt+nameSize], t[targetHead:]})
 		at += next
 	}
 	return all
 }
 
-// readComment looks for a comment among the matches of an entry (struct xt_entry_match, which is like that of a
-// target).
-func readComment(matches []byte) string {
+// match is one of an entry's conditions.
+type match struct {
+	name string
+	info []byte // what it is given
+}
+
+// eachMatch returns the matches of an entry (struct xt_entry_match, which is like that of a target). ok is false if
+// something in them cannot be one; those before it are returned.
+func (e entry) eachMatch() (all []match, ok bool) {
 	const head, nameAt, nameSize = 32, 2, 29
-	for len(matches) >= head {
-		size := int(binary.NativeEndian.Uint16(matches))
-		if size < head || size > len(matches) {
-			break
+	left := e.matches
+	for len(left) >= head {
+		size := int(binary.NativeEndian.Uint16(left))
+		if size < head || size > len(left) {
+			return all, false
 		}
-		if name, _, _ := bytes.Cut(matches[nameAt:nameAt+nameSize], []byte{0}); string(name) == "comment" {
-			comment, _, _ := bytes.Cut(matches[head:size], []byte{0})
+		name, _, _ := bytes.Cut(left[nameAt:nameAt+nameSize], []byte{0})
+		all = append(all, match{string(name), left[head:size]})
+		left = left[size:]
+	}
+	return all, len(left) == 0
+}
+
+// comment returns that of the match of this name, which iptables -m comment adds.
+func (e entry) comment() string {
+	all, _ := e.eachMatch()
+	for _, m := range all {
+		if m.name == "comment" {
+			comment, _, _ := bytes.Cut(m.info, []byte{0})
 			return string(comment)
 		}
-		matches = matches[size:]
 	}
 	return ""
 }
@@ -153,7 +172,7 @@ func (e entry) chainHead() (name string, is bool) {
 // rule returns what an entry does. names are those of chains by the offset of their first rule. drops is true if the
 // verdict is to drop.
 func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
-	r.Comment = e.comment
+	r.Comment = e.comment()
 	if e.target != "" { // the standard target has no name
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -19,6 +20,17 @@ func LegacyHolds(f ruleset.Family) (bool, error) { return LegacyHas(f, specPrefi
 // LegacyHas reports whether legacy tables of the calling thread's namespace have a chain whose name begins with a
 // prefix. It needs as much as [LegacyHolds].
 func LegacyHas(f ruleset.Family, prefix string) (bool, error) { return legacyHas(f, prefix) }
+
+// DialectHere returns what the legacy variant can say to this kernel: Minimal if it has no comments. It asks the kernel
+// and writes nothing. What cannot be found out is Standard, so that whoever writes is told what is missing.
+func DialectHere() Dialect {
+	for _, f := range families() {
+		if has, known := knowsMatch(f, "comment"); known && !has {
+			return Minimal
+		}
+	}
+	return Standard
+}
 
 // ErrHidden reports that a process may not know which tables of iptables-legacy there are: the kernel shows their names
 // to root alone.
@@ -62,8 +74,11 @@ func legacyTables(f ruleset.Family) ([]string, error) {
 	switch {
 	case err == nil:
 		return strings.Fields(string(names)), nil
-	case errors.Is(err, fs.ErrNotExist): // nor such tables in this kernel
-		return nil, nil
+	case errors.Is(err, fs.ErrNotExist):
+		if gvisor.Here() {
+			return gvisorTables(), nil // it has them all the time, and does not list them
+		}
+		return nil, nil // nor such tables in this kernel
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("%w: %w: %w; it takes user 0 or CAP_DAC_READ_SEARCH", ruleset.ErrPermission, ErrHidden, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -29,7 +30,14 @@ func legacyContents(f ruleset.Family, fn func(table string, info, entries []byte
 		return err
 	}
 	domain, level := sockets(f)
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	kind, protocol := unix.SOCK_DGRAM, 0
+	if gvisor.Here() {
+		kind, protocol = unix.SOCK_RAW, unix.IPPROTO_RAW // it does not answer others, and Linux needs no CAP_NET_RAW here
+	}
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("look into the legacy tables: %w (%w): it takes CAP_NET_RAW", ruleset.ErrPermission, err)
+	}
 	if err != nil {
 		return fmt.Errorf("look into the legacy tables: %w", err)
 	}
@@ -112,6 +120,26 @@ func (e *ProgramError) askForTable(f ruleset.Family) {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		e.errno = errno
 	}
+}
+
+// knowsMatch asks the kernel whether it has a match, without writing anything: struct xt_get_revision. known is false
+// where it does not say, for want of privilege or of the legacy variant.
+func knowsMatch(f ruleset.Family, name string) (has, known bool) {
+	const size, revisionAt = 30, 29
+	option := 66 // IPT_SO_GET_REVISION_MATCH
+	if f == ruleset.IPv6 {
+		option = 68 // IP6T_SO_GET_REVISION_MATCH
+	}
+	domain, level := sockets(f)
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return false, false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	asked := make([]byte, size)
+	copy(asked[:revisionAt-1], name)
+	err = getsockopt(fd, level, option, asked)
+	return err == nil, err == nil || errors.Is(err, unix.ENOENT)
 }
 
 func getsockopt(fd, level, option int, buffer []byte) error {

@@ -104,6 +104,11 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		if err := l.fill(name, rs, homes); err != nil {
 			return program{}, err
 		}
+		if o.gvisor {
+			if l.table, err = l.table.forGVisor(f); err != nil {
+				return program{}, err
+			}
+		}
 		walked := o.Variant != Legacy // its kernel side meets each rule once
 		w := l.table.walk()
 		if walked && o.dialect() == Standard && !w.isEasy() {

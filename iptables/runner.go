@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/userns"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -35,6 +36,8 @@ type Options struct {
 	// Objects makes Remove take out what iptables-nft itself leaves of nf_tables. Nil: it stays, empty. It is of no use
 	// with Legacy.
 	Objects Objects
+	// gvisor is true if the kernel is gVisor's.
+	gvisor bool
 }
 
 // Objects are the tables and base chains of nf_tables in the namespace. iptables-nft makes them when it writes and has
@@ -89,6 +92,9 @@ func Open(o Options) (*Runner, error) {
 	case o.dialect() != Standard && o.dialect() != Minimal:
 		return nil, fmt.Errorf("%q is no dialect of iptables; there are %q and %q", o.Dialect, Standard, Minimal)
 	}
+	if o.gvisor = gvisor.Here(); o.gvisor && o.Variant == NFT {
+		return nil, fmt.Errorf("%w: gVisor has no nf_tables; use the backend iptables-legacy", ruleset.ErrUnsupported)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), o.wait()) // a program may be asked what it is
 	defer cancel()
 	r := &Runner{o: o, users: userns.Mapped(userns.UIDs), programs: map[ruleset.Family]programs{},
@@ -109,6 +115,9 @@ func Open(o Options) (*Runner, error) {
 
 // compile lowers rs for both families.
 func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error) {
+	if r.o.gvisor && r.o.dialect() != Minimal {
+		return nil, fmt.Errorf("%w: gVisor has no match comment; use --iptables-dialect minimal", ruleset.ErrUnsupported)
+	}
 	want := map[ruleset.Family]program{}
 	for _, f := range families() {
 		p, err := compile(rs, f, r.o, r.users)

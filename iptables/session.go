@@ -184,6 +184,9 @@ func (s *session) readOurs(ctx context.Context) (map[ruleset.Family]listing, err
 
 // read lists both families.
 func (s *session) read(ctx context.Context) (map[ruleset.Family]listing, error) {
+	if s.o.gvisor {
+		return readEntriesOfAll()
+	}
 	var errs []error
 	running := map[ruleset.Family]*process{}
 	for _, f := range families() {
@@ -206,6 +209,28 @@ func (s *session) read(ctx context.Context) (map[ruleset.Family]listing, error) 
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, withRemedy(fmt.Errorf("list the rules: %w", err))
+	}
+	return have, nil
+}
+
+// readEntriesOfAll lists both families without a program.
+func readEntriesOfAll() (map[ruleset.Family]listing, error) {
+	have := map[ruleset.Family]listing{}
+	for _, f := range families() {
+		var bad error
+		err := legacyContents(f, func(table string, info, entries []byte) bool {
+			var t savedTable
+			if t, bad = decode(f, table, info, entries); bad == nil {
+				have[f] = append(have[f], t)
+			}
+			return bad == nil
+		})
+		if err == nil && bad != nil {
+			err = fmt.Errorf("list the rules of %s: %w", f, bad)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	return have, nil
 }

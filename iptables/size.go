@@ -2,8 +2,9 @@ package iptables
 
 import "github.com/mesh-intercept/intercept/ruleset"
 
-// maxMinimal is how much of a table gVisor's kernel takes at once, in bytes (setsockopt of IPT_SO_SET_REPLACE).
-const maxMinimal = 8 << 10
+// maxMinimal is how much of a table gVisor's kernel takes at once, in bytes: that of a socket option (maxOptLen of
+// pkg/sentry/syscalls/linux/sys_socket.go) without struct ipt_replace, which stands before the table.
+const maxMinimal = 32<<10 - 96
 
 // size is what the table takes in legacy xtables, beside other people's rules: struct ipt_entry or ip6t_entry, then
 // matches and a target, each with a header of 32 bytes and rounded up to 8 (linux/netfilter/x_tables.h).

@@ -91,8 +91,9 @@ func backendFlags() []cli.Flag {
 		row(backendFlag, strings.Join(names, "|"), groupWhere, names[0],
 			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\n"+
 				"a backend given by name is never replaced by another"),
-		row("iptables-dialect", "standard|minimal", groupWhere, "standard",
-			"minimal: no comments, one value a rule, for small\nkernels and gVisor"),
+		row("iptables-dialect", "auto|standard|minimal", groupWhere, autoDialect,
+			"minimal: no comments, one value a rule, for small\nkernels and gVisor; auto: minimal where iptables-legacy\n"+
+				"has no comments"),
 		row("iptables-jumps", "first|last", groupWhere, "first",
 			"first: our rules come before the others of the built-in\nchains; last: after them"),
 	}
@@ -109,6 +110,9 @@ func dryRun() []cli.Flag {
 	return once(row(dryRunFlag, "", groupWhere, "false",
 		"change nothing: apply prints what render prints, remove\nsays what would go"))
 }
+
+// autoDialect is the value of --iptables-dialect that leaves it to the kernel.
+const autoDialect = "auto"
 
 // otherMesh is the value of --beside that insists.
 const otherMesh = "other-mesh"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
@@ -59,7 +60,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 
 			BesideOtherMesh: values[besideFlag].text == otherMesh,
 			IPTables: dataplane.IPTables{
-				Dialect: iptables.Dialect(values["iptables-dialect"].text),
+				Dialect: iptables.Dialect(strings.TrimPrefix(values["iptables-dialect"].text, autoDialect)),
 				Last:    values["iptables-jumps"].text == "last",
 			},
 		},
