@@ -114,7 +114,7 @@ func (t table) wordsForGVisor(words []string, inbound bool) ([][]string, error) 
 			continue
 		case o.name == "-m":
 			if !slices.Contains([]string{"owner", "mark"}, o.values[0]) {
-				return nil, gvisorLacks("the match "+o.values[0], "leave out what asks for it (--drop-invalid, --udp reject, "+
+				return nil, gvisorLacks("match "+o.values[0], "leave out what asks for it (--drop-invalid, --udp reject, "+
 					"--quic reject, --other-family reject)")
 			}
 			either(o.words())
@@ -134,12 +134,6 @@ func (t table) wordsForGVisor(words []string, inbound bool) ([][]string, error) 
 				each = append(each, []string{o.name, id})
 			}
 			either(each...)
-		case (o.name == "--dport" || o.name == "--sport") && o.not:
-			var each [][]string
-			for _, r := range otherPorts(o.values[0]) {
-				each = append(each, []string{o.name, r})
-			}
-			either(each...)
 		case o.not && !slices.Contains([]string{"-s", "-d", "-o"}, o.name):
 			return nil, gvisorLacks("a negated "+o.name, "list what is meant")
 		default:
@@ -157,7 +151,7 @@ func (t table) withTarget(rules [][]string, target []string) (all [][]string, er
 		return nil, gvisorLacks("redirection to several ports", "give one port where a range is: --outbound-port, "+
 			"--inbound-port, --dns-port")
 	case slices.Contains([]string{"TPROXY", "MARK", "CONNMARK", "CT"}, name):
-		return nil, gvisorLacks("the target "+name, "leave out what asks for it")
+		return nil, gvisorLacks("target "+name, "leave out what asks for it")
 	}
 	for _, r := range rules {
 		if !goesTo {
@@ -224,20 +218,4 @@ func oneByOne(text string) (ids []string, err error) {
 		ids = append(ids, strconv.FormatUint(id, 10))
 	}
 	return ids, nil
-}
-
-// otherPorts returns the ports that are not in a range.
-func otherPorts(text string) (ranges []string) {
-	first, last, isRange := strings.Cut(text, ":")
-	if !isRange {
-		last = first
-	}
-	from, _ := strconv.Atoi(first)
-	to, _ := strconv.Atoi(last)
-	for _, r := range [][2]int{{0, from - 1}, {to + 1, 1<<16 - 1}} {
-		if r[0] <= r[1] {
-			ranges = append(ranges, portRange(uint16(r[0]), uint16(r[1]), ":"))
-		}
-	}
-	return ranges
 }

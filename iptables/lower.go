@@ -26,6 +26,8 @@ type lowering struct {
 	users ruleset.IDs
 	// older are the connections that the rules for them list.
 	older []ruleset.Tuple
+	// gvisor is true if the rules are for gVisor.
+	gvisor bool
 	// places are those of the chains in the table.
 	places map[string]int
 	// flag is true if packets are marked for a moment, so that the ways through the chains do not multiply.

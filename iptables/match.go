@@ -245,6 +245,11 @@ func (l *lowering) ports(a *lowered, option string, ports ruleset.Ports, negated
 		}
 		return fmt.Sprintf("%d:%d", p.First, p.Last)
 	}
+	if l.gvisor && negated {
+		// It negates no port of UDP. The others are a list, and as such no chain of its own.
+		ports, negated = otherPorts(ports), false
+		a.never = a.never || len(ports) == 0
+	}
 	const room = 15
 	var chunks [][]string
 	used := room
@@ -318,6 +323,21 @@ func (l *lowering) addresses(a *lowered, option string, cidrs ruleset.CIDRs, neg
 	default:
 		a.lists = append(a.lists, items)
 	}
+}
+
+// otherPorts returns the ports that are not on a list.
+func otherPorts(ports ruleset.Ports) (all ruleset.Ports) {
+	next := 0
+	for _, p := range ports.Merge() {
+		if int(p.First) > next {
+			all = append(all, ruleset.PortRange{First: uint16(next), Last: p.First - 1})
+		}
+		next = int(p.Last) + 1
+	}
+	if next <= 1<<16-1 {
+		all = append(all, ruleset.PortRange{First: uint16(next), Last: 1<<16 - 1})
+	}
+	return all
 }
 
 func owners(option string, ids ruleset.IDs) [][]string {

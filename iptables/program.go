@@ -100,7 +100,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		return program{}, err
 	}
 	for _, name := range tableNames() {
-		l := lowering{family: f, dialect: o.dialect(), users: users}
+		l := lowering{family: f, dialect: o.dialect(), users: users, gvisor: o.gvisor}
 		if err := l.fill(name, rs, homes); err != nil {
 			return program{}, err
 		}
