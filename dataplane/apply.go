@@ -154,9 +154,14 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	return choice, outcome, err
 }
 
-// applyBesideOlder applies the rules in two steps where there are TCP connections: first those that capture what opens,
-// then, with the connections that are older than that, those that look at every packet. In one step, one that opens
-// between the list and the rules would be broken. In an init container there is no socket, and one step is enough.
+// settling is for how long every connection counts as older than the rules if nobody lives to say which are.
+const settling = time.Second
+
+// applyBesideOlder applies the rules where there are TCP connections, which go on: those that are older than the rules
+// have to be known to them, and while a list is made others open. With nftables everything is in force at once, the
+// connections that are there are known, and until a second list is made, but no longer than settling, every connection
+// counts as older. With iptables the rules that look at every packet come in a second step. In an init container there
+// is no socket, and one step is enough.
 func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Choice, ruleset.Outcome, error) {
 	whole := func(b Backend) ruleset.Ruleset { return s.rulesFor(p, b) }
 	if !p.needsOlder() {
@@ -175,9 +180,23 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {
 		return s.applyRules(ctx, want, whole) // which finds the same and writes nothing
 	}
+	older, err := sockets.Untranslated()
+	if err != nil {
+		return Choice{}, "", err
+	}
+	beside := func(b Backend, older []ruleset.Tuple) ruleset.Ruleset {
+		rs := s.rulesFor(p, b)
+		rs.Older = older
+		return rs
+	}
 	first := p.with(intercept.BackstopSyn)
 	choice, outcome, err := s.applyRules(ctx, want, func(b Backend) ruleset.Ruleset {
-		if s.warning(p, b) != nil {
+		switch {
+		case b == BackendNFT:
+			rs := beside(b, older)
+			rs.Settling = settling
+			return rs
+		case s.warning(p, b) != nil:
 			return s.rulesFor(p, b)
 		}
 		return first
@@ -185,14 +204,9 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if err != nil {
 		return choice, outcome, err
 	}
-	older, err := sockets.Untranslated()
 	again := ruleset.Outcome("")
-	if err == nil {
-		_, again, err = s.applyRules(ctx, choice.Backend, func(b Backend) ruleset.Ruleset {
-			rs := s.rulesFor(p, b)
-			rs.Older = older
-			return rs
-		})
+	if older, err = sockets.Untranslated(); err == nil {
+		again, err = s.settle(ctx, beside(choice.Backend, older), choice.Backend)
 	}
 	switch {
 	case err != nil && again == "" && outcome == ruleset.Created:
@@ -202,6 +216,22 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		outcome = again
 	}
 	return choice, outcome, err
+}
+
+// settle makes known which connections are older than the rules.
+func (s *space) settle(ctx context.Context, rs ruleset.Ruleset, b Backend) (ruleset.Outcome, error) {
+	if b != BackendNFT {
+		_, outcome, err := s.applyRules(ctx, b, func(Backend) ruleset.Ruleset { return rs })
+		return outcome, err
+	}
+	conn, err := s.nft()
+	if err == nil {
+		err = conn.Settle(ctx, rs)
+	}
+	if err != nil {
+		return "", err
+	}
+	return ruleset.Unchanged, nil
 }
 
 // applyRules chooses a backend and applies with it. That nftables works is proven by using it, and so is what could not

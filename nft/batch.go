@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -100,8 +101,11 @@ func (b *batch) addChain(family nftables.TableFamily, table string, c chain) {
 }
 
 func (s set) flags() uint32 {
-	if s.key.isInterval() {
+	switch {
+	case s.key.isInterval():
 		return unix.NFT_SET_INTERVAL
+	case s.key == keySettling:
+		return unix.NFT_SET_TIMEOUT
 	}
 	return 0
 }
@@ -122,20 +126,30 @@ func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint
 		// big-endian (BYTEORDER_BIG_ENDIAN in nftables' include/datatype.h).
 		netlink.Attribute{Type: unix.NFTA_SET_USERDATA,
 			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2)})
+	b.addElements(family, table, s, number(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
+}
 
+// addElements adds the elements of a set that is there, or that the batch adds: more then has its number.
+func (b *batch) addElements(family nftables.TableFamily, table string, s set, more ...netlink.Attribute) {
 	var list []netlink.Attribute
 	size := 0
 	flush := func() {
 		if len(list) > 0 {
-			b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, family,
+			attrs := []netlink.Attribute{
 				text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, s.name),
-				number(unix.NFTA_SET_ELEM_LIST_SET_ID, id),
-				b.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...))
+				b.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...),
+			}
+			b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, family, append(attrs, more...)...)
 		}
 		list, size = nil, 0
 	}
 	for _, e := range s.elements() {
-		elem := b.nested(unix.NFTA_LIST_ELEM, e.attributes(b)...)
+		attrs := e.attributes(b)
+		if s.timeout > 0 {
+			attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_ELEM_TIMEOUT,
+				Data: binary.BigEndian.AppendUint64(nil, uint64(s.timeout.Milliseconds()))})
+		}
+		elem := b.nested(unix.NFTA_LIST_ELEM, attrs...)
 		if size += unix.NLA_HDRLEN + len(elem.Data); size > maxElements {
 			flush()
 			size = unix.NLA_HDRLEN + len(elem.Data)
@@ -143,6 +157,12 @@ func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint
 		list = append(list, elem)
 	}
 	flush()
+}
+
+// emptySet takes all elements out of a set, if there are any.
+func (b *batch) emptySet(family nftables.TableFamily, table, name string) {
+	b.add(unix.NFT_MSG_DELSETELEM, 0, family,
+		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, name))
 }
 
 func (e element) attributes(b *batch) []netlink.Attribute {

@@ -237,6 +237,49 @@ func (conn *Conn) blame(prog program, failure error) error {
 	return explain(failure, "apply the rules")
 }
 
+func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
+	for range maxAttempts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		generation, err := conn.generation()
+		if err != nil {
+			return err
+		}
+		st, err := conn.find()
+		if err != nil {
+			return err
+		}
+		prog, err := compile(rs, st.layout(rs))
+		switch {
+		case err != nil:
+			return err
+		case len(st) == 0:
+			return ruleset.ErrNotIntercepted
+		case len(st) != len(prog) || !prog.isIn(st):
+			return errors.New("other rules have taken the place of those that were applied")
+		}
+		var b batch
+		for _, t := range prog {
+			for _, s := range t.sets {
+				switch {
+				case s.key == keySettling:
+					b.emptySet(t.family, Table, s.name)
+				case s.key.isOfOneMoment():
+					b.addElements(t.family, Table, s)
+				}
+			}
+		}
+		if len(b.messages) == 0 {
+			return nil
+		}
+		if err = conn.commit(&b, generation); !isChange(err) {
+			return explain(err, "list the connections that are older than the rules")
+		}
+	}
+	return fmt.Errorf("list the connections that are older than the rules: the tables changed under %d attempts", maxAttempts)
+}
+
 func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -245,16 +288,20 @@ func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Diff
 	if err != nil {
 		return nil, err
 	}
-	lay := oneTable
-	if len(rs.Families) == 2 &&
-		!slices.ContainsFunc(st, func(t kernelTable) bool { return t.family == nftables.TableFamilyINet }) {
-		lay = twoTables
-	}
-	prog, err := compile(rs, lay)
+	prog, err := compile(rs, st.layout(rs))
 	if err != nil {
 		return nil, err
 	}
 	return prog.differences(st), nil
+}
+
+// layout returns the one in which the tables hold rules like these.
+func (st state) layout(rs ruleset.Ruleset) layout {
+	if len(rs.Families) == 2 &&
+		!slices.ContainsFunc(st, func(t kernelTable) bool { return t.family == nftables.TableFamilyINet }) {
+		return twoTables
+	}
+	return oneTable
 }
 
 // ours returns the content of our tables, or says that there are none or that

@@ -75,6 +75,11 @@ func (conn *Conn) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcom
 	return outcome, err
 }
 
+// Settle ends what [ruleset.Ruleset.Settling] of the rules in force began: from then on only the connections of
+// rs.Older count as older. rs is otherwise as Apply was given it. If the tables have other rules by now the error is
+// [ruleset.ErrNotIntercepted] or says so, and nothing has changed.
+func (conn *Conn) Settle(ctx context.Context, rs ruleset.Ruleset) error { return conn.settle(ctx, rs) }
+
 // Check compares the kernel with rs and returns the differences. None: it is
 // as Apply leaves it. It changes nothing. Where there is nothing of ours the
 // error is [ruleset.ErrNotIntercepted].

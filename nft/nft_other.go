@@ -19,6 +19,8 @@ func (*Conn) apply(context.Context, ruleset.Ruleset, layout) (ruleset.Outcome, e
 	return "", ruleset.ErrNeedsLinux
 }
 
+func (*Conn) settle(context.Context, ruleset.Ruleset) error { return ruleset.ErrNeedsLinux }
+
 func (*Conn) check(context.Context, ruleset.Ruleset) ([]ruleset.Difference, error) {
 	return nil, ruleset.ErrNeedsLinux
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -33,13 +34,16 @@ type table struct {
 	sets   []set
 	chains []chain
 	older  []ruleset.Tuple // what the sets of tuples hold
+	// settling is how long TCP stays in the set by which every connection counts as older.
+	settling time.Duration
 }
 
 // set holds the items of one list: inclusive ranges of keys in network byte order.
 type set struct {
-	name   string
-	key    keyType
-	ranges []keyRange
+	name    string
+	key     keyType
+	ranges  []keyRange
+	timeout time.Duration // after which they are out of the set again; zero: they stay
 }
 
 type keyRange struct{ first, last []byte }
@@ -79,6 +83,7 @@ const (
 	keyProto
 	keyTuple4 // address . port . address . port: where packets come from, and where they go
 	keyTuple6
+	keySettling // protocols, for a time
 )
 
 func (k keyType) datatype() nftables.SetDatatype {
@@ -86,6 +91,7 @@ func (k keyType) datatype() nftables.SetDatatype {
 		keyPort: nftables.TypeInetService, keyIPv4: nftables.TypeIPAddr, keyIPv6: nftables.TypeIP6Addr,
 		keyUID: nftables.TypeUID, keyGID: nftables.TypeGID, keyProto: nftables.TypeInetProto,
 		keyTuple4: tupleType(nftables.TypeIPAddr), keyTuple6: tupleType(nftables.TypeIP6Addr),
+		keySettling: nftables.TypeInetProto,
 	}[k]
 }
 
@@ -99,7 +105,7 @@ func tupleType(addr nftables.SetDatatype) nftables.SetDatatype {
 func (k keyType) prefix() string {
 	return [...]string{
 		keyPort: "ports", keyIPv4: "ipv4", keyIPv6: "ipv6", keyUID: "uids", keyGID: "gids", keyProto: "protocols",
-		keyTuple4: "older_ipv4", keyTuple6: "older_ipv6",
+		keyTuple4: "older_ipv4", keyTuple6: "older_ipv6", keySettling: "settling",
 	}[k]
 }
 
@@ -109,7 +115,7 @@ func (k keyType) isInterval() bool { return k != keyProto && !k.isOfOneMoment() 
 
 // isOfOneMoment reports whether a set of the type holds what was so when the rules were written. It belongs neither to
 // their fingerprint nor to what is compared.
-func (k keyType) isOfOneMoment() bool { return k == keyTuple4 || k == keyTuple6 }
+func (k keyType) isOfOneMoment() bool { return k == keyTuple4 || k == keyTuple6 || k == keySettling }
 
 // text writes a range as nft(8) reads it.
 func (k keyType) text(r keyRange) string {
@@ -129,7 +135,7 @@ func (k keyType) text(r keyRange) string {
 			return fmt.Sprintf("%s . %d", addr, binary.BigEndian.Uint16(b[n:]))
 		}
 		return end(r.first) + " . " + end(r.first[n+4:])
-	case keyProto:
+	case keyProto, keySettling:
 	}
 	return fmt.Sprint(r.first[0])
 }
@@ -144,7 +150,7 @@ func compile(rs ruleset.Ruleset, lay layout) (program, error) {
 	}
 	var prog program
 	for _, fam := range tableFamilies(rs.Families, lay) {
-		t := table{family: fam, older: rs.Older}
+		t := table{family: fam, older: rs.Older, settling: rs.Settling}
 		for _, c := range rs.Chains {
 			lc := chain{name: c.Name, hook: c.Hook, priority: c.Priority, typ: c.Type}
 			for _, r := range c.Rules {
@@ -203,6 +209,11 @@ func fingerprint(t table) string {
 // lower appends a rule to c: one, or in an inet table one for each family if
 // the rule reads differently for them.
 func (t *table) lower(c *chain, r ruleset.Rule) error {
+	if slices.Contains(r.Match, ruleset.Match(ruleset.Older{})) {
+		if err := t.lowerSettling(c, r); err != nil {
+			return err
+		}
+	}
 	switch {
 	case t.family == nftables.TableFamilyIPv4:
 		return t.lowerFor(c, r, ruleset.IPv4)
@@ -217,6 +228,23 @@ func (t *table) lower(c *chain, r ruleset.Rule) error {
 		return nil
 	}
 	return t.append(c, r, 0, t.match)
+}
+
+// lowerSettling appends the rule by which every connection counts as older while the rules are settling.
+func (t *table) lowerSettling(c *chain, r ruleset.Rule) error {
+	return t.append(c, r, 0, func(m ruleset.Match) (stmt, error) {
+		if m != ruleset.Match(ruleset.Older{}) {
+			return t.match(m)
+		}
+		var keys []keyRange
+		if t.settling > 0 {
+			tcp := []byte{unix.IPPROTO_TCP}
+			keys = []keyRange{{tcp, tcp}}
+		}
+		name := t.set(keySettling, keys)
+		return stmt{"meta l4proto @" + name, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: name}}}, nil
+	})
 }
 
 // nfproto asks for the family of the packet.
@@ -511,7 +539,11 @@ func (t *table) set(key keyType, keys []keyRange) string {
 		n++
 	}
 	name := fmt.Sprintf("%s_%d", key.prefix(), n)
-	t.sets = append(t.sets, set{name, key, keys})
+	s := set{name: name, key: key, ranges: keys}
+	if key == keySettling {
+		s.timeout = t.settling
+	}
+	t.sets = append(t.sets, s)
 	return name
 }
 

@@ -41,6 +41,9 @@ func (t table) render() string {
 		if s.key.isInterval() {
 			b.WriteString("\t\tflags interval\n")
 		}
+		if s.key == keySettling {
+			b.WriteString("\t\tflags timeout\n")
+		}
 		if len(s.ranges) > 0 { // nft(8) reads no empty list
 			b.WriteString("\t\telements = { ")
 			for i, r := range s.ranges {
@@ -48,6 +51,9 @@ func (t table) render() string {
 					b.WriteString(", ")
 				}
 				b.WriteString(s.key.text(r))
+				if s.timeout > 0 {
+					fmt.Fprintf(&b, " timeout %dms", s.timeout.Milliseconds())
+				}
 			}
 			b.WriteString(" }\n")
 		}

@@ -121,7 +121,8 @@ type Tuple struct{ Src, Dst netip.AddrPort }
 // String returns "10.244.0.5:40000 > 203.0.113.10:443".
 func (t Tuple) String() string { return t.Src.String() + " > " + t.Dst.String() }
 
-// Older matches the packets that the pod sends on the TCP connections of [Ruleset.Older].
+// Older matches the packets that the pod sends on the TCP connections of [Ruleset.Older] and, as long as
+// [Ruleset.Settling] says, on every one.
 type Older struct{}
 
 // TCPFlags matches a TCP header's flags: flags & Mask == Value. A Proto of

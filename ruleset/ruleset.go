@@ -3,6 +3,7 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Ruleset is everything interception needs from the kernel, as plain data.
@@ -19,6 +20,9 @@ type Ruleset struct {
 	// Older are TCP connections, by addresses and ports of what the pod sends on them, that are older than the rules:
 	// those that [Older] matches. A backend writes the list, and does not compare it afterwards: it is of one moment.
 	Older []Tuple
+	// Settling is for how long after the rules are written [Older] matches every connection: one that opens between the
+	// list and the rules is not on it. Zero: not at all. The backend iptables knows no such time.
+	Settling time.Duration
 }
 
 // Family is an address family.

@@ -714,7 +714,7 @@ func TestTarget(t *testing.T) {
 		got = target
 		return fakePlane{}
 	}}
-	standard := dataplane.IPTables{Dialect: iptables.Standard, Wait: iptables.DefaultWait}
+	standard := dataplane.IPTables{Wait: iptables.DefaultWait}
 	for _, tc := range []struct {
 		args, env []string
 		want      dataplane.Pod
