@@ -156,8 +156,10 @@ func (p *planner) inside(f ruleset.Family) (all []candidate) {
 	own := []netip.Addr{p.reach[f].addr}
 	all = append(all,
 		candidate{what: "an app's call inside the pod", senders: []sender{app}, protos: tcp(), dsts: own, ports: ports},
+		candidate{what: "an app's call to a loopback network", senders: []sender{app}, protos: tcp(),
+			dsts: members(p.c.Loopback, f), ports: ports},
 		candidate{what: "an app's call to loopback", senders: []sender{app}, protos: tcp(),
-			dsts: append(members(p.c.Loopback, f), localhost(f)), ports: ports})
+			dsts: []netip.Addr{localhost(f)}, ports: ports, wants: func(ruleset.Trace) bool { return true }})
 	for _, s := range proxies(p.c) {
 		all = append(all, candidate{what: s.who + ", to its own pod", senders: []sender{s}, protos: tcp(), dsts: own,
 			ports: ports, lenient: true})
