@@ -57,6 +57,8 @@ type Pod struct {
 	// SetSysctls permits Apply to set the namespace's sysctls that the configuration needs. Otherwise it fails and
 	// names them.
 	SetSysctls bool
+	// StandIn has Verify listen in place of a proxy that is not up yet, and fail if somebody listens there.
+	StandIn bool
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }

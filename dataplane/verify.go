@@ -22,13 +22,15 @@ import (
 // no further than the first router behind the pod if it is not captured: its hop limit is 1. What the rules send to a
 // target outside the pod gets the usual hop limit, once it is seen to be on its way there. Its source ports are
 // [verify.SourcePorts].
+//
+// With [Pod.StandIn] it listens in place of the proxy, as somebody that the rules take for it, and answers lookups.
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
 	p, err := newPlan(c)
 	if err != nil {
 		return verify.Report{}, err
 	}
 	err = s.do(ctx, func() error {
-		report, err = s.space.verify(ctx, s.pod.Backend, p)
+		report, err = s.space.verify(ctx, s.pod, p)
 		return err
 	})
 	return report, err
@@ -37,22 +39,31 @@ func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify
 // howLong is how long verify waits for answers.
 const howLong = 2500 * time.Millisecond
 
-func (s *space) verify(ctx context.Context, want Backend, plan plan) (verify.Report, error) {
+func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verify.Report, err error) {
+	want := target.Backend
 	rules, err := s.verifyRules(ctx, want, plan)
 	if err != nil {
 		return verify.Report{}, err
 	}
 	c, rs := plan.config, s.inForce(want, plan)
+	o := trial.Options{Patience: howLong, Refuses: refuses(rs),
+		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }}
+	if target.StandIn {
+		standIns, failed := trial.Listen(c, rs.Families)
+		if failed != nil {
+			return verify.Report{}, failed
+		}
+		o.StandIn = &standIns.Owner
+		defer func() { err = errors.Join(err, standIns.Close()) }()
+	}
 	pod, err := trial.Look(c)
 	if err != nil {
 		return verify.Report{}, err
 	}
 	port := verify.RandomPort()
 	todo := verify.MakePlan(c, rs, pod, port)
-	seen, err := trial.Run(ctx, todo.Probes, trial.Options{
-		Count:   func() (trial.Counts, error) { return s.counts(ctx, want, &plan) },
-		Refuses: refuses(rs), Ways: append(pod.Behind, pod.Outside), Patience: howLong,
-	})
+	o.Ways = append(pod.Behind, pod.Outside)
+	seen, err := trial.Run(ctx, todo.Probes, o)
 	if err != nil {
 		return verify.Report{}, err
 	}
@@ -61,6 +72,10 @@ func (s *space) verify(ctx context.Context, want Backend, plan plan) (verify.Rep
 		verdicts = append(verdicts, verify.Judge(c, p, seen[i]))
 	}
 	verdicts = append(verdicts, todo.Verdicts...)
+	if target.StandIn {
+		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
+			"was not tried")
+	}
 	return verify.Conclude(verdicts, todo.Coverage, todo.Notes), nil
 }
 

@@ -79,6 +79,9 @@ func (p *planner) conclude() {
 // because says why no probe meets a rule.
 func (p *planner) because(r ruleset.Rule) string {
 	for _, m := range r.Match {
+		if m == (ruleset.MPTCP{}) {
+			return "verify opens no connections of Multipath TCP"
+		}
 		if in, is := m.(ruleset.InInterface); is && in != ruleset.Loopback {
 			return p.byInterface(string(in), "only what is at its other end can send by it")
 		}
@@ -99,7 +102,7 @@ func (p *planner) because(r ruleset.Rule) string {
 	}
 	for _, f := range p.rs.Families {
 		if p.reach[f].why == "" {
-			return "another rule decides before it about everything that this pod can send"
+			return "another rule decides before it about what verify can send here, or no route leads to what it is about"
 		}
 	}
 	return "this pod reaches nothing"

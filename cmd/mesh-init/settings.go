@@ -58,6 +58,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			Backend:        dataplane.Backend(values[backendFlag].text),
 			SetSysctls:     values["set-sysctls"].text == "true",
 
+			StandIn:         values["listen"].text == "true",
 			BesideOtherMesh: values[besideFlag].text == otherMesh,
 			IPTables: dataplane.IPTables{
 				Dialect: iptables.Dialect(strings.TrimPrefix(values["iptables-dialect"].text, autoDialect)),

@@ -27,6 +27,8 @@ func verifyVerb() verb {
 			return append(append(configFlags(), kernelFlags()...),
 				row(verifyWaitFlag, "DURATION", groupVerify, "0s",
 					"try again until it works, for so long; for an init\ncontainer that validates"),
+				row("listen", "", groupVerify, "false",
+					"listen in place of the proxy, where it is not up yet;\nan error if somebody listens there"),
 				row("allow-unproven", "", groupVerify, "false", "end with 0 although something is not proven"))
 		},
 	}, job.verify}

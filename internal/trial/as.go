@@ -25,13 +25,8 @@ func as(owner ruleset.Owner, f func() error) error {
 	if owner == own {
 		return f()
 	}
-	// To change them makes the whole process undumpable, so that others could no longer open what is its own in /proc.
-	was, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
-	if err == nil && was == 1 {
-		defer func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }() // as it was
-	}
 	runtime.LockOSThread()
-	err = become(owner)
+	err := become(owner)
 	if err == nil {
 		err = f()
 	}
@@ -44,6 +39,11 @@ func as(owner ruleset.Owner, f func() error) error {
 
 // become calls setfsgid(2) and setfsuid(2), which report no errors: they return what there was, changed or not.
 func become(o ruleset.Owner) error {
+	// To change them makes the whole process undumpable, so that others could no longer open what is its own in /proc.
+	was, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err == nil && was == 1 {
+		defer func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }() // as it was
+	}
 	const keep = 1<<32 - 1
 	set := func(call uintptr, id uint32) uint32 {
 		_, _, _ = unix.RawSyscall(call, uintptr(id), 0, 0) // the next call says what came of it

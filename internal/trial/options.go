@@ -20,6 +20,8 @@ type Options struct {
 	Refuses []ruleset.RuleID
 	// Ways are those by which clients come into the pod.
 	Ways []verify.Way
+	// StandIn is who stand-ins of this process are, where they listen in place of the proxy. Nil: there are none.
+	StandIn *ruleset.Owner
 	// Patience is how long to wait for answers, all told.
 	Patience time.Duration
 }

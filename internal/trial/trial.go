@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -471,7 +472,11 @@ func (r *run) identify() error {
 		all := a.Destinations()
 		for _, to := range all {
 			if len(all) == 1 {
-				break // who has got it shows
+				// Who has got it shows. It may be one of several that get them by turns (SO_REUSEPORT).
+				if same := sharing(waiting[a.Packet.Protocol], to); a.Packet.Protocol == ruleset.TCP && len(same) > 1 {
+					a.listeners = append(a.listeners, same...)
+				}
+				break
 			}
 			i := slices.IndexFunc(waiting[a.Packet.Protocol], func(s sockets.Socket) bool { return s.Serves(to) })
 			if i < 0 {
@@ -505,7 +510,7 @@ func (r *run) identify() error {
 	for _, a := range r.attempts {
 		sent := senders[sentTo{a.Packet.Protocol, a.flow.src.Port()}]
 		for _, s := range a.holders {
-			h := holder(s, processes)
+			h := r.holder(s, processes)
 			for _, w := range sent {
 				if w.UID == h.UID {
 					h.GID = &w.GID
@@ -520,10 +525,10 @@ func (r *run) identify() error {
 		}
 		for _, s := range a.listeners {
 			// A process that has dropped its privileges since accepts as who it is now.
-			if p, ok := processes[s.Inode]; ok {
+			if p, ok := processes[s.Inode]; ok && !r.isStandIn(p) {
 				s.UID = p.UID
 			}
-			a.seen.By = append(a.seen.By, holder(s, processes))
+			a.seen.By = append(a.seen.By, r.holder(s, processes))
 		}
 		for _, s := range a.nearby {
 			a.seen.Nearby = append(a.seen.Nearby,
@@ -531,6 +536,32 @@ func (r *run) identify() error {
 		}
 	}
 	return nil
+}
+
+// sharing are the sockets among which the kernel chooses for an address and port: those at the address, without any those
+// at all addresses of the family, and then those at all addresses.
+func sharing(waiting []sockets.Socket, to netip.AddrPort) []sockets.Socket {
+	for _, at := range []netip.Addr{to.Addr(), unspecified(to.Addr()), netip.IPv6Unspecified()} {
+		same := slices.DeleteFunc(slices.Clone(waiting), func(s sockets.Socket) bool {
+			return s.Local.Addr() != at || !s.Serves(to)
+		})
+		if len(same) > 0 {
+			return same
+		}
+	}
+	return nil
+}
+
+// isStandIn reports whether a process is this one, which has no other sockets that wait.
+func (r *run) isStandIn(p sockets.Process) bool { return r.o.StandIn != nil && p.PID == os.Getpid() }
+
+// holder is whose a socket is. A stand-in's group is not its process's.
+func (r *run) holder(s sockets.Socket, processes map[uint64]sockets.Process) verify.Holder {
+	h := holder(s, processes)
+	if r.isStandIn(processes[s.Inode]) {
+		h.GID = &r.o.StandIn.GID
+	}
+	return h
 }
 
 func holder(s sockets.Socket, processes map[uint64]sockets.Process) verify.Holder {

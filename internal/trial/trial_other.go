@@ -17,3 +17,12 @@ func Look(intercept.Config) (verify.Pod, error) { return verify.Pod{}, ruleset.E
 func Run(context.Context, []verify.Probe, Options) ([]verify.Seen, error) {
 	return nil, ruleset.ErrNeedsLinux
 }
+
+// StandIns listen and answer in place of a proxy that is not up yet.
+type StandIns struct{ Owner ruleset.Owner }
+
+// Listen fails with [ruleset.ErrNeedsLinux].
+func Listen(intercept.Config, []ruleset.Family) (*StandIns, error) { return nil, ruleset.ErrNeedsLinux }
+
+// Close does nothing.
+func (*StandIns) Close() error { return nil }

@@ -132,7 +132,7 @@ func TestBroken(t *testing.T) {
 			inbound())},
 			broken: []string{app}, says: []string{"no process has accepted it"}},
 		{name: "lo is down", in: sidecar(), after: "ip link set lo down",
-			broken: []string{app}, says: []string{"not accepted in time"}},
+			broken: []string{app, "not proven: an app's call to loopback, "}, says: []string{"not accepted in time"}},
 
 		// Who the proxy is.
 		{name: "the proxy is root, and every connection comes back to it",
@@ -154,6 +154,11 @@ func TestBroken(t *testing.T) {
 		{name: "the proxy drops to another user", in: []process{{Owner: root, Listen: slices.Concat(outbound(), inbound()),
 			Drop: other}},
 			broken: []string{app, client, toOwnPod}, says: []string{"user 2000, group 2000"}},
+		{name: "another user shares the port with the proxy", in: []process{
+			{Owner: root, Drop: theProxy, Listen: with(outbound(), func(l *listener) { l.ReusePort = true })},
+			{Owner: root, Drop: other, Listen: with(outbound(), func(l *listener) { l.ReusePort = true })},
+			by(theProxy, inbound())},
+			broken: []string{app}, says: []string{"user 2000, group 2000"}},
 		{name: "the proxy has another mark", in: []process{by(other,
 			with(slices.Concat(outbound(), inbound()), func(l *listener) { l.Mark = 0x78 }))},
 			config: func(c *intercept.Config) {
@@ -252,6 +257,17 @@ func TestBroken(t *testing.T) {
 		{name: "another's NAT takes lookups", in: withDNS(), config: allDNS,
 			after:  `nft 'table ip other { chain out { type nat hook output priority -199; meta skuid != 1337 udp dport 53 dnat to 10.244.0.1:5353; }; }'`,
 			broken: []string{rules, overUDP + "IPv4"}, says: []string{"10.244.0.1:5353"}},
+
+		{name: "another discards what is excluded", in: sidecar(),
+			config: func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)} },
+			after:  `nft 'table inet other { chain out { type filter hook postrouting priority 0; tcp dport 5432 drop; }; }'`,
+			broken: []string{"failed: an excluded port, "}, says: []string{"discarded in the pod"}},
+		{name: "another discards what the proxy sends", in: sidecar(),
+			after:  `nft 'table inet other { chain out { type filter hook output priority 0; meta skuid 1337 oifname eth0 drop; }; }'`,
+			broken: []string{"failed: the proxy, by its user, "}, says: []string{"discarded in the pod"}},
+		{name: "another discards what a client sends to an excluded port", in: sidecar(),
+			after:  `nft 'table inet other { chain in { type filter hook input priority 0; tcp dport 15008 drop; }; }'`,
+			broken: []string{"failed: the tunnel port, "}, says: []string{"discarded in the pod"}},
 
 		// What is behind the pod.
 		{name: "nobody listens to what is behind the pod",

@@ -28,7 +28,10 @@ type pod struct {
 	minimal         bool
 	unapplied       bool
 	in              []process
-	lab             netlab.Options
+	// standIn has verify listen in place of the proxy. served is who has to be named by the error, if somebody does.
+	standIn bool
+	served  string
+	lab     netlab.Options
 	// far is who is at 10.99.0.9 and fd00:99::9, two routers away. Nil: there is no second router.
 	far []process
 	// broken are what has to fail: the beginnings of what verify says, word and all, of each thing that does. Nothing
@@ -47,7 +50,7 @@ func (p pod) run(t *testing.T) {
 	if p.config != nil {
 		p.config(&c)
 	}
-	target := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: p.backend, SetSysctls: true}
+	target := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: p.backend, SetSysctls: true, StandIn: p.standIn}
 	if p.minimal {
 		target.IPTables.Dialect = iptables.Minimal
 	}
@@ -70,13 +73,31 @@ func (p pod) run(t *testing.T) {
 	}
 	before := state(t, lab)
 	report, err := target.Verify(t.Context(), c)
+	if p.served != "" {
+		if err == nil || !strings.Contains(err.Error(), p.served) || !strings.Contains(err.Error(), "without --listen") {
+			t.Errorf("%v, not that %s listens", err, p.served)
+		}
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	if p.standIn {
+		// A proxy that listens with no options finds its ports free.
+		for _, each := range sidecar() {
+			for i := range each.Listen {
+				each.Listen[i].Plain = true
+			}
+			each.start(t, lab.Pod)
+		}
 	}
 	if diff := cmp.Diff(before, state(t, lab)); diff != "" {
 		t.Errorf("verify leaves something behind, or takes something: -before +after\n%s", diff)
 	}
 	strangers()
+	if err := isOfSchema(t, schema(t), report); err != nil {
+		t.Error(err)
+	}
 	p.judge(t, report)
 }
 

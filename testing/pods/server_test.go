@@ -59,9 +59,10 @@ type listener struct {
 	Protocol string // "tcp" or "udp"
 	Addr     string
 	Do       what
-	// Both has an IPv6 socket take IPv4, too. Transparent, Mark and Reuse are options of the socket.
-	Both, Transparent, Reuse, ReusePort bool
-	Mark                                int
+	// Both has an IPv6 socket take IPv4, too. Transparent, Mark and Reuse are options of the socket. Plain is true of one
+	// without SO_REUSEADDR, which cannot listen where a connection lingers (TIME_WAIT).
+	Both, Transparent, Reuse, ReusePort, Plain bool
+	Mark                                       int
 	// Upstream is where a resolver asks. Empty: it answers itself.
 	Upstream string
 }
@@ -167,7 +168,7 @@ func (l listener) open() (func() error, error) {
 			err = errors.Join(err, unix.SetsockoptInt(fd, level, option, value))
 		}
 	}
-	set(l.Protocol == "tcp" || l.Reuse, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	set(l.Protocol == "tcp" && !l.Plain || l.Reuse, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	set(l.ReusePort, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	set(domain == unix.AF_INET6 && !l.Both, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	set(domain == unix.AF_INET6 && l.Both, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
