@@ -159,7 +159,8 @@ func (p *planner) inside(f ruleset.Family) (all []candidate) {
 		candidate{what: "an app's call to a loopback network", senders: []sender{app}, protos: tcp(),
 			dsts: members(p.c.Loopback, f), ports: ports},
 		candidate{what: "an app's call to loopback", senders: []sender{app}, protos: tcp(),
-			dsts: []netip.Addr{localhost(f)}, ports: ports, wants: func(ruleset.Trace) bool { return true }})
+			dsts: []netip.Addr{localhost(f)}, ports: ports,
+			wants: func(ruleset.Trace) bool { return true }, why: "no route leads to it: lo is down, or has lost it"})
 	for _, s := range proxies(p.c) {
 		all = append(all, candidate{what: s.who + ", to its own pod", senders: []sender{s}, protos: tcp(), dsts: own,
 			ports: ports, lenient: true})

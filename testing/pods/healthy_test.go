@@ -68,8 +68,6 @@ func TestHealthy(t *testing.T) {
 		{name: "no default route in IPv6", in: withDNS(), config: allDNS, before: "ip -6 route del default"},
 		{name: "an excluded network out of reach", in: sidecar(), config: excluding,
 			before: "ip route add unreachable 10.96.0.0/12; ip -6 route add unreachable fd00:96::/64"},
-		{name: "another listens at all addresses beside the proxy's loopback", in: []process{
-			by(anApp, at(hold, "0.0.0.0:15001")), by(theProxy, at(hold, "127.0.0.1:15001", "[::1]:15001"), inbound())}},
 		{name: "sockets of both families", config: allDNS, in: []process{by(theProxy,
 			with(at(hold, "[::]:15001", "[::]:15006"), func(l *listener) { l.Both = true }), dns())}},
 		{name: "mapped addresses", in: []process{by(theProxy, at(hold, "[::1]:15001", "[::]:15006"),
