@@ -1,18 +1,19 @@
 package dataplane
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/mesh-intercept/intercept/internal/links"
 )
 
 // podsBehind finds interfaces that only a node has, or virtual ones whose other ends are in namespaces of pods: behind
 // a bridge, or each behind a route of its own.
 func podsBehind() string {
-	all, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	all, err := links.Whole(netlink.LinkList)
+	if err != nil {
 		return ""
 	}
 	byIndex := map[int]netlink.Link{}
@@ -22,8 +23,8 @@ func podsBehind() string {
 			return "the interface " + l.Attrs().Name
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	routes, err := links.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
 		return ""
 	}
 	uplink, host := map[int]bool{}, map[int]bool{}

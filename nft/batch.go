@@ -189,7 +189,8 @@ func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule
 
 // commit sends a batch. If generation is not zero, it fails with ERESTART where
 // the rules are of another one. The error of the first message that failed
-// comes back, and nothing has then changed.
+// comes back, and nothing has then changed. ENOBUFS says that the answer was lost:
+// the kernel may hold the batch, or not.
 func (conn *Conn) commit(t *batch, generation uint32) error {
 	if t.err != nil {
 		return fmt.Errorf("encode the rules: %w", t.err)
@@ -238,6 +239,18 @@ func (conn *Conn) commit(t *batch, generation uint32) error {
 			return failure
 		}
 	}
+}
+
+// insist commits what can be tried again, for it begins by making what must not be there, or removes it: until the kernel's
+// answer is heard. If one was lost, what it made or removed may be there, or gone, before the last try.
+func (conn *Conn) insist(t *batch) (lost bool, err error) {
+	for range maxAttempts {
+		if err = conn.commit(t, 0); !errors.Is(err, unix.ENOBUFS) {
+			break
+		}
+		lost = true
+	}
+	return lost, err
 }
 
 // messageError is the error of one message of a batch.

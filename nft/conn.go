@@ -21,8 +21,10 @@ import (
 // largest transaction. The kernel takes memory only for what is there.
 const bufferSize = 64 << 20
 
-func dial() (*netlink.Conn, error) {
-	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, bufferSize)
+func dial() (*netlink.Conn, error) { return dialWith(bufferSize) }
+
+func dialWith(buffers int) (*netlink.Conn, error) {
+	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, buffers)
 	return sock, explain(err, "open a netlink socket")
 }
 
@@ -35,15 +37,24 @@ func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ru
 	if err != nil {
 		return "", err
 	}
+	var unheard ruleset.Outcome // that of an attempt to which the kernel's answer was lost
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
-			return "", err
+			return unheard, err
 		}
 		outcome, err := conn.attempt(prog)
-		if errors.Is(err, errChanged) {
-			continue
+		switch {
+		case errors.Is(err, errChanged):
+		case errors.Is(err, errUnheard):
+			unheard = outcome
+		case outcome == ruleset.Unchanged && unheard != "":
+			return unheard, err
+		default:
+			return outcome, err
 		}
-		return outcome, err
+	}
+	if unheard != "" {
+		return unheard, fmt.Errorf("apply the rules: %w, %d times: they may be in force", errUnheard, maxAttempts)
 	}
 	return "", fmt.Errorf("apply the rules: the tables changed under %d attempts; another program keeps writing them",
 		maxAttempts)
@@ -51,6 +62,9 @@ func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ru
 
 // errChanged reports that the tables changed between looking and writing.
 var errChanged = errors.New("the tables changed meanwhile")
+
+// errUnheard reports that the kernel's answer was lost, so that nobody knows whether it has done what it was asked.
+var errUnheard = errors.New("the kernel's answer was lost (ENOBUFS): there is no memory for it")
 
 func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
@@ -78,8 +92,11 @@ func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 		}
 	}
 	if err := conn.write(prog, st, generation); err != nil {
-		if isChange(err) {
+		switch {
+		case isChange(err):
 			return "", errChanged
+		case errors.Is(err, unix.ENOBUFS):
+			return outcome, errUnheard
 		}
 		return "", conn.blame(prog, err)
 	}
@@ -217,7 +234,7 @@ func (conn *Conn) blame(prog program, failure error) error {
 		var tr batch
 		tr.addTable(t, trial, func(r *rule) bool { return r == only })
 		tr.createTable(t.family, trial)
-		if err := conn.commit(&tr, 0); !errors.Is(err, unix.EEXIST) {
+		if _, err := conn.insist(&tr); !errors.Is(err, unix.EEXIST) {
 			return err
 		}
 		return nil
@@ -320,30 +337,32 @@ func (conn *Conn) ours() (state, error) {
 func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
-			return false, err
+			return removed, err
 		}
 		generation, err := conn.generation()
 		if err != nil {
-			return false, err
+			return removed, err
 		}
 		st, err := conn.find()
 		if err != nil || len(st) == 0 {
-			return false, err
+			return removed, err
 		}
 		if err := conn.refuseForeign(st, generation); errors.Is(err, errChanged) {
 			continue
 		} else if err != nil {
-			return false, err
+			return removed, err
 		}
 		var t batch
 		for _, kt := range st {
 			t.deleteTable(kt.family, Table)
 		}
 		err = conn.commit(&t, generation)
-		if err == nil {
+		switch {
+		case err == nil:
 			return true, nil
-		}
-		if !isChange(err) {
+		case errors.Is(err, unix.ENOBUFS):
+			removed = true // or not: the next look tells
+		case !isChange(err):
 			return false, explain(err, "remove the rules")
 		}
 	}

@@ -175,6 +175,7 @@ func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
 
 func (conn *Conn) removeForeign(ctx context.Context,
 	plan func([]beside.Chain) (beside.Removal, error)) (r beside.Removal, err error) {
+	var unheard beside.Removal // one to which the kernel's answer was lost
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
 			return r, err
@@ -190,13 +191,17 @@ func (conn *Conn) removeForeign(ctx context.Context,
 		if err != nil {
 			return r, err
 		}
-		if r, err = plan(chains); err != nil || r.IsEmpty() {
+		if r, err = plan(chains); err != nil {
 			return r, err
+		} else if r.IsEmpty() {
+			return unheard, nil
 		}
 		var t batch
 		t.removeForeign(r)
 		err = conn.commit(&t, generation)
-		if !errors.Is(err, unix.ERESTART) {
+		if errors.Is(err, unix.ENOBUFS) {
+			unheard = r
+		} else if !errors.Is(err, unix.ERESTART) {
 			return r, explain(err, "remove the rules of others")
 		}
 	}

@@ -5,6 +5,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -33,7 +34,8 @@ func (conn *Conn) removeEmpty(f ruleset.Family, table string, chains []string, a
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, unix.ERESTART) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+		if !slices.ContainsFunc([]error{unix.ERESTART, unix.EBUSY, unix.ENOENT, unix.ENOBUFS},
+			func(e error) bool { return errors.Is(err, e) }) {
 			return explain(err, "remove what is empty of table "+table)
 		}
 	}
@@ -115,7 +117,7 @@ func (conn *Conn) probe(rs ruleset.Ruleset, lay layout) error {
 		t.addTable(tab, trial, func(*rule) bool { return true })
 	}
 	t.createTable(prog[0].family, trial)
-	err = conn.commit(&t, 0)
+	_, err = conn.insist(&t)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -48,7 +49,11 @@ func (w *Witness) create(ports ruleset.PortRange) error {
 		}
 		t.addRule(family, w.table, chosen, rule{encoded: encoded, comment: "mesh-init verify notes who answers it"})
 	}
-	return explain(w.conn.commit(t, 0), "make a table that notes who sends")
+	lost, err := w.conn.insist(t)
+	if lost && errors.Is(err, unix.EEXIST) {
+		err = nil
+	}
+	return explain(err, "make a table that notes who sends")
 }
 
 func isProtocol(p ruleset.Protocol) []expr.Any {
@@ -86,7 +91,11 @@ func (w *Witness) senders() (all []Sender, err error) {
 func (w *Witness) remove() error {
 	t := &batch{}
 	t.deleteTable(nftables.TableFamilyINet, w.table)
-	return explain(w.conn.commit(t, 0), "remove the table that notes who sends")
+	lost, err := w.conn.insist(t)
+	if lost && errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return explain(err, "remove the table that notes who sends")
 }
 
 // eachKey reads the keys of a set's elements.

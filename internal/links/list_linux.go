@@ -11,11 +11,11 @@ import (
 // List lists the interfaces and their addresses. Call it on a thread that is
 // locked to the namespace.
 func List() ([]Link, error) {
-	links, err := whole(netlink.LinkList)
+	links, err := Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
 	}
-	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of the namespace: %w", err)
 	}
@@ -35,10 +35,11 @@ func List() ([]Link, error) {
 	return all, nil
 }
 
-// whole makes a listing again that a change has interrupted, which can have left
-// out anything.
-func whole[T any](list func() ([]T, error)) (all []T, err error) {
-	for range 10 {
+// Whole makes a listing of package netlink again that a change has interrupted
+// (NLM_F_DUMP_INTR), which can have left out anything. It fails with
+// [netlink.ErrDumpInterrupted] if a hundred of them were interrupted.
+func Whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 100 {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}

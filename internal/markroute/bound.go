@@ -69,8 +69,8 @@ func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() erro
 		if slices.Contains(there, d) {
 			continue
 		}
-		switch err := c.changeDetour(d, true); {
-		case err == nil:
+		switch lost, err := insist(func() error { return c.changeDetour(d, true) }); {
+		case err == nil, lost && errors.Is(err, unix.EEXIST):
 			made = append(made, d)
 		case isNoWay(err), errors.Is(err, unix.EEXIST): // or somebody was quicker
 		default:
@@ -136,7 +136,7 @@ func (c *Conn) KeepBound(families []ruleset.Family) (removed bool, err error) {
 }
 
 func (c *Conn) removeDetour(d detour) error {
-	err := c.changeDetour(d, false)
+	_, err := insist(func() error { return c.changeDetour(d, false) })
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV) {
 		return nil // it went with its interface
 	}

@@ -179,10 +179,12 @@ func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added
 			continue
 		}
 		o = inFront(others, o)
-		err := c.change(o, true)
-		if errors.Is(err, unix.EEXIST) {
+		lost, err := insist(func() error { return c.change(o, true) })
+		there := errors.Is(err, unix.EEXIST)
+		if there {
 			err = c.isThere(o)
-		} else if err == nil {
+		}
+		if err == nil && (lost || !there) {
 			made = append(made, o)
 		}
 		if err != nil {
@@ -261,12 +263,27 @@ func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]r
 }
 
 func (c *Conn) remove(o object) error {
-	err := c.change(o, false)
+	_, err := insist(func() error { return c.change(o, false) })
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return nil // somebody was quicker
 	}
 	return explain("remove the "+o.String(), err)
 }
+
+// insist makes a change until the kernel's answer to it is heard. If one was lost (ENOBUFS: there was no memory for it),
+// the change may have been made before the last try, which then finds it made.
+func insist(change func() error) (lost bool, err error) {
+	for range maxTries {
+		if err = change(); !errors.Is(err, unix.ENOBUFS) {
+			break
+		}
+		lost = true
+	}
+	return lost, err
+}
+
+// maxTries bounds how often a change is tried whose answer is lost.
+const maxTries = 100
 
 // change adds or removes an object.
 func (c *Conn) change(o object, add bool) error {
@@ -380,8 +397,7 @@ func (c *Conn) all() (all []object, others []otherRule, err error) {
 	return all, others, nil
 }
 
-// get asks the kernel. A listing of rules or routes is never reported to be
-// interrupted, as those of links are: the kernel does not watch over them.
+// get asks the kernel.
 func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) ([]direct.Message, error) {
 	return c.list.Execute(direct.Message{
 		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)},

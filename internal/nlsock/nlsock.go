@@ -42,6 +42,8 @@ type socket struct {
 	buffer []byte // what is received is copied out of it
 	// received is how many bytes have come since a request, of at most most.
 	received, most int
+	// question is what was sent last, if it asks and changes nothing: it can be asked again.
+	question []byte
 }
 
 // maxAnswer is more than there is of anything that is listed here in earnest: some
@@ -51,6 +53,12 @@ const maxAnswer = 64 << 20
 
 // ErrTooMuch reports that the kernel has more to list than is read.
 var ErrTooMuch = errors.New("there is too much to list")
+
+// ErrInterrupted reports a listing that changes interrupt each time that it is made.
+var ErrInterrupted = errors.New("what is listed keeps changing; another program keeps writing it")
+
+// maxRepeats bounds how often a question is asked again.
+const maxRepeats = 100
 
 // patience is how many seconds an answer may take that should be there at once.
 // Where no answer comes at all that is an error, and not the end of the program.
@@ -92,9 +100,17 @@ func (s *socket) SendMessages(messages []netlink.Message) error {
 		}
 		all = append(all, b...)
 	}
+	s.question = nil
+	if len(messages) == 1 && messages[0].Header.Flags&netlink.Acknowledge == 0 {
+		s.question = all
+	}
+	return s.send(all)
+}
+
+func (s *socket) send(b []byte) error {
 	s.received = 0
 	for {
-		err := unix.Sendto(s.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		err := unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if !errors.Is(err, unix.EINTR) { // which is before anything is sent
 			return os.NewSyscallError("sendto", err)
 		}
@@ -106,17 +122,69 @@ func (s *socket) SendMessages(messages []netlink.Message) error {
 // an attribute has at most 64 KiB.
 const bufferSize = 128 << 10
 
-// Receive takes one answer, of one message or more.
+// Receive takes one answer, all parts of it. A listing that a change has interrupted (NLM_F_DUMP_INTR) can have left out
+// anything, and is made again; so is a question to which the answer was lost (ENOBUFS). Where the answer to a change was
+// lost the error is ENOBUFS: the kernel may have made the change, or not. What else has come is thrown away: the next
+// answer is to the next request.
 func (s *socket) Receive() ([]netlink.Message, error) {
+	for range maxRepeats {
+		messages, interrupted, err := s.whole()
+		lost := errors.Is(err, unix.ENOBUFS)
+		if lost {
+			err = errors.Join(err, s.drain())
+		}
+		if s.question == nil || !interrupted && !lost {
+			return messages, err
+		}
+		if err := s.send(s.question); err != nil {
+			return nil, err
+		}
+	}
+	return nil, ErrInterrupted
+}
+
+// whole takes an answer, and reports whether a change has interrupted it.
+func (s *socket) whole() (all []netlink.Message, interrupted bool, err error) {
+	for {
+		part, err := s.part(0)
+		if err != nil {
+			return nil, false, err
+		}
+		more := false
+		for _, m := range part {
+			interrupted = interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
+			more = m.Header.Flags&netlink.Multi != 0 && m.Header.Type != netlink.Done
+		}
+		if all = append(all, part...); !more {
+			return all, interrupted, nil
+		}
+	}
+}
+
+// drain takes what is left of answers, so that none of it is taken for the answer to what is asked next.
+func (s *socket) drain() error {
+	for {
+		_, err := s.part(unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return err
+		}
+	}
+}
+
+// part takes one part of an answer. It waits for it if flags do not say otherwise (MSG_DONTWAIT).
+func (s *socket) part(flags int) ([]netlink.Message, error) {
 	if s.buffer == nil {
 		s.buffer = make([]byte, bufferSize)
 	}
 	for {
-		n, from, err := unix.Recvfrom(s.fd, s.buffer, unix.MSG_TRUNC)
+		n, from, err := unix.Recvfrom(s.fd, s.buffer, unix.MSG_TRUNC|flags)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, unix.EAGAIN) && flags&unix.MSG_DONTWAIT == 0:
 			return nil, fmt.Errorf("the kernel has not answered within %d s", patience)
 		case err != nil:
 			return nil, os.NewSyscallError("recvfrom", err)

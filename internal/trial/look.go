@@ -24,8 +24,8 @@ import (
 func Look(c intercept.Config) (verify.Pod, error) {
 	pod := verify.Pod{Route: route, Self: self(), NoOutside: canMake()}
 	pod.AnyOwner = canBe(ruleset.Owner{UID: 65533, GID: 65533})
-	all, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	all, err := links.Whole(netlink.LinkList)
+	if err != nil {
 		return pod, fmt.Errorf("list the interfaces of the namespace: %w", err)
 	}
 	named, err := links.List()

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 )
 
@@ -126,8 +127,10 @@ func lookUp(a netip.Addr) (path, error) {
 
 // paths lists the routes of a family.
 func paths(family uint8) (all []path, err error) {
-	replies, err := execute(unix.RTM_GETROUTE, unix.NLM_F_DUMP, &nl.RtMsg{RtMsg: unix.RtMsg{Family: family}})
-	if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, nl.ErrDumpInterrupted) {
+	replies, err := links.Whole(func() ([][]byte, error) {
+		return execute(unix.RTM_GETROUTE, unix.NLM_F_DUMP, &nl.RtMsg{RtMsg: unix.RtMsg{Family: family}})
+	})
+	if err != nil {
 		return nil, err
 	}
 	for _, m := range replies {
