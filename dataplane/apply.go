@@ -154,14 +154,18 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	return choice, outcome, err
 }
 
-// settling is for how long every connection counts as older than the rules if nobody lives to say which are.
+// settling is for how long more connections count as older than the rules if nobody lives to say which are.
 const settling = time.Second
 
 // applyBesideOlder applies the rules where there are TCP connections, which go on: those that are older than the rules
 // have to be known to them, and while a list is made others open. With nftables everything is in force at once, the
-// connections that are there are known, and until a second list is made, but no longer than settling, every connection
-// counts as older. With iptables the rules that look at every packet come in a second step. In an init container there
-// is no socket, and one step is enough.
+// connections that are there are known, and until a second list is made, but no longer than settling, all count as
+// older. With iptables the rules that look at every packet come in a second step. In an init container there is no
+// socket, and one step is enough.
+//
+// Where rules that look at every packet are replaced, there is no moment without such: older is what conntrack has seen
+// open, and what the replaced ones know to be older than they are. What conntrack has forgotten is neither, and is
+// stopped as before.
 func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Choice, ruleset.Outcome, error) {
 	whole := func(b Backend) ruleset.Ruleset { return s.rulesFor(p, b) }
 	if !p.needsOlder() {
@@ -180,21 +184,28 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {
 		return s.applyRules(ctx, want, whole) // which finds the same and writes nothing
 	}
-	older, err := sockets.Untranslated()
+	before, guarded, err := s.guarded(ctx)
 	if err != nil {
 		return Choice{}, "", err
 	}
-	beside := func(b Backend, older []ruleset.Tuple) ruleset.Ruleset {
+	list, first := sockets.Untranslated, p.with(intercept.BackstopSyn)
+	if guarded {
+		list, first = func() ([]ruleset.Tuple, error) { return sockets.GoingOn(before) }, p.lenient(before)
+	}
+	older, err := list()
+	if err != nil {
+		return Choice{}, "", err
+	}
+	beside := func(b Backend) ruleset.Ruleset {
 		rs := s.rulesFor(p, b)
 		rs.Older = older
 		return rs
 	}
-	first := p.with(intercept.BackstopSyn)
 	choice, outcome, err := s.applyRules(ctx, want, func(b Backend) ruleset.Ruleset {
 		switch {
 		case b == BackendNFT:
-			rs := beside(b, older)
-			rs.Settling = settling
+			rs := beside(b)
+			rs.Settling = ruleset.Settling{For: settling, Tracked: guarded}
 			return rs
 		case s.warning(p, b) != nil:
 			return s.rulesFor(p, b)
@@ -205,8 +216,8 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		return choice, outcome, err
 	}
 	again := ruleset.Outcome("")
-	if older, err = sockets.Untranslated(); err == nil {
-		again, err = s.settle(ctx, beside(choice.Backend, older), choice.Backend)
+	if older, err = list(); err == nil {
+		again, err = s.settle(ctx, beside(choice.Backend), choice.Backend)
 	}
 	switch {
 	case err != nil && again == "" && outcome == ruleset.Created:
@@ -232,6 +243,34 @@ func (s *space) settle(ctx context.Context, rs ruleset.Ruleset, b Backend) (rule
 		return "", err
 	}
 	return ruleset.Unchanged, nil
+}
+
+// guarded reports whether rules of ours are in force that look at every packet, and which connections they know to be
+// older than they are.
+func (s *space) guarded(ctx context.Context) (older []ruleset.Tuple, guarded bool, err error) {
+	holding, err := s.holding()
+	for _, b := range holding {
+		w, err := s.writer(b)
+		if err != nil {
+			return nil, false, err
+		}
+		counters, err := w.Counters(ctx, nil)
+		if errors.Is(err, ruleset.ErrNotIntercepted) || errors.Is(err, ruleset.ErrForeign) {
+			continue // or gone, or about to be refused
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		if !slices.ContainsFunc(counters, func(c ruleset.Counter) bool { return c.Line == "B5" }) {
+			continue
+		}
+		known, err := w.Older(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		older, guarded = append(older, known...), true
+	}
+	return older, guarded, err
 }
 
 // applyRules chooses a backend and applies with it. That nftables works is proven by using it, and so is what could not

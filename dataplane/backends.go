@@ -34,6 +34,8 @@ type writer interface {
 	Remove(context.Context) (bool, error)
 	// Counters names rules whose IDs the kernel does not hold by their places in those given, if these are in force.
 	Counters(context.Context, *ruleset.Ruleset) ([]ruleset.Counter, error)
+	// Older returns the [ruleset.Ruleset.Older] of what is in force.
+	Older(context.Context) ([]ruleset.Tuple, error)
 }
 
 // A backend is one row of the table of backends: all that the rest of the package knows of one.

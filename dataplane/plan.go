@@ -45,6 +45,21 @@ func (p plan) with(b intercept.Backstop) ruleset.Ruleset {
 	return rs
 }
 
+// lenient returns the rules with a backstop that lets go what conntrack has seen open without a translation, and the
+// connections that are known to be older than the rules.
+func (p plan) lenient(older []ruleset.Tuple) ruleset.Ruleset {
+	rs := p.rules
+	rs.Older = older
+	rs.Chains = slices.Clone(rs.Chains)
+	for i, c := range rs.Chains {
+		if c.Name == intercept.ChainBackstopStream {
+			rs.Chains[i].Rules = slices.Concat([]ruleset.Rule{{ID: "B3.open", Reason: "open while rules are replaced",
+				Match: []ruleset.Match{ruleset.CTEstablished}, Target: ruleset.Return{}}}, c.Rules)
+		}
+	}
+	return rs
+}
+
 // rulesFor returns the rules as a backend can have them here.
 func (s *space) rulesFor(p plan, b Backend) ruleset.Ruleset {
 	_, left := s.fit(p.config, b)

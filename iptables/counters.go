@@ -3,6 +3,7 @@ package iptables
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,46 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 		}
 	}
 	return counters, nil
+}
+
+// Older returns the connections that our rules were given as older than they are ([ruleset.Ruleset.Older]). Their rules
+// alone name addresses and ports of both ends.
+func (r *Runner) Older(ctx context.Context) ([]ruleset.Tuple, error) {
+	have, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []ruleset.Tuple
+	for _, f := range families() {
+		for _, t := range have[f] {
+			for _, c := range t.ours() {
+				for _, s := range c.rules {
+					if tuple, ok := tupleOf(split(s.spec)); ok {
+						all = append(all, tuple)
+					}
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// tupleOf reads the addresses and ports of a rule that has two of each.
+func tupleOf(words []string) (t ruleset.Tuple, ok bool) {
+	value := map[string]string{}
+	for i, w := range words[:max(len(words)-1, 0)] {
+		value[w] = words[i+1]
+	}
+	end := func(addr, port string) netip.AddrPort {
+		a, errAddr := netip.ParsePrefix(value[addr])
+		n, errPort := strconv.ParseUint(value[port], 10, 16)
+		if errAddr != nil || errPort != nil || !a.IsSingleIP() {
+			return netip.AddrPort{}
+		}
+		return netip.AddrPortFrom(a.Addr(), uint16(n))
+	}
+	t = ruleset.Tuple{Src: end("-s", "--sport"), Dst: end("-d", "--dport")}
+	return t, t.Src.IsValid() && t.Dst.IsValid()
 }
 
 // count appends a counter, or adds it to the one of the same rule, whose place is in places. What is known by its text

@@ -110,6 +110,16 @@ func (s set) flags() uint32 {
 	return 0
 }
 
+// byteOrder is for nft(8), which would else take all keys for little-endian (enum byteorder in nftables'
+// include/datatype.h).
+func (s set) byteOrder() uint32 {
+	const hostEndian, bigEndian = 1, 2
+	if s.key == keySettling {
+		return hostEndian
+	}
+	return bigEndian
+}
+
 // maxElements is the room for a message's list of elements: an attribute's
 // length has 16 bits, and the list is one.
 const maxElements = 1<<16 - 1024
@@ -122,10 +132,8 @@ func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint
 		number(unix.NFTA_SET_KEY_TYPE, typ.GetNFTMagic()),
 		number(unix.NFTA_SET_KEY_LEN, typ.Bytes),
 		number(unix.NFTA_SET_ID, id),
-		// For nft(8), which would else take the keys for little-endian: 2 is
-		// big-endian (BYTEORDER_BIG_ENDIAN in nftables' include/datatype.h).
 		netlink.Attribute{Type: unix.NFTA_SET_USERDATA,
-			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, 2)})
+			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, s.byteOrder())})
 	b.addElements(family, table, s, number(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
 }
 

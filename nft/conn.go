@@ -370,6 +370,29 @@ func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 		maxAttempts)
 }
 
+func (conn *Conn) olderInForce() (all []ruleset.Tuple, err error) {
+	tables, err := conn.find()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		sets, err := conn.sets(t.family, Table)
+		for _, s := range sets {
+			if err == nil && (strings.HasPrefix(s.name, keyTuple4.prefix()) || strings.HasPrefix(s.name, keyTuple6.prefix())) {
+				err = conn.eachKey(t.family, Table, s.name, func(key []byte) {
+					if tuple, ok := tupleOf(key); ok {
+						all = append(all, tuple)
+					}
+				})
+			}
+		}
+		if err != nil {
+			return nil, explain(err, "list the connections that are older than the rules")
+		}
+	}
+	return all, nil
+}
+
 func (conn *Conn) holdsTable() (bool, error) {
 	st, err := conn.find()
 	return len(st) > 0, err

@@ -29,6 +29,8 @@ func (*Conn) remove(context.Context) (bool, error) { return false, ruleset.ErrNe
 
 func (*Conn) holdsTable() (bool, error) { return false, ruleset.ErrNeedsLinux }
 
+func (*Conn) olderInForce() ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux }
+
 func (*Conn) dormant() ([]string, error) { return nil, ruleset.ErrNeedsLinux }
 
 func (*Conn) counters(context.Context) ([]ruleset.Counter, error) { return nil, ruleset.ErrNeedsLinux }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,13 +30,12 @@ import (
 type program []table
 
 type table struct {
-	family nftables.TableFamily
-	spec   string // name of the chain that says what the table was made from
-	sets   []set
-	chains []chain
-	older  []ruleset.Tuple // what the sets of tuples hold
-	// settling is how long TCP stays in the set by which every connection counts as older.
-	settling time.Duration
+	family   nftables.TableFamily
+	spec     string // name of the chain that says what the table was made from
+	sets     []set
+	chains   []chain
+	older    []ruleset.Tuple // what the sets of tuples hold
+	settling ruleset.Settling
 }
 
 // set holds the items of one list: inclusive ranges of keys in network byte order.
@@ -83,7 +83,7 @@ const (
 	keyProto
 	keyTuple4 // address . port . address . port: where packets come from, and where they go
 	keyTuple6
-	keySettling // protocols, for a time
+	keySettling // states of conntrack, for a time
 )
 
 func (k keyType) datatype() nftables.SetDatatype {
@@ -91,7 +91,7 @@ func (k keyType) datatype() nftables.SetDatatype {
 		keyPort: nftables.TypeInetService, keyIPv4: nftables.TypeIPAddr, keyIPv6: nftables.TypeIP6Addr,
 		keyUID: nftables.TypeUID, keyGID: nftables.TypeGID, keyProto: nftables.TypeInetProto,
 		keyTuple4: tupleType(nftables.TypeIPAddr), keyTuple6: tupleType(nftables.TypeIP6Addr),
-		keySettling: nftables.TypeInetProto,
+		keySettling: nftables.TypeCTState,
 	}[k]
 }
 
@@ -129,13 +129,11 @@ func (k keyType) text(r keyRange) string {
 		last, _ := netip.AddrFromSlice(r.last)
 		return ruleset.AddrRange{First: first, Last: last}.String()
 	case keyTuple4, keyTuple6:
-		n := (len(r.first) - 8) / 2 // an address; ports are padded to four bytes
-		end := func(b []byte) string {
-			addr, _ := netip.AddrFromSlice(b[:n])
-			return fmt.Sprintf("%s . %d", addr, binary.BigEndian.Uint16(b[n:]))
-		}
-		return end(r.first) + " . " + end(r.first[n+4:])
-	case keyProto, keySettling:
+		t, _ := tupleOf(r.first)
+		return fmt.Sprintf("%s . %d . %s . %d", t.Src.Addr(), t.Src.Port(), t.Dst.Addr(), t.Dst.Port())
+	case keySettling:
+		return stateName(r.first)
+	case keyProto:
 	}
 	return fmt.Sprint(r.first[0])
 }
@@ -236,15 +234,32 @@ func (t *table) lowerSettling(c *chain, r ruleset.Rule) error {
 		if m != ruleset.Match(ruleset.Older{}) {
 			return t.match(m)
 		}
-		var keys []keyRange
-		if t.settling > 0 {
-			tcp := []byte{unix.IPPROTO_TCP}
-			keys = []keyRange{{tcp, tcp}}
-		}
-		name := t.set(keySettling, keys)
-		return stmt{"meta l4proto @" + name, []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: name}}}, nil
+		name := t.set(keySettling, stateKeys(t.settling))
+		return stmt{"ct state @" + name, []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: name}}}, nil
 	})
+}
+
+// states are those that a packet can have, as the kernel has them in a register (NF_CT_STATE_BIT and others in
+// linux/netfilter/nf_conntrack_common.h), and as nft(8) calls them.
+func states() map[uint32]string {
+	return map[uint32]string{
+		expr.CtStateBitINVALID: "invalid", expr.CtStateBitESTABLISHED: "established", expr.CtStateBitRELATED: "related",
+		expr.CtStateBitNEW: "new", expr.CtStateBitUNTRACKED: "untracked",
+	}
+}
+
+func stateName(key []byte) string { return states()[binary.NativeEndian.Uint32(key)] }
+
+// stateKeys are the states of the packets whose connections count as older for a time.
+func stateKeys(s ruleset.Settling) (keys []keyRange) {
+	for _, state := range slices.Sorted(maps.Keys(states())) {
+		if s.For > 0 && (!s.Tracked || state == expr.CtStateBitESTABLISHED) {
+			key := binary.NativeEndian.AppendUint32(nil, state)
+			keys = append(keys, keyRange{key, key})
+		}
+	}
+	return keys
 }
 
 // nfproto asks for the family of the packet.
@@ -460,6 +475,19 @@ func tupleKeys(tuples []ruleset.Tuple, f ruleset.Family) (keys []keyRange) {
 	return keys
 }
 
+// tupleOf reads a key that tupleKeys has written.
+func tupleOf(key []byte) (t ruleset.Tuple, ok bool) {
+	n := len(key)/2 - 4 // an address; ports are padded to four bytes
+	if n != 4 && n != 16 {
+		return t, false
+	}
+	end := func(b []byte) netip.AddrPort {
+		addr, _ := netip.AddrFromSlice(b[:n])
+		return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[n:]))
+	}
+	return ruleset.Tuple{Src: end(key), Dst: end(key[n+4:])}, true
+}
+
 func equality(negated bool) (expr.CmpOp, string) {
 	if negated {
 		return expr.CmpOpNeq, "!="
@@ -541,7 +569,7 @@ func (t *table) set(key keyType, keys []keyRange) string {
 	name := fmt.Sprintf("%s_%d", key.prefix(), n)
 	s := set{name: name, key: key, ranges: keys}
 	if key == keySettling {
-		s.timeout = t.settling
+		s.timeout = t.settling.For
 	}
 	t.sets = append(t.sets, s)
 	return name

@@ -20,9 +20,17 @@ type Ruleset struct {
 	// Older are TCP connections, by addresses and ports of what the pod sends on them, that are older than the rules:
 	// those that [Older] matches. A backend writes the list, and does not compare it afterwards: it is of one moment.
 	Older []Tuple
-	// Settling is for how long after the rules are written [Older] matches every connection: one that opens between the
-	// list and the rules is not on it. Zero: not at all. The backend iptables knows no such time.
-	Settling time.Duration
+	// Settling has [Older] match more than the list for a time. The backend iptables knows no such time.
+	Settling Settling
+}
+
+// Settling is about the connections that open between the making of [Ruleset.Older] and the rules: they are not on the
+// list. Zero: there is no such time.
+type Settling struct {
+	// For is for how long after the rules are written [Older] matches them. Backends round it to milliseconds.
+	For time.Duration
+	// Tracked leaves it at those that conntrack has seen open.
+	Tracked bool
 }
 
 // Family is an address family.

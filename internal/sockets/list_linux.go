@@ -91,11 +91,36 @@ func Connections() (all []ruleset.Tuple, err error) {
 // Untranslated lists the [Connections] that conntrack does not translate: with rules in force that capture what opens,
 // those that are older than the rules. Where netfilter has no netlink, it is all of them. Errors are those of [List].
 func Untranslated() ([]ruleset.Tuple, error) {
+	return connectionsBut(func(_ ruleset.Tuple, is tracked) bool { return is == translated })
+}
+
+// GoingOn lists the [Connections] that rules in force let go, which stop what conntrack has forgotten: those that it knows
+// and does not translate, and those of older, which the rules know. Where netfilter has no netlink, it is all of them.
+// Errors are those of [List].
+func GoingOn(older []ruleset.Tuple) ([]ruleset.Tuple, error) {
+	let := map[ruleset.Tuple]bool{}
+	for _, t := range older {
+		let[t] = true
+	}
+	return connectionsBut(func(t ruleset.Tuple, is tracked) bool { return is == translated || is == unknown && !let[t] })
+}
+
+// tracked is what conntrack has of a connection.
+type tracked uint8
+
+const (
+	unknown tracked = iota
+	untranslated
+	translated
+)
+
+// connectionsBut lists the [Connections] but those that are to be left out, by what conntrack has of them.
+func connectionsBut(leaveOut func(ruleset.Tuple, tracked) bool) ([]ruleset.Tuple, error) {
 	connections, err := Connections()
 	if err != nil || len(connections) == 0 {
 		return nil, err
 	}
-	translated := map[ruleset.Tuple]bool{}
+	has := map[ruleset.Tuple]tracked{}
 	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, f)
 		if errors.Is(err, unix.EPROTONOSUPPORT) {
@@ -106,12 +131,19 @@ func Untranslated() ([]ruleset.Tuple, error) {
 		}
 		for _, flow := range flows {
 			out, back := flow.Forward, flow.Reverse
-			if out.Protocol == unix.IPPROTO_TCP && (!out.DstIP.Equal(back.SrcIP) || out.DstPort != back.SrcPort) {
-				translated[tuple(out.SrcIP, out.SrcPort, out.DstIP, out.DstPort)] = true
+			if out.Protocol != unix.IPPROTO_TCP {
+				continue
 			}
+			sent := tuple(out.SrcIP, out.SrcPort, out.DstIP, out.DstPort)
+			answered := tuple(back.SrcIP, back.SrcPort, back.DstIP, back.DstPort)
+			if sent != (ruleset.Tuple{Src: answered.Dst, Dst: answered.Src}) {
+				has[sent] = translated
+				continue
+			}
+			has[sent], has[answered] = untranslated, untranslated
 		}
 	}
-	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return translated[t] }), nil
+	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return leaveOut(t, has[t]) }), nil
 }
 
 // tuple is one direction of what conntrack knows.

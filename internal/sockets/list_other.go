@@ -12,3 +12,6 @@ func AnyTCP() (bool, error) { return false, ruleset.ErrNeedsLinux }
 
 // Untranslated fails with [ruleset.ErrNeedsLinux].
 func Untranslated() ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux }
+
+// GoingOn fails with [ruleset.ErrNeedsLinux].
+func GoingOn([]ruleset.Tuple) ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux }

@@ -29,9 +29,9 @@ func TestSettling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rs.Settling = time.Hour
+		rs.Settling.For = time.Hour
 		if !settled {
-			rs.Settling = 500 * time.Millisecond
+			rs.Settling.For = 500 * time.Millisecond
 		}
 		for _, dst := range outside {
 			known, unknown := untranslated(t, lab, dst), untranslated(t, lab, dst)
