@@ -11,6 +11,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 STAMP    := $(if $(VERSION),-X $(MODULE)/internal/version.stamped=$(VERSION))
 IMAGE    ?= localhost/intercept:dev
 FUZZTIME ?= 30s
+MINUTES  ?= 10
 BENCH    ?= .
 BENCHFLAGS ?= -count=6
 # A cached result says nothing about the kernel it is read on.
@@ -24,7 +25,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster kernels race bench fuzz lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster kernels race bench fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -77,13 +78,17 @@ race: deps ## run all tests under the race detector, which takes a C compiler
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) $(PACKAGES)
 
-fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count)
+fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count), and keep in testdata what reaches more
 	@go test -list '^Fuzz' $(PACKAGES) >/dev/null
 	@go test -list '^Fuzz' $(PACKAGES) | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
 	while read -r package name; do \
 		echo "$$package $$name"; \
-		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null || exit 1; \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null && \
+		go run ./testing/corpus "$$package" "$$name" || exit 1; \
 	done
+
+soak: deps ## MINUTES (10) of writers, traffic, kills and faults: make soak MINUTES=1 SOAKFLAGS=-soak.writers=4 (root)
+	MESH_TEST_REQUIRE=1 go test -count=1 -timeout 0 ./kube/testing/soak -v -soak.for $(MINUTES)m $(SOAKFLAGS)
 
 lint: fmt vet arch golangci ## check format, go vet, the imports and golangci-lint
 

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -210,9 +211,16 @@ func waits(socket int, asked notification) bool {
 	return err == nil && status&unix.O_NONBLOCK == 0 && flags&unix.MSG_DONTWAIT == 0
 }
 
-// lose takes an answer out of a socket, if there is one.
+// lose takes an answer out of a socket, if there is one. A part of a listing is not lost: where the kernel has no memory
+// for it, it goes on with it later.
 func lose(socket int) bool {
-	const most = 128 << 10
-	_, _, err := unix.Recvfrom(socket, make([]byte, most), unix.MSG_DONTWAIT)
-	return err == nil
+	header := make([]byte, unix.SizeofNlMsghdr)
+	if _, _, err := unix.Recvfrom(socket, header, unix.MSG_DONTWAIT|unix.MSG_PEEK); err != nil {
+		return false
+	}
+	const flagsAt = 6 // of struct nlmsghdr
+	if binary.NativeEndian.Uint16(header[flagsAt:])&unix.NLM_F_MULTI == 0 {
+		_, _, _ = unix.Recvfrom(socket, header, unix.MSG_DONTWAIT) // it is there
+	}
+	return true
 }

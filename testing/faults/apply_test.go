@@ -1,0 +1,181 @@
+//go:build linux
+
+package faults
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/testing/program"
+)
+
+// site is a namespace with an interface, in which mesh-init writes rules.
+type site struct {
+	*testing.T
+	*netlab.Namespace
+	meshInit string
+	backend  dataplane.Backend
+}
+
+// sh runs lines of shell in the namespace.
+func (s site) sh(lines string) string {
+	s.Helper()
+	var out strings.Builder
+	cmd := exec.Command("sh", "-ec", lines)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := s.Start(cmd, nil)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		s.Fatalf("%v\n%s", err, &out)
+	}
+	return out.String()
+}
+
+// contents are all routes, and all rules without what they have counted.
+func (s site) contents() string {
+	s.Helper()
+	return s.sh(`for f in -4 -6; do ip $f rule; ip $f route show table all; done | grep -v fe80:
+		nft -s list ruleset | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'
+		for p in iptables-legacy-save ip6tables-legacy-save; do $p | sed 's/^#.*//; s/\[[0-9:]*\]//' ; done`)
+}
+
+// run runs mesh-init, of which call n has a fault: none, if n is negative. It reports whether one had.
+func (s site) run(n int, what Fault, verb string, c *intercept.Config) (out string, had bool, err error) {
+	s.Helper()
+	// What was lost is waited for, by programs that have no patience of their own.
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	defer cancel()
+	args := []string{verb, "--netns", s.Path(), "--backend", string(s.backend)}
+	cmd := exec.CommandContext(ctx, s.meshInit, args...)
+	if c != nil {
+		text, err := json.Marshal(c)
+		if err != nil {
+			s.Fatal(err)
+		}
+		cmd.Args = append(cmd.Args, "--config", "-")
+		cmd.Stdin = bytes.NewReader(text)
+	}
+	var b bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	i := &Injector{Choose: func(c Call) Fault {
+		if c.N == n {
+			return what
+		}
+		return None
+	}}
+	err = i.Run(cmd, nil)
+	return b.String(), int(i.Calls.Load()) > n, err
+}
+
+func (s site) must(verb string, c *intercept.Config) {
+	s.Helper()
+	if out, _, err := s.run(-1, None, verb, c); err != nil {
+		s.Fatalf("%s: %v\n%s", verb, err, out)
+	}
+}
+
+// TestEachCall: whichever of mesh-init's netlink calls fails, and of the programs that it starts, in the end there is what
+// it says that there is: all of what it was asked for, or what was there before, rules and routes.
+func TestEachCall(t *testing.T) {
+	netlab.Require(t)
+	for _, name := range []string{"ip", "nft", "iptables-nft-restore", "iptables-legacy-restore"} {
+		netlab.RequireProgram(t, name)
+	}
+	meshInit := filepath.Join(t.TempDir(), "mesh-init")
+	if err := program.Build(meshInit, "cmd/mesh-init"); err != nil {
+		t.Fatal(err)
+	}
+	first, second := intercept.Default(), intercept.Default()
+	second.Inbound.Mode, second.DNS.Mode = intercept.InboundTProxy, intercept.DNSAll
+	for _, b := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT,
+		dataplane.BackendIPTablesLegacy} {
+		t.Run(string(b), func(t *testing.T) {
+			ns, err := netlab.NewNamespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { ns.Close() })
+			s := site{t, ns, meshInit, b}
+			s.sh(`ip link set lo up; ip link add eth0 type veth peer name other; ip link set eth0 up
+				for p in iptables-legacy ip6tables-legacy; do for t in raw mangle nat filter; do $p -t $t -nL >/dev/null; done; done`)
+			nothing := s.contents()
+			want := map[*intercept.Config]string{}
+			for _, c := range []*intercept.Config{&first, &second} {
+				s.must("remove", nil)
+				s.must("apply", c)
+				want[c] = s.contents()
+			}
+			for _, what := range []Fault{Lost, Interrupted} {
+				s.eachCall(what, &second, &first, want)
+				s.eachCall(what, &first, &second, want)
+			}
+			s.eachRemoval(&second, nothing)
+		})
+	}
+}
+
+// step keeps the calls that are tried few: each takes a run of mesh-init.
+const step = 3
+
+// eachCall replaces one configuration by another.
+func (s site) eachCall(what Fault, from, to *intercept.Config, want map[*intercept.Config]string) {
+	s.Helper()
+	tried, failed := 0, 0
+	for n := 0; ; n += step {
+		s.must("apply", from)
+		out, had, err := s.run(n, what, "apply", to)
+		if !had {
+			break
+		}
+		tried++
+		should := want[to]
+		if err != nil {
+			failed++
+			should = want[from]
+		}
+		if errors.Is(err, context.DeadlineExceeded) || err != nil && strings.TrimSpace(out) == "" {
+			s.Errorf("call %d: %v, %q", n, err, out)
+		}
+		if diff := cmp.Diff(should, s.contents()); diff != "" && !strings.Contains(out, "are written") {
+			s.Fatalf("call %d of mesh-init fails with fault %d, and it says %q, %v: -expected +found\n%s", n, what, out, err,
+				diff)
+		}
+	}
+	s.Logf("fault %d in each of %d calls, of which %d made it fail", what, tried, failed)
+}
+
+// eachRemoval removes a configuration.
+func (s site) eachRemoval(c *intercept.Config, nothing string) {
+	s.Helper()
+	for n := 0; ; n += step {
+		s.must("apply", c)
+		there := s.contents()
+		out, had, err := s.run(n, Lost, "remove", nil)
+		if !had {
+			return
+		}
+		found := s.contents()
+		if err == nil && found != nothing || err != nil && found == nothing {
+			s.Fatalf("call %d of mesh-init remove fails, and it says %q, %v: -there +found\n%s", n, out, err,
+				cmp.Diff(there, found))
+		}
+		if fmt.Sprint(err) != "<nil>" && strings.TrimSpace(out) == "" {
+			s.Errorf("call %d: %v without a word", n, err)
+		}
+	}
+}
