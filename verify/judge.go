@@ -347,6 +347,11 @@ func (j judge) passed() (Word, string, string) {
 		return Failed, "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or has " +
 			"arrived", "a rule of another's discards it: mesh-init doctor lists them"
 	}
+	if k := j.p.Packet; k.Hook == ruleset.Output && k.Protocol == ruleset.TCP && k.Interface == ruleset.Loopback &&
+		!j.s.Replied && j.s.Outcome != Refused {
+		return Failed, "left alone " + j.by() + ", and the pod does not answer itself", "see whether lo is up, and the rules of " +
+			"others"
+	}
 	if !j.s.Counts && !j.s.Tracked {
 		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
 	}

@@ -34,6 +34,8 @@ func TestJudge(t *testing.T) {
 	}
 	captured, passed, rejected := probe(ruleset.Redirected), probe(ruleset.Pass), probe(ruleset.Rejected)
 	far, lookup, lenient, several := probe(ruleset.Translated), captured, captured, captured
+	inside := passed
+	inside.Packet.Interface = ruleset.Loopback
 	lookup.Lookup, lenient.Lenient = true, true
 	several.Trace.Fate.Ports = ruleset.PortRange{First: 15001, Last: 15002}
 	for _, test := range []struct {
@@ -102,6 +104,11 @@ func TestJudge(t *testing.T) {
 		{"left alone, and refused", passed, Seen{Tracked: true, Counts: true, Counted: 1, Replied: true}, OK, "left alone"},
 		{"left alone, and refused at once", passed, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1}, OK, ""},
 		{"left alone, and discarded", passed, Seen{Tracked: true, Counts: true, Counted: 1}, Failed, "discarded in the pod"},
+		{"a call inside the pod", inside, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1}, OK, ""},
+		{"a call inside the pod, and accepted", inside, Seen{Replied: true, Tracked: true, Entry: entry(original),
+			Counts: true, Counted: 1}, OK, ""},
+		{"a call inside the pod, without an answer", inside, Seen{Tracked: true, Entry: entry(original), Counts: true,
+			Counted: 1}, Failed, "does not answer itself"},
 		{"left alone, and translated by another", passed, Seen{Tracked: true, Entry: entry(other), Counts: true, Counted: 1},
 			OK, "another's sends it to 10.244.0.1:8080"},
 		{"captured in vain", passed, Seen{Tracked: true, Entry: entry(there), Counts: true}, Failed,

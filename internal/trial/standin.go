@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,8 +195,9 @@ func (s *StandIns) serve(wake int) error {
 			default:
 				accepted, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 				switch {
-				case err != nil:
-					time.Sleep(time.Millisecond) // it may be for want of files
+				case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+					return os.NewSyscallError("accept", err)
+				case err != nil: // it has gone meanwhile
 				case len(open) >= mostServed:
 					_ = unix.Close(accepted)
 				default:

@@ -132,7 +132,9 @@ func TestBroken(t *testing.T) {
 			inbound())},
 			broken: []string{app}, says: []string{"no process has accepted it"}},
 		{name: "lo is down", in: sidecar(), after: "ip link set lo down",
-			broken: []string{app, "not proven: an app's call to loopback, "}, says: []string{"not accepted in time"}},
+			broken: []string{app, "failed: an app's call to loopback, ", "failed: an app's call inside the pod, ",
+				"failed: the proxy's call from its passthrough source, "},
+			says: []string{"not accepted in time", "the pod does not answer itself"}},
 
 		// Who the proxy is.
 		{name: "the proxy is root, and every connection comes back to it",

@@ -75,8 +75,8 @@ func TestSchema(t *testing.T) {
 		{verify.Coverage{}, s.Properties["coverage"].Ref},
 	} {
 		typ := reflect.TypeOf(of.value)
-		for i := range typ.NumField() {
-			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		for field := range typ.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if of.at.Properties[name] == nil {
 				t.Errorf("the schema does not know %s of %s", name, typ)
 			}
