@@ -30,6 +30,8 @@ type Seen struct {
 	// Tracked is whether conntrack can be asked, and Entry what it has of the connection. Nil: nothing.
 	Tracked bool
 	Entry   *Entry
+	// At is where a connection has arrived in the pod, if that could be seen.
+	At netip.AddrPort
 	// Returned is how many connections of others to the same destination were captured meanwhile.
 	Returned int
 	// Counts is whether the rules' counters could be read, and Counted how often the rule that has to decide has
@@ -85,7 +87,7 @@ func (j judge) by() string { return fmt.Sprintf("by %s (%s)", j.p.Trace.Rule, j.
 // isTaken reports whether the connection goes where the rule sends it.
 func (j judge) isTaken() bool {
 	if !j.s.Tracked {
-		return j.s.Counted > 0
+		return j.s.Counted > 0 || j.hasArrived()
 	}
 	if j.s.Entry == nil {
 		// Of what is refused, or discarded, conntrack keeps nothing.
@@ -103,6 +105,15 @@ func (j judge) isTaken() bool {
 	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
 	}
 	return false
+}
+
+// hasArrived reports whether the connection is seen to have come to where the rule sends it. Of a lookup over UDP
+// nothing is seen but its answer, which shows it where nobody else can have given it.
+func (j judge) hasArrived() bool {
+	if j.p.Packet.Protocol == ruleset.UDP {
+		return j.s.Outcome == Answered && !slices.Contains(j.c.DNS.Servers, j.p.Packet.Dst.Addr())
+	}
+	return j.s.At.IsValid() && j.s.At != j.p.Packet.Dst && slices.Contains(j.p.Destinations(), j.s.At)
 }
 
 // elsewhere is where another's rule has sent the connection, if one has.
@@ -340,6 +351,9 @@ func (j judge) passed() (Word, string, string) {
 	if translated {
 		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""
 	}
+	if !j.s.Counts && !j.s.Tracked {
+		return j.untouched()
+	}
 	if j.s.Counts && j.s.Counted == 0 {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
 	}
@@ -352,10 +366,21 @@ func (j judge) passed() (Word, string, string) {
 		return Failed, "left alone " + j.by() + ", and the pod does not answer itself", "see whether lo is up, and the rules of " +
 			"others"
 	}
-	if !j.s.Counts && !j.s.Tracked {
-		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
-	}
 	return OK, "left alone " + j.by(), ""
+}
+
+// untouched judges what has to be left alone by where it has arrived, if at all. What is captured would be accepted by
+// the proxy: whether that accepts, other probes show.
+func (j judge) untouched() (Word, string, string) {
+	switch {
+	case j.p.Packet.Protocol != ruleset.TCP || j.s.Outcome == "":
+		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
+	case j.s.At.IsValid() && j.isOurs(j.s.At) && j.s.At != j.p.Packet.Dst:
+		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", j.s.At, j.by()), applyAgain
+	case j.s.Outcome == Accepted && j.s.At.IsValid():
+		return OK, fmt.Sprintf("left alone %s: it has arrived at %s", j.by(), j.s.At), ""
+	}
+	return OK, fmt.Sprintf("left alone %s: %s", j.by(), j.s.Outcome), ""
 }
 
 // isOurs reports whether a rule of ours sends connections to an address and port.

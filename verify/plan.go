@@ -125,6 +125,25 @@ func MakePlan(c intercept.Config, rs ruleset.Ruleset, pod Pod, port uint16) Plan
 	return p.plan
 }
 
+// WithoutCounters returns the plan for a kernel that counts nothing and does not show what conntrack has (gVisor): less
+// the datagrams that are to be left alone, of which nothing shows there. A note names them.
+func (p Plan) WithoutCounters() Plan {
+	var left []string
+	silent := func(each Probe) bool {
+		is := each.Packet.Protocol == ruleset.UDP && each.Trace.Fate.Action == ruleset.Pass
+		if is {
+			left = append(left, each.What)
+		}
+		return is
+	}
+	p.Probes = slices.DeleteFunc(slices.Clone(p.Probes), silent)
+	if len(left) > 0 {
+		p.Notes = append(slices.Clone(p.Notes), "the kernel counts nothing, and shows nothing of a datagram that is left "+
+			"alone, so not tried: "+strings.Join(left, "; "))
+	}
+	return p
+}
+
 // planner makes a plan.
 type planner struct {
 	c     intercept.Config

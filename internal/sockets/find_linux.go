@@ -9,12 +9,35 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
+
+// FindPeer finds the namespace's socket of a connection by its peer alone, wherever the connection has come to. It knows
+// gVisor's sockets, where nothing else tells that; elsewhere ok is false. Errors are those of [List].
+func FindPeer(p ruleset.Protocol, peer netip.AddrPort) (s Socket, ok bool, err error) {
+	if !gvisor.Here() {
+		return s, false, nil
+	}
+	return findInProc(p, peer, func(netip.AddrPort) bool { return true })
+}
+
+func findInProc(p ruleset.Protocol, peer netip.AddrPort, is func(netip.AddrPort) bool) (s Socket, ok bool, err error) {
+	all, err := readProc(p)
+	for _, l := range all {
+		if l.peer == peer && is(l.Local) {
+			return l.Socket, true, err
+		}
+	}
+	return s, false, err
+}
 
 // Find finds the namespace's socket of a connection, by its own end and its peer's. ok is false if there is none.
 // Errors are those of [List].
 func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
+	if gvisor.Here() {
+		return findInProc(p, peer, func(l netip.AddrPort) bool { return l == local })
+	}
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
 	message := make([]byte, 56)
 	message[0], message[1] = unix.AF_INET, uint8(p)

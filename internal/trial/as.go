@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -37,8 +38,24 @@ func as(owner ruleset.Owner, f func() error) error {
 	return err
 }
 
-// become calls setfsgid(2) and setfsuid(2), which report no errors: they return what there was, changed or not.
+// become makes the thread another user and group for sockets.
 func become(o ruleset.Owner) error {
+	if !gvisor.Here() {
+		return becomeForFiles(o)
+	}
+	// It has no users for files, and a socket there remembers the effective ones. The others stay, to come back by.
+	const keep = ^uintptr(0)
+	for _, call := range [][2]uintptr{{unix.SYS_SETRESGID, uintptr(o.GID)}, {unix.SYS_SETRESUID, uintptr(o.UID)}} {
+		if _, _, errno := unix.RawSyscall(call[0], keep, call[1], keep); errno != 0 {
+			return fmt.Errorf("become user %d and group %d for sockets: %w", o.UID, o.GID,
+				os.NewSyscallError("setresuid", errno))
+		}
+	}
+	return nil
+}
+
+// becomeForFiles calls setfsgid(2) and setfsuid(2), which report no errors: they return what there was, changed or not.
+func becomeForFiles(o ruleset.Owner) error {
 	// To change them makes the whole process undumpable, so that others could no longer open what is its own in /proc.
 	was, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err == nil && was == 1 {

@@ -14,7 +14,7 @@ type Counts map[ruleset.RuleID]uint64
 
 // Options say how to try.
 type Options struct {
-	// Count reads the rules' counters.
+	// Count reads the rules' counters. Nil: the kernel counts nothing, and what arrives has to show all.
 	Count func() (Counts, error)
 	// Refuses are the rules that refuse or discard what they match.
 	Refuses []ruleset.RuleID

@@ -6,10 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 )
@@ -84,12 +86,15 @@ func addAddr(index int, a netip.Addr) error {
 }
 
 // addNeighbor says what hardware address an address has: for good (NUD_PERMANENT), or as if it had said so itself
-// (NUD_REACHABLE).
+// (NUD_REACHABLE). gVisor takes no such thing, and asks the neighbour.
 func addNeighbor(index int, a netip.Addr, mac []byte, state uint16) error {
 	m := binary.NativeEndian.AppendUint32([]byte{uint8(familyOf(a)), 0, 0, 0}, uint32(index)) // struct ndmsg
 	m = binary.NativeEndian.AppendUint16(m, state)
 	_, err := execute(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, raw(append(m, 0, 0)),
 		nl.NewRtAttr(unix.NDA_DST, a.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
 	return err
 }
 
@@ -122,7 +127,18 @@ func lookUp(a netip.Addr) (path, error) {
 	case len(replies) == 0:
 		return path{}, unix.ENETUNREACH
 	}
-	return parsePath(replies[0])
+	p, err := parsePath(replies[0])
+	if err == nil && gvisor.Here() && isOwn(a) {
+		p.typ, p.src = unix.RTN_LOCAL, a // it calls every route unicast, and names any address of the interface
+	}
+	return p, err
+}
+
+// isOwn reports whether an address is one of the namespace's.
+func isOwn(a netip.Addr) bool {
+	all, err := links.List()
+	return err == nil && (a.IsLoopback() ||
+		slices.ContainsFunc(all, func(l links.Link) bool { return slices.Contains(l.Addrs, a) }))
 }
 
 // paths lists the routes of a family.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -99,6 +100,8 @@ func (r *run) open(probes []verify.Probe) error {
 	by := map[string][]*attempt{}
 	for _, p := range probes {
 		a := &attempt{Probe: p, fd: -1}
+		// Where nothing is counted, what becomes of a connection that is left alone shows that it is.
+		a.Waits = p.Waits || r.o.Count == nil && p.Packet.Protocol == ruleset.TCP
 		r.attempts = append(r.attempts, a)
 		if p.Outside() {
 			by[p.Packet.Interface] = append(by[p.Packet.Interface], a)
@@ -145,9 +148,12 @@ func (r *run) close() (err error) {
 
 // fire begins all connections, one after the other, and reads after each what has counted it.
 func (r *run) fire() error {
-	before, err := r.o.Count()
-	if err != nil {
-		return err
+	var before Counts
+	if r.o.Count != nil {
+		var err error
+		if before, err = r.o.Count(); err != nil {
+			return err
+		}
 	}
 	for _, a := range r.attempts {
 		if err := r.ctx.Err(); err != nil {
@@ -247,7 +253,7 @@ func (a *attempt) replied() bool {
 // begin sends the first packet.
 func (a *attempt) begin() {
 	a.sent = time.Now()
-	err := unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+	err := a.asSender(func() error { return unix.Connect(a.fd, sockaddr(a.Packet.Dst)) })
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		a.settle(err)
 	}
@@ -266,9 +272,19 @@ func (a *attempt) ask() {
 		a.question = question()
 	}
 	a.sent = time.Now()
-	if err := unix.Send(a.fd, a.question, unix.MSG_NOSIGNAL); err != nil {
+	err := a.asSender(func() error { return unix.Send(a.fd, a.question, unix.MSG_NOSIGNAL) })
+	if err != nil {
 		a.settle(err)
 	}
+}
+
+// asSender runs f as the owner of the probe, where packets are not those of whoever opened the socket: gVisor asks who
+// the thread that did is now.
+func (a *attempt) asSender(f func() error) error {
+	if a.Packet.Owner == nil || !gvisor.Here() {
+		return f()
+	}
+	return as(*a.Packet.Owner, f)
 }
 
 // settle says what an error of a socket's means.
@@ -354,6 +370,7 @@ func (a *attempt) advance(events int16) {
 		a.hear()
 	case a.Lookup:
 		a.asked, a.accepted = true, time.Now()
+		a.meet() // it may hang up as it answers
 		if _, err := unix.Write(a.fd, framed(a.question)); err != nil {
 			a.settle(err)
 		}
@@ -414,13 +431,9 @@ func (a *attempt) hear() {
 // who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by
 // that socket: the witness sees whose it is.
 func (a *attempt) who() {
-	s, ok := peer(a)
-	a.seen.Pending = ok && s.Pending
+	a.meet()
 	if a.seen.Pending {
 		return
-	}
-	if ok && s.Inode != 0 {
-		a.holders = []sockets.Socket{s}
 	}
 	if !a.Lookup {
 		_ = unix.Shutdown(a.fd, unix.SHUT_WR) // it may have been reset
@@ -428,8 +441,23 @@ func (a *attempt) who() {
 	}
 }
 
+// meet looks at the socket at the other end, if it is in the pod and known.
+func (a *attempt) meet() {
+	s, ok := peer(a)
+	a.seen.Pending = ok && s.Pending
+	if ok {
+		a.seen.At = s.Local
+	}
+	if ok && !s.Pending && s.Inode != 0 {
+		a.holders = []sockets.Socket{s}
+	}
+}
+
 // peer finds the socket at the other end of a connection, wherever it was sent to.
 func peer(a *attempt) (sockets.Socket, bool) {
+	if s, ok, err := sockets.FindPeer(ruleset.TCP, a.flow.src); err == nil && ok {
+		return s, true
+	}
 	ends := a.Destinations()
 	if a.Trace.Fate.Action == ruleset.Transparent {
 		ends = []netip.AddrPort{a.Packet.Dst} // both ends are what they were
@@ -466,6 +494,14 @@ func (r *run) identify() error {
 			return err
 		}
 		waiting[p] = all
+	}
+	if gvisor.Here() {
+		// It does not show who hears UDP over IPv6. Who has the port for TCP is known.
+		for _, s := range waiting[ruleset.TCP] {
+			if s.Local.Addr().Is6() {
+				waiting[ruleset.UDP] = append(waiting[ruleset.UDP], s)
+			}
+		}
 	}
 	inodes := map[uint64]bool{}
 	for _, a := range r.attempts {
