@@ -103,6 +103,10 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 // packets that nothing delivers. What it does goes to done.
 func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (choice Choice, outcome ruleset.Outcome,
 	err error) {
+	if s.gvisor && want.config.Inbound.Mode == intercept.InboundTProxy {
+		return choice, "", fmt.Errorf("%w: gVisor has no TPROXY, and no routes by mark; use --inbound-mode redirect",
+			ruleset.ErrUnsupported)
+	}
 	if err := requireSysctls(want.config, p.SetSysctls, done); err != nil {
 		return choice, "", err
 	}

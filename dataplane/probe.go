@@ -18,6 +18,8 @@ import (
 type Report struct {
 	// Kernel is its release, as of uname(2).
 	Kernel string `json:"kernel"`
+	// GVisor is true if it is gVisor's.
+	GVisor bool `json:"gvisor,omitempty"`
 	// HostNetNS is true for the host's own network namespace, and for that of a node that is a container.
 	HostNetNS bool `json:"hostNetNS"`
 	// HostReason says why it is taken for that.
@@ -42,7 +44,9 @@ type Report struct {
 	// Backend is empty if there is none. Error says why, or why the one chosen
 	// could not be tried.
 	Choice Choice `json:"choice"`
-	Error  string `json:"error,omitempty"`
+	// Without is what Apply leaves out, since that backend cannot have it here.
+	Without []string `json:"without,omitempty"`
+	Error   string   `json:"error,omitempty"`
 	// Modules are the kernel modules that may mend what is missing.
 	Modules []string `json:"modules"`
 }
@@ -91,7 +95,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{IPv6: hasIPv6(), Kernel: release(), Privileges: privileges(), Present: []Backend{}, Modules: []string{}}
+	r := Report{IPv6: hasIPv6(), Kernel: release(), GVisor: s.space.gvisor, Privileges: privileges(), Present: []Backend{},
+		Modules: []string{}}
 	err = s.do(ctx, func() error {
 		// What cannot be found out is not so.
 		if err := s.space.refuseHost(s.pod); errors.Is(err, ErrHostNetNS) {
@@ -120,6 +125,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		if b == "" {
 			b = BackendNFT
 		}
+		r.Without = s.space.warning(want, b)
 		r.Foreign = s.space.foreign(b)
 		r.Others, err = s.space.others(ctx)
 		return err
@@ -266,7 +272,7 @@ func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset)
 			c.State, c.Cause = f.State, f.Reason
 			c.Errno = errnoName(f.err)
 		}
-		if f.State == StateMissing {
+		if f.State == StateMissing && !s.gvisor {
 			c.Modules = b.modules(n)
 		}
 		all = append(all, c)

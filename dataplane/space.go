@@ -289,6 +289,8 @@ func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant,
 			return err
 		})
 		err = errors.Join(err, n.Close())
+	} else if errors.Is(err, syscall.EPERM) && s.gvisor {
+		err = x.Ask(ctx, rs)
 	} else if errors.Is(err, syscall.EPERM) {
 		// To list the rules takes no other namespace, and writes nothing.
 		if _, err := x.Counters(ctx, nil); errors.Is(err, ruleset.ErrUnsupported) {

@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -51,6 +53,56 @@ func (t table) forGVisor(f ruleset.Family) (table, error) {
 			"exclusions with several lists each", f, t.name, ruleset.ErrUnsupported, w.depth, gvisorDepth)
 	}
 	return t, nil
+}
+
+// Ask asks gVisor for all that rules need, and writes nothing: its tables, which are there all the time, matches and
+// targets. The error is [ruleset.ErrUnsupported] if something is missing, and about other kernels.
+func (r *Runner) Ask(ctx context.Context, rs ruleset.Ruleset) error {
+	if !r.o.gvisor {
+		return fmt.Errorf("%w for asking without writing", ruleset.ErrUnsupported)
+	}
+	want, err := r.compile(rs)
+	if err != nil {
+		return err
+	}
+	if _, err := r.Counters(ctx, nil); err != nil && !errors.Is(err, ruleset.ErrNotIntercepted) {
+		return err
+	}
+	for _, f := range families() {
+		for _, t := range want[f].tables {
+			matches, targets := t.extensions()
+			for i, names := range [][]string{matches, targets} {
+				for _, name := range names {
+					if has, known := knows(f, i == 1, name); known && !has {
+						return fmt.Errorf("%s, table %s: %w", f, t.name, gvisorLacks("extension "+name, "use a newer one"))
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// extensions are the matches and the targets that the table's rules need of the kernel.
+func (t table) extensions() (matches, targets []string) {
+	for _, c := range t.chains {
+		for _, r := range c.rules {
+			proto := protoWords(r.words)
+			for i, w := range r.words {
+				switch {
+				case w == "-m":
+					matches = append(matches, r.words[i+1])
+				case proto != nil && (w == "--sport" || w == "--dport" || w == "--tcp-flags"):
+					matches = append(matches, proto[1])
+				case w == "-j" && len(r.words) > i+2: // ACCEPT, DROP, RETURN and jumps take no option, and no extension
+					targets = append(targets, r.words[i+1])
+				}
+			}
+		}
+	}
+	slices.Sort(matches)
+	slices.Sort(targets)
+	return slices.Compact(matches), slices.Compact(targets)
 }
 
 // reachedBut are the chains that are reached from built-in chains other than the one given.

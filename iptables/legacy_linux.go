@@ -122,13 +122,16 @@ func (e *ProgramError) askForTable(f ruleset.Family) {
 	}
 }
 
-// knowsMatch asks the kernel whether it has a match, without writing anything: struct xt_get_revision. known is false
-// where it does not say, for want of privilege or of the legacy variant.
-func knowsMatch(f ruleset.Family, name string) (has, known bool) {
+// knows asks the kernel whether it has a match or a target, without writing anything: struct xt_get_revision. known is
+// false where it does not say, for want of privilege or of the legacy variant.
+func knows(f ruleset.Family, target bool, name string) (has, known bool) {
 	const size, revisionAt = 30, 29
 	option := 66 // IPT_SO_GET_REVISION_MATCH
 	if f == ruleset.IPv6 {
 		option = 68 // IP6T_SO_GET_REVISION_MATCH
+	}
+	if target {
+		option++
 	}
 	domain, level := sockets(f)
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)

@@ -54,7 +54,11 @@ func doctorText(r dataplane.Report) string {
 		}
 		return "no"
 	}
-	line("kernel", r.Kernel, "")
+	kernel := ""
+	if r.GVisor {
+		kernel = "gVisor, a kernel in user space: it has iptables-legacy alone, and part of that (docs/compatibility.md)"
+	}
+	line("kernel", r.Kernel, kernel)
 	line("IPv6", yes(r.IPv6), "")
 	host := ""
 	if r.HostNetNS {
@@ -108,6 +112,9 @@ func doctorText(r dataplane.Report) string {
 		sentence("apply would fail: %s", r.Error)
 	default:
 		sentence("apply takes %s: %s", r.Choice.Backend, r.Choice.Reason)
+	}
+	for _, w := range r.Without {
+		sentence("%s", w)
 	}
 	if len(r.Modules) > 0 {
 		fmt.Fprintf(&b, "\nModules that provide what is missing, for the node's %s:\n%s\n",

@@ -278,6 +278,21 @@ func (a *attempt) ask() {
 	}
 }
 
+// askOverTCP sends the question. Who accepts may hang up with the answer, and is looked for before.
+func (a *attempt) askOverTCP() {
+	if a.meet(); a.unseen() && time.Since(a.accepted) < time.Second {
+		return
+	}
+	a.asked = true
+	if _, err := unix.Write(a.fd, framed(a.question)); err != nil {
+		a.settle(err)
+	}
+}
+
+// unseen reports whether it may yet be seen where the connection has arrived: gVisor shows a connection once a process
+// has accepted it.
+func (a *attempt) unseen() bool { return gvisor.Here() && !a.seen.At.IsValid() }
+
 // asSender runs f as the owner of the probe, where packets are not those of whoever opened the socket: gVisor asks who
 // the thread that did is now.
 func (a *attempt) asSender(f func() error) error {
@@ -341,6 +356,9 @@ func (r *run) wait() error {
 // advance does what the socket is ready for.
 func (a *attempt) advance(events int16) {
 	switch {
+	case !a.accepted.IsZero() && !a.asked && a.Lookup:
+		a.askOverTCP()
+		return
 	case !a.accepted.IsZero() && !a.asked:
 		a.who()
 		return
@@ -369,11 +387,8 @@ func (a *attempt) advance(events int16) {
 	case a.asked:
 		a.hear()
 	case a.Lookup:
-		a.asked, a.accepted = true, time.Now()
-		a.meet() // it may hang up as it answers
-		if _, err := unix.Write(a.fd, framed(a.question)); err != nil {
-			a.settle(err)
-		}
+		a.accepted = time.Now()
+		a.askOverTCP()
 	default:
 		a.accepted, a.seen.Outcome = time.Now(), verify.Accepted
 		a.who()
@@ -432,7 +447,7 @@ func (a *attempt) hear() {
 // that socket: the witness sees whose it is.
 func (a *attempt) who() {
 	a.meet()
-	if a.seen.Pending {
+	if a.seen.Pending || a.unseen() {
 		return
 	}
 	if !a.Lookup {
