@@ -1,10 +1,12 @@
 package dataplane
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -68,7 +70,8 @@ func (s *space) rulesFor(p plan, b Backend) ruleset.Ruleset {
 		rs = p.with(intercept.BackstopOff)
 	}
 	if left.conntrack {
-		rs = withoutConntrack(rs)
+		own, err := links.List()
+		rs = withoutConntrack(rs, own, err == nil)
 	}
 	return rs
 }
@@ -87,15 +90,34 @@ func (s *space) fit(c intercept.Config, b Backend) (intercept.Config, lacking) {
 	return fit(c, s.dialect(variant), s.gvisor)
 }
 
-// withoutConntrack leaves out what takes more of conntrack and of routing than gVisor has: the zones of name lookups,
-// and I9 for other addresses than loopback.
-func withoutConntrack(rs ruleset.Ruleset) ruleset.Ruleset {
+// withoutConntrack leaves out what takes more of conntrack than gVisor has, the zones of name lookups, and has I9 ask for
+// the addresses that the interfaces have now: gVisor cannot ask for those that are the pod's. It gives them to a sandbox
+// when that starts. Where they are not known, I9 is about loopback alone.
+func withoutConntrack(rs ruleset.Ruleset, interfaces []links.Link, known bool) ruleset.Ruleset {
+	own := ruleset.CIDRs{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
+		netip.MustParsePrefix("fe80::/10")}
+	for _, l := range interfaces {
+		for _, a := range l.Addrs {
+			own = append(own, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
 	var chains []ruleset.Chain
 	for _, c := range rs.Chains {
 		if slices.Contains([]string{intercept.ChainRawOutput, intercept.ChainRawPrerouting, intercept.ChainRawVirtual}, c.Name) {
 			continue
 		}
-		c.Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r ruleset.Rule) bool { return r.ID == "I9" })
+		var rules []ruleset.Rule
+		for _, r := range c.Rules {
+			at := slices.Index(r.Match, ruleset.Match(ruleset.Not{Match: ruleset.ToLocal{}}))
+			if at >= 0 {
+				r.Match = slices.Clone(r.Match)
+				r.Match[at] = ruleset.Not{Match: ruleset.Dst(own)}
+			}
+			if at < 0 || known {
+				rules = append(rules, r)
+			}
+		}
+		c.Rules = rules
 		chains = append(chains, c)
 	}
 	rs.Chains = chains
@@ -119,7 +141,7 @@ func (p Pod) Fit(c intercept.Config) (intercept.Config, []string) {
 // lacking is what a backend cannot have.
 type lacking struct {
 	backstop  bool // it is left out
-	conntrack bool // so are the zones of name lookups, and I9 for other addresses than loopback
+	conntrack bool // so are the zones of name lookups, and I9 asks for the addresses of now
 }
 
 func fit(c intercept.Config, d iptables.Dialect, inGVisor bool) (intercept.Config, lacking) {
@@ -149,8 +171,8 @@ func (l lacking) say(c intercept.Config) []string {
 			"asked the same server comes back to the resolver, which asks again")
 	}
 	if c.Inbound.Mode == intercept.InboundRedirect {
-		without = append(without, "no match of the pod's own addresses: what a neighbour sends here for another address is "+
-			"captured, too")
+		without = append(without, "no match of the pod's own addresses: the rules have those of now, so apply again after "+
+			"another is added")
 	}
 	if len(without) == 0 {
 		return nil

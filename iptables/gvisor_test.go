@@ -25,8 +25,14 @@ func fittingGVisor(t testing.TB, c intercept.Config) ruleset.Ruleset {
 	t.Helper()
 	rs := compileConfig(t, fitting(c, Minimal))
 	rs.Chains = slices.DeleteFunc(rs.Chains, func(c ruleset.Chain) bool { return strings.HasPrefix(c.Name, "raw_") })
+	own := ruleset.Not{Match: ruleset.Dst(mustCIDRs("127.0.0.0/8,::1/128,fe80::/10,10.244.0.5/32,fd00:244::5/128"))}
 	for i, c := range rs.Chains {
-		rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r ruleset.Rule) bool { return r.ID == "I9" })
+		rs.Chains[i].Rules = slices.Clone(c.Rules)
+		for k, r := range rs.Chains[i].Rules {
+			if at := slices.Index(r.Match, ruleset.Match(ruleset.Not{Match: ruleset.ToLocal{}})); at >= 0 {
+				rs.Chains[i].Rules[k].Match = slices.Replace(slices.Clone(r.Match), at, at+1, ruleset.Match(own))
+			}
+		}
 	}
 	return rs
 }

@@ -47,7 +47,9 @@ func addVeth(near, far vethEnd, ns uintptr, master int) error {
 	up.Flags, up.Change = unix.IFF_UP, unix.IFF_UP
 	parts := []nl.NetlinkRequestData{up}
 	attrs(func(typ int, b []byte) { parts = append(parts, nl.NewRtAttr(typ, b)) }, near)
-	parts = append(parts, nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(markroute.TrialGroup)))
+	if !gvisor.Here() { // it has no groups
+		parts = append(parts, nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(markroute.TrialGroup)))
+	}
 	if master != 0 {
 		parts = append(parts, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(master))))
 	}

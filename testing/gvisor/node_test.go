@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Addresses of the sandbox and of the node, its peer. runsc gives it those of IPv4.
@@ -125,6 +126,17 @@ func TestTraffic(t *testing.T) {
 				"15008": "app 15008 " + "-", // the tunnel port
 			} {
 				says(t, net.JoinHostPort(pod, port), want)
+			}
+		}
+		// What a neighbour sends here for somebody else is nobody's (I9).
+		for _, other := range [][]string{{"203.0.113.5", pod4}, {"2001:db8:5::5", pod6}} {
+			if out, err := exec.Command("ip", "route", "add", other[0], "via", other[1]).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+			conn, err := net.DialTimeout("tcp", net.JoinHostPort(other[0], "80"), time.Second)
+			if err == nil {
+				conn.Close()
+				t.Errorf("a connection to %s, which is not the pod's, is accepted", other[0])
 			}
 		}
 	}
