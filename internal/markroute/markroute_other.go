@@ -34,7 +34,9 @@ func (*Conn) AddBound([]ruleset.Family) (added bool, undo func() error, err erro
 }
 
 // CheckBound fails with [ruleset.ErrNeedsLinux].
-func (*Conn) CheckBound([]ruleset.Family) ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }
+func (*Conn) CheckBound([]ruleset.Family) ([]ruleset.Difference, error) {
+	return nil, ruleset.ErrNeedsLinux
+}
 
 // KeepBound fails with [ruleset.ErrNeedsLinux].
 func (*Conn) KeepBound([]ruleset.Family) (removed bool, err error) {

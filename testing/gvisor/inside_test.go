@@ -87,7 +87,10 @@ func rulesOfOurs(t *testing.T) (n int) {
 func verbs(t *testing.T) {
 	iptables(t, "iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "99", "-j", "RETURN")
 	for _, flags := range [][]string{{}, {"--dns", "all"}, {"--exclude-uids", "7-9", "--include-gids", "5,6"},
-		{"--backend", "iptables-legacy", "--iptables-dialect", "minimal"}, {"--iptables-jumps", "last"}} {
+		{"--backend", "iptables-legacy", "--iptables-dialect", "minimal"}, {"--iptables-jumps", "last"},
+		{"--proxy-mark", "0x539/0xfff", "--exclude-interfaces", "net1", "--outbound-exclude", "udp 10.0.0.0/8:53 uid=7,9"},
+		{"--outbound-target", "192.0.2.9:9000,[2001:db8::9]:9000", "--dns", "all", "--dns-target",
+			"192.0.2.9:53,[2001:db8::9]:53"}} {
 		with := func(verb string, more ...string) []string { return append(append([]string{verb}, flags...), more...) }
 		must(t, 0, "by iptables-legacy", with("apply")...)
 		n := rulesOfOurs(t)
