@@ -95,6 +95,8 @@ type Status struct {
 	Backends []Backend `json:"backends"`
 	// Counters are what the rules have counted, in the order packets meet them.
 	Counters []ruleset.Counter `json:"counters"`
+	// Uncounted is true where the kernel counts nothing (gVisor), and all numbers are zero.
+	Uncounted bool `json:"uncounted,omitempty"`
 	// Others are others' rules in the same chains of iptables.
 	Others Others `json:"others"`
 	// Foreign are the chains of others at the same hooks.

@@ -279,7 +279,7 @@ func (s *space) status(ctx context.Context, want Backend, p *plan) (Status, erro
 		}
 		wanted = slices.DeleteFunc(wanted, func(b Backend) bool { return !slices.Contains(holding, b) })
 	}
-	status := Status{Backends: wanted}
+	status := Status{Backends: wanted, Uncounted: s.gvisor}
 	for _, b := range wanted {
 		w, err := s.writer(b)
 		if err != nil {

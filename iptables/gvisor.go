@@ -176,10 +176,10 @@ func (t table) wordsForGVisor(words []string, inbound bool) ([][]string, error) 
 			case err != nil:
 				return nil, err
 			case o.not:
-				return nil, gvisorLacks("owners that are negated", "list those who are meant")
+				return nil, gvisorLacks("negated match of owners", "list those who are meant")
 			case inbound:
 				// A packet that has none is dropped.
-				return nil, gvisorLacks("owners of what arrives", "leave out owners")
+				return nil, gvisorLacks("match of owners for what arrives", "leave out owners there")
 			}
 			var each [][]string
 			for _, id := range ids {

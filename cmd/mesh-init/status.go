@@ -37,6 +37,9 @@ func (j job) status() error {
 	for _, table := range status.Dormant {
 		j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
 	}
+	if status.Uncounted {
+		j.log.WarnContext(j.ctx, "this kernel, gVisor, counts nothing: each rule is in force, and each number is zero")
+	}
 	for _, w := range status.Foreign.Warnings() {
 		j.log.WarnContext(j.ctx, w)
 	}

@@ -104,6 +104,7 @@ func verbs(t *testing.T) {
 	must(t, 0, "replaced: ", "apply")
 	must(t, 0, "gVisor has no backstop", "apply")
 	must(t, 0, "REDIRECT --to-ports 15001", "status")
+	must(t, 0, "counts nothing", "status")
 	must(t, 0, "gVisor, a kernel in user space", "doctor")
 	must(t, 0, "redirect(15001)", "explain", "--dst", "10.1.2.3:443")
 	must(t, 0, "removed", "remove")
