@@ -33,11 +33,12 @@ func (t table) forGVisor(f ruleset.Family) (table, error) {
 	chains := slices.Clone(t.chains)
 	for i, c := range chains {
 		var rules []rule
-		for _, r := range c.rules {
+		for k, r := range c.rules {
 			words, err := t.wordsForGVisor(r.words, inbound[c.name])
 			if err != nil {
 				name, _ := partOf(c.name)
-				return table{}, &ruleset.RuleError{Chain: name, Rule: r.id, Err: fmt.Errorf("%s, table %s: %w", f, t.name, err)}
+				return table{}, &ruleset.RuleError{Chain: name, Rule: t.ruleFrom(i, k),
+					Err: fmt.Errorf("%s, table %s: %w", f, t.name, err)}
 			}
 			for _, w := range words {
 				like := r
@@ -53,6 +54,20 @@ func (t table) forGVisor(f ruleset.Family) (table, error) {
 			"exclusions with several lists each", f, t.name, ruleset.ErrUnsupported, w.depth, gvisorDepth)
 	}
 	return t, nil
+}
+
+// ruleFrom returns the ID of the policy's rule that a rule is a part of, by the places of its chain and its own. Where
+// it only leads from one part of a chain to another, that is the next one that has an ID.
+func (t table) ruleFrom(chain, place int) ruleset.RuleID {
+	for _, c := range t.chains[chain:] {
+		for _, r := range c.rules[min(place, len(c.rules)):] {
+			if r.id != "" {
+				return r.id
+			}
+		}
+		place = 0
+	}
+	return ""
 }
 
 // Ask asks gVisor for all that rules need, and writes nothing: its tables, which are there all the time, matches and

@@ -134,6 +134,11 @@ func TestRefusedInGVisor(t *testing.T) {
 			[]string{"conntrack", "--udp reject"}},
 		"many owners": {func(c *intercept.Config) { c.Outbound.ExcludeUIDs = ruleset.IDs{{First: 1000, Last: 1999}} }, "O7.uid",
 			[]string{"1000-1999", "list fewer"}},
+		"many owners, and destinations": {func(c *intercept.Config) {
+			c.Outbound.Exclude = []intercept.Exclusion{{CIDRs: mustCIDRs("10.0.0.0/24,10.0.2.0/24,fd00:1::/64,fd00:3::/64"),
+				UIDs: ruleset.IDs{{First: 1000, Last: 1999}, {First: 3000, Last: 3999}, {First: 5000, Last: 5999},
+					{First: 7000, Last: 7999}, {First: 9000, Last: 9999}}}}
+		}, "O5", []string{"1000-1999", "list fewer"}},
 		"many exclusions": {func(c *intercept.Config) {
 			for i := range 12 {
 				c.Outbound.Exclude = append(c.Outbound.Exclude, intercept.Exclusion{

@@ -27,7 +27,7 @@ func TestInside(t *testing.T) {
 		t.Fatal("this is not known for gVisor")
 	}
 	for name, f := range map[string]func(*testing.T){"verbs": verbs, "drift": drift, "failed": failed, "refused": refused,
-		"room": room, "traffic": traffic, "verify": verifies, "privileges": privileges} {
+		"room": room, "traffic": traffic, "verify": verifies, "deep": deep, "privileges": privileges} {
 		t.Run(name, f)
 	}
 }
@@ -230,6 +230,29 @@ func room(t *testing.T) {
 	must(t, 0, "created", "apply", "--exclude-uids", list(fits))
 	must(t, 12, "exclude fewer ports and CIDRs", "apply", "--exclude-uids", list(refused))
 	must(t, 0, "ok", "check", "--exclude-uids", list(fits))
+}
+
+// deep: a packet comes to its rule through sixteen chains, the built-in one among them, and is dropped in the next. So
+// deeper ones are refused.
+func deep(t *testing.T) {
+	start(t, proxy, append([]string{"proxy"}, strings.Split(proxyPorts, ",")...)...)
+	to := []string{"-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001"}
+	for n := 16; n > 1; n-- {
+		chain := "C" + strconv.Itoa(n)
+		iptables(t, "iptables-legacy", "-t", "nat", "-N", chain)
+		iptables(t, "iptables-legacy", append([]string{"-t", "nat", "-A", chain}, to...)...)
+		to = []string{"-j", chain}
+	}
+	iptables(t, "iptables-legacy", append([]string{"-t", "nat", "-A", "OUTPUT"}, to...)...)
+	if got, want := dialAs(app, app, "tcp", "192.0.2.1:80"), "proxy 15001 192.0.2.1:80"; got != want {
+		t.Errorf("through 16 chains: %q; want %q", got, want)
+	}
+	iptables(t, "iptables-legacy", "-t", "nat", "-N", "C17")
+	iptables(t, "iptables-legacy", "-t", "nat", "-A", "C17", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001")
+	iptables(t, "iptables-legacy", "-t", "nat", "-R", "C16", "1", "-j", "C17")
+	if got := dialAs(app, app, "tcp", "192.0.2.1:80"); !strings.Contains(got, "timeout") {
+		t.Errorf("through 17 chains: %q", got)
+	}
 }
 
 // start starts a process that is somebody, and ends with the test.

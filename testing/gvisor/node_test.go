@@ -106,6 +106,7 @@ func TestDrift(t *testing.T)      { sandbox(t, "drift") }
 func TestFailed(t *testing.T)     { sandbox(t, "failed") }
 func TestRefused(t *testing.T)    { sandbox(t, "refused") }
 func TestRoom(t *testing.T)       { sandbox(t, "room") }
+func TestDeep(t *testing.T)       { sandbox(t, "deep") }
 func TestVerify(t *testing.T)     { sandbox(t, "verify") }
 func TestPrivileges(t *testing.T) { sandbox(t, "privileges") }
 
