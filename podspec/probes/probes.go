@@ -128,8 +128,8 @@ func (s Set) Text() (string, error) {
 func Parse(text string) (Set, error) {
 	var s Set
 	if len(text) > MaxText {
-		return s, &strict.Error{Err: fmt.Errorf("%d bytes of probes, and there may be %d; give the pod fewer or shorter probes",
-			len(text), MaxText)}
+		return s, &strict.Error{Err: fmt.Errorf("%d bytes of probes, and there may be %d; give the pod fewer or shorter "+
+			"probes", len(text), MaxText)}
 	}
 	n, err := strict.ParseJSON([]byte(text))
 	if err != nil {

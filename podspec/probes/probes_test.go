@@ -12,7 +12,8 @@ import (
 
 // TestParse: what is wrong with the variable is named, and nothing of it is used.
 func TestParse(t *testing.T) {
-	const good = `"container":"a","kind":"readiness","timeoutSeconds":1,"handler":"httpGet","port":80,"scheme":"HTTP","path":"/"`
+	const good = `"container":"a","kind":"readiness","timeoutSeconds":1,"handler":"httpGet","port":80,` +
+		`"scheme":"HTTP","path":"/"`
 	for text, want := range map[string]string{
 		"":                                  "not the JSON that Intercept writes",
 		"{":                                 "not the JSON that Intercept writes",

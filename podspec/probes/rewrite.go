@@ -353,8 +353,9 @@ func (h *handler) point(port uint16) {
 	number := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!int", Value: strconv.Itoa(int(port))}
 	h.put(original{
 		name: &yaml.Node{Kind: yaml.ScalarNode, Tag: h.key.Tag, Style: h.key.Style, Value: string(HTTPGet)},
-		value: &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: h.value.Style, Line: h.value.Line, Content: []*yaml.Node{
-			word("path"), word(Path(h.container, h.kind)), word("port"), number, word("scheme"), word("HTTP")}},
+		value: &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: h.value.Style, Line: h.value.Line,
+			Content: []*yaml.Node{word("path"), word(Path(h.container, h.kind)), word("port"), number,
+				word("scheme"), word("HTTP")}},
 	})
 }
 

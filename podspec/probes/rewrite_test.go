@@ -215,7 +215,8 @@ func TestForms(t *testing.T) {
 		case want.probe == nil && len(done.Probes) != 0,
 			want.probe != nil && !cmp.Equal([]Probe{*want.probe}, done.Probes):
 			t.Errorf("%s: %+v", text, done.Probes)
-		case want.left == "" && done.Left != nil, want.left != "" && (len(done.Left) != 1 || done.Left[0].Reason != want.left):
+		case want.left == "" && done.Left != nil,
+			want.left != "" && (len(done.Left) != 1 || done.Left[0].Reason != want.left):
 			t.Errorf("%s: left %v", text, done.Left)
 		case want.probe == nil && out() != before:
 			t.Errorf("%s: changed to %s", text, out())
@@ -230,6 +231,7 @@ func TestForms(t *testing.T) {
 
 // TestRefused: what is wrong is named by field and line, and nothing is changed.
 func TestRefused(t *testing.T) {
+	const live = "name: a\nlivenessProbe: "
 	for text, want := range map[string]string{
 		"[]":                    "a container is a mapping",
 		"image: x":              "name: missing: a container has a name (line 1)",
@@ -237,36 +239,36 @@ func TestRefused(t *testing.T) {
 		"name: [a]":             "name: ",
 		"name: a\nname: b":      "name: it is there twice, first on line 1 (line 2)",
 		"name: a\nlifecycle: 5": "lifecycle: fields belong here (line 2)",
-		"name: a\nlivenessProbe:\n  httpGet: {port: web}": `livenessProbe.httpGet.port: "web": the container names no ports; ` +
-			`write the number, or name one under ports (line 3)`,
+		"name: a\nlivenessProbe:\n  httpGet: {port: web}": `livenessProbe.httpGet.port: "web": the container names no ` +
+			`ports; write the number, or name one under ports (line 3)`,
 		"name: a\nports: [{name: webs, containerPort: 1}]\nlivenessProbe:\n  httpGet: {port: web}": `"web" is no port of ` +
 			`the container; did you mean webs? (line 4)`,
 		"name: a\nports: [{name: web, containerPort: 0}]\nlivenessProbe:\n  httpGet: {port: web}": `0 is not a number from 1`,
-		"name: a\nlivenessProbe: {httpGet: {port: '80'}}":                                         `"80": the container names no ports`,
-		"name: a\nlivenessProbe: {httpGet: {port: 70000}}":                                        `70000 is not a number from 1 to 65535`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1.5}}":                                          `1.5 is not a number`,
-		"name: a\nlivenessProbe: {httpGet: {}}":                                                   `livenessProbe.httpGet.port: missing (line 2)`,
-		"name: a\nlivenessProbe: {grpc: {port: web}}":                                             `web is not a number`,
-		"name: a\nlivenessProbe: {grpc: {port: 1, host: x}}":                                      `grpc.host: unknown field`,
-		"name: a\nlifecycle: {preStop: {grpc: {port: 1}}}":                                        `a hook cannot be grpc`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, pth: /}}":                                    `livenessProbe.httpGet.pth: unknown field`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, port: 2}}":                                   `httpGet.port: it is there twice`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, path: 5}}":                                   `httpGet.path: 5 is not a string; quote it`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, scheme: ftp}}":                               `scheme: "ftp" is not HTTP or HTTPS`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, protocol: HTTP3}}":                           `"HTTP3" is not one of HTTP1, HTTP2`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, httpHeaders: [x]}}":                          `a header has a name and a value, both strings`,
-		"name: a\nlivenessProbe: {httpGet: 80}":                                                   `livenessProbe.httpGet: fields belong here (line 2)`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1}, timeoutSeconds: -1}":                        `livenessProbe.timeoutSeconds: -1 is not a number`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1}, tcpSocket: {port: 1}}": `livenessProbe: httpGet and tcpSocket: there can ` +
+		live + "{httpGet: {port: '80'}}":                   `"80": the container names no ports`,
+		live + "{httpGet: {port: 70000}}":                  `70000 is not a number from 1 to 65535`,
+		live + "{httpGet: {port: 1.5}}":                    `1.5 is not a number`,
+		live + "{httpGet: {}}":                             `livenessProbe.httpGet.port: missing (line 2)`,
+		live + "{grpc: {port: web}}":                       `web is not a number`,
+		live + "{grpc: {port: 1, host: x}}":                `grpc.host: unknown field`,
+		"name: a\nlifecycle: {preStop: {grpc: {port: 1}}}": `a hook cannot be grpc`,
+		live + "{httpGet: {port: 1, pth: /}}":              `livenessProbe.httpGet.pth: unknown field`,
+		live + "{httpGet: {port: 1, port: 2}}":             `httpGet.port: it is there twice`,
+		live + "{httpGet: {port: 1, path: 5}}":             `httpGet.path: 5 is not a string; quote it`,
+		live + "{httpGet: {port: 1, scheme: ftp}}":         `scheme: "ftp" is not HTTP or HTTPS`,
+		live + "{httpGet: {port: 1, protocol: HTTP3}}":     `"HTTP3" is not one of HTTP1, HTTP2`,
+		live + "{httpGet: {port: 1, httpHeaders: [x]}}":    `a header has a name and a value, both strings`,
+		live + "{httpGet: 80}":                             `livenessProbe.httpGet: fields belong here (line 2)`,
+		live + "{httpGet: {port: 1}, timeoutSeconds: -1}":  `livenessProbe.timeoutSeconds: -1 is not a number`,
+		live + "{httpGet: {port: 1}, tcpSocket: {port: 1}}": `livenessProbe: httpGet and tcpSocket: there can ` +
 			`be one handler (line 2)`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, httpHeaders: [{name: \"a\\nb\", value: c}]}}": `is not the name of a header`,
-		"name: a\nlivenessProbe: {httpGet: {port: 1, httpHeaders: [{name: a, value: \"b\\rc\"}]}}": `the value of a has a character`,
-		"name: a\nlivenessProbe: {httpGet: {port: 15020, path: /probe/a/liveness}}": "livenessProbe.httpGet: it points at " +
+		live + "{httpGet: {port: 1, httpHeaders: [{name: \"a\\nb\", value: c}]}}": `is not the name of a header`,
+		live + "{httpGet: {port: 1, httpHeaders: [{name: a, value: \"b\\rc\"}]}}": `the value of a has a character`,
+		live + "{httpGet: {port: 15020, path: /probe/a/liveness}}": "livenessProbe.httpGet: it points at " +
 			"the relay, and the annotation original-probes does not have the original",
-		"name: a\nlivenessProbe: &p {httpGet: {port: 1}}\nreadinessProbe: *p":                          "livenessProbe: anchors, aliases",
-		"name: a\nlivenessProbe: {httpGet: &h {port: 1}}":                                              "livenessProbe.httpGet: anchors, aliases",
-		"x: &h {httpGet: {port: 1}}\nname: a\nlivenessProbe: {<<: *h}":                                 "livenessProbe: anchors, aliases",
-		"name: a\nlivenessProbe: {httpGet: " + strings.Repeat("[", 99) + strings.Repeat("]", 99) + "}": "nested too deep",
+		live + "&p {httpGet: {port: 1}}\nreadinessProbe: *p":                          "livenessProbe: anchors, aliases",
+		live + "{httpGet: &h {port: 1}}":                                              "livenessProbe.httpGet: anchors, aliases",
+		"x: &h {httpGet: {port: 1}}\nname: a\nlivenessProbe: {<<: *h}":                "livenessProbe: anchors, aliases",
+		live + "{httpGet: " + strings.Repeat("[", 99) + strings.Repeat("]", 99) + "}": "nested too deep",
 	} {
 		c, out := parse(t, text)
 		before := out()
@@ -301,8 +303,8 @@ func TestRestoreKeepsLaterChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	rewritten := out()
-	for _, bad := range []string{"", "x", "exec: {}", "tcpSocket: {port: 1}\ngrpc: {}", "tcpSocket: &x [*x]", "- 1", "{", "\t",
-		"tcpSocket: " + strings.Repeat("{a: ", 50) + strings.Repeat("}", 50)} {
+	for _, bad := range []string{"", "x", "exec: {}", "tcpSocket: {port: 1}\ngrpc: {}", "tcpSocket: &x [*x]", "- 1", "{",
+		"\t", "tcpSocket: " + strings.Repeat("{a: ", 50) + strings.Repeat("}", 50)} {
 		kept := maps.Clone(done.Originals)
 		kept[Path("a", Liveness)] = bad
 		if bad == "" {
@@ -317,8 +319,9 @@ func TestRestoreKeepsLaterChanges(t *testing.T) {
 	}
 	_, live, _ := field(c, "", "livenessProbe")
 	live.Content[1].Content[1].Value = "/own"
-	if err := Restore(c, done.Originals); err != nil || out() != "name: a\nlivenessProbe: {httpGet: {path: /own, port: 15020, "+
-		"scheme: HTTP}}\nreadinessProbe: {tcpSocket: {port: 2}}\n" {
+	const want = "name: a\nlivenessProbe: {httpGet: {path: /own, port: 15020, scheme: HTTP}}\n" +
+		"readinessProbe: {tcpSocket: {port: 2}}\n"
+	if err := Restore(c, done.Originals); err != nil || out() != want {
 		t.Errorf("%v: %s", err, out())
 	}
 }

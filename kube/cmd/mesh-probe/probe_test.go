@@ -77,7 +77,8 @@ func (b *buffer) String() string {
 func newPod(t *testing.T, config intercept.Config) *pod {
 	t.Helper()
 	p := &pod{T: t, lab: netlab.NewT(t, netlab.Options{}), log: &buffer{}}
-	if _, err := p.lab.StartSidecar(netlab.SidecarConfig{Transparent: config.Inbound.Mode == intercept.InboundTProxy}); err != nil {
+	sidecar := netlab.SidecarConfig{Transparent: config.Inbound.Mode == intercept.InboundTProxy}
+	if _, err := p.lab.StartSidecar(sidecar); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := (dataplane.Pod{NetNS: p.lab.Pod.Path()}).Apply(t.Context(), config); err != nil {
@@ -203,7 +204,8 @@ const ready, live, start = "/probe/app/readiness", "/probe/app/liveness", "/prob
 // and family, by each handler. The app's ports belong to the proxy, which nobody
 // else gets past.
 func TestDeadApp(t *testing.T) {
-	for _, mode := range []intercept.InboundMode{intercept.InboundRedirect, intercept.InboundTProxy, intercept.InboundOff} {
+	modes := []intercept.InboundMode{intercept.InboundRedirect, intercept.InboundTProxy, intercept.InboundOff}
+	for _, mode := range modes {
 		for _, ip := range []string{pod4, pod6} {
 			t.Run(fmt.Sprintf("%s %s", mode, ip), func(t *testing.T) {
 				config := intercept.Default()
@@ -400,8 +402,8 @@ func TestGRPC(t *testing.T) {
 		return probes.Probe{Container: container, Kind: probes.Readiness, TimeoutSeconds: 5, Handler: probes.GRPC, Port: port,
 			Service: service, TLS: tls}
 	}
-	p.probes(pod4, ask("tls", 1, "", true), ask("db", 1, "db", true), ask("none", 1, "x", true), ask("plain", 1, "", false),
-		ask("other", 2, "", false), ask("http", 3, "", false))
+	p.probes(pod4, ask("tls", 1, "", true), ask("db", 1, "db", true), ask("none", 1, "x", true),
+		ask("plain", 1, "", false), ask("other", 2, "", false), ask("http", 3, "", false))
 	p.want("/probe/tls/readiness", 200, "ok")
 	p.want("/probe/db/readiness", 503, "NOT_SERVING")
 	p.want("/probe/none/readiness", 503, "unknown service")
@@ -533,21 +535,22 @@ func TestHostileClient(t *testing.T) {
 		line, _, _ := strings.Cut(string(answer), "\r\n")
 		return strings.TrimPrefix(line, "HTTP/1.1 ")
 	}
+	const tooLarge, long = "431 Request Header Fields Too Large", 1 << 20
 	for text, want := range map[string]string{
-		"GET /probe/app/liveness HTTP/1.1\r\nHost: x\r\n\r\n":                                       "404 Not Found",
-		"GET /probe/app/readiness/ HTTP/1.1\r\nHost: x\r\n\r\n":                                     "404 Not Found",
-		"GET //probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                                     "404 Not Found",
-		"GET /probe/../probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                             "404 Not Found",
-		"GET / HTTP/1.1\r\nHost: x\r\n\r\n":                                                         "404 Not Found",
-		"GET http://203.0.113.9/ HTTP/1.1\r\nHost: x\r\n\r\n":                                       "404 Not Found",
-		"CONNECT 203.0.113.9:80 HTTP/1.1\r\nHost: x\r\n\r\n":                                        "405 Method Not Allowed",
-		"POST /probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                                     "405 Method Not Allowed",
-		"POST /probe/app/readiness HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n":               "400 Bad Request",
-		"GET /probe/app/readiness HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n":        "400 Bad Request",
-		"GET /probe/app/readiness HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n": "431 Request Header Fields Too Large",
-		"GET /" + strings.Repeat("x", 1<<20):                                                        "431 Request Header Fields Too Large",
-		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                                          "400 Bad Request",
-		"\x16\x03\x01\x00\x05hello\r\n\r\n":                                                         "400 Bad Request",
+		"GET /probe/app/liveness HTTP/1.1\r\nHost: x\r\n\r\n":                                      "404 Not Found",
+		"GET /probe/app/readiness/ HTTP/1.1\r\nHost: x\r\n\r\n":                                    "404 Not Found",
+		"GET //probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                                    "404 Not Found",
+		"GET /probe/../probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                            "404 Not Found",
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n":                                                        "404 Not Found",
+		"GET http://203.0.113.9/ HTTP/1.1\r\nHost: x\r\n\r\n":                                      "404 Not Found",
+		"CONNECT 203.0.113.9:80 HTTP/1.1\r\nHost: x\r\n\r\n":                                       "405 Method Not Allowed",
+		"POST /probe/app/readiness HTTP/1.1\r\nHost: x\r\n\r\n":                                    "405 Method Not Allowed",
+		"POST /probe/app/readiness HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n":              "400 Bad Request",
+		"GET /probe/app/readiness HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n":       "400 Bad Request",
+		"GET /probe/app/readiness HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", long) + "\r\n": tooLarge,
+		"GET /" + strings.Repeat("x", long):                                                        tooLarge,
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                                         "400 Bad Request",
+		"\x16\x03\x01\x00\x05hello\r\n\r\n":                                                        "400 Bad Request",
 	} {
 		if got := say(text); got != want && got != "" {
 			t.Errorf("%.60q: %q, want %q", text, got, want)
@@ -557,8 +560,8 @@ func TestHostileClient(t *testing.T) {
 		t.Errorf("the app was asked %d times", n)
 	}
 	// What is named beside a probe's path is not looked at.
-	if got := say("GET http://203.0.113.9/probe/app/readiness?port=1 HTTP/1.1\r\nHost: y\r\nUser-Agent: evil\r\n\r\n"); got != "200 OK" ||
-		asked.Load() != 1 {
+	got := say("GET http://203.0.113.9/probe/app/readiness?port=1 HTTP/1.1\r\nHost: y\r\nUser-Agent: evil\r\n\r\n")
+	if got != "200 OK" || asked.Load() != 1 {
 		t.Errorf("%q, %d", got, asked.Load())
 	}
 	sent, err := watch.SoFar()
