@@ -32,6 +32,18 @@ const (
 	RuntimeClass = "runtime-class"
 )
 
+// Names of annotations, after the slash, that whoever injects the sidecar reads
+// (package podspec/inject). A pod that has no others asks nobody else for anything.
+const (
+	// Inject is also the name of a label.
+	Inject              = "inject"
+	SidecarResources    = "sidecar-resources"
+	SidecarVolumes      = "sidecar-volumes"
+	SidecarVolumeMounts = "sidecar-volume-mounts"
+	// Injected is what was injected, for who takes it out again.
+	Injected = "injected"
+)
+
 const (
 	initContainer = "container" // the value of Init
 	strictly      = "strict"    // a value of Enabled
@@ -136,7 +148,22 @@ func own() []Annotation {
 				"the pod to it"},
 		{RuntimeClass, "NAME", "", "", "set by the sidecar's injector: the pod's spec.runtimeClassName, which a " +
 			"container runtime does not tell a plugin"},
+		{Inject, "true|false", "", "", "whether mesh-init inject, or the webhook, adds the sidecar; also a label"},
+		{SidecarResources, "JSON", "", "", `resources of the sidecar's containers: {"haproxy": {"limits": {"memory": "256Mi"}}}`},
+		{SidecarVolumes, "JSON", "", "", "more volumes of the pod, for the sidecar: a list"},
+		{SidecarVolumeMounts, "JSON", "", "", `where the sidecar's containers have them: {"haproxy": [{"name": "certs", ` +
+			`"mountPath": "/certs"}]}`},
+		{Injected, "JSON", "", "", "set by mesh-init inject: what it has added, to be replaced or taken out again"},
 	}
+}
+
+// ofInjector reports whether an annotation is read by who injects alone.
+func ofInjector(name string) bool {
+	switch name {
+	case Inject, SidecarResources, SidecarVolumes, SidecarVolumeMounts, Injected:
+		return true
+	}
+	return false
 }
 
 // Read says what annotations ask for. All that is wrong with them is reported
@@ -184,10 +211,11 @@ func IsStrict(annotations map[string]string, under string) bool {
 	return strict.Tidy(annotations[prefix(under)+"/"+Enabled]) == strictly
 }
 
-// Mentioned reports whether any annotation stands under the prefix.
+// Mentioned reports whether any annotation stands under the prefix, other than those
+// that are for who injects the sidecar.
 func Mentioned(annotations map[string]string, under string) bool {
 	for name := range annotations {
-		if strings.HasPrefix(name, prefix(under)+"/") {
+		if own, ok := strings.CutPrefix(name, prefix(under)+"/"); ok && !ofInjector(own) {
 			return true
 		}
 	}
@@ -301,7 +329,7 @@ func (r *reader) own() Spec {
 // first is an annotation of ours that is there.
 func (r *reader) first() string {
 	for _, name := range slices.Sorted(maps.Keys(r.all)) {
-		if strings.HasPrefix(name, r.prefix+"/") {
+		if own, ok := strings.CutPrefix(name, r.prefix+"/"); ok && !ofInjector(own) {
 			return name
 		}
 	}

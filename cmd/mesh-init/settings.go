@@ -31,6 +31,7 @@ type settings struct {
 	resolvConf string
 
 	verification verification
+	injection    injection
 }
 
 // verification says what verify does beyond trying once.
@@ -98,6 +99,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	if in.uses(configFlag) {
 		s.config, err = in.configuration(values, errs, stdin)
 		errs = []error{err}
+	}
+	if in.uses(filenameFlag) {
+		s.injection = injectionOf(values)
+		errs = append(errs, s.injection.read(stdin))
 	}
 	if in.uses(dstFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.

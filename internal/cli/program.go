@@ -204,7 +204,11 @@ func (p Program) flagsOf(v Verb) []Flag {
 		all = v.Flags()
 	}
 	if v.Arg == "" {
-		all = append(all, p.Flags...)
+		for _, f := range p.Flags {
+			if _, own := Find(all, f.Name); !own { // a verb may have another of the name
+				all = append(all, f)
+			}
+		}
 	}
 	return append(all, helpFlag())
 }
@@ -217,7 +221,8 @@ func (p Program) AllFlags() []Flag {
 			continue
 		}
 		for _, f := range v.Flags() {
-			if _, twice := Find(all, f.Name); !twice {
+			_, twice := Find(all, f.Name)
+			if _, other := Find(p.Flags, f.Name); !twice && !other {
 				all = append(all, f)
 			}
 		}

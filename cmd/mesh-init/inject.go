@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
+	"github.com/mesh-intercept/intercept/internal/yamledit"
+	"github.com/mesh-intercept/intercept/podspec/inject"
+)
+
+const groupInject decode.Group = "What to inject"
+
+// The forms in which inject writes.
+const (
+	injectYAML  = "yaml"
+	injectJSON  = "json"
+	injectPatch = "patch"
+)
+
+func injectVerb() verb {
+	return verb{cli.Verb{
+		Name: "inject", Does: "add the sidecar, and what sends traffic to it, to the pods in manifests",
+		Also: []string{"uninject", "kube-inject", "mutate", "sidecar"},
+		More: "It reads Pods and all that makes them (Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs,\n" +
+			"CronJobs, Lists), and writes them with a sidecar. All else in the text stays as it is, and nothing\n" +
+			"is asked of a cluster. A second time changes nothing; another profile takes the place of the old one.",
+		Flags: injectFlags,
+		Examples: `
+  Give the app a sidecar, and run it:
+    mesh-init inject --profile haproxy -f app.yaml | kubectl apply -f -
+
+  What would that change?
+    mesh-init inject --profile haproxy -f app.yaml --diff
+`}, job.inject}
+}
+
+func injectFlags() []cli.Flag {
+	flags := once(
+		row(filenameFlag, "FILE", groupInject, "", "manifests, YAML or JSON; - for standard input"),
+		row(profileFlag, "NAME", groupInject, "haproxy",
+			"what to inject: "+strings.Join(inject.Shipped(), ", ")+", or a file"),
+		row(printProfileFlag, "", groupInject, "false", "print the profile, as a start for one of your own"),
+		row(uninjectFlag, "", groupInject, "false", "take out what was injected"),
+		row(diffFlag, "", groupInject, "false", "print what changes, and not the manifests"),
+		row(modeFlag, "auto|init|cni", groupInject, string(inject.ModeAuto),
+			"who writes a pod's rules: an init container, or mesh-cni\non the node; auto: as the profile says"),
+		row(kubernetesFlag, "VERSION", groupInject, "",
+			"the cluster's version, as in 1.28: before 1.29 there are\nno sidecars that start first and end last"),
+		cli.Flag{Short: "o", Field: decode.Field{
+			Name: outputFlag, Form: strings.Join([]string{injectYAML, injectJSON, injectPatch}, "|"), Group: cli.GroupOutput,
+			Initial: injectYAML, Usage: "form of the manifests; patch: a JSON patch of each object",
+		}},
+	)
+	flags[0].Short = "f"
+	return flags
+}
+
+// injection is what inject is asked for.
+type injection struct {
+	file, profile          string
+	print, uninject, diff  bool
+	mode, version, output  string
+	profileText, manifests []byte
+}
+
+func injectionOf(values map[string]setting) injection {
+	text := func(flag string) string { return values[flag].text }
+	return injection{
+		file: text(filenameFlag), profile: text(profileFlag), mode: text(modeFlag), version: text(kubernetesFlag),
+		output: text(outputFlag), print: text(printProfileFlag) == "true", uninject: text(uninjectFlag) == "true",
+		diff: text(diffFlag) == "true",
+	}
+}
+
+// read reads the files.
+func (i *injection) read(stdin io.Reader) error {
+	var errs []error
+	if !i.uninject {
+		text, err := []byte(inject.ShippedText(i.profile)), error(nil)
+		if len(text) == 0 {
+			text, err = yamldoc.ReadFile(i.profile, nil)
+		}
+		if err != nil {
+			err = fmt.Errorf("--%s: %w; those that there are without a file: %s", profileFlag, err,
+				strings.Join(inject.Shipped(), ", "))
+		}
+		errs, i.profileText = append(errs, err), text
+	}
+	if i.print {
+		return errors.Join(errs...)
+	}
+	if i.file == "" {
+		return errors.Join(append(errs, fmt.Errorf("--%s: missing: write -f FILE, or -f - for standard input", filenameFlag))...)
+	}
+	text, err := yamldoc.ReadFile(i.file, stdin)
+	i.manifests = text
+	if i.file == "-" {
+		i.file = "standard input"
+	}
+	return errors.Join(append(errs, strict.Under("--"+filenameFlag, err))...)
+}
+
+// cluster is what the flags say about it.
+func (i *injection) cluster() (inject.Cluster, error) {
+	if i.version == "" {
+		return inject.Cluster{}, nil
+	}
+	major, rest, _ := strings.Cut(strings.TrimPrefix(i.version, "v"), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.ParseUint(minor, 10, 16)
+	if major != "1" || err != nil || n == 0 {
+		return inject.Cluster{}, fmt.Errorf("--%s: %q is not a version; write one such as 1.28", kubernetesFlag, strict.Clip(i.version))
+	}
+	return inject.Cluster{Minor: int(n)}, nil
+}
+
+func (j job) inject() error {
+	i := j.injection
+	if i.print {
+		j.out.Write(i.profileText)
+		return nil
+	}
+	done, err := i.run()
+	if err != nil {
+		return cli.UsageError{Err: err}
+	}
+	for _, o := range done.Objects {
+		j.report(o)
+	}
+	if i.diff {
+		j.out.WriteString(done.Diff())
+		return nil
+	}
+	switch i.output {
+	case injectPatch:
+		return patches(j.out, done)
+	case injectJSON:
+		all, err := done.JSON()
+		for _, text := range all {
+			err = errors.Join(err, json.Indent(j.out, text, "", "  "))
+			j.out.WriteByte('\n')
+		}
+		return err
+	}
+	text, err := done.YAML()
+	j.out.Write(text)
+	return err
+}
+
+func (i injection) run() (inject.Manifests, error) {
+	if i.uninject {
+		return inject.ReadInjected(i.file, i.manifests)
+	}
+	p, err1 := inject.ParseProfile(i.profile, i.profileText)
+	in, err2 := i.cluster()
+	if err := errors.Join(err1, err2); err != nil {
+		return inject.Manifests{}, err
+	}
+	if m := inject.Mode(i.mode); m != inject.ModeAuto {
+		p.Mode = m
+	}
+	return inject.Read(i.file, i.manifests, p, in)
+}
+
+// report logs what became of an object.
+func (j job) report(o inject.Object) {
+	name := o.String()
+	switch {
+	case j.injection.uninject:
+		j.log.DebugContext(j.ctx, name+": what was injected is taken out")
+	case o.Skipped != "":
+		j.log.WarnContext(j.ctx, name+" is left alone: "+o.Skipped)
+	default:
+		j.log.InfoContext(j.ctx, name+": injected", "mode", string(o.Mode), "changed", o.Changed())
+	}
+	for _, c := range o.Changes {
+		j.log.DebugContext(j.ctx, name+": "+c.What, "why", c.Why)
+	}
+	for _, w := range o.Warnings {
+		j.log.WarnContext(j.ctx, name+": "+w)
+	}
+}
+
+// patches writes a line of JSON for each object that changes.
+func patches(out *bytes.Buffer, m inject.Manifests) error {
+	e := json.NewEncoder(strict.EscapedJSON(out))
+	e.SetEscapeHTML(false)
+	for _, o := range m.Objects {
+		if !o.Changed() {
+			continue
+		}
+		ops, err := o.Patch()
+		if err != nil {
+			return err
+		}
+		if err := e.Encode(struct {
+			APIVersion string               `json:"apiVersion"`
+			Kind       string               `json:"kind"`
+			Namespace  string               `json:"namespace,omitempty"`
+			Name       string               `json:"name"`
+			Patch      []yamledit.Operation `json:"patch"`
+		}{o.APIVersion, o.Kind, o.Namespace, o.Name, ops}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

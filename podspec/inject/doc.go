@@ -1,0 +1,51 @@
+// Package inject adds a sidecar to a pod, and what sends the pod's traffic through
+// it. What the sidecar is, a [Profile] says: any proxy, with a resolver or without.
+// [Inject] is a pure function of a pod, a profile and what is known of the cluster;
+// [Read] does it for all pods in a stream of manifests.
+//
+// Injecting twice is injecting once: what was injected stands in the annotation
+// intercept.mesh/injected, is taken out first, and nothing else is.
+package inject
+
+import (
+	_ "embed" // for the table of fields
+	"strings"
+)
+
+// fieldsText are the fields that containers and volumes have in Kubernetes, one type
+// a line: its name, and FIELD:TYPE of each. A test writes it from Kubernetes' own
+// types.
+//
+//go:embed fields.txt
+var fieldsText string
+
+// ownText has, in the same form, the types that are ours, and what of a pod is looked
+// at. A field * stands for all others.
+const ownText = `
+Profile name:string mode:string config:any init:Container sidecars:[]Container volumes:[]Volume files:{}string ` +
+	`resolver:string holdApplicationUntilProxyStarts:{}[]string
+Pod metadata:PodMeta spec:PodSpec *:any
+PodMeta annotations:{}any labels:{}any *:any
+PodSpec containers:[]Named initContainers:[]Named ephemeralContainers:[]Named volumes:[]Named securityContext:{}any *:any
+Named name:string *:any
+`
+
+// schema has the fields' types, by type and name.
+type schema map[string]map[string]string
+
+func readSchema() schema {
+	s := schema{}
+	for line := range strings.Lines(fieldsText + ownText) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		fields := make(map[string]string, len(words)-1)
+		for _, w := range words[1:] {
+			name, typ, _ := strings.Cut(w, ":")
+			fields[name] = typ
+		}
+		s[words[0]] = fields
+	}
+	return s
+}
