@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -101,12 +102,14 @@ func canonical(words []string) rulediff.Rule {
 			conditions = append(conditions, o)
 		}
 	}
-	compare := func(a, b option) int {
-		return strings.Compare(a.name+" "+a.value, b.name+" "+b.value)
+	order := func(some []option) {
+		sort.Slice(some, func(i, k int) bool {
+			return some[i].name+" "+some[i].value < some[k].name+" "+some[k].value
+		})
 	}
-	slices.SortFunc(conditions, compare)
+	order(conditions)
 	if len(target) > 1 {
-		slices.SortFunc(target[1:], compare)
+		order(target[1:])
 	}
 	var body strings.Builder
 	for _, o := range append(conditions, target...) {

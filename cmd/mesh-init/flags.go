@@ -29,7 +29,7 @@ const (
 	logFormatFlag  = "log-format"
 	logLevelFlag   = "log-level"
 	hostIPsFlag    = "host-ips"
-	modeFlag       = "mode"
+	modeFlag       = "inject-mode"
 	netnsFlag      = "netns"
 	outputFlag     = "output"
 	profileFlag    = "profile"
@@ -39,6 +39,8 @@ const (
 	verifyWaitFlag = "wait"
 
 	printProfileFlag = "print-profile"
+
+	patchOutput = "patch" // a value of outputFlag
 
 	serversField = "dns.servers"
 )

@@ -19,21 +19,16 @@ import (
 
 const groupInject decode.Group = "What to inject"
 
-// The forms in which inject writes.
-const (
-	injectYAML  = "yaml"
-	injectJSON  = "json"
-	injectPatch = "patch"
-)
-
 func injectVerb() verb {
 	return verb{cli.Verb{
 		Name: "inject", Does: "add the sidecar, and what sends traffic to it, to the pods in manifests",
 		Also: []string{"uninject", "kube-inject", "mutate", "sidecar"},
 		More: "It reads Pods and all that makes them (Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs,\n" +
 			"CronJobs, Lists), and writes them with a sidecar. All else in the text stays as it is, and nothing\n" +
-			"is asked of a cluster. A second time changes nothing; another profile takes the place of the old one.",
-		Flags: injectFlags,
+			"is asked of a cluster. A second time changes nothing; another profile takes the place of the old one.\n" +
+			"The text stays YAML or JSON as it is; -o yaml and -o json make one of the\n" +
+			"other, and -o patch writes a JSON patch of each object.",
+		Flags: injectFlags, Outputs: patchOutput,
 		Examples: `
   Give the app a sidecar, and run it:
     mesh-init inject --profile haproxy -f app.yaml | kubectl apply -f -
@@ -55,10 +50,6 @@ func injectFlags() []cli.Flag {
 			"who writes a pod's rules: an init container, or mesh-cni\non the node; auto: as the profile says"),
 		row(kubernetesFlag, "VERSION", groupInject, "",
 			"the cluster's version, as in 1.28: before 1.29 there are\nno sidecars that start first and end last"),
-		cli.Flag{Short: "o", Field: decode.Field{
-			Name: outputFlag, Form: strings.Join([]string{injectYAML, injectJSON, injectPatch}, "|"), Group: cli.GroupOutput,
-			Initial: injectYAML, Usage: "form of the manifests; patch: a JSON patch of each object",
-		}},
 	)
 	flags[0].Short = "f"
 	return flags
@@ -68,7 +59,7 @@ func injectFlags() []cli.Flag {
 type injection struct {
 	file, profile          string
 	print, uninject, diff  bool
-	mode, version, output  string
+	mode, version          string
 	profileText, manifests []byte
 }
 
@@ -76,7 +67,7 @@ func injectionOf(values map[string]setting) injection {
 	text := func(flag string) string { return values[flag].text }
 	return injection{
 		file: text(filenameFlag), profile: text(profileFlag), mode: text(modeFlag), version: text(kubernetesFlag),
-		output: text(outputFlag), print: text(printProfileFlag) == "true", uninject: text(uninjectFlag) == "true",
+		print: text(printProfileFlag) == "true", uninject: text(uninjectFlag) == "true",
 		diff: text(diffFlag) == "true",
 	}
 }
@@ -140,20 +131,24 @@ func (j job) inject() error {
 		j.out.WriteString(done.Diff())
 		return nil
 	}
-	switch i.output {
-	case injectPatch:
+	switch j.output {
+	case patchOutput:
 		return patches(j.out, done)
-	case injectJSON:
+	case cli.JSON:
 		all, err := done.JSON()
 		for _, text := range all {
 			err = errors.Join(err, json.Indent(j.out, text, "", "  "))
 			j.out.WriteByte('\n')
 		}
 		return err
+	case cli.YAML:
+		text, err := done.YAML()
+		j.out.Write(text)
+		return err
+	default:
+		j.out.Write(done.Text())
+		return nil
 	}
-	text, err := done.YAML()
-	j.out.Write(text)
-	return err
 }
 
 func (i injection) run() (inject.Manifests, error) {

@@ -23,10 +23,13 @@ const (
 	YAML Format = "yaml"
 )
 
+// outputName is the name of the flag for the form of a result.
+const outputName = "output"
+
 // OutputFlag is the flag for the form of a result. old are its former names.
 func OutputFlag(old ...OldName) Flag {
 	return Flag{Short: "o", Old: old, Field: decode.Field{
-		Name: "output", Form: "text|json|yaml", Group: GroupOutput, Initial: string(Text),
+		Name: outputName, Form: "text|json|yaml", Group: GroupOutput, Initial: string(Text),
 		Usage: "form of the result on standard output",
 	}}
 }

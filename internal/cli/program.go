@@ -28,6 +28,8 @@ type Verb struct {
 	Flags func() []Flag
 	// Examples are pairs of a question and the command that answers it.
 	Examples string
+	// Outputs are forms of its result, as in a flag's Form, besides those of all verbs.
+	Outputs string
 	// Also are words that people write for it.
 	Also []string
 	// Run does it, and returns the exit code.
@@ -204,10 +206,11 @@ func (p Program) flagsOf(v Verb) []Flag {
 		all = v.Flags()
 	}
 	if v.Arg == "" {
-		for _, f := range p.Flags {
-			if _, own := Find(all, f.Name); !own { // a verb may have another of the name
-				all = append(all, f)
-			}
+		all = append(all, p.Flags...)
+	}
+	for i := range all {
+		if v.Outputs != "" && all[i].Name == outputName {
+			all[i].Form += "|" + v.Outputs
 		}
 	}
 	return append(all, helpFlag())
@@ -221,8 +224,7 @@ func (p Program) AllFlags() []Flag {
 			continue
 		}
 		for _, f := range v.Flags() {
-			_, twice := Find(all, f.Name)
-			if _, other := Find(p.Flags, f.Name); !twice && !other {
+			if _, twice := Find(all, f.Name); !twice {
 				all = append(all, f)
 			}
 		}

@@ -130,6 +130,8 @@ func Copy(n *yaml.Node) *yaml.Node {
 // fields counts, nor how a scalar is written. No node and null are the same.
 func Equal(a, b *yaml.Node) bool {
 	switch {
+	case a == b:
+		return true
 	case IsNull(a) || IsNull(b):
 		return IsNull(a) && IsNull(b)
 	case a.Kind != b.Kind || len(a.Content) != len(b.Content):

@@ -33,6 +33,9 @@ func align(a, b []*yaml.Node) []pair {
 	}
 	slices.Reverse(back)
 	a, b = a[from:ends[0]], b[from:ends[1]]
+	if len(a) == 1 && len(b) == 1 && nameOf(a[0]) == "" { // the one that is left
+		return append(append(front, pair{from, from}), back...)
+	}
 
 	// The longest common subsequence, of what is left: most[i][j] is its length in a[i:] and b[j:].
 	most := make([][]int, len(a)+1)
@@ -40,9 +43,9 @@ func align(a, b []*yaml.Node) []pair {
 		for i := range most {
 			most[i] = make([]int, len(b)+1)
 		}
-		for i := len(a) - 1; i >= 0; i-- {
-			for j := len(b) - 1; j >= 0; j-- {
-				if most[i][j] = max(most[i+1][j], most[i][j+1]); same(a[i], b[j]) {
+		for i, x := range slices.Backward(a) {
+			for j, y := range slices.Backward(b) {
+				if most[i][j] = max(most[i+1][j], most[i][j+1]); same(x, y) {
 					most[i][j] = most[i+1][j+1] + 1
 				}
 			}
@@ -67,12 +70,22 @@ func align(a, b []*yaml.Node) []pair {
 }
 
 // same reports whether one item of a list has become another: they have one name, as
-// containers and volumes do, or are equal.
+// containers, volumes and objects do, or are equal.
 func same(a, b *yaml.Node) bool {
-	if name := yamldoc.Text(yamldoc.Get(a, "name")); name != "" {
-		return name == yamldoc.Text(yamldoc.Get(b, "name"))
+	if name := nameOf(a); name != "" {
+		return name == nameOf(b)
 	}
 	return yamldoc.Equal(a, b)
+}
+
+func nameOf(n *yaml.Node) string {
+	if name := yamldoc.Text(yamldoc.Get(n, "name")); name != "" {
+		return name
+	}
+	if name := yamldoc.Text(yamldoc.Get(n, "metadata", "name")); name != "" {
+		return name + " " + yamldoc.Text(yamldoc.Get(n, "kind"))
+	}
+	return ""
 }
 
 // Operation is one of a JSON patch (RFC 6902).

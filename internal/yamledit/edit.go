@@ -140,11 +140,11 @@ func walk(lines []string, edits []Edit) func(yield func(line) bool) {
 			return true
 		}
 		for _, e := range edits {
-			from := max(e.First, at)
+			from := min(max(e.First, at), len(lines)+1)
 			if !give(' ', lines[at-1:from-1]) {
 				return
 			}
-			at = max(e.Last+1, from)
+			at = min(max(e.Last+1, from), len(lines)+1)
 			old, fresh := lines[from-1:at-1], e.Lines
 			for len(old) > 0 && len(fresh) > 0 && old[0] == fresh[0] {
 				if !give(' ', old[:1]) {
@@ -240,6 +240,15 @@ type splicer struct {
 	err     error
 }
 
+// line is a line of the text. The parser counts some that are none, such as those that
+// a lone carriage return ends; [Edits] sees whether the outcome is right.
+func (s *splicer) line(number int) string {
+	if number < 1 || number > len(s.lines) {
+		return ""
+	}
+	return s.lines[number-1]
+}
+
 // slot is where a value stands with what belongs to it: its key, or the dash before
 // an item.
 type slot struct {
@@ -264,7 +273,7 @@ func (s *splicer) value(at slot, o, before, after *yaml.Node) {
 // replace writes a slot anew.
 func (s *splicer) replace(at slot, o, after *yaml.Node) {
 	fresh := s.render(at, after)
-	prefix := s.lines[at.line-1]
+	prefix := s.line(at.line)
 	prefix = prefix[:min(len(prefix), at.column-1)]
 	if len(fresh) > 0 {
 		fresh[0] = prefix + fresh[0]
@@ -347,7 +356,7 @@ func (s *splicer) mapping(at slot, o, before, after *yaml.Node) bool {
 func (s *splicer) isFirst(o *yaml.Node, key string) bool {
 	for i := 0; i < len(o.Content); i += 2 {
 		if k := o.Content[i]; k.Value == key {
-			line := s.lines[k.Line-1]
+			line := s.line(k.Line)
 			return strings.Trim(line[:min(len(line), k.Column-1)], " ") == ""
 		}
 	}
@@ -434,8 +443,8 @@ func (s *splicer) last(n *yaml.Node, indent, limit int) int {
 	}
 	block := n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	for l := limit - 1; l > n.Line; l-- {
-		text := strings.TrimLeft(s.lines[l-1], " ")
-		if text != "" && (text[0] != '#' || block && len(s.lines[l-1])-len(text) > indent) {
+		text := strings.TrimLeft(s.line(l), " ")
+		if text != "" && (text[0] != '#' || block && len(s.line(l))-len(text) > indent) {
 			return l
 		}
 	}

@@ -20,13 +20,13 @@ import (
 var fieldsText string
 
 // ownText has, in the same form, the types that are ours, and what of a pod is looked
-// at. A field * stands for all others.
+// at. A field * stands for all others, and a type with ? may be null.
 const ownText = `
 Profile name:string mode:string config:any init:Container sidecars:[]Container volumes:[]Volume files:{}string ` +
 	`resolver:string holdApplicationUntilProxyStarts:{}[]string
-Pod metadata:PodMeta spec:PodSpec *:any
-PodMeta annotations:{}any labels:{}any *:any
-PodSpec containers:[]Named initContainers:[]Named ephemeralContainers:[]Named volumes:[]Named securityContext:{}any *:any
+Pod metadata:PodMeta? spec:PodSpec *:any
+PodMeta annotations:{}any? labels:{}any? *:any
+PodSpec containers:[]Named initContainers:[]Named? ephemeralContainers:[]Named? volumes:[]Named? securityContext:{}any? *:any
 Named name:string *:any
 `
 

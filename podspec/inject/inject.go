@@ -3,6 +3,7 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,7 +99,7 @@ func Remove(pod *yaml.Node) (Result, error) {
 func fieldErrors(err error) error {
 	var all []error
 	for _, e := range strict.Flatten(err) {
-		if at, ok := errors.AsType[*strict.Error](e); ok {
+		if at, ok := e.(*strict.Error); ok { //nolint:errorlint // not one that an annotation's error is around
 			e = &intercept.FieldError{Field: at.Path, Line: at.Line, Err: at.Err}
 		}
 		all = append(all, e)
@@ -183,10 +184,7 @@ func (i *injection) skip() string {
 
 // config is how the pod is to be intercepted.
 func (i *injection) config() {
-	annotations := map[string]string{}
-	for name, v := range i.annotations {
-		annotations[name] = v
-	}
+	annotations := maps.Clone(i.annotations)
 	enabled := podspec.DefaultPrefix + "/" + podspec.Enabled
 	if annotations[enabled] == "" {
 		annotations[enabled] = "true"
@@ -209,8 +207,21 @@ func (i *injection) config() {
 			"%s, and profile %s has no resolver; choose one that has", i.rules.DNS.Mode, i.p.Name)})
 	}
 	// What the profile leaves alone, its health port above all, stays so whatever the pod adds.
-	i.rules.Inbound.ExcludePorts = append(i.rules.Inbound.ExcludePorts, i.p.Config.Inbound.ExcludePorts...).Merge()
+	for _, r := range i.p.Config.Inbound.ExcludePorts {
+		i.exclude(r)
+	}
 	i.probes()
+}
+
+// exclude leaves inbound ports alone, and reports whether they were not yet.
+func (i *injection) exclude(r intercept.PortRange) bool {
+	all := i.rules.Inbound.ExcludePorts
+	more := append(slices.Clone(all), r).Merge()
+	if more.Count() == all.Merge().Count() {
+		return false
+	}
+	i.rules.Inbound.ExcludePorts = more
+	return true
 }
 
 // limits are the fields that the profile's sidecars rely on.
@@ -233,10 +244,9 @@ func (i *injection) probes() {
 	}
 	for _, c := range i.containers() {
 		for _, port := range probedPorts(c) {
-			if !i.rules.Inbound.IncludePorts.Contains(port) || i.rules.Inbound.ExcludePorts.Contains(port) {
+			if !i.rules.Inbound.IncludePorts.Contains(port) || !i.exclude(intercept.Port(port)) {
 				continue
 			}
-			i.rules.Inbound.ExcludePorts = append(i.rules.Inbound.ExcludePorts, intercept.Port(port)).Merge()
 			i.did(fmt.Sprintf("inbound port %d is left alone", port),
 				fmt.Sprintf("kubelet asks container %s there how it is", nameOf(c)))
 			i.warn("port %d of container %s goes past the proxy, because kubelet's probes do: whoever reaches the pod "+
@@ -602,20 +612,25 @@ func (i *injection) annotate() {
 // annotateRules tells the plugin on the node how to intercept. What the sidecar relies
 // on is said even where it is our default, for the node may have others.
 func (i *injection) annotateRules(annotations *yaml.Node, add func(name, value string)) {
-	fixed := i.p.limits()
+	said := map[string]bool{
+		"proxy-uid": true, "proxy-gid": true, "outbound-port": true,
+		"inbound-mode": true, "inbound-port": i.rules.Inbound.Mode != intercept.InboundOff,
+		"dns-port": i.rules.DNS.Mode != intercept.DNSOff,
+	}
+	for _, s := range decode.Settings(i.rules, false) {
+		said[s.Field.Name] = true
+	}
 	for _, s := range decode.Settings(i.rules, true) {
-		defaults := slices.ContainsFunc(decode.Settings(i.rules, false), func(d decode.Setting) bool {
-			return d.Field.Name == s.Field.Name
-		})
-		if _, relied := fixed[s.Field.Name]; defaults || relied {
-			name := podspec.DefaultPrefix + "/" + s.Field.Name
-			own, given := i.annotations[name]
-			if given && s.Field.Path == "inbound.excludePorts" && own != s.Text { // with the ports of probes
-				i.record.Replaced = map[string]string{name: own}
-				yamldoc.Set(annotations, name, yamldoc.String(s.Text))
-			}
-			add(name, s.Text) // or what is there, which was read
+		if !said[s.Field.Name] {
+			continue
 		}
+		name := podspec.DefaultPrefix + "/" + s.Field.Name
+		own, given := i.annotations[name]
+		if given && s.Field.Path == "inbound.excludePorts" && own != s.Text { // with the ports of probes
+			i.record.Replaced = map[string]string{name: own}
+			yamldoc.Set(annotations, name, yamldoc.String(s.Text))
+		}
+		add(name, s.Text) // or what is there, which was read
 	}
 	if class := yamldoc.Text(yamldoc.Get(i.spec, "runtimeClassName")); class != "" {
 		add(podspec.DefaultPrefix+"/"+podspec.RuntimeClass, class)

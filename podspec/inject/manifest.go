@@ -12,6 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/internal/yamledit"
+	"github.com/mesh-intercept/intercept/podspec"
 )
 
 // workload is a kind of object that has a pod, and where.
@@ -41,7 +42,6 @@ type Object struct {
 	APIVersion, Kind, Namespace, Name string
 	Result
 	before, after *yaml.Node
-	doc           int
 }
 
 // String returns the object as kubectl names it.
@@ -242,16 +242,18 @@ func (r *reader) object(path string, before, after *yaml.Node) {
 func (r *reader) fail(object string, at *yaml.Node, err error) {
 	for _, e := range strict.Flatten(err) {
 		out := &intercept.FieldError{Source: r.m.source, Line: at.Line, Err: e}
-		if field, ok := errors.AsType[*intercept.FieldError](e); ok {
-			out.Field, out.Err = field.Field, field.Err
-			if field.Line > 0 {
-				out.Line = field.Line
+		line := 0
+		if of, ok := errors.AsType[*podspec.Error](e); ok {
+			if n := yamldoc.Get(at, "metadata", "annotations", of.Annotation); n != nil {
+				line = n.Line
 			}
+		} else if field, ok := errors.AsType[*intercept.FieldError](e); ok {
+			out.Field, out.Err, line = field.Field, field.Err, field.Line
 		} else if field, ok := errors.AsType[*strict.Error](e); ok {
-			out.Field, out.Err = field.Path, field.Err
-			if field.Line > 0 {
-				out.Line = field.Line
-			}
+			out.Field, out.Err, line = field.Path, field.Err, field.Line
+		}
+		if line > 0 {
+			out.Line = line
 		}
 		if object == "" {
 			r.errs.Add(out)

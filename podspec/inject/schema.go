@@ -21,8 +21,9 @@ func (s schema) check(errs *strict.Errors, path, typ string, n *yaml.Node) {
 		errs.Add(&strict.Error{Path: path, Line: n.Line, Err: fmt.Errorf(format, args...)})
 	}
 	typ, _, _ = strings.Cut(typ, "/")
+	typ, nullable := strings.CutSuffix(typ, "?")
 	switch item, list := strings.CutPrefix(typ, "[]"); {
-	case typ == "any":
+	case typ == "any" || nullable && yamldoc.IsNull(n):
 	case yamldoc.IsNull(n):
 		fail("no value: write one, or leave the field out")
 	case list && n.Kind != yaml.SequenceNode:
