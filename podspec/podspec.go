@@ -170,13 +170,26 @@ func ofInjector(name string) bool {
 // at once: the errors joined are of type [*Error]. Of a pod that is not to be
 // intercepted no annotation is read but those that say so.
 func Read(annotations map[string]string, o Options) (Spec, error) {
+	return read(annotations, o, o.Limits.judge)
+}
+
+// ReadUnlimited is [Read] without the Limits.
+func ReadUnlimited(annotations map[string]string, o Options) (Spec, error) {
+	return read(annotations, o, nil)
+}
+
+// read has the judge of what annotations may ask for, if there is one, as a value: so
+// that who has none does not link it.
+func read(annotations map[string]string, o Options, judge func(defaults, c intercept.Config) error) (Spec, error) {
 	defaults := o.Defaults
 	if reflect.ValueOf(defaults).IsZero() {
 		defaults = intercept.Default()
 	}
 	r := reader{prefix(o.Prefix), annotations, decode.Over(defaults)}
 	r.layers.Name = func(f decode.Field) string { return r.name(f.Name) }
-	r.layers.Also = func(c intercept.Config) error { return o.Limits.judge(defaults, c) }
+	if judge != nil {
+		r.layers.Also = func(c intercept.Config) error { return judge(defaults, c) }
+	}
 	return r.read(o)
 }
 

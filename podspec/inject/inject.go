@@ -189,19 +189,13 @@ func (i *injection) config() {
 	if annotations[enabled] == "" {
 		annotations[enabled] = "true"
 	}
-	spec, err := podspec.Read(annotations, podspec.Options{Defaults: i.p.Config, Limits: i.p.limits()})
-	for _, e := range strict.Flatten(err) {
-		if limit, ok := errors.AsType[*podspec.LimitError](e); ok {
-			e = &podspec.Error{Annotation: podspec.DefaultPrefix + "/" + limit.Name, Err: fmt.Errorf(
-				"%s: the sidecar of profile %s is made for another value; leave the annotation out, or write a profile",
-				limit.Value, i.p.Name)}
-		}
-		i.errs.Add(e)
-	}
+	spec, err := podspec.ReadUnlimited(annotations, podspec.Options{Defaults: i.p.Config})
+	i.errs.Add(err)
 	i.rules = spec.Config
 	if err != nil {
 		return
 	}
+	i.relied()
 	if i.rules.DNS.Mode != intercept.DNSOff && i.p.Resolver == "" && len(i.rules.DNS.Target) == 0 {
 		i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/dns", Err: fmt.Errorf(
 			"%s, and profile %s has no resolver; choose one that has", i.rules.DNS.Mode, i.p.Name)})
@@ -224,16 +218,20 @@ func (i *injection) exclude(r intercept.PortRange) bool {
 	return true
 }
 
-// limits are the fields that the profile's sidecars rely on.
-func (p Profile) limits() podspec.Limits {
-	fixed := podspec.Limits{"inbound-mode": podspec.OneOf{string(p.Config.Inbound.Mode), string(intercept.InboundOff)}}
-	for _, name := range []string{
-		"outbound-port", "inbound-port", "dns-port", "proxy-uid", "proxy-gid", "proxy-mark", "allow-root-proxy",
-		"tproxy-mark", "tproxy-self-mark",
-	} {
-		fixed[name] = podspec.Fixed{}
+// relied refuses other values of the fields that the profile's sidecars rely on.
+func (i *injection) relied() {
+	was := decode.Settings(i.p.Config, true)
+	for k, s := range decode.Settings(i.rules, true) {
+		switch s.Field.Name {
+		case "outbound-port", "inbound-port", "inbound-mode", "dns-port", "proxy-uid", "proxy-gid", "proxy-mark",
+			"allow-root-proxy", "tproxy-mark", "tproxy-self-mark":
+			if s.Text != was[k].Text && s.Text != string(intercept.InboundOff) {
+				i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/" + s.Field.Name, Err: fmt.Errorf(
+					"%s, and the sidecar of profile %s is made for %s; leave the annotation out, or write a profile", s.Text, i.p.Name,
+					was[k].Text)})
+			}
+		}
 	}
-	return fixed
 }
 
 // probes leaves the ports alone at which kubelet asks the pod's containers how they

@@ -217,8 +217,8 @@ func TestRefused(t *testing.T) {
 		"an annotation that is neither": {text: pod("intercept.mesh/inject: no", ""), want: []string{
 			`pod/web: annotation intercept.mesh/inject: "no" is not one of true, false (from app.yaml, line 6)`}},
 		"what the sidecar relies on": {text: pod(`intercept.mesh/outbound-port: "16001"`, ""), want: []string{
-			`pod/web: annotation intercept.mesh/outbound-port: "16001": the sidecar of profile haproxy is made for ` +
-				`another value; leave the annotation out, or write a profile (from app.yaml, line 6)`}},
+			"pod/web: annotation intercept.mesh/outbound-port: 16001, and the sidecar of profile haproxy is made for 15001; " +
+				"leave the annotation out, or write a profile (from app.yaml, line 6)"}},
 		"lookups without a resolver": {text: pod("intercept.mesh/dns: all", ""), want: []string{
 			"pod/web: annotation intercept.mesh/dns: all, and profile haproxy has no resolver; choose one that has (from app.yaml, line 6)"}},
 		"resources of nobody": {text: pod(`intercept.mesh/sidecar-resources: '{"haprox": {"limit": {"cpu": "1x"}}}'`, ""), want: []string{
