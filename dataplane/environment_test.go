@@ -653,6 +653,54 @@ func TestWithoutIPv6(t *testing.T) {
 	}
 }
 
+// TestDenied: what a security module or a seccomp profile forbids to a process that has the capabilities for it is told
+// apart from missing capabilities, and nothing is written.
+func TestDenied(t *testing.T) {
+	socket := func(errno syscall.Errno) refusal {
+		r := noNFTables()
+		r.errno = errno
+		return r
+	}
+	var options []refusal
+	for _, r := range noIPTables() {
+		r.errno = unix.EPERM
+		options = append(options, r)
+	}
+	for _, tt := range []struct {
+		name     string
+		refusals []refusal
+		backend  Backend
+	}{
+		{"EACCES for the socket of nf_tables", []refusal{socket(unix.EACCES)}, BackendNFT},
+		{"EPERM for the socket of nf_tables", []refusal{socket(unix.EPERM)}, BackendNFT},
+		{"EPERM for the socket of nf_tables, chosen", []refusal{socket(unix.EPERM)}, BackendAuto},
+		{"EPERM for the options of ip_tables", options, BackendIPTablesLegacy},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p, lab, c := surroundings{refusals: tt.refusals}.start(t), netlab.NewT(t, netlab.Options{}), intercept.Default()
+			target := Pod{NetNS: lab.Pod.Path(), Backend: tt.backend}
+			_, err := p.ask(request{Verb: "apply", Pod: target, Config: &c})
+			says(t, "apply", err, intercept.ErrPermission, "CAP_NET_ADMIN", "this process has these capabilities", "SELinux",
+				"AppArmor", "seccomp")
+			if err != nil && strings.Count(err.Error(), "AppArmor") != 1 {
+				t.Errorf("more than once: %v", err)
+			}
+			untouched(t, lab.Pod.Path(), "what was refused")
+		})
+	}
+	t.Run("no capability", func(t *testing.T) {
+		t.Parallel()
+		lab, c := netlab.NewT(t, netlab.Options{}), intercept.Default()
+		p := surroundings{pod: lab.Pod, only: []uintptr{}}.start(t)
+		_, err := p.ask(request{Verb: "apply", Config: &c})
+		says(t, "apply", err, intercept.ErrPermission, "CAP_NET_ADMIN")
+		if err != nil && strings.Contains(err.Error(), "AppArmor") {
+			t.Error(err)
+		}
+	})
+}
+
 // user returns the attributes of a process that is root of a user namespace of
 // its own, in which 0 is 100000 outside.
 func user() *syscall.SysProcAttr {

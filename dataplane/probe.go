@@ -78,7 +78,8 @@ type Capability struct {
 	Errno string `json:"errno,omitempty"`
 	// Cause is the error in words.
 	Cause string `json:"cause,omitempty"`
-	// Modules are those that provide it, if it is missing.
+	// Modules are those that provide it, if it is missing: those that the kernel was asked for in vain, or else those that
+	// are known to.
 	Modules []string `json:"modules,omitempty"`
 }
 
@@ -152,6 +153,9 @@ func modules(r Report) []string {
 	return slices.Compact(all)
 }
 
+// Names of capabilities(7).
+const netAdmin, netRaw = "CAP_NET_ADMIN", "CAP_NET_RAW"
+
 func privileges() []Privilege {
 	mine, err := capability.NewPid2(0)
 	if err == nil {
@@ -159,8 +163,8 @@ func privileges() []Privilege {
 	}
 	held := func(c capability.Cap) bool { return err == nil && mine.Get(capability.EFFECTIVE, c) }
 	return []Privilege{
-		{"CAP_NET_ADMIN", held(capability.CAP_NET_ADMIN), "rules of any kind"},
-		{"CAP_NET_RAW", held(capability.CAP_NET_RAW), "iptables-legacy"},
+		{netAdmin, held(capability.CAP_NET_ADMIN), "rules of any kind"},
+		{netRaw, held(capability.CAP_NET_RAW), "iptables-legacy"},
 		{"CAP_SYS_ADMIN", held(capability.CAP_SYS_ADMIN),
 			"entering another network namespace, and trying iptables without writing"},
 		{"CAP_DAC_READ_SEARCH", held(capability.CAP_DAC_READ_SEARCH) || held(capability.CAP_DAC_OVERRIDE),
@@ -210,7 +214,8 @@ func needs() []need {
 	return []need{
 		{"tables", in(filter, output, ruleset.PriorityFilter, pass),
 			func(ruleset.Chain, ruleset.Rule) bool { return true },
-			[]string{"nf_tables"}, []string{"ip_tables", "ip6_tables", "iptable_filter", "ip6table_filter"}},
+			[]string{"nf_tables", "nft_counter"},
+			[]string{"ip_tables", "ip6_tables", "iptable_filter", "ip6table_filter"}},
 		{"NAT", in(nat, output, ruleset.PriorityDstNAT, pass),
 			func(c ruleset.Chain, _ ruleset.Rule) bool { return c.Type == nat },
 			[]string{"nft_chain_nat", "nf_nat"}, []string{"iptable_nat", "ip6table_nat"}},
@@ -272,7 +277,9 @@ func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset)
 			c.State, c.Cause = f.State, f.Reason
 			c.Errno = errnoName(f.err)
 		}
-		if f.State == StateMissing && !s.gvisor {
+		if lacks, ok := errors.AsType[*ruleset.ModulesError](f.err); ok {
+			c.Modules, c.Cause = lacks.Modules, lacks.Error()
+		} else if f.State == StateMissing && !s.gvisor {
 			c.Modules = b.modules(n)
 		}
 		all = append(all, c)

@@ -138,6 +138,7 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 		return ctx.Err()
 	}
 	s.space.chains = nil // others may have written some since
+	defer func() { err = s.denied(err) }()
 	if s.work == nil {
 		return s.netns.Do(fn)
 	}
@@ -157,6 +158,25 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 		panic(panicked) // where the caller can recover it
 	}
 	return err
+}
+
+// denied adds to a refusal for want of privilege, if this process has what it takes, that something else refuses.
+func (s *Session) denied(err error) error {
+	if !errors.Is(err, ruleset.ErrPermission) || errors.Is(err, iptables.ErrHidden) {
+		return err
+	}
+	own, unknown := s.netns.IsOfOwnUser()
+	if unknown != nil || !own {
+		return err
+	}
+	_, byProgram := errors.AsType[*iptables.ProgramError](err)
+	for _, p := range privileges() {
+		if !p.Held && (p.Name == netAdmin || p.Name == netRaw && byProgram) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w; this process has these capabilities, so something else refuses: SELinux, AppArmor (the node's "+
+		"audit log says which: ausearch -m avc) or a seccomp profile", err)
 }
 
 // locked runs fn in the namespace while no other of ours writes there. Each backend has a lock of its own or needs

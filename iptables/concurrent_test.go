@@ -26,8 +26,13 @@ import (
 // TestConcurrentApplies: six at once end in one of the six, whole.
 func TestConcurrentApplies(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
+		// Six wait for each other's lock. How long an apply takes here says how long that may be.
+		first := newSite(t, Options{Variant: v})
+		begun := time.Now()
+		first.mustApply(t, random(t, 300), ruleset.Created)
+		o := Options{Variant: v, Wait: max(DefaultWait, 100*time.Since(begun))}
 		for round := range 3 {
-			s := newSite(t, Options{Variant: v})
+			s := newSite(t, o)
 			was := s.everything(t)
 			if round == 1 {
 				s.mustApply(t, random(t, 999), ruleset.Created)
@@ -36,7 +41,7 @@ func TestConcurrentApplies(t *testing.T) {
 			errs := make([]error, 6)
 			for i := range errs {
 				rs := random(t, 300+uint64(i))
-				own := site{s.Namespace, s.open(t, Options{Variant: v}), v}
+				own := site{s.Namespace, s.open(t, o), v}
 				wg.Go(func() { _, errs[i] = own.apply(rs) })
 			}
 			wg.Wait()
@@ -157,6 +162,13 @@ func TestKilled(t *testing.T) {
 		s := newSite(t, Options{Variant: v})
 		s.restore(t, foreign)
 		was, wasTheirs := s.everything(t), withoutEmpty(s.saved(t))
+		// How long it takes here to apply each of the configurations.
+		begun := time.Now()
+		for _, rs := range rulesets {
+			s.mustApply(t, rs, "")
+		}
+		span := max(100*time.Millisecond, time.Since(begun))
+		s.mustRemove(t)
 		r := rand.New(rand.NewPCG(9, 9))
 		outcomes := map[string]bool{}
 		mixed := 0
@@ -176,7 +188,7 @@ func TestKilled(t *testing.T) {
 				t.Fatalf("%q, %v", line[:n], err)
 			}
 			// The moment is what varies; nothing is waited for.
-			<-time.After(time.Duration(r.IntN(100_000)) * time.Microsecond)
+			<-time.After(time.Duration(r.Int64N(int64(span))))
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -194,7 +206,7 @@ func TestKilled(t *testing.T) {
 				s.mustBe(t, rs)
 				continue
 			}
-			for end := time.Now().Add(10 * time.Second); len(s.survivors(t)) > 0; <-time.After(time.Millisecond) {
+			for end := time.Now().Add(10*time.Second + 10*span); len(s.survivors(t)) > 0; <-time.After(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("%v never end", s.survivors(t))
 				}

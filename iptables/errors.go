@@ -85,7 +85,8 @@ func (e *ProgramError) kind() error {
 	case e.errno != 0, errors.Is(e.Err, fs.ErrNotExist), errors.Is(e.Err, fs.ErrPermission),
 		says("can't initialize", "Table does not exist", "do you need to insmod", "No chain/target/match by that name",
 			"missing kernel module", "Couldn't load", "unknown option", "Protocol not supported",
-			"Operation not supported", "Address family not supported", "Failed to initialize nft", "is incompatible"):
+			"Operation not supported", "Address family not supported", "Failed to initialize nft", "is incompatible",
+			"RULE_APPEND failed (No such file or directory)"): // an expression or a chain's type
 		return ruleset.ErrUnsupported
 	}
 	return nil

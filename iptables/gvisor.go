@@ -88,7 +88,7 @@ func (r *Runner) Ask(ctx context.Context, rs ruleset.Ruleset) error {
 			matches, targets := t.extensions()
 			for i, names := range [][]string{matches, targets} {
 				for _, name := range names {
-					if has, known := knows(f, i == 1, name); known && !has {
+					if has, known := knows(f, extension{name, i == 1}); known && !has {
 						return fmt.Errorf("%s, table %s: %w", f, t.name, gvisorLacks("extension "+name, "use a newer one"))
 					}
 				}

@@ -25,7 +25,7 @@ func LegacyHas(f ruleset.Family, prefix string) (bool, error) { return legacyHas
 // and writes nothing. What cannot be found out is Standard, so that whoever writes is told what is missing.
 func DialectHere() Dialect {
 	for _, f := range families() {
-		if has, known := knows(f, false, "comment"); known && !has || !known && gvisor.Here() {
+		if has, known := knows(f, extension{name: "comment"}); known && !has || !known && gvisor.Here() {
 			return Minimal
 		}
 	}

@@ -122,16 +122,16 @@ func (e *ProgramError) askForTable(f ruleset.Family) {
 	}
 }
 
-// knows asks the kernel whether it has a match or a target, without writing anything: struct xt_get_revision. known is
-// false where it does not say, for want of privilege or of the legacy variant.
-func knows(f ruleset.Family, target bool, name string) (has, known bool) {
+// knows asks the kernel whether it has an extension for legacy tables, without writing anything: struct
+// xt_get_revision. known is false where it does not say, for want of privilege or of the legacy variant.
+func knows(f ruleset.Family, e extension) (has, known bool) {
 	const size, revisionAt = 30, 29
 	option := 66 // IPT_SO_GET_REVISION_MATCH
 	if f == ruleset.IPv6 {
 		option = 68 // IP6T_SO_GET_REVISION_MATCH
 	}
-	if target {
-		option++
+	if e.target {
+		option++ // …_TARGET
 	}
 	domain, level := sockets(f)
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -140,7 +140,7 @@ func knows(f ruleset.Family, target bool, name string) (has, known bool) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	asked := make([]byte, size)
-	copy(asked[:revisionAt-1], name)
+	copy(asked[:revisionAt-1], e.name)
 	err = getsockopt(fd, level, option, asked)
 	return err == nil, err == nil || errors.Is(err, unix.ENOENT)
 }

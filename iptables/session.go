@@ -258,6 +258,7 @@ func (s *session) restore(ctx context.Context, p program, input string) error {
 	if s.o.Variant == Legacy {
 		refusal.askForTable(p.family)
 	}
+	err = p.why(s.o, err)
 	if chain, r, ok := p.ruleAt(input, refusal.Line); ok {
 		err = &ruleset.RuleError{Chain: chain, Rule: r.id, Err: err}
 	}

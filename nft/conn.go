@@ -241,12 +241,13 @@ func (conn *Conn) blame(prog program, failure error) error {
 	}
 	for _, t := range prog {
 		if err := try(t, nil); err != nil {
-			return explain(err, fmt.Sprintf("apply the table %s %s, its sets and chains", familyName(t.family), Table))
+			return explain(conn.lacking(t, nil, err),
+				fmt.Sprintf("apply the table %s %s, its sets and chains", familyName(t.family), Table))
 		}
 		for _, c := range t.chains {
 			for i := range c.rules {
 				if err := try(t, &c.rules[i]); err != nil {
-					return &ruleset.RuleError{Chain: c.name, Rule: c.rules[i].id, Err: explain(err, "apply it")}
+					return &ruleset.RuleError{Chain: c.name, Rule: c.rules[i].id, Err: explain(conn.lacking(t, &c.rules[i], err), "apply it")}
 				}
 			}
 		}
@@ -446,10 +447,12 @@ func explain(err error, attempted string) error {
 	case errors.Is(err, unix.EMSGSIZE):
 		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl "+
 			"net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)
+	case errors.Is(err, ruleset.ErrUnsupported):
+		return fmt.Errorf("%s: %w", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) ||
 		errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: %w (%w): load the modules nf_tables, nft_chain_nat, nft_redir, nft_ct and nft_reject_inet "+
-			"on the node, or use a kernel that has them (nftables NAT needs Linux 4.18)", attempted, ruleset.ErrUnsupported, err)
+		return fmt.Errorf("%s: %w (%w): load the module nf_tables on the node, or use a newer kernel (nftables NAT needs "+
+			"Linux 4.18)", attempted, ruleset.ErrUnsupported, err)
 	}
 	return fmt.Errorf("%s: %w", attempted, err)
 }

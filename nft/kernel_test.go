@@ -313,7 +313,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 		return ""
 	}
 	tests := []struct {
-		name, script string // HANDLE stands for the handle of rule O4 (by user)
+		name, script string // lines, one transaction each; HANDLE stands for the handle of rule O4 (by user)
 		want         string
 	}{
 		{"rule deleted", "delete rule inet mesh_intercept output handle HANDLE", `rule O4.uid: missing`},
@@ -333,7 +333,7 @@ func TestCheckNamesDifferences(t *testing.T) {
 		{"element deleted", "delete element inet mesh_intercept ipv4_2 { 10.0.0.0/8 }",
 			"set ipv4_2: 1 ranges missing, 0 not ours"},
 		{"element narrowed",
-			"delete element inet mesh_intercept ipv4_2 { 10.0.0.0/8 }; add element inet mesh_intercept ipv4_2 { 10.0.0.0/9 }",
+			"delete element inet mesh_intercept ipv4_2 { 10.0.0.0/8 }\nadd element inet mesh_intercept ipv4_2 { 10.0.0.0/9 }",
 			"set ipv4_2: its ranges end elsewhere"},
 		{"set added", "add set inet mesh_intercept more { type ipv4_addr; }", "set more: not ours"},
 		{"chain added", "add chain inet mesh_intercept more { type filter hook output priority 5; }", "chain more: not ours"},
@@ -358,8 +358,10 @@ func TestCheckNamesDifferences(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ns, b := namespace(t)
 			apply(t, b, rs, ruleset.Created)
-			run(t, ns, strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)")), "nft", "-f",
-				"-")
+			script := strings.ReplaceAll(tt.script, "HANDLE", handle(t, ns, "O4.uid: from the proxy (by user)"))
+			for line := range strings.Lines(script) {
+				run(t, ns, line, "nft", "-f", "-")
+			}
 			before := listWithHandles(t, ns)
 			diffs, err := b.Check(t.Context(), rs)
 			if err != nil {
@@ -563,6 +565,12 @@ func applyForever() {
 func TestKilled(t *testing.T) {
 	ns, b := namespace(t)
 	apply(t, b, random(t, 500), ruleset.Created)
+	// How long it takes here to apply each of the configurations. The one that is killed starts by compiling its own.
+	begun := time.Now()
+	for i := range uint64(4) {
+		apply(t, b, random(t, 500+(i+1)%4), ruleset.Replaced)
+	}
+	span := max(20*time.Millisecond, 2*time.Since(begun))
 	r := rand.New(rand.NewPCG(9, 9))
 	outcomes := map[string]int{}
 	for range 40 {
@@ -581,7 +589,7 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("%q, %v", line[:n], err)
 		}
 		// The moment is what varies; nothing is waited for.
-		<-time.After(time.Duration(r.IntN(20_000)) * time.Microsecond)
+		<-time.After(time.Duration(r.Int64N(int64(span))))
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

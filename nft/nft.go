@@ -68,9 +68,7 @@ func (conn *Conn) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcom
 	outcome, err := conn.apply(ctx, rs, lay)
 	if conn.only == nil && len(rs.Families) == 2 && errors.Is(err, ruleset.ErrUnsupported) {
 		// Before Linux 5.2 there is no NAT in an inet table.
-		if outcome, err2 := conn.apply(ctx, rs, twoTables); err2 == nil {
-			return outcome, nil
-		}
+		return conn.apply(ctx, rs, twoTables)
 	}
 	return outcome, err
 }
@@ -119,15 +117,13 @@ func (conn *Conn) Probe(rs ruleset.Ruleset) error {
 	} else if len(rs.Families) == 2 {
 		lays = append(lays, twoTables)
 	}
-	var first error
+	var err error
 	for _, lay := range lays {
-		err := conn.probe(rs, lay)
-		if err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
+		if err = conn.probe(rs, lay); err == nil || !errors.Is(err, ruleset.ErrUnsupported) {
 			return err
 		}
-		first = errors.Join(first, err)
 	}
-	return first
+	return err // of two tables: where there is NAT in an inet table it is the same
 }
 
 // ForeignChains returns all chains in tables that are not ours, without their rules, in the order in which the tables

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 )
 
 // What the packages nft and iptables, which put rules into a kernel, have in
@@ -25,6 +26,24 @@ var (
 	// ErrLocked reports that another program held a lock for the whole wait.
 	ErrLocked = errors.New("locked by another program")
 )
+
+// ModulesError reports modules that the kernel lacks. It is [ErrUnsupported].
+type ModulesError struct {
+	// What they provide, as in "expression redir" or "match owner".
+	What string
+	// Modules are their names, at least one.
+	Modules []string
+	// Err is the kernel's or the program's answer. The text does without it.
+	Err error
+}
+
+func (e *ModulesError) Error() string {
+	return fmt.Sprintf("%s for %s: load %s on the node (modprobe), or use a kernel that has it", ErrUnsupported, e.What,
+		strings.Join(e.Modules, ", "))
+}
+
+// Unwrap returns ErrUnsupported and the kernel's answer.
+func (e *ModulesError) Unwrap() []error { return []error{ErrUnsupported, e.Err} }
 
 // Outcome says what Apply did.
 type Outcome string

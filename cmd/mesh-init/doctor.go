@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -88,6 +89,7 @@ func doctorText(r dataplane.Report) string {
 			}
 			line("  program, "+p.Family, p.Version, p.Path+waits)
 		}
+		said := []string{d.Reason} // what has been said of this backend is not said again
 		for _, c := range d.Capabilities {
 			more := ""
 			if !c.Needed {
@@ -96,8 +98,11 @@ func doctorText(r dataplane.Report) string {
 			if c.Errno != "" {
 				more = strings.TrimSpace(c.Errno + " " + more)
 			}
-			if c.Cause != "" {
-				more = strings.TrimSpace(more + " " + c.Cause)
+			switch known := slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, c.Cause) }); {
+			case c.State == dataplane.StateMissing && known:
+				more = strings.TrimSpace(more + " for the same reason")
+			case c.Cause != "":
+				more, said = strings.TrimSpace(more+" "+c.Cause), append(said, c.Cause)
 			}
 			line("  "+c.Name, string(c.State), more)
 		}
