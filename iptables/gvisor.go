@@ -84,40 +84,13 @@ func (r *Runner) Ask(ctx context.Context, rs ruleset.Ruleset) error {
 		return err
 	}
 	for _, f := range families() {
-		for _, t := range want[f].tables {
-			matches, targets := t.extensions()
-			for i, names := range [][]string{matches, targets} {
-				for _, name := range names {
-					if has, known := knows(f, extension{name, i == 1}); known && !has {
-						return fmt.Errorf("%s, table %s: %w", f, t.name, gvisorLacks("extension "+name, "use a newer one"))
-					}
-				}
+		for _, e := range want[f].extensions() {
+			if has, known := knows(f, e); known && !has {
+				return fmt.Errorf("%s: %w", f, gvisorLacks(e.String(), "use a newer one"))
 			}
 		}
 	}
 	return nil
-}
-
-// extensions are the matches and the targets that the table's rules need of the kernel.
-func (t table) extensions() (matches, targets []string) {
-	for _, c := range t.chains {
-		for _, r := range c.rules {
-			proto := protoWords(r.words)
-			for i, w := range r.words {
-				switch {
-				case w == "-m":
-					matches = append(matches, r.words[i+1])
-				case proto != nil && (w == "--sport" || w == "--dport" || w == "--tcp-flags"):
-					matches = append(matches, proto[1])
-				case w == "-j" && len(r.words) > i+2: // ACCEPT, DROP, RETURN and jumps take no option, and no extension
-					targets = append(targets, r.words[i+1])
-				}
-			}
-		}
-	}
-	slices.Sort(matches)
-	slices.Sort(targets)
-	return slices.Compact(matches), slices.Compact(targets)
 }
 
 // reachedBut are the chains that are reached from built-in chains other than the one given.
