@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -56,21 +57,22 @@ type pod struct {
 	ended chan error
 }
 
+// buffer is written and read at the same time.
 type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu   sync.Mutex
+	text bytes.Buffer
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	return b.text.Write(p)
 }
 
 func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.String()
+	return b.text.String()
 }
 
 // newPod makes a pod with a proxy, and puts rules in force in it.
@@ -426,6 +428,9 @@ func TestHostileApp(t *testing.T) {
 				}
 				go func() {
 					defer conn.Close()
+					if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+						return
+					}
 					_, err := io.WriteString(conn, begins)
 					for err == nil && then != "" {
 						_, err = io.WriteString(conn, then)
