@@ -16,22 +16,21 @@ import (
 func TestRead(t *testing.T) {
 	for _, test := range []struct {
 		name, said string
-		code       int
 		want       result
 	}{
-		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\n", 0, result{pkg: "nft"}},
+		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\nexit code 0\n", result{pkg: "nft"}},
 		{"the innermost that fails is named", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
-			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\n", 1,
+			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\nexit code 1\n",
 			result{pkg: "nft", failed: []string{"TestA/x/1", "TestAB"}}},
-		{"cut off", "=== RUN   TestA\n", 124, result{pkg: "nft", cut: `"=== RUN   TestA", exit code 124`}},
-		{"nothing said", "", 0, result{pkg: "nft", cut: `"", exit code 0`}},
-		{"success, and a code that says otherwise", "PASS\n", 2, result{pkg: "nft", cut: `"PASS", exit code 2`}},
-		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\n", 0,
-			result{pkg: "nft", failed: []string{"TestA"}, cut: `"FAIL", exit code 0`}},
-		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\n", 2,
-			result{pkg: "nft", failed: []string{"TestA"}, cut: `"main.go:1 +0x1", exit code 2`}},
+		{"cut off", "=== RUN   TestA\n", result{pkg: "nft", cut: `"=== RUN   TestA"`}},
+		{"nothing said", "", result{pkg: "nft", cut: `""`}},
+		{"success, and a code that says otherwise", "PASS\nexit code 2\n", result{pkg: "nft", cut: `"PASS\nexit code 2"`}},
+		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\nexit code 0\n",
+			result{pkg: "nft", failed: []string{"TestA"}, cut: `"FAIL\nexit code 0"`}},
+		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\nexit code 2\n",
+			result{pkg: "nft", failed: []string{"TestA"}, cut: `"main.go:1 +0x1\nexit code 2"`}},
 	} {
-		if diff := cmp.Diff(test.want, read("nft", test.said, test.code), cmp.AllowUnexported(result{})); diff != "" {
+		if diff := cmp.Diff(test.want, read("nft", test.said), cmp.AllowUnexported(result{})); diff != "" {
 			t.Errorf("%s:\n%s", test.name, diff)
 		}
 	}
@@ -105,5 +104,21 @@ func TestUpdate(t *testing.T) {
 	}
 	if err := update(os.DevNull, ""); err == nil || !strings.Contains(err.Error(), os.DevNull) {
 		t.Errorf("a document without the lines: %v", err)
+	}
+}
+
+// TestJudge: an answer is right if it ends with the code and has all the words; one that is not there is wrong.
+func TestJudge(t *testing.T) {
+	l := lack{steps: []step{{"apply", 12, []string{"load xt_owner"}}, {"apply", 0, []string{"created"}}}}
+	for said, want := range map[string]int{
+		"load xt_owner\ncode 12\n" + next + "\ncreated\n\ncode 0\n" + next + "\n": 0,
+		"load xt_mark\ncode 12\n" + next + "\ncreated\n\ncode 0\n" + next + "\n":  1,
+		"load xt_owner\ncode 12\n" + next + "\ncreated\n\ncode 1\n" + next + "\n": 1,
+		"load xt_owner\ncode 12\n" + next + "\ncreated\n\ncode 0\n":               1,
+		"Kernel panic": 2,
+	} {
+		if got := l.judge(said); len(got) != want {
+			t.Errorf("%q: %d wrong, want %d: %q", said, len(got), want, got)
+		}
 	}
 }

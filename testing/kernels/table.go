@@ -58,8 +58,8 @@ func (r result) String() string {
 	return "ok"
 }
 
-// read takes the result of a package from what its tests say with -test.v, and from their exit code.
-func read(pkg, said string, code int) result {
+// read takes the result of a package from what its tests say with -test.v, and a last line of their exit code.
+func read(pkg, said string) result {
 	r := result{pkg: pkg}
 	for _, found := range regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`).FindAllStringSubmatch(said, -1) {
 		r.failed = append(r.failed, found[1])
@@ -71,9 +71,12 @@ func read(pkg, said string, code int) result {
 	})
 	slices.Sort(r.failed)
 	lines := strings.Split(strings.TrimSpace(said), "\n")
-	last := lines[len(lines)-1]
-	if whole := last == "PASS" || last == "FAIL"; !whole || (code == 0) != (len(r.failed) == 0) {
-		r.cut = fmt.Sprintf("%q, exit code %d", last, code)
+	want := "PASS\nexit code 0"
+	if len(r.failed) > 0 {
+		want = "FAIL\nexit code 1"
+	}
+	if last := strings.Join(lines[max(0, len(lines)-2):], "\n"); last != want {
+		r.cut = fmt.Sprintf("%q", last)
 	}
 	return r
 }
