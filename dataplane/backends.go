@@ -74,7 +74,7 @@ func backends() []backend {
 		ofIPTables(BackendIPTablesNFT, iptables.NFT, (*space).iptablesNFTHolds, func(n need) []string {
 			all := append([]string{"nft_compat"}, n.nft...)
 			for _, m := range n.iptables {
-				if strings.HasPrefix(m, "xt_") {
+				if strings.HasPrefix(m, "xt_") || strings.HasPrefix(m, "ipt_") || strings.HasPrefix(m, "ip6t_") {
 					all = append(all, m)
 				}
 			}
