@@ -68,7 +68,7 @@ cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes 
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
 # Each of FLAGS is of testing/kernels, as in KERNELS="-releases bullseye -packages nft -run TestKilled".
-kernels: ## run the tests of what speaks with the kernel on Linux 5.10, 6.1, 6.12 and 7.2, in qemu, and write docs/compatibility.md: two hours (root)
+kernels: ## run the tests of what speaks with the kernel on Linux 5.10, 6.1, 6.12 and 7.2, in qemu, and write docs/compatibility.md: hours (root)
 	@testing/deps kernels
 	go run ./testing/kernels $(KERNELS)
 

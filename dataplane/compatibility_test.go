@@ -31,7 +31,8 @@ func TestModulesInDocument(t *testing.T) {
 		t.Fatalf("%s has no lines %q and %q", name, begin, end)
 	}
 	if os.Getenv("MESH_TEST_UPDATE") == "1" {
-		if err := os.WriteFile(name, []byte(before+begin+table.String()+end+after), 0o644); err != nil { //nolint:gosec // a document
+		err := os.WriteFile(name, []byte(before+begin+table.String()+end+after), 0o600) // which is there
+		if err != nil {
 			t.Fatal(err)
 		}
 		return

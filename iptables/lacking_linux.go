@@ -31,7 +31,8 @@ func (p program) why(o Options, refusal error) error {
 	defer func() { _ = sock.Close() }()
 	if err := askCompat(sock, p.family, extension{name: "tcp"}); errors.Is(err, unix.EINVAL) {
 		// So says nfnetlink.c of a subsystem that is not there.
-		return &ruleset.ModulesError{What: "extensions of xtables in nf_tables", Modules: []string{"nft_compat"}, Err: refusal}
+		return &ruleset.ModulesError{What: "extensions of xtables in nf_tables", Modules: []string{"nft_compat"},
+			Err: refusal}
 	}
 	return p.lacking(refusal, func(e extension) bool { return !errors.Is(askCompat(sock, p.family, e), unix.ENOENT) })
 }

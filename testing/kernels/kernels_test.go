@@ -78,7 +78,8 @@ func TestUpdate(t *testing.T) {
 		{release: "bullseye", kernel: "5.10", nft: "0.9.8", iptables: "1.8.7", results: []result{{pkg: "nft"}},
 			report: capabilities(dataplane.StateOK, dataplane.StateOK)},
 		{release: "bookworm", kernel: "6.1", nft: "1.0.6", iptables: "1.8.9",
-			results: []result{{pkg: "nft", failed: []string{"TestA"}}}, report: capabilities(dataplane.StateMissing)},
+			results: []result{{pkg: "nft", failed: []string{"TestA/x", "TestA/y"}}},
+			report:  capabilities(dataplane.StateMissing)},
 	}
 	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
 	if err := update(name, tables(machines, all)); err != nil {
@@ -94,7 +95,7 @@ func TestUpdate(t *testing.T) {
 | programs of Debian | bullseye | bookworm |
 | nft | 0.9.8 | 1.0.6 |
 | iptables | 1.8.7 | 1.8.9 |
-| tests of nft | ok | TestA: it is so |
+| tests of nft | ok | ok but for TestA: it is so |
 | nft: tables | yes | no |
 | nft: NAT | yes | no |
 

@@ -57,8 +57,8 @@ func (l lack) try(ctx context.Context, w work) (wrong []string, err error) {
 	var commands strings.Builder
 	fmt.Fprintf(&commands, "%s\n", l.before)
 	for i, s := range l.steps {
-		fmt.Fprintf(&commands, "ip netns add pod%d; /share/bin/mesh-init %s --netns pod%[1]d 2>&1; code=$?; echo; echo code $code; echo %s\n",
-			i, s.args, next)
+		fmt.Fprintf(&commands, "ip netns add pod%d; /share/bin/mesh-init %s --netns pod%[1]d 2>&1; code=$?\n", i, s.args)
+		fmt.Fprintf(&commands, "echo; echo code $code; echo %s\n", next)
 	}
 	said, _, err := w.boot(ctx, machine{release: l.release}, 10*time.Minute, commands.String(), l.env)
 	if err != nil {

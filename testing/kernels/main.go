@@ -1,5 +1,5 @@
-// Command kernels runs the tests of what speaks with the kernel on the Linux and with the programs of several releases of
-// Debian, and writes what it sees into docs/compatibility.md. See testing/kernels/machine.
+// Command kernels runs the tests of what speaks with the kernel on the Linux and with the programs of several releases
+// of Debian, and writes what it sees into docs/compatibility.md. See testing/kernels/machine.
 package main
 
 import (
@@ -57,8 +57,8 @@ func main() {
 	flag.Func("releases", "only these, as in bullseye,forky", list(&w.releases, releases()))
 	flag.Func("packages", "the tests of these alone, as in nft,testing/traffic; or none", list(&w.packages, packages()))
 	flag.StringVar(&w.run, "run", "", "only tests that match, as go test -run has it")
-	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that what came to an end is not run again; "+
-		"unless set, it is removed")
+	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that what came to an end is "+
+		"not run again; unless set, it is removed")
 	flag.Parse()
 	if err := w.do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -186,8 +186,9 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 			return r, nil
 		}
 	}
-	command := fmt.Sprintf("cd %s && MESH_TEST_REQUIRE=1 /share/bin/%s -test.v -test.timeout %s -test.run '%s' -test.skip '%s' "+
-		">/share/%s 2>&1; echo exit code $? >>/share/%[6]s", s.pkg, program, limit, w.run, s.pure, filepath.Base(log))
+	command := fmt.Sprintf("cd %s && MESH_TEST_REQUIRE=1 /share/bin/%s "+
+		"-test.v -test.timeout %s -test.run '%s' -test.skip '%s' >/share/%s 2>&1; echo exit code $? >>/share/%[6]s",
+		s.pkg, program, limit, w.run, s.pure, filepath.Base(log))
 	said, _, err := w.boot(ctx, m, limit+time.Minute, command)
 	if err != nil {
 		return result{}, err

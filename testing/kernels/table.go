@@ -88,7 +88,12 @@ type cause struct {
 }
 
 // causes are the failures that have been looked into and stay.
-func causes() []cause { return nil }
+func causes() []cause {
+	return []cause{
+		{regexp.MustCompile(`^bullseye`), regexp.MustCompile(`^nft\.(TestOracle|TestTextLoadedByHandIsOurs)\b`),
+			"nft 0.9.8 does not know `tcp option mptcp` and `icmpx` without `type`, so it cannot read the text of `render`"},
+	}
+}
 
 // explained returns the cause of a failure; "" if there is none.
 func explained(m machine, pkg, test string, causes []cause) string {
@@ -150,16 +155,27 @@ func tables(machines []machine, causes []cause) string {
 	return t.String()
 }
 
-// cell is a result as the table has it.
+// cell is a result as the table has it: of what fails, the tests and the cause, each once.
 func cell(m machine, r result, causes []cause) string {
-	var why []string
+	var whys []string
+	tests := map[string][]string{}
 	for _, test := range r.failed {
-		why = append(why, fmt.Sprintf("%s: %s", test, explained(m, r.pkg, test, causes)))
+		why := explained(m, r.pkg, test, causes)
+		name, _, _ := strings.Cut(test, "/")
+		if !slices.Contains(whys, why) {
+			whys = append(whys, why)
+		}
+		if !slices.Contains(tests[why], name) {
+			tests[why] = append(tests[why], name)
+		}
 	}
-	if len(why) == 0 {
+	if len(whys) == 0 {
 		return "ok"
 	}
-	return strings.Join(why, "; ")
+	for i, why := range whys {
+		whys[i] = fmt.Sprintf("ok but for %s: %s", strings.Join(tests[why], ", "), why)
+	}
+	return strings.Join(whys, "; ")
 }
 
 // Lines of the document that the tables stand between.
