@@ -45,7 +45,7 @@ func TestLacking(t *testing.T) {
 	if text := err.Error(); strings.Count(text, "xt_owner") != 1 || strings.Count(text, "the kernel lacks") != 1 {
 		t.Error(text)
 	}
-	if err := p.lacking(refusal, func(extension) bool { return true }); err != refusal { //nolint:errorlint // itself
+	if err := p.lacking(refusal, func(extension) bool { return true }); err != refusal {
 		t.Error(err)
 	}
 }
@@ -66,7 +66,7 @@ func TestLackingInKernel(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			if whole != refusal { //nolint:errorlint // itself
+			if whole != refusal {
 				t.Errorf("%s: %v", f, whole)
 			}
 			wrong, ok := errors.AsType[*ruleset.ModulesError](lacks)
