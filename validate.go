@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -116,7 +115,7 @@ func (v *validator) err() error {
 		path, _, _ := strings.Cut(e.Field, "[")
 		return place[path]
 	}
-	sort.SliceStable(v.errs, func(i, k int) bool { return of(v.errs[i]) < of(v.errs[k]) })
+	slices.SortStableFunc(v.errs, func(a, b *FieldError) int { return of(a) - of(b) })
 	errs := make([]error, len(v.errs))
 	for i, e := range v.errs {
 		errs[i] = e

@@ -6,7 +6,6 @@ package beside
 import (
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -158,7 +157,7 @@ func Survey(chains []Chain, ours Ours) []Foreign {
 			all = append(all, part.foreign(c, drops))
 		}
 	}
-	sort.SliceStable(all, func(i, k int) bool { return slices.Compare(all[i].order(), all[k].order()) < 0 })
+	slices.SortStableFunc(all, func(a, b Foreign) int { return slices.Compare(a.order(), b.order()) })
 	return all
 }
 

@@ -5,7 +5,6 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 
@@ -102,14 +101,12 @@ func canonical(words []string) rulediff.Rule {
 			conditions = append(conditions, o)
 		}
 	}
-	order := func(some []option) {
-		sort.Slice(some, func(i, k int) bool {
-			return some[i].name+" "+some[i].value < some[k].name+" "+some[k].value
-		})
+	compare := func(a, b option) int {
+		return strings.Compare(a.name+" "+a.value, b.name+" "+b.value)
 	}
-	order(conditions)
+	slices.SortFunc(conditions, compare)
 	if len(target) > 1 {
-		order(target[1:])
+		slices.SortFunc(target[1:], compare)
 	}
 	var body strings.Builder
 	for _, o := range append(conditions, target...) {

@@ -1,11 +1,11 @@
 package iptables
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -304,7 +304,7 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 		}
 	}
 	// What the first list does not have on it need not meet the others.
-	sort.SliceStable(a.lists, func(i, k int) bool { return len(a.lists[i]) < len(a.lists[k]) })
+	slices.SortStableFunc(a.lists, func(x, y [][]string) int { return cmp.Compare(len(x), len(y)) })
 	var err error
 	a.target, err = l.target(r)
 	return a, err

@@ -42,6 +42,8 @@ const (
 	SidecarVolumeMounts = "sidecar-volume-mounts"
 	// Injected is what was injected, for who takes it out again.
 	Injected = "injected"
+	// OriginalProbes is that of package podspec/probes.
+	OriginalProbes = "original-probes"
 )
 
 const (
@@ -153,6 +155,7 @@ func own() []Annotation {
 		{SidecarVolumes, "JSON", "", "", "more volumes of the pod, for the sidecar: a list"},
 		{SidecarVolumeMounts, "JSON", "", "", `where the sidecar's containers have them: {"haproxy": [{"name": "certs", ` +
 			`"mountPath": "/certs"}]}`},
+		{OriginalProbes, "JSON", "", "", "set by mesh-init inject: the probes that the relay carries out"},
 		{Injected, "JSON", "", "", "set by mesh-init inject: what it has added, to be replaced or taken out again"},
 	}
 }
@@ -160,7 +163,7 @@ func own() []Annotation {
 // ofInjector reports whether an annotation is read by who injects alone.
 func ofInjector(name string) bool {
 	switch name {
-	case Inject, SidecarResources, SidecarVolumes, SidecarVolumeMounts, Injected:
+	case Inject, SidecarResources, SidecarVolumes, SidecarVolumeMounts, Injected, OriginalProbes:
 		return true
 	}
 	return false

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"sort"
 	"time"
 
 	direct "github.com/mdlayher/netlink"
@@ -394,7 +393,7 @@ func (c *Conn) all() (all []object, others []otherRule, err error) {
 			return nil, nil, explain("list routes and rules", err)
 		}
 	}
-	sort.SliceStable(all, func(i, k int) bool { return all[i].family < all[k].family })
+	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
 	return all, others, nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -115,7 +114,7 @@ func (o *outside) close() (err error) {
 }
 
 func unique(all []netip.Addr) []netip.Addr {
-	sort.Slice(all, func(i, k int) bool { return all[i].Less(all[k]) })
+	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)
 }
 

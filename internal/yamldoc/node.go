@@ -12,12 +12,8 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
-// These are called everywhere. Inlined they would cost their callers twice their size.
-
 // Get returns what a mapping has for a key, or nil. Of several keys it follows the
 // path.
-//
-//go:noinline
 func Get(n *yaml.Node, keys ...string) *yaml.Node {
 	for _, key := range keys {
 		n = get(n, key)
@@ -25,7 +21,6 @@ func Get(n *yaml.Node, keys ...string) *yaml.Node {
 	return n
 }
 
-//go:noinline
 func get(n *yaml.Node, key string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
@@ -39,8 +34,6 @@ func get(n *yaml.Node, key string) *yaml.Node {
 }
 
 // Set gives a mapping a field, at its end if it has none of that name.
-//
-//go:noinline
 func Set(n *yaml.Node, key string, value *yaml.Node) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
@@ -52,8 +45,6 @@ func Set(n *yaml.Node, key string, value *yaml.Node) {
 }
 
 // Delete takes a field from a mapping.
-//
-//go:noinline
 func Delete(n *yaml.Node, key string) {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
@@ -64,8 +55,6 @@ func Delete(n *yaml.Node, key string) {
 }
 
 // Text is a scalar's value, and "" of everything else.
-//
-//go:noinline
 func Text(n *yaml.Node) string {
 	if n == nil || n.Kind != yaml.ScalarNode || isNull(n) {
 		return ""
@@ -74,13 +63,9 @@ func Text(n *yaml.Node) string {
 }
 
 // IsNull reports whether there is no value.
-//
-//go:noinline
 func IsNull(n *yaml.Node) bool { return n == nil || isNull(n) }
 
 // Items are those of a list.
-//
-//go:noinline
 func Items(n *yaml.Node) []*yaml.Node {
 	if n == nil || n.Kind != yaml.SequenceNode {
 		return nil
@@ -89,8 +74,6 @@ func Items(n *yaml.Node) []*yaml.Node {
 }
 
 // String returns a scalar for a text.
-//
-//go:noinline
 func String(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
 	if strings.Contains(s, "\n") {
@@ -100,15 +83,11 @@ func String(s string) *yaml.Node {
 }
 
 // List returns a list.
-//
-//go:noinline
 func List(items ...*yaml.Node) *yaml.Node {
 	return &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", Content: items}
 }
 
 // Map returns a mapping of keys and values by turns.
-//
-//go:noinline
 func Map(content ...*yaml.Node) *yaml.Node {
 	return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Content: content}
 }

@@ -23,7 +23,7 @@ var fieldsText string
 // at. A field * stands for all others, and a type with ? may be null.
 const ownText = `
 Profile name:string mode:string config:any init:Container sidecars:[]Container volumes:[]Volume files:{}string ` +
-	`resolver:string holdApplicationUntilProxyStarts:{}[]string
+	`resolver:string relay:string holdApplicationUntilProxyStarts:{}[]string
 Pod metadata:PodMeta? spec:PodSpec *:any
 PodMeta annotations:{}any? labels:{}any? *:any
 PodSpec containers:[]Named initContainers:[]Named? ephemeralContainers:[]Named? volumes:[]Named? securityContext:{}any? *:any

@@ -15,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
+	"github.com/mesh-intercept/intercept/podspec/probes"
 )
 
 // Cluster is what has to be known of where a pod will run. The zero Cluster is one of
@@ -52,7 +53,6 @@ type Result struct {
 // Change is one thing that was done to a pod.
 type Change struct{ What, Why string }
 
-//go:noinline
 func fieldError(path string, n *yaml.Node, format string, args ...any) error {
 	e := &strict.Error{Path: path, Err: fmt.Errorf(format, args...)}
 	if n != nil {
@@ -116,6 +116,8 @@ type injection struct {
 	spec        *yaml.Node
 	annotations map[string]string
 	rules       intercept.Config
+	relayed     probes.Set
+	originals   probes.Originals
 	record      record
 }
 
@@ -224,7 +226,7 @@ func (i *injection) relied() {
 	for k, s := range decode.Settings(i.rules, true) {
 		switch s.Field.Name {
 		case "outbound-port", "inbound-port", "inbound-mode", "dns-port", "proxy-uid", "proxy-gid", "proxy-mark",
-			"allow-root-proxy", "tproxy-mark", "tproxy-self-mark":
+			"allow-root-proxy", "tproxy-mark", "tproxy-self-mark", "passthrough-sources":
 			if s.Text != was[k].Text && s.Text != string(intercept.InboundOff) {
 				i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/" + s.Field.Name, Err: fmt.Errorf(
 					"%s, and the sidecar of profile %s is made for %s; leave the annotation out, or write a profile", s.Text, i.p.Name,
@@ -234,10 +236,15 @@ func (i *injection) relied() {
 	}
 }
 
-// probes leaves the ports alone at which kubelet asks the pod's containers how they
-// are: its calls come from outside, like everybody's.
+// probes sees to kubelet's calls, which come from outside, like everybody's: they go to
+// the relay, or their ports are left alone.
 func (i *injection) probes() {
 	if i.rules.Inbound.Mode == intercept.InboundOff {
+		return
+	}
+	if i.p.Relay != "" {
+		i.exclude(intercept.Port(probes.DefaultPort))
+		i.relay()
 		return
 	}
 	for _, c := range i.containers() {
@@ -249,6 +256,27 @@ func (i *injection) probes() {
 				fmt.Sprintf("kubelet asks container %s there how it is", nameOf(c)))
 			i.warn("port %d of container %s goes past the proxy, because kubelet's probes do: whoever reaches the pod "+
 				"reaches it without the proxy", port, nameOf(c))
+		}
+	}
+}
+
+// relay points the probes at the relay.
+func (i *injection) relay() {
+	i.originals = probes.Originals{}
+	for _, c := range i.containers() {
+		done, err := probes.Rewrite(c, probes.DefaultPort, nil)
+		if err != nil {
+			i.errs.Add(probeErrors(c, err))
+			continue
+		}
+		i.relayed.Probes = append(i.relayed.Probes, done.Probes...)
+		maps.Copy(i.originals, done.Originals)
+		for _, p := range done.Probes {
+			i.did(fmt.Sprintf("%s of container %s is asked of %s", p.Kind, p.Container, i.p.Relay),
+				"it comes from outside, where the proxy would answer it in the app's place")
+		}
+		for _, l := range done.Left {
+			i.did(fmt.Sprintf("%s of container %s stays as it is", l.Kind, l.Container), l.Reason)
 		}
 	}
 }
@@ -299,10 +327,8 @@ func (i *injection) containers() []*yaml.Node {
 	return all
 }
 
-//go:noinline
 func (i *injection) did(what, why string) { i.Changes = append(i.Changes, Change{what, why}) }
 
-//go:noinline
 func (i *injection) warn(format string, args ...any) {
 	i.Warnings = append(i.Warnings, fmt.Sprintf(format, args...))
 }
@@ -481,7 +507,18 @@ func (i *injection) sidecars() []*yaml.Node {
 	var all []*yaml.Node
 	for _, c := range i.p.sidecars {
 		name := nameOf(c)
+		if name == i.p.Relay && len(i.relayed.Probes) == 0 {
+			i.did("no sidecar "+name, "no container has a probe for it")
+			continue
+		}
 		c = i.take(yamldoc.Copy(c))
+		if name == i.p.Relay {
+			text, err := i.relayed.Text()
+			i.errs.Add(err)
+			env := yamldoc.List(yamldoc.Map(yamldoc.String("name"), yamldoc.String(probes.Env), yamldoc.String("value"),
+				yamldoc.String(text)))
+			yamldoc.Set(c, "env", i.p.schema.merge(i.p.schema["Container"]["env"], yamldoc.Get(c, "env"), env))
+		}
 		for field, of := range map[string]*yaml.Node{"resources": resources, "volumeMounts": mounts} {
 			if v := yamldoc.Get(of, name); v != nil {
 				typ := i.p.schema["Container"][field]
@@ -510,6 +547,9 @@ func (i *injection) sidecars() []*yaml.Node {
 // hold makes kubelet wait, before it starts the next container, until a sidecar has started.
 func (i *injection) hold(c *yaml.Node) {
 	command := i.p.hold[nameOf(c)]
+	if nameOf(c) == i.p.Relay { // the app does not call it
+		return
+	}
 	if command == nil || yamldoc.Get(c, "lifecycle", "postStart") != nil {
 		i.warn("the app may start before sidecar %s does, and its first connections are refused then", nameOf(c))
 		return
@@ -594,6 +634,11 @@ func (i *injection) annotate() {
 	}
 	for _, f := range i.p.files {
 		add(f.annotation, f.text)
+	}
+	if len(i.originals) > 0 {
+		text, err := i.originals.Text()
+		i.errs.Add(err)
+		yamldoc.Set(annotations, probesKey, yamldoc.String(text))
 	}
 	i.errs.Add(i.record.write(annotations))
 	size := 0

@@ -223,7 +223,7 @@ func TestRefused(t *testing.T) {
 			"pod/web: annotation intercept.mesh/dns: all, and profile haproxy has no resolver; choose one that has (from app.yaml, line 6)"}},
 		"resources of nobody": {text: pod(`intercept.mesh/sidecar-resources: '{"haprox": {"limit": {"cpu": "1x"}}}'`, ""), want: []string{
 			`pod/web: annotation intercept.mesh/sidecar-resources: haprox.limit: unknown field; did you mean limits? (from app.yaml, line 6)`,
-			`pod/web: annotation intercept.mesh/sidecar-resources: "haprox" is none of the sidecars: haproxy (from app.yaml, line 6)`}},
+			`pod/web: annotation intercept.mesh/sidecar-resources: "haprox" is none of the sidecars: haproxy, mesh-probe (from app.yaml, line 6)`}},
 		"a quantity": {text: pod(`intercept.mesh/sidecar-resources: '{"haproxy": {"limits": {"cpu": "1x"}}}'`, ""), want: []string{
 			`pod/web: annotation intercept.mesh/sidecar-resources: haproxy.limits.cpu: "1x" is not a quantity; write one such as ` +
 				`100m, 0.5 or 64Mi (from app.yaml, line 6)`}},
@@ -423,27 +423,78 @@ func TestMerged(t *testing.T) {
 	}
 }
 
-// TestProbes: ports that kubelet asks are left alone, and somebody is told what that
-// opens; by name, and in both modes.
-func TestProbes(t *testing.T) {
-	text := pod(`intercept.mesh/inbound-exclude-ports: "9090"`, "") + `    ports: [{name: http, containerPort: 8080}]
+const probed = `    ports: [{name: http, containerPort: 8080}]
     readinessProbe: {httpGet: {port: http}}
     livenessProbe: {tcpSocket: {port: 8081}}
-    startupProbe: {exec: {command: [true]}}
+    startupProbe: {exec: {command: ["true"]}}
     lifecycle: {preStop: {httpGet: {port: 8082, host: other.example}}, postStart: {tcpSocket: {port: 8083}}}
 `
+
+// withoutRelay is a shipped profile whose relay is taken out.
+func withoutRelay(t testing.TB, name string) inject.Profile {
+	t.Helper()
+	text := strings.Replace(inject.ShippedText(name), "relay: mesh-probe\n", "", 1)
+	a, b := strings.Index(text, "- name: mesh-probe"), strings.Index(text, "# Before Kubernetes 1.29")
+	p, err := inject.ParseProfile(name, []byte(text[:a]+text[b:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestProbes: without a relay the ports that kubelet asks are left alone, and somebody
+// is told what that opens; by name, and in both modes.
+func TestProbes(t *testing.T) {
+	text := pod(`intercept.mesh/inbound-exclude-ports: "9090"`, "") + probed
 	for mode, where := range map[inject.Mode]string{inject.ModeInit: "initContainers", inject.ModeCNI: "metadata"} {
-		p := shipped(t, "haproxy")
+		p := withoutRelay(t, "haproxy")
 		p.Mode = mode
 		result, get := injectedPod(t, text, p, inject.Cluster{})
 		all := get("spec", where) + get(where)
-		if !strings.Contains(all, "8080-8081,8083,9090,15020-15021,15090") || len(result.Warnings) != 3 {
+		if !strings.Contains(all, "8080-8081,8083,9090,15020-15021,15090") || len(result.Warnings) != 3 ||
+			strings.Contains(all, "mesh-probe") {
 			t.Errorf("%s: %s\n%q", mode, all, result.Warnings)
 		}
 		back, err := inject.ReadInjected("x", read(t, text, p, inject.Cluster{}).Text())
 		if err != nil || string(back.Text()) != text {
 			t.Errorf("%s: taken out again, %v:\n%s", mode, err, back.Text())
 		}
+	}
+}
+
+// TestRelay: with a relay the probes go there, it knows them, and no port of the app is
+// left alone. Without a probe for it there is no relay.
+func TestRelay(t *testing.T) {
+	text := plainPod + probed
+	result, get := injectedPod(t, text, shipped(t, "haproxy"), inject.Cluster{})
+	for _, want := range []string{
+		`"readinessProbe":{"httpGet":{"path":"/probe/web/readiness","port":15020,"scheme":"HTTP"}}`,
+		`"livenessProbe":{"httpGet":{"path":"/probe/web/liveness","port":15020,"scheme":"HTTP"}}`,
+		`"startupProbe":{"exec":{"command":["true"]}}`, `"host":"other.example"`,
+	} {
+		if got := get("spec", "containers"); !strings.Contains(got, want) {
+			t.Errorf("no %s in %s", want, got)
+		}
+	}
+	inits := get("spec", "initContainers")
+	if names(t, inits) != "mesh-init haproxy mesh-probe" || len(result.Warnings) != 0 ||
+		!strings.Contains(inits, `"value":"{\"probes\":[{\"container\":\"web\",\"kind\":\"readiness\"`) ||
+		strings.Contains(inits, "--inbound-exclude-ports") {
+		t.Errorf("%q: %s", result.Warnings, inits)
+	}
+	back, err := inject.ReadInjected("x", read(t, text, shipped(t, "haproxy"), inject.Cluster{}).Text())
+	if err != nil || string(back.Text()) != text {
+		t.Errorf("taken out again, %v:\n%s", err, back.Text())
+	}
+	if _, get := injectedPod(t, plainPod, shipped(t, "haproxy"), inject.Cluster{}); names(t, get("spec", "initContainers")) !=
+		"mesh-init haproxy" {
+		t.Errorf("a relay of no probe: %s", get("spec", "initContainers"))
+	}
+	const unknown = "    readinessProbe: {httpGet: {port: web}}\n"
+	_, err = inject.Read("app.yaml", []byte(plainPod+unknown), shipped(t, "haproxy"), inject.Cluster{})
+	const want = "pod/web: container web.readinessProbe.httpGet.port: "
+	if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "(from app.yaml, line 9)") {
+		t.Errorf("%v, not %s...", err, want)
 	}
 }
 

@@ -43,6 +43,9 @@ type Profile struct {
 	Config intercept.Config
 	// Resolver is the container that answers name lookups. Empty: none of them does.
 	Resolver string
+	// Relay is the container that carries out kubelet's probes (mesh-probe). Empty: the
+	// ports that kubelet asks are not captured.
+	Relay string
 
 	init     *yaml.Node   // fields of the container that writes the rules
 	sidecars []*yaml.Node // containers
@@ -65,7 +68,6 @@ func (p Profile) Sidecars() []string {
 	return all
 }
 
-//go:noinline
 func nameOf(n *yaml.Node) string { return yamldoc.Text(yamldoc.Get(n, "name")) }
 
 // The profiles that come with the package.
@@ -159,7 +161,6 @@ type profileReader struct {
 	errs strict.Errors
 }
 
-//go:noinline
 func (r *profileReader) fail(at string, n *yaml.Node, format string, args ...any) {
 	e := &strict.Error{Path: at, Err: fmt.Errorf(format, args...)}
 	if n != nil {
@@ -185,17 +186,22 @@ func (r *profileReader) read(source string) {
 	r.config(source)
 	r.containers()
 	r.files()
-	if n := yamldoc.Get(r.root, "resolver"); n != nil {
-		r.p.Resolver = yamldoc.Text(n)
-		if !slices.Contains(r.p.Sidecars(), r.p.Resolver) {
-			r.fail("resolver", n, "%q is none of the sidecars: %s", strict.Clip(n.Value), strings.Join(r.p.Sidecars(), ", "))
-		}
-	}
+	r.p.Resolver, r.p.Relay = r.sidecar("resolver"), r.sidecar("relay")
 	if r.p.Config.DNS.Mode != intercept.DNSOff && r.p.Resolver == "" && len(r.p.Config.DNS.Target) == 0 {
 		r.fail("config.dns.mode", yamldoc.Get(r.root, "config", "dns", "mode"),
 			"%s, and no resolver; name the sidecar that answers in `resolver`", r.p.Config.DNS.Mode)
 	}
 	r.holding()
+}
+
+// sidecar reads the name of one of the sidecars.
+func (r *profileReader) sidecar(field string) string {
+	n := yamldoc.Get(r.root, field)
+	name := yamldoc.Text(n)
+	if n != nil && !slices.Contains(r.p.Sidecars(), name) {
+		r.fail(field, n, "%q is none of the sidecars: %s", strict.Clip(name), strings.Join(r.p.Sidecars(), ", "))
+	}
+	return name
 }
 
 // config reads the configuration.
@@ -343,8 +349,6 @@ func mayBeTransparent(c *yaml.Node) bool {
 
 // runsAs reports whether a container runs as the proxy, by its user or its group. What
 // its own securityContext does not say, that of the pod does.
-//
-//go:noinline
 func runsAs(proxy intercept.Proxy, c, podSecurity *yaml.Node) bool {
 	has := func(field string, ids intercept.IDs) bool {
 		n := yamldoc.Get(c, "securityContext", field)

@@ -2,17 +2,21 @@ package inject
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
+	"github.com/mesh-intercept/intercept/podspec/probes"
 )
 
 const (
+	probesKey    = podspec.DefaultPrefix + "/" + podspec.OriginalProbes
 	injectedKey  = podspec.DefaultPrefix + "/" + podspec.Injected
 	maxRecord    = 64 << 10 // bytes: more than any that we write
 	containers   = "containers"
@@ -57,6 +61,9 @@ func strip(pod *yaml.Node) error {
 		return fieldError("metadata.annotations."+injectedKey, n, "it cannot be read (%w); take it out, and what was injected", err)
 	}
 	spec := yamldoc.Get(pod, "spec")
+	if err := restore(spec, annotations); err != nil {
+		return err
+	}
 	remove(spec, initSequence, r.InitContainers)
 	remove(spec, containers, r.Containers)
 	remove(spec, volumes, r.Volumes)
@@ -86,9 +93,41 @@ func strip(pod *yaml.Node) error {
 	return nil
 }
 
+// restore puts the probes back that the relay carries out.
+func restore(spec, annotations *yaml.Node) error {
+	n := yamldoc.Get(annotations, probesKey)
+	if n == nil {
+		return nil
+	}
+	kept, err := probes.ParseOriginals(yamldoc.Text(n))
+	if err != nil {
+		return fieldError("metadata.annotations."+probesKey, n, "%w", err)
+	}
+	yamldoc.Delete(annotations, probesKey)
+	for _, list := range []string{initSequence, containers} {
+		for _, c := range yamldoc.Items(yamldoc.Get(spec, list)) {
+			if err := probes.Restore(c, kept); err != nil {
+				return probeErrors(c, err)
+			}
+		}
+	}
+	return nil
+}
+
+// probeErrors are those of package probes about a container.
+func probeErrors(c *yaml.Node, err error) error {
+	var all []error
+	for _, e := range strict.Flatten(err) {
+		at, ok := errors.AsType[*probes.Error](e)
+		if !ok {
+			at = &probes.Error{Err: e}
+		}
+		all = append(all, &strict.Error{Path: strict.Join("container "+strict.Clip(nameOf(c)), at.Path), Line: at.Line, Err: at.Err})
+	}
+	return errors.Join(all...)
+}
+
 // deleteEmpty takes away what has no content any more.
-//
-//go:noinline
 func deleteEmpty(n *yaml.Node, key string) {
 	if v := yamldoc.Get(n, key); v != nil && len(v.Content) == 0 {
 		yamldoc.Delete(n, key)
@@ -112,8 +151,6 @@ func (r record) write(annotations *yaml.Node) error {
 }
 
 // sequence returns a list of a mapping, which is made where there is none.
-//
-//go:noinline
 func sequence(n *yaml.Node, key string) *yaml.Node {
 	list := yamldoc.Get(n, key)
 	if yamldoc.IsNull(list) {
@@ -124,8 +161,6 @@ func sequence(n *yaml.Node, key string) *yaml.Node {
 }
 
 // mapping returns a mapping of a mapping, which is made where there is none.
-//
-//go:noinline
 func mapping(n *yaml.Node, key string) *yaml.Node {
 	m := yamldoc.Get(n, key)
 	if yamldoc.IsNull(m) {

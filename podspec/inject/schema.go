@@ -91,7 +91,6 @@ func isQuantity(s string) bool {
 		"Ei"}, s[len(number):]) && strings.Trim(number, "0123456789.+-eE") == ""
 }
 
-//go:noinline
 func kindOf(n *yaml.Node) strict.Kind {
 	switch n.Kind {
 	case yaml.MappingNode:
