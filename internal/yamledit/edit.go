@@ -263,10 +263,16 @@ func (s *splicer) replace(at slot, o, after *yaml.Node) {
 	fresh := s.render(at, after)
 	prefix := s.line(at.line)
 	prefix = prefix[:min(len(prefix), at.column-1)]
-	if len(fresh) > 0 {
-		fresh[0] = prefix + fresh[0]
+	last := s.last(o, at.indent, at.limit)
+	if c := o.LineComment; c != "" { // as far behind the value as it was
+		old, end := s.line(last), &fresh[len(fresh)-1]
+		before, _, found := strings.Cut(old, c)
+		if value, ok := strings.CutSuffix(*end, " "+c); ok && found {
+			*end = value + before[len(strings.TrimRight(before, " \t")):] + c
+		}
 	}
-	s.edits = append(s.edits, Edit{at.line, s.last(o, at.indent, at.limit), fresh})
+	fresh[0] = prefix + fresh[0]
+	s.edits = append(s.edits, Edit{at.line, last, fresh})
 }
 
 func (s *splicer) render(at slot, n *yaml.Node) []string {

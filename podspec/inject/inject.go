@@ -193,8 +193,8 @@ func (i *injection) config() {
 	}
 	spec, err := podspec.ReadUnlimited(annotations, podspec.Options{Defaults: i.p.Config})
 	i.errs.Add(err)
-	i.rules = spec.Config
-	if err != nil {
+	if i.rules = spec.Config; err != nil {
+		i.rules = i.p.Config // to see what else is wrong
 		return
 	}
 	i.relied()

@@ -1,0 +1,53 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/testing/quickstart"
+)
+
+// TestInjectionPage types the commands of docs/injection.md, in a directory with its
+// files, and compares what they print with what the page shows. With
+// MESH_TEST_UPDATE=1 it writes that into the page instead.
+func TestInjectionPage(t *testing.T) {
+	t.Parallel()
+	const page = "../../docs/injection.md"
+	dir := t.TempDir()
+	program, err := meshInit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "mesh-init"), program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	shown := quickstart.Read(t, page)
+	for name, text := range shown.Files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var printed []string
+	for _, c := range shown.Commands {
+		cmd := exec.Command("bash", "-c", c.Line)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		out, err := cmd.Output()
+		if _, ended := err.(*exec.ExitError); err != nil && !ended { // grep -c and diff fail in their own way
+			t.Fatal(err)
+		}
+		printed = append(printed, "\n"+string(out))
+		if diff := cmp.Diff(c.Output, string(out)); diff != "" && os.Getenv("MESH_TEST_UPDATE") != "1" {
+			t.Errorf("%s: the page shows (-), and it printed (+):\n%s", c.Line, diff)
+		}
+	}
+	if os.Getenv("MESH_TEST_UPDATE") == "1" {
+		update(t, page, shown.Commands, printed)
+	}
+}
