@@ -90,7 +90,8 @@ func (i *injection) read(stdin io.Reader) error {
 		return errors.Join(errs...)
 	}
 	if i.file == "" {
-		return errors.Join(append(errs, fmt.Errorf("--%s: missing: write -f FILE, or -f - for standard input", filenameFlag))...)
+		return errors.Join(append(errs, fmt.Errorf("--%s: missing: write -f FILE, or -f - for standard input",
+			filenameFlag))...)
 	}
 	text, err := yamldoc.ReadFile(i.file, stdin)
 	i.manifests = text
@@ -109,7 +110,8 @@ func (i *injection) cluster() (inject.Cluster, error) {
 	minor, _, _ := strings.Cut(rest, ".")
 	n, err := strconv.ParseUint(minor, 10, 16)
 	if major != "1" || err != nil || n == 0 {
-		return inject.Cluster{}, fmt.Errorf("--%s: %q is not a version; write one such as 1.28", kubernetesFlag, strict.Clip(i.version))
+		return inject.Cluster{}, fmt.Errorf("--%s: %q is not a version; write one such as 1.28", kubernetesFlag,
+			strict.Clip(i.version))
 	}
 	return inject.Cluster{Minor: int(n)}, nil
 }

@@ -86,7 +86,8 @@ func (r *resolver) mapping(path string, n, c *yaml.Node, depth int) error {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		fail := func(format string, args ...any) error {
-			return &strict.Error{Path: strict.Join(path, strict.Clip(key.Value)), Line: key.Line, Err: fmt.Errorf(format, args...)}
+			return &strict.Error{Path: strict.Join(path, strict.Clip(key.Value)), Line: key.Line, Err: fmt.Errorf(format,
+				args...)}
 		}
 		if key.Kind != yaml.ScalarNode {
 			return fail("a field's name is one word")

@@ -166,7 +166,8 @@ func edit(text []byte, d Doc, whole bool) ([]Edit, error) {
 		limit++
 	}
 	s := splicer{lines: lines, compact: isCompact(d.Root)}
-	root := slot{line: d.Root.Line, column: d.Root.Column, head: d.Root.Line - 1, limit: limit, indent: -1, render: s.encode}
+	root := slot{line: d.Root.Line, column: d.Root.Column, head: d.Root.Line - 1, limit: limit, indent: -1,
+		render: s.encode}
 	if whole {
 		s.replace(root, d.Root, d.After)
 	} else {
@@ -250,7 +251,8 @@ type slot struct {
 func (s *splicer) value(at slot, o, before, after *yaml.Node) {
 	switch {
 	case yamldoc.Equal(before, after):
-	case isBlock(o, yaml.MappingNode) && after.Kind == yaml.MappingNode && len(after.Content) > 0 && s.mapping(at, o, before, after):
+	case isBlock(o, yaml.MappingNode) && after.Kind == yaml.MappingNode && len(after.Content) > 0 && s.mapping(at, o,
+		before, after):
 	case isBlock(o, yaml.SequenceNode) && after.Kind == yaml.SequenceNode && len(after.Content) > 0:
 		s.sequence(at, o, before, after)
 	default:

@@ -42,7 +42,8 @@ func TestEdits(t *testing.T) {
 			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n\n# the end\n", "{a: 1, b: {c: x, d: y}}",
 			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n    d: y\n\n# the end\n"},
 		"items before, between and behind": {
-			"l:\n# first\n- name: b   # b\n  v: 1\n\n# second\n- name: d\n", "{l: [{name: a}, {name: b, v: 1}, {name: c}, {name: d}, {name: e}]}",
+			"l:\n# first\n- name: b   # b\n  v: 1\n\n# second\n- name: d\n", "{l: [{name: a}, {name: b, v: 1}, {name: c}, " +
+				"{name: d}, {name: e}]}",
 			"l:\n- name: a\n# first\n- name: b   # b\n  v: 1\n- name: c\n\n# second\n- name: d\n- name: e\n"},
 		"lists that are indented": {
 			"l:\n  - a\n  - b\nm: 1\n", "{l: [a, b, c], m: 1}", "l:\n  - a\n  - b\n  - c\nm: 1\n"},
@@ -53,7 +54,8 @@ func TestEdits(t *testing.T) {
 		"the first field of an item goes": {
 			"- a: 1\n  b: 2\n- c: 3\n", "[{b: 2}, {c: 3}]", "- b: 2\n- c: 3\n"},
 		"a block of text is not looked into": {
-			"a: |\n  # no comment\n\n  text\n\n  # nor this\n# but this\nb: 1\n", "{a: \"# no comment\\n\\ntext\\n\\n# nor this\\n\", x: 1, b: 1}",
+			"a: |\n  # no comment\n\n  text\n\n  # nor this\n# but this\nb: 1\n", "{a: \"# no comment\\n\\ntext\\n\\n# nor " +
+				"this\\n\", x: 1, b: 1}",
 			"a: |\n  # no comment\n\n  text\n\n  # nor this\n# but this\nb: 1\nx: 1\n"},
 		"a value behind a block of text": {
 			"m:\n  a: >-\n    folded\n    # text\n\n  # comment\nb: 1\n", "{m: {a: 'folded # text', c: 2}, b: 1}",
@@ -157,7 +159,8 @@ func TestPatch(t *testing.T) {
 		got = append(got, strings.TrimSpace(o.Op+" "+o.Path+" "+string(o.Value)))
 	}
 	want := []string{
-		`replace /a 2`, `add /b~1~0/0 "q"`, `add /b~1~0/2/u [1]`, `remove /b~1~0/3`, `remove /gone`, `replace /w {}`, `add /new {"n":null}`,
+		`replace /a 2`, `add /b~1~0/0 "q"`, `add /b~1~0/2/u [1]`, `remove /b~1~0/3`, `remove /gone`, `replace /w {}`,
+		`add /new {"n":null}`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -26,7 +26,8 @@ Profile name:string mode:string config:any init:Container sidecars:[]Container v
 	`resolver:string relay:string holdApplicationUntilProxyStarts:{}[]string
 Pod metadata:PodMeta? spec:PodSpec *:any
 PodMeta annotations:{}any? labels:{}any? *:any
-PodSpec containers:[]Named initContainers:[]Named? ephemeralContainers:[]Named? volumes:[]Named? securityContext:{}any? *:any
+PodSpec containers:[]Named initContainers:[]Named? ephemeralContainers:[]Named? volumes:[]Named? ` +
+	`securityContext:{}any? *:any
 Named name:string *:any
 `
 

@@ -170,14 +170,20 @@ func pod(annotations, spec string) string {
 // it is said why.
 func TestSkipped(t *testing.T) {
 	for why, text := range map[string]string{
-		"it shares the node's network (hostNetwork)":                                  pod("", "hostNetwork: true"),
-		"it runs on Windows":                                                          pod("", "os: {name: windows}"),
-		"it runs on Windows ":                                                         pod("", "nodeSelector: {kubernetes.io/os: windows}"),
-		"its annotation intercept.mesh/inject is false":                               pod(`intercept.mesh/inject: "false"`, ""),
-		"its label intercept.mesh/inject is false":                                    strings.Replace(plainPod, "  name: web\n", "  name: web\n  labels: {intercept.mesh/inject: \"false\"}\n", 1),
-		"its annotation intercept.mesh/enabled is false":                              pod(`intercept.mesh/enabled: "false"`, ""),
-		"another init container of it intercepts: its annotation intercept.mesh/init": pod("intercept.mesh/init: container", ""),
-		"it is the mirror of a static pod, which the API server does not run":         pod("kubernetes.io/config.mirror: abc", ""),
+		"it shares the node's network (hostNetwork)": pod("", "hostNetwork: true"),
+		"it runs on Windows":                         pod("", "os: {name: windows}"),
+		"it runs on Windows ": pod("",
+			"nodeSelector: {kubernetes.io/os: windows}"),
+		"its annotation intercept.mesh/inject is false": pod(`intercept.mesh/inject: "false"`,
+			""),
+		"its label intercept.mesh/inject is false": strings.Replace(plainPod,
+			"  name: web\n", "  name: web\n  labels: {intercept.mesh/inject: \"false\"}\n", 1),
+		"its annotation intercept.mesh/enabled is false": pod(`intercept.mesh/enabled: "false"`,
+			""),
+		"another init container of it intercepts: its annotation intercept.mesh/init": pod("intercept.mesh/init: container",
+			""),
+		"it is the mirror of a static pod, which the API server does not run": pod("kubernetes.io/config.mirror: abc",
+			""),
 	} {
 		m := read(t, text, shipped(t, "haproxy"), inject.Cluster{})
 		if len(m.Objects) != 1 || m.Objects[0].Skipped != strings.TrimSpace(why) || string(m.Text()) != text {
@@ -202,39 +208,58 @@ func TestRefused(t *testing.T) {
 		want    []string
 	}{
 		"an app that runs as the proxy": {text: pod("", "securityContext: {runAsUser: 1337}"), want: []string{
-			"pod/web: container web: it runs as the proxy (users 1337, groups 1337), and nothing that it sends would be captured; " +
+			"pod/web: container web: it runs as the proxy (users 1337, groups 1337), and nothing that it sends would be " +
+				"captured; " +
 				"give it another runAsUser and runAsGroup (from app.yaml, line 8)"}},
-		"an init container that does, by its group": {text: pod("", "initContainers: [{name: first, image: x:1, securityContext: {runAsGroup: 1337}}]"),
-			want: []string{"pod/web: container first: it runs as the proxy (users 1337, groups 1337), and nothing that it sends " +
+		"an init container that does, by its group": {text: pod("", "initContainers: [{name: first, image: x:1, "+
+			"securityContext: {runAsGroup: 1337}}]"),
+			want: []string{"pod/web: container first: it runs as the proxy (users 1337, groups 1337), and nothing that it " +
+				"sends " +
 				"would be captured; give it another runAsUser and runAsGroup (from app.yaml, line 6)"}},
-		"an app that listens where the proxy does": {text: plainPod + "    ports: [{containerPort: 15001}, {containerPort: 15021}]\n", want: []string{
+		"an app that listens where the proxy does": {text: plainPod + "    ports: [{containerPort: 15001}, {containerPort: " +
+			"15021}]\n", want: []string{
 			"pod/web: container web: port 15001 is that of the proxy; let the app listen at another one (from app.yaml, line 9)",
-			"pod/web: container web: port 15021 is that of sidecar haproxy; let the app listen at another one (from app.yaml, line 9)"}},
+			"pod/web: container web: port 15021 is that of sidecar haproxy; let the app listen at another one (from app.yaml, " +
+				"line 9)"}},
 		"a misspelt annotation": {text: pod(`intercept.mesh/outbound-exclude-port: "1"`, ""), want: []string{
-			"pod/web: annotation intercept.mesh/outbound-exclude-port: unknown annotation; did you mean outbound-exclude-ports? (from app.yaml, line 6)"}},
+			"pod/web: annotation intercept.mesh/outbound-exclude-port: unknown annotation; did you mean " +
+				"outbound-exclude-ports? (from app.yaml, line 6)"}},
 		"an annotation that is no text": {text: pod("intercept.mesh/inject: true", ""), want: []string{
-			"pod/web: metadata.annotations.intercept.mesh/inject: true is not a text; write it in quotes (from app.yaml, line 6)"}},
+			"pod/web: metadata.annotations.intercept.mesh/inject: true is not a text; write it in quotes (from app.yaml, line " +
+				"6)"}},
 		"an annotation that is neither": {text: pod("intercept.mesh/inject: no", ""), want: []string{
 			`pod/web: annotation intercept.mesh/inject: "no" is not one of true, false (from app.yaml, line 6)`}},
 		"what the sidecar relies on": {text: pod(`intercept.mesh/outbound-port: "16001"`, ""), want: []string{
 			"pod/web: annotation intercept.mesh/outbound-port: 16001, and the sidecar of profile haproxy is made for 15001; " +
 				"leave the annotation out, or write a profile (from app.yaml, line 6)"}},
 		"lookups without a resolver": {text: pod("intercept.mesh/dns: all", ""), want: []string{
-			"pod/web: annotation intercept.mesh/dns: all, and profile haproxy has no resolver; choose one that has (from app.yaml, line 6)"}},
-		"resources of nobody": {text: pod(`intercept.mesh/sidecar-resources: '{"haprox": {"limit": {"cpu": "1x"}}}'`, ""), want: []string{
-			`pod/web: annotation intercept.mesh/sidecar-resources: haprox.limit: unknown field; did you mean limits? (from app.yaml, line 6)`,
-			`pod/web: annotation intercept.mesh/sidecar-resources: "haprox" is none of the sidecars: haproxy, mesh-probe (from app.yaml, line 6)`}},
-		"a quantity": {text: pod(`intercept.mesh/sidecar-resources: '{"haproxy": {"limits": {"cpu": "1x"}}}'`, ""), want: []string{
-			`pod/web: annotation intercept.mesh/sidecar-resources: haproxy.limits.cpu: "1x" is not a quantity; write one such as ` +
-				`100m, 0.5 or 64Mi (from app.yaml, line 6)`}},
-		"Pod Security": {profile: "name: x\nmode: init\n", in: inject.Cluster{PodSecurity: "baseline"}, text: plainPod, want: []string{
-			"pod/web: Pod Security baseline of the namespace admits no init container with NET_ADMIN; choose mode cni, with mesh-cni " +
-				"on the nodes (docs/cni.md) (from app.yaml, line 1)"}},
-		"a runtime with a kernel of its own": {profile: "name: x\nmode: cni\n", text: pod("", "runtimeClassName: gvisor"), want: []string{
-			"pod/web: spec.runtimeClassName: its runtime is gvisor, where rules of the node have no effect; choose mode init (from app.yaml, line 6)"}},
+			"pod/web: annotation intercept.mesh/dns: all, and profile haproxy has no resolver; choose one that has (from " +
+				"app.yaml, line 6)"}},
+		"resources of nobody": {text: pod(`intercept.mesh/sidecar-resources: '{"haprox": {"limit": {"cpu": "1x"}}}'`, ""),
+			want: []string{
+				`pod/web: annotation intercept.mesh/sidecar-resources: haprox.limit: unknown field; did you mean limits? (from ` +
+					`app.yaml, line 6)`,
+				`pod/web: annotation intercept.mesh/sidecar-resources: "haprox" is none of the sidecars: haproxy, mesh-probe ` +
+					`(from app.yaml, line 6)`}},
+		"a quantity": {text: pod(`intercept.mesh/sidecar-resources: '{"haproxy": {"limits": {"cpu": "1x"}}}'`, ""),
+			want: []string{
+				`pod/web: annotation intercept.mesh/sidecar-resources: haproxy.limits.cpu: "1x" is not a quantity; write one such ` +
+					`as ` +
+					`100m, 0.5 or 64Mi (from app.yaml, line 6)`}},
+		"Pod Security": {profile: "name: x\nmode: init\n", in: inject.Cluster{PodSecurity: "baseline"}, text: plainPod,
+			want: []string{
+				"pod/web: Pod Security baseline of the namespace admits no init container with NET_ADMIN; choose mode cni, with " +
+					"mesh-cni " +
+					"on the nodes (docs/cni.md) (from app.yaml, line 1)"}},
+		"a runtime with a kernel of its own": {profile: "name: x\nmode: cni\n", text: pod("", "runtimeClassName: gvisor"),
+			want: []string{
+				"pod/web: spec.runtimeClassName: its runtime is gvisor, where rules of the node have no effect; choose mode init " +
+					"(from app.yaml, line 6)"}},
 		"annotations that are too long": {text: pod("x: "+strings.Repeat("y", 262000), ""), want: []string{
-			"pod/web: metadata.annotations: 262976 bytes with those of profile haproxy, and Kubernetes takes 262144; mount large files " +
-				"from a ConfigMap: a volume of the pod with the name mesh-files goes before the profile's (from app.yaml, line 6)"}},
+			"pod/web: metadata.annotations: 262976 bytes with those of profile haproxy, and Kubernetes takes 262144; mount " +
+				"large files " +
+				"from a ConfigMap: a volume of the pod with the name mesh-files goes before the profile's (from app.yaml, line " +
+				"6)"}},
 		"no pod": {text: "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n", want: []string{
 			"deployment/a: spec.template: missing: there is no pod (from app.yaml, line 1)"}},
 		"no containers": {text: "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: []}\n", want: []string{
@@ -243,14 +268,18 @@ func TestRefused(t *testing.T) {
 			`spec.containers[0].image: "image" is there twice, first on line 8 (from app.yaml, line 9)`}},
 		"containers that are none": {text: "apiVersion: v1\nkind: Pod\nspec: {containers: web}\n", want: []string{
 			"pod/: spec.containers: a value where a list belongs (from app.yaml, line 3)"}},
-		"what is deep": {text: "apiVersion: v1\nkind: Pod\nspec: " + strings.Repeat("[", 200) + strings.Repeat("]", 200) + "\n", want: []string{
+		"what is deep": {text: "apiVersion: v1\nkind: Pod\nspec: " + strings.Repeat("[", 200) + strings.Repeat("]", 200) +
+			"\n", want: []string{
 			"spec" + strings.Repeat("[0]", 99) + ": nested too deep (from app.yaml, line 3)"}},
 		"not YAML": {text: "a: [\n", want: []string{"line 1: did not find expected node content (from app.yaml)"}},
 		"a broken record": {text: pod(`intercept.mesh/injected: '{'`, ""), want: []string{
-			"pod/web: metadata.annotations.intercept.mesh/injected: it cannot be read (unexpected end of JSON input); take it out, and " +
+			"pod/web: metadata.annotations.intercept.mesh/injected: it cannot be read (unexpected end of JSON input); take it " +
+				"out, and " +
 				"what was injected (from app.yaml, line 6)"}},
-		"a sidecar made to run as another": {text: plainPod + "  - name: haproxy\n    securityContext: {runAsUser: 1, runAsGroup: 2}\n", want: []string{
-			"pod/web: container haproxy: it does not run as the proxy (users 1337, groups 1337), as a sidecar has to; leave runAsUser " +
+		"a sidecar made to run as another": {text: plainPod + "  - name: haproxy\n    securityContext: {runAsUser: 1, " +
+			"runAsGroup: 2}\n", want: []string{
+			"pod/web: container haproxy: it does not run as the proxy (users 1337, groups 1337), as a sidecar has to; leave " +
+				"runAsUser " +
 				"and runAsGroup out (from app.yaml, line 1)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -282,7 +311,8 @@ func TestRefused(t *testing.T) {
 }
 
 // injectedPod is what becomes of a pod.
-func injectedPod(t testing.TB, text string, p inject.Profile, in inject.Cluster) (inject.Result, func(path ...string) string) {
+func injectedPod(t testing.TB, text string, p inject.Profile, in inject.Cluster) (inject.Result,
+	func(path ...string) string) {
 	t.Helper()
 	m := read(t, text, p, in)
 	if len(m.Objects) != 1 {
@@ -337,7 +367,8 @@ func TestOrder(t *testing.T) {
 		if inits != c.inits || containers != c.container || len(result.Warnings) != c.warnings {
 			t.Errorf("%s, 1.%d: %s; %s; %q", c.mode, c.minor, inits, containers, result.Warnings)
 		}
-		if held := strings.Count(get("spec", "containers"), "postStart"); held != 0 && c.minor != 28 || held != 2 && c.minor == 28 {
+		if held := strings.Count(get("spec", "containers"), "postStart"); held != 0 && c.minor != 28 || held != 2 &&
+			c.minor == 28 {
 			t.Errorf("%s, 1.%d: %d containers hold the next", c.mode, c.minor, held)
 		}
 		if got := get("metadata", "annotations", "kubectl.kubernetes.io/default-container"); got != `"web"` {
@@ -361,9 +392,11 @@ func TestJob(t *testing.T) {
 // TestPodSecurity: the level that a namespace of the stream enforces decides who writes
 // the rules.
 func TestPodSecurity(t *testing.T) {
-	namespace := "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {pod-security.kubernetes.io/enforce: restricted}\n---\n"
+	namespace := "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: " +
+		"{pod-security.kubernetes.io/enforce: restricted}\n---\n"
 	text := strings.Replace(plainPod, "  name: web\n", "  name: web\n  namespace: shop\n", 1)
-	for stream, mode := range map[string]inject.Mode{namespace + text: inject.ModeCNI, text: inject.ModeInit, namespace + plainPod: inject.ModeInit} {
+	for stream, mode := range map[string]inject.Mode{namespace + text: inject.ModeCNI, text: inject.ModeInit, namespace +
+		plainPod: inject.ModeInit} {
 		if m := read(t, stream, shipped(t, "haproxy"), inject.Cluster{}); m.Objects[0].Mode != mode {
 			t.Errorf("%s, not %s:\n%s", m.Objects[0].Mode, mode, stream)
 		}
@@ -486,7 +519,8 @@ func TestRelay(t *testing.T) {
 	if err != nil || string(back.Text()) != text {
 		t.Errorf("taken out again, %v:\n%s", err, back.Text())
 	}
-	if _, get := injectedPod(t, plainPod, shipped(t, "haproxy"), inject.Cluster{}); names(t, get("spec", "initContainers")) !=
+	if _, get := injectedPod(t, plainPod, shipped(t, "haproxy"), inject.Cluster{}); names(t, get("spec",
+		"initContainers")) !=
 		"mesh-init haproxy" {
 		t.Errorf("a relay of no probe: %s", get("spec", "initContainers"))
 	}
@@ -502,7 +536,8 @@ func TestRelay(t *testing.T) {
 func TestCNI(t *testing.T) {
 	p := shipped(t, "haproxy-dns")
 	p.Mode = inject.ModeCNI
-	_, get := injectedPod(t, pod(`intercept.mesh/outbound-exclude-ports: "5432"`, "runtimeClassName: runc"), p, inject.Cluster{})
+	_, get := injectedPod(t, pod(`intercept.mesh/outbound-exclude-ports: "5432"`, "runtimeClassName: runc"), p,
+		inject.Cluster{})
 	for name, want := range map[string]string{
 		"enabled": "true", "dns": "all", "families": "ipv4", "other-family": "reject", "outbound-exclude-ports": "5432",
 		"outbound-port": "15001", "inbound-port": "15006", "proxy-uid": "1337", "proxy-gid": "1337", "dns-port": "15053",
@@ -511,6 +546,36 @@ func TestCNI(t *testing.T) {
 		if got := strings.Trim(get("metadata", "annotations", "intercept.mesh/"+name), `"`); got != want {
 			t.Errorf("%s: %q, not %q", name, got, want)
 		}
+	}
+}
+
+// TestTProxy: mode tproxy takes a sidecar with the capability for it, which only
+// namespaces without Pod Security admit.
+func TestTProxy(t *testing.T) {
+	text := strings.Replace(inject.ShippedText("haproxy"), "config:\n", "config:\n  inbound: {mode: tproxy}\n", 1)
+	text = strings.Replace(text, "runAsUser: 1337", "runAsUser: 0", 1) // HAProxy drops it, and keeps the capability
+	text = strings.Replace(text, "runAsNonRoot: true", "runAsNonRoot: false", 1)
+	text = strings.Replace(text, "capabilities: {drop: [ALL]}", "capabilities: {drop: [ALL], add: [NET_ADMIN]}", 1)
+	p, err := inject.ParseProfile("transparent.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, get := injectedPod(t, plainPod, p, inject.Cluster{})
+	if args := get("spec", "initContainers"); !strings.Contains(args, `"--inbound-mode=tproxy"`) {
+		t.Error(args)
+	}
+	_, err = inject.Read("x", []byte(plainPod), p, inject.Cluster{PodSecurity: "restricted"})
+	if err == nil || !strings.Contains(err.Error(), "admits no sidecar with NET_ADMIN or NET_RAW") {
+		t.Error(err)
+	}
+	// A pod may do without, and not choose it for a sidecar that is not made for it.
+	if _, err := inject.Read("x", []byte(pod("intercept.mesh/inbound-mode: tproxy", "")), shipped(t, "haproxy"),
+		inject.Cluster{}); err == nil {
+		t.Error("a sidecar without transparent sockets gets packets for them")
+	}
+	_, get = injectedPod(t, pod(`intercept.mesh/inbound-mode: "off"`, ""), shipped(t, "haproxy"), inject.Cluster{})
+	if args := get("spec", "initContainers"); !strings.Contains(args, `"--inbound-mode=off"`) {
+		t.Error(args)
 	}
 }
 
@@ -536,21 +601,30 @@ func TestRecordIsNotTrusted(t *testing.T) {
 func TestProfileRefused(t *testing.T) {
 	const good = "sidecars:\n- name: p\n  image: p:1\n  securityContext: {runAsUser: 1337}\n"
 	for text, want := range map[string][]string{
-		good + "mod: init\n":                     {"mod: unknown field; did you mean mode? (from my.yaml, line 5)"},
-		good + "mode: sidecar\n":                 {`mode: "sidecar" is not one of auto, init, cni (from my.yaml, line 5)`},
-		good + "name: My Profile\n":              {`name: "My Profile" is not a name; write small letters, digits and dashes (from my.yaml, line 5)`},
-		"sidecars: []\n":                         {"sidecars: none; name the containers to add, the proxy at least (from my.yaml, line 1)"},
-		good + "config: {outbound: {port: x}}\n": {`config.outbound.port: "x" is not a port or a range of ports (1-65535, as in 80 or 8000-8010) (from my.yaml, line 5)`},
-		good + "config: {dns: {mode: all}}\n":    {"config.dns.mode: all, and no resolver; name the sidecar that answers in `resolver` (from my.yaml, line 5)"},
-		good + "resolver: q\n":                   {`resolver: "q" is none of the sidecars: p (from my.yaml, line 5)`},
-		good + "files: {a/b: x}\n":               {"files.a/b: not a file's name; write letters, digits, dots and dashes, at most 63 (from my.yaml, line 5)"},
-		good + "config: {inbound: {mode: tproxy}}\n": {"config.inbound.mode: tproxy, but no sidecar may have transparent sockets: add NET_ADMIN or " +
+		good + "mod: init\n":     {"mod: unknown field; did you mean mode? (from my.yaml, line 5)"},
+		good + "mode: sidecar\n": {`mode: "sidecar" is not one of auto, init, cni (from my.yaml, line 5)`},
+		good + "name: My Profile\n": {`name: "My Profile" is not a name; write small letters, digits and ` +
+			`dashes (from my.yaml, line 5)`},
+		"sidecars: []\n": {"sidecars: none; name the containers to add, the proxy at least (from " +
+			"my.yaml, line 1)"},
+		good + "config: {outbound: {port: x}}\n": {`config.outbound.port: "x" is not a port or a range of ports (1-65535, ` +
+			`as in 80 or 8000-8010) (from my.yaml, line 5)`},
+		good + "config: {dns: {mode: all}}\n": {"config.dns.mode: all, and no resolver; name the sidecar that answers " +
+			"in `resolver` (from my.yaml, line 5)"},
+		good + "resolver: q\n": {`resolver: "q" is none of the sidecars: p (from my.yaml, line 5)`},
+		good + "files: {a/b: x}\n": {"files.a/b: not a file's name; write letters, digits, dots and dashes, " +
+			"at most 63 (from my.yaml, line 5)"},
+		good + "config: {inbound: {mode: tproxy}}\n": {"config.inbound.mode: tproxy, but no sidecar may have transparent " +
+			"sockets: add NET_ADMIN or " +
 			"NET_RAW to the capabilities of the one that takes inbound connections (from my.yaml, line 5)"},
-		good + "holdApplicationUntilProxyStarts: {q: [a]}\n":                   {`holdApplicationUntilProxyStarts: "q" is none of the sidecars: p (from my.yaml, line 5)`},
-		good + "- name: p\n  image: q\n  securityContext: {runAsUser: 1337}\n": {`sidecars[1].name: "p" is there twice (from my.yaml, line 5)`},
+		good + "holdApplicationUntilProxyStarts: {q: [a]}\n": {`holdApplicationUntilProxyStarts: "q" is ` +
+			`none of the sidecars: p (from my.yaml, line 5)`},
+		good + "- name: p\n  image: q\n  securityContext: {runAsUser: 1337}\n": {`sidecars[1].name: "p" is there twice ` +
+			`(from my.yaml, line 5)`},
 		"sidecars:\n- name: p\n  image: p:1\n  imagePullPolcy: Always\n": {
 			"sidecars[0].imagePullPolcy: unknown field; did you mean imagePullPolicy? (from my.yaml, line 4)"},
-		"sidecars:\n- name: p\n  image: p:1\n": {"sidecars[0].securityContext: it does not run as the proxy (config.proxy: users 1337, " +
+		"sidecars:\n- name: p\n  image: p:1\n": {"sidecars[0].securityContext: it does not run as the proxy (config.proxy: " +
+			"users 1337, " +
 			"groups 1337), so what it sends would come back to it; set runAsUser and runAsGroup (from my.yaml, line 2)"},
 		"sidecars:\n- {name: p, image: 5, securityContext: {runAsUser: '1337'}}\n": {
 			"sidecars[0].image: 5 where a text belongs; write it in quotes (from my.yaml, line 2)",
@@ -578,7 +652,8 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(pod(`intercept.mesh/injected: '{"containers":["web"],"merged":[{"list":"containers","container":{"name":"x"}}]}'`, ""))
 	f.Add(pod(`intercept.mesh/sidecar-volumes: '[{"name":"mesh-files","emptyDir":{}}]'`, "volumes: [{name: mesh-files}]"))
-	f.Add("kind: List\napiVersion: v1\nitems: [{kind: Pod, apiVersion: v1, spec: &s {containers: [{name: a}]}}, {kind: Pod, apiVersion: v1, spec: *s}]\n")
+	f.Add("kind: List\napiVersion: v1\nitems: [{kind: Pod, apiVersion: v1, spec: &s {containers: [{name: a}]}}, {kind: " +
+		"Pod, apiVersion: v1, spec: *s}]\n")
 	p := shipped(f, "haproxy-dns")
 	f.Fuzz(func(t *testing.T, text string) {
 		once, err := inject.Read("x", []byte(text), p, inject.Cluster{})

@@ -133,15 +133,17 @@ func parseProfile(source string, text []byte) (Profile, error) {
 		return Profile{}, err
 	}
 	r := profileReader{root: root, p: Profile{
-		Name: strings.TrimSuffix(source[strings.LastIndexByte(source, '/')+1:], ".yaml"), Mode: ModeAuto, schema: readSchema(),
-		hold: map[string]*yaml.Node{},
+		Name: strings.TrimSuffix(source[strings.LastIndexByte(source, '/')+1:], ".yaml"), Mode: ModeAuto,
+		schema: readSchema(),
+		hold:   map[string]*yaml.Node{},
 	}}
 	r.p.schema.check(&r.errs, "", "Profile", root)
 	if !r.errs.None() {
 		return Profile{}, r.errs.Err()
 	}
 	r.read(source)
-	for _, n := range slices.Concat(r.p.sidecars, r.p.volumes, []*yaml.Node{r.p.init}, slices.Collect(maps.Values(r.p.hold))) {
+	for _, n := range slices.Concat(r.p.sidecars, r.p.volumes, []*yaml.Node{r.p.init},
+		slices.Collect(maps.Values(r.p.hold))) {
 		plain(n)
 	}
 	return r.p, r.errs.Err()
@@ -241,8 +243,8 @@ func (r *profileReader) containers() {
 		}
 		proxy := r.p.Config.Proxy // by its mark alone, perhaps
 		if len(proxy.UIDs)+len(proxy.GIDs) > 0 && !runsAs(proxy, c, nil) {
-			r.fail(at+".securityContext", c, "it does not run as the proxy (config.proxy: users %s, groups %s), so what it sends "+
-				"would come back to it; set runAsUser and runAsGroup", proxy.UIDs, proxy.GIDs)
+			r.fail(at+".securityContext", c, "it does not run as the proxy (config.proxy: users %s, groups %s), so what it "+
+				"sends would come back to it; set runAsUser and runAsGroup", proxy.UIDs, proxy.GIDs)
 		}
 	}
 	r.p.volumes = r.named("volumes", map[string]bool{filesVolume: true})
@@ -342,9 +344,10 @@ func isFileName(s string) bool {
 
 // mayBeTransparent reports whether a container has a capability for IP_TRANSPARENT.
 func mayBeTransparent(c *yaml.Node) bool {
-	return slices.ContainsFunc(yamldoc.Items(yamldoc.Get(c, "securityContext", "capabilities", "add")), func(n *yaml.Node) bool {
-		return n.Value == "NET_ADMIN" || n.Value == "NET_RAW"
-	})
+	return slices.ContainsFunc(yamldoc.Items(yamldoc.Get(c, "securityContext", "capabilities", "add")),
+		func(n *yaml.Node) bool {
+			return n.Value == "NET_ADMIN" || n.Value == "NET_RAW"
+		})
 }
 
 // runsAs reports whether a container runs as the proxy, by its user or its group. What

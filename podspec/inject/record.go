@@ -58,7 +58,8 @@ func strip(pod *yaml.Node) error {
 		return fieldError("metadata.annotations."+injectedKey, n, "%d bytes, which is more than was written", len(text))
 	}
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return fieldError("metadata.annotations."+injectedKey, n, "it cannot be read (%w); take it out, and what was injected", err)
+		return fieldError("metadata.annotations."+injectedKey, n, "it cannot be read (%w); take it out, and what was "+
+			"injected", err)
 	}
 	spec := yamldoc.Get(pod, "spec")
 	if err := restore(spec, annotations); err != nil {
@@ -122,7 +123,8 @@ func probeErrors(c *yaml.Node, err error) error {
 		if !ok {
 			at = &probes.Error{Err: e}
 		}
-		all = append(all, &strict.Error{Path: strict.Join("container "+strict.Clip(nameOf(c)), at.Path), Line: at.Line, Err: at.Err})
+		all = append(all, &strict.Error{Path: strict.Join("container "+strict.Clip(nameOf(c)), at.Path), Line: at.Line,
+			Err: at.Err})
 	}
 	return errors.Join(all...)
 }

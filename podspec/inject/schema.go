@@ -48,7 +48,8 @@ func (s schema) check(errs *strict.Errors, path, typ string, n *yaml.Node) {
 			}
 			if of == "" {
 				errs.Add(&strict.Error{Path: strict.Join(path, strict.Clip(key.Value)), Line: key.Line, Err: fmt.Errorf(
-					"unknown field; %s", strict.Hint(key.Value, slices.Sorted(maps.Keys(s[typ])), "Kubernetes has none of that name here"))})
+					"unknown field; %s", strict.Hint(key.Value, slices.Sorted(maps.Keys(s[typ])), "Kubernetes has none of that name "+
+						"here"))})
 				continue
 			}
 			s.check(errs, strict.Join(path, strict.Clip(key.Value)), of, v)
@@ -87,7 +88,8 @@ func isQuantity(s string) bool {
 		number = s
 	}
 	_, err := strconv.ParseFloat(number, 64)
-	return err == nil && slices.Contains([]string{"", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi",
+	return err == nil && slices.Contains([]string{"", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti",
+		"Pi",
 		"Ei"}, s[len(number):]) && strings.Trim(number, "0123456789.+-eE") == ""
 }
 
@@ -145,7 +147,8 @@ func (s schema) merge(typ string, value, patch *yaml.Node) *yaml.Node {
 		out := yamldoc.Copy(value)
 		for _, v := range patch.Content {
 			i := slices.IndexFunc(out.Content, func(o *yaml.Node) bool {
-				return yamldoc.Text(yamldoc.Get(o, key)) != "" && yamldoc.Text(yamldoc.Get(o, key)) == yamldoc.Text(yamldoc.Get(v, key))
+				return yamldoc.Text(yamldoc.Get(o, key)) != "" && yamldoc.Text(yamldoc.Get(o, key)) == yamldoc.Text(yamldoc.Get(v,
+					key))
 			})
 			if i < 0 {
 				out.Content = append(out.Content, yamldoc.Copy(v))

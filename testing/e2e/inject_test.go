@@ -210,7 +210,8 @@ func TestInjected(t *testing.T) {
 func healthOf(t *testing.T, lab *netlab.Lab) string {
 	t.Helper()
 	netlab.RequireProgram(t, "curl")
-	cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5", "http://10.244.0.5:15021/")
+	cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5",
+		"http://10.244.0.5:15021/")
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	if err := lab.Peer.Start(cmd, nil); err != nil {

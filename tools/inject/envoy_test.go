@@ -22,7 +22,8 @@ import (
 // types, also inside of extensions, and their validation finds nothing.
 func TestEnvoy(t *testing.T) {
 	var profile struct{ Files map[string]string }
-	if err := yaml.UnmarshalStrict([]byte("files:"+strings.SplitN(inject.ShippedText("envoy"), "\nfiles:", 2)[1]), &profile); err != nil {
+	if err := yaml.UnmarshalStrict([]byte("files:"+strings.SplitN(inject.ShippedText("envoy"), "\nfiles:", 2)[1]),
+		&profile); err != nil {
 		t.Fatal(err)
 	}
 	text, err := yaml.YAMLToJSONStrict([]byte(profile.Files["envoy.yaml"]))

@@ -230,7 +230,8 @@ func TestPodSecurity(t *testing.T) {
 		}
 		for _, level := range []api.Level{api.LevelBaseline, api.LevelRestricted} {
 			allowed := true
-			for _, r := range evaluator.EvaluatePod(api.LevelVersion{Level: level, Version: api.LatestVersion()}, &pod.ObjectMeta, &pod.Spec) {
+			for _, r := range evaluator.EvaluatePod(api.LevelVersion{Level: level, Version: api.LatestVersion()},
+				&pod.ObjectMeta, &pod.Spec) {
 				if !r.Allowed {
 					allowed = false
 					if mode == inject.ModeCNI {
