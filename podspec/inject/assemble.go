@@ -116,6 +116,7 @@ func (i *injection) sidecars() []*yaml.Node {
 	resources := i.own(podspec.SidecarResources, "{}ResourceRequirements")
 	mounts := i.own(podspec.SidecarVolumeMounts, "{}[]VolumeMount")
 	var all []*yaml.Node
+	held := i.in.native()
 	for _, c := range i.p.sidecars {
 		name := nameOf(c)
 		if name == i.p.Relay && len(i.relayed.Probes) == 0 {
@@ -128,18 +129,13 @@ func (i *injection) sidecars() []*yaml.Node {
 			i.errs.Add(err)
 			env := yamldoc.List(yamldoc.Map(yamldoc.String("name"), yamldoc.String(probes.Env), yamldoc.String("value"),
 				yamldoc.String(text)))
-			yamldoc.Set(c, "env", i.p.schema.merge(i.p.schema["Container"]["env"], yamldoc.Get(c, "env"), env))
+			i.patch(c, "env", env)
 		}
-		for field, of := range map[string]*yaml.Node{"resources": resources, "volumeMounts": mounts} {
-			if v := yamldoc.Get(of, name); v != nil {
-				typ := i.p.schema["Container"][field]
-				yamldoc.Set(c, field, i.p.schema.merge(typ, yamldoc.Get(c, field), v))
-			}
-		}
+		i.patch(c, "resources", yamldoc.Get(resources, name))
+		i.patch(c, "volumeMounts", yamldoc.Get(mounts, name))
 		if len(i.rules.Proxy.UIDs)+len(i.rules.Proxy.GIDs) > 0 && !runsAs(i.rules.Proxy, c, nil) {
 			i.errs.Add(fieldError("container "+name, c, "it does not run as the proxy (users %s, groups %s), as a sidecar has "+
-				"to; "+
-				"leave runAsUser and runAsGroup out", i.rules.Proxy.UIDs, i.rules.Proxy.GIDs))
+				"to; leave runAsUser and runAsGroup out", i.rules.Proxy.UIDs, i.rules.Proxy.GIDs))
 		}
 		if i.in.native() {
 			yamldoc.Set(c, "restartPolicy", yamldoc.String("Always"))
@@ -148,26 +144,34 @@ func (i *injection) sidecars() []*yaml.Node {
 		} else {
 			i.record.Containers = append(i.record.Containers, name)
 			i.did("sidecar "+name, "profile "+i.p.Name)
-			i.hold(c)
+			held = i.hold(c) || held
 		}
 		i.p.schema.complete("Container", c)
 		all = append(all, c)
 	}
+	if !held {
+		i.warn("the app may start before the sidecar does, and its first connections are refused then")
+	}
 	return all
 }
 
-// hold makes kubelet wait, before it starts the next container, until a sidecar has started.
-func (i *injection) hold(c *yaml.Node) {
-	command := i.p.hold[nameOf(c)]
-	if nameOf(c) == i.p.Relay { // the app does not call it
-		return
+// patch lays something over a field of a container, if it is there.
+func (i *injection) patch(c *yaml.Node, field string, patch *yaml.Node) {
+	if patch != nil {
+		yamldoc.Set(c, field, i.p.schema.merge(i.p.schema["Container"][field], yamldoc.Get(c, field), patch))
 	}
-	if command == nil || yamldoc.Get(c, "lifecycle", "postStart") != nil {
-		i.warn("the app may start before sidecar %s does, and its first connections are refused then", nameOf(c))
-		return
+}
+
+// hold makes kubelet wait, before it starts the next container, until a sidecar has
+// started. It returns whether it does.
+func (i *injection) hold(c *yaml.Node) bool {
+	command := i.p.hold[nameOf(c)]
+	if own := yamldoc.Get(c, "lifecycle", "postStart"); command == nil || own != nil {
+		return own != nil
 	}
 	yamldoc.Set(mapping(c, "lifecycle"), "postStart", yamldoc.Map(yamldoc.String("exec"),
 		yamldoc.Map(yamldoc.String("command"), yamldoc.Copy(command))))
+	return true
 }
 
 // own reads an annotation that is JSON.
