@@ -7,7 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 
@@ -37,45 +37,48 @@ type Doc struct {
 // changed in its parts (it repeats itself by aliases in what changes), all of it is
 // written anew.
 func Edits(text []byte, docs []Doc, depth int) ([]Edit, error) {
+	lines, _ := split(text)
 	whole := make([]bool, len(docs))
-	for {
+	for again := false; ; again = true {
 		var edits []Edit
 		for i, d := range docs {
-			e, err := edit(text, d, whole[i])
+			e, err := edit(text, lines, d, whole[i])
 			if err != nil {
 				return nil, err
 			}
 			edits = append(edits, e...)
 		}
-		wrong := says(Apply(text, edits), docs, depth)
-		if wrong < 0 {
+		wrong := differ(Apply(text, edits), docs, depth)
+		switch {
+		case len(wrong) == 0:
 			return edits, nil
+		case again:
+			return nil, errors.New("this YAML cannot be changed; write it in block style, without tags")
 		}
-		if wrong == len(docs) || whole[wrong] {
-			return nil, fmt.Errorf("this YAML cannot be changed; write it in block style, without tags")
+		for _, i := range wrong {
+			whole[i] = true
 		}
-		whole[wrong] = true
 	}
 }
 
-// says returns the first document of which a text does not say what it should, or
-// -1; len(docs) if nobody can tell.
-func says(text []byte, docs []Doc, depth int) int {
+// differ returns the documents of which a text does not say what it should. Where
+// nobody can tell those are all that have changed.
+func differ(text []byte, docs []Doc, depth int) []int {
 	roots, err := yamldoc.Stream(text, depth)
+	unclear := err != nil || len(roots) != len(docs)
+	var wrong []int
 	for i, d := range docs {
-		if err == nil && i < len(roots) {
+		if yamldoc.Equal(d.Before, d.After) {
+			continue
+		}
+		if !unclear {
 			if got, err := yamldoc.Resolve(roots[i], depth); err == nil && yamldoc.Equal(got, d.After) {
 				continue
 			}
 		}
-		if !yamldoc.Equal(d.Before, d.After) {
-			return i
-		}
+		wrong = append(wrong, i)
 	}
-	if err != nil || len(roots) != len(docs) {
-		return len(docs)
-	}
-	return -1
+	return wrong
 }
 
 // Apply returns a text with edits made.
@@ -152,11 +155,10 @@ func walk(lines []string, edits []Edit) func(yield func(line) bool) {
 	}
 }
 
-func edit(text []byte, d Doc, whole bool) ([]Edit, error) {
+func edit(text []byte, lines []string, d Doc, whole bool) ([]Edit, error) {
 	if yamldoc.Equal(d.Before, d.After) {
 		return nil, nil
 	}
-	lines, _ := split(text)
 	if d.Root.Column == 0 { // JSON
 		out, err := indented(text, d.After)
 		return []Edit{{1, len(lines), out}}, err
