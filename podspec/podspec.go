@@ -151,7 +151,8 @@ func own() []Annotation {
 		{RuntimeClass, "NAME", "", "", "set by the sidecar's injector: the pod's spec.runtimeClassName, which a " +
 			"container runtime does not tell a plugin"},
 		{Inject, "true|false", "", "", "whether mesh-init inject, or the webhook, adds the sidecar; also a label"},
-		{SidecarResources, "JSON", "", "", `resources of the sidecar's containers: {"haproxy": {"limits": {"memory": "256Mi"}}}`},
+		{SidecarResources, "JSON", "", "",
+			`resources of the sidecar's containers: {"haproxy": {"limits": {"memory": "256Mi"}}}`},
 		{SidecarVolumes, "JSON", "", "", "more volumes of the pod, for the sidecar: a list"},
 		{SidecarVolumeMounts, "JSON", "", "", `where the sidecar's containers have them: {"haproxy": [{"name": "certs", ` +
 			`"mountPath": "/certs"}]}`},

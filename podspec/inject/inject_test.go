@@ -243,7 +243,8 @@ func TestRefused(t *testing.T) {
 					`(from app.yaml, line 6)`}},
 		"a quantity": {text: pod(`intercept.mesh/sidecar-resources: '{"haproxy": {"limits": {"cpu": "1x"}}}'`, ""),
 			want: []string{
-				`pod/web: annotation intercept.mesh/sidecar-resources: haproxy.limits.cpu: "1x" is not a quantity; write one such ` +
+				`pod/web: annotation intercept.mesh/sidecar-resources: haproxy.limits.cpu: "1x" is not a quantity; write one ` +
+					`such ` +
 					`as ` +
 					`100m, 0.5 or 64Mi (from app.yaml, line 6)`}},
 		"Pod Security": {profile: "name: x\nmode: init\n", in: inject.Cluster{PodSecurity: "baseline"}, text: plainPod,

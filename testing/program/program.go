@@ -24,7 +24,8 @@ func Build(output, source string) error {
 	if err != nil {
 		return fmt.Errorf("look for the directory of %s: %w", module, err)
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-gcflags", module+"/...=-l", "-o", output, "./"+source)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-gcflags", module+"/...=-l", "-o", output,
+		"./"+source)
 	cmd.Dir = strings.TrimSpace(string(dir))
 	// What ships is built from the versions in go.mod, not from those of go.work.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
