@@ -75,6 +75,11 @@ func Compile(c Config) (Ruleset, error) {
 	if err := c.Validate(); err != nil {
 		return Ruleset{}, err
 	}
+	return c.rules(), nil
+}
+
+// rules is Compile of a Config whose fields are valid.
+func (c Config) rules() Ruleset {
 	rs := Ruleset{Families: c.families()}
 	for _, part := range [][]Chain{
 		c.zones(),    // raw, -300: Z0-Z2
@@ -92,7 +97,7 @@ func Compile(c Config) (Ruleset, error) {
 	if c.rejectsOtherFamily() {
 		rs = withOtherFamily(rs, c.families()[0].Other())
 	}
-	return rs, nil
+	return rs
 }
 
 func (c Config) families() []Family {

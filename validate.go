@@ -46,15 +46,33 @@ func (e *FieldError) Error() string {
 
 func (e *FieldError) Unwrap() error { return e.Err }
 
-// ErrNothingCaptured is what [Config.Validate] reports of a Config under which
-// no connection would ever go to the proxy: most likely a mistake, and one
-// that nobody would notice.
-var ErrNothingCaptured = errors.New("this configuration captures nothing: inbound and DNS are off or empty, and no " +
-	"outbound CIDR or port is included")
+// ErrNothingCaptured is what a [*NothingCapturedError] is.
+var ErrNothingCaptured = errors.New("this configuration captures nothing")
+
+// NothingCapturedError is what [Config.Validate] reports of a Config under which no connection of an app, and none that
+// arrives, would ever go to the proxy, nor any name lookup to its resolver: most likely a mistake, and one that nobody
+// would notice.
+type NothingCapturedError struct {
+	// Fields are the paths of the fields that together leave nothing, as in [FieldError]: with any one of them as in
+	// [Default] something would be captured.
+	Fields []string
+}
+
+func (e *NothingCapturedError) Error() string {
+	last := len(e.Fields) - 1
+	if last <= 0 {
+		return fmt.Sprintf("%s: %s leaves nothing", ErrNothingCaptured, strings.Join(e.Fields, ""))
+	}
+	return fmt.Sprintf("%s: %s and %s together leave nothing", ErrNothingCaptured, strings.Join(e.Fields[:last], ", "),
+		e.Fields[last])
+}
+
+// Is makes the error an [ErrNothingCaptured].
+func (e *NothingCapturedError) Is(target error) bool { return target == ErrNothingCaptured }
 
 // Validate reports everything that is wrong with c, not just the first thing, in
 // the order of the fields: the errors joined by [errors.Join] are of type
-// [*FieldError], or [ErrNothingCaptured].
+// [*FieldError], or one [*NothingCapturedError].
 func (c Config) Validate() error {
 	v := &validator{}
 	v.proxy(c.Proxy)
@@ -90,7 +108,7 @@ func (c Config) Validate() error {
 		v.fail("families", "%q is not one of auto, ipv4, ipv6, dual", string(c.Families))
 	}
 	if len(v.errs) == 0 && !c.capturesAnything() {
-		return errors.Join(ErrNothingCaptured)
+		return errors.Join(&NothingCapturedError{c.leavesNothing()})
 	}
 	return v.err()
 }
@@ -455,11 +473,33 @@ func validateInterface(name string) error {
 	return nil
 }
 
-// capturesAnything reports whether any connection can reach the proxy.
+// capturesAnything reports whether any connection can reach the proxy, or any lookup the resolver. What the proxy sends
+// does not count.
 func (c Config) capturesAnything() bool {
-	return c.Inbound.Mode != InboundOff && len(c.Inbound.IncludePorts) > 0 ||
-		len(c.Outbound.IncludeCIDRs) > 0 || len(c.Outbound.IncludePorts) > 0 ||
-		c.capturesDNS()
+	_, any := c.rules().Captured(c.Proxy.UIDs, c.Proxy.GIDs)
+	return any
+}
+
+// leavesNothing returns the fields to which it is due that c captures nothing: as few as can be, of those that are not as
+// in Default.
+func (c Config) leavesNothing() []string {
+	var due []string
+	defaults := Default()
+	for _, path := range strict.Paths(reflect.TypeFor[Config]()) {
+		without := c
+		field := strict.Lookup(reflect.ValueOf(&without).Elem(), path)
+		usual := strict.Lookup(reflect.ValueOf(&defaults).Elem(), path)
+		if reflect.DeepEqual(field.Interface(), usual.Interface()) {
+			continue
+		}
+		field.Set(usual)
+		if without.capturesAnything() {
+			due = append(due, path)
+		} else {
+			c = without
+		}
+	}
+	return due
 }
 
 // capturesDNS reports whether any lookup can reach the resolver.

@@ -120,7 +120,7 @@ func (l *Layers) ServersUnreadable(source string, err error) { l.Unreadable(sour
 // Done returns the configuration, which is valid if there is no error; if it
 // still needs name servers, it will be once it has them. The errors joined name
 // everything that is wrong and where it comes from: they are
-// [*intercept.FieldError], [intercept.ErrNothingCaptured], or were added.
+// [*intercept.FieldError], [*intercept.NothingCapturedError], or were added.
 func (l *Layers) Done() (intercept.Config, error) {
 	c := l.config
 	if l.NeedsServers() {
@@ -142,6 +142,9 @@ func (l *Layers) Done() (intercept.Config, error) {
 			field.Source, field.Line = from.Source, from.Line
 			l.rename(field)
 		}
+		if nothing, is := errors.AsType[*intercept.NothingCapturedError](err); is {
+			l.name(nothing.Fields)
+		}
 		l.Errs.Add(err)
 	}
 	return l.config, l.Errs.Err()
@@ -153,6 +156,15 @@ func (l *Layers) rename(e *intercept.FieldError) {
 	for _, f := range Fields() {
 		if l.Name != nil && e.Other == f.Path {
 			e.Err = errors.New(strings.ReplaceAll(e.Err.Error(), f.Path, l.Name(f)))
+		}
+	}
+}
+
+// name makes of fields' paths what people set them by.
+func (l *Layers) name(paths []string) {
+	for _, f := range Fields() {
+		if at := slices.Index(paths, f.Path); l.Name != nil && at >= 0 {
+			paths[at] = l.Name(f)
 		}
 	}
 }
