@@ -81,8 +81,9 @@ func TestLeavesNothing(t *testing.T) {
 // A small world, in which lists often cover all there is; and of each class that it has, a member.
 var (
 	fewCIDRs = []string{"0.0.0.0/0", "::/0", "0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "127.1.0.0/16", "127.0.0.1"}
-	fewPorts = []intercept.PortRange{{First: 1, Last: 79}, intercept.Port(80), {First: 81, Last: 65535}, intercept.Port(53)}
-	fewIDs   = []intercept.IDRange{{First: 0, Last: 999}, intercept.ID(1000), {First: 1001, Last: intercept.MaxID}}
+	fewPorts = []intercept.PortRange{{First: 1, Last: 79}, intercept.Port(80), {First: 81, Last: 65535},
+		intercept.Port(53)}
+	fewIDs = []intercept.IDRange{{First: 0, Last: 999}, intercept.ID(1000), {First: 1001, Last: intercept.MaxID}}
 
 	someAddrs = []string{"10.1.2.3", "20.1.2.3", "203.0.113.5", "127.1.2.3", "127.0.0.2", "127.0.0.1", "2001:db8::5",
 		"::1"}

@@ -480,8 +480,8 @@ func (c Config) capturesAnything() bool {
 	return any
 }
 
-// leavesNothing returns the fields to which it is due that c captures nothing: as few as can be, of those that are not as
-// in Default.
+// leavesNothing returns the fields to which it is due that c captures nothing: as few as can be, of those that are not
+// as in Default.
 func (c Config) leavesNothing() []string {
 	var due []string
 	defaults := Default()

@@ -209,7 +209,8 @@ func (s *search) divide(f flows, m Match) (yes, no flows) {
 		yes.interfaces, no.interfaces = s.byInterface(f, string(m), Prerouting)
 	case OutInterface:
 		yes.interfaces, no.interfaces = s.byInterface(f, string(m), Output)
-	default:
+	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length, TCPHeader,
+		TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
 		s.left--
 		t := tracer{rs: s.rs, p: f.one()}
 		if t.satisfies(m) {
@@ -294,12 +295,11 @@ func (s *search) classes() flows {
 			for _, m := range r.Match {
 				f.add(m)
 			}
-			switch t := r.Target.(type) {
-			case Jump:
-				visit(s.rs.chain(t.Chain))
-			case Goto:
-				visit(s.rs.chain(t.Chain))
-			default:
+			if to, is := r.Target.(Jump); is {
+				visit(s.rs.chain(to.Chain))
+			}
+			if to, is := r.Target.(Goto); is {
+				visit(s.rs.chain(to.Chain))
 			}
 		}
 	}
@@ -344,7 +344,9 @@ func (f *flows) add(m Match) {
 		f.interfaces = append(f.interfaces, named(string(m)))
 	case OutInterface:
 		f.interfaces = append(f.interfaces, named(string(m)))
-	default:
+	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length, TCPHeader,
+		TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
+		// All of the flows have the same.
 	}
 }
 

@@ -337,7 +337,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"proxy: neither a UID nor a GID"}},
 		{name: "nothing captured", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs", "none"},
 			want: []string{"this configuration captures nothing: --outbound-include-cidrs and --inbound-mode together leave"}},
-		{name: "nothing captured, by a rule of exclusion", args: []string{"--inbound-mode", "off", "--outbound-exclude", "tcp"},
+		{name: "nothing captured, by an exclusion", args: []string{"--inbound-mode", "off", "--outbound-exclude", "tcp"},
 			want: []string{"this configuration captures nothing: --outbound-exclude and --inbound-mode together leave nothing"}},
 		{name: "an error hides its consequences only", args: []string{"--inbound-mode", "off", "--outbound-include-cidrs",
 			"x", "--loopback", "10.0.0.0/8"},
