@@ -21,6 +21,7 @@ const (
 	Rewrite  Act = "rewrite"  // writes into its headers, without conntrack
 	Zone     Act = "zone"     // chooses its conntrack zone
 	Queue    Act = "queue"    // hands it to a program
+	Forward  Act = "fwd"      // sends it out by another interface
 	Discard  Act = "discard"  // drops or rejects it
 )
 
@@ -33,7 +34,7 @@ type Chain struct {
 	// Dormant is true of a table that sleeps (nft's flag dormant): its chains have no hooks.
 	Dormant bool
 	// Base is true if it has a hook. Type, Hook, Priority and Drops (its policy) are of those alone. Type and Hook are
-	// nft's words; the Hook is empty if it is none of package ruleset's.
+	// nft's words; the Hook is empty if it is none of package ruleset's, nor of those of network devices.
 	Base       bool
 	Type, Hook string
 	Priority   int32
@@ -109,7 +110,7 @@ type Foreign struct {
 	Owners []string `json:"owners,omitempty"`
 	// Legacy is true of the legacy variant of xtables.
 	Legacy   bool   `json:"legacy,omitempty"`
-	Family   string `json:"family"` // nft's word: ip, ip6 or inet
+	Family   string `json:"family"` // nft's word: ip, ip6, inet or netdev
 	Table    string `json:"table"`
 	Chain    string `json:"chain"`
 	Hook     string `json:"hook"`
@@ -131,17 +132,27 @@ const natAsked = -100
 // conntrackAt is when conntrack looks at a packet.
 const conntrackAt = -200
 
-// hooks are those where rules of ours stand, as packets pass them.
-func hooks() []string { return []string{"prerouting", "input", "forward", "output"} }
+// The hooks of network devices: what arrives by one passes the first before all of ours, and what leaves by one passes
+// the last after them.
+const (
+	Ingress = "ingress"
+	Egress  = "egress"
+)
 
-// Survey returns the base chains that have rules, or drop what they have no rule for, at our hooks, in the order in
-// which the kernel asks them: hook by hook, by priority, and of those at one priority the one of the latest table
-// first.
+// hooks are those where rules of ours stand, and those of network devices, as packets pass them.
+func hooks() []string { return []string{Ingress, "prerouting", "input", "forward", "output", Egress} }
+
+// families are those of tables whose chains IP packets meet.
+func families() []string { return []string{"ip", "ip6", "inet", "netdev"} }
+
+// Survey returns the base chains that have rules, or drop what they have no rule for, at our hooks and at those of
+// network devices, in the order in which the kernel asks them: hook by hook, by priority, and of those at one priority
+// the one of the latest table first.
 func Survey(chains []Chain, ours Ours) []Foreign {
 	t := newTables(chains)
 	var all []Foreign
 	for _, c := range slices.Backward(chains) {
-		if !c.Base || !slices.Contains(hooks(), c.Hook) || !slices.Contains([]string{"ip", "ip6", "inet"}, c.Family) {
+		if !c.Base || !slices.Contains(hooks(), c.Hook) || !slices.Contains(families(), c.Family) {
 			continue
 		}
 		before, after, shared := c.split(ours)
@@ -203,6 +214,10 @@ func (c Chain) asked(ours Ours) Asked {
 		our = ours.NAT
 	}
 	switch {
+	case c.Hook == Ingress:
+		return Before
+	case c.Hook == Egress:
+		return After
 	case at < our:
 		return Before
 	case at > our:
@@ -310,7 +325,12 @@ func (p part) effect(c Chain) Effect {
 	switch {
 	case c.Dormant:
 		return Asleep
-	case translates && p.asked == Before, does(TProxy), does(Rewrite) && c.Type != natType:
+	case c.Hook == Egress: // what ours capture stays in the pod
+		if does(Discard) {
+			return MayDiscard
+		}
+		return Harmless
+	case translates && p.asked == Before, does(TProxy, Forward), does(Rewrite) && c.Type != natType:
 		return Takes
 	case translates && p.asked == MaybeFirst:
 		return MayTake
@@ -350,6 +370,8 @@ func (f Foreign) Says() string {
 		switch {
 		case does(TProxy):
 			return "gives packets to sockets of its choice (TPROXY): those do not come to the proxy"
+		case does(Forward):
+			return "sends packets out by another interface: those do not come to the proxy"
 		case f.Type != natType:
 			return "writes into the headers of packets: they are captured by what it writes, or not at all"
 		}

@@ -75,6 +75,13 @@ func TestEffects(t *testing.T) {
 		{filter("forward", 0, does(Queue)), overNFT, "after, may discard"},
 		{drops, overNFT, "after, may discard"},
 		{filter("", -300, does(NoTrack)), overNFT, ""},
+		{filter(Ingress, 0, does(Discard)), overNFT, "before, may discard"},
+		{filter(Ingress, 100, does(Rewrite)), overNFT, "before, takes"},
+		{filter(Ingress, 0, does(Forward)), overNFT, "before, takes"},
+		{filter(Ingress, 0, to("nowhere")), overNFT, "before, harmless"},
+		{at(Chain{Family: "netdev", Table: "t", Name: "c", Rules: []Rule{does(Discard)}}, "filter", Egress, -300), overNFT,
+			"after, may discard"},
+		{filter(Egress, -300, does(Forward, Rewrite)), overNFT, "after, harmless"},
 		{at(Chain{Family: "bridge", Table: "t", Name: "c", Rules: []Rule{does(DNAT)}}, "nat", "output", -300), overNFT, ""},
 	} {
 		var got []string

@@ -32,15 +32,14 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 	if len(of) == 0 {
 		return nil, nil
 	}
-	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output}
 	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
 		if len(of[in]) == 0 { // ours, or of a table that was made meanwhile
 			return
 		}
 		o := of[in][0]
 		o.Name, o.Base, o.Type, o.Priority, o.Drops = c.name, c.base, c.typ, c.priority, c.drops
-		if c.base && int(c.hook) < len(hooks) {
-			o.Hook = hooks[c.hook].String()
+		if c.base {
+			o.Hook = hookName(in.family, c.hook)
 		}
 		of[in] = append(of[in], o)
 	})
@@ -49,6 +48,20 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 		all = append(all, of[t.tableName]...)
 	}
 	return all, err
+}
+
+// hookName is nft's word for a hook by its number (linux/netfilter.h, linux/netfilter_netdev.h), or nothing.
+func hookName(family nftables.TableFamily, n uint32) string {
+	const postrouting = ""
+	names := []string{ruleset.Prerouting.String(), ruleset.Input.String(), ruleset.Forward.String(),
+		ruleset.Output.String(), postrouting, beside.Ingress}
+	if family == nftables.TableFamilyNetdev {
+		names = []string{beside.Ingress, beside.Egress}
+	}
+	if int(n) < len(names) {
+		return names[n]
+	}
+	return ""
 }
 
 func (conn *Conn) foreignRules(chains []beside.Chain) error {
@@ -123,6 +136,8 @@ func readActs(r *beside.Rule, list []byte) {
 			add(beside.NoTrack)
 		case "queue":
 			add(beside.Queue)
+		case "fwd":
+			add(beside.Forward)
 		case "reject", "synproxy":
 			add(beside.Discard)
 		case "payload":

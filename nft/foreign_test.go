@@ -87,3 +87,47 @@ COMMIT
 		t.Errorf("%+v", all)
 	}
 }
+
+// TestForeignDevices: chains of network devices are listed with the hooks that they have, the first and the last that a
+// packet meets.
+func TestForeignDevices(t *testing.T) {
+	ns, b := namespace(t)
+	run(t, ns, "", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+	run(t, ns, `table netdev theirs {
+	chain in { type filter hook ingress device eth0 priority 10;
+		ip daddr 192.0.2.1 fwd to "eth1"
+	}
+	chain out { type filter hook egress device eth0 priority -500;
+		tcp dport 81 drop
+	}
+}
+table inet others {
+	chain in { type filter hook ingress device eth0 priority -500;
+		ip daddr set 192.0.2.1
+	}
+	chain output { type filter hook output priority 0;
+		tcp dport 82 drop
+	}
+}
+`, "nft", "-f", "-")
+	chains, err := b.ForeignChains()
+	if err == nil {
+		err = b.ForeignRules(chains)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range beside.Survey(chains, beside.Ours{NAT: -199}) {
+		got = append(got, fmt.Sprintf("%s %s %v %s: %s", f.Family, f.Hook, f.Acts, f.Asked, f.Effect))
+	}
+	want := []string{
+		"inet ingress [rewrite] before: takes",
+		"netdev ingress [fwd] before: takes",
+		"inet output [discard] after: may discard",
+		"netdev egress [discard] after: may discard",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
