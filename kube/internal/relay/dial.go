@@ -50,7 +50,7 @@ func (d dialer) dial(ctx context.Context, port string) (net.Conn, error) {
 	}
 	conn, second := d.from(ctx, source, loopback(d.pod), port)
 	if second != nil {
-		return nil, errors.Join(err, second)
+		return nil, fmt.Errorf("%w; %w", err, second)
 	}
 	return conn, nil
 }
@@ -68,7 +68,12 @@ func (d dialer) from(ctx context.Context, source, to netip.Addr, port string) (n
 	if source.IsValid() {
 		own.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	}
-	return own.DialContext(ctx, "tcp", net.JoinHostPort(to.String(), port))
+	at := net.JoinHostPort(to.String(), port)
+	conn, err := own.DialContext(ctx, "tcp", at)
+	if op, ok := errors.AsType[*net.OpError](err); ok { // which also names the source
+		err = fmt.Errorf("%s: %w", at, op.Err)
+	}
+	return conn, err
 }
 
 // linger makes an ended connection leave TIME-WAIT after a second, as kubelet's
