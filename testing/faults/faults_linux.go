@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"unsafe"
 
@@ -31,12 +32,14 @@ type Call struct {
 	N int
 	// Receives is whether it takes an answer. Else it sends.
 	Receives bool
+	// Program is the name of the thread that calls, as of proc_pid_comm(5): mostly that of the program.
+	Program string
 }
 
 // Injector chooses what becomes of calls, and counts what became of them. Several programs can be run by one, at the
 // same time.
 type Injector struct {
-	// Choose is called from several goroutines.
+	// Choose is called from one goroutine for each program that runs.
 	Choose func(Call) Fault
 
 	// Calls were all; the others are those that failed.
@@ -164,7 +167,9 @@ func (i *Injector) judge(asked notification, n int) (errno unix.Errno, is bool) 
 		return 0, false
 	}
 	i.Calls.Add(1)
-	call := Call{N: n, Receives: asked.nr == unix.SYS_RECVFROM || asked.nr == unix.SYS_RECVMSG}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", asked.pid)) // who has gone since has no name
+	call := Call{N: n, Receives: asked.nr == unix.SYS_RECVFROM || asked.nr == unix.SYS_RECVMSG,
+		Program: strings.TrimSuffix(string(name), "\n")}
 	switch i.Choose(call) {
 	case None:
 	case Interrupted:
