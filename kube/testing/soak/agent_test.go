@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && soak
 
 package soak
 
@@ -31,8 +31,11 @@ type agent struct {
 	p    *pod
 	api  *kubeapi.Server
 	root string
-	uid  string
 	log  *os.File
+	// cgroup is the file by which the agent finds the pod's process.
+	cgroup string
+	uid    string
+	pods   int // that there have been
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -43,10 +46,9 @@ type agent struct {
 // usage is what a process holds.
 type usage struct{ descriptors, threads, kilobytes int }
 
-func newAgent(t *testing.T, p *pod, n int) *agent {
+func newAgent(t *testing.T, p *pod) *agent {
 	t.Helper()
-	a := &agent{p: p, root: t.TempDir(), api: kubeapi.New(t, kubeapi.Options{StreamLists: true}),
-		uid: fmt.Sprintf("0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f%d", n)}
+	a := &agent{p: p, root: t.TempDir(), api: kubeapi.New(t, kubeapi.Options{StreamLists: true})}
 	list := "{\"name\":\"pods\",\"cniVersion\":\"1.0.0\",\"plugins\":[{\"type\":\"first\"}]}\n"
 	conf := fmt.Sprintf(`{"logFile":"","backend":%q,"annotationLimits":{"*":"free"}}`, p.backend)
 	sleeper := exec.Command("cat")
@@ -68,12 +70,12 @@ func newAgent(t *testing.T, p *pod, n int) *agent {
 		os.WriteFile(filepath.Join(a.root, "bin", "first"), nil, 0o755),
 		os.WriteFile(filepath.Join(a.root, "plugin.json"), []byte(conf), 0o600),
 		os.Symlink(real+"/ns", dir+"/ns"), os.Symlink(real+"/root", dir+"/root"), os.WriteFile(dir+"/stat", stat, 0o600),
-		os.WriteFile(dir+"/cgroup", []byte("0::/kubepods/besteffort/pod"+a.uid+"/3f2a\n"), 0o600),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	a.cgroup = dir + "/cgroup"
 	if a.log, err = os.Create(filepath.Join(a.root, "log")); err != nil {
 		t.Fatal(err)
 	}
@@ -88,13 +90,19 @@ func newAgent(t *testing.T, p *pod, n int) *agent {
 	return a
 }
 
-// ask has the pod ask for a configuration.
-func (a *agent) ask(c intercept.Config) {
+// ask has a pod ask for a configuration: one that the agent has not seen yet, in the place of the last.
+func (a *agent) ask(c intercept.Config) error {
+	a.pods++
+	a.uid = fmt.Sprintf("0f1e2d3c-4b5a-6978-8796-%012x", a.pods)
+	if err := os.WriteFile(a.cgroup, []byte("0::/kubepods/besteffort/pod"+a.uid+"/3f2a\n"), 0o600); err != nil {
+		return err
+	}
 	a.api.Put(corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: a.p.name, UID: types.UID(a.uid),
 			Annotations: map[string]string{"intercept.mesh/enabled": "true", "intercept.mesh/config": string(must(file(c)))}},
 		Spec: corev1.PodSpec{NodeName: "node"},
 	})
+	return nil
 }
 
 // forget takes the pod away from the agent. It may be at work on it.
@@ -120,12 +128,8 @@ func (a *agent) start(often int) error {
 		"--token-file", a.api.TokenFile, "--ca-file", a.api.CAFile, "--listen", address, "--repair-interval", "1s",
 		"--keep-on-exit")
 	cmd.Stdout, cmd.Stderr = a.log, a.log
-	injector := &faults.Injector{Choose: func(faults.Call) faults.Fault {
-		if often == 0 || rand.IntN(often) > 0 {
-			return faults.None
-		}
-		return []faults.Fault{faults.Lost, faults.Interrupted}[rand.IntN(2)]
-	}}
+	choice := rand.New(rand.NewPCG(uint64(often), 5)) // of the one goroutine that asks
+	injector := &faults.Injector{Choose: func(c faults.Call) faults.Fault { return a.p.chooseFault(c, often, choice) }}
 	started, ended := make(chan struct{}), make(chan struct{})
 	var failed error
 	go func() {

@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && soak
 
 package soak
 
@@ -45,7 +45,7 @@ func TestSoak(t *testing.T) {
 	for n, b := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT,
 		dataplane.BackendIPTablesLegacy} {
 		p := newPod(t, c, b, x, *seed+uint64(n))
-		a := newAgent(t, p, n)
+		a := newAgent(t, p)
 		pods.Go(func() {
 			if err := p.live(a, func(round int) bool {
 				return !c.bad() && (round == 0 || time.Since(began) < *howLong)
@@ -122,15 +122,17 @@ func (p *pod) live(a *agent, goOn func(round int) bool) error {
 // round is one: see the package's documentation.
 func (p *pod) round(a *agent, n int, before string) error {
 	var u usual
+	p.asked = nil
 	agents := p.choose(p.r)
-	p.asked = []intercept.Config{agents}
 	if err := p.mustRun(&u, "apply", p.choose(p.r)); err != nil {
 		return err
 	}
 	p.add(applies, 1)
 	p.vow(true)
 
-	a.ask(agents)
+	if err := a.ask(agents); err != nil {
+		return err
+	}
 	if err := p.storm(a, n, &u); err != nil {
 		return err
 	}
@@ -222,7 +224,7 @@ func (p *pod) write(r *rand.Rand, w work, u *usual) {
 			killed = killedCNI
 		}
 		if w.mishap == noMemory {
-			if err := p.tools.limit((6 + r.IntN(30)) << 20); err != nil {
+			if err := p.tools.limit((1000 + r.IntN(1500)) << 10); err != nil {
 				p.violated("limit memory: %v", err)
 			}
 		}
@@ -341,7 +343,7 @@ func (p *pod) silence(u *usual, agents intercept.Config) error {
 func (p *pod) damage() error {
 	what := "nft flush chain inet mesh_intercept output"
 	if family := p.backend; family != dataplane.BackendNFT {
-		what = string(family) + " -t nat -F MESH_OUTPUT"
+		what = string(family) + " -w 60 -t nat -F MESH_OUTPUT"
 		if p.r.IntN(2) == 0 {
 			what = strings.Replace(what, "iptables", "ip6tables", 1)
 		}
@@ -375,10 +377,9 @@ func (p *pod) repair(a *agent, u *usual) error {
 	}
 	p.add(repairs, 1)
 
-	if err := errors.Join(p.damage(), a.start(0)); err != nil {
+	if err := errors.Join(p.damage(), a.start(0), a.ask(c)); err != nil {
 		return err
 	}
-	a.ask(c)
 	if err := until(func() bool { is, err := p.isInForce(c); return is && err == nil }); err != nil {
 		return fmt.Errorf("the agent has not put back what was taken out: %w", err)
 	}
@@ -406,7 +407,7 @@ func (p *pod) removal(u *usual, before string) error {
 		}
 		var err error
 		after, err = p.contents()
-		return err == nil && after == before
+		return p.bad() || err == nil && after == before
 	})
 	if err != nil {
 		return fmt.Errorf("left behind: -before +after\n%s", cmp.Diff(before, after))
