@@ -247,7 +247,8 @@ func (conn *Conn) blame(prog program, failure error) error {
 		for _, c := range t.chains {
 			for i := range c.rules {
 				if err := try(t, &c.rules[i]); err != nil {
-					return &ruleset.RuleError{Chain: c.name, Rule: c.rules[i].id, Err: explain(conn.lacking(t, &c.rules[i], err), "apply it")}
+					err = explain(conn.lacking(t, &c.rules[i], err), "apply it")
+					return &ruleset.RuleError{Chain: c.name, Rule: c.rules[i].id, Err: err}
 				}
 			}
 		}
