@@ -162,12 +162,15 @@ func TestKilled(t *testing.T) {
 		s := newSite(t, Options{Variant: v})
 		s.restore(t, foreign)
 		was, wasTheirs := s.everything(t), withoutEmpty(s.saved(t))
-		// How long it takes here to apply each of the configurations.
-		begun := time.Now()
-		for _, rs := range rulesets {
-			s.mustApply(t, rs, "")
+		// How long it takes here to apply each of the configurations. The first time the kernel may have to load modules.
+		var span time.Duration
+		for range 2 {
+			begun := time.Now()
+			for _, rs := range rulesets {
+				s.mustApply(t, rs, "")
+			}
+			span = max(100*time.Millisecond, time.Since(begun))
 		}
-		span := max(100*time.Millisecond, time.Since(begun))
 		s.mustRemove(t)
 		r := rand.New(rand.NewPCG(9, 9))
 		outcomes := map[string]bool{}

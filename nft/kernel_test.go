@@ -566,11 +566,15 @@ func TestKilled(t *testing.T) {
 	ns, b := namespace(t)
 	apply(t, b, random(t, 500), ruleset.Created)
 	// How long it takes here to apply each of the configurations. The one that is killed starts by compiling its own.
-	begun := time.Now()
-	for i := range uint64(4) {
-		apply(t, b, random(t, 500+(i+1)%4), ruleset.Replaced)
+	// The first time the kernel may have to load modules.
+	var span time.Duration
+	for range 2 {
+		begun := time.Now()
+		for i := range uint64(4) {
+			apply(t, b, random(t, 500+(i+1)%4), ruleset.Replaced)
+		}
+		span = max(20*time.Millisecond, 2*time.Since(begun))
 	}
-	span := max(20*time.Millisecond, 2*time.Since(begun))
 	r := rand.New(rand.NewPCG(9, 9))
 	outcomes := map[string]int{}
 	for range 40 {
