@@ -259,11 +259,14 @@ func mustIDs(t *testing.T, s string) intercept.IDs {
 
 // TestInterfaceNames: a name that stands for something else in a list is refused.
 func TestInterfaceNames(t *testing.T) {
-	for _, name := range []string{"none", "a,b", "a;b", "a b"} {
+	for name, want := range map[string]string{
+		"none": "empty list", "a b": `" " cannot be in`, "/a": "cannot be in", ";a": "cannot be in", "eth0:1": `":" cannot`,
+		"a,b": "by its beginning: a*", `we$ird;"x`: "by its beginning: we$ird*", "blau\u00e4": "by its beginning: blau*",
+	} {
 		c := intercept.Default()
 		c.ExcludeInterfaces = []string{name}
 		field, ok := errors.AsType[*intercept.FieldError](c.Validate())
-		if !ok || field.Field != "excludeInterfaces" {
+		if !ok || field.Field != "excludeInterfaces" || !strings.Contains(field.Error(), want) {
 			t.Errorf("%q: %v", name, c.Validate())
 		}
 	}

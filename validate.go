@@ -84,7 +84,7 @@ func (c Config) Validate() error {
 	v.tproxy(c)
 	v.roles(c)
 	for _, name := range c.VirtualInterfaces {
-		v.check("virtualInterfaces", validateInterface(name))
+		v.check("virtualInterfaces", ruleset.ValidateInterface(name))
 		if ruleset.InterfaceMatches(name, ruleset.Loopback) {
 			v.fail("virtualInterfaces", "%q is the pod's own loopback interface, too", name)
 		}
@@ -98,7 +98,7 @@ func (c Config) Validate() error {
 		v.settle("otherFamily", "families", "reject, but both families are captured; name the one to capture with %s")
 	}
 	for _, name := range c.ExcludeInterfaces {
-		v.check("excludeInterfaces", validateInterface(name))
+		v.check("excludeInterfaces", ruleset.ValidateInterface(name))
 	}
 	v.loopback(c.Loopback)
 	v.passthrough(c.PassthroughSources)
@@ -434,41 +434,6 @@ func validateAddr(a netip.Addr) error {
 		return fmt.Errorf("address %q has a zone; write %s", a, a.WithZone(""))
 	case a.IsUnspecified():
 		return fmt.Errorf("address %q stands for any address, not for one", a)
-	}
-	return nil
-}
-
-// maxInterface is IFNAMSIZ of linux/if.h, less the final zero.
-const maxInterface = 15
-
-func validateInterface(name string) error {
-	stem := strings.TrimSuffix(name, "*")
-	switch {
-	case name == "":
-		return errors.New("empty interface name")
-	case name == "none":
-		return errors.New(`"none" is an empty list; leave the others out, or write []`)
-	case stem == "":
-		return fmt.Errorf("%q is every interface: nothing would be captured", name)
-	case strings.Contains(name, "@"):
-		// What follows is its other end, or the interface that it is on. The kernel would take it for a part of a name.
-		own, _, _ := strings.Cut(name, "@")
-		return fmt.Errorf("%q is how ip(8) lists an interface; its name is %q", name, own)
-	case len(name) > maxInterface:
-		return fmt.Errorf("interface %q has %d bytes; a name has at most %d (IFNAMSIZ)", name, len(name), maxInterface)
-	case strings.HasPrefix(name, "-"):
-		return fmt.Errorf("%q looks like a flag, not an interface", name)
-	case strings.HasPrefix(name, "#"):
-		return fmt.Errorf("%q looks like a comment, not an interface", name)
-	case strings.Contains(stem, "*"):
-		return fmt.Errorf("interface %q: `*` stands for any ending, so it can only be last", name)
-	case stem == "." || stem == "..":
-		return fmt.Errorf("%q is not an interface name", name)
-	}
-	// dev_valid_name in net/core/dev.c; and what would need quoting in a rule or a list.
-	bad := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`/:"\+,;`, r) }
-	if i := strings.IndexFunc(stem, bad); i >= 0 {
-		return fmt.Errorf("interface %q: %q cannot be in an interface name", name, stem[i:i+1])
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ func (s *search) among(all flows) bool {
 			arriving := f
 			arriving.dst, arriving.interfaces = far, others
 			foreign := arriving
+			_, arriving.dst = divide(far, isGroup)
 			foreign.packet.Foreign = true
 			f.packet.Hook, f.packet.Owner = Output, &Owner{}
 			inside, outside := f, f
@@ -63,7 +64,7 @@ const searchLimit = 1_000_000
 // sends reports whether packets can come from outside, or from a process, with the source address.
 func sends(a netip.Addr) bool { return !a.IsLoopback() && !isGroup(a) }
 
-// isGroup reports whether an address is that of many hosts: no connection of TCP goes there (tcp_v4_connect in
+// isGroup reports whether an address is that of many hosts. No connection of TCP goes there (tcp_v4_connect in
 // net/ipv4/tcp_ipv4.c, tcp_v6_connect in net/ipv6/tcp_ipv6.c).
 func isGroup(a netip.Addr) bool { return a.IsMulticast() || a == broadcast }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // Protocol is an IP protocol number (RFC 5237; iana.org/assignments/protocol-numbers).
@@ -89,7 +88,7 @@ type Packet struct {
 	// Listening is true of an arriving packet for which the pod has a socket open.
 	Listening bool
 	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
-	// its hardware address, or one to be forwarded.
+	// its hardware address, or one to be forwarded. What goes to many hosts, or to none, is so anyway.
 	Foreign bool
 	// Echo is true of an ICMP echo request, ExtendedEcho of an extended one, and Quotes is the source port of the UDP
 	// datagram that an ICMP error is about.
@@ -184,10 +183,21 @@ type PacketError struct {
 func (e *PacketError) Error() string { return "packet: " + e.Field + ": " + e.Problem }
 
 // complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6:
-// the kernel sends what goes to ::ffff:192.0.2.1 as IPv4.
+// the kernel sends what goes to ::ffff:192.0.2.1 as IPv4, and what goes to 0.0.0.0 or :: to this host
+// (ip_route_output_key_hash_rcu in net/ipv4/route.c, tcp_v6_connect and udpv6_sendmsg).
 func (p Packet) complete() (Packet, error) {
 	p.Src = netip.AddrPortFrom(p.Src.Addr().Unmap(), p.Src.Port())
 	p.Dst = netip.AddrPortFrom(p.Dst.Addr().Unmap(), p.Dst.Port())
+	switch nobody := p.Dst.Addr().IsUnspecified(); {
+	case p.Hook == Output && nobody:
+		self := netip.IPv6Loopback()
+		if p.Dst.Addr().Is4() {
+			self = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		p.Dst, p.Interface = netip.AddrPortFrom(self, p.Dst.Port()), Loopback
+	case p.Hook == Prerouting && (nobody || isGroup(p.Dst.Addr())):
+		p.Foreign = true
+	}
 	switch {
 	case p.Hook != Output && p.Hook != Prerouting:
 		return p, &PacketError{"Hook", "neither Output, for what the pod sends, nor Prerouting, for what arrives"}
@@ -195,6 +205,9 @@ func (p Packet) complete() (Packet, error) {
 		return p, &PacketError{"Protocol", "none"}
 	case !p.Dst.Addr().IsValid():
 		return p, &PacketError{"Dst", "no address"}
+	case p.Hook == Output && p.Protocol == TCP && isGroup(p.Dst.Addr()):
+		return p, &PacketError{"Dst", fmt.Sprintf("%s stands for many hosts, and TCP connects to one: the kernel refuses it",
+			p.Dst.Addr())}
 	case !p.Src.Addr().IsValid():
 		return p, &PacketError{"Src", "no address"}
 	case p.Src.Addr().Is4() != p.Dst.Addr().Is4():
@@ -459,12 +472,4 @@ func (t *tracer) satisfies(m Match) bool {
 		return FamilyOf(p.Dst.Addr()) == Family(m)
 	}
 	panic(fmt.Sprintf("intercept: unknown match %T", m))
-}
-
-// InterfaceMatches reports whether a network interface has a name, or begins with one that ends in `*`.
-func InterfaceMatches(pattern, name string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(name, prefix)
-	}
-	return pattern == name
 }

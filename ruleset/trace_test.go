@@ -282,7 +282,10 @@ func TestPacketErrors(t *testing.T) {
 			func(p *Packet) { p.Hook = 0 }, func(p *Packet) { p.Hook = Input }, func(p *Packet) { p.Hook = Forward },
 		},
 		"Protocol": {func(p *Packet) { p.Protocol = 0 }},
-		"Dst":      {func(p *Packet) { p.Dst = netip.AddrPort{} }},
+		"Dst": {
+			func(p *Packet) { p.Dst = netip.AddrPort{} },
+			func(p *Packet) { p.Dst = netip.MustParseAddrPort("224.0.0.1:80") },
+		},
 		"Src": {
 			func(p *Packet) { p.Src = netip.AddrPort{} },
 			func(p *Packet) { p.Src = netip.MustParseAddrPort("[fd00::1]:1") },

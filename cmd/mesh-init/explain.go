@@ -130,10 +130,20 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 		}
 		out.Mark = uint32(mark)
 	}
+	if out.Hook == intercept.Output && dst.Addr().IsUnspecified() {
+		dst = netip.AddrPortFrom(itself(dst.Addr()), dst.Port())
+	}
 	toSelf := p["to-self"].text == "true"
 	inside := toSelf || out.Hook == intercept.Output && dst.Addr().IsLoopback()
 	switch {
-	case out.Interface != "":
+	case p.given("interface"):
+		err := ruleset.ValidateInterface(out.Interface)
+		if err == nil && strings.HasSuffix(out.Interface, "*") {
+			err = fmt.Errorf("%q stands for several; name one", out.Interface)
+		}
+		if err != nil {
+			fail("interface", "%w", err)
+		}
 		if toSelf && out.Interface != "lo" {
 			fail("interface", "%q: what goes to the pod itself leaves by lo; leave it out", out.Interface)
 		}
@@ -163,6 +173,14 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 	}
 	out.Dst, out.Src = dst, p.source(src, dst, inside)
 	return out, nil
+}
+
+// itself is the address to which the kernel sends what goes to 0.0.0.0 or ::.
+func itself(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
 }
 
 // source completes the source: a packet inside the pod comes from the address
@@ -290,6 +308,9 @@ func (j job) explain() error {
 		rs.Older = []ruleset.Tuple{{Src: packet.Src, Dst: packet.Dst}}
 	}
 	trace, err := rs.Trace(packet)
+	if of, is := errors.AsType[*ruleset.PacketError](err); is && of.Field == "Dst" {
+		err = fmt.Errorf("--%s: %s", dstFlag, of.Problem)
+	}
 	if err != nil {
 		return cli.UsageError{Err: err}
 	}

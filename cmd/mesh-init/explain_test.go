@@ -167,6 +167,15 @@ func TestExplain(t *testing.T) {
 			"icmp 192.0.2.1 -> 10.0.0.10, leaving by eth0, from the app (UID 1000, GID 1000)"},
 		{"--dst [fd00::1] --proto icmp", "pass", "O14",
 			"ipv6-icmp 2001:db8::1 -> fd00::1, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--dst 0.0.0.0:9099", "pass", "O6",
+			"tcp 127.0.0.1:40000 -> 127.0.0.1:9099, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst [::]:53 --proto udp --dns all", "redirect(15053)", "O8",
+			"udp [::1]:40000 -> [::1]:53, leaving by lo, from the app (UID 1000, GID 1000)"},
+		{"--dst 224.0.0.1:80 --proto udp", "pass", "O14",
+			"udp 192.0.2.1:40000 -> 224.0.0.1:80, leaving by eth0, from the app (UID 1000, GID 1000)"},
+		{"--from outside --dst 255.255.255.255:80", "pass", "I9",
+			"tcp 192.0.2.1:40000 -> 255.255.255.255:80, arriving by eth0"},
+		{"--from outside --dst [::]:80", "pass", "I9", "tcp [2001:db8::1]:40000 -> [::]:80, arriving by eth0"},
 		{"--dst 10.1.2.3:443 --state established", "pass", "O14",
 			"tcp 192.0.2.1:40000 -> 10.1.2.3:443 (established), leaving by eth0, from the app (UID 1000, GID 1000)"},
 	} {
@@ -212,6 +221,12 @@ func TestExplainRefuses(t *testing.T) {
 			`it out`,
 		"--dst 10.0.0.1:80 --to-self --interface eth0":      `--interface: "eth0": what goes to the pod itself leaves by lo`,
 		"--dst 10.0.0.1:80 --proto udp --state established": `--state: established: only a TCP packet`,
+		"--dst 224.0.0.1:80":                                `--dst: 224.0.0.1 stands for many hosts, and TCP connects to one`,
+		"--dst 255.255.255.255:80":                          `--dst: 255.255.255.255 stands for many hosts`,
+		"--dst [ff02::1]:80 --from proxy":                   `--dst: ff02::1 stands for many hosts`,
+		"--dst 10.0.0.1:80 --interface abcdefghijklmnop":    `--interface: interface "abcdefghijklmnop" has 16 bytes`,
+		"--dst 10.0.0.1:80 --interface eth0@if3":            `--interface: "eth0@if3" is how ip(8) lists an interface; its`,
+		"--dst 10.0.0.1:80 --interface eth*":                `--interface: "eth*" stands for several; name one`,
 	} {
 		r := invoke(t, "", nil, append([]string{"explain"}, strings.Fields(args)...)...)
 		if r.code != cli.ExitUsage || !strings.Contains(r.stderr, want) || len(r.lines()) != 1 {

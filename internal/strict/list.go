@@ -46,13 +46,21 @@ func parseItem[E any](item, what, of string, hasAll bool, parse func(string) (E,
 		return e, fmt.Errorf("%q looks like a flag, not like one %s", Clip(item), what)
 	}
 	if words := strings.FieldsFunc(item, func(r rune) bool { return r == ';' || r == ' ' || r == '\t' }); len(words) > 1 {
-		return e, fmt.Errorf("%q: commas separate the items of a list; write %s", Clip(item), Clip(strings.Join(words, ",")))
+		hint := ""
+		if begin, _, semicolon := strings.Cut(item, ";"); semicolon && what == nameItem {
+			hint = ", or " + Clip(begin) + "* for an interface that has the semicolon in its name"
+		}
+		return e, fmt.Errorf("%q: commas separate the items of a list; write %s%s", Clip(item),
+			Clip(strings.Join(words, ",")), hint)
 	}
 	if len(item) > maxItem {
 		return e, fmt.Errorf("%q is too long for one %s", Clip(item), what)
 	}
 	return parse(item)
 }
+
+// nameItem is the word for an item that is the name of an interface, which can have a semicolon.
+const nameItem = "name"
 
 // maxItem is longer than any item of a list, and short enough for an error.
 const maxItem = 255

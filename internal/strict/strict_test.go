@@ -107,6 +107,7 @@ func TestText(t *testing.T) {
 		{new(uint16), "080", "is not a port"}, {new(uint16), "1-2", "is a range"}, {new(uint16), "", "is not a port"},
 		{new(bool), "1", "is not true or false"}, {new([]string), "a,", "remove the extra comma"}, {new([]string), "a;b",
 			"commas separate"},
+		{new([]string), `we$ird;"x`, "or we$ird* for an interface that has the semicolon in its name"},
 		{new([]netip.Addr), "10.0.0.1 10.0.0.2", "commas separate the items of a list; write 10.0.0.1,10.0.0.2"},
 		{new([]string), "a,none", "stands alone"}, {new([]string), "-a", "looks like a flag"}, {new([]string), "",
 			"empty name list"},

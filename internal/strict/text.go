@@ -51,7 +51,7 @@ func SetText(target any, text string) error {
 	case *[]netip.AddrPort:
 		return setList(t, "address and port", text, parseAddrPort)
 	case *[]string:
-		return setList(t, "name", text, func(s string) (string, error) { return s, nil })
+		return setList(t, nameItem, text, func(s string) (string, error) { return s, nil })
 	case encoding.TextUnmarshaler:
 		return t.UnmarshalText([]byte(text))
 	}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -40,7 +42,7 @@ func parseYAML(data []byte) (strict.Node, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	root, err := decode(d)
 	if err != nil {
-		return strict.Node{}, err
+		return strict.Node{}, located(err, data)
 	}
 	if second, err := decode(d); !errors.Is(err, io.EOF) {
 		e := &strict.Error{Err: errors.New("more after the end of the first YAML document; a configuration is one document")}
@@ -62,7 +64,7 @@ func parseYAML(data []byte) (strict.Node, error) {
 func decode(d *yaml.Decoder) (root *yaml.Node, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			root, err = nil, fmt.Errorf("malformed YAML: %v", r)
+			root, err = nil, fmt.Errorf(panicked+"%v", r)
 		}
 	}()
 	var n yaml.Node
@@ -77,6 +79,32 @@ func decode(d *yaml.Decoder) (root *yaml.Node, err error) {
 	}
 	return &n, nil
 }
+
+// located adds the line to an error of the parser, which does not say the first, nor where it could not read the text.
+func located(err error, data []byte) error {
+	text := err.Error()
+	unread := func(what string) bool { return strings.Contains(text, what) }
+	switch {
+	case errors.Is(err, io.EOF) || strings.HasPrefix(text, "line ") || strings.HasPrefix(text, panicked):
+		return err
+	case slices.ContainsFunc([]string{"UTF-16", "surrogate", "input error"}, unread):
+		return err // the text is not UTF-8, which most are
+	case slices.ContainsFunc([]string{"octet", "Unicode character", "control characters"}, unread):
+		at := 0
+		for at < len(data) {
+			r, size := utf8.DecodeRune(data[at:])
+			if r == utf8.RuneError && size == 1 || r > '\ufffd' && r <= '\uffff' ||
+				unicode.IsControl(r) && !strings.ContainsRune("\t\n\r\u0085", r) {
+				break
+			}
+			at += size
+		}
+		return &strict.Error{Line: 1 + bytes.Count(data[:at], []byte("\n")), Err: err}
+	}
+	return &strict.Error{Line: 1, Err: err}
+}
+
+const panicked = "malformed YAML: "
 
 func isNull(n *yaml.Node) bool {
 	return n.Kind == 0 || n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"

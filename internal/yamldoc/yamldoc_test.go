@@ -212,3 +212,25 @@ func FuzzDecodeFile(f *testing.F) {
 		}
 	})
 }
+
+// TestMalformedHasALine: what cannot be parsed is said with its line, the first one too.
+func TestMalformedHasALine(t *testing.T) {
+	for text, line := range map[string]string{
+		"tunnelPort: 1\nfamilies: \xff\n":    "line 2",
+		"families: \"\xc3(\"\n":              "line 1",
+		"tunnelPort: 1\n\nfamilies: a\x01\n": "line 3",
+		"\x00":                               "line 1",
+		"a: \u0085\n\x7f: 1\n":               "line 2",
+		"families: ipv4\n" + strings.Repeat("a: 1\n", 3000) + "\xfe": "line 3002",
+		strings.Repeat("[", 20000):                                   "line 1",
+		"tunnelPort: 1\nx: " + strings.Repeat("[", 20000):            "line 2",
+		"{a: ":    "line 1",
+		"a: 'b":   "line 1",
+		"a: b: c": "line 1",
+	} {
+		_, err := yamldoc.Parse([]byte(text))
+		if err == nil || !strings.Contains(err.Error(), line) {
+			t.Errorf("%.40q: %v; want %s", text, err, line)
+		}
+	}
+}
