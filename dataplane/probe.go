@@ -40,6 +40,8 @@ type Report struct {
 	Others Others `json:"others"`
 	// Foreign are the chains of others at the hooks where rules of ours stand, or would.
 	Foreign Foreign `json:"foreign,omitzero"`
+	// Warnings are what of the namespace's interfaces leads past the proxy, or keeps connections from it.
+	Warnings []string `json:"warnings,omitempty"`
 	// Choice is the backend that Apply takes for the configuration. Its
 	// Backend is empty if there is none. Error says why, or why the one chosen
 	// could not be tried.
@@ -128,6 +130,9 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		r.Without = s.space.warning(want, b)
 		r.Foreign = s.space.foreign(b)
+		if warn, err := networkWarnings(c); err == nil {
+			r.Warnings = warn
+		}
 		r.Others, err = s.space.others(ctx)
 		return err
 	})

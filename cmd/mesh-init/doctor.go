@@ -110,6 +110,9 @@ func doctorText(r dataplane.Report) string {
 	b.WriteString(foreignText(r.Foreign))
 	b.WriteString(othersText(r.Others))
 	b.WriteString("\n")
+	for _, w := range r.Warnings {
+		sentence("warning: %s", w)
+	}
 	switch {
 	case r.Error != "" && r.Choice.Backend != "":
 		sentence("apply would take %s, which could not be tried: %s", r.Choice.Backend, r.Error)

@@ -12,4 +12,6 @@ type Link struct {
 	AltNames []string
 	// Addrs are its own addresses, not those of a peer.
 	Addrs []netip.Addr
+	// Up is whether it has been set up (IFF_UP), by ip link set up.
+	Up bool
 }

@@ -3,6 +3,7 @@ package links
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -30,7 +31,8 @@ func List() ([]Link, error) {
 	}
 	all := make([]Link, len(links))
 	for i, l := range links {
-		all[i] = Link{l.Attrs().Name, l.Attrs().AltNames, of[l.Attrs().Index]}
+		a := l.Attrs()
+		all[i] = Link{a.Name, a.AltNames, of[a.Index], a.Flags&net.FlagUp != 0}
 	}
 	return all, nil
 }

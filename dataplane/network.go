@@ -1,0 +1,119 @@
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// networkWarnings warns of what the network of the calling thread's namespace makes of c.
+func networkWarnings(c intercept.Config) ([]string, error) {
+	all, err := links.List()
+	if err != nil {
+		return nil, err
+	}
+	return ofNetwork(c, all), nil
+}
+
+// ofNetwork says what of a network leads past the proxy, or keeps connections from it.
+func ofNetwork(c intercept.Config, all []links.Link) []string {
+	warn := otherNames(c, all)
+	captured := map[intercept.Families][]intercept.Family{
+		intercept.FamiliesIPv4: {intercept.IPv4}, intercept.FamiliesIPv6: {intercept.IPv6},
+	}[c.Families]
+	if captured == nil {
+		captured = []intercept.Family{intercept.IPv4, intercept.IPv6}
+	} else if other := captured[0].Other(); c.OtherFamily != intercept.TreatmentReject {
+		if addr := globalAddr(all, other); addr.IsValid() {
+			warn = append(warn, fmt.Sprintf(
+				"%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families "+
+					"auto, or other-family reject", other, addr))
+		}
+	}
+	captured = slices.DeleteFunc(captured, func(f intercept.Family) bool { return !globalAddr(all, f).IsValid() })
+	return append(append(warn, atLoopback(all, captured)...), onLoopbackAlone(c, all, captured)...)
+}
+
+// atLoopback warns where the proxy cannot be reached by lo, to which rules of outbound traffic redirect.
+func atLoopback(all []links.Link, captured []intercept.Family) (warn []string) {
+	at := slices.IndexFunc(all, func(l links.Link) bool { return l.Name == ruleset.Loopback })
+	if at < 0 || len(captured) == 0 {
+		return nil
+	}
+	if !all[at].Up {
+		return []string{"lo is down: what the pod sends does not come to the proxy, nor anything else inside the pod to its " +
+			"end; set it up: ip link set lo up"}
+	}
+	for _, f := range captured {
+		self, remedy := netip.AddrFrom4([4]byte{127, 0, 0, 1}), "add it: ip address add 127.0.0.1/8 dev lo"
+		if f == intercept.IPv6 {
+			self, remedy = netip.IPv6Loopback(), "set the sysctl net.ipv6.conf.lo.disable_ipv6 to 0, or disable IPv6 on all "+
+				"interfaces"
+		}
+		if !slices.Contains(all[at].Addrs, self) {
+			warn = append(warn, fmt.Sprintf("lo has no %s: what the pod sends over %s does not come to the proxy; %s", self, f,
+				remedy))
+		}
+	}
+	return warn
+}
+
+// onLoopbackAlone warns of a pod whose IPv4 address is on lo, and none on another interface: the kernel redirects what
+// arrives to the interface's own address, and drops it if there is none (nf_nat_redirect_ipv4 in
+// net/netfilter/nf_nat_redirect.c).
+func onLoopbackAlone(c intercept.Config, all []links.Link, captured []intercept.Family) []string {
+	if c.Inbound.Mode != intercept.InboundRedirect || !slices.Contains(captured, intercept.IPv4) {
+		return nil
+	}
+	var own netip.Addr
+	for _, l := range all {
+		for _, a := range l.Addrs {
+			switch {
+			case a.Is4() && l.Name != ruleset.Loopback:
+				return nil
+			case a.Is4() && a.IsGlobalUnicast():
+				own = a
+			}
+		}
+	}
+	return []string{fmt.Sprintf("the pod's address %s is on lo alone: what arrives over IPv4 is lost, for the kernel "+
+		"redirects it to the address of the interface by which it comes, which has none; use inbound-mode tproxy", own)}
+}
+
+// globalAddr returns an address of the family by which others could be reached, or the zero Addr.
+func globalAddr(all []links.Link, f intercept.Family) (found netip.Addr) {
+	for _, l := range all {
+		for _, a := range l.Addrs {
+			if intercept.FamilyOf(a) == f && a.IsGlobalUnicast() {
+				found = a
+			}
+		}
+	}
+	return found
+}
+
+// otherNames warns of interfaces that c calls by a name that the kernel's rules do not know them by.
+func otherNames(c intercept.Config, all []links.Link) (warn []string) {
+	for _, pattern := range append(slices.Clone(c.ExcludeInterfaces), c.VirtualInterfaces...) {
+		for _, l := range all {
+			for _, name := range l.AltNames {
+				switch {
+				case !ruleset.InterfaceMatches(pattern, name) || ruleset.InterfaceMatches(pattern, l.Name):
+				case pattern == name:
+					warn = append(warn, fmt.Sprintf(
+						"%s is another name (altname) of the interface %s: rules know it as %s alone, so name that",
+						name, l.Name, l.Name))
+				default:
+					warn = append(warn, fmt.Sprintf(
+						"%s does not match %s, which is another name (altname) of the interface %s: rules know it as %s alone, "+
+							"so name that", pattern, name, l.Name, l.Name))
+				}
+			}
+		}
+	}
+	return warn
+}
