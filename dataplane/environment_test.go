@@ -817,6 +817,32 @@ func TestOwnUser(t *testing.T) {
 	}
 }
 
+// TestUnmappedOwner: iptables is refused, with the reason, where an owner is not mapped in the pod's user namespace.
+func TestUnmappedOwner(t *testing.T) {
+	p, netns := podOfUser(t)
+	for what, change := range map[string]func(*intercept.Config){
+		"UID 4000000000":      func(c *intercept.Config) { c.Proxy.UIDs = append(c.Proxy.UIDs, intercept.ID(4000000000)) },
+		"GID 5000-4000000000": func(c *intercept.Config) { c.Outbound.ExcludeGIDs = mustIDs(t, "5000-4000000000") },
+	} {
+		for _, b := range []Backend{BackendIPTablesNFT, BackendIPTablesLegacy} {
+			c := intercept.Default()
+			change(&c)
+			_, err := p.ask(request{Verb: "apply", Pod: Pod{NetNS: netns, Backend: b}, Config: &c})
+			says(t, string(b), err, intercept.ErrUnsupported, what+" is not mapped", "use the backend nft")
+		}
+	}
+	untouched(t, netns, "what was refused")
+}
+
+func mustIDs(t *testing.T, s string) intercept.IDs {
+	t.Helper()
+	ids, err := intercept.ParseIDs(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
 // TestProbingWritesNothing: looking and choosing leave a namespace as it was,
 // another's and the process's own. Legacy xtables has an empty table from the
 // moment one asks for it, which a later choice would take for rules.

@@ -1,15 +1,18 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/netns"
+	"github.com/mesh-intercept/intercept/internal/userns"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -271,6 +274,34 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 			"(hostUsers: false), "+
 			"and the kernel takes the owner match of iptables from processes of its own user namespace alone (xt_owner, "+
 			"EINVAL); use the backend nft, which has no such limit", ruleset.ErrUnsupported)
+	}
+	return refuseUnmapped(rs, userns.Mapped(userns.UIDs), userns.Mapped(userns.GIDs))
+}
+
+// refuseUnmapped reports an owner that rules ask for and that is not mapped in the user namespace of the process. The
+// kernel refuses the owner match of iptables that begins or ends with such an ID (owner_check in net/netfilter/xt_owner.c).
+func refuseUnmapped(rs ruleset.Ruleset, uids, gids ruleset.IDs) error {
+	refuse := func(kind userns.Kind, asked, mapped ruleset.IDs) error {
+		for _, r := range asked {
+			if !mapped.Contains(r.First) || !mapped.Contains(r.Last) {
+				return fmt.Errorf("%w: %s %s is not mapped in this user namespace (/proc/self/%s_map), and the kernel does not "+
+					"take it in an owner match of iptables (xt_owner, EINVAL); map it, or use the backend nft",
+					ruleset.ErrUnsupported, strings.ToUpper(string(kind)), r, kind)
+			}
+		}
+		return nil
+	}
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			for _, m := range r.Match {
+				users, _ := m.(ruleset.UID)
+				groups, _ := m.(ruleset.GID)
+				err := cmp.Or(refuse(userns.UIDs, ruleset.IDs(users), uids), refuse(userns.GIDs, ruleset.IDs(groups), gids))
+				if err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }
