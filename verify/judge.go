@@ -338,6 +338,11 @@ func (j judge) passed() (Word, string, string) {
 		return NotProven, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
 	}
 	to, translated := j.elsewhere()
+	if translated && j.isOurs(to) && j.s.Counts && j.s.Counted > 0 {
+		return Failed, fmt.Sprintf("our rule %s has let it go, and another's rule sends it to %s; %s it has to be left alone",
+				j.p.Trace.Rule, to, j.by()), "mesh-init doctor lists the chains of others that translate what ours let go: let the " +
+				"rule there leave it alone"
+	}
 	if translated && j.isOurs(to) {
 		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
 	}

@@ -79,8 +79,8 @@ func Fields() []Field {
 			"permit user or group 0 as the proxy: then everything\nthat runs as root is left alone", "", nil},
 
 		{"inbound-mode", "redirect|tproxy|off", GroupInbound, "inbound.mode", "redirect",
-			"tproxy: the proxy sees source and destination unchanged;\noff: leave all alone (for an ingress controller)", "",
-			nil},
+			"tproxy: the proxy sees source and destination unchanged;\n" +
+				"off: capture nothing that arrives (for an ingress\ncontroller)", "", nil},
 		{"inbound-include-ports", "PORTS", GroupInbound, "inbound.includePorts", "*",
 			"ports to capture", "", nil},
 		{"inbound-exclude-ports", "PORTS", GroupInbound, "inbound.excludePorts", "15020,15021,15090",

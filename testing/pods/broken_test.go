@@ -56,6 +56,12 @@ func TestBroken(t *testing.T) {
 			config:  func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)} },
 			applied: func(c *intercept.Config) { c.Outbound.ExcludePorts = nil },
 			broken:  []string{rules, "failed: an excluded port, "}, says: []string{"O5.ports", "127.0.0.1:15001"}},
+		{name: "another captures an excluded port", in: sidecar(),
+			config: func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)} },
+			after: `nft 'add table ip r; add chain ip r o { type nat hook output priority -100; }; ` +
+				`add rule ip r o oif != "lo" meta skuid != 1337 tcp dport 5432 redirect to :15001'`,
+			broken: []string{"failed: an excluded port, IPv4"}, says: []string{"our rule O5.ports has let it go",
+				"another's rule sends it to 127.0.0.1:15001", "lists the chains of others that translate what ours let go"}},
 		{name: "an excluded network is captured", in: sidecar(),
 			config:  func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = cidrs("10.96.0.0/12", "fd00:96::/64") },
 			applied: func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = nil },
