@@ -33,6 +33,8 @@ type Chain struct {
 	Family, Table, Name string
 	// Dormant is true of a table that sleeps (nft's flag dormant): its chains have no hooks.
 	Dormant bool
+	// Older is true of a table that was made before ours. Its chains can have been added later.
+	Older bool
 	// Base is true if it has a hook. Type, Hook, Priority and Drops (its policy) are of those alone. Type and Hook are
 	// nft's words; the Hook is empty if it is none of package ruleset's, nor of those of network devices.
 	Base       bool
@@ -121,6 +123,7 @@ type Foreign struct {
 	Acts   []Act  `json:"acts,omitempty"`
 	Effect Effect `json:"effect"`
 	mesh   []string
+	older  bool
 }
 
 // natType is nft's word for the type of a NAT chain.
@@ -313,7 +316,7 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 		p.acts = append(p.acts, Discard)
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
-		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c), mesh: p.meshes}
+		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c), mesh: p.meshes, older: c.Older}
 }
 
 // effect says what a part does to the connections that ours capture.
@@ -377,6 +380,10 @@ func (f Foreign) Says() string {
 		}
 		return "is asked before ours: what it translates is not captured"
 	case MayTake:
+		if f.older {
+			return "is asked before ours if it was added to its table after the last apply: what it translates is then not " +
+				"captured"
+		}
 		return "is asked before ours if it was registered later: what it translates is then not captured"
 	case Untracks:
 		return "keeps packets from conntrack: those are not captured, and the backstop refuses them"

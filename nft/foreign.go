@@ -23,10 +23,17 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
+	var ours uint64
+	for _, t := range tables {
+		if t.name == Table {
+			ours = max(ours, t.handle)
+		}
+	}
 	of := map[tableName][]beside.Chain{}
 	for _, t := range tables {
 		if t.name != Table {
-			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant()}}
+			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant(),
+				Older: t.handle < ours}}
 		}
 	}
 	if len(of) == 0 {

@@ -307,6 +307,16 @@ func TestNeighbourThatGoesAhead(t *testing.T) {
 	if diffs, err := pod.Check(t.Context(), c); err != nil || len(diffs) > 0 {
 		t.Errorf("Check again: %v, %v", diffs, err)
 	}
+	// Its table is older than ours by now. Nobody can see whether the chain is, too.
+	for _, w := range res.Warnings {
+		if !strings.Contains(w, "before ours if it was registered later") {
+			t.Errorf("the apply that puts ours first: %q", w)
+		}
+	}
+	foreign, err := pod.Foreign(t.Context())
+	if warn := foreign.Warnings(); err != nil || len(warn) == 0 || !strings.Contains(warn[0], "after the last apply") {
+		t.Errorf("%q, %v", warn, err)
+	}
 }
 
 // TestNeighbourThatUntracks: what somebody keeps from conntrack cannot be translated. It is said, and the second look
