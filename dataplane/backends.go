@@ -120,6 +120,9 @@ func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
 		return "", err
 	}
 	commands := markroute.Commands(rs.Routes, rs.Families)
+	if rs.SendsToLoopback() {
+		commands = append(commands, markroute.BoundCommands(rs.Families)...)
+	}
 	rs.Routes = nil
 	text, err := backendOf(all[0]).render(p.IPTables, rs)
 	if err != nil || len(commands) == 0 {

@@ -10,7 +10,7 @@ func renderVerb() verb {
 		Name: "render", Does: "print the rules for the configuration; no privilege needed",
 		Also: []string{"print", "preview", "generate", "export", "save"},
 		More: "The text is for people and for nft -f; with --backend iptables, -nft or -legacy, for\n" +
-			"iptables-restore --noflush. Routes that go with them (mode tproxy) are commands of ip in comments.",
+			"iptables-restore --noflush. Routes that go with them are commands of ip in comments.",
 		Flags: func() []cli.Flag { return append(configFlags(), backendFlags()...) },
 		Examples: `
   The rules as text, without touching anything:

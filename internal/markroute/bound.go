@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,14 +34,6 @@ func (d detour) String() string { return d.by(strconv.Itoa(d.link)) }
 // by describes it with the name of its interface.
 func (d detour) by(name string) string {
 	return fmt.Sprintf("%s route local %s dev %s table local", d.family, loopbackNetwork(d.family), name)
-}
-
-// loopbackNetwork is the destination of the kernel's own route by lo: a smaller one would be taken by everybody.
-func loopbackNetwork(f ruleset.Family) netip.Prefix {
-	if f == ruleset.IPv4 {
-		return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
-	}
-	return netip.PrefixFrom(netip.IPv6Loopback(), 128)
 }
 
 // AddBound makes what is missing of the routes by which sockets that are bound to an interface reach the loopback
@@ -81,7 +72,6 @@ func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() erro
 }
 
 // CheckBound compares the routes that are there with those that AddBound makes, for the interfaces that are there now.
-// None at all is no difference: somebody has loaded the rules by hand.
 func (c *Conn) CheckBound(families []ruleset.Family) (diffs []ruleset.Difference, err error) {
 	want, names, err := c.detoursFor(families)
 	if err != nil {
@@ -92,7 +82,7 @@ func (c *Conn) CheckBound(families []ruleset.Family) (diffs []ruleset.Difference
 		return nil, err
 	}
 	for _, d := range want {
-		if name := names[d.link]; len(there) > 0 && !slices.Contains(there, d) {
+		if name := names[d.link]; !slices.Contains(there, d) {
 			diffs = append(diffs, ruleset.Difference{What: d.by(name),
 				Problem: fmt.Sprintf("missing: what a socket bound to %s sends to the proxy is lost", name)})
 		}

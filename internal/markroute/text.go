@@ -2,6 +2,7 @@ package markroute
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -36,4 +37,23 @@ func Commands(routes []ruleset.MarkRoute, families []ruleset.Family) []string {
 		}
 	}
 	return all
+}
+
+// BoundCommands are those of a shell by which a person makes what [Conn.AddBound] does, one of each family.
+func BoundCommands(families []ruleset.Family) []string {
+	var all []string
+	for _, f := range families {
+		all = append(all, fmt.Sprintf(`ip -o link show up | while IFS=': ' read -r n dev rest; do [ "$dev" = %s ] || `+
+			`ip -%d route add local %s dev "${dev%%@*}" table local metric "$n" proto %d; done`,
+			ruleset.Loopback, f, loopbackNetwork(f), protocol))
+	}
+	return all
+}
+
+// loopbackNetwork is the destination of the kernel's own route by lo: a smaller one would be taken by everybody.
+func loopbackNetwork(f ruleset.Family) netip.Prefix {
+	if f == ruleset.IPv4 {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
+	}
+	return netip.PrefixFrom(netip.IPv6Loopback(), 128)
 }
