@@ -3,6 +3,7 @@ package iptables
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -62,7 +63,7 @@ func (r rule) extensions() (all []extension) {
 
 // isChain is whether what -j names is a chain of ours or a verdict, which takes no module.
 func isChain(name string) bool {
-	return IsOurs(name) || slices.Contains([]string{"ACCEPT", "DROP", "RETURN"}, name)
+	return strings.HasPrefix(name, prefix) || slices.Contains([]string{"ACCEPT", "DROP", "RETURN"}, name)
 }
 
 // modules returns those that provide an extension, to rules of a family.

@@ -45,6 +45,10 @@ func TestLacking(t *testing.T) {
 	if text := err.Error(); strings.Count(text, "xt_owner") != 1 || strings.Count(text, "the kernel lacks") != 1 {
 		t.Error(text)
 	}
+	r := rule{words: []string{"-p", "tcp", "-j", "MESH_ANY"}}
+	if got := r.extensions(); len(got) > 0 {
+		t.Errorf("to ask for a protocol and to go to a chain of ours takes %v", got)
+	}
 	if err := p.lacking(refusal, func(extension) bool { return true }); err != refusal {
 		t.Error(err)
 	}
