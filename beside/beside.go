@@ -96,7 +96,7 @@ const (
 	Untracks Effect = "untracks"
 	// MayDiscard: it drops, rejects or queues packets, perhaps captured ones.
 	MayDiscard Effect = "may discard"
-	// Zones: it chooses conntrack zones, perhaps those of lookups.
+	// Zones: it chooses conntrack zones, where original destinations are not found, and lookups lose their answers.
 	Zones Effect = "zones"
 	// NeverReached: what ours capture never comes to it. It translates what ours let go.
 	NeverReached Effect = "never reached"
@@ -390,7 +390,7 @@ func (f Foreign) Says() string {
 	case MayDiscard:
 		return "drops, rejects or queues packets, perhaps on their way to the proxy"
 	case Zones:
-		return "chooses conntrack zones: a lookup in a zone of its choice can lose its answer"
+		return "chooses conntrack zones: in one, the proxy does not find the original destination, and a lookup can lose its answer"
 	case NeverReached:
 		if f.IsOfMesh() {
 			return "captures what ours let go, for a proxy of its own"

@@ -56,6 +56,17 @@ func TestBound(t *testing.T) {
 			t.Errorf("%s: -expected +found\n%s", when, diff)
 		}
 	}
+	checked := func() []intercept.Difference {
+		t.Helper()
+		var diffs []intercept.Difference
+		if err := n.Do(func() (err error) { diffs, err = c.CheckBound(both); return err }); err != nil {
+			t.Error(err)
+		}
+		return diffs
+	}
+	if diffs := checked(); len(diffs) != 6 {
+		t.Errorf("none there: %v", diffs)
+	}
 	added, undo, err := c.AddBound(both)
 	if err != nil || !added {
 		t.Fatalf("AddBound: %v, %v", added, err)
@@ -84,15 +95,6 @@ func TestBound(t *testing.T) {
 		t.Errorf("all kept: %v, %v", removed, err)
 	}
 	expect("twice", made)
-
-	checked := func() []intercept.Difference {
-		t.Helper()
-		var diffs []intercept.Difference
-		if err := n.Do(func() (err error) { diffs, err = c.CheckBound(both); return err }); err != nil {
-			t.Error(err)
-		}
-		return diffs
-	}
 	if diffs := checked(); len(diffs) > 0 {
 		t.Errorf("differences: %v", diffs)
 	}

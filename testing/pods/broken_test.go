@@ -40,6 +40,8 @@ func TestBroken(t *testing.T) {
 				"not captured: it goes past the proxy", "run mesh-init apply there"}},
 		{name: "a dormant table", in: sidecar(), after: `nft 'add table inet mesh_intercept { flags dormant; }'`,
 			broken: []string{"failed: "}, says: []string{app4, client6, "is dormant", "it goes past the proxy"}},
+		{name: "the routes of bound sockets are gone", in: sidecar(), after: "ip route flush table local proto 177",
+			broken: []string{rules}, says: []string{"127.0.0.0/8 dev eth0"}},
 		{name: "the rule that captures is gone", in: sidecar(),
 			after:  `nft delete rule inet mesh_intercept output handle $(nft -a list chain inet mesh_intercept output | sed -n 's/.*"O12:.*# handle //p')`,
 			broken: []string{rules, app}, says: []string{"O12"}},
@@ -262,6 +264,17 @@ func TestBroken(t *testing.T) {
 		{name: "another discards what comes from outside", in: sidecar(),
 			after:  `nft 'table inet other { chain in { type filter hook input priority 0; iifname != lo tcp dport 15006 drop; }; }'`,
 			broken: []string{client}, says: []string{"not accepted in time"}},
+		{name: "ufw lets in what the client called", in: sidecar(),
+			after: `for p in iptables-nft ip6tables-nft; do $p -P INPUT DROP; $p -A INPUT -i lo -j ACCEPT
+				$p -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; done
+				iptables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT; ip6tables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT
+				ip6tables-nft -A INPUT -p ipv6-icmp -j ACCEPT`,
+			broken: []string{client, "failed: the tunnel port, ", "failed: an excluded port, inbound, "},
+			says:   []string{"not accepted in time", "discarded in the pod"}},
+		{name: "a firewall lets in what was translated alone", in: sidecar(),
+			after:  `nft 'table inet other { chain in { type filter hook input priority 10; policy drop; ct state established,related accept; ct status dnat accept; iifname lo accept; meta l4proto icmpv6 accept; }; }'`,
+			broken: []string{"failed: the tunnel port, ", "failed: an excluded port, inbound, "},
+			says:   []string{"discarded in the pod"}},
 		{name: "another's NAT takes lookups", in: withDNS(), config: allDNS,
 			after:  `nft 'table ip other { chain out { type nat hook output priority -199; meta skuid != 1337 udp dport 53 dnat to 10.244.0.1:5353; }; }'`,
 			broken: []string{rules, overUDP + "IPv4"}, says: []string{"10.244.0.1:5353"}},

@@ -119,31 +119,37 @@ var (
 // write writes a neighbour's rules into the pod, for both families.
 func (n neighbour) write(t *testing.T, lab *netlab.Lab) {
 	t.Helper()
-	for i, pod := range pods {
-		six := i == 1
-		text := func(a netip.Addr) string {
-			if six {
-				return "[" + a.String() + "]"
-			}
-			return a.String()
-		}
-		word := func(four, other string) string {
-			if six {
-				return other
-			}
-			return four
-		}
-		rules := strings.NewReplacer("POD", text(pod.Addr()), "BACKEND", text(answers[i].Addr()),
-			"SERVICE", service[i].Addr().String(), "LOOPBACK", word("127.0.0.0/8", "::1/128"),
-			"FAMILY", word("ip", "ip6"), "ADDRTYPE", word("ipv4_addr", "ipv6_addr")).Replace(n.rules)
-		if n.program == nftProgram {
-			inPodRun(t, lab, rules, "nft", "-f", "-")
-			continue
-		}
-		name := strings.Replace(n.program, "ip", word("ip", "ip6"), 1) + "-restore"
-		netlab.RequireProgram(t, name)
-		inPodRun(t, lab, rules, name, "--noflush", "-w")
+	for i := range pods {
+		n.writeOf(t, lab, i)
 	}
+}
+
+// writeOf writes those of one family: 0 is IPv4, 1 is IPv6.
+func (n neighbour) writeOf(t *testing.T, lab *netlab.Lab, i int) {
+	t.Helper()
+	pod, six := pods[i], i == 1
+	text := func(a netip.Addr) string {
+		if six {
+			return "[" + a.String() + "]"
+		}
+		return a.String()
+	}
+	word := func(four, other string) string {
+		if six {
+			return other
+		}
+		return four
+	}
+	rules := strings.NewReplacer("POD", text(pod.Addr()), "BACKEND", text(answers[i].Addr()),
+		"SERVICE", service[i].Addr().String(), "LOOPBACK", word("127.0.0.0/8", "::1/128"),
+		"FAMILY", word("ip", "ip6"), "ADDRTYPE", word("ipv4_addr", "ipv6_addr")).Replace(n.rules)
+	if n.program == nftProgram {
+		inPodRun(t, lab, rules, "nft", "-f", "-")
+		return
+	}
+	name := strings.Replace(n.program, "ip", word("ip", "ip6"), 1) + "-restore"
+	netlab.RequireProgram(t, name)
+	inPodRun(t, lab, rules, name, "--noflush", "-w")
 }
 
 func inPodRun(t *testing.T, lab *netlab.Lab, input, name string, args ...string) string {
