@@ -227,6 +227,8 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	case err != nil && again == "" && outcome == ruleset.Created:
 		created := effects{{"rules", func(ctx context.Context) error { return s.remove(ctx, choice.Backend) }}}
 		return choice, "", created.undo(err)
+	case err != nil:
+		err = fmt.Errorf("the rules are written, but not which connections are older than they are: %w", err)
 	case outcome == ruleset.Unchanged:
 		outcome = again
 	}

@@ -289,7 +289,9 @@ func nothing(ruleset.Difference) bool { return false }
 // halfway is what differs where somebody was killed between the two steps of a replacement: the backstop then lets
 // connections go on that conntrack knows.
 func halfway(d ruleset.Difference) bool {
-	return strings.Contains(d.Problem, "another configuration") || strings.HasPrefix(d.What, "chain "+
+	return strings.Contains(d.Problem, "another configuration") ||
+		// Routes come before rules, and go after them.
+		strings.Contains(d.What, " lookup ") || strings.Contains(d.What, " route ") || strings.HasPrefix(d.What, "chain "+
 		intercept.ChainBackstopStream)
 }
 
