@@ -56,7 +56,7 @@ func TestList(t *testing.T) {
 		return list
 	}
 	want := map[string]Link{
-		"lo":   {Name: "lo", Addrs: addrs("127.0.0.1", "::1")},
+		"lo":   {Name: "lo", Up: true, Addrs: addrs("127.0.0.1", "::1")},
 		"br-7": {Name: "br-7"},
 		"eth0": {Name: "eth0", AltNames: []string{"enp0s3", "a-name-that-is-longer-than-sixteen"},
 			Addrs: addrs("10.0.0.5", "10.0.0.6", "2001:db8::6", "2001:db8::5")},

@@ -23,14 +23,12 @@ func TestParse(t *testing.T) {
 		`{"probes":[],"probes":[]}`:         `"probes" is there twice`,
 		`{"probe":[]}`:                      "unknown field; did you mean probes?",
 		`{"probes":[{` + good + `,"x":1}]}`: "probes[0].x: unknown field",
-		`{"probes":[{` + good + `},{` + good + `}]}`:
-			"probes[1]: /probe/a/readiness is there twice",
+		`{"probes":[{` + good + `},{` + good + `}]}`:                               "probes[1]: /probe/a/readiness is there twice",
 		`{"probes":[{"container":"a/b"}]}`:                                         `container "a/b" has no valid name`,
 		`{"probes":[{}]}`:                                                          `kind "" is not one of`,
 		`{"probes":[{"kind":"x"}]}`:                                                `kind "x" is not one of`,
 		`{"probes":[{"port":70000}]}`:                                              `"70000" is not a port`,
-		`{"probes":[{"handler":"exec"}]}`:
-			`handler "exec" is not one of httpGet, tcpSocket, grpc`,
+		`{"probes":[{"handler":"exec"}]}`:                                          `handler "exec" is not one of httpGet, tcpSocket, grpc`,
 		`{"probes":[{` + good + `,"service":"x"}]}`:                                "httpGet has fields of another handler",
 		`{"probes":[{` + good + `,"headers":[{}]}]}`:                               `"" is not the name of a header`,
 		`{"probes":[{"timeoutSeconds":4294967295}]}`:                               "4294967295 is not a number of seconds",

@@ -266,8 +266,7 @@ func TestRefused(t *testing.T) {
 		live + "{httpGet: {port: 15020, path: /probe/a/liveness}}": "livenessProbe.httpGet: it points at " +
 			"the relay, and the annotation original-probes does not have the original",
 		live + "&p {httpGet: {port: 1}}\nreadinessProbe: *p":                          "livenessProbe: anchors, aliases",
-		live + "{httpGet: &h {port: 1}}":
-			"livenessProbe.httpGet: anchors, aliases",
+		live + "{httpGet: &h {port: 1}}":                                              "livenessProbe.httpGet: anchors, aliases",
 		"x: &h {httpGet: {port: 1}}\nname: a\nlivenessProbe: {<<: *h}":                "livenessProbe: anchors, aliases",
 		live + "{httpGet: " + strings.Repeat("[", 99) + strings.Repeat("]", 99) + "}": "nested too deep",
 	} {

@@ -93,8 +93,8 @@ func (s site) must(verb string, c *intercept.Config) {
 	}
 }
 
-// TestEachCall: whichever of mesh-init's netlink calls fails, in the end there is what it says that there is: all of what it
-// was asked for, or what was there before, rules and routes.
+// TestEachCall: whichever of mesh-init's netlink calls fails, in the end there is what it says that there is: all of
+// what it was asked for, or what was there before, rules and routes.
 func TestEachCall(t *testing.T) {
 	netlab.Require(t)
 	for _, name := range []string{"ip", "nft"} {

@@ -216,8 +216,8 @@ func waits(socket int, asked notification) bool {
 	return err == nil && status&unix.O_NONBLOCK == 0 && flags&unix.MSG_DONTWAIT == 0
 }
 
-// lose takes an answer out of a socket, if there is one. A part of a listing is not lost: where the kernel has no memory
-// for it, it goes on with it later.
+// lose takes an answer out of a socket, if there is one. A part of a listing is not lost: where the kernel has no
+// memory for it, it goes on with it later.
 func lose(socket int) bool {
 	header := make([]byte, unix.SizeofNlMsghdr)
 	if _, _, err := unix.Recvfrom(socket, header, unix.MSG_DONTWAIT|unix.MSG_PEEK); err != nil {

@@ -34,7 +34,8 @@ func TestRun(t *testing.T) {
 		}
 		return None
 	}}
-	if out, err := list(lost, "nft list tables"); err == nil || !strings.Contains(out, "No buffer space available") || lost.Lost.Load() == 0 {
+	out, err := list(lost, "nft list tables")
+	if err == nil || !strings.Contains(out, "No buffer space available") || lost.Lost.Load() == 0 {
 		t.Errorf("%d answers lost: %v\n%s", lost.Lost.Load(), err, out)
 	}
 	// ip tries again.

@@ -73,7 +73,8 @@ func (f promised) is(fate intercept.Fate) bool {
 func configuration(r *rand.Rand, lab *netlab.Lab) intercept.Config {
 	for {
 		c := gen.Config(r)
-		c.Backstop, c.Families, c.OtherFamily = intercept.BackstopOn, intercept.Default().Families, intercept.Default().OtherFamily
+		usual := intercept.Default()
+		c.Backstop, c.Families, c.OtherFamily = intercept.BackstopOn, usual.Families, usual.OtherFamily
 		c.Outbound.Target, c.DNS.Target = nil, nil
 		c.DNS.Mode, c.DNS.Servers = intercept.DNSAll, nil
 		if c.Inbound.Mode == intercept.InboundOff {

@@ -78,8 +78,8 @@ func (p *pod) choose(r *rand.Rand) intercept.Config {
 	}
 }
 
-// sameInbound reports whether two configurations capture what arrives in the same way. iptables changes one table after the
-// other (docs/backends.md): between two ways, one in mangle and one in nat, there is a moment with neither.
+// sameInbound reports whether two configurations capture what arrives in the same way. iptables changes one table
+// after the other (docs/backends.md): between two ways, one in mangle and one in nat, there is a moment with neither.
 func sameInbound(a, b intercept.Config) bool {
 	return a.Inbound.Mode == b.Inbound.Mode && a.Inbound.TProxy == b.Inbound.TProxy
 }

@@ -207,8 +207,8 @@ type work struct {
 }
 
 func works() []work {
-	return []work{{false, none}, {false, kill}, {true, kill}, {false, fault}, {true, none}, {false, noMemory}, {true, fault},
-		{true, noMemory}}
+	return []work{{false, none}, {false, kill}, {true, kill}, {false, fault}, {true, none}, {false, noMemory},
+		{true, fault}, {true, noMemory}}
 }
 
 // write does it, and holds how it ends against what has happened to it.
@@ -259,8 +259,8 @@ func (p *pod) isInForce(c intercept.Config) (bool, error) {
 	return len(diffs) == 0, err
 }
 
-// isOneOf fails if none of some configurations is in force. What is different all the same, as far as except takes it, is
-// none.
+// isOneOf fails if none of some configurations is in force. What is different all the same, as far as except takes
+// it, is none.
 func (p *pod) isOneOf(except func(ruleset.Difference) bool, all ...intercept.Config) error {
 	var least []ruleset.Difference
 	for i, c := range all {
@@ -279,8 +279,8 @@ func (p *pod) isOneOf(except func(ruleset.Difference) bool, all ...intercept.Con
 			least = diffs
 		}
 	}
-	return fmt.Errorf("what is in force is none of the %d that were asked for; from the one that is most like it, it differs "+
-		"in %v", len(all), least)
+	return fmt.Errorf("what is in force is none of the %d that were asked for; from the one that is most like it, "+
+		"it differs in %v", len(all), least)
 }
 
 // nothing is no difference that is taken.

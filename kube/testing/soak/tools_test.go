@@ -192,7 +192,8 @@ func (p *pod) chooseFault(c faults.Call, often int, r *rand.Rand) faults.Fault {
 	return faults.Lost
 }
 
-// longestRun is how long a program may take on a machine that is busy. What netlink lost is waited for a minute by some.
+// longestRun is how long a program may take on a machine that is busy. What netlink lost is waited for a minute by
+// some.
 const longestRun = 3 * time.Minute
 
 // meshInit is a command of mesh-init for the pod.
