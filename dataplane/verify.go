@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 // What it opens goes to addresses nobody has (RFC 5737, RFC 3849) where the configuration leaves the choice, and gets
 // no further than the first router behind the pod if it is not captured: its hop limit is 1. What the rules send to a
 // target outside the pod gets the usual hop limit, once it is seen to be on its way there. Its source ports are
-// [verify.SourcePorts].
+// [verify.SourcePorts], less those that conntrack has an entry with, or that a socket has. At the end it takes its own
+// entries out of conntrack.
 //
 // With [Pod.StandIn] it listens in place of the proxy, as somebody that the rules take for it, and answers lookups.
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
@@ -56,18 +58,14 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		o.StandIn = &standIns.Owner
 		defer func() { err = errors.Join(err, standIns.Close()) }()
 	}
-	pod, err := trial.Look(c)
-	if err != nil {
-		return verify.Report{}, err
+	todo, seen, err := s.try(ctx, c, rs, o)
+	for range 3 {
+		if !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		// Another verify has taken the same name or address for a client, in between. Each is chosen by chance.
+		todo, seen, err = s.try(ctx, c, rs, o)
 	}
-	port := verify.RandomPort()
-	todo := verify.MakePlan(c, rs, pod, port)
-	if s.gvisor { // its rules count nothing
-		o.Count = nil
-		todo = todo.WithoutCounters()
-	}
-	o.Ways = append(pod.Behind, pod.Outside)
-	seen, err := trial.Run(ctx, todo.Probes, o)
 	if err != nil {
 		return verify.Report{}, err
 	}
@@ -81,6 +79,23 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 			"was not tried")
 	}
 	return verify.Conclude(verdicts, todo.Coverage, todo.Notes), nil
+}
+
+// try plans what to try in the pod as it is now, and tries it.
+func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset, o trial.Options) (verify.Plan,
+	[]verify.Seen, error) {
+	pod, err := trial.Look(c)
+	if err != nil {
+		return verify.Plan{}, nil, err
+	}
+	todo := verify.MakePlan(c, rs, pod, verify.RandomPort())
+	if s.gvisor { // its rules count nothing
+		o.Count = nil
+		todo = todo.WithoutCounters()
+	}
+	o.Ways = append(pod.Behind, pod.Outside)
+	seen, err := trial.Run(ctx, todo.Probes, o)
+	return todo, seen, err
 }
 
 // refuses are the rules that refuse or discard.

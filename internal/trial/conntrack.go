@@ -4,6 +4,7 @@ package trial
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -34,9 +35,7 @@ func tracked() (all map[flow]verify.Entry, ok bool, err error) {
 			return nil, false, err
 		}
 		for _, e := range entries {
-			f := flow{ruleset.Protocol(e.Forward.Protocol), end(e.Forward.SrcIP, e.Forward.SrcPort),
-				end(e.Forward.DstIP, e.Forward.DstPort)}
-			all[f] = verify.Entry{To: end(e.Reverse.SrcIP, e.Reverse.SrcPort), Mark: e.Mark, Zone: e.Zone}
+			all[begins(e)] = verify.Entry{To: end(e.Reverse.SrcIP, e.Reverse.SrcPort), Mark: e.Mark, Zone: e.Zone}
 		}
 	}
 	return all, true, nil
@@ -51,6 +50,49 @@ func list(family netlink.InetFamily) (all []*netlink.ConntrackFlow, err error) {
 		}
 	}
 	return all, nil
+}
+
+// forget takes entries out that begin with one of the flows: whoever begins the same again has to be asked for anew.
+func forget(flows map[flow]bool) error {
+	if len(flows) == 0 {
+		return nil
+	}
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		var err error
+		for range 5 {
+			if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, ours(flows)); !errors.Is(err,
+				netlink.ErrDumpInterrupted) {
+				break
+			}
+		}
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return fmt.Errorf("take the entries of what was tried out of conntrack: %w", err)
+		}
+	}
+	return nil
+}
+
+// ours matches entries that begin with one of the flows.
+type ours map[flow]bool
+
+// MatchConntrackFlow is part of [netlink.CustomConntrackFilter].
+func (o ours) MatchConntrackFlow(e *netlink.ConntrackFlow) bool { return o[begins(e)] }
+
+func begins(e *netlink.ConntrackFlow) flow {
+	return flow{ruleset.Protocol(e.Forward.Protocol), end(e.Forward.SrcIP, e.Forward.SrcPort),
+		end(e.Forward.DstIP, e.Forward.DstPort)}
+}
+
+// tracks are the ports of [verify.SourcePorts] that an entry has. What begins with one of them could be taken for what
+// the entry is of, and is then not asked for by NAT; or has its port translated, since the answers' ends are taken.
+func tracks(all map[flow]verify.Entry) map[uint16]bool {
+	ports := map[uint16]bool{}
+	for f, e := range all {
+		for _, port := range []uint16{f.src.Port(), f.dst.Port(), e.To.Port()} {
+			ports[port] = true
+		}
+	}
+	return ports
 }
 
 func end(ip net.IP, port uint16) netip.AddrPort {

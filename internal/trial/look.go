@@ -63,7 +63,7 @@ func Look(c intercept.Config) (verify.Pod, error) {
 func outsideWay(c intercept.Config, all []verify.Interface) verify.Way {
 	name := free(slices.Concat(c.ExcludeInterfaces, c.VirtualInterfaces), all, "mesh", "client", "outside")
 	w := verify.Way{Interface: name, Pair: name}
-	host := byte(1 + rand.IntN(250))
+	host := byte(2 + rand.IntN(249))
 	for _, network := range [][3]byte{{198, 51, 100}, {192, 0, 2}, {203, 0, 113}, {198, 18, 255}} {
 		w.Clients = append(w.Clients, netip.AddrFrom4([4]byte{network[0], network[1], network[2], host}))
 	}
@@ -75,7 +75,9 @@ func outsideWay(c intercept.Config, all []verify.Interface) verify.Way {
 
 // free is a name for an interface that is not there, and that no pattern matches.
 func free(patterns []string, all []verify.Interface, stems ...string) string {
+	begin := rand.IntN(1000) // others who do the same at the same time take another
 	for i := range 1000 {
+		i = (begin + i) % 1000
 		for _, stem := range stems {
 			name := fmt.Sprintf("%s%d", stem, i)
 			if !slices.ContainsFunc(all, func(i verify.Interface) bool { return i.Name == name }) &&

@@ -13,8 +13,9 @@ import (
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-// open opens a probe's socket in the thread's namespace, bound to its source port. It does not block.
-func open(p verify.Probe) (fd int, err error) {
+// open opens a probe's socket in the thread's namespace, bound to its source port, or the next that is not taken. It does
+// not block.
+func open(p verify.Probe, taken map[uint16]bool) (fd int, err error) {
 	k := p.Packet
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM
 	if k.Dst.Addr().Is6() {
@@ -34,20 +35,20 @@ func open(p verify.Probe) (fd int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := prepare(fd, p); err != nil {
+	if err := prepare(fd, p, taken); err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
 }
 
-func prepare(fd int, p verify.Probe) error {
+func prepare(fd int, p verify.Probe, taken map[uint16]bool) error {
 	k := p.Packet
 	set := func(level, option, value int) error {
 		return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, option, value))
 	}
-	err := set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	var err error
 	if k.Mark != 0 {
-		err = errors.Join(err, set(unix.SOL_SOCKET, unix.SO_MARK, int(k.Mark)))
+		err = set(unix.SOL_SOCKET, unix.SO_MARK, int(k.Mark))
 	}
 	if err = errors.Join(err, hops(fd, k.Dst.Addr(), p.Hops)); err != nil {
 		return err
@@ -56,13 +57,30 @@ func prepare(fd int, p verify.Probe) error {
 	if !p.Outside() && !isPassthrough(p) {
 		src = netip.AddrPortFrom(unspecified(k.Dst.Addr()), k.Src.Port())
 	}
+	err = bind(fd, src, taken)
+	if errors.Is(err, unix.EADDRINUSE) {
+		// All linger, of very many that were tried before (TIME_WAIT). Most can be had again.
+		if err := set(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+		err = bind(fd, src, nil)
+	}
+	return os.NewSyscallError("bind", err)
+}
+
+// bind binds a socket to an address and port, or to the next port that is neither taken nor in use.
+func bind(fd int, src netip.AddrPort, taken map[uint16]bool) (err error) {
+	err = unix.EADDRINUSE
 	for range ports {
-		if err = unix.Bind(fd, sockaddr(src)); !errors.Is(err, unix.EADDRINUSE) {
-			break
+		if !taken[src.Port()] {
+			err = unix.Bind(fd, sockaddr(src))
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return err
 		}
 		src = netip.AddrPortFrom(src.Addr(), next(src.Port()))
 	}
-	return os.NewSyscallError("bind", err)
+	return err
 }
 
 // isPassthrough reports whether a probe asks for a source of its own.

@@ -48,11 +48,12 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err != nil && !errors.Is(err, ruleset.ErrUnsupported) && !errors.Is(err, ruleset.ErrPermission) {
 		return nil, err
 	}
-	if err := r.open(probes); err != nil {
+	before, conntrack, err := tracked()
+	if err != nil {
 		return nil, err
 	}
-	before, _, err := tracked()
-	if err != nil {
+	r.conntrack = conntrack
+	if err := r.open(probes, tracks(before)); err != nil {
 		return nil, err
 	}
 	if err := r.fire(); err != nil {
@@ -64,7 +65,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err := r.wait(); err != nil {
 		return nil, err
 	}
-	after, ok, err := tracked()
+	after, _, err := tracked()
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 		if !a.Waits && a.seen.Err == nil && a.seen.Outcome == "" {
 			a.seen.Replied = a.replied()
 		}
-		a.seen.Tracked = ok
+		a.seen.Tracked = r.conntrack
 		if e, known := after[a.flow]; known {
 			a.seen.Entry = &e
 		}
@@ -91,11 +92,13 @@ type run struct {
 	witness  *nft.Witness // nil: there is none
 	outside  []*outside
 	attempts []*attempt
-	patience time.Duration // what is left of it for counters that come late
+	// conntrack is whether it can be asked.
+	conntrack bool
+	patience  time.Duration // what is left of it for counters that come late
 }
 
-// open opens all sockets.
-func (r *run) open(probes []verify.Probe) error {
+// open opens all sockets, at ports that are not taken.
+func (r *run) open(probes []verify.Probe, taken map[uint16]bool) error {
 	r.patience = time.Second
 	by := map[string][]*attempt{}
 	for _, p := range probes {
@@ -106,7 +109,7 @@ func (r *run) open(probes []verify.Probe) error {
 		if p.Outside() {
 			by[p.Packet.Interface] = append(by[p.Packet.Interface], a)
 		} else {
-			a.fd, a.seen.Err = open(p)
+			a.fd, a.seen.Err = open(p, taken)
 		}
 	}
 	for _, w := range r.o.Ways {
@@ -120,7 +123,7 @@ func (r *run) open(probes []verify.Probe) error {
 		r.outside = append(r.outside, o)
 		err = o.ns.Do(func() error {
 			for _, a := range o.attempts {
-				a.fd, a.seen.Err = open(a.Probe)
+				a.fd, a.seen.Err = open(a.Probe, taken)
 			}
 			return nil
 		})
@@ -132,13 +135,25 @@ func (r *run) open(probes []verify.Probe) error {
 }
 
 func (r *run) close() (err error) {
+	flows := map[flow]bool{}
 	for _, a := range r.attempts {
-		if a.fd >= 0 {
-			_ = unix.Close(a.fd) // what was opened ends here
+		if a.fd < 0 {
+			continue
+		}
+		if a.Packet.Protocol == ruleset.TCP {
+			// The other end has to be gone, too: what it sent later would be a new connection to conntrack.
+			_ = unix.SetsockoptLinger(a.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		_ = unix.Close(a.fd) // what was opened ends here
+		if a.flow.src.IsValid() {
+			flows[a.flow] = true
 		}
 	}
 	for _, o := range r.outside {
 		err = errors.Join(err, o.close())
+	}
+	if r.conntrack {
+		err = errors.Join(err, forget(flows))
 	}
 	if r.witness != nil {
 		err = errors.Join(err, r.witness.Close())
