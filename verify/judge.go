@@ -18,6 +18,7 @@ const (
 	Accepted    Outcome = "accepted"
 	Answered    Outcome = "answered" // a lookup
 	Refused     Outcome = "refused"
+	Reset       Outcome = "reset"       // once it was accepted
 	Unreachable Outcome = "unreachable" // a router said so
 	TimedOut    Outcome = "timed out"
 )
@@ -34,6 +35,8 @@ type Seen struct {
 	At netip.AddrPort
 	// Returned is how many connections of others to the same destination were captured meanwhile.
 	Returned int
+	// Looped is how many connections of others were opened meanwhile to where it has arrived.
+	Looped int
 	// Counts is whether the rules' counters could be read, and Counted how often the rule that has to decide has
 	// counted meanwhile.
 	Counts  bool
@@ -42,7 +45,8 @@ type Seen struct {
 	RefusedBy ruleset.RuleID
 	// Replied is true of a connection for which nobody waits if an answer came, whatever it says.
 	Replied bool
-	// By is who accepted it, or, of a lookup over UDP, who hears it. Nil: not known.
+	// By is who accepted it, or, of a lookup over UDP, who hears it, or, of what is refused, who listens all the same. Nil:
+	// not known.
 	By []Holder
 	// Pending is true of a connection that the kernel has accepted and no process has taken.
 	Pending bool
@@ -164,10 +168,21 @@ func (j judge) captured() (Word, string, string) {
 	if j.p.Lenient && j.s.Outcome != Accepted {
 		return OK, found, ""
 	}
+	if j.s.Looped >= loop {
+		return Failed, fmt.Sprintf("%s; then who listens there connected to itself: %d more connections to %s. It does not "+
+				"know the original destination", found, j.s.Looped, j.at()),
+			"let the proxy ask for it (SO_ORIGINAL_DST), at a socket of its own for each family: 0.0.0.0 and ::"
+	}
 	switch j.s.Outcome {
 	case Accepted, Answered:
 		return j.accepted(found)
+	case Reset:
+		return j.reset(found)
 	case Refused:
+		if j.p.Trace.Fate.Action == ruleset.Redirected && len(j.p.Destinations()) == 1 && len(j.s.By) > 0 {
+			return Failed, fmt.Sprintf("%s, and refused, though %s listens at %s: a rule of another's rejects it", found,
+				j.s.By[len(j.s.By)-1], j.at()), seeOthers
+		}
 		return Failed, found + ", and refused: " + j.nobody(), startListen
 	case Unreachable:
 		return Failed, found + ", and a router says that it cannot be reached", "see the route to it"
@@ -285,6 +300,23 @@ func (j judge) accepted(found string) (Word, string, string) {
 			"run verify as root on the node, or name the proxy's user with --proxy-uid"
 	}
 	return OK, found, ""
+}
+
+// loop is how many connections to itself make a loop: somebody else's check of a listener is none.
+const loop = 4
+
+// reset judges what was accepted and closed at once.
+func (j judge) reset(found string) (Word, string, string) {
+	if stranger, is := j.stranger(); is {
+		return j.notProxy(found+", and closed at once", stranger)
+	}
+	who := "whoever listens at " + j.at()
+	if len(j.s.By) > 0 {
+		who = fmt.Sprintf("%s, who listens at %s", j.s.By[len(j.s.By)-1], j.at()) // the last is the socket that listens
+	}
+	return Failed, found + ", and closed at once by " + who,
+		"see the proxy's log: its own rules may refuse this destination; or it does not know the original destination, " +
+			"as with one socket for both families, and refuses to connect to itself"
 }
 
 // stranger is a holder who is not the proxy.

@@ -81,6 +81,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 			a.seen.Entry = &e
 		}
 		a.seen.Returned = returned(after, a) - returned(before, a)
+		a.seen.Looped = looped(before, after, a)
 		seen = append(seen, a.seen)
 	}
 	return seen, nil
@@ -321,7 +322,9 @@ func (a *attempt) asSender(f func() error) error {
 func (a *attempt) settle(err error) {
 	a.done = true
 	switch {
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPERM) && a.fd >= 0:
+	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		a.seen.Outcome = verify.Reset
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EPERM) && a.fd >= 0:
 		a.seen.Outcome = verify.Refused // a datagram that a rule rejects cannot be sent
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ETIMEDOUT):
 		a.seen.Outcome = verify.Unreachable
@@ -459,13 +462,21 @@ func (a *attempt) hear() {
 }
 
 // who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by
-// that socket: the witness sees whose it is.
+// that socket: the witness sees whose it is. Before, a proxy has a moment to refuse it.
 func (a *attempt) who() {
+	const moment = 100 * time.Millisecond
 	a.meet()
 	if a.seen.Pending || a.unseen() {
 		return
 	}
+	if errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
+		a.settle(unix.Errno(errno))
+		return
+	}
 	if !a.Lookup {
+		if time.Since(a.accepted) < moment {
+			return
+		}
 		_ = unix.Shutdown(a.fd, unix.SHUT_WR) // it may have been reset
 		a.done = true
 	}
@@ -515,6 +526,21 @@ func returned(entries map[flow]verify.Entry, a *attempt) (n int) {
 	return n
 }
 
+// looped counts the connections to where a probe has been redirected to that others have opened meanwhile.
+func looped(before, after map[flow]verify.Entry, a *attempt) (n int) {
+	if a.Lookup || a.Trace.Fate.Action != ruleset.Redirected {
+		return 0
+	}
+	ends := a.Destinations()
+	for f := range after {
+		if _, known := before[f]; !known && f.protocol == ruleset.TCP && slices.Contains(ends, f.dst) &&
+			!(ruleset.Ports{verify.SourcePorts}).Contains(f.src.Port()) {
+			n++
+		}
+	}
+	return n
+}
+
 // identify says whose the sockets are that accepted or hear a probe, and which others wait at the same port.
 func (r *run) identify() error {
 	waiting := map[ruleset.Protocol][]sockets.Socket{}
@@ -539,7 +565,13 @@ func (r *run) identify() error {
 		for _, to := range all {
 			if len(all) == 1 {
 				// Who has got it shows. It may be one of several that get them by turns (SO_REUSEPORT).
-				if same := sharing(waiting[a.Packet.Protocol], to); a.Packet.Protocol == ruleset.TCP && len(same) > 1 {
+				// And of what was refused, or reset, it shows by these alone.
+				ended := a.seen.Outcome == verify.Refused || a.seen.Outcome == verify.Reset
+				if same := sharing(waiting[a.Packet.Protocol], to); a.Packet.Protocol == ruleset.TCP &&
+					(len(same) > 1 || ended) {
+					if ended {
+						a.holders = nil
+					}
 					a.listeners = append(a.listeners, same...)
 				}
 				break

@@ -84,6 +84,8 @@ const (
 	relay  what = "relay"  // accept, and go on to the original destination
 	ignore what = "ignore" // never accept, never read
 	answer what = "answer" // answer lookups
+	reset  what = "reset"  // accept, and reset
+	itself what = "itself" // accept, and connect to where it listens itself
 )
 
 // start starts the process in a pod, and waits until it listens.
@@ -248,6 +250,18 @@ func (l listener) converse(conn *net.TCPConn) {
 				conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(a))), a...))
 			}
 		}
+	case reset:
+		conn.SetLinger(0)
+	case itself:
+		if relayed.Add(1) > 100 {
+			return
+		}
+		next, err := net.DialTimeout("tcp", conn.LocalAddr().String(), 2*time.Second)
+		if err != nil {
+			return
+		}
+		defer next.Close()
+		io.Copy(conn, next)
 	case hangUp, ignore:
 	}
 }
