@@ -54,7 +54,13 @@ type Rule struct {
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool
+	// Interfaces are those by which packets have to arrive for it to match: names, or patterns like eth*. A set of them is
+	// [SomeInterfaces]. Empty: any.
+	Interfaces []string
 }
+
+// SomeInterfaces stands for interfaces of which the names are not read.
+const SomeInterfaces = "interfaces of a set"
 
 // Matters reports whether the rule leads on or does something, or is known by its comment to be somebody's.
 func (r Rule) Matters() bool {
@@ -122,8 +128,10 @@ type Foreign struct {
 	// Acts are what its rules, and those to which it leads, do to packets.
 	Acts   []Act  `json:"acts,omitempty"`
 	Effect Effect `json:"effect"`
-	mesh   []string
-	older  bool
+	// Interfaces are those of the conditions of its rules, and of those to which it leads.
+	Interfaces []string `json:"-"`
+	mesh       []string
+	older      bool
 }
 
 // natType is nft's word for the type of a NAT chain.
@@ -257,6 +265,7 @@ type part struct {
 	acts   []Act
 	owners []string
 	meshes []string
+	by     []string
 }
 
 // reach follows the rules of a chain to all that they can lead to.
@@ -278,6 +287,7 @@ func (t tables) reach(c Chain, rules []Rule) part {
 		todo = todo[1:]
 		for _, r := range rules {
 			p.add(ownersOf(name{comment: r.Comment}))
+			p.by = append(p.by, r.Interfaces...)
 			for _, a := range r.Acts {
 				if !slices.Contains(p.acts, a) {
 					p.acts = append(p.acts, a)
@@ -299,6 +309,8 @@ func (t tables) reach(c Chain, rules []Rule) part {
 	slices.Sort(p.acts)
 	slices.Sort(p.owners)
 	p.owners = slices.Compact(p.owners)
+	slices.Sort(p.by)
+	p.by = slices.Compact(p.by)
 	return p
 }
 
@@ -316,7 +328,8 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 		p.acts = append(p.acts, Discard)
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
-		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c), mesh: p.meshes, older: c.Older}
+		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
+		Interfaces: p.by, mesh: p.meshes, older: c.Older}
 }
 
 // effect says what a part does to the connections that ours capture.
@@ -401,6 +414,16 @@ func (f Foreign) Says() string {
 	case Harmless:
 	}
 	return "does nothing to where packets go"
+}
+
+// Parts reports whether the chain can stop or take what arrives by some of the interfaces alone.
+func (f Foreign) Parts() bool {
+	switch f.Effect {
+	case Takes, MayTake, Untracks, MayDiscard:
+		return len(f.Interfaces) > 0 && (f.Hook == "prerouting" || f.Hook == "input")
+	case NeverReached, Zones, Asleep, Harmless:
+	}
+	return false
 }
 
 // Warning says what to know of a chain because of which connections can go elsewhere than ours say, or nothing.

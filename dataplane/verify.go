@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/trial"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
@@ -74,6 +77,7 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		verdicts = append(verdicts, verify.Judge(c, p, seen[i]))
 	}
 	verdicts = append(verdicts, todo.Verdicts...)
+	verdicts = append(verdicts, s.apart(want, plan, todo.Probes)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
 			"was not tried")
@@ -96,6 +100,40 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 	o.Ways = append(pod.Behind, pod.Outside)
 	seen, err := trial.Run(ctx, todo.Probes, o)
 	return todo, seen, err
+}
+
+// apart names the chains of others that can stop or take what arrives by the pod's own interfaces alone: what was tried
+// came in by another.
+func (s *space) apart(want Backend, plan plan, probes []verify.Probe) (all []verify.Verdict) {
+	i := slices.IndexFunc(probes, func(p verify.Probe) bool { return p.Outside() && p.At.IsValid() && p.Hops == 1 })
+	if i < 0 {
+		return nil
+	}
+	pair := probes[i].Packet.Interface
+	interfaces, err := links.List()
+	if err != nil {
+		return nil // it is known by then, from the look at the pod
+	}
+	isApart := func(pattern string) bool {
+		return pattern == beside.SomeInterfaces || !ruleset.InterfaceMatches(pattern, pair) &&
+			slices.ContainsFunc(interfaces, func(l links.Link) bool {
+				return l.Name != ruleset.Loopback && ruleset.InterfaceMatches(pattern, l.Name) &&
+					!slices.ContainsFunc(plan.config.ExcludeInterfaces, func(excluded string) bool {
+						return ruleset.InterfaceMatches(excluded, l.Name)
+					})
+			})
+	}
+	for _, f := range s.foreign(s.backendInForce(want)).Chains {
+		by := slices.DeleteFunc(slices.Clone(f.Interfaces), func(p string) bool { return !isApart(p) })
+		if !f.Parts() || len(by) == 0 {
+			continue
+		}
+		all = append(all, verify.Verdict{What: "clients by " + strings.Join(by, ", "), Verdict: verify.NotProven,
+			Found: fmt.Sprintf("%s, of another, does something to what arrives by that interface (%s at hook %s, priority "+
+				"%d: %s); verify comes in by one of its own, %s", f.Name(), f.Type, f.Hook, f.Priority, f.Effect, pair),
+			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
+	}
+	return all
 }
 
 // refuses are the rules that refuse or discard.
@@ -132,19 +170,27 @@ func (s *space) verifyRules(ctx context.Context, want Backend, plan plan) (verif
 
 // inForce returns the rules as the backend that has them can have them.
 func (s *space) inForce(want Backend, p plan) ruleset.Ruleset {
+	if b := s.backendInForce(want); b != "" {
+		return s.rulesFor(p, b)
+	}
+	return p.rules
+}
+
+// backendInForce is the backend that has rules, and the first of those that could if none has. Empty: there is none.
+func (s *space) backendInForce(want Backend) Backend {
 	all, err := candidates(want)
 	if err != nil {
-		return p.rules
+		return ""
 	}
 	holding, err := s.holding()
 	if err == nil {
 		for _, b := range holding {
 			if slices.Contains(all, b) {
-				return s.rulesFor(p, b)
+				return b
 			}
 		}
 	}
-	return s.rulesFor(p, all[0])
+	return all[0]
 }
 
 // counts reads the rules' counters.

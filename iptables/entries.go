@@ -160,6 +160,24 @@ func (e entry) comment() string {
 	return ""
 }
 
+// arrivesBy returns the interface by which a packet has to arrive (struct ipt_ip, ip6t_ip6), if there is a condition
+// that says so.
+func (e entry) arrivesBy() []string {
+	const inverted, size = 1, 16 // IPT_INV_VIA_IN, IFNAMSIZ
+	nameAt, maskAt, flagsAt := 16, 48, 83
+	if len(e.head) > 112 { // of IPv6
+		nameAt, maskAt, flagsAt = 64, 96, 132
+	}
+	name, _, _ := bytes.Cut(e.head[nameAt:nameAt+size], []byte{0})
+	if len(name) == 0 || e.head[flagsAt]&inverted != 0 {
+		return nil
+	}
+	if n := len(name) - 1; e.head[maskAt+n] == 0 { // "eth+": what begins so
+		return []string{string(name[:n]) + "*"}
+	}
+	return []string{string(name)}
+}
+
 // chainHead returns the name of the chain of which this is the head.
 func (e entry) chainHead() (name string, is bool) {
 	if e.target != "ERROR" {
@@ -172,7 +190,7 @@ func (e entry) chainHead() (name string, is bool) {
 // rule returns what an entry does. names are those of chains by the offset of their first rule. drops is true if the
 // verdict is to drop.
 func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
-	r.Comment = e.comment()
+	r.Comment, r.Interfaces = e.comment(), e.arrivesBy()
 	if e.target != "" { // the standard target has no name
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}

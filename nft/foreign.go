@@ -3,11 +3,13 @@
 package nft
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 
 	"github.com/google/nftables"
@@ -116,6 +118,8 @@ func readActs(r *beside.Rule, list []byte) {
 			r.Acts = append(r.Acts, a)
 		}
 	}
+	var by []byte  // the register that has the interface by which a packet arrives
+	var index bool // it has its number
 	for _, e := range attributes(list) {
 		var name string
 		var values map[uint16][]byte
@@ -155,7 +159,21 @@ func readActs(r *beside.Rule, list []byte) {
 			if values[unix.NFTA_CT_SREG] != nil && is(unix.NFTA_CT_KEY, unix.NFT_CT_ZONE) {
 				add(beside.Zone)
 			}
+		case "meta":
+			if index = is(unix.NFTA_META_KEY, unix.NFT_META_IIF); index || is(unix.NFTA_META_KEY, unix.NFT_META_IIFNAME) {
+				by = values[unix.NFTA_META_DREG]
+			}
+		case "cmp":
+			if by == nil || !bytes.Equal(by, values[unix.NFTA_CMP_SREG]) {
+				break
+			}
+			if by = nil; is(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ) {
+				r.Interfaces = append(r.Interfaces, interfaceOf(values[unix.NFTA_CMP_DATA], index))
+			}
 		case "lookup":
+			if by != nil {
+				r.Interfaces = append(r.Interfaces, beside.SomeInterfaces)
+			}
 			// The kernel gives the register where a map puts a verdict: zero.
 			r.Mapped = r.Mapped || is(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
 		case "immediate":
@@ -170,6 +188,25 @@ func readActs(r *beside.Rule, list []byte) {
 			}
 		}
 	}
+}
+
+// interfaceOf reads the struct nft_data with which the name of an interface is compared, or its number.
+func interfaceOf(data []byte, index bool) string {
+	for typ, d := range attributes(data) {
+		switch {
+		case typ != unix.NFTA_DATA_VALUE:
+		case index && len(d) == 4:
+			if i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(d))); err == nil {
+				return i.Name
+			}
+		case !index:
+			if bytes.IndexByte(d, 0) < 0 && len(d) < unix.IFNAMSIZ { // what begins so
+				return string(d) + "*"
+			}
+			return zeroTerminated(d)
+		}
+	}
+	return beside.SomeInterfaces
 }
 
 const (
