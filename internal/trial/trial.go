@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/internal/gvisor"
@@ -269,7 +270,7 @@ func (a *attempt) replied() bool {
 // begin sends the first packet.
 func (a *attempt) begin() {
 	a.sent = time.Now()
-	err := a.asSender(func() error { return unix.Connect(a.fd, sockaddr(a.Packet.Dst)) })
+	err := a.asSender(func() error { return unix.Connect(a.fd, a.destination()) })
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		a.settle(err)
 	}
@@ -280,6 +281,18 @@ func (a *attempt) begin() {
 	if a.Lookup && a.question == nil {
 		a.question = question()
 	}
+}
+
+// destination is where to connect. A link-local address is one of an interface's alone (RFC 4007): that by which the
+// pod's route to it leads.
+func (a *attempt) destination() unix.Sockaddr {
+	to := sockaddr(a.Packet.Dst)
+	if to, is := to.(*unix.SockaddrInet6); is && !a.Outside() && a.Packet.Dst.Addr().IsLinkLocalUnicast() {
+		if link, err := netlink.LinkByName(a.Packet.Interface); err == nil { // else connecting says what is wrong
+			to.ZoneId = uint32(link.Attrs().Index)
+		}
+	}
+	return to
 }
 
 // ask sends a datagram.
@@ -416,9 +429,9 @@ func (a *attempt) advance(events int16) {
 // resume begins a connection again that was discarded by a router when its hop limit was low.
 func (a *attempt) resume() {
 	a.again = true
-	err := unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+	err := unix.Connect(a.fd, a.destination())
 	if errors.Is(err, unix.ECONNABORTED) { // that was about the former connection (inet_stream_connect in net/ipv4/af_inet.c)
-		err = unix.Connect(a.fd, sockaddr(a.Packet.Dst))
+		err = unix.Connect(a.fd, a.destination())
 	}
 	// EALREADY: over IPv4 the connection may go on, and the kernel soon sends its first packet again.
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EALREADY) {

@@ -123,6 +123,10 @@ func TestHealthy(t *testing.T) {
 			c.DNS.Mode = intercept.DNSResolvConf
 			c.DNS.Servers = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a")}
 		}},
+		{name: "a server that is link-local", in: withDNS(), before: "ip -6 addr add fe80::5/64 dev eth0 nodad",
+			config: func(c *intercept.Config) {
+				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("fe80::1")}
+			}},
 		{name: "targets outside the pod", config: func(c *intercept.Config) {
 			c.Inbound.Mode, c.DNS.Mode = intercept.InboundOff, intercept.DNSAll
 			c.Outbound.Target = []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:16000"),
