@@ -88,13 +88,15 @@ race: deps ## run all tests under the race detector, which takes a C compiler
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) $(PACKAGES)
 
+# KEEP is what takes the inputs that reach more code into testdata. Empty: nothing does.
+KEEP := ./testing/corpus
 fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count), and keep in testdata what reaches more
 	@go test -list '^Fuzz' $(PACKAGES) >/dev/null
 	@go test -list '^Fuzz' $(PACKAGES) | awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
 	while read -r package name; do \
 		echo "$$package $$name"; \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null && \
-		go run ./testing/corpus "$$package" "$$name" || exit 1; \
+		$(if $(KEEP),go run $(KEEP) "$$package" "$$name",true) || exit 1; \
 	done
 
 soak: deps ## MINUTES (10) of writers, traffic, kills and faults: make soak MINUTES=1 SOAKFLAGS=-soak.writers=4 (root)
