@@ -77,6 +77,13 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		verdicts = append(verdicts, verify.Judge(c, p, seen[i]))
 	}
 	verdicts = append(verdicts, todo.Verdicts...)
+	for i, p := range todo.Probes {
+		if seen[i].Answer != "" {
+			todo.Notes = append(todo.Notes, fmt.Sprintf("%s: the resolver answers %s to a name that nobody has: see whether it "+
+				"does to every name", p.What, seen[i].Answer))
+		}
+	}
+	todo.Notes = append(todo.Notes, s.behind(want)...)
 	verdicts = append(verdicts, s.apart(want, plan, todo.Probes)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
@@ -134,6 +141,17 @@ func (s *space) apart(want Backend, plan plan, probes []verify.Probe) (all []ver
 			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
 	}
 	return all
+}
+
+// behind names the chains of others that translate what ours let go: what the proxy sends is among it.
+func (s *space) behind(want Backend) (notes []string) {
+	for _, f := range s.foreign(s.backendInForce(want)).Chains {
+		if f.Hook == ruleset.Output.String() && f.Effect == beside.NeverReached {
+			notes = append(notes, fmt.Sprintf("%s translates some of what our rules let go, perhaps what the proxy sends: the "+
+				"proxy was tried at few ports", f.Name()))
+		}
+	}
+	return notes
 }
 
 // refuses are the rules that refuse or discard.

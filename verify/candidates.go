@@ -61,6 +61,13 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 		all = append(all, candidate{what: s.who, senders: []sender{s}, protos: tcp(), dsts: here, ports: []uint16{port},
 			wants: passes, why: "a rule captures what the proxy sends"})
 	}
+	for _, s := range proxies(p.c) {
+		// What ours let go, a rule of another's may send back, by its port.
+		if port != 443 {
+			all = append(all, candidate{what: s.who + ", to port 443", senders: []sender{s}, protos: tcp(), dsts: here,
+				ports: []uint16{443}, wants: passes})
+		}
+	}
 	add("an included network", app, tcp(), included(o, f), append(usual(), port)...)
 	add("an included port", app, tcp(), anywhere, portsOf(o.IncludePorts)...)
 	add("an excluded port", app, tcp(), here, portsOf(o.ExcludePorts)...)
@@ -185,6 +192,13 @@ func (p *planner) free(ports []uint16) []uint16 {
 func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	in := p.c.Inbound
 	if in.Mode == intercept.InboundOff {
+		return nil
+	}
+	if p.reach[f].onLo && in.Mode == intercept.InboundRedirect {
+		p.plan.Verdicts = append(p.plan.Verdicts, Verdict{What: "a client's connection, " + f.String(), Verdict: Failed,
+			Found: fmt.Sprintf("lo alone has the address %s: a redirect of what arrives goes to an address of the interface by "+
+				"which it has come, which has none, so that it is lost", p.reach[f].addr),
+			Remedy: "use --inbound-mode tproxy, or give the address to the interface"})
 		return nil
 	}
 	own := []netip.Addr{p.reach[f].addr}

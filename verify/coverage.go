@@ -101,6 +101,9 @@ func (p *planner) because(r ruleset.Rule) string {
 		return "no client outside the pod can be made"
 	}
 	for _, f := range p.rs.Families {
+		if p.reach[f].why == "" && strings.HasPrefix(r.ID.Line(), "I") {
+			return "another rule decides before it about what a client of verify's can send to this pod"
+		}
 		if p.reach[f].why == "" {
 			return "another rule decides before it about what verify can send here, or no route leads to what it is about"
 		}

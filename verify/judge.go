@@ -35,6 +35,8 @@ type Seen struct {
 	At netip.AddrPort
 	// Returned is how many connections of others to the same destination were captured meanwhile.
 	Returned int
+	// Answer says what a resolver has answered, if not that there is such a name, or none: SERVFAIL or REFUSED.
+	Answer string
 	// Looped is how many connections of others were opened meanwhile to where it has arrived.
 	Looped int
 	// Counts is whether the rules' counters could be read, and Counted how often the rule that has to decide has
@@ -75,6 +77,10 @@ func Judge(c intercept.Config, p Probe, s Seen) Verdict {
 		v.Verdict, v.Found, v.Remedy = j.rejected()
 	case ruleset.Pass, ruleset.Dropped:
 		v.Verdict, v.Found, v.Remedy = j.passed()
+	}
+	if v.Verdict == Failed && p.Loopback != "" {
+		v.Found += "; " + p.Loopback
+		v.Remedy = "set lo up, with its addresses 127.0.0.1 and ::1; if it still fails: " + v.Remedy
 	}
 	return v
 }
@@ -277,6 +283,9 @@ func (j judge) accepted(found string) (Word, string, string) {
 		return Failed, found + ", and no process has accepted it", "see whether the proxy hangs, or is stopped"
 	}
 	found += ", and " + string(j.s.Outcome)
+	if j.s.Answer != "" {
+		found += " (" + j.s.Answer + ")"
+	}
 	if len(j.s.Unserved) > 0 {
 		return Failed, fmt.Sprintf("%s; but nobody listens at %s, to which others are sent", found, j.s.Unserved[0]),
 			startListen
@@ -383,7 +392,11 @@ func (j judge) passed() (Word, string, string) {
 		return Failed, "it is captured; " + j.by() + " it has to be left alone", applyAgain
 	}
 	if j.s.Outcome == Refused && j.s.RefusedBy != "" {
-		return Failed, fmt.Sprintf("refused by %s; %s it has to be left alone", j.s.RefusedBy, j.by()), applyAgain
+		remedy := applyAgain
+		if j.s.Counted > 0 {
+			remedy = "a rule of another's may send it to us once ours have let it go: " + seeOthers
+		}
+		return Failed, fmt.Sprintf("refused by %s; %s it has to be left alone", j.s.RefusedBy, j.by()), remedy
 	}
 	if translated {
 		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""

@@ -39,6 +39,8 @@ type Probe struct {
 	Lookup bool
 	// Waits is true if somebody has to accept, answer or refuse it.
 	Waits bool
+	// Loopback says what is wrong with lo, if it takes lo. Empty: nothing is.
+	Loopback string
 	// Lenient is true where it is enough that it is captured: who accepts does not matter.
 	Lenient bool
 }
@@ -112,6 +114,10 @@ func MakePlan(c intercept.Config, rs ruleset.Ruleset, pod Pod, port uint16) Plan
 		if r.why != "" {
 			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%s: not reachable here (%s), nothing to prove", f, r.why))
 			continue
+		}
+		if r.near {
+			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%s: no default route: an app here reaches nothing but the networks "+
+				"to which routes lead, and what is tried goes there, as to %s", f, r.dst[0]))
 		}
 		for _, candidates := range []func(ruleset.Family) []candidate{
 			p.outbound, p.lookups, p.inside, p.inbound, p.behind,
@@ -260,7 +266,8 @@ func (p *planner) try(c candidate, k *ruleset.Packet, at netip.Addr) bool {
 		hops++ // the pod itself is the first
 	}
 	p.plan.Probes = append(p.plan.Probes, Probe{What: c.what + ", " + f.String(), Packet: *k, Trace: t, At: at, Hops: hops,
-		Lookup: k.Dst.Port() == 53 && len(c.clients) == 0, Waits: isCaptured(t) || rejected, Lenient: c.lenient})
+		Lookup: k.Dst.Port() == 53 && len(c.clients) == 0, Waits: isCaptured(t) || rejected, Lenient: c.lenient,
+		Loopback: p.loopback(*k, t)})
 	for _, s := range t.Steps {
 		if s.Matched {
 			p.met[met{s.Rule.ID, f}] = true
@@ -270,6 +277,14 @@ func (p *planner) try(c candidate, k *ruleset.Packet, at netip.Addr) bool {
 		p.port = SourcePorts.First
 	}
 	return true
+}
+
+// loopback says what is wrong with lo, if a packet takes it.
+func (p *planner) loopback(k ruleset.Packet, t ruleset.Trace) string {
+	if k.Hook == ruleset.Output && (k.Interface == ruleset.Loopback || t.Fate.Action == ruleset.Redirected) {
+		return p.pod.brokenLoopback(ruleset.FamilyOf(k.Dst.Addr()))
+	}
+	return ""
 }
 
 // missing says what has to be proven and cannot be tried.
@@ -282,6 +297,8 @@ func (p *planner) missing(what, why string) {
 type reach struct {
 	why  string     // it reaches nothing
 	addr netip.Addr // by which others reach the pod
+	onLo bool       // lo alone has it
+	near bool       // there is no route but to networks
 	dst  []netip.Addr
 }
 
@@ -290,6 +307,9 @@ type reach struct {
 func look(pod Pod, f ruleset.Family) (r reach) {
 	var ok bool
 	if r.addr, ok = pod.addr(f); !ok {
+		r.addr, r.onLo = pod.onLoopback(f)
+	}
+	if !r.addr.IsValid() {
 		r.why = "it has no address of that family by which others could reach it"
 		return r
 	}
@@ -303,6 +323,7 @@ func look(pod Pod, f ruleset.Family) (r reach) {
 			r.dst = append(r.dst, a)
 		}
 	}
+	r.near = len(r.dst) > 0 && !slices.Contains(documentation(f), r.dst[0])
 	if len(r.dst) == 0 {
 		r.why = "no route leads anywhere"
 		if why != nil {

@@ -58,6 +58,8 @@ func (w Way) own(f ruleset.Family) netip.Addr {
 type Interface struct {
 	Name  string
 	Addrs []netip.Addr
+	// Down is true if it is not set up.
+	Down bool
 }
 
 // Route is how a packet leaves.
@@ -107,6 +109,33 @@ func (p Pod) addr(f ruleset.Family) (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// onLoopback returns the pod's first address of a family that lo alone has: others reach the pod by it where they have a
+// route.
+func (p Pod) onLoopback(f ruleset.Family) (netip.Addr, bool) {
+	for _, i := range p.Interfaces {
+		for _, a := range i.Addrs {
+			if i.Name == ruleset.Loopback && ruleset.FamilyOf(a) == f && a.IsGlobalUnicast() {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// brokenLoopback says what is wrong with lo, by which the pod reaches itself, for a family.
+func (p Pod) brokenLoopback(f ruleset.Family) string {
+	for _, i := range p.Interfaces {
+		switch {
+		case i.Name != ruleset.Loopback:
+		case i.Down:
+			return "lo is down"
+		case len(i.Addrs) > 0 && !slices.Contains(i.Addrs, localhost(f)):
+			return "lo has no " + localhost(f).String()
+		}
+	}
+	return ""
 }
 
 // own reports whether an address is one of the pod's.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,7 +34,10 @@ func Look(c intercept.Config) (verify.Pod, error) {
 		return pod, err
 	}
 	for _, l := range named {
-		pod.Interfaces = append(pod.Interfaces, verify.Interface{Name: l.Name, Addrs: l.Addrs})
+		pod.Interfaces = append(pod.Interfaces, verify.Interface{Name: l.Name, Addrs: l.Addrs,
+			Down: slices.ContainsFunc(all, func(k netlink.Link) bool {
+				return k.Attrs().Name == l.Name && k.Attrs().Flags&net.FlagUp == 0
+			})})
 	}
 	if pod.NoOutside == nil {
 		pod.Outside = outsideWay(c, pod.Interfaces)

@@ -25,5 +25,16 @@ func question() []byte {
 // answers reports whether a message answers a question: whatever it says.
 func answers(q, a []byte) bool { return len(a) >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 }
 
+// failure is the name of an answer's RCODE, if it says that the resolver could not or would not tell.
+func failure(a []byte) string {
+	switch a[3] & 0xf {
+	case 2:
+		return "SERVFAIL"
+	case 5:
+		return "REFUSED"
+	}
+	return ""
+}
+
 // framed is a message as it goes over TCP.
 func framed(q []byte) []byte { return append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...) }

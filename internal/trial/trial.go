@@ -470,7 +470,7 @@ func (a *attempt) hear() {
 		if a.asked {
 			a.who()
 		}
-		a.seen.Outcome, a.done = verify.Answered, true
+		a.seen.Outcome, a.seen.Answer, a.done = verify.Answered, failure(message), true
 	}
 }
 

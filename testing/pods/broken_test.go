@@ -155,6 +155,16 @@ func TestBroken(t *testing.T) {
 				"failed: the proxy's call from its passthrough source, "},
 			says: []string{"not accepted in time", "the pod does not answer itself"}},
 
+		{name: "lo is down, and named", in: sidecar(), after: "ip link set lo down",
+			broken: []string{"failed: "}, says: []string{"the pod does not answer itself; lo is down; set lo up",
+				"not accepted in time; lo is down; set lo up"}},
+		{name: "no IPv6 on lo", in: sidecar(), after: "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6",
+			broken: []string{app6, "failed: an app's call inside the pod, IPv6", "failed: an app's call to loopback, IPv6", "failed: "},
+			says: []string{"lo has no ::1; set lo up"}},
+		{name: "the address on lo alone", in: sidecar(), before: onLo,
+			broken: []string{"failed: a client's connection, IPv4: lo alone has the address 10.244.0.5"},
+			says:   []string{"--inbound-mode tproxy"}},
+
 		// Who the proxy is.
 		{name: "the proxy is root, and every connection comes back to it",
 			in:     []process{by(root, at(relay, "0.0.0.0:15001", "[::]:15001"), inbound())},
@@ -305,6 +315,9 @@ func TestBroken(t *testing.T) {
 		{name: "another discards what arrives by interfaces of a set", in: sidecar(),
 			after:  `nft 'table inet other { chain in { type filter hook input priority 0; iifname { eth0, eth7 } tcp dport 15006 drop; }; }'`,
 			broken: []string{"not proven: clients by interfaces of a set: "}, says: []string{"may discard"}},
+		{name: "another returns what the proxy sends to HTTPS", in: sidecar(),
+			after:  `nft 'table inet other { chain out { type nat hook output priority -100; meta skgid 1337 tcp dport 443 redirect to :15001; }; }'`,
+			broken: []string{"failed: the proxy, by its group, to port 443, "}, says: []string{"refused by B1.outbound", "doctor lists the chains"}},
 		{name: "another discards what is excluded", in: sidecar(),
 			config: func(c *intercept.Config) { c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)} },
 			after:  `nft 'table inet other { chain out { type filter hook postrouting priority 0; tcp dport 5432 drop; }; }'`,

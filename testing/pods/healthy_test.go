@@ -25,6 +25,12 @@ const docker = `
 	ip link add c1 type veth peer name c1-eth0; ip link set c1 master docker0 up; ip link set c1-eth0 up
 	ip addr add 172.17.0.1/16 dev docker0; ip addr add fd00:172::1/64 dev docker0 nodad`
 
+// onLo has lo alone have the pod's IPv4 address, and routes that name it.
+const onLo = `
+	ip -4 route flush dev eth0; ip -4 addr flush dev eth0
+	ip addr add 10.244.0.5/32 dev lo; ip route add 10.244.0.1 dev eth0 src 10.244.0.5
+	ip route add default via 10.244.0.1 src 10.244.0.5`
+
 // TestHealthy: pods in which everything works, each in a way of its own. verify says ok of all.
 func TestHealthy(t *testing.T) {
 	noIPv6 := "ip -6 addr flush dev eth0; ip -6 route flush dev eth0"
@@ -62,7 +68,7 @@ func TestHealthy(t *testing.T) {
 		{name: "no IPv4 address", in: only6, config: allDNS, before: noIPv4},
 		{name: "link-local IPv6 alone", in: only4, config: allDNS,
 			before: noIPv6 + "; ip -6 addr add fe80::5/64 dev eth0 nodad"},
-		{name: "no default route", in: sidecar(), before: `
+		{name: "no default route", in: sidecar(), notes: []string{"IPv4: no default route", "IPv6: no default route"}, before: `
 			ip -4 route del default; ip -6 route del default
 			ip -4 route add 10.96.0.0/12 via 10.244.0.1; ip -6 route add fd00:96::/64 via fd00:244::1`},
 		{name: "no default route in IPv6", in: withDNS(), config: allDNS, before: "ip -6 route del default"},
@@ -101,6 +107,7 @@ func TestHealthy(t *testing.T) {
 			in: []process{by(theProxy, outbound(), inbound(), at(hold, "0.0.0.0:15002", "0.0.0.0:15003", "0.0.0.0:15004",
 				"[::]:15002", "[::]:15003", "[::]:15004"))}},
 		{name: "tproxy", in: transparent, config: tproxy},
+		{name: "tproxy, the address on lo alone", in: transparent, config: tproxy, before: onLo},
 		{name: "tproxy, iptables-legacy", in: transparent, config: tproxy, backend: dataplane.BackendIPTablesLegacy},
 		{name: "backstop syn", in: sidecar(), config: func(c *intercept.Config) { c.Backstop = intercept.BackstopSyn }},
 		{name: "backstop off", in: sidecar(), config: func(c *intercept.Config) { c.Backstop = intercept.BackstopOff }},
@@ -123,6 +130,10 @@ func TestHealthy(t *testing.T) {
 			c.DNS.Mode = intercept.DNSResolvConf
 			c.DNS.Servers = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a")}
 		}},
+		{name: "a resolver that answers SERVFAIL", config: allDNS, in: []process{by(theProxy, outbound(), inbound(),
+			with(dns(), func(l *listener) { l.Fails = true }))},
+			notes: []string{"an app's lookup over UDP, IPv4: the resolver answers SERVFAIL",
+				"an app's lookup over TCP, IPv6: the resolver answers SERVFAIL"}},
 		{name: "a server that is link-local", in: withDNS(), before: "ip -6 addr add fe80::5/64 dev eth0 nodad",
 			config: func(c *intercept.Config) {
 				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("fe80::1")}
@@ -158,6 +169,7 @@ func TestHealthy(t *testing.T) {
 				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.96.0.10")}
 			}, after: `nft 'table ip nat { chain out { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
 		{name: "another's NAT for the proxy's port", in: sidecar(),
+			notes: []string{"chain out of table ip other translates some of what our rules let go"},
 			after: `nft 'table ip other { chain out { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
 		{name: "another's rules for lo, for what leaves, and for interfaces that are not there", in: sidecar(),
 			after: `nft 'table inet other { chain in { type filter hook input priority 0; iifname lo tcp dport 1 drop; iifname != lo tcp dport 2 drop; iifname "tun*" drop; }

@@ -37,6 +37,8 @@ type pod struct {
 	// broken are what has to fail: the beginnings of what verify says, word and all, of each thing that does. Nothing
 	// else may. Empty: all is well.
 	broken []string
+	// notes are beginnings of notes that have to be there.
+	notes []string
 	// says are words that have to be among it.
 	says []string
 }
@@ -122,6 +124,11 @@ func (p pod) judge(t *testing.T, report verify.Report) {
 	for _, w := range wrong {
 		if !slices.ContainsFunc(p.broken, func(b string) bool { return strings.HasPrefix(w, b) }) {
 			t.Errorf("a false verdict: %s", w)
+		}
+	}
+	for _, n := range p.notes {
+		if !slices.ContainsFunc(report.Notes, func(note string) bool { return strings.HasPrefix(note, n) }) {
+			t.Errorf("%q is not noted, but %q", n, report.Notes)
 		}
 	}
 	for _, s := range p.says {

@@ -70,6 +70,8 @@ type listener struct {
 	// without SO_REUSEADDR, which cannot listen where a connection lingers (TIME_WAIT).
 	Both, Transparent, Reuse, ReusePort, Plain bool
 	Mark                                       int
+	// Fails has a resolver answer SERVFAIL.
+	Fails bool
 	// Upstream is where a resolver asks. Empty: it answers itself.
 	Upstream string
 }
@@ -295,6 +297,9 @@ func (l listener) reply(q []byte) []byte {
 	if l.Upstream == "" {
 		a := append([]byte(nil), q...)
 		a[2], a[3] = 0x81, 0x83 // there is no such name
+		if l.Fails {
+			a[3] = 0x82
+		}
 		return a
 	}
 	conn, err := net.Dial("udp", l.Upstream)
