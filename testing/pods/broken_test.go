@@ -160,7 +160,7 @@ func TestBroken(t *testing.T) {
 				"not accepted in time; lo is down; set lo up"}},
 		{name: "no IPv6 on lo", in: sidecar(), after: "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6",
 			broken: []string{app6, "failed: an app's call inside the pod, IPv6", "failed: an app's call to loopback, IPv6", "failed: "},
-			says: []string{"lo has no ::1; set lo up"}},
+			says:   []string{"lo has no ::1; set lo up"}},
 		{name: "the address on lo alone", in: sidecar(), before: onLo,
 			broken: []string{"failed: a client's connection, IPv4: lo alone has the address 10.244.0.5"},
 			says:   []string{"--inbound-mode tproxy"}},
