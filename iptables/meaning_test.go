@@ -1281,6 +1281,14 @@ func possible(p ruleset.Packet) ruleset.Packet {
 		p.Listening, p.Foreign = false, false
 	}
 	p.MPTCP = p.MPTCP && p.Protocol == ruleset.TCP
+	if a := p.Dst.Addr(); a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		// Trace knows where it goes instead, or that it does not go.
+		host := netip.MustParseAddr("203.0.113.9")
+		if a.Is6() {
+			host = netip.MustParseAddr("2001:db8::9")
+		}
+		p.Dst = netip.AddrPortFrom(host, p.Dst.Port())
+	}
 	switch {
 	case p.Protocol != ruleset.ICMP && p.Protocol != ruleset.ICMPv6:
 		p.Echo, p.ExtendedEcho, p.Quotes = false, false, 0

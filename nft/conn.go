@@ -140,8 +140,11 @@ func (conn *Conn) verify(prog program) error {
 	if err == nil && len(diffs) > 0 || errors.Is(err, errChanged) {
 		diffs, err = conn.compareIfThere(prog, conn.readAtOnce)
 	}
-	if err != nil || len(diffs) == 0 {
-		return err
+	switch {
+	case err != nil:
+		return fmt.Errorf("the rules are written, but could not be read back: %w", err)
+	case len(diffs) == 0:
+		return nil
 	}
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
 }

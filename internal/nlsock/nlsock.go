@@ -156,9 +156,20 @@ func (s *socket) whole() (all []netlink.Message, interrupted bool, err error) {
 			more = m.Header.Flags&netlink.Multi != 0 && m.Header.Type != netlink.Done
 		}
 		if all = append(all, part...); !more {
-			return all, interrupted, nil
+			return ended(all), interrupted, nil
 		}
 	}
+}
+
+// ended takes the flag of several parts from an answer that is whole without NLMSG_DONE: nft_compat sets it where an
+// acknowledgment is what comes last (nfnl_compat_fill_info), and the library would wait for more.
+func ended(all []netlink.Message) []netlink.Message {
+	if all[len(all)-1].Header.Type != netlink.Done {
+		for i := range all {
+			all[i].Header.Flags &^= netlink.Multi
+		}
+	}
+	return all
 }
 
 // drain takes what is left of answers, so that none of it is taken for the answer to what is asked next.

@@ -4,16 +4,22 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/verify"
 )
@@ -65,23 +71,23 @@ func begin(t *testing.T, lab *netlab.Lab, times int) (cmd *exec.Cmd, end func() 
 // leftOver are the entries of conntrack in the pod with a port that verify sends from.
 func leftOver(t *testing.T, lab *netlab.Lab) (all []string) {
 	t.Helper()
-	var out []byte
-	err := lab.Pod.Do(func() (err error) {
-		out, err = exec.Command("sh", "-ec", "conntrack -L; conntrack -L -f ipv6").Output()
-		return err
+	err := lab.Pod.Do(func() error {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			entries, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+				return err
+			}
+			for _, e := range entries {
+				ports := []uint16{e.Forward.SrcPort, e.Forward.DstPort, e.Reverse.SrcPort, e.Reverse.DstPort}
+				if slices.ContainsFunc(ports, (ruleset.Ports{verify.SourcePorts}).Contains) {
+					all = append(all, e.String()+"\n")
+				}
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(out)) {
-		for field := range strings.FieldsSeq(line) {
-			_, number, _ := strings.Cut(field, "port=")
-			port, err := strconv.Atoi(number)
-			if err == nil && port >= int(verify.SourcePorts.First) && port <= int(verify.SourcePorts.Last) {
-				all = append(all, line)
-				break
-			}
-		}
 	}
 	return all
 }

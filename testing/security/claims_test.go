@@ -32,7 +32,7 @@ var elsewhere = map[string][]string{
 	"annotations": {"podspec.TestDefaultLimits", "podspec.TestLimits", "cmd/mesh-cni.TestAdd"},
 	"agent-socket": {"internal/cniwire.TestStrangers", "internal/cniwire.TestStrangeAgent", "internal/cniwire.TestMode",
 		"internal/cniwire.TestFlood", "internal/cniwire.TestStall", "internal/cniwire.TestTooMuch"},
-	"agent-web": {"kube/internal/agent.TestWebFlood", "kube/internal/agent.TestCrowd"},
+	"agent-web": {"kube/internal/agent.TestWebFlood", "kube/internal/web.TestCrowd"},
 	"files": {"internal/infile.TestRead", "internal/infile.TestPipe", "cmd/mesh-init.TestFIFO",
 		"cmd/mesh-cni.TestLogIsFIFO", "cmd/mesh-cni.TestLongInput", "iptables.TestLockIsFIFO",
 		"kube/cmd/mesh-cni-agent.TestFIFO",

@@ -604,8 +604,12 @@ func TestHooks(t *testing.T) {
 	if status, body, err := p.get("/probe/other/postStart"); err == nil {
 		t.Errorf("a hook that fails is answered: %d %s", status, body)
 	}
-	if !strings.Contains(p.log.String(), "connection refused") {
-		t.Errorf("the log does not say why: %s", p.log)
+	// It is written once the connection is closed.
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(p.log.String(), "connection refused"); {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not say why: %s", p.log)
+		}
+		time.Sleep(time.Millisecond)
 	}
 	if err := p.relay.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
