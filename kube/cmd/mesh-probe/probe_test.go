@@ -609,7 +609,7 @@ func TestHooks(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the log does not say why: %s", p.log)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if err := p.relay.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
