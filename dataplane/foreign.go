@@ -73,11 +73,7 @@ func (s *Session) Foreign(ctx context.Context) (all Foreign, err error) {
 		if err != nil && !errors.Is(err, ruleset.ErrPermission) {
 			return err
 		}
-		b := wanted[0]
-		if i := slices.IndexFunc(holding, func(b Backend) bool { return slices.Contains(wanted, b) }); i >= 0 {
-			b = holding[i]
-		}
-		all = s.space.foreign(b)
+		all = s.space.foreign(firstOf(wanted, holding))
 		return nil
 	})
 	return all, err

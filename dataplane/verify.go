@@ -83,8 +83,9 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 				"does to every name", p.What, seen[i].Answer))
 		}
 	}
-	todo.Notes = append(todo.Notes, s.behind(want)...)
-	verdicts = append(verdicts, s.apart(want, plan, todo.Probes)...)
+	others := s.foreign(s.backendInForce(want)).Chains
+	todo.Notes = append(todo.Notes, behind(others)...)
+	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
 			"was not tried")
@@ -111,7 +112,7 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 
 // apart names the chains of others that can stop or take what arrives by the pod's own interfaces alone: what was tried
 // came in by another.
-func (s *space) apart(want Backend, plan plan, probes []verify.Probe) (all []verify.Verdict) {
+func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (all []verify.Verdict) {
 	i := slices.IndexFunc(probes, func(p verify.Probe) bool { return p.Outside() && p.At.IsValid() && p.Hops == 1 })
 	if i < 0 {
 		return nil
@@ -125,12 +126,12 @@ func (s *space) apart(want Backend, plan plan, probes []verify.Probe) (all []ver
 		return pattern == beside.SomeInterfaces || !ruleset.InterfaceMatches(pattern, pair) &&
 			slices.ContainsFunc(interfaces, func(l links.Link) bool {
 				return l.Name != ruleset.Loopback && ruleset.InterfaceMatches(pattern, l.Name) &&
-					!slices.ContainsFunc(plan.config.ExcludeInterfaces, func(excluded string) bool {
+					!slices.ContainsFunc(c.ExcludeInterfaces, func(excluded string) bool {
 						return ruleset.InterfaceMatches(excluded, l.Name)
 					})
 			})
 	}
-	for _, f := range s.foreign(s.backendInForce(want)).Chains {
+	for _, f := range others {
 		by := slices.DeleteFunc(slices.Clone(f.Interfaces), func(p string) bool { return !isApart(p) })
 		if !f.Parts() || len(by) == 0 {
 			continue
@@ -144,8 +145,8 @@ func (s *space) apart(want Backend, plan plan, probes []verify.Probe) (all []ver
 }
 
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.
-func (s *space) behind(want Backend) (notes []string) {
-	for _, f := range s.foreign(s.backendInForce(want)).Chains {
+func behind(others []beside.Foreign) (notes []string) {
+	for _, f := range others {
 		if f.Hook == ruleset.Output.String() && f.Effect == beside.NeverReached {
 			notes = append(notes, fmt.Sprintf("%s translates some of what our rules let go, perhaps what the proxy sends: the "+
 				"proxy was tried at few ports", f.Name()))
@@ -201,14 +202,18 @@ func (s *space) backendInForce(want Backend) Backend {
 		return ""
 	}
 	holding, err := s.holding()
-	if err == nil {
-		for _, b := range holding {
-			if slices.Contains(all, b) {
-				return b
-			}
-		}
+	if err != nil {
+		return all[0]
 	}
-	return all[0]
+	return firstOf(all, holding)
+}
+
+// firstOf is the first backend that has rules and is one of those wanted, or else the first of these.
+func firstOf(wanted, holding []Backend) Backend {
+	if i := slices.IndexFunc(holding, func(b Backend) bool { return slices.Contains(wanted, b) }); i >= 0 {
+		return holding[i]
+	}
+	return wanted[0]
 }
 
 // counts reads the rules' counters.
