@@ -43,13 +43,21 @@ func tracked() (all map[flow]verify.Entry, ok bool, err error) {
 
 // list lists again what a change has interrupted. A listing that is interrupted each time serves, too.
 func list(family netlink.InetFamily) (all []*netlink.ConntrackFlow, err error) {
-	for range 5 {
+	err = again(func() error {
 		all, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
+		return err
+	})
+	return all, err
+}
+
+// again does again what a change has interrupted, five times in all. Interrupted each time is done, too.
+func again(do func() error) (err error) {
+	for range 5 {
+		if err = do(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // forget takes entries out that begin with one of the flows: whoever begins the same again has to be asked for anew.
@@ -58,14 +66,11 @@ func forget(flows map[flow]bool) error {
 		return nil
 	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		var err error
-		for range 5 {
-			if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, ours(flows)); !errors.Is(err,
-				netlink.ErrDumpInterrupted) {
-				break
-			}
-		}
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		err := again(func() error {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, ours(flows))
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("take the entries of what was tried out of conntrack: %w", err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,21 +24,18 @@ import (
 func Look(c intercept.Config) (verify.Pod, error) {
 	pod := verify.Pod{Route: route, Self: self(), NoOutside: canMake()}
 	pod.AnyOwner = canBe(ruleset.Owner{UID: 65533, GID: 65533})
-	all, err := links.Whole(netlink.LinkList)
-	if err != nil {
-		return pod, fmt.Errorf("list the interfaces of the namespace: %w", err)
-	}
 	named, err := links.List()
 	if err != nil {
 		return pod, err
 	}
 	for _, l := range named {
-		pod.Interfaces = append(pod.Interfaces, verify.Interface{Name: l.Name, Addrs: l.Addrs,
-			Down: slices.ContainsFunc(all, func(k netlink.Link) bool {
-				return k.Attrs().Name == l.Name && k.Attrs().Flags&net.FlagUp == 0
-			})})
+		pod.Interfaces = append(pod.Interfaces, verify.Interface{Name: l.Name, Addrs: l.Addrs, Down: !l.Up})
 	}
 	if pod.NoOutside == nil {
+		all, err := links.Whole(netlink.LinkList)
+		if err != nil {
+			return pod, fmt.Errorf("list the interfaces of the namespace: %w", err)
+		}
 		pod.Outside = outsideWay(c, pod.Interfaces)
 		pod.Behind = behind(c, all)
 	}
