@@ -233,15 +233,7 @@ func (conn *Conn) blame(prog program, failure error) error {
 	if errors.Is(failure, unix.EPERM) || errors.Is(failure, unix.EACCES) {
 		return explain(failure, "apply the rules")
 	}
-	try := func(t table, only *rule) error {
-		var tr batch
-		tr.addTable(t, trial, func(r *rule) bool { return r == only })
-		tr.createTable(t.family, trial)
-		if _, err := conn.insist(&tr); !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		return nil
-	}
+	try := func(t table, only *rule) error { return conn.try(func(r *rule) bool { return r == only }, t) }
 	for _, t := range prog {
 		if err := try(t, nil); err != nil {
 			return explain(conn.lacking(t, nil, err),
@@ -258,6 +250,23 @@ func (conn *Conn) blame(prog program, failure error) error {
 	}
 	return explain(failure, "apply the rules")
 }
+
+// try asks the kernel whether it takes tables with those of their rules that pass the filter, in a transaction that
+// always fails. Nil: it does.
+func (conn *Conn) try(filter func(*rule) bool, tables ...table) error {
+	var b batch
+	for _, t := range tables {
+		b.addTable(t, trial, filter)
+	}
+	b.createTable(tables[0].family, trial) // once more
+	if _, err := conn.insist(&b); !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+// every is the filter that all rules pass.
+func every(*rule) bool { return true }
 
 func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
 	for range maxAttempts {
@@ -299,7 +308,8 @@ func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
 			return explain(err, "list the connections that are older than the rules")
 		}
 	}
-	return fmt.Errorf("list the connections that are older than the rules: the tables changed under %d attempts", maxAttempts)
+	return fmt.Errorf("list the connections that are older than the rules: the tables changed under %d attempts",
+		maxAttempts)
 }
 
 func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {

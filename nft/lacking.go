@@ -21,17 +21,13 @@ func (conn *Conn) lacking(t table, only *rule, refusal error) error {
 	if !errors.Is(refusal, unix.ENOENT) && !errors.Is(refusal, unix.EOPNOTSUPP) {
 		return refusal
 	}
-	refused := func(part table) error {
-		part.family, part.spec = t.family, t.spec
-		var tr batch
-		tr.addTable(part, trial, func(*rule) bool { return true })
-		tr.createTable(part.family, trial)
-		return conn.commit(&tr, 0)
+	refused := func(c chain) error {
+		return conn.try(every, table{family: t.family, spec: t.spec, chains: []chain{c}})
 	}
 	if only == nil {
 		for _, c := range t.chains {
 			c.rules = nil
-			if !c.isBase() || errors.Is(refused(table{chains: []chain{c}}), unix.EEXIST) {
+			if !c.isBase() || refused(c) == nil {
 				continue
 			}
 			module := "nft_chain_" + c.typ.String()
@@ -47,7 +43,7 @@ func (conn *Conn) lacking(t table, only *rule, refusal error) error {
 			continue
 		}
 		alone := chain{name: "alone", rules: []rule{{encoded: e.list}}}
-		if err := refused(table{chains: []chain{alone}}); errors.Is(err, unix.ENOENT) {
+		if err := refused(alone); errors.Is(err, unix.ENOENT) {
 			lacks, modules, answer = append(lacks, e.name), append(modules, modulesOf(t.family, e.name)...), err
 		}
 	}

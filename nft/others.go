@@ -112,14 +112,8 @@ func (conn *Conn) probe(rs ruleset.Ruleset, lay layout) error {
 	if _, err := conn.generation(); err != nil {
 		return err
 	}
-	var t batch
-	for _, tab := range prog {
-		t.addTable(tab, trial, func(*rule) bool { return true })
+	if err = conn.try(every, prog...); err != nil {
+		return conn.blame(prog, err)
 	}
-	t.createTable(prog[0].family, trial)
-	_, err = conn.insist(&t)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	return conn.blame(prog, err)
+	return nil
 }
