@@ -153,21 +153,16 @@ func (r record) write(annotations *yaml.Node) error {
 }
 
 // sequence returns a list of a mapping, which is made where there is none.
-func sequence(n *yaml.Node, key string) *yaml.Node {
-	list := yamldoc.Get(n, key)
-	if yamldoc.IsNull(list) {
-		list = yamldoc.List()
-		yamldoc.Set(n, key, list)
-	}
-	return list
-}
+func sequence(n *yaml.Node, key string) *yaml.Node { return child(n, key, yamldoc.List) }
 
 // mapping returns a mapping of a mapping, which is made where there is none.
-func mapping(n *yaml.Node, key string) *yaml.Node {
-	m := yamldoc.Get(n, key)
-	if yamldoc.IsNull(m) {
-		m = yamldoc.Map()
-		yamldoc.Set(n, key, m)
+func mapping(n *yaml.Node, key string) *yaml.Node { return child(n, key, yamldoc.Map) }
+
+func child(n *yaml.Node, key string, empty func(...*yaml.Node) *yaml.Node) *yaml.Node {
+	c := yamldoc.Get(n, key)
+	if yamldoc.IsNull(c) {
+		c = empty()
+		yamldoc.Set(n, key, c)
 	}
-	return m
+	return c
 }
