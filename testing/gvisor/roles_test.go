@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
 // role is what a process does that is not the test itself.
@@ -77,17 +76,8 @@ func original(conn *net.TCPConn) string {
 	}
 	text := "-"
 	_ = raw.Control(func(fd uintptr) {
-		const originalDst = 80
-		if conn.LocalAddr().(*net.TCPAddr).IP.To4() != nil {
-			if a, err := unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, originalDst); err == nil {
-				b := a.Multiaddr // a struct sockaddr_in
-				text = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])).String()
-			}
-			return
-		}
-		if a, err := unix.GetsockoptIPv6MTUInfo(int(fd), unix.SOL_IPV6, originalDst); err == nil {
-			port := binary.BigEndian.AppendUint16(nil, a.Addr.Port)
-			text = netip.AddrPortFrom(netip.AddrFrom16(a.Addr.Addr), binary.NativeEndian.Uint16(port)).String()
+		if to, ok := netlab.OriginalDst(int(fd), conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()); ok {
+			text = to.String()
 		}
 	})
 	if text == conn.LocalAddr().String() {

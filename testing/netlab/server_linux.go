@@ -169,15 +169,16 @@ func (s server) connBanner(fd int) (Banner, error) {
 		return Banner{}, err
 	}
 	b := s.banner(addrPort(local), addrPort(client))
-	if original, ok := originalDst(fd, b.Local.Addr()); ok {
+	if original, ok := OriginalDst(fd, b.Local.Addr()); ok {
 		b.Original = original
 	}
 	return b, nil
 }
 
-// originalDst asks connection tracking for a connection's first destination.
-// It knows nothing of connections in namespaces where nothing uses it.
-func originalDst(fd int, local netip.Addr) (netip.AddrPort, bool) {
+// OriginalDst asks connection tracking for the first destination of a
+// connection that has come to the address local. It knows nothing of
+// connections in namespaces where nothing uses it.
+func OriginalDst(fd int, local netip.Addr) (netip.AddrPort, bool) {
 	// The calls are named after other options; what counts is that their
 	// results have room for, or are, the address the kernel writes.
 	const soOriginalDst = 80 // SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -324,20 +323,7 @@ func original(conn *net.TCPConn) (to netip.AddrPort, ok bool) {
 		return to, false
 	}
 	raw.Control(func(fd uintptr) {
-		const soOriginalDst = 80
-		if strings.Contains(conn.LocalAddr().String(), "[") {
-			m, err := unix.GetsockoptIPv6MTUInfo(int(fd), unix.SOL_IPV6, soOriginalDst)
-			if err == nil {
-				port := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, m.Addr.Port))
-				to, ok = netip.AddrPortFrom(netip.AddrFrom16(m.Addr.Addr), port), true
-			}
-			return
-		}
-		m, err := unix.GetsockoptIPv6Mreq(int(fd), unix.SOL_IP, soOriginalDst)
-		if err == nil {
-			port := binary.BigEndian.Uint16(m.Multiaddr[2:])
-			to, ok = netip.AddrPortFrom(netip.AddrFrom4([4]byte(m.Multiaddr[4:8])), port), true
-		}
+		to, ok = netlab.OriginalDst(int(fd), conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
 	})
 	return to, ok
 }
