@@ -22,8 +22,8 @@ func (c Config) dropInvalid() Rule {
 	return rule("I3", "conntrack calls it invalid", []Match{CTInvalid}, Drop{})
 }
 
-// inbound returns the chains for what arrives: lines I1, I2 and I4 to I8. With inbound off there is none but for virtual
-// interfaces, and in mode tproxy one that keeps the destination of what the proxy gets: others translate, too.
+// inbound returns the chains for what arrives: lines I1, I2 and I4 to I8. With inbound off there is none but for
+// virtual interfaces, and in mode tproxy one that keeps the destination of what the proxy gets: others translate, too.
 func (c Config) inbound() []Chain {
 	virtual, redirect := len(c.VirtualInterfaces) > 0, c.Inbound.Mode == InboundRedirect
 	if !virtual && c.Inbound.Mode == InboundOff {

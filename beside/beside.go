@@ -403,7 +403,8 @@ func (f Foreign) Says() string {
 	case MayDiscard:
 		return "drops, rejects or queues packets, perhaps on their way to the proxy"
 	case Zones:
-		return "chooses conntrack zones: in one, the proxy does not find the original destination, and a lookup can lose its answer"
+		return "chooses conntrack zones: in one, the proxy does not find the original destination, and a lookup can " +
+			"lose its answer"
 	case NeverReached:
 		if f.IsOfMesh() {
 			return "captures what ours let go, for a proxy of its own"

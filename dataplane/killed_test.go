@@ -12,9 +12,9 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// TestKilledBesideSockets: a pod has sockets, so that who applies has something to do after the rules are written. It is
-// killed at any moment, and leaves one of the two configurations, whole. It is about nftables: a policy of iptables is
-// several transactions.
+// TestKilledBesideSockets: a pod has sockets, so that who applies has something to do after the rules are written. It
+// is killed at any moment, and leaves one of the two configurations, whole. It is about nftables: a policy of iptables
+// is several transactions.
 func TestKilledBesideSockets(t *testing.T) {
 	netlab.Require(t)
 	lab := netlab.NewT(t, netlab.Options{})

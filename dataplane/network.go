@@ -45,8 +45,8 @@ func atLoopback(all []links.Link, captured []intercept.Family) (warn []string) {
 		return nil
 	}
 	if !all[at].Up {
-		return []string{"lo is down: what the pod sends does not come to the proxy, nor anything else inside the pod to its " +
-			"end; set it up: ip link set lo up"}
+		return []string{"lo is down: what the pod sends does not come to the proxy, nor anything else inside the pod to " +
+			"its end; set it up: ip link set lo up"}
 	}
 	for _, f := range captured {
 		self, remedy := netip.AddrFrom4([4]byte{127, 0, 0, 1}), "add it: ip address add 127.0.0.1/8 dev lo"

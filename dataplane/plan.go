@@ -90,9 +90,9 @@ func (s *space) fit(c intercept.Config, b Backend) (intercept.Config, lacking) {
 	return fit(c, s.dialect(variant), s.gvisor)
 }
 
-// withoutConntrack leaves out what takes more of conntrack than gVisor has, the zones of name lookups, and has I9 ask for
-// the addresses that the interfaces have now: gVisor cannot ask for those that are the pod's. It gives them to a sandbox
-// when that starts. Where they are not known, I9 is about loopback alone.
+// withoutConntrack leaves out what takes more of conntrack than gVisor has, the zones of name lookups, and has I9 ask
+// for the addresses that the interfaces have now: gVisor cannot ask for those that are the pod's. It gives them to a
+// sandbox when that starts. Where they are not known, I9 is about loopback alone.
 func withoutConntrack(rs ruleset.Ruleset, interfaces []links.Link, known bool) ruleset.Ruleset {
 	own := ruleset.CIDRs{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
 		netip.MustParsePrefix("fe80::/10")}
@@ -101,9 +101,10 @@ func withoutConntrack(rs ruleset.Ruleset, interfaces []links.Link, known bool) r
 			own = append(own, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
+	zones := []string{intercept.ChainRawOutput, intercept.ChainRawPrerouting, intercept.ChainRawVirtual}
 	var chains []ruleset.Chain
 	for _, c := range rs.Chains {
-		if slices.Contains([]string{intercept.ChainRawOutput, intercept.ChainRawPrerouting, intercept.ChainRawVirtual}, c.Name) {
+		if slices.Contains(zones, c.Name) {
 			continue
 		}
 		var rules []ruleset.Rule
@@ -167,8 +168,8 @@ func (l lacking) say(c intercept.Config) []string {
 		without = append(without, backstop)
 	}
 	if c.DNS.Mode != intercept.DNSOff {
-		without = append(without, "no conntrack zones: a lookup that the resolver sends from a port with which an app has just "+
-			"asked the same server comes back to the resolver, which asks again")
+		without = append(without, "no conntrack zones: a lookup that the resolver sends from a port with which an app has "+
+			"just asked the same server comes back to the resolver, which asks again")
 	}
 	if c.Inbound.Mode == intercept.InboundRedirect {
 		without = append(without, "no match of the pod's own addresses: the rules have those of now, so apply again after "+

@@ -279,7 +279,8 @@ func (s *space) iptablesObstacle(v iptables.Variant, rs ruleset.Ruleset) error {
 }
 
 // refuseUnmapped reports an owner that rules ask for and that is not mapped in the user namespace of the process. The
-// kernel refuses the owner match of iptables that begins or ends with such an ID (owner_check in net/netfilter/xt_owner.c).
+// kernel refuses the owner match of iptables that begins or ends with such an ID (owner_check in
+// net/netfilter/xt_owner.c).
 func refuseUnmapped(rs ruleset.Ruleset, uids, gids ruleset.IDs) error {
 	refuse := func(kind userns.Kind, asked, mapped ruleset.IDs) error {
 		for _, r := range asked {

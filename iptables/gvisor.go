@@ -12,8 +12,8 @@ import (
 )
 
 // gVisor's network stack knows part of what xtables is (pkg/sentry/socket/netfilter in gvisor.dev/gvisor): the matches
-// tcp, udp, owner, mark and multiport, and the targets ACCEPT, DROP, RETURN, jumps, REDIRECT, DNAT, REJECT and CT, which
-// does nothing. A table in the minimal dialect is written for it once more: in other words where it has some, and
+// tcp, udp, owner, mark and multiport, and the targets ACCEPT, DROP, RETURN, jumps, REDIRECT, DNAT, REJECT and CT,
+// which does nothing. A table in the minimal dialect is written for it once more: in other words where it has some, and
 // refused by name where it has none.
 
 // gvisorTables are the tables that it takes rules for. Its table mangle cannot be written.
@@ -50,8 +50,8 @@ func (t table) forGVisor(f ruleset.Family) (table, error) {
 	}
 	t.chains = chains
 	if w := t.walk(); w.depth > gvisorDepth {
-		return table{}, fmt.Errorf("%s, table %s: %w for chains that lead to each other %d deep; gVisor takes %d: give fewer "+
-			"exclusions with several lists each", f, t.name, ruleset.ErrUnsupported, w.depth, gvisorDepth)
+		return table{}, fmt.Errorf("%s, table %s: %w for chains that lead to each other %d deep; gVisor takes %d: give "+
+			"fewer exclusions with several lists each", f, t.name, ruleset.ErrUnsupported, w.depth, gvisorDepth)
 	}
 	return t, nil
 }

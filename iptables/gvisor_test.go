@@ -70,7 +70,8 @@ func gvisorRefuses(line string) string {
 	return ""
 }
 
-// TestMeaningInGVisor: what is written there of a configuration means what Trace says of it, in words that gVisor knows.
+// TestMeaningInGVisor: what is written there of a configuration means what Trace says of it, in words that gVisor
+// knows.
 func TestMeaningInGVisor(t *testing.T) {
 	t.Parallel()
 	const configs = 1000

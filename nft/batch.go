@@ -249,8 +249,8 @@ func (conn *Conn) commit(t *batch, generation uint32) error {
 	}
 }
 
-// insist commits what can be tried again, for it begins by making what must not be there, or removes it: until the kernel's
-// answer is heard. If one was lost, what it made or removed may be there, or gone, before the last try.
+// insist commits what can be tried again, for it begins by making what must not be there, or removes it: until the
+// kernel's answer is heard. If one was lost, what it made or removed may be there, or gone, before the last try.
 func (conn *Conn) insist(t *batch) (lost bool, err error) {
 	for range maxAttempts {
 		if err = conn.commit(t, 0); !errors.Is(err, unix.ENOBUFS) {

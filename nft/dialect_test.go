@@ -10,8 +10,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// TestRangesAsOneExpression: nft(8) 1.1 makes one expression of a range that 1.0.6 writes as two comparisons. Text that it
-// has loaded is ours all the same, and a range that ends elsewhere is not.
+// TestRangesAsOneExpression: nft(8) 1.1 makes one expression of a range that 1.0.6 writes as two comparisons. Text that
+// it has loaded is ours all the same, and a range that ends elsewhere is not.
 func TestRangesAsOneExpression(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

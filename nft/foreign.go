@@ -264,8 +264,8 @@ func (conn *Conn) removeForeign(ctx context.Context,
 			return r, explain(err, "remove the rules of others")
 		}
 	}
-	return r, fmt.Errorf("remove the rules of others: the tables changed under %d attempts; another program keeps writing "+
-		"them", maxAttempts)
+	return r, fmt.Errorf("remove the rules of others: the tables changed under %d attempts; another program keeps "+
+		"writing them", maxAttempts)
 }
 
 // removeForeign takes out rules first, and chains when no rule leads to them any more.

@@ -13,7 +13,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// lossy is a socket on which answers to transactions get lost: before the kernel has done what it is asked, or after it.
+// lossy is a socket on which answers to transactions get lost: before the kernel has done what it is asked, or after
+// it.
 type lossy struct {
 	*netlink.Conn
 	before, after int // how many of the next

@@ -9,8 +9,8 @@ import (
 
 // Captured returns a packet that opens a connection, or is the first datagram of a flow, and that the rules send to the
 // proxy: one that arrives, or one of a process whose user and group are not among the proxy's. It is false if there is
-// none, whatever the addresses, ports, interfaces and owners. A Ruleset whose lists overlap in too many ways to try them
-// all is taken to capture something, and the packet is then none.
+// none, whatever the addresses, ports, interfaces and owners. A Ruleset whose lists overlap in too many ways to try
+// them all is taken to capture something, and the packet is then none.
 func (rs Ruleset) Captured(proxyUIDs, proxyGIDs IDs) (Packet, bool) {
 	s := search{rs: rs, left: searchLimit}
 	// Mostly one of a few packets will do, and long lists need not be looked at value by value.
@@ -125,8 +125,8 @@ func (s *search) hook(f flows) bool {
 	return !f.none() && from(0)(f)
 }
 
-// chain reports whether any of the flows are captured by a chain's rules from the one at first, or later: those that the
-// chain lets go on are given to back, and those that leave the base chain to done.
+// chain reports whether any of the flows are captured by a chain's rules from the one at first, or later: those that
+// the chain lets go on are given to back, and those that leave the base chain to done.
 func (s *search) chain(c Chain, first int, f flows, back, done func(flows) bool) bool {
 	for i := first; i < len(c.Rules); i++ {
 		yes, others := s.meets(f, c.Rules[i].Match)
@@ -210,8 +210,8 @@ func (s *search) divide(f flows, m Match) (yes, no flows) {
 		yes.interfaces, no.interfaces = s.byInterface(f, string(m), Prerouting)
 	case OutInterface:
 		yes.interfaces, no.interfaces = s.byInterface(f, string(m), Output)
-	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length, TCPHeader,
-		TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
+	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length,
+		TCPHeader, TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
 		s.left--
 		t := tracer{rs: s.rs, p: f.one()}
 		if t.satisfies(m) {
@@ -345,8 +345,8 @@ func (f *flows) add(m Match) {
 		f.interfaces = append(f.interfaces, named(string(m)))
 	case OutInterface:
 		f.interfaces = append(f.interfaces, named(string(m)))
-	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length, TCPHeader,
-		TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
+	case Proto, SrcPort, MetaMark, ConnMark, CTState, CTDNAT, CTDirection, HasSocket, SocketOpen, ToLocal, Length,
+		TCPHeader, TCPFlags, MPTCP, ICMPEcho, ICMPQuote, Older, IsFamily:
 		// All of the flows have the same.
 	}
 }

@@ -47,8 +47,8 @@ type Seen struct {
 	RefusedBy ruleset.RuleID
 	// Replied is true of a connection for which nobody waits if an answer came, whatever it says.
 	Replied bool
-	// By is who accepted it, or, of a lookup over UDP, who hears it, or, of what is refused, who listens all the same. Nil:
-	// not known.
+	// By is who accepted it, or, of a lookup over UDP, who hears it, or, of what is refused, who listens all the same.
+	// Nil: not known.
 	By []Holder
 	// Pending is true of a connection that the kernel has accepted and no process has taken.
 	Pending bool
@@ -381,8 +381,8 @@ func (j judge) passed() (Word, string, string) {
 	to, translated := j.elsewhere()
 	if translated && j.isOurs(to) && j.s.Counts && j.s.Counted > 0 {
 		return Failed, fmt.Sprintf("our rule %s has let it go, and another's rule sends it to %s; %s it has to be left alone",
-				j.p.Trace.Rule, to, j.by()), "mesh-init doctor lists the chains of others that translate what ours let go: let the " +
-				"rule there leave it alone"
+				j.p.Trace.Rule, to, j.by()),
+			"mesh-init doctor lists the chains of others that translate what ours let go: let the rule there leave it alone"
 	}
 	if translated && j.isOurs(to) {
 		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
@@ -408,13 +408,13 @@ func (j judge) passed() (Word, string, string) {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
 	}
 	if j.s.Tracked && j.s.Entry == nil && !j.s.Replied && j.s.Outcome != Refused && !j.p.Packet.Foreign {
-		return Failed, "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or has " +
-			"arrived", "a rule of another's discards it: mesh-init doctor lists them"
+		return Failed, "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or " +
+			"has arrived", "a rule of another's discards it: mesh-init doctor lists them"
 	}
 	if k := j.p.Packet; k.Hook == ruleset.Output && k.Protocol == ruleset.TCP && k.Interface == ruleset.Loopback &&
 		!j.s.Replied && j.s.Outcome != Refused {
-		return Failed, "left alone " + j.by() + ", and the pod does not answer itself", "see whether lo is up, and the rules of " +
-			"others"
+		return Failed, "left alone " + j.by() + ", and the pod does not answer itself",
+			"see whether lo is up, and the rules of others"
 	}
 	return OK, "left alone " + j.by(), ""
 }

@@ -116,8 +116,8 @@ func MakePlan(c intercept.Config, rs ruleset.Ruleset, pod Pod, port uint16) Plan
 			continue
 		}
 		if r.near {
-			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%s: no default route: an app here reaches nothing but the networks "+
-				"to which routes lead, and what is tried goes there, as to %s", f, r.dst[0]))
+			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%s: no default route: an app here reaches nothing but the "+
+				"networks to which routes lead, and what is tried goes there, as to %s", f, r.dst[0]))
 		}
 		for _, candidates := range []func(ruleset.Family) []candidate{
 			p.outbound, p.lookups, p.inside, p.inbound, p.behind,

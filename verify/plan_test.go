@@ -48,8 +48,8 @@ func planOf(t *testing.T, c intercept.Config, pod Pod) (Plan, ruleset.Ruleset) {
 	return MakePlan(c, rs, pod, SourcePorts.Last-5), rs
 }
 
-// TestPlanCoversEveryRule: of random configurations each rule that decides is met by a probe, or listed with a reason, and
-// what probes say of themselves is what the rules say.
+// TestPlanCoversEveryRule: of random configurations each rule that decides is met by a probe, or listed with a reason,
+// and what probes say of themselves is what the rules say.
 func TestPlanCoversEveryRule(t *testing.T) {
 	families := [][]ruleset.Family{{ruleset.IPv4, ruleset.IPv6}, {ruleset.IPv4}, {ruleset.IPv6}, {}}
 	tried := 0

@@ -111,8 +111,8 @@ func (p Pod) addr(f ruleset.Family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// onLoopback returns the pod's first address of a family that lo alone has: others reach the pod by it where they have a
-// route.
+// onLoopback returns the pod's first address of a family that lo alone has: others reach the pod by it where they have
+// a route.
 func (p Pod) onLoopback(f ruleset.Family) (netip.Addr, bool) {
 	for _, i := range p.Interfaces {
 		for _, a := range i.Addrs {

@@ -58,7 +58,8 @@ func (j job) remove() error {
 		return err
 	}
 	if _, err := j.plane.Status(j.ctx); errors.Is(err, intercept.ErrPermission) {
-		j.log.WarnContext(j.ctx, "rules of ours that this user cannot see, if there are any, stay: "+strict.OneLine(err.Error()))
+		j.log.WarnContext(j.ctx, "rules of ours that this user cannot see, if there are any, stay: "+
+			strict.OneLine(err.Error()))
 	}
 	return j.print(struct {
 		Removed bool `json:"removed"`

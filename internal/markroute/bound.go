@@ -156,8 +156,8 @@ func (c *Conn) changeDetour(d detour, add bool) error {
 }
 
 // detoursFor are the routes for the interfaces that are up and send for themselves, and not for a bridge or a VRF, and
-// for the families that each has: one with a small MTU has none. There is no route of IPv6 where that is off on lo. Names
-// are those of the interfaces, by number.
+// for the families that each has: one with a small MTU has none. There is no route of IPv6 where that is off on lo.
+// Names are those of the interfaces, by number.
 func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, names map[int]string, err error) {
 	links, err := c.get(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
 	if err != nil {

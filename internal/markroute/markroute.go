@@ -270,8 +270,8 @@ func (c *Conn) remove(o object) error {
 	return explain("remove the "+o.String(), err)
 }
 
-// insist makes a change until the kernel's answer to it is heard. If one was lost (ENOBUFS: there was no memory for it),
-// the change may have been made before the last try, which then finds it made.
+// insist makes a change until the kernel's answer to it is heard. If one was lost (ENOBUFS: there was no memory for
+// it), the change may have been made before the last try, which then finds it made.
 func insist(change func() error) (lost bool, err error) {
 	for range maxTries {
 		if err = change(); !errors.Is(err, unix.ENOBUFS) {

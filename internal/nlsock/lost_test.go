@@ -115,8 +115,8 @@ func overrun(s *socket) error {
 	return nil
 }
 
-// TestLostAnswer: the kernel has no room for an answer. A question is asked again. A change is said to be unheard of, and
-// was made; and nothing of what came before is taken for the answer to the next.
+// TestLostAnswer: the kernel has no room for an answer. A question is asked again. A change is said to be unheard of,
+// and was made; and nothing of what came before is taken for the answer to the next.
 func TestLostAnswer(t *testing.T) {
 	inside(t, func(s *socket, c *netlink.Conn) error {
 		if err := overrun(s); err != nil {

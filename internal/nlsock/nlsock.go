@@ -122,10 +122,10 @@ func (s *socket) send(b []byte) error {
 // an attribute has at most 64 KiB.
 const bufferSize = 128 << 10
 
-// Receive takes one answer, all parts of it. A listing that a change has interrupted (NLM_F_DUMP_INTR) can have left out
-// anything, and is made again; so is a question to which the answer was lost (ENOBUFS). Where the answer to a change was
-// lost the error is ENOBUFS: the kernel may have made the change, or not. What else has come is thrown away: the next
-// answer is to the next request.
+// Receive takes one answer, all parts of it. A listing that a change has interrupted (NLM_F_DUMP_INTR) can have left
+// out anything, and is made again; so is a question to which the answer was lost (ENOBUFS). Where the answer to a
+// change was lost the error is ENOBUFS: the kernel may have made the change, or not. What else has come is thrown away:
+// the next answer is to the next request.
 func (s *socket) Receive() ([]netlink.Message, error) {
 	for range maxRepeats {
 		messages, interrupted, err := s.whole()

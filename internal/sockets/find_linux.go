@@ -13,8 +13,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// FindPeer finds the namespace's socket of a connection by its peer alone, wherever the connection has come to. It knows
-// gVisor's sockets, where nothing else tells that; elsewhere ok is false. Errors are those of [List].
+// FindPeer finds the namespace's socket of a connection by its peer alone, wherever the connection has come to. It
+// knows gVisor's sockets, where nothing else tells that; elsewhere ok is false. Errors are those of [List].
 func FindPeer(p ruleset.Protocol, peer netip.AddrPort) (s Socket, ok bool, err error) {
 	if !gvisor.Here() {
 		return s, false, nil

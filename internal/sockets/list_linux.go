@@ -104,9 +104,9 @@ func Untranslated() ([]ruleset.Tuple, error) {
 	return connectionsBut(func(_ ruleset.Tuple, is tracked) bool { return is == translated })
 }
 
-// GoingOn lists the [Connections] that rules in force let go, which stop what conntrack has forgotten: those that it knows
-// and does not translate, and those of older, which the rules know. Where netfilter has no netlink, it is all of them.
-// Errors are those of [List].
+// GoingOn lists the [Connections] that rules in force let go, which stop what conntrack has forgotten: those that it
+// knows and does not translate, and those of older, which the rules know. Where netfilter has no netlink, it is all of
+// them. Errors are those of [List].
 func GoingOn(older []ruleset.Tuple) ([]ruleset.Tuple, error) {
 	let := map[ruleset.Tuple]bool{}
 	for _, t := range older {

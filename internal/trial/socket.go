@@ -13,8 +13,8 @@ import (
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-// open opens a probe's socket in the thread's namespace, bound to its source port, or the next that is not taken. It does
-// not block.
+// open opens a probe's socket in the thread's namespace, bound to its source port, or the next that is not taken. It
+// does not block.
 func open(p verify.Probe, taken map[uint16]bool) (fd int, err error) {
 	k := p.Packet
 	domain, typ := unix.AF_INET, unix.SOCK_STREAM

@@ -256,8 +256,8 @@ func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 	}
 }
 
-// replied reports whether a connection that nobody has waited for was accepted, refused, or discarded by a router: it has
-// left.
+// replied reports whether a connection that nobody has waited for was accepted, refused, or discarded by a router: it
+// has left.
 func (a *attempt) replied() bool {
 	errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil || errno != 0 {
@@ -430,7 +430,7 @@ func (a *attempt) advance(events int16) {
 func (a *attempt) resume() {
 	a.again = true
 	err := unix.Connect(a.fd, a.destination())
-	if errors.Is(err, unix.ECONNABORTED) { // that was about the former connection (inet_stream_connect in net/ipv4/af_inet.c)
+	if errors.Is(err, unix.ECONNABORTED) { // about the former connection (inet_stream_connect in net/ipv4/af_inet.c)
 		err = unix.Connect(a.fd, a.destination())
 	}
 	// EALREADY: over IPv4 the connection may go on, and the kernel soon sends its first packet again.
@@ -649,8 +649,8 @@ func (r *run) identify() error {
 	return nil
 }
 
-// sharing are the sockets among which the kernel chooses for an address and port: those at the address, without any those
-// at all addresses of the family, and then those at all addresses.
+// sharing are the sockets among which the kernel chooses for an address and port: those at the address, without any
+// those at all addresses of the family, and then those at all addresses.
 func sharing(waiting []sockets.Socket, to netip.AddrPort) []sockets.Socket {
 	for _, at := range []netip.Addr{to.Addr(), unspecified(to.Addr()), netip.IPv6Unspecified()} {
 		same := slices.DeleteFunc(slices.Clone(waiting), func(s sockets.Socket) bool {

@@ -1,6 +1,6 @@
-// Command corpus keeps what a fuzz target has found out: of the inputs that Go's fuzzing engine has in its cache, it copies
-// to the package's testdata/fuzz those that reach statements that no input there reaches, the smallest first. Every go test
-// then runs them.
+// Command corpus keeps what a fuzz target has found out: of the inputs that Go's fuzzing engine has in its cache, it
+// copies to the package's testdata/fuzz those that reach statements that no input there reaches, the smallest first.
+// Every go test then runs them.
 //
 //	corpus PACKAGE TARGET
 package main

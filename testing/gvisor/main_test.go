@@ -1,7 +1,7 @@
 //go:build linux && gvisor
 
-// Package gvisor runs mesh-init in gVisor, and traffic through the rules that it writes there. `make gvisor` builds runsc
-// and runs it.
+// Package gvisor runs mesh-init in gVisor, and traffic through the rules that it writes there. `make gvisor` builds
+// runsc and runs it.
 //
 // The tests are three in one program: those that `go test` starts, in network and mount namespaces of their own; those
 // that runsc then runs in a sandbox (TestInside); and the processes there that are the proxy, an app and a client.

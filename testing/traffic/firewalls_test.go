@@ -63,8 +63,8 @@ COMMIT
 COMMIT
 `
 
-// TestFirewalls: what becomes of captured connections beside firewalls and others that look at packets, and what is said
-// of them.
+// TestFirewalls: what becomes of captured connections beside firewalls and others that look at packets, and what is
+// said of them.
 func TestFirewalls(t *testing.T) {
 	redirectedOut, redirectedIn := intercept.RedirectedTo(15001), intercept.RedirectedTo(15006)
 	const marks = "table FAMILY marks { chain out { type route hook output priority -150; meta mark set 0x1; }; }\n"

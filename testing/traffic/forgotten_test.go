@@ -12,9 +12,9 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// TestForgottenWhileReplaced: conntrack forgets all, and then the rules are replaced. A captured connection does not go on
-// outside: it is not taken for one that is older than the rules. Those that are older go on, by the first replacement and
-// by the next.
+// TestForgottenWhileReplaced: conntrack forgets all, and then the rules are replaced. A captured connection does not go
+// on outside: it is not taken for one that is older than the rules. Those that are older go on, by the first
+// replacement and by the next.
 func TestForgottenWhileReplaced(t *testing.T) { each(t, forgottenWhileReplaced) }
 
 func forgottenWhileReplaced(t *testing.T, w way) {

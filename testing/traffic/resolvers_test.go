@@ -13,9 +13,9 @@ import (
 // fromNode is where node-local DNS listens: a link-local address of the node.
 var fromNode = netip.MustParseAddrPort("169.254.20.10:53")
 
-// TestResolversOfEveryKind: a resolver asks from random ports or always from one, from its server's port too, by UDP and
-// then by TCP. The app asks the same server from the same port before it and after it: each gets answers of its own, over
-// whatever family, of node-local DNS, too.
+// TestResolversOfEveryKind: a resolver asks from random ports or always from one, from its server's port too, by UDP
+// and then by TCP. The app asks the same server from the same port before it and after it: each gets answers of its
+// own, over whatever family, of node-local DNS, too.
 func TestResolversOfEveryKind(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		for name, c := range capturing() {
@@ -91,8 +91,8 @@ func TestOneSocketForAllServers(t *testing.T) {
 	})
 }
 
-// TestLinkLocalServer: an app's lookups to a name server with a link-local address are captured, whether all are or those
-// to that server alone.
+// TestLinkLocalServer: an app's lookups to a name server with a link-local address are captured, whether all are or
+// those to that server alone.
 func TestLinkLocalServer(t *testing.T) {
 	each(t, func(t *testing.T, w way) {
 		lab := netlab.NewT(t, netlab.Options{})
