@@ -50,6 +50,9 @@ type Pod struct {
 	// IsPod is whether the caller knows the namespace for a pod's, as a CNI plugin does: then only the one that the system
 	// booted with is refused, and nothing that is in the namespace makes it look like a node's.
 	IsPod bool
+	// Unfinished is whether others are at work on the namespace's network at the same time, as containerd's loopback
+	// plugin is while CNI plugins run: that lo is not ready is no warning then.
+	Unfinished bool
 	// Backend is how. Empty means BackendAuto.
 	Backend Backend
 	// IPTables says how the iptables backends write. Others ignore it.

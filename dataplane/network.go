@@ -10,17 +10,18 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// networkWarnings warns of what the network of the calling thread's namespace makes of c.
-func networkWarnings(c intercept.Config) ([]string, error) {
+// networkWarnings warns of what the network of the calling thread's namespace makes of c. Where the network is
+// unfinished, nothing is said of lo.
+func networkWarnings(c intercept.Config, unfinished bool) ([]string, error) {
 	all, err := links.List()
 	if err != nil {
 		return nil, err
 	}
-	return ofNetwork(c, all), nil
+	return ofNetwork(c, all, unfinished), nil
 }
 
 // ofNetwork says what of a network leads past the proxy, or keeps connections from it.
-func ofNetwork(c intercept.Config, all []links.Link) []string {
+func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
 	warn := otherNames(c, all)
 	captured := map[intercept.Families][]intercept.Family{
 		intercept.FamiliesIPv4: {intercept.IPv4}, intercept.FamiliesIPv6: {intercept.IPv6},
@@ -35,7 +36,10 @@ func ofNetwork(c intercept.Config, all []links.Link) []string {
 		}
 	}
 	captured = slices.DeleteFunc(captured, func(f intercept.Family) bool { return !globalAddr(all, f).IsValid() })
-	return append(append(warn, atLoopback(all, captured)...), onLoopbackAlone(c, all, captured)...)
+	if !unfinished {
+		warn = append(warn, atLoopback(all, captured)...)
+	}
+	return append(warn, onLoopbackAlone(c, all, captured)...)
 }
 
 // atLoopback warns where the proxy cannot be reached by lo, to which rules of outbound traffic redirect.

@@ -47,15 +47,17 @@ func TestNetworkWarnings(t *testing.T) {
 		families intercept.Families
 		mode     intercept.InboundMode
 		want     string
+		wiring   bool // the network is unfinished
 	}{
-		"as usual":           {func(*testing.T) error { return nil }, "", "", ""},
-		"lo down":            {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", downWarning},
-		"no IPv6 on lo":      {noIPv6, "", "", noneWarning},
-		"IPv4 alone":         {noIPv6, intercept.FamiliesIPv4, "", "IPv6 is not captured"},
-		"address on lo":      {onLo, "", "", onLoWarning},
-		"and tproxy":         {onLo, "", intercept.InboundTProxy, ""},
-		"and IPv6 alone":     {onLo, intercept.FamiliesIPv6, "", "IPv4 is not captured"},
-		"no IPv6 in the pod": {noIPv6InPod, "", "", ""},
+		"as usual":           {func(*testing.T) error { return nil }, "", "", "", false},
+		"lo down":            {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", downWarning, false},
+		"and not finished":   {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", "", true},
+		"no IPv6 on lo":      {noIPv6, "", "", noneWarning, false},
+		"IPv4 alone":         {noIPv6, intercept.FamiliesIPv4, "", "IPv6 is not captured", false},
+		"address on lo":      {onLo, "", "", onLoWarning, false},
+		"and tproxy":         {onLo, "", intercept.InboundTProxy, "", false},
+		"and IPv6 alone":     {onLo, intercept.FamiliesIPv6, "", "IPv4 is not captured", false},
+		"no IPv6 in the pod": {noIPv6InPod, "", "", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lab := netlab.NewT(t, netlab.Options{})
@@ -69,7 +71,7 @@ func TestNetworkWarnings(t *testing.T) {
 			if tt.mode != "" {
 				c.Inbound.Mode = tt.mode
 			}
-			pod := Pod{NetNS: lab.Pod.Path(), Backend: BackendNFT}
+			pod := Pod{NetNS: lab.Pod.Path(), Backend: BackendNFT, Unfinished: tt.wiring}
 			report, err := pod.Probe(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)

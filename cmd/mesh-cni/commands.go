@@ -30,7 +30,7 @@ func (in input) target() dataplane.Pod {
 	if in.held != nil {
 		path = in.held.Name()
 	}
-	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true,
+	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true, Unfinished: true,
 		BesideOtherMesh: in.conf.BesideOtherMesh}
 }
 
