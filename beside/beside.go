@@ -59,8 +59,8 @@ type Rule struct {
 	Interfaces []string
 }
 
-// SomeInterfaces stands for interfaces of which the names are not read.
-const SomeInterfaces = "interfaces of a set"
+// SomeInterfaces stands for interfaces of which the names are not read: those of a set, and the devices of a chain.
+const SomeInterfaces = "some interfaces"
 
 // Matters reports whether the rule leads on or does something, or is known by its comment to be somebody's.
 func (r Rule) Matters() bool {
@@ -327,6 +327,9 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 	if drops && !slices.Contains(p.acts, Discard) {
 		p.acts = append(p.acts, Discard)
 	}
+	if c.Hook == Ingress {
+		p.by = []string{SomeInterfaces}
+	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
 		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
 		Interfaces: p.by, mesh: p.meshes, older: c.Older}
@@ -421,7 +424,7 @@ func (f Foreign) Says() string {
 func (f Foreign) Parts() bool {
 	switch f.Effect {
 	case Takes, MayTake, Untracks, MayDiscard:
-		return len(f.Interfaces) > 0 && (f.Hook == "prerouting" || f.Hook == "input")
+		return len(f.Interfaces) > 0 && slices.Contains([]string{Ingress, "prerouting", "input"}, f.Hook)
 	case NeverReached, Zones, Asleep, Harmless:
 	}
 	return false

@@ -137,7 +137,7 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			continue
 		}
 		all = append(all, verify.Verdict{What: "clients by " + strings.Join(by, ", "), Verdict: verify.NotProven,
-			Found: fmt.Sprintf("%s, of another, does something to what arrives by that interface (%s at hook %s, priority "+
+			Found: fmt.Sprintf("%s, of another, does something to what arrives there alone (%s at hook %s, priority "+
 				"%d: %s); verify comes in by one of its own, %s", f.Name(), f.Type, f.Hook, f.Priority, f.Effect, pair),
 			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
 	}

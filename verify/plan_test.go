@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
@@ -153,6 +154,35 @@ func TestPlanOfDefaults(t *testing.T) {
 	}
 }
 
+// TestLoopbackIsNamed: probes that take lo say what is wrong with it, and what is not tried of what arrives is not said to
+// be of what the pod sends.
+func TestLoopbackIsNamed(t *testing.T) {
+	for want, lo := range map[string]Interface{
+		"":              {Name: "lo", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}},
+		"lo is down":    {Name: "lo", Down: true},
+		"lo has no ::1": {Name: "lo", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
+	} {
+		pod := aPod(ruleset.IPv6)
+		pod.Interfaces[0] = lo
+		plan, _ := planOf(t, intercept.Default(), pod)
+		for _, p := range plan.Probes {
+			takes := !p.Outside() && (p.Packet.Interface == "lo" || p.Trace.Fate.Action == ruleset.Redirected)
+			if p.Loopback != want && takes || !takes && p.Loopback != "" {
+				t.Errorf("%s: %q, want %q", p.What, p.Loopback, want)
+			}
+			v := Judge(intercept.Default(), p, Seen{Err: errors.New("no way"), Tracked: true})
+			if said := strings.Contains(v.Found, "; "+want); v.Verdict == Failed && takes && want != "" && !said {
+				t.Errorf("%+v does not say %q", v, want)
+			}
+		}
+		for _, n := range plan.Coverage.NotTried {
+			if strings.HasPrefix(string(n.Rule), "I") && strings.Contains(n.Because, "can send here") {
+				t.Errorf("%s arrives, and is not tried %s", n.Rule, n.Because)
+			}
+		}
+	}
+}
+
 // TestPlanSaysWhatIsMissing: what cannot be tried is not proven, or there is nothing to prove.
 func TestPlanSaysWhatIsMissing(t *testing.T) {
 	both := []ruleset.Family{ruleset.IPv4, ruleset.IPv6}
@@ -164,6 +194,16 @@ func TestPlanSaysWhatIsMissing(t *testing.T) {
 	}{
 		"nothing reachable": {change: func(p *Pod) { p.Interfaces = nil }, notes: 2},
 		"IPv4 alone":        {change: func(p *Pod) { *p = aPod(ruleset.IPv4) }, notes: 1},
+		"no default route": {change: func(p *Pod) {
+			route := p.Route
+			p.Networks = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24"), netip.MustParsePrefix("fd00:244::/64")}
+			p.Route = func(to netip.Addr) (Route, error) {
+				if slices.ContainsFunc(p.Networks, func(n netip.Prefix) bool { return n.Contains(to) }) || to.IsLoopback() {
+					return route(to)
+				}
+				return Route{}, errors.New("no route")
+			}
+		}, notes: 2},
 		"no client outside": {change: func(p *Pod) { p.NoOutside = errors.New("no privilege") }, verdicts: 2},
 		// By its user and by its group, of each family.
 		"nobody else": {change: func(p *Pod) { p.AnyOwner, p.Self = false, ruleset.Owner{UID: 1000, GID: 1000} },
