@@ -194,7 +194,8 @@ func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	if in.Mode == intercept.InboundOff {
 		return nil
 	}
-	if p.reach[f].onLo && in.Mode == intercept.InboundRedirect {
+	// Over IPv6 the interface has at least a link-local address.
+	if p.reach[f].onLo && f == ruleset.IPv4 && in.Mode == intercept.InboundRedirect {
 		p.plan.Verdicts = append(p.plan.Verdicts, Verdict{What: "a client's connection, " + f.String(), Verdict: Failed,
 			Found: fmt.Sprintf("lo alone has the address %s: a redirect of what arrives goes to an address of the interface by "+
 				"which it has come, which has none, so that it is lost", p.reach[f].addr),

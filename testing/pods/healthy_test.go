@@ -107,6 +107,10 @@ func TestHealthy(t *testing.T) {
 			in: []process{by(theProxy, outbound(), inbound(), at(hold, "0.0.0.0:15002", "0.0.0.0:15003", "0.0.0.0:15004",
 				"[::]:15002", "[::]:15003", "[::]:15004"))}},
 		{name: "tproxy", in: transparent, config: tproxy},
+		{name: "the IPv6 address on lo alone", in: sidecar(), before: `
+			ip -6 route flush dev eth0; ip -6 addr flush dev eth0 scope global; ip -6 addr add fe80::5/64 dev eth0 nodad
+			ip -6 addr add fd00:244::5/128 dev lo; ip -6 route add fd00:244::1 dev eth0
+			ip -6 route add default via fd00:244::1`},
 		{name: "tproxy, the address on lo alone", in: transparent, config: tproxy, before: onLo},
 		{name: "tproxy, iptables-legacy", in: transparent, config: tproxy, backend: dataplane.BackendIPTablesLegacy},
 		{name: "backstop syn", in: sidecar(), config: func(c *intercept.Config) { c.Backstop = intercept.BackstopSyn }},
