@@ -1,6 +1,11 @@
 package intercept
 
-import "github.com/mesh-intercept/intercept/ruleset"
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
 
 // Names of the chains that Compile makes. A backend may spell them in its own way (iptables: MESH_OUTPUT). These are
 // for the zones of name lookups (compile_dns.go), before conntrack.
@@ -94,6 +99,7 @@ func (c Config) rules() Ruleset {
 	if c.Inbound.Mode == InboundTProxy {
 		rs.Routes = []MarkRoute{{Mark: c.Inbound.TProxy.Mark, Table: c.Inbound.TProxy.Table}}
 	}
+	rs.Sources = c.sources()
 	if c.rejectsOtherFamily() {
 		rs = withOtherFamily(rs, c.families()[0].Other())
 	}
@@ -109,6 +115,18 @@ func (c Config) families() []Family {
 	case FamiliesAuto, FamiliesDual:
 	}
 	return []Family{IPv4, IPv6}
+}
+
+// compatible are addresses of IPv6 that are nobody's (RFC 4291, section 2.5.5.1).
+var compatible = netip.MustParsePrefix("::/96")
+
+// sources are the passthrough sources that no pod has by itself, as it has all of 127.0.0.0/8, and that are nobody
+// else's.
+func (c Config) sources() []netip.Addr {
+	if c.Inbound.Mode == InboundOff || !slices.Contains(c.families(), IPv6) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(c.PassthroughSources), func(a netip.Addr) bool { return !compatible.Contains(a) })
 }
 
 // scopeOfOther stands before the IDs of rules about the family that is not captured.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -107,6 +108,9 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 		return choice, "", fmt.Errorf("%w: gVisor has no TPROXY, and no routes by mark; use --inbound-mode redirect",
 			ruleset.ErrUnsupported)
 	}
+	if s.gvisor {
+		want.routes.Sources = nil // it would not say later that they are ours
+	}
 	if err := requireSysctls(want.config, p.SetSysctls, done); err != nil {
 		return choice, "", err
 	}
@@ -114,16 +118,11 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	if err != nil {
 		return choice, "", err
 	}
-	added, undo, err := routing.Add(want.routes, want.rules.Families)
+	added, undo, err := routing.Add(want.routes)
 	if err != nil {
 		return choice, "", err
 	}
 	*done = append(*done, effect{"routes", func(context.Context) error { return undo() }})
-	addedBound, undoBound, err := routing.AddBound(want.bound)
-	if err != nil {
-		return choice, "", err
-	}
-	*done = append(*done, effect{"routes of bound sockets", func(context.Context) error { return undoBound() }})
 	choice, outcome, err = s.applyBesideOlder(ctx, p.Backend, want)
 	if err != nil && outcome != "" {
 		// They were written, and somebody has changed them since: they are in force, and need what was put there for
@@ -147,12 +146,8 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 		return choice, outcome, err
 	}
 	// Whatever the outcome: somebody who was killed may have left some.
-	removed, err := routing.Keep(want.routes, want.rules.Families)
-	if err != nil {
-		return choice, outcome, err
-	}
-	removedBound, err := routing.KeepBound(want.bound)
-	if outcome == ruleset.Unchanged && (added || addedBound || removed || removedBound) {
+	removed, err := routing.Keep(want.routes)
+	if outcome == ruleset.Unchanged && (added || removed) {
 		outcome = ruleset.Replaced
 	}
 	return choice, outcome, err
@@ -374,12 +369,8 @@ func (s *space) removeAll(ctx context.Context, want Backend) (removed bool, err 
 	if err != nil {
 		return removed, err
 	}
-	routes, err := routing.Keep(nil, nil)
-	if err != nil {
-		return removed, err
-	}
-	bound, err := routing.KeepBound(nil)
-	return removed || routes || bound, err
+	routes, err := routing.Keep(markroute.Want{})
+	return removed || routes, err
 }
 
 func (s *space) removeRules(ctx context.Context, want Backend) (removed bool, err error) {

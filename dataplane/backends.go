@@ -119,10 +119,7 @@ func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	commands := markroute.Commands(rs.Routes, rs.Families)
-	if rs.SendsToLoopback() {
-		commands = append(commands, markroute.BoundCommands(rs.Families)...)
-	}
+	commands := markroute.WantOf(rs).Commands()
 	rs.Routes = nil
 	text, err := backendOf(all[0]).render(p.IPTables, rs)
 	if err != nil || len(commands) == 0 {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -15,8 +16,7 @@ import (
 type plan struct {
 	config intercept.Config
 	rules  ruleset.Ruleset
-	routes []ruleset.MarkRoute
-	bound  []ruleset.Family // those in which sockets bound to an interface need routes to loopback
+	routes markroute.Want
 }
 
 // newPlan compiles a configuration.
@@ -26,11 +26,8 @@ func newPlan(c intercept.Config) (plan, error) {
 		return plan{}, err
 	}
 	rs = forKernel(rs, c.Families, hasIPv6())
-	p := plan{config: c, routes: rs.Routes}
+	p := plan{config: c, routes: markroute.WantOf(rs)}
 	rs.Routes = nil
-	if rs.SendsToLoopback() {
-		p.bound = rs.Families
-	}
 	p.rules = rs
 	return p, nil
 }

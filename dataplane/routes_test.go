@@ -33,11 +33,11 @@ func tproxy() intercept.Config {
 
 // routing are all routing rules and routes of a namespace, without those of
 // link-local addresses, which come by themselves, and late, and those of bound
-// sockets, which have a test of their own.
+// sockets and of the proxy's source, which have tests of their own.
 func routing(t *testing.T, netns string) string {
 	t.Helper()
 	return run(t, netns, "sh", "-ec",
-		"for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v -e fe80: -e 'table local proto 177'")
+		"for f in -4 -6; do ip -d $f rule; ip -d $f route show table all; done | grep -v -e fe80: -e 'table local proto 177' -e 'local ::6 dev lo'")
 }
 
 // routed says which families a namespace has our rule and our route of, and
@@ -511,4 +511,47 @@ func killWhileApplying(t *testing.T, target Pod, configs []intercept.Config, fin
 	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("it was not killed in time: %v", err)
 	}
+}
+
+// TestSource: a proxy can call the app from ::6 where the pod has IPv6, as soon as there are rules and for as long as there
+// are. What it is called by then is not captured.
+func TestSource(t *testing.T) {
+	eachBackend(t, func(t *testing.T, lab *netlab.Lab, target Pod) {
+		addresses := func() string {
+			t.Helper()
+			return run(t, lab.Pod.Path(), "ip", "-6", "address", "show", "dev", "lo")
+		}
+		before := addresses()
+		outbound := intercept.Default()
+		outbound.Inbound.Mode = intercept.InboundOff
+		ipv4 := intercept.Default()
+		ipv4.Families = intercept.FamiliesIPv4
+		for _, c := range []intercept.Config{outbound, ipv4} {
+			if _, err := target.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if got := addresses(); got != before {
+				t.Errorf("inbound %s, families %s: lo has %s", c.Inbound.Mode, c.Families, got)
+			}
+		}
+		for _, c := range []intercept.Config{intercept.Default(), tproxy()} {
+			if _, err := target.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			if got := addresses(); strings.Count(got, "inet6 ::6/128") != 1 {
+				t.Errorf("mode %s: lo has %s", c.Inbound.Mode, got)
+			}
+			got, err := lab.Send(netlab.Flow{Protocol: intercept.TCP, Src: netip.MustParseAddrPort("[::6]:0"),
+				Dst: netip.MustParseAddrPort("[fd00:244::5]:8080"), Owner: &intercept.Owner{UID: 1337, GID: 1337}})
+			if err != nil || got.Fate.Action != intercept.Pass {
+				t.Errorf("mode %s: %v, %v", c.Inbound.Mode, got, err)
+			}
+		}
+		if _, err := target.Remove(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := addresses(); got != before {
+			t.Errorf("after Remove lo has %s", got)
+		}
+	})
 }

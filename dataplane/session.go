@@ -258,18 +258,14 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 			diffs = append(diffs, dormantTable(name))
 		}
 	}
+	if s.gvisor {
+		return diffs, nil // it may take no routes
+	}
 	routing, err := s.routing()
 	if err != nil {
 		return nil, err
 	}
-	if more, err = routing.Check(p.routes, rs.Families); err != nil {
-		return nil, err
-	}
-	diffs = append(diffs, more...)
-	if s.gvisor {
-		return diffs, nil // it may take no routes for bound sockets
-	}
-	more, err = routing.CheckBound(p.bound)
+	more, err = routing.Check(p.routes)
 	return append(diffs, more...), err
 }
 

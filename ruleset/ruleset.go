@@ -17,6 +17,9 @@ type Ruleset struct {
 	// Routes are marked packets to deliver locally. They need a routing rule
 	// and a route beside the chains.
 	Routes []MarkRoute
+	// Sources are addresses that the proxy binds when it calls the app, and that no pod has by itself: it needs them on
+	// lo, beside the chains, if it has other addresses of their family. Backends leave them alone.
+	Sources []netip.Addr
 	// Older are TCP connections, by addresses and ports of what the pod sends on them, that are older than the rules:
 	// those that [Older] matches. A backend writes the list, and does not compare it afterwards: it is of one moment.
 	Older []Tuple

@@ -36,10 +36,10 @@ func (d detour) by(name string) string {
 	return fmt.Sprintf("%s route local %s dev %s table local", d.family, loopbackNetwork(d.family), name)
 }
 
-// AddBound makes what is missing of the routes by which sockets that are bound to an interface reach the loopback
+// addBound makes what is missing of the routes by which sockets that are bound to an interface reach the loopback
 // network, for each interface that there is. It reports whether that was anything, and returns what undoes it. An
-// interface that comes later has none: CheckBound says so.
-func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() error, err error) {
+// interface that comes later has none: checkBound says so.
+func (c *Conn) addBound(families []ruleset.Family) (added bool, undo func() error, err error) {
 	var made []detour
 	undo = func() error {
 		var errs []error
@@ -71,8 +71,8 @@ func (c *Conn) AddBound(families []ruleset.Family) (added bool, undo func() erro
 	return len(made) > 0, undo, nil
 }
 
-// CheckBound compares the routes that are there with those that AddBound makes, for the interfaces that are there now.
-func (c *Conn) CheckBound(families []ruleset.Family) (diffs []ruleset.Difference, err error) {
+// checkBound compares the routes that are there with those that addBound makes, for the interfaces that are there now.
+func (c *Conn) checkBound(families []ruleset.Family) (diffs []ruleset.Difference, err error) {
 	want, names, err := c.detoursFor(families)
 	if err != nil {
 		return nil, err
@@ -104,8 +104,8 @@ func isNoWay(err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
-// KeepBound removes the routes that AddBound makes, but those of families. It reports whether there were any.
-func (c *Conn) KeepBound(families []ruleset.Family) (removed bool, err error) {
+// keepBound removes the routes that addBound makes, but those of families. It reports whether there were any.
+func (c *Conn) keepBound(families []ruleset.Family) (removed bool, err error) {
 	if len(families) == 2 {
 		return false, nil
 	}

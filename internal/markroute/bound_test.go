@@ -11,18 +11,18 @@ import (
 	"github.com/mesh-intercept/intercept"
 )
 
-func (c conn) AddBound(families []intercept.Family) (added bool, undo func() error, err error) {
+func (c conn) addBound(families []intercept.Family) (added bool, undo func() error, err error) {
 	var inside func() error
 	err = c.n.Do(func() (err error) {
-		added, inside, err = c.Conn.AddBound(families)
+		added, inside, err = c.Conn.addBound(families)
 		return err
 	})
 	return added, func() error { return c.n.Do(inside) }, err
 }
 
-func (c conn) KeepBound(families []intercept.Family) (removed bool, err error) {
+func (c conn) keepBound(families []intercept.Family) (removed bool, err error) {
 	err = c.n.Do(func() (err error) {
-		removed, err = c.Conn.KeepBound(families)
+		removed, err = c.Conn.keepBound(families)
 		return err
 	})
 	return removed, err
@@ -37,7 +37,7 @@ ip link set peer1 master br0
 for i in eth0 eth1 peer1 br0; do ip link set $i up; done
 `
 
-// detours are the routes that AddBound makes, and those of others beside them.
+// detours are the routes that addBound makes, and those of others beside them.
 func (n namespace) detours() string {
 	n.t.Helper()
 	return n.run("for f in -4 -6; do ip $f route show table local; done | grep -e 'proto 177' -e 'proto 5' -e 192.0.2 || :")
@@ -59,7 +59,7 @@ func TestBound(t *testing.T) {
 	checked := func() []intercept.Difference {
 		t.Helper()
 		var diffs []intercept.Difference
-		if err := n.Do(func() (err error) { diffs, err = c.CheckBound(both); return err }); err != nil {
+		if err := n.Do(func() (err error) { diffs, err = c.checkBound(both); return err }); err != nil {
 			t.Error(err)
 		}
 		return diffs
@@ -67,9 +67,9 @@ func TestBound(t *testing.T) {
 	if diffs := checked(); len(diffs) != 6 {
 		t.Errorf("none there: %v", diffs)
 	}
-	added, undo, err := c.AddBound(both)
+	added, undo, err := c.addBound(both)
 	if err != nil || !added {
-		t.Fatalf("AddBound: %v, %v", added, err)
+		t.Fatalf("addBound: %v, %v", added, err)
 	}
 	made := n.detours()
 	for _, dev := range []string{"eth0", "eth1", "br0"} {
@@ -88,10 +88,10 @@ func TestBound(t *testing.T) {
 	if got := strings.Count(made, "proto 177"); got != 6 {
 		t.Errorf("%d routes, not one of each family for three interfaces:\n%s", got, made)
 	}
-	if added, _, err := c.AddBound(both); err != nil || added {
-		t.Errorf("the second AddBound: %v, %v", added, err)
+	if added, _, err := c.addBound(both); err != nil || added {
+		t.Errorf("the second addBound: %v, %v", added, err)
 	}
-	if removed, err := c.KeepBound(both); err != nil || removed {
+	if removed, err := c.keepBound(both); err != nil || removed {
 		t.Errorf("all kept: %v, %v", removed, err)
 	}
 	expect("twice", made)
@@ -105,7 +105,7 @@ func TestBound(t *testing.T) {
 		!strings.Contains(diffs[1].String(), "::1/128 dev late ") || !strings.Contains(diffs[2].String(), "dev small ") {
 		t.Errorf("two interfaces that have come: %v", diffs)
 	}
-	if added, _, err := c.AddBound(both); err != nil || !added || strings.Count(n.detours(), "dev late proto 177") != 2 {
+	if added, _, err := c.addBound(both); err != nil || !added || strings.Count(n.detours(), "dev late proto 177") != 2 {
 		t.Errorf("an interface that has come: %v, %v:\n%s", added, err, n.detours())
 	}
 	if diffs := checked(); len(diffs) > 0 {
@@ -117,7 +117,7 @@ func TestBound(t *testing.T) {
 	}
 	n.run("ip link del late; ip link del small; ip link del trial")
 	expect("an interface has gone", made)
-	if removed, err := c.KeepBound(both[:1]); err != nil || !removed {
+	if removed, err := c.keepBound(both[:1]); err != nil || !removed {
 		t.Errorf("IPv4 kept: %v, %v", removed, err)
 	}
 	if got := n.detours(); strings.Count(got, "proto 177") != 3 || strings.Contains(got, "::1 ") {
@@ -129,11 +129,11 @@ func TestBound(t *testing.T) {
 	expect("undone", before)
 
 	// What is for marks does not touch them, nor they that.
-	if _, _, err := c.AddBound(both); err != nil {
+	if _, _, err := c.addBound(both); err != nil {
 		t.Fatal(err)
 	}
 	add(t, c, routes, both)
-	if removed, err := c.Keep(nil, nil); err != nil || !removed {
+	if removed, err := c.keepMarked(nil, nil); err != nil || !removed {
 		t.Errorf("Keep: %v, %v", removed, err)
 	}
 	expect("Keep", made)
@@ -141,10 +141,10 @@ func TestBound(t *testing.T) {
 		t.Errorf("differences: %s", diffs)
 	}
 	add(t, c, routes, both)
-	if removed, err := c.KeepBound(nil); err != nil || !removed {
-		t.Errorf("KeepBound: %v, %v", removed, err)
+	if removed, err := c.keepBound(nil); err != nil || !removed {
+		t.Errorf("keepBound: %v, %v", removed, err)
 	}
-	expect("KeepBound", before)
+	expect("keepBound", before)
 	if diffs := differences(t, c, routes, both); diffs != "" {
 		t.Errorf("differences: %s", diffs)
 	}
@@ -156,7 +156,7 @@ func TestBoundWithoutIPv6(t *testing.T) {
 		n := newNamespace(t)
 		n.run(interfaces + "echo 1 > /proc/sys/net/ipv6/conf/" + where + "/disable_ipv6")
 		c := n.open()
-		if _, _, err := c.AddBound(both); err != nil {
+		if _, _, err := c.addBound(both); err != nil {
 			t.Errorf("off on %s: %v", where, err)
 		}
 		if got := strings.Count(n.run("ip -6 route show table local"), "proto 177"); got != want {
@@ -206,7 +206,7 @@ func TestOthersInFront(t *testing.T) {
 				if got != "" {
 					t.Errorf("differences:\n%s", got)
 				}
-				if added, _, err := c.Add(routes, both); err != nil || added {
+				if added, _, err := c.addMarked(routes, both); err != nil || added {
 					t.Errorf("Add: %v, %v", added, err)
 				}
 				return
@@ -214,10 +214,10 @@ func TestOthersInFront(t *testing.T) {
 			if strings.Count(got, problem+named) != 2 || strings.Count(got, "\n") != 2 {
 				t.Errorf("differences:\n%s", got)
 			}
-			if added, _, err := c.Add(routes, both); err != nil || !added {
+			if added, _, err := c.addMarked(routes, both); err != nil || !added {
 				t.Errorf("Add: %v, %v", added, err)
 			}
-			if removed, err := c.Keep(routes, both); err != nil || !removed {
+			if removed, err := c.keepMarked(routes, both); err != nil || !removed {
 				t.Errorf("Keep: %v, %v", removed, err)
 			}
 			if got := differences(t, c, routes, both); got != "" {
@@ -226,13 +226,13 @@ func TestOthersInFront(t *testing.T) {
 			if got := strings.Count(n.contents(), "fwmark 0x539 lookup 133"); got != 2 {
 				t.Errorf("%d rules of ours:\n%s", got, n.contents())
 			}
-			if added, _, err := c.Add(routes, both); err != nil || added {
+			if added, _, err := c.addMarked(routes, both); err != nil || added {
 				t.Errorf("the second Add: %v, %v", added, err)
 			}
 			// What others have made is theirs.
 			n.run("for f in -4 -6; do ip $f rule | sed -n '/proto 177\\|^0:\\|^3276[67]:/!s/:.*//p' | " +
 				"while read p; do ip $f rule del pref $p; done; done")
-			if _, err := c.Keep(nil, nil); err != nil {
+			if _, err := c.keepMarked(nil, nil); err != nil {
 				t.Error(err)
 			}
 			n.expect("at the end", before)

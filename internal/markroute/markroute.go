@@ -146,10 +146,10 @@ func (c *Conn) possible(want []object) ([]object, error) {
 	return want, nil
 }
 
-// Add makes what is missing, reports whether that was anything, and returns
+// addMarked makes what is missing, reports whether that was anything, and returns
 // what undoes it. What is there already, whoever made it, is not made again: the
 // kernel would keep it twice.
-func (c *Conn) Add(routes []ruleset.MarkRoute, families []ruleset.Family) (added bool, undo func() error, err error) {
+func (c *Conn) addMarked(routes []ruleset.MarkRoute, families []ruleset.Family) (added bool, undo func() error, err error) {
 	want, err := c.possible(wanted(routes, families))
 	if err != nil {
 		return false, nil, err
@@ -204,9 +204,9 @@ func (c *Conn) isThere(o object) error {
 	return err
 }
 
-// Keep removes what is ours and not one of routes. Keep(nil, nil) removes all.
+// keepMarked removes what is ours and not one of routes. keepMarked(nil, nil) removes all.
 // It reports whether there was anything.
-func (c *Conn) Keep(routes []ruleset.MarkRoute, families []ruleset.Family) (removed bool, err error) {
+func (c *Conn) keepMarked(routes []ruleset.MarkRoute, families []ruleset.Family) (removed bool, err error) {
 	there, _, err := c.all()
 	if err != nil {
 		return false, err
@@ -233,8 +233,8 @@ func (c *Conn) removeFrom(there, want []object) (removed bool, err error) {
 	return removed, nil
 }
 
-// Check names what differs from routes.
-func (c *Conn) Check(routes []ruleset.MarkRoute, families []ruleset.Family) ([]ruleset.Difference, error) {
+// checkMarked names what differs from routes.
+func (c *Conn) checkMarked(routes []ruleset.MarkRoute, families []ruleset.Family) ([]ruleset.Difference, error) {
 	there, others, err := c.all()
 	if err != nil {
 		return nil, err

@@ -14,31 +14,12 @@ func Open() (*Conn, error) { return nil, ruleset.ErrNeedsLinux }
 func (*Conn) Close() error { return nil }
 
 // Add fails with [ruleset.ErrNeedsLinux].
-func (*Conn) Add([]ruleset.MarkRoute, []ruleset.Family) (added bool, undo func() error, err error) {
+func (*Conn) Add(Want) (added bool, undo func() error, err error) {
 	return false, nil, ruleset.ErrNeedsLinux
 }
 
 // Keep fails with [ruleset.ErrNeedsLinux].
-func (*Conn) Keep([]ruleset.MarkRoute, []ruleset.Family) (removed bool, err error) {
-	return false, ruleset.ErrNeedsLinux
-}
+func (*Conn) Keep(Want) (removed bool, err error) { return false, ruleset.ErrNeedsLinux }
 
 // Check fails with [ruleset.ErrNeedsLinux].
-func (*Conn) Check([]ruleset.MarkRoute, []ruleset.Family) ([]ruleset.Difference, error) {
-	return nil, ruleset.ErrNeedsLinux
-}
-
-// AddBound fails with [ruleset.ErrNeedsLinux].
-func (*Conn) AddBound([]ruleset.Family) (added bool, undo func() error, err error) {
-	return false, nil, ruleset.ErrNeedsLinux
-}
-
-// CheckBound fails with [ruleset.ErrNeedsLinux].
-func (*Conn) CheckBound([]ruleset.Family) ([]ruleset.Difference, error) {
-	return nil, ruleset.ErrNeedsLinux
-}
-
-// KeepBound fails with [ruleset.ErrNeedsLinux].
-func (*Conn) KeepBound([]ruleset.Family) (removed bool, err error) {
-	return false, ruleset.ErrNeedsLinux
-}
+func (*Conn) Check(Want) ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }

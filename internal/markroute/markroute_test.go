@@ -89,19 +89,19 @@ func (n namespace) open() conn {
 	return c
 }
 
-func (c conn) Add(routes []intercept.MarkRoute, families []intercept.Family) (
+func (c conn) addMarked(routes []intercept.MarkRoute, families []intercept.Family) (
 	added bool, undo func() error, err error) {
 	var inside func() error
 	err = c.n.Do(func() (err error) {
-		added, inside, err = c.Conn.Add(routes, families)
+		added, inside, err = c.Conn.addMarked(routes, families)
 		return err
 	})
 	return added, func() error { return c.n.Do(inside) }, err
 }
 
-func (c conn) Keep(routes []intercept.MarkRoute, families []intercept.Family) (removed bool, err error) {
+func (c conn) keepMarked(routes []intercept.MarkRoute, families []intercept.Family) (removed bool, err error) {
 	err = c.n.Do(func() (err error) {
-		removed, err = c.Conn.Keep(routes, families)
+		removed, err = c.Conn.keepMarked(routes, families)
 		return err
 	})
 	return removed, err
@@ -117,7 +117,7 @@ func (n namespace) expect(when, want string) {
 
 func add(t *testing.T, c conn, routes []intercept.MarkRoute, families []intercept.Family) (undo func() error) {
 	t.Helper()
-	_, undo, err := c.Add(routes, families)
+	_, undo, err := c.addMarked(routes, families)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func add(t *testing.T, c conn, routes []intercept.MarkRoute, families []intercep
 // differences is what Check says, line by line.
 func differences(t *testing.T, c conn, routes []intercept.MarkRoute, families []intercept.Family) string {
 	t.Helper()
-	diffs, err := c.Check(routes, families)
+	diffs, err := c.checkMarked(routes, families)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestAdd(t *testing.T) {
 					}
 				}
 			}
-			if added, _, err := c.Add(all, families); err != nil || added {
+			if added, _, err := c.addMarked(all, families); err != nil || added {
 				t.Errorf("the second Add: %v, %v", added, err)
 			}
 			nothing := add(t, c, all, families)
@@ -210,7 +210,7 @@ func TestKeep(t *testing.T) {
 	c, before := n.open(), n.contents()
 	keep := func(routes []intercept.MarkRoute, families []intercept.Family, want bool) {
 		t.Helper()
-		if removed, err := c.Keep(routes, families); err != nil || removed != want {
+		if removed, err := c.keepMarked(routes, families); err != nil || removed != want {
 			t.Errorf("Keep(%v, %v): %v, %v", routes, families, removed, err)
 		}
 	}
@@ -254,7 +254,7 @@ func TestIdentical(t *testing.T) {
 		t.Error(err)
 	}
 	n.expect("undone", before)
-	if removed, err := c.Keep(nil, nil); err != nil || removed {
+	if removed, err := c.keepMarked(nil, nil); err != nil || removed {
 		t.Errorf("Keep: %v, %v", removed, err)
 	}
 	n.expect("Keep", before)
@@ -328,7 +328,7 @@ func TestTableInUse(t *testing.T) {
 		n := newNamespace(t)
 		n.run(line)
 		c, before := n.open(), n.contents()
-		_, _, err := c.Add(routes, both)
+		_, _, err := c.addMarked(routes, both)
 		if err == nil || !strings.Contains(err.Error(), family+" route local default dev lo table 133") ||
 			!strings.Contains(err.Error(), "table 133 has another default route") {
 			t.Errorf("%s: %v", line, err)
@@ -381,22 +381,22 @@ func TestPermission(t *testing.T) {
 		defer c.Close()
 		var there error
 		return errors.Join(withoutNetAdmin(func() error {
-			if _, err := c.Check(routes, both); err != nil {
+			if _, err := c.checkMarked(routes, both); err != nil {
 				t.Errorf("Check: %v", err)
 			}
-			if removed, err := c.Keep(nil, nil); err != nil || removed {
+			if removed, err := c.keepMarked(nil, nil); err != nil || removed {
 				t.Errorf("Keep of nothing: %v, %v", removed, err)
 			}
-			_, _, err := c.Add(routes, both)
+			_, _, err := c.addMarked(routes, both)
 			if !errors.Is(err, intercept.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 				t.Errorf("Add: %v", err)
 			}
 			return nil
-		}), func() error { _, _, there = c.Add(routes, both); return there }(), withoutNetAdmin(func() error {
-			if _, _, err := c.Add(routes, both); err != nil {
+		}), func() error { _, _, there = c.addMarked(routes, both); return there }(), withoutNetAdmin(func() error {
+			if _, _, err := c.addMarked(routes, both); err != nil {
 				t.Errorf("Add of what is there: %v", err)
 			}
-			if _, err := c.Keep(nil, nil); !errors.Is(err, intercept.ErrPermission) {
+			if _, err := c.keepMarked(nil, nil); !errors.Is(err, intercept.ErrPermission) {
 				t.Errorf("Keep: %v", err)
 			}
 			return nil
@@ -409,7 +409,7 @@ func TestPermission(t *testing.T) {
 	if diffs := differences(t, c, routes, both); diffs != "" {
 		t.Errorf("differences:\n%s", diffs)
 	}
-	if _, err := c.Keep(nil, nil); err != nil {
+	if _, err := c.keepMarked(nil, nil); err != nil {
 		t.Error(err)
 	}
 	n.expect("at the end", before)
@@ -448,7 +448,7 @@ func TestConcurrent(t *testing.T) {
 			adders.Go(func() {
 				<-start
 				var err error
-				if _, undo[i], err = c.Add(append(routes, masked...), both); err != nil {
+				if _, undo[i], err = c.addMarked(append(routes, masked...), both); err != nil {
 					t.Errorf("Add: %v", err)
 				}
 			})
@@ -497,7 +497,7 @@ func TestIPv6Off(t *testing.T) {
 	if diffs := differences(t, c, routes, both); diffs != "" {
 		t.Errorf("differences:\n%s", diffs)
 	}
-	if _, err := c.Keep(nil, nil); err != nil {
+	if _, err := c.keepMarked(nil, nil); err != nil {
 		t.Error(err)
 	}
 	n.expect("Keep", before)
@@ -509,7 +509,7 @@ func TestElsewhere(t *testing.T) {
 	n, other := newNamespace(t), newNamespace(t)
 	c, here, there := n.open(), n.contents(), other.contents()
 	err := other.Do(func() error {
-		_, _, err := c.Conn.Add(routes, both)
+		_, _, err := c.Conn.addMarked(routes, both)
 		return err
 	})
 	if err == nil || !strings.Contains(err.Error(), "another network namespace") {
@@ -524,7 +524,7 @@ func TestLoDown(t *testing.T) {
 	n := newNamespace(t)
 	n.run("ip link set lo down")
 	c, before := n.open(), n.contents()
-	if _, _, err := c.Add(routes, both); err == nil || !strings.Contains(err.Error(), "ip link set lo up") {
+	if _, _, err := c.addMarked(routes, both); err == nil || !strings.Contains(err.Error(), "ip link set lo up") {
 		t.Errorf("Add: %v", err)
 	}
 	n.expect("Add", before)
@@ -544,8 +544,8 @@ func BenchmarkNothing(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			if _, _, err = c.Add(nil, both); err == nil {
-				_, err = c.Keep(nil, both)
+			if _, _, err = c.addMarked(nil, both); err == nil {
+				_, err = c.keepMarked(nil, both)
 			}
 			if err := errors.Join(err, c.Close()); err != nil {
 				return err
@@ -575,11 +575,11 @@ func BenchmarkAll(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			if _, _, err = c.Add(routes, both); err == nil {
-				_, err = c.Keep(routes, both)
+			if _, _, err = c.addMarked(routes, both); err == nil {
+				_, err = c.keepMarked(routes, both)
 			}
 			if err == nil {
-				_, err = c.Keep(nil, both)
+				_, err = c.keepMarked(nil, both)
 			}
 			if err := errors.Join(err, c.Close()); err != nil {
 				return err
@@ -623,7 +623,7 @@ func TestWithoutPolicyRouting(t *testing.T) {
 			}
 			return answer, nil
 		})}
-		_, _, err := c.Add([]ruleset.MarkRoute{{Mark: ruleset.Mark{Value: 1, Mask: 1}, Table: 133}},
+		_, _, err := c.addMarked([]ruleset.MarkRoute{{Mark: ruleset.Mark{Value: 1, Mask: 1}, Table: 133}},
 			[]ruleset.Family{ruleset.IPv4, ruleset.IPv6})
 		if !errors.Is(err, ruleset.ErrUnsupported) || !strings.Contains(err.Error(), "MULTIPLE_TABLES") ||
 			!strings.Contains(err.Error(), tt.want.String()) || c.handle != nil {

@@ -24,28 +24,46 @@ const TrialGroup = 177
 // says so, and Add then makes ours again in front of them.
 const priority = 100
 
-// Commands are those of ip(8) by which a person makes what [Conn.Add] does, in
-// that order: each rule's route comes before the rule.
-func Commands(routes []ruleset.MarkRoute, families []ruleset.Family) []string {
+// Want is what rules need of the pod's routing. The zero value is nothing.
+type Want struct {
+	// Routes are marked packets to deliver locally, in each of the families.
+	Routes   []ruleset.MarkRoute
+	Families []ruleset.Family
+	// Bound are the families in which sockets that are bound to an interface need routes to loopback.
+	Bound []ruleset.Family
+	// Sources are addresses for lo (see [ruleset.Ruleset]).
+	Sources []netip.Addr
+}
+
+// WantOf is what the rules of a configuration need.
+func WantOf(rs ruleset.Ruleset) Want {
+	w := Want{Routes: rs.Routes, Families: rs.Families, Sources: rs.Sources}
+	if rs.SendsToLoopback() {
+		w.Bound = rs.Families
+	}
+	return w
+}
+
+// Commands are those of a shell and ip(8) by which a person makes what [Conn.Add] does, in that order: each rule's route
+// comes before the rule.
+func (w Want) Commands() []string {
 	var all []string
-	for _, f := range families {
-		for _, r := range routes {
+	for _, f := range w.Families {
+		for _, r := range w.Routes {
 			all = append(all,
 				fmt.Sprintf("ip -%d route add local default dev %s table %d proto %d", f, ruleset.Loopback, r.Table, protocol),
 				fmt.Sprintf("ip -%d rule add pref %d fwmark %#x/%#x lookup %d protocol %d", f, priority, r.Mark.Value,
 					r.Mark.Mask, r.Table, protocol))
 		}
 	}
-	return all
-}
-
-// BoundCommands are those of a shell by which a person makes what [Conn.AddBound] does, one of each family.
-func BoundCommands(families []ruleset.Family) []string {
-	var all []string
-	for _, f := range families {
+	for _, f := range w.Bound {
 		all = append(all, fmt.Sprintf(`ip -o link show up | while IFS=': ' read -r n dev rest; do [ "$dev" = %s ] || `+
 			`ip -%d route add local %s dev "${dev%%@*}" table local metric "$n" proto %d; done`,
 			ruleset.Loopback, f, loopbackNetwork(f), protocol))
+	}
+	for _, a := range w.Sources {
+		all = append(all, fmt.Sprintf("ip -%d address add %s dev %s metric %d preferred_lft 0 noprefixroute",
+			ruleset.FamilyOf(a), netip.PrefixFrom(a, a.BitLen()), ruleset.Loopback, protocol))
 	}
 	return all
 }

@@ -152,9 +152,8 @@ func TestBroken(t *testing.T) {
 				"listens at 127.0.0.1:15001: a rule of another's rejects it"}},
 		{name: "lo is down", in: sidecar(), after: "ip link set lo down",
 			broken: []string{app, "failed: an app's call to loopback, ", "failed: an app's call inside the pod, ",
-				"failed: the proxy's call from its passthrough source, "},
-			says: []string{"not accepted in time", "the pod does not answer itself"}},
-
+				"failed: the proxy's call from its passthrough source, ", "failed: rules: "},
+			says: []string{"not accepted in time", "the pod does not answer itself", "::6/128 dev lo: missing"}},
 		{name: "lo is down, and named", in: sidecar(), after: "ip link set lo down",
 			broken: []string{"failed: "}, says: []string{"the pod does not answer itself; lo is down; set lo up",
 				"not accepted in time; lo is down; set lo up"}},
