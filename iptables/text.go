@@ -100,15 +100,25 @@ var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 // touches our chains, the jumps to them, and nothing else. Nothing to do is the empty text.
 func transition(have listing, p program, o Options) string {
 	var b strings.Builder
-	order := tableNames()
+	names := order(have.captures(), p.captures())
 	if len(p.tables) == 0 {
-		slices.Reverse(order) // nothing is redirected any more before its zones go
+		slices.Reverse(names) // nothing is redirected any more before its zones go
 	}
-	for _, name := range order {
+	for _, name := range names {
 		want := p.table(name)
 		b.WriteString(have.table(name).transition(want, o))
 	}
 	return b.String()
+}
+
+// order returns the tables in the order in which they are written. Table mangle begins to give clients to the proxy
+// before table nat no longer redirects them, and ends it after nat redirects them: in between both do, and clients are
+// refused. With neither they would reach the app.
+func order(captured, captures bool) []string {
+	if captured && !captures {
+		return []string{"raw", "nat", "filter", "mangle"}
+	}
+	return tableNames()
 }
 
 // transition returns the transaction for one table.
@@ -175,7 +185,7 @@ func (have savedTable) transition(want table, o Options) string {
 // attempt to write something else. ip6tables-nft-restore (1.8.9) takes no counters: those begin anew.
 func restoration(before, now listing, o Options) string {
 	var b strings.Builder
-	for _, name := range tableNames() {
+	for _, name := range order(now.captures(), before.captures()) {
 		old, cur := before.table(name), now.table(name)
 		if old.sameOurs(cur) {
 			continue
@@ -220,6 +230,20 @@ func restoration(before, now listing, o Options) string {
 		line("COMMIT")
 	}
 	return b.String()
+}
+
+// captures reports whether table mangle gives clients to the proxy: mode tproxy.
+func (l listing) captures() bool {
+	return slices.ContainsFunc(l.table("mangle").ours(), func(c savedChain) bool {
+		return slices.ContainsFunc(c.rules, func(r savedRule) bool { return strings.Contains(r.spec, "-j TPROXY ") })
+	})
+}
+
+// captures reports whether table mangle is to.
+func (p program) captures() bool {
+	return slices.ContainsFunc(p.table("mangle").chains, func(c chain) bool {
+		return slices.ContainsFunc(c.rules, func(r rule) bool { return slices.Contains(r.words, "TPROXY") })
+	})
 }
 
 func (r savedRule) counters() string { return fmt.Sprintf("[%d:%d]", r.packets, r.bytes) }
