@@ -269,6 +269,7 @@ func (conn *Conn) try(filter func(*rule) bool, tables ...table) error {
 func every(*rule) bool { return true }
 
 func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
+	var failure error
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -304,12 +305,13 @@ func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
 		if len(b.messages) == 0 {
 			return nil
 		}
-		if err = conn.commit(&b, generation); !isChange(err) {
-			return explain(err, "list the connections that are older than the rules")
+		// Where the answer was lost they may be listed: to list them again changes nothing.
+		if failure = conn.commit(&b, generation); !isChange(failure) && !errors.Is(failure, unix.ENOBUFS) {
+			return explain(failure, "list the connections that are older than the rules")
 		}
 	}
-	return fmt.Errorf("list the connections that are older than the rules: the tables changed under %d attempts",
-		maxAttempts)
+	return fmt.Errorf("list the connections that are older than the rules: %d attempts have failed: %w", maxAttempts,
+		failure)
 }
 
 func (conn *Conn) check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {

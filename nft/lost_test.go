@@ -4,7 +4,10 @@ package nft
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -78,6 +81,11 @@ func small(t *testing.T) (*lossy, *Conn) {
 func TestLostAnswer(t *testing.T) {
 	l, conn := small(t)
 	first, second := compileConfig(t, intercept.Default()), random(t, 3)
+	settled := first
+	settled.Settling = ruleset.Settling{For: time.Minute}
+	listed := settled
+	src, dst := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
+	listed.Older = []ruleset.Tuple{{Src: src, Dst: dst}}
 	for _, lose := range []struct {
 		when  string
 		count *int
@@ -90,6 +98,14 @@ func TestLostAnswer(t *testing.T) {
 			apply(t, conn, second, intercept.Replaced)
 			checkSame(t, conn, second)
 			apply(t, conn, second, intercept.Unchanged)
+			apply(t, conn, settled, intercept.Replaced)
+			*lose.count = 2
+			if err := conn.Settle(t.Context(), listed); err != nil {
+				t.Errorf("Settle: %v", err)
+			}
+			if older, err := conn.Older(t.Context()); err != nil || !slices.Equal(older, listed.Older) {
+				t.Errorf("after Settle: %v, %v", older, err)
+			}
 			*lose.count = 2
 			if removed, err := conn.Remove(t.Context()); !removed || err != nil {
 				t.Errorf("Remove: %t, %v", removed, err)
@@ -112,6 +128,15 @@ func TestLostAnswer(t *testing.T) {
 		})
 	}
 	t.Run("always", func(t *testing.T) {
+		apply(t, conn, settled, intercept.Created)
+		l.before = 1 << 20
+		if err := conn.Settle(t.Context(), listed); !errors.Is(err, unix.ENOBUFS) {
+			t.Errorf("Settle: %v", err)
+		}
+		l.before = 0
+		if removed, err := conn.Remove(t.Context()); !removed || err != nil {
+			t.Errorf("Remove: %t, %v", removed, err)
+		}
 		l.before = 1 << 20
 		outcome, err := conn.Apply(t.Context(), first)
 		if outcome == "" || !errors.Is(err, errUnheard) {
