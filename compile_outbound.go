@@ -79,19 +79,18 @@ func (c Config) passthrough(t Target) []Rule {
 // proxyToItself returns line O3: a proxy that calls its own pod's service by the pod's address comes in as inbound,
 // excluded outbound ports or not. In mode tproxy it has its mark already, and keeps its address.
 func (c Config) proxyToItself() []Rule {
-	switch c.Inbound.Mode {
-	case InboundOff:
-		return nil
-	case InboundTProxy:
+	if c.Inbound.Mode == InboundTProxy && c.Inbound.Hairpin == HairpinCapture {
 		match := []Match{leavingByLo, Proto{TCP}, MetaMark(c.Inbound.TProxy.SelfMark)}
 		return []Rule{rule("O3.mark", "the proxy calls its own pod", match, Keep{})}
-	case InboundRedirect:
 	}
 	return c.toItself()
 }
 
 // toItself returns the rules that know the connections of line O3, with the target they have in mode redirect.
 func (c Config) toItself() []Rule {
+	if c.Inbound.Mode == InboundOff || c.Inbound.Hairpin == HairpinPass {
+		return nil
+	}
 	var except Ports
 	if c.TunnelPort != 0 {
 		except = append(except, Port(c.TunnelPort))

@@ -17,9 +17,11 @@ func (c Config) tproxy() []Chain {
 	if c.Inbound.DropInvalid {
 		add(c.dropInvalid()) // I3
 	}
-	add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)),
-		Goto{Chain: ChainInboundCapture}),
-		rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
+	if c.Inbound.Hairpin == HairpinCapture {
+		add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)),
+			Goto{Chain: ChainInboundCapture}))
+	}
+	add(rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
 	add(c.fromBehind(Return{})...) // I2
 	add(c.notOurs()...)            // I9
 	// A first packet, too: it comes again when the answer is lost, and for conntrack, which saw the answer, it is then

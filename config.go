@@ -177,6 +177,10 @@ type Inbound struct {
 	// Exclude holds exclusions that combine clients and ports.
 	Exclude []InboundExclusion `json:"exclude" yaml:"exclude"`
 
+	// Hairpin says what happens when the proxy calls its own pod by the pod's
+	// address. Mode [InboundOff] leaves that alone.
+	Hairpin Hairpin `json:"hairpin" yaml:"hairpin"`
+
 	// TProxy says how mode [InboundTProxy] tells packets apart. Other modes
 	// ignore it.
 	TProxy TProxyMarks `json:"tproxy" yaml:"tproxy"`
@@ -239,6 +243,18 @@ const (
 	InboundOff InboundMode = "off"
 )
 
+// Hairpin is what happens to connections that the proxy opens to an address of
+// its own pod: what an app sends to a service that turns out to be itself.
+type Hairpin string
+
+const (
+	// HairpinCapture has them come in as inbound, so that the proxy treats them
+	// as those of any client.
+	HairpinCapture Hairpin = "capture"
+	// HairpinPass leaves them alone: they go straight to the app.
+	HairpinPass Hairpin = "pass"
+)
+
 // DNSMode says which name servers' traffic is captured.
 type DNSMode string
 
@@ -289,6 +305,7 @@ func Default() Config {
 			IncludePorts: AllPorts(),
 			// The proxy's own statistics, health and metrics.
 			ExcludePorts: Ports{Port(15020), Port(15021), Port(15090)},
+			Hairpin:      HairpinCapture,
 			TProxy: TProxyMarks{
 				Mark:     Mark{Value: 1337, Mask: ruleset.AllBits},
 				SelfMark: Mark{Value: 1338, Mask: ruleset.AllBits},

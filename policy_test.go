@@ -134,7 +134,8 @@ func (j judgement) ofProcess() string {
 		case j.onLo() && slices.Contains(j.PassthroughSources, p.Src.Addr()):
 			return "O2"
 		case tcp && j.onLo() && j.fromProxy() && !loopback && (j.TunnelPort == 0 || port != j.TunnelPort) &&
-			(!j.dnsOn() || port != 53) && j.Inbound.Mode != intercept.InboundOff && !fromClientsAddress:
+			(!j.dnsOn() || port != 53) && j.Inbound.Mode != intercept.InboundOff && !fromClientsAddress &&
+			j.Inbound.Hairpin == intercept.HairpinCapture:
 			return "O3"
 		case j.fromProxy():
 			return "O4"

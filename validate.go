@@ -209,6 +209,11 @@ func (v *validator) inbound(in Inbound) {
 	default:
 		v.fail("inbound.mode", "%q is not one of redirect, tproxy, off", string(in.Mode))
 	}
+	switch in.Hairpin {
+	case HairpinCapture, HairpinPass:
+	default:
+		v.fail("inbound.hairpin", "%q is not one of capture, pass", string(in.Hairpin))
+	}
 	v.check("inbound.port", in.Port.Validate())
 	v.ports("inbound.includePorts", in.IncludePorts)
 	v.ports("inbound.excludePorts", in.ExcludePorts)

@@ -90,6 +90,8 @@ func Fields() []Field {
 		{"inbound-exclude", "RULE", GroupInbound, "inbound.exclude", "none",
 			"leave alone these clients at these ports:\n[CIDRS][:PORTS], as in 10.0.0.0/8:8080-8090",
 			"; give it\nagain for another, or write ; between them", nil},
+		{"hairpin", "capture|pass", GroupInbound, "inbound.hairpin", "capture",
+			"the proxy's calls to its own pod's address: capture,\nas inbound; pass: straight to the app", "", nil},
 		{"tproxy-mark", "MARK", GroupInbound, "inbound.tproxy.mark", "0x539",
 			"mark of packets that mode tproxy delivers to the proxy", "", nil},
 		{"tproxy-self-mark", "MARK", GroupInbound, "inbound.tproxy.selfMark", "0x53a",

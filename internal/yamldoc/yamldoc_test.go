@@ -40,6 +40,7 @@ inbound:
   excludePorts: "15020,15021"
   excludeSources: 10.9.0.0/16
   dropInvalid: true
+  hairpin: pass
 dns:
   mode: resolvconf
   port: 15053
@@ -114,7 +115,7 @@ func TestDecodeFile(t *testing.T) {
 			ExcludePorts: intercept.Ports{
 				port(15020),
 				port(15021),
-			}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true,
+			}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true, Hairpin: intercept.HairpinPass,
 		},
 		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053},
 		ExcludeInterfaces: []string{"net1", "br-*"},

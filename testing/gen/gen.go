@@ -145,6 +145,9 @@ func candidate(r *rand.Rand) intercept.Config {
 	}
 	c.Inbound.ExcludeSources = maybe(r, sources, 3)
 	c.Inbound.DropInvalid = one(r, 3)
+	if one(r, 5) {
+		c.Inbound.Hairpin = intercept.HairpinPass
+	}
 
 	switch r.IntN(3) {
 	case 0:

@@ -165,9 +165,12 @@ func (d Delivery) first() Banner {
 
 // Is reports whether the delivery is what the fate f leads to. It differs from
 // d.Fate == f in two ways: a redirection to a range of ports is one to any of
-// them, and a flow that was on its way to the sidecar's very port arrives the
-// same whether it is sent there or passes.
+// them, and a flow that was on its way to the sidecar's very port, or to the very
+// target, arrives the same whether it is sent there or passes.
 func (d Delivery) Is(f intercept.Fate) bool {
+	if f.Action == intercept.Translated && d.Fate.Action == intercept.Pass {
+		return d.Role != "" && d.Local == f.To
+	}
 	if f.Action != intercept.Redirected && f.Action != intercept.Transparent {
 		return d.Fate == f
 	}
@@ -295,7 +298,7 @@ func (l *Lab) prepare(f Flow) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.From == FromPod && (f.Src.Addr() == passthrough6 || dst == passthrough6) {
-		if err := l.ensurePassthrough(); err != nil {
+		if err := l.Pod.Do(addPassthrough); err != nil {
 			return err
 		}
 	}
@@ -472,16 +475,6 @@ var (
 	passthrough4 = netip.AddrFrom4([4]byte{127, 0, 0, 6})
 	passthrough6 = netip.AddrFrom16([16]byte{15: 6}) // ::6
 )
-
-// ensurePassthrough makes ::6 an address of the pod's. l.mu is held.
-func (l *Lab) ensurePassthrough() error {
-	if l.passthrough {
-		return nil
-	}
-	err := l.Pod.Do(addPassthrough)
-	l.passthrough = err == nil
-	return err
-}
 
 // addPassthrough makes ::6 an address of the loopback interface, as 127.0.0.6
 // is by itself.

@@ -36,11 +36,10 @@ type Lab struct {
 	own      group // the sockets of the peer and of the apps
 	lastPort atomic.Uint32
 
-	mu          sync.Mutex
-	listening   map[endpoint]*group // what listens in the pod
-	sidecars    []*Sidecar
-	passthrough bool // ::6 is an address of the pod
-	relays      relays
+	mu        sync.Mutex
+	listening map[endpoint]*group // what listens in the pod
+	sidecars  []*Sidecar
+	relays    relays
 }
 
 // Options are choices about a [Lab]. The zero Options are the usual ones.

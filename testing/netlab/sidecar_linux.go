@@ -94,7 +94,7 @@ func (l *Lab) StartSidecar(c SidecarConfig) (*Sidecar, error) {
 	s := &Sidecar{lab: l}
 	l.mu.Lock()
 	if c.Forward == ForwardPassthrough {
-		if err := l.ensurePassthrough(); err != nil {
+		if err := l.Pod.Do(addPassthrough); err != nil {
 			l.mu.Unlock()
 			return nil, fmt.Errorf("netlab: start a sidecar: %w", err)
 		}
