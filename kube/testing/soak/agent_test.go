@@ -1,4 +1,4 @@
-//go:build linux && soak
+//go:build linux
 
 package soak
 
@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ type agent struct {
 	cgroup string
 	uid    string
 	pods   int // that there have been
+	// often: of its netlink calls one in so many fails; 0: none.
+	often atomic.Int64
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -108,8 +111,8 @@ func (a *agent) ask(c intercept.Config) error {
 // forget takes the pod away from the agent. It may be at work on it.
 func (a *agent) forget() { a.api.Delete("default", a.p.name) }
 
-// start starts the agent, if it does not run. Of its netlink calls one in often fails; 0: none.
-func (a *agent) start(often int) error {
+// start starts the agent, if it does not run.
+func (a *agent) start() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.cmd != nil {
@@ -128,8 +131,10 @@ func (a *agent) start(often int) error {
 		"--token-file", a.api.TokenFile, "--ca-file", a.api.CAFile, "--listen", address, "--repair-interval", "1s",
 		"--keep-on-exit")
 	cmd.Stdout, cmd.Stderr = a.log, a.log
-	choice := rand.New(rand.NewPCG(uint64(often), 5)) // of the one goroutine that asks
-	injector := &faults.Injector{Choose: func(c faults.Call) faults.Fault { return a.p.chooseFault(c, often, choice) }}
+	choice := rand.New(rand.NewPCG(uint64(a.pods), 5)) // of the one goroutine that asks
+	injector := &faults.Injector{Choose: func(c faults.Call) faults.Fault {
+		return a.p.chooseFault(c, int(a.often.Load()), choice)
+	}}
 	started, ended := make(chan struct{}), make(chan struct{})
 	var failed error
 	go func() {

@@ -1,4 +1,4 @@
-//go:build linux && soak
+//go:build linux
 
 package soak
 
@@ -54,12 +54,6 @@ func (c *counts) add(what string, n int64) {
 		c.all = map[string]int64{}
 	}
 	c.all[what] += n
-}
-
-func (c *counts) of(what string) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.all[what]
 }
 
 // mostViolations is how many are shown.

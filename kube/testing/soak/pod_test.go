@@ -1,4 +1,4 @@
-//go:build linux && soak
+//go:build linux
 
 package soak
 
@@ -66,22 +66,11 @@ func (p *pod) target() dataplane.Pod {
 
 // choose returns a configuration, which may be in force from now on.
 func (p *pod) choose(r *rand.Rand) intercept.Config {
-	for {
-		c := configuration(r, p.lab)
-		p.mu.Lock()
-		if p.backend == dataplane.BackendNFT || len(p.asked) == 0 || sameInbound(c, p.asked[0]) {
-			p.asked = append(p.asked, c)
-			p.mu.Unlock()
-			return c
-		}
-		p.mu.Unlock()
-	}
-}
-
-// sameInbound reports whether two configurations capture what arrives in the same way. iptables changes one table
-// after the other (docs/backends.md): between two ways, one in mangle and one in nat, there is a moment with neither.
-func sameInbound(a, b intercept.Config) bool {
-	return a.Inbound.Mode == b.Inbound.Mode && a.Inbound.TProxy == b.Inbound.TProxy
+	c := configuration(r, p.lab)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = append(p.asked, c)
+	return c
 }
 
 // patience is how long a flow may take. Nobody waits for it unless something is wrong, or has just gone down.
@@ -287,7 +276,7 @@ func (p *pod) contents() (string, error) {
 	var b strings.Builder
 	err := run(p.lab.Pod, &b, "sh", "-ec", `
 		for f in -4 -6; do ip $f rule; ip $f route show table all | grep -v fe80:; done
-		nft list ruleset
+		nft -s list ruleset
 		for p in iptables-legacy-save ip6tables-legacy-save; do $p | sed 's/^#.*//; s/\[[0-9:]*\]//' ; done`)
 	return b.String(), err
 }

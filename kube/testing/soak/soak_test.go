@@ -1,4 +1,4 @@
-//go:build linux && soak
+//go:build linux
 
 package soak
 
@@ -175,8 +175,8 @@ func (p *pod) storm(a *agent, round int, u *usual) error {
 	}
 	var failed error
 	all.Go(func() {
-		const often = 200
-		failed = a.start(often)
+		a.often.Store(200)
+		failed = a.start()
 		for n := 0; failed == nil && !p.bad() && (time.Now().Before(deadline) || n < 3); n++ {
 			<-time.After(300 * time.Millisecond)
 			p.look()
@@ -191,7 +191,7 @@ func (p *pod) storm(a *agent, round int, u *usual) error {
 				// It lives longer in most rounds, so that it is seen to grow if it does.
 				if round%4 == 0 && a.kill() {
 					p.add(killedAgent, 1)
-					failed = a.start(often)
+					failed = a.start()
 				}
 			}
 		}
@@ -224,7 +224,7 @@ func (p *pod) write(r *rand.Rand, w work, u *usual) {
 			killed = killedCNI
 		}
 		if w.mishap == noMemory {
-			if err := p.tools.limit((1000 + r.IntN(1500)) << 10); err != nil {
+			if err := p.tools.limit((1000 + r.IntN(11_000)) << 10); err != nil {
 				p.violated("limit memory: %v", err)
 			}
 		}
@@ -259,10 +259,32 @@ func (p *pod) isInForce(c intercept.Config) (bool, error) {
 	return len(diffs) == 0, err
 }
 
-// isOneOf fails if none of some configurations is in force. What is different all the same, as far as except takes
-// it, is none.
-func (p *pod) isOneOf(except func(ruleset.Difference) bool, all ...intercept.Config) error {
-	var least []ruleset.Difference
+// isOneOf fails if what is in force is none of some configurations. What is different all the same, as far as except
+// takes it, is none. With iptables each table can be one of them by itself, if apart says so.
+func (p *pod) isOneOf(except func(ruleset.Difference) bool, apart bool, all ...intercept.Config) error {
+	for range 20 {
+		before, err := p.contents()
+		if err != nil {
+			return err
+		}
+		failed := p.compare(except, apart, all)
+		if failed == nil {
+			return nil
+		}
+		// One look follows the other, and the agent may have written in between.
+		after, err := p.contents()
+		if err != nil {
+			return err
+		}
+		if before == after {
+			return failed
+		}
+	}
+	return errors.New("the rules keep changing")
+}
+
+func (p *pod) compare(except func(ruleset.Difference) bool, apart bool, all []intercept.Config) error {
+	least := map[string][]ruleset.Difference{} // by table
 	for i, c := range all {
 		diffs, err := p.target().Check(context.Background(), c)
 		if err != nil {
@@ -272,12 +294,27 @@ func (p *pod) isOneOf(except func(ruleset.Difference) bool, all ...intercept.Con
 			// An interface that goes down loses its routes, whatever becomes of the rules.
 			return strings.Contains(d.What, "dev ") || strings.HasPrefix(d.What, "interface") || except(d)
 		})
-		if len(diffs) == 0 {
-			return nil
+		of := map[string][]ruleset.Difference{}
+		for _, d := range diffs {
+			table := ""
+			if words := strings.SplitN(d.What, ", ", 3); apart && len(words) == 3 && strings.HasPrefix(words[1], "table ") {
+				table = words[0] + ", " + words[1]
+			}
+			of[table] = append(of[table], d)
 		}
-		if i == 0 || len(diffs) < len(least) {
-			least = diffs
+		if i == 0 {
+			least = of
 		}
+		for table, known := range least {
+			if n := len(of[table]); n == 0 {
+				delete(least, table)
+			} else if n < len(known) {
+				least[table] = of[table]
+			}
+		}
+	}
+	if len(least) == 0 {
+		return nil
 	}
 	return fmt.Errorf("what is in force is none of the %d that were asked for; from the one that is most like it, "+
 		"it differs in %v", len(all), least)
@@ -289,26 +326,31 @@ func nothing(ruleset.Difference) bool { return false }
 // halfway is what differs where somebody was killed between the two steps of a replacement: the backstop then lets
 // connections go on that conntrack knows.
 func halfway(d ruleset.Difference) bool {
-	return strings.Contains(d.Problem, "another configuration") ||
+	for _, part := range []string{
 		// Routes come before rules, and go after them.
-		strings.Contains(d.What, " lookup ") || strings.Contains(d.What, " route ") || strings.HasPrefix(d.What, "chain "+
-		intercept.ChainBackstopStream)
+		" lookup ", " route ",
+		"chain " + intercept.ChainBackstopStream, "chain MESH_" + strings.ToUpper(intercept.ChainBackstopStream),
+		"chain MESH_SPEC_", // the fingerprint of that
+	} {
+		if strings.Contains(d.What, part) {
+			return true
+		}
+	}
+	return strings.Contains(d.Problem, "another configuration")
 }
 
 // silence looks at what a storm leaves, and then at what writers say that fail.
 func (p *pod) silence(u *usual, agents intercept.Config) error {
-	if p.backend == dataplane.BackendNFT {
-		// With iptables a kill leaves each table whole (docs/backends.md), and no more.
-		if err := p.isOneOf(halfway, p.asked...); err != nil {
-			return err
-		}
+	// With iptables a kill leaves each table whole, and no more (docs/backends.md).
+	if err := p.isOneOf(halfway, p.backend != dataplane.BackendNFT, p.asked...); err != nil {
+		return err
 	}
 	was := p.choose(p.r)
 	for range 3 {
 		if err := p.mustRun(u, "apply", was); err != nil {
 			return err
 		}
-		if err := p.isOneOf(nothing, was, agents); err != nil {
+		if err := p.isOneOf(nothing, false, was, agents); err != nil {
 			return err
 		}
 		now := p.choose(p.r)
@@ -326,14 +368,14 @@ func (p *pod) silence(u *usual, agents intercept.Config) error {
 		switch {
 		case got.ok():
 			p.add(replaces, 1)
-			if err := p.isOneOf(nothing, now, agents); err != nil {
+			if err := p.isOneOf(nothing, false, now, agents); err != nil {
 				return fmt.Errorf("mesh-init said that it is done: %w", err)
 			}
 		case says("could not be undone", "may be in force", "are written", "does not hold"):
 			p.add("applies that left something, and said so", 1)
 		default:
 			p.add(refusals, 1)
-			if err := p.isOneOf(nothing, was, agents); err != nil {
+			if err := p.isOneOf(nothing, false, was, agents); err != nil {
 				return fmt.Errorf("mesh-init failed with %q: %w", got.output, err)
 			}
 		}
@@ -379,7 +421,8 @@ func (p *pod) repair(a *agent, u *usual) error {
 	}
 	p.add(repairs, 1)
 
-	if err := errors.Join(p.damage(), a.start(0), a.ask(c)); err != nil {
+	a.often.Store(0)
+	if err := errors.Join(p.damage(), a.start(), a.ask(c)); err != nil {
 		return err
 	}
 	if err := until(func() bool { is, err := p.isInForce(c); return is && err == nil }); err != nil {
