@@ -140,6 +140,14 @@ func (o objects) BaseChains(_ context.Context, f ruleset.Family) (map[string][]s
 	return base, nil
 }
 
+func (o objects) CountRules(_ context.Context, f ruleset.Family, prefix string) (map[string]map[string]int, error) {
+	c, err := o.nft()
+	if err != nil {
+		return nil, err
+	}
+	return c.CountRules(f, prefix)
+}
+
 func (o objects) RemoveEmpty(_ context.Context, f ruleset.Family, table string, chains []string, andTable bool) error {
 	c, err := o.nft()
 	if err != nil {

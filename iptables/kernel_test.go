@@ -109,6 +109,10 @@ func (o objects) BaseChains(_ context.Context, f ruleset.Family) (map[string][]s
 	return base, nil
 }
 
+func (o objects) CountRules(_ context.Context, f ruleset.Family, prefix string) (map[string]map[string]int, error) {
+	return o.Conn.CountRules(f, prefix)
+}
+
 func (o objects) RemoveEmpty(_ context.Context, f ruleset.Family, table string, chains []string, andTable bool) error {
 	return o.Conn.RemoveEmpty(f, table, chains, andTable)
 }

@@ -33,8 +33,8 @@ type Options struct {
 	// SharedLock says that the other programs that write to the namespace use the same file as a lock
 	// (XTABLES_LOCKFILE, /run/xtables.lock) as programs started from here. It is true of the process's own namespace.
 	SharedLock bool
-	// Objects makes Remove take out what iptables-nft itself leaves of nf_tables. Nil: it stays, empty. It is of no use
-	// with Legacy.
+	// Objects makes Remove take out what iptables-nft itself leaves of nf_tables, and compares what it lists with what
+	// there is. Nil: the former stays, empty, and the list is believed. It is of no use with Legacy.
 	Objects Objects
 	// gvisor is true if the kernel is gVisor's.
 	gvisor bool
@@ -45,6 +45,9 @@ type Options struct {
 type Objects interface {
 	// BaseChains returns the base chains of each table of a family.
 	BaseChains(context.Context, ruleset.Family) (map[string][]string, error)
+	// CountRules returns, by table, how many rules there are in each chain whose name begins with the prefix, and how many
+	// in each other chain that lead to one of those, if any.
+	CountRules(ctx context.Context, f ruleset.Family, prefix string) (map[string]map[string]int, error)
 	// RemoveEmpty removes, at once, those of the chains that have no rules, and the table if it is to go and nothing is
 	// left in it.
 	RemoveEmpty(ctx context.Context, f ruleset.Family, table string, chains []string, andTable bool) error

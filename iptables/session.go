@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -187,6 +188,52 @@ func (s *session) read(ctx context.Context) (map[ruleset.Family]listing, error) 
 	if s.o.gvisor {
 		return readEntriesOfAll()
 	}
+	const attempts = 20
+	for range attempts {
+		have, err := s.list(ctx)
+		if err != nil || s.o.Variant != NFT || s.o.Objects == nil {
+			return have, err
+		}
+		whole := true
+		for _, f := range families() {
+			counts, err := s.o.Objects.CountRules(ctx, f, prefix)
+			if err != nil {
+				return nil, err
+			}
+			whole = whole && (s.missing[f] != nil || have[f].has(counts))
+		}
+		if whole {
+			return have, nil
+		}
+	}
+	return nil, fmt.Errorf("list the rules: iptables-nft-save has left out some of them, %d times", attempts)
+}
+
+// has reports whether the listing has all of ours that the kernel has. iptables-nft-save (1.8.9) passes over the errors
+// of its own questions: where an answer was lost (ENOBUFS), or a signal came, it lists what it has, and says nothing.
+func (l listing) has(counts map[string]map[string]int) bool {
+	for _, name := range tableNames() {
+		listed := map[string]int{}
+		for _, c := range l.table(name).chains {
+			if strings.HasPrefix(c.name, prefix) {
+				listed[c.name] = len(c.rules)
+				continue
+			}
+			for _, r := range c.rules {
+				if r.isJump() {
+					listed[c.name]++
+				}
+			}
+		}
+		if !maps.Equal(listed, counts[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// list runs the programs that list, for both families at once.
+func (s *session) list(ctx context.Context) (map[ruleset.Family]listing, error) {
 	var errs []error
 	running := map[ruleset.Family]*process{}
 	for _, f := range families() {

@@ -133,6 +133,12 @@ func (conn *Conn) ForeignChains() ([]beside.Chain, error) { return conn.foreignC
 // ForeignRules fills in the rules of chains that ForeignChains has returned.
 func (conn *Conn) ForeignRules(chains []beside.Chain) error { return conn.foreignRules(chains) }
 
+// CountRules returns, for each table of a family that is not ours, how many rules there are in each chain whose name
+// begins with a prefix, and how many in each other chain that lead to one of those, if any.
+func (conn *Conn) CountRules(f ruleset.Family, prefix string) (map[string]map[string]int, error) {
+	return conn.countRules(f, prefix)
+}
+
 // RemoveForeign takes out what plan chooses from the chains of others, in one transaction. They are listed with their
 // rules, and are the same when it is taken out. It returns what that was.
 func (conn *Conn) RemoveForeign(ctx context.Context,

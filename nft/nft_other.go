@@ -41,6 +41,10 @@ func (*Conn) foreignChains() ([]beside.Chain, error) { return nil, ruleset.ErrNe
 
 func (*Conn) foreignRules([]beside.Chain) error { return ruleset.ErrNeedsLinux }
 
+func (*Conn) countRules(ruleset.Family, string) (map[string]map[string]int, error) {
+	return nil, ruleset.ErrNeedsLinux
+}
+
 func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal, error)) (beside.Removal, error) {
 	return beside.Removal{}, ruleset.ErrNeedsLinux
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -18,6 +20,46 @@ func tableFamily(f ruleset.Family) nftables.TableFamily {
 		return nftables.TableFamilyIPv4
 	}
 	return nftables.TableFamilyIPv6
+}
+
+func (conn *Conn) countRules(f ruleset.Family, prefix string) (map[string]map[string]int, error) {
+	counts := map[string]map[string]int{}
+	add := func(table, chain string, n int) {
+		if counts[table] == nil {
+			counts[table] = map[string]int{}
+		}
+		counts[table][chain] += n
+	}
+	isTheirs := func(chain string) bool { return strings.HasPrefix(chain, prefix) }
+	err := conn.chains(tableFamily(f), func(in tableName, c kernelChain) {
+		if in.name != Table && isTheirs(c.name) {
+			add(in.name, c.name, 0)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = conn.dump(unix.NFT_MSG_GETRULE, tableFamily(f), nil, func(_ nftables.TableFamily, message []byte) error {
+		var table, chain string
+		var r beside.Rule
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_RULE_TABLE:
+				table = zeroTerminated(data)
+			case unix.NFTA_RULE_CHAIN:
+				chain = zeroTerminated(data)
+			case unix.NFTA_RULE_EXPRESSIONS:
+				if !isTheirs(chain) { // the kernel names the chain first
+					readActs(&r, data)
+				}
+			}
+		}
+		if table != Table && (isTheirs(chain) || slices.ContainsFunc(r.To, isTheirs)) {
+			add(table, chain, 1)
+		}
+		return nil
+	})
+	return counts, explain(err, "count the rules of others")
 }
 
 func (conn *Conn) removeEmpty(f ruleset.Family, table string, chains []string, andTable bool) error {
