@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -55,11 +56,13 @@ func (s site) routing() string {
 // contents are all routes and rules, without what they have counted.
 func (s site) contents() string {
 	s.Helper()
-	return s.routing() + s.sh("nft -s list ruleset")
+	return s.routing() + s.sh(`nft -s list ruleset
+		for p in iptables ip6tables; do $p-legacy-save | grep -e ^-A -e '^:.* - ' | sed 's/\[.*\]//'; done || true`)
 }
 
-// run runs mesh-init, of which call n has a fault: none, if n is negative. It reports whether one had.
-func (s site) run(n int, what Fault, verb string, c *intercept.Config) (out string, had bool, err error) {
+// run runs mesh-init, of which call n has a fault: none, if n is negative. It returns how many there
+// were.
+func (s site) run(n int, what Fault, verb string, c *intercept.Config) (out string, calls int, err error) {
 	s.Helper()
 	// What was lost is waited for, by programs that have no patience of their own.
 	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
@@ -83,21 +86,24 @@ func (s site) run(n int, what Fault, verb string, c *intercept.Config) (out stri
 		return what
 	}}
 	err = i.Run(cmd, nil)
-	return b.String(), int(i.Calls.Load()) > n, err
+	return b.String(), int(i.Calls.Load()), err
 }
 
-func (s site) must(verb string, c *intercept.Config) {
+// must runs mesh-init without a fault, and returns how many calls it has.
+func (s site) must(verb string, c *intercept.Config) (calls int) {
 	s.Helper()
-	if out, _, err := s.run(-1, None, verb, c); err != nil {
+	out, calls, err := s.run(-1, None, verb, c)
+	if err != nil {
 		s.Fatalf("%s: %v\n%s", verb, err, out)
 	}
+	return calls
 }
 
 // TestEachCall: whichever of mesh-init's netlink calls fails, in the end there is what it says that there is: all of
 // what it was asked for, or what was there before, rules and routes.
 func TestEachCall(t *testing.T) {
 	netlab.Require(t)
-	for _, name := range []string{"ip", "nft"} {
+	for _, name := range []string{"ip", "nft", "iptables-nft-restore", "iptables-legacy-restore"} {
 		netlab.RequireProgram(t, name)
 	}
 	meshInit := filepath.Join(t.TempDir(), "mesh-init")
@@ -106,38 +112,53 @@ func TestEachCall(t *testing.T) {
 	}
 	first, second := intercept.Default(), intercept.Default()
 	second.Inbound.Mode, second.DNS.Mode = intercept.InboundTProxy, intercept.DNSAll
-	ns, err := netlab.NewNamespace()
-	if err != nil {
-		t.Fatal(err)
+	for _, b := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT,
+		dataplane.BackendIPTablesLegacy} {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			ns, err := netlab.NewNamespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { ns.Close() })
+			s := site{t, ns, meshInit, b}
+			s.sh("ip link set lo up; ip link add eth0 type veth peer name other; ip link set eth0 up")
+			nothing := s.contents()
+			want := map[*intercept.Config]string{}
+			for _, c := range []*intercept.Config{&first, &second} {
+				s.must("remove", nil)
+				s.must("apply", c)
+				want[c] = s.routing()
+			}
+			s.eachCall(Lost, &first, &second, want)
+			s.eachCall(Interrupted, &second, &first, want)
+			s.eachRemoval(&second, nothing)
+		})
 	}
-	t.Cleanup(func() { ns.Close() })
-	s := site{t, ns, meshInit, dataplane.BackendNFT}
-	s.sh("ip link set lo up; ip link add eth0 type veth peer name other; ip link set eth0 up")
-	nothing := s.contents()
-	want := map[*intercept.Config]string{}
-	for _, c := range []*intercept.Config{&first, &second} {
-		s.must("remove", nil)
-		s.must("apply", c)
-		want[c] = s.routing()
-	}
-	s.eachCall(Lost, &first, &second, want)
-	s.eachCall(Interrupted, &second, &first, want)
-	s.eachRemoval(&second, nothing)
 }
 
-// step keeps the calls that are tried few: each takes a run of mesh-init.
-const step = 3
+// most is how many of the calls are tried: each takes two runs of mesh-init, of which one by iptables-nft has several
+// hundred calls.
+const most = 30
+
+// each yields calls of all, those that are tried.
+func each(all int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		step := all/most | 1 // odd, for most programs send and receive in turn
+		for n := 0; n < all && yield(n); n += step {
+		}
+	}
+}
 
 // eachCall replaces one configuration by another.
 func (s site) eachCall(what Fault, from, to *intercept.Config, want map[*intercept.Config]string) {
 	s.Helper()
+	s.must("apply", from)
+	all := s.must("apply", to)
 	tried, failed := 0, 0
-	for n := 0; ; n += step {
+	for n := range each(all) {
 		s.must("apply", from)
-		out, had, err := s.run(n, what, "apply", to)
-		if !had {
-			break
-		}
+		out, _, err := s.run(n, what, "apply", to)
 		tried++
 		in := to
 		if err != nil {
@@ -164,13 +185,11 @@ func (s site) eachCall(what Fault, from, to *intercept.Config, want map[*interce
 // eachRemoval removes a configuration.
 func (s site) eachRemoval(c *intercept.Config, nothing string) {
 	s.Helper()
-	for n := 0; ; n += step {
+	s.must("apply", c)
+	for n := range each(s.must("remove", nil)) {
 		s.must("apply", c)
 		there := s.contents()
-		out, had, err := s.run(n, Lost, "remove", nil)
-		if !had {
-			return
-		}
+		out, _, err := s.run(n, Lost, "remove", nil)
 		found := s.contents()
 		if err == nil && found != nothing || err != nil && found == nothing {
 			s.Fatalf("call %d of mesh-init remove fails, and it says %q, %v: -there +found\n%s", n, out, err,
