@@ -132,8 +132,8 @@ func (a *agent) start() error {
 		"--keep-on-exit")
 	cmd.Stdout, cmd.Stderr = a.log, a.log
 	choice := rand.New(rand.NewPCG(uint64(a.pods), 5)) // of the one goroutine that asks
-	injector := &faults.Injector{Choose: func(c faults.Call) faults.Fault {
-		return a.p.chooseFault(c, int(a.often.Load()), choice)
+	injector := &faults.Injector{Choose: func(faults.Call) faults.Fault {
+		return chooseFault(int(a.often.Load()), choice)
 	}}
 	started, ended := make(chan struct{}), make(chan struct{})
 	var failed error

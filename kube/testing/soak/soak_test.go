@@ -158,12 +158,13 @@ func (p *pod) mustRun(u *usual, verb string, c intercept.Config) error {
 	return nil
 }
 
-// stormTime is how long a storm takes.
-const stormTime = 4 * time.Second
-
 // storm has writers and accidents at the same time.
 func (p *pod) storm(a *agent, round int, u *usual) error {
-	deadline := time.Now().Add(stormTime)
+	const usual = 4 * time.Second
+	deadline := time.Now()
+	if *howLong > 0 { // else everything happens once
+		deadline = deadline.Add(usual)
+	}
 	var all sync.WaitGroup
 	for range *writers {
 		r := rand.New(rand.NewPCG(p.r.Uint64(), 3))
