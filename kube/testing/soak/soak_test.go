@@ -238,6 +238,9 @@ func (p *pod) write(r *rand.Rand, w work, u *usual) {
 			p.add(killed, 1)
 		case got.killed() && w.mishap == noMemory:
 			p.add(killedByOOM, 1)
+		case w.plugin && strings.Contains(got.output, "was locked by another program for"):
+			// It waits for 5 s, as long as a runtime can, which then comes again. Another may take longer whose calls fail.
+			p.add("calls of mesh-cni that had to be made again, for another was at work", 1)
 		case got.killed() || w.mishap == none || w.mishap == kill:
 			p.violated("%s, to which nothing has happened: %d: %s", filepath.Base(cmd.Path), got.exit, got.output)
 		case strings.TrimSpace(got.output) == "":
