@@ -14,23 +14,31 @@ import (
 
 // TestRead: what tests have said is taken for what it is, and never for success if there is doubt.
 func TestRead(t *testing.T) {
+	all := []string{"TestA", "TestAB"}
 	for _, test := range []struct {
 		name, said string
 		want       result
 	}{
-		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\nexit code 0\n", result{pkg: "nft"}},
+		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\n\nexit code 0\n", result{}},
 		{"the innermost that fails is named", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
 			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\nexit code 1\n",
-			result{pkg: "nft", failed: []string{"TestA/x/1", "TestAB"}}},
-		{"cut off", "=== RUN   TestA\n", result{pkg: "nft", cut: `"=== RUN   TestA"`}},
-		{"nothing said", "", result{pkg: "nft", cut: `""`}},
-		{"success, and a code that says otherwise", "PASS\nexit code 2\n", result{pkg: "nft", cut: `"PASS\nexit code 2"`}},
-		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\nexit code 0\n",
-			result{pkg: "nft", failed: []string{"TestA"}, cut: `"FAIL\nexit code 0"`}},
+			result{failed: []string{"TestA/x/1", "TestAB"}}},
+		{"cut off", "--- PASS: TestA (0.00s)\n=== RUN   TestAB\n    --- PASS: TestAB/x (0.00s)\n",
+			result{missing: []string{"TestAB"}}},
+		{"nothing said", "", result{missing: all}},
+		{"success, and a code that says otherwise",
+			"--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\na leak\nexit code 2\n", result{missing: all}},
+		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\nexit code 0\n", result{missing: all}},
 		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\nexit code 2\n",
-			result{pkg: "nft", failed: []string{"TestA"}, cut: `"main.go:1 +0x1\nexit code 2"`}},
+			result{failed: []string{"TestA"}, missing: []string{"TestAB"}}},
+		{"two runs", "--- PASS: TestA (0.00s)\nexit code 2\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
+		{"again, and now it passes", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n--- PASS: TestAB (0.00s)\nFAIL\n" +
+			"exit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\nexit code 0\n", result{}},
+		{"again, and now it fails", "--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n" +
+			"--- FAIL: TestA (0.00s)\nFAIL\nexit code 1\n", result{failed: []string{"TestA"}}},
 	} {
-		if diff := cmp.Diff(test.want, read("nft", test.said), cmp.AllowUnexported(result{})); diff != "" {
+		test.want.pkg, test.want.tests = "nft", len(all)
+		if diff := cmp.Diff(test.want, read("nft", all, test.said), cmp.AllowUnexported(result{})); diff != "" {
 			t.Errorf("%s:\n%s", test.name, diff)
 		}
 	}
@@ -39,11 +47,11 @@ func TestRead(t *testing.T) {
 func TestVersions(t *testing.T) {
 	var m machine
 	m.read("\n5.10.0-32-amd64\nnftables v0.9.8 (E.D.S.)\niptables v1.8.7 (nf_tables)\n")
-	if m.kernel != "5.10" || m.nft != "0.9.8" || m.iptables != "1.8.7" {
+	if m.seen.Linux != "5.10" || m.seen.NFT != "0.9.8" || m.seen.IPTables != "1.8.7" {
 		t.Errorf("%+v", m)
 	}
-	if m.read("Kernel panic - not syncing"); m.kernel != "" {
-		t.Errorf("a machine that did not boot has Linux %s", m.kernel)
+	if m.read("Kernel panic - not syncing"); m.seen.Linux != "" {
+		t.Errorf("a machine that did not boot has Linux %s", m.seen.Linux)
 	}
 }
 
@@ -53,9 +61,9 @@ func TestUnexplained(t *testing.T) {
 	machines := []machine{
 		{release: "bullseye", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
 		{release: "bookworm", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
-		{release: "bullseye", here: true, results: []result{{pkg: "nft", failed: []string{"TestA"}, cut: "x"}}},
+		{release: "bullseye", here: true, results: []result{{pkg: "nft", failed: []string{"TestA"}, missing: []string{"TestB"}}}},
 	}
-	want := []string{"bookworm: nft.TestA", "bullseye-here: nft did not come to an end: x"}
+	want := []string{"bookworm: nft.TestA", "bullseye-here: nft.TestB did not come to an end"}
 	if diff := cmp.Diff(want, unexplained(machines, all)); diff != "" {
 		t.Error(diff)
 	}
@@ -67,19 +75,22 @@ func TestUpdate(t *testing.T) {
 	if err := os.WriteFile(name, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	capabilities := func(states ...dataplane.State) dataplane.Report {
-		d := dataplane.Diagnosis{Finding: dataplane.Finding{Backend: dataplane.BackendNFT}}
-		for i, s := range states {
-			d.Capabilities = append(d.Capabilities, dataplane.Capability{Name: []string{"tables", "NAT"}[i], State: s})
+	report := func(states ...dataplane.State) dataplane.Report {
+		var r dataplane.Report
+		for _, backend := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT} {
+			d := dataplane.Diagnosis{Finding: dataplane.Finding{Backend: backend}}
+			for i, s := range states {
+				d.Capabilities = append(d.Capabilities, dataplane.Capability{Name: []string{"tables", "NAT"}[i], State: s})
+			}
+			r.Backends, states = append(r.Backends, d), []dataplane.State{dataplane.StateMissing}
 		}
-		return dataplane.Report{Backends: []dataplane.Diagnosis{d}}
+		return r
 	}
 	machines := []machine{
-		{release: "bullseye", kernel: "5.10", nft: "0.9.8", iptables: "1.8.7", results: []result{{pkg: "nft"}},
-			report: capabilities(dataplane.StateOK, dataplane.StateOK)},
-		{release: "bookworm", kernel: "6.1", nft: "1.0.6", iptables: "1.8.9",
-			results: []result{{pkg: "nft", failed: []string{"TestA/x", "TestA/y"}}},
-			report:  capabilities(dataplane.StateMissing)},
+		{"bullseye", false, seen{"5.10", "0.9.8", "1.8.7", report(dataplane.StateOK, dataplane.StateOK)},
+			[]result{{pkg: "nft", tests: 2}}},
+		{"bookworm", true, seen{"6.1", "1.0.6", "1.8.9", report(dataplane.StateOK)},
+			[]result{{pkg: "nft", tests: 2, failed: []string{"TestA/x", "TestA/y"}}}},
 	}
 	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
 	if err := update(name, tables(machines, all)); err != nil {
@@ -95,9 +106,14 @@ func TestUpdate(t *testing.T) {
 | programs of Debian | bullseye | bookworm |
 | nft | 0.9.8 | 1.0.6 |
 | iptables | 1.8.7 | 1.8.9 |
-| tests of nft | ok | ok but for TestA: it is so |
-| nft: tables | yes | no |
-| nft: NAT | yes | no |
+| tests of nft | all 2 | 1 of 2 (1) |
+
+1. TestA: it is so.
+
+| what rules need | nft | iptables-nft |
+| --- | --- | --- |
+| tables | yes | no |
+| NAT | not on 6.1 (bookworm) | no |
 
 ` + end + "after\n"
 	if diff := cmp.Diff(want, string(got)); diff != "" {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -60,11 +62,15 @@ func (l lack) try(ctx context.Context, w work) (wrong []string, err error) {
 		fmt.Fprintf(&commands, "ip netns add pod%d; /share/bin/mesh-init %s --netns pod%[1]d 2>&1; code=$?\n", i, s.args)
 		fmt.Fprintf(&commands, "echo; echo code $code; echo %s\n", next)
 	}
+	kept := filepath.Join(w.out, l.release+" without "+l.of+".log")
+	if said, err := os.ReadFile(kept); err == nil && len(l.judge(string(said))) == 0 {
+		return nil, nil
+	}
 	said, _, err := w.boot(ctx, machine{release: l.release}, 10*time.Minute, commands.String(), l.env)
 	if err != nil {
 		return nil, err
 	}
-	return l.judge(said), nil
+	return l.judge(said), os.WriteFile(kept, []byte(said), 0o600)
 }
 
 // next stands between what one step says and what the next does.

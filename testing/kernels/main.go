@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,9 +58,9 @@ func main() {
 	var w work
 	flag.Func("releases", "only these, as in bullseye,forky", list(&w.releases, releases()))
 	flag.Func("packages", "the tests of these alone, as in nft,testing/traffic; or none", list(&w.packages, packages()))
-	flag.StringVar(&w.run, "run", "", "only tests that match, as go test -run has it")
-	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that what came to an end is "+
-		"not run again; unless set, it is removed")
+	flag.StringVar(&w.run, "run", "", "only tests that match, as go test -run has it, and these again")
+	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that a test that came to an end "+
+		"is not run again; unless set, it is removed")
 	flag.Parse()
 	if err := w.do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -152,16 +154,20 @@ ip netns add compatibility && /share/bin/mesh-init doctor --netns compatibility 
 // on runs all that is asked for on a machine.
 func (w work) on(ctx context.Context, release string, here bool) (machine, error) {
 	m := machine{release: release, here: here}
-	said, code, err := w.boot(ctx, m, 5*time.Minute, look)
+	kept := filepath.Join(w.out, m.name()+".json")
+	text, err := os.ReadFile(kept)
+	if err != nil {
+		if err := w.look(ctx, &m); err != nil {
+			return m, err
+		}
+		if text, err = json.Marshal(m.seen); err == nil {
+			err = os.WriteFile(kept, text, 0o600)
+		}
+	} else {
+		err = json.Unmarshal(text, &m.seen)
+	}
 	if err != nil {
 		return m, err
-	}
-	report, err := os.ReadFile(filepath.Join(w.out, "report"))
-	if err == nil {
-		err = json.Unmarshal(report, &m.report)
-	}
-	if m.read(said); err != nil || m.kernel == "" {
-		return m, fmt.Errorf("the machine of %s does not say what it is (exit code %d): %w\n%s", release, code, err, said)
 	}
 	for _, suite := range suites() {
 		if !slices.Contains(w.packages, suite.pkg) {
@@ -177,30 +183,78 @@ func (w work) on(ctx context.Context, release string, here bool) (machine, error
 	return m, nil
 }
 
-// test runs a suite, unless its result is there.
+// look takes what there is to see of a machine.
+func (w work) look(ctx context.Context, m *machine) error {
+	said, code, err := w.boot(ctx, *m, 5*time.Minute, look)
+	if err != nil {
+		return err
+	}
+	report, err := os.ReadFile(filepath.Join(w.out, "report"))
+	if err == nil {
+		err = json.Unmarshal(report, &m.seen.Report)
+	}
+	if m.read(said); err != nil || m.seen.Linux == "" {
+		return fmt.Errorf("the machine of %s does not say what it is (exit code %d): %w\n%s", m.name(), code, err, said)
+	}
+	return nil
+}
+
+// test runs the tests of a suite that have no result yet. What is too much for one boot goes on in the next, as long as
+// each of them brings results.
 func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 	program := path.Base(s.pkg) + ".test"
 	log := filepath.Join(w.out, m.name()+"-"+path.Base(s.pkg)+".log")
-	if text, err := os.ReadFile(log); err == nil {
-		if r := read(s.pkg, string(text)); r.cut == "" {
-			return r, nil
-		}
-	}
-	command := fmt.Sprintf("cd %s && MESH_TEST_REQUIRE=1 /share/bin/%s "+
-		"-test.v -test.timeout %s -test.run '%s' -test.skip '%s' >/share/%s 2>&1; echo exit code $? >>/share/%[6]s",
-		s.pkg, program, limit, w.run, s.pure, filepath.Base(log))
-	said, _, err := w.boot(ctx, m, limit+time.Minute, command)
+	names, err := w.names(ctx, program, s)
 	if err != nil {
 		return result{}, err
 	}
-	text, err := os.ReadFile(log)
-	if err != nil {
-		return result{}, fmt.Errorf("%s: %w\n%s", m.name(), err, said)
+	for again := w.run != ""; ; again = false {
+		text, err := os.ReadFile(log)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return result{}, err
+		}
+		r := read(s.pkg, names, string(text))
+		todo := r.missing
+		if again {
+			todo = names
+		}
+		if len(todo) == 0 {
+			return r, nil
+		}
+		command := fmt.Sprintf("cd %s && MESH_TEST_REQUIRE=1 /share/bin/%s -test.v -test.timeout %s -test.run '^(%s)$' "+
+			">>/share/%s 2>&1; echo; echo exit code $? >>/share/%[5]s", s.pkg, program, limit, strings.Join(todo, "|"),
+			filepath.Base(log))
+		said, _, err := w.boot(ctx, m, limit+time.Minute, command)
+		if err != nil {
+			return r, err
+		}
+		if text, err = os.ReadFile(log); err != nil {
+			return r, fmt.Errorf("%s: %w\n%s", m.name(), err, said)
+		}
+		if r = read(s.pkg, names, string(text)); len(r.missing) == len(todo) {
+			return r, nil
+		}
 	}
-	return read(s.pkg, string(text)), nil
 }
 
-// limit is how long the tests of a package may take on an emulated processor.
+// names lists the tests of a suite that are asked for.
+func (w work) names(ctx context.Context, program string, s suite) (names []string, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(w.out, "bin", program), "-test.list", cmp.Or(w.run, "."))
+	cmd.Stderr = os.Stderr
+	listed, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", program, err)
+	}
+	pure, err := regexp.Compile(cmp.Or(s.pure, "^$"))
+	for name := range strings.Lines(string(listed)) {
+		if name = strings.TrimSpace(name); !strings.HasPrefix(name, "Benchmark") && !pure.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
+// limit is how long a machine runs tests before it is booted anew.
 const limit = 40 * time.Minute
 
 // boot runs a command of sh on a machine. Its folder /share is w.out.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -14,10 +16,14 @@ import (
 type machine struct {
 	release string
 	here    bool // the host's kernel, and the release's programs
-	// Versions.
-	kernel, nft, iptables string
-	report                dataplane.Report
-	results               []result // as packages
+	seen    seen
+	results []result // as packages
+}
+
+// seen is what a machine says of itself.
+type seen struct {
+	Linux, NFT, IPTables string // versions
+	Report               dataplane.Report
 }
 
 // name tells machines apart.
@@ -36,49 +42,79 @@ func (m *machine) read(said string) {
 		}
 		return ""
 	}
-	m.kernel = version(`(?m)^([0-9]+\.[0-9]+)\.[0-9]+\S*\r?$`)
-	m.nft, m.iptables = version(`nftables v(\S+)`), version(`iptables v(\S+)`)
+	m.seen.Linux = version(`(?m)^([0-9]+\.[0-9]+)\.[0-9]+\S*\r?$`)
+	m.seen.NFT, m.seen.IPTables = version(`nftables v(\S+)`), version(`iptables v(\S+)`)
 }
 
 // A result is that of the tests of a package.
 type result struct {
 	pkg    string
+	tests  int      // how many there are
 	failed []string // by their names, as in TestKilled/nft
-	// cut is what it said last, if it did not come to an end.
-	cut string
+	// missing are those that did not come to an end.
+	missing []string
 }
 
 func (r result) String() string {
 	switch {
-	case r.cut != "":
-		return "did not come to an end: " + r.cut
+	case len(r.missing) > 0:
+		return "no end of " + strings.Join(r.missing, ", ")
 	case len(r.failed) > 0:
 		return "failed: " + strings.Join(r.failed, ", ")
 	}
 	return "ok"
 }
 
-// read takes the result of a package from what its tests say with -test.v, and a last line of their exit code.
-func read(pkg, said string) result {
-	r := result{pkg: pkg}
-	for _, found := range regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`).FindAllStringSubmatch(said, -1) {
-		r.failed = append(r.failed, found[1])
+// read takes the results of a package's tests from what they have said in one run or more. A line of its exit code ends
+// each, unless it was cut off. Of a test that has run twice the later result counts. A run whose code is not what its
+// tests say counts for nothing.
+func read(pkg string, tests []string, said string) result {
+	failed := map[string][]string{} // by test; none of one that passed
+	code, passed := regexp.MustCompile(`(?m)^exit code ([0-9]+)$`), regexp.MustCompile(`(?m)^PASS$`)
+	for rest := said; rest != ""; {
+		run, end := rest, code.FindStringSubmatchIndex(rest)
+		if rest = ""; end != nil {
+			zero := run[end[2]:end[3]] == "0"
+			run, rest = run[:end[0]], run[end[1]:]
+			if zero != passed.MatchString(run) {
+				continue
+			}
+		}
+		maps.Copy(failed, failures(run))
 	}
-	// Of those that failed because one of theirs did, the latter.
-	all := slices.Clone(r.failed)
-	r.failed = slices.DeleteFunc(r.failed, func(name string) bool {
-		return slices.ContainsFunc(all, func(other string) bool { return strings.HasPrefix(other, name+"/") })
-	})
+	r := result{pkg: pkg, tests: len(tests)}
+	for _, test := range tests {
+		all, ended := failed[test]
+		if !ended {
+			r.missing = append(r.missing, test)
+		}
+		r.failed = append(r.failed, all...)
+	}
 	slices.Sort(r.failed)
-	lines := strings.Split(strings.TrimSpace(said), "\n")
-	want := "PASS\nexit code 0"
-	if len(r.failed) > 0 {
-		want = "FAIL\nexit code 1"
-	}
-	if last := strings.Join(lines[max(0, len(lines)-2):], "\n"); last != want {
-		r.cut = fmt.Sprintf("%q", last)
-	}
 	return r
+}
+
+// failures are what failed of each test that came to an end in a run.
+func failures(run string) map[string][]string {
+	ended := map[string][]string{}
+	found := regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (\S+)`).FindAllStringSubmatch(run, -1)
+	for _, f := range found {
+		if !strings.Contains(f[2], "/") {
+			ended[f[2]] = nil
+		}
+	}
+	for _, f := range found {
+		test, _, _ := strings.Cut(f[2], "/")
+		if _, ok := ended[test]; ok && f[1] == "FAIL" {
+			ended[test] = append(ended[test], f[2])
+		}
+	}
+	for test, all := range ended { // of those that failed because one of theirs did, the latter
+		ended[test] = slices.DeleteFunc(slices.Clone(all), func(name string) bool {
+			return slices.ContainsFunc(all, func(other string) bool { return strings.HasPrefix(other, name+"/") })
+		})
+	}
+	return ended
 }
 
 // A cause says why a test fails on a machine, and that this is how it is.
@@ -109,9 +145,8 @@ func explained(m machine, pkg, test string, causes []cause) string {
 func unexplained(machines []machine, causes []cause) (red []string) {
 	for _, m := range machines {
 		for _, r := range m.results {
-			if r.cut != "" {
-				red = append(red, fmt.Sprintf("%s: %s %s", m.name(), r.pkg, r))
-				continue
+			for _, test := range r.missing {
+				red = append(red, fmt.Sprintf("%s: %s.%s did not come to an end", m.name(), r.pkg, test))
 			}
 			for _, test := range r.failed {
 				if explained(m, r.pkg, test, causes) == "" {
@@ -126,56 +161,90 @@ func unexplained(machines []machine, causes []cause) (red []string) {
 // tables returns what was seen as the tables of the document.
 func tables(machines []machine, causes []cause) string {
 	var t strings.Builder
-	row := func(cells ...string) { fmt.Fprintf(&t, "| %s |\n", strings.Join(cells, " | ")) }
-	columns := func(first string, cell func(machine) string) {
-		cells := []string{first}
+	row := func(first string, cells ...string) {
+		fmt.Fprintf(&t, "| %s |\n", strings.Join(append([]string{first}, cells...), " | "))
+	}
+	rows := func(first string, cell func(machine) string) {
+		var cells []string
 		for _, m := range machines {
 			cells = append(cells, cell(m))
 		}
-		row(cells...)
+		row(first, cells...)
 	}
-	columns("Linux", func(m machine) string { return m.kernel })
-	columns("---", func(machine) string { return "---" })
-	columns("programs of Debian", func(m machine) string { return m.release })
-	columns("nft", func(m machine) string { return m.nft })
-	columns("iptables", func(m machine) string { return m.iptables })
+	rows("Linux", func(m machine) string { return m.seen.Linux })
+	rows("---", func(machine) string { return "---" })
+	rows("programs of Debian", func(m machine) string { return m.release })
+	rows("nft", func(m machine) string { return m.seen.NFT })
+	rows("iptables", func(m machine) string { return m.seen.IPTables })
+	var notes []string
 	for i, r := range machines[0].results {
-		columns("tests of "+r.pkg, func(m machine) string { return cell(m, m.results[i], causes) })
+		rows("tests of "+r.pkg, func(m machine) string { return cell(m, m.results[i], causes, &notes) })
 	}
-	for i, d := range machines[0].report.Backends {
-		for j, c := range d.Capabilities {
-			columns(fmt.Sprintf("%s: %s", d.Backend, c.Name), func(m machine) string {
-				if all := m.report.Backends[i].Capabilities; j < len(all) && all[j].State == dataplane.StateOK {
-					return "yes"
-				}
-				return "no"
-			})
+	for i, note := range notes {
+		fmt.Fprintf(&t, "\n%d. %s", i+1, note)
+	}
+	if len(notes) > 0 {
+		t.WriteString("\n")
+	}
+	t.WriteString("\n")
+	backends := machines[0].seen.Report.Backends
+	var names, lines []string
+	for _, d := range backends {
+		names, lines = append(names, string(d.Backend)), append(lines, "---")
+	}
+	row("what rules need", names...)
+	row("---", lines...)
+	for j, c := range backends[0].Capabilities {
+		var cells []string
+		for i := range backends {
+			cells = append(cells, everywhere(machines, i, j))
 		}
+		row(c.Name, cells...)
 	}
 	return t.String()
 }
 
-// cell is a result as the table has it: of what fails, the tests and the cause, each once.
-func cell(m machine, r result, causes []cause) string {
-	var whys []string
-	tests := map[string][]string{}
+// cell is a result as the table has it: how many passed, and the numbers of the notes that say what failed, and why.
+func cell(m machine, r result, causes []cause, notes *[]string) string {
+	tests := map[string][]string{} // by cause
+	failed := map[string]bool{}
 	for _, test := range r.failed {
-		why := explained(m, r.pkg, test, causes)
 		name, _, _ := strings.Cut(test, "/")
-		if !slices.Contains(whys, why) {
-			whys = append(whys, why)
-		}
-		if !slices.Contains(tests[why], name) {
+		failed[name] = true
+		if why := explained(m, r.pkg, test, causes); !slices.Contains(tests[why], name) {
 			tests[why] = append(tests[why], name)
 		}
 	}
-	if len(whys) == 0 {
-		return "ok"
+	if len(failed) == 0 {
+		return fmt.Sprintf("all %d", r.tests)
 	}
-	for i, why := range whys {
-		whys[i] = fmt.Sprintf("ok but for %s: %s", strings.Join(tests[why], ", "), why)
+	var numbers []string
+	for _, why := range slices.Sorted(maps.Keys(tests)) {
+		note := fmt.Sprintf("%s: %s.", strings.Join(tests[why], ", "), why)
+		if !slices.Contains(*notes, note) {
+			*notes = append(*notes, note)
+		}
+		numbers = append(numbers, strconv.Itoa(slices.Index(*notes, note)+1))
 	}
-	return strings.Join(whys, "; ")
+	return fmt.Sprintf("%d of %d (%s)", r.tests-len(failed), r.tests, strings.Join(numbers, ", "))
+}
+
+// everywhere says on which machines a backend has a capability.
+func everywhere(machines []machine, backend, capability int) string {
+	var not []string
+	for _, m := range machines {
+		all := m.seen.Report.Backends[backend].Capabilities
+		if capability >= len(all) || all[capability].State != dataplane.StateOK {
+			not = append(not, fmt.Sprintf("%s (%s)", m.seen.Linux, m.release))
+		}
+	}
+	switch len(not) {
+	case 0:
+		return "yes"
+	case len(machines):
+		return "no"
+	}
+	return "not on " + strings.Join(not, ", ")
 }
 
 // Lines of the document that the tables stand between.
