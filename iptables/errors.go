@@ -22,6 +22,8 @@ type ProgramError struct {
 	Text    string // that line
 	// errno is the kernel's answer, where the program keeps it to itself.
 	errno syscall.Errno
+	// deletes: a rule is deleted in that line, or it ends a table in which one is.
+	deletes bool
 }
 
 func newProgramError(program string, err error, said, input string) *ProgramError {
@@ -30,6 +32,9 @@ func newProgramError(program string, err error, said, input string) *ProgramErro
 		n, _ := strconv.Atoi(m[1])
 		if lines := strings.Split(input, "\n"); n > 0 && n <= len(lines) {
 			e.Line, e.Text = n, lines[n-1]
+			table := strings.Join(lines[:n], "\n")
+			table = table[strings.LastIndex(table, "\n*")+1:]
+			e.deletes = strings.HasPrefix(e.Text, "-D ") || e.Text == "COMMIT" && strings.Contains(table, "\n-D ")
 		}
 	}
 	return e
@@ -92,8 +97,9 @@ func (e *ProgramError) kind() error {
 	return nil
 }
 
-// missed reports whether a rule could not be deleted: it was there when the tables were listed.
-func (e *ProgramError) missed() bool { return strings.HasPrefix(e.Text, "-D ") }
+// missed reports whether a rule could not be deleted, which was there when the tables were listed. iptables-nft-restore
+// 1.8.7 leaves open which rule of a table the kernel has refused: then it may be one to delete.
+func (e *ProgramError) missed() bool { return e.deletes }
 
 // withRemedy says what the programs need where they were refused for want of privilege.
 func withRemedy(err error) error {

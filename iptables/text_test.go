@@ -391,3 +391,15 @@ func FuzzListing(f *testing.F) {
 		_ = restoration(nil, l, Options{})
 	})
 }
+
+// TestMissed: a line that is refused may be about a rule that is no longer there if it deletes one, or if it ends a table
+// in which one is deleted and the program does not say more.
+func TestMissed(t *testing.T) {
+	const input = "*nat\n-A OUTPUT -j MESH_OUTPUT\nCOMMIT\n*filter\n-D OUTPUT 1\n-A OUTPUT -j MESH_FILTER\nCOMMIT\n"
+	for line, want := range map[int]bool{2: false, 3: false, 5: true, 6: false, 7: true} {
+		said := fmt.Sprintf("iptables-nft-restore: line %d failed", line)
+		if got := newProgramError("iptables-nft-restore", errors.New("exit status 1"), said, input).missed(); got != want {
+			t.Errorf("%s: %t", said, got)
+		}
+	}
+}

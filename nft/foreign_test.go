@@ -94,15 +94,15 @@ func TestForeignDevices(t *testing.T) {
 	ns, b := namespace(t)
 	run(t, ns, "", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
 	run(t, ns, `table netdev theirs {
-	chain in { type filter hook ingress device eth0 priority 10;
+	chain incoming { type filter hook ingress device eth0 priority 10;
 		ip daddr 192.0.2.1 fwd to "eth1"
 	}
-	chain out { type filter hook egress device eth0 priority -500;
+	chain outgoing { type filter hook egress device eth0 priority -500;
 		tcp dport 81 drop
 	}
 }
 table inet others {
-	chain in { type filter hook ingress device eth0 priority -500;
+	chain incoming { type filter hook ingress device eth0 priority -500;
 		ip daddr set 192.0.2.1
 	}
 	chain output { type filter hook output priority 0;

@@ -19,7 +19,8 @@ func TestRead(t *testing.T) {
 		name, said string
 		want       result
 	}{
-		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\n\nexit code 0\n", result{}},
+		{"all pass", "=== RUN   TestA\n--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\n\nexit code 0\n",
+			result{}},
 		{"the innermost that fails is named", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
 			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\nexit code 1\n",
 			result{failed: []string{"TestA/x/1", "TestAB"}}},
@@ -32,8 +33,8 @@ func TestRead(t *testing.T) {
 		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\nexit code 2\n",
 			result{failed: []string{"TestA"}, missing: []string{"TestAB"}}},
 		{"two runs", "--- PASS: TestA (0.00s)\nexit code 2\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
-		{"again, and now it passes", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n--- PASS: TestAB (0.00s)\nFAIL\n" +
-			"exit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\nexit code 0\n", result{}},
+		{"again, and now it passes", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
+			"--- PASS: TestAB (0.00s)\nFAIL\nexit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\nexit code 0\n", result{}},
 		{"again, and now it fails", "--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n" +
 			"--- FAIL: TestA (0.00s)\nFAIL\nexit code 1\n", result{failed: []string{"TestA"}}},
 	} {

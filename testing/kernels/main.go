@@ -221,9 +221,10 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		if len(todo) == 0 {
 			return r, nil
 		}
-		command := fmt.Sprintf("cd %s && MESH_TEST_REQUIRE=1 /share/bin/%s -test.v -test.timeout %s -test.run '^(%s)$' "+
-			">>/share/%s 2>&1; echo; echo exit code $? >>/share/%[5]s", s.pkg, program, limit, strings.Join(todo, "|"),
-			filepath.Base(log))
+		// From memory, as tests run themselves again as programs.
+		command := fmt.Sprintf("cp /share/bin/%[2]s /tmp && cd %[1]s && exec >>/share/%[3]s 2>&1 && "+
+			"MESH_TEST_REQUIRE=1 /tmp/%[2]s -test.v -test.timeout %[4]s -test.run '^(%[5]s)$'; code=$?; echo; echo exit code $code",
+			s.pkg, program, filepath.Base(log), limit, strings.Join(todo, "|"))
 		said, _, err := w.boot(ctx, m, limit+time.Minute, command)
 		if err != nil {
 			return r, err

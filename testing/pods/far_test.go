@@ -65,7 +65,7 @@ func (p pod) farther(t *testing.T, lab *netlab.Lab) (strangers func()) {
 		ip link set east up
 		ip addr add 10.99.0.1/24 dev east; ip -6 addr add fd00:99::1/64 dev east nodad
 		ip route add default via 10.98.0.1; ip -6 route add default via fd00:98::1
-		nft 'table inet seen { chain in { type filter hook prerouting priority 0;
+		nft 'table inet seen { chain incoming { type filter hook prerouting priority 0;
 			ip daddr 10.99.0.9 return; ip6 daddr fd00:99::9 return
 			meta l4proto { tcp, udp } th sport 61000-61999 counter; }; }'`)
 	run(host, `

@@ -171,13 +171,13 @@ func TestHealthy(t *testing.T) {
 			by(intercept.Owner{}, resolver("", "127.0.0.11:41053"))},
 			config: func(c *intercept.Config) {
 				c.DNS.Mode, c.DNS.Servers = intercept.DNSResolvConf, []netip.Addr{netip.MustParseAddr("10.96.0.10")}
-			}, after: `nft 'table ip nat { chain out { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
+			}, after: `nft 'table ip nat { chain outgoing { type nat hook output priority -100; ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'`},
 		{name: "another's NAT for the proxy's port", in: sidecar(),
-			notes: []string{"chain out of table ip other translates some of what our rules let go"},
-			after: `nft 'table ip other { chain out { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
+			notes: []string{"chain outgoing of table ip other translates some of what our rules let go"},
+			after: `nft 'table ip other { chain outgoing { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
 		{name: "another's rules for lo, for what leaves, and for interfaces that are not there", in: sidecar(),
-			after: `nft 'table inet other { chain in { type filter hook input priority 0; iifname lo tcp dport 1 drop; iifname != lo tcp dport 2 drop; iifname "tun*" drop; }
-				chain out { type filter hook output priority 0; oifname eth0 tcp dport 1 drop; }; }'`},
+			after: `nft 'table inet other { chain incoming { type filter hook input priority 0; iifname lo tcp dport 1 drop; iifname != lo tcp dport 2 drop; iifname "tun*" drop; }
+				chain outgoing { type filter hook output priority 0; oifname eth0 tcp dport 1 drop; }; }'`},
 		{name: "a strict reverse path filter", in: sidecar(),
 			before: "cd /proc/sys/net/ipv4/conf; for i in all eth0 default; do echo 1 > $i/rp_filter; done"},
 	} {

@@ -67,7 +67,7 @@ COMMIT
 // said of them.
 func TestFirewalls(t *testing.T) {
 	redirectedOut, redirectedIn := intercept.RedirectedTo(15001), intercept.RedirectedTo(15006)
-	const marks = "table FAMILY marks { chain out { type route hook output priority -150; meta mark set 0x1; }; }\n"
+	const marks = "table FAMILY marks { chain outgoing { type route hook output priority -150; meta mark set 0x1; }; }\n"
 	for _, tc := range []struct {
 		neighbour
 		ip      string // arguments of ip(8), of each family
@@ -93,8 +93,8 @@ func TestFirewalls(t *testing.T) {
 		{neighbour: neighbour{"a mark that leads nowhere", "", nftProgram, marks}, ip: "rule add fwmark 1 unreachable",
 			out: intercept.Fate{Action: intercept.Dropped}, in: intercept.Fate{Action: intercept.Dropped}},
 		{neighbour: neighbour{"notrack for other ports", "", nftProgram, `table FAMILY plain {
-			chain in { type filter hook prerouting priority -300; tcp dport 9100 notrack; }
-			chain out { type filter hook output priority -300; tcp sport 9100 notrack; }
+			chain incoming { type filter hook prerouting priority -300; tcp dport 9100 notrack; }
+			chain outgoing { type filter hook output priority -300; tcp sport 9100 notrack; }
 		}`}, out: redirectedOut, in: redirectedIn, says: beside.Untracks},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

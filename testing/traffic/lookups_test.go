@@ -308,7 +308,7 @@ func TestErrorsAboutLookups(t *testing.T) {
 		runIn(t, lab.Peer, "nft", `
 			add table inet silent
 			add chain inet silent c { type filter hook prerouting priority -160; }
-			add rule inet silent c udp dport 53 reject with icmpx port-unreachable`, "-f", "-")
+			add rule inet silent c udp dport 53 reject with icmpx type port-unreachable`, "-f", "-")
 		for name, c := range capturing() {
 			exempting(&c)
 			c.Inbound.DropInvalid = true
