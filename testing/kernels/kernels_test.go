@@ -34,7 +34,8 @@ func TestRead(t *testing.T) {
 			result{failed: []string{"TestA"}, missing: []string{"TestAB"}}},
 		{"two runs", "--- PASS: TestA (0.00s)\nexit code 2\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
 		{"again, and now it passes", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
-			"--- PASS: TestAB (0.00s)\nFAIL\nexit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\nexit code 0\n", result{}},
+			"--- PASS: TestAB (0.00s)\nFAIL\nexit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\n" +
+			"exit code 0\n", result{}},
 		{"again, and now it fails", "--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n" +
 			"--- FAIL: TestA (0.00s)\nFAIL\nexit code 1\n", result{failed: []string{"TestA"}}},
 	} {
@@ -62,10 +63,11 @@ func TestUnexplained(t *testing.T) {
 	machines := []machine{
 		{release: "bullseye", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
 		{release: "bookworm", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
-		{release: "bullseye", here: true, results: []result{{pkg: "nft", failed: []string{"TestA"}, missing: []string{"TestB"}}}},
+		{release: "bullseye", here: true,
+			results: []result{{pkg: "nft", failed: []string{"TestA"}, missing: []string{"TestB"}}}},
 	}
 	want := []string{"bookworm: nft.TestA", "bullseye-here: nft.TestB did not come to an end"}
-	if diff := cmp.Diff(want, unexplained(machines, all)); diff != "" {
+	if diff := cmp.Diff(want, append(unexplained(machines, all), unfinished(machines)...)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -89,9 +91,10 @@ func TestUpdate(t *testing.T) {
 	}
 	machines := []machine{
 		{"bullseye", false, seen{"5.10", "0.9.8", "1.8.7", report(dataplane.StateOK, dataplane.StateOK)},
-			[]result{{pkg: "nft", tests: 2}}},
+			[]result{{pkg: "nft", tests: 2}, {pkg: "iptables", tests: 2, missing: []string{"TestC", "TestD"}}}},
 		{"bookworm", true, seen{"6.1", "1.0.6", "1.8.9", report(dataplane.StateOK)},
-			[]result{{pkg: "nft", tests: 2, failed: []string{"TestA/x", "TestA/y"}}}},
+			[]result{{pkg: "nft", tests: 2, failed: []string{"TestA/x", "TestA/y"}},
+				{pkg: "iptables", tests: 2, missing: []string{"TestC"}}}},
 	}
 	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
 	if err := update(name, tables(machines, all)); err != nil {
@@ -108,6 +111,7 @@ func TestUpdate(t *testing.T) {
 | nft | 0.9.8 | 1.0.6 |
 | iptables | 1.8.7 | 1.8.9 |
 | tests of nft | all 2 | 1 of 2 (1) |
+| tests of iptables | not run | 1 of 2, 1 not run |
 
 1. TestA: it is so.
 

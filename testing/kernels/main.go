@@ -61,6 +61,7 @@ func main() {
 	flag.StringVar(&w.run, "run", "", "only tests that match, as go test -run has it, and these again")
 	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that a test that came to an end "+
 		"is not run again; unless set, it is removed")
+	flag.BoolVar(&w.write, "write", false, "run no tests, and write what -o has of them, however much that is")
 	flag.Parse()
 	if err := w.do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -89,6 +90,7 @@ func list(to *[]string, all []string) func(string) error {
 type work struct {
 	releases, packages []string
 	run, out           string
+	write              bool
 }
 
 func (w work) wants(release string) bool { return slices.Contains(w.releases, release) }
@@ -119,7 +121,10 @@ func (w work) do(ctx context.Context) (err error) {
 		}
 	}
 	red := unexplained(machines, causes())
-	if w.run == "" {
+	if !w.write {
+		red = append(red, unfinished(machines)...)
+	}
+	if w.run == "" && !w.write {
 		wrong, err := w.tryLacks(ctx)
 		if err != nil {
 			return err
@@ -218,7 +223,7 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		if again {
 			todo = names
 		}
-		if len(todo) == 0 {
+		if len(todo) == 0 || w.write {
 			return r, nil
 		}
 		// From memory, as tests run themselves again as programs.

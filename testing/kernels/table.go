@@ -133,8 +133,8 @@ func causes() (all []cause) {
 		{"^bullseye", `^iptables\.TestNoPrivilege/nft$`,
 			"iptables-nft 1.8.7 says of a missing NET_ADMIN that it cannot load a match, and apply repeats that"},
 		{"^bullseye", `^dataplane\.TestReferenceUnseen$`,
-			"iptables-nft-save 1.8.7 crashes (\"double free\") where a table has two chains at one hook; apply and remove say so, " +
-				"and change nothing"},
+			"iptables-nft-save 1.8.7 crashes (\"double free\") where a table has two chains at one hook; " +
+				"apply and remove say so, and change nothing"},
 	} {
 		all = append(all, cause{regexp.MustCompile(c[0]), regexp.MustCompile(c[1]), c[2]})
 	}
@@ -155,13 +155,22 @@ func explained(m machine, pkg, test string, causes []cause) string {
 func unexplained(machines []machine, causes []cause) (red []string) {
 	for _, m := range machines {
 		for _, r := range m.results {
-			for _, test := range r.missing {
-				red = append(red, fmt.Sprintf("%s: %s.%s did not come to an end", m.name(), r.pkg, test))
-			}
 			for _, test := range r.failed {
 				if explained(m, r.pkg, test, causes) == "" {
 					red = append(red, fmt.Sprintf("%s: %s.%s", m.name(), r.pkg, test))
 				}
+			}
+		}
+	}
+	return red
+}
+
+// unfinished returns the tests without a result.
+func unfinished(machines []machine) (red []string) {
+	for _, m := range machines {
+		for _, r := range m.results {
+			for _, test := range r.missing {
+				red = append(red, fmt.Sprintf("%s: %s.%s did not come to an end", m.name(), r.pkg, test))
 			}
 		}
 	}
@@ -214,7 +223,8 @@ func tables(machines []machine, causes []cause) string {
 	return t.String()
 }
 
-// cell is a result as the table has it: how many passed, and the numbers of the notes that say what failed, and why.
+// cell is a result as the table has it: how many passed, the numbers of the notes that say what failed and why, and how
+// many did not run.
 func cell(m machine, r result, causes []cause, notes *[]string) string {
 	tests := map[string][]string{} // by cause
 	failed := map[string]bool{}
@@ -225,7 +235,10 @@ func cell(m machine, r result, causes []cause, notes *[]string) string {
 			tests[why] = append(tests[why], name)
 		}
 	}
-	if len(failed) == 0 {
+	switch {
+	case len(r.missing) == r.tests:
+		return "not run"
+	case len(r.missing)+len(failed) == 0:
 		return fmt.Sprintf("all %d", r.tests)
 	}
 	var numbers []string
@@ -236,7 +249,14 @@ func cell(m machine, r result, causes []cause, notes *[]string) string {
 		}
 		numbers = append(numbers, strconv.Itoa(slices.Index(*notes, note)+1))
 	}
-	return fmt.Sprintf("%d of %d (%s)", r.tests-len(failed), r.tests, strings.Join(numbers, ", "))
+	text := fmt.Sprintf("%d of %d", r.tests-len(failed)-len(r.missing), r.tests)
+	if len(numbers) > 0 {
+		text += fmt.Sprintf(" (%s)", strings.Join(numbers, ", "))
+	}
+	if len(r.missing) > 0 {
+		text += fmt.Sprintf(", %d not run", len(r.missing))
+	}
+	return text
 }
 
 // everywhere says on which machines a backend has a capability.
