@@ -36,7 +36,9 @@ const (
 // (package podspec/inject). A pod that has no others asks nobody else for anything.
 const (
 	// Inject is also the name of a label.
-	Inject              = "inject"
+	Inject = "inject"
+	// Profile is also the name of a label of namespaces.
+	Profile             = "profile"
 	SidecarResources    = "sidecar-resources"
 	SidecarVolumes      = "sidecar-volumes"
 	SidecarVolumeMounts = "sidecar-volume-mounts"
@@ -151,6 +153,7 @@ func own() []Annotation {
 		{RuntimeClass, "NAME", "", "", "set by the sidecar's injector: the pod's spec.runtimeClassName, which a " +
 			"container runtime does not tell a plugin"},
 		{Inject, "true|false", "", "", "whether mesh-init inject, or the webhook, adds the sidecar; also a label"},
+		{Profile, "NAME", "", "", "which profile the webhook injects (docs/injector.md)"},
 		{SidecarResources, "JSON", "", "",
 			`resources of the sidecar's containers: {"haproxy": {"limits": {"memory": "256Mi"}}}`},
 		{SidecarVolumes, "JSON", "", "", "more volumes of the pod, for the sidecar: a list"},
@@ -164,7 +167,7 @@ func own() []Annotation {
 // ofInjector reports whether an annotation is read by who injects alone.
 func ofInjector(name string) bool {
 	switch name {
-	case Inject, SidecarResources, SidecarVolumes, SidecarVolumeMounts, Injected, OriginalProbes:
+	case Inject, Profile, SidecarResources, SidecarVolumes, SidecarVolumeMounts, Injected, OriginalProbes:
 		return true
 	}
 	return false

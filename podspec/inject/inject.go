@@ -38,6 +38,9 @@ type Result struct {
 	Pod *yaml.Node
 	// Skipped says why nothing was injected. Empty: something was.
 	Skipped string
+	// SkippedBy is a word for that, which never changes: declined, disabled, init-container,
+	// host-network, windows, mirror, or, of [Remove], removed.
+	SkippedBy string
 	// Mode is who writes the rules: ModeInit or ModeCNI.
 	Mode Mode
 	// Changes are what was done, and why.
@@ -67,7 +70,7 @@ func Inject(pod *yaml.Node, p Profile, in Cluster) (Result, error) {
 		return Result{}, fieldErrors(err)
 	}
 	i.p = p
-	if i.Skipped = i.skip(); i.Skipped != "" {
+	if i.SkippedBy, i.Skipped = i.skip(); i.Skipped != "" {
 		return i.Result, nil
 	}
 	i.config()
@@ -88,7 +91,7 @@ func Remove(pod *yaml.Node) (Result, error) {
 	if err != nil {
 		return Result{}, fieldErrors(err)
 	}
-	i.Skipped = "what was injected is taken out"
+	i.SkippedBy, i.Skipped = "removed", "what was injected is taken out"
 	return i.Result, nil
 }
 
@@ -154,8 +157,8 @@ func (i *injection) get(name string) string {
 	return strict.Tidy(i.annotations[podspec.DefaultPrefix+"/"+name])
 }
 
-// skip says why a pod is left alone.
-func (i *injection) skip() string {
+// skip says why a pod is left alone, in a word and in a sentence.
+func (i *injection) skip() (by, says string) {
 	wanted, label := i.get(podspec.Inject), yamldoc.Get(i.Pod, "metadata", "labels",
 		podspec.DefaultPrefix+"/"+podspec.Inject)
 	where := "annotation"
@@ -167,21 +170,21 @@ func (i *injection) skip() string {
 	case wanted != "" && wanted != "true" && wanted != "false":
 		i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/" + podspec.Inject,
 			Err: fmt.Errorf("%q is not one of true, false", strict.Clip(wanted))})
-		return ""
+		return "", ""
 	case wanted == "false":
-		return "its " + where + " " + podspec.DefaultPrefix + "/" + podspec.Inject + " is false"
+		return "declined", "its " + where + " " + podspec.DefaultPrefix + "/" + podspec.Inject + " is false"
 	case declined == podspec.Disabled:
-		return "its annotation " + podspec.DefaultPrefix + "/" + podspec.Enabled + " is false"
+		return "disabled", "its annotation " + podspec.DefaultPrefix + "/" + podspec.Enabled + " is false"
 	case declined == podspec.InitContainer:
-		return "another init container of it intercepts: its annotation " + podspec.DefaultPrefix + "/" + podspec.Init
+		return "init-container", "another init container of it intercepts: its annotation " + podspec.DefaultPrefix + "/" + podspec.Init
 	case text("hostNetwork") == "true":
-		return "it shares the node's network (hostNetwork)"
+		return "host-network", "it shares the node's network (hostNetwork)"
 	case text("os", "name") == "windows" || text("nodeSelector", "kubernetes.io/os") == "windows":
-		return "it runs on Windows"
+		return "windows", "it runs on Windows"
 	case i.annotations["kubernetes.io/config.mirror"] != "":
-		return "it is the mirror of a static pod, which the API server does not run"
+		return "mirror", "it is the mirror of a static pod, which the API server does not run"
 	}
-	return ""
+	return "", ""
 }
 
 func (i *injection) did(what, why string) { i.Changes = append(i.Changes, Change{what, why}) }

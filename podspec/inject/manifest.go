@@ -192,6 +192,19 @@ func find(n *yaml.Node) *workload {
 	return nil
 }
 
+// PodOf returns the pod of an object, or the template of the pods that it makes, and
+// whether they are those of a Job. It returns nil for all other kinds.
+func PodOf(object *yaml.Node) (pod *yaml.Node, job bool) {
+	w := find(object)
+	if w == nil {
+		return nil, false
+	}
+	if len(w.pod) == 0 {
+		return object, false
+	}
+	return yamldoc.Get(object, w.pod...), w.job
+}
+
 func (r *reader) object(path string, before, after *yaml.Node) {
 	if isList(after) && path == "" {
 		was := yamldoc.Items(yamldoc.Get(before, "items"))

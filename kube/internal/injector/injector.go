@@ -1,0 +1,365 @@
+// Package injector puts the webhook together: the server that the API server asks, what
+// keeps its certificates and profiles, and what looks for pods that it was not asked about.
+package injector
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/kube/internal/injector/admit"
+	"github.com/mesh-intercept/intercept/kube/internal/injector/certs"
+	"github.com/mesh-intercept/intercept/kube/internal/injector/profiles"
+	"github.com/mesh-intercept/intercept/kube/internal/injector/sweep"
+	"github.com/mesh-intercept/intercept/kube/internal/web"
+)
+
+// Paths at which the API server asks.
+const (
+	PathPods      = "/inject"
+	PathWorkloads = "/validate"
+	PathProfiles  = "/validate-profile"
+)
+
+// Settings are what the injector is started with.
+type Settings struct {
+	// API is how the API server is reached.
+	API *rest.Config
+	// Namespace is the injector's own. Name is that of its Service, its webhook
+	// configurations and its lease.
+	Namespace, Name string
+	// Webhook is where the API server asks, and Listen where health and metrics are.
+	Webhook, Listen string
+	// Pprof is where Go's profiles are. Empty: nowhere.
+	Pprof string
+	// CertDir has tls.crt and tls.key of somebody else. Empty: the injector makes its own,
+	// in the Secret of the name CertSecret.
+	CertDir, CertSecret string
+	// Profile is that of pods that name none.
+	Profile string
+	// Minor is the cluster's minor version. Zero: it is asked.
+	Minor int
+	// Every is how often running pods are looked at, and Evict whether those are evicted
+	// that should have a sidecar.
+	Every time.Duration
+	Evict bool
+}
+
+// excluded are the namespaces that are never touched.
+func (s Settings) excluded() []string { return []string{"kube-system", "kube-public", "kube-node-lease", s.Namespace} }
+
+// injector is a running one.
+type injector struct {
+	Settings
+	log      *slog.Logger
+	mgr      manager.Manager
+	profiles *profiles.Store
+	meters   *meters
+	news     *news
+	certs    certs.Server
+	admit    admit.Settings
+	minor    atomic.Int64
+	synced   atomic.Bool // what is watched has been read
+	known    atomic.Bool // the cluster's version
+	started  func() error
+	files    *certwatcher.CertWatcher // nil: the injector makes its certificates
+}
+
+// everywhere is something that every replica does, leader or not.
+type everywhere func(context.Context) error
+
+// Start implements [manager.Runnable].
+func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection implements [manager.LeaderElectionRunnable].
+func (everywhere) NeedLeaderElection() bool { return false }
+
+// Run answers the API server until ctx is done.
+func Run(ctx context.Context, s Settings, log *slog.Logger) error {
+	store, err := profiles.New()
+	if err != nil {
+		return err
+	}
+	i := &injector{Settings: s, log: log, profiles: store}
+	i.minor.Store(int64(s.Minor))
+	i.known.Store(s.Minor > 0)
+	i.meters = newMeters(func() float64 { return float64(store.Bad()) }, func() float64 {
+		if i.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for health and metrics: %w", err)
+	}
+	if err := i.build(listener); err != nil {
+		_ = listener.Close()
+		return err
+	}
+	return i.mgr.Start(ctx)
+}
+
+// build makes the manager, and all that it runs.
+func (i *injector) build(listener net.Listener) error {
+	server, err := i.server()
+	if err != nil {
+		return err
+	}
+	i.mgr, err = manager.New(i.API, manager.Options{
+		Scheme:                        scheme.Scheme,
+		MapperProvider:                func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
+		Cache:                         i.cache(),
+		LeaderElection:                true,
+		LeaderElectionID:              i.Name,
+		LeaderElectionNamespace:       i.Namespace,
+		LeaderElectionReleaseOnCancel: true,
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		PprofBindAddress:              i.Pprof,
+		WebhookServer:                 server,
+	})
+	if err != nil {
+		return err
+	}
+	i.news = newNews(i.mgr.GetAPIReader(), i.mgr.GetEventRecorder(controllerName), i.meters.eventsDropped.Inc)
+	i.admit = admit.Settings{Profiles: i.profiles, Default: i.Profile, Excluded: i.excluded(), Labels: i.labels,
+		Minor: func() int { return int(i.minor.Load()) },
+		Report: func(ctx context.Context, o admit.Outcome) {
+			i.meters.outcome(ctx, o)
+			i.news.outcome(o)
+			if o.Result == admit.Refused {
+				i.log.InfoContext(ctx, "refused", "webhook", o.Webhook, "namespace", o.About.Namespace, "owner", o.About.Name,
+					"reason", o.By, "says", o.Says, "dryRun", o.DryRun)
+			}
+		}}
+	limits := &budget{peers: map[string]int64{}}
+	for path, h := range map[string]admission.Handler{
+		PathPods: i.admit.Pods(), PathWorkloads: i.admit.Workloads(), PathProfiles: i.admit.ProfileMaps(),
+	} {
+		server.Register(path, limits.limited(&admission.Webhook{Handler: h}))
+	}
+	started := server.StartedChecker()
+	i.started = func() error { return started(nil) }
+	for _, run := range []everywhere{i.sync, i.askVersion, i.news.run, func(ctx context.Context) error {
+		return serveWeb(ctx, listener, i.handler())
+	}} {
+		if err := i.mgr.Add(run); err != nil {
+			return err
+		}
+	}
+	sweeper := &sweep.Sweeper{Cached: i.mgr.GetCache(), API: i.mgr.GetAPIReader(), Client: i.mgr.GetClient(),
+		Would: i.admit.Would, Excluded: i.excluded(), Config: i.Name, Evict: i.Evict, Every: i.Every, Log: i.log,
+		Count: i.meters.counted, Moved: func(e sweep.Eviction) { i.meters.evictions.WithLabelValues(string(e)).Inc() },
+		Event: func(p *corev1.Pod, kind, reason, note string) {
+			i.news.write(corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+				kind, reason, "Look", note)
+		}}
+	if err := i.mgr.Add(sweeper); err != nil {
+		return err
+	}
+	return errors.Join(i.watchProfiles(), i.watchCertificates())
+}
+
+// server is the one that the API server asks.
+func (i *injector) server() (webhook.Server, error) {
+	host, port, err := net.SplitHostPort(i.Webhook)
+	if err != nil {
+		return nil, err
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	get := i.certs.Get
+	if i.CertDir != "" {
+		watcher, err := certwatcher.New(filepath.Join(i.CertDir, certs.Cert), filepath.Join(i.CertDir, certs.Key))
+		if err != nil {
+			return nil, fmt.Errorf("the certificate: %w", err)
+		}
+		get = watcher.GetCertificate
+		i.files = watcher
+	}
+	return webhook.NewServer(webhook.Options{Host: host, Port: number, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+		c.GetCertificate, c.MinVersion = get, tls.VersionTLS12
+	}}}), nil
+}
+
+// mapper knows the kinds that are asked for, so that the API server need not be.
+func mapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	core, admission := corev1.SchemeGroupVersion, admissionv1.SchemeGroupVersion
+	for _, kind := range []string{"ConfigMap", "Secret", "Pod"} {
+		m.Add(core.WithKind(kind), meta.RESTScopeNamespace)
+	}
+	m.Add(core.WithKind("Namespace"), meta.RESTScopeRoot)
+	m.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, meta.RESTScopeNamespace)
+	m.Add(admission.WithKind("MutatingWebhookConfiguration"), meta.RESTScopeRoot)
+	m.Add(admission.WithKind("ValidatingWebhookConfiguration"), meta.RESTScopeRoot)
+	return m
+}
+
+// cache is what is watched: our own objects, and the metadata of namespaces.
+func (i *injector) cache() cache.Options {
+	own := map[string]cache.Config{i.Namespace: {}}
+	byName := func(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
+	labelled, err := labels.NewRequirement(profiles.Label, selection.Exists, nil)
+	if err != nil {
+		panic(err) // it is a constant
+	}
+	return cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: map[client.Object]cache.ByObject{
+		&corev1.Secret{}:    {Namespaces: own, Field: byName(i.CertSecret)},
+		&corev1.ConfigMap{}: {Namespaces: own, Label: labels.NewSelector().Add(*labelled)},
+		&admissionv1.MutatingWebhookConfiguration{}:   {Field: byName(i.Name)},
+		&admissionv1.ValidatingWebhookConfiguration{}: {Field: byName(i.Name)},
+	}}
+}
+
+func namespaceObject() *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}
+}
+
+// labels are those of a namespace. One that is not known yet was created a moment ago.
+func (i *injector) labels(ctx context.Context, namespace string) (map[string]string, error) {
+	ns := namespaceObject()
+	key := types.NamespacedName{Name: namespace}
+	if err := i.mgr.GetCache().Get(ctx, key, ns); err != nil {
+		if err := i.mgr.GetAPIReader().Get(ctx, key, ns); err != nil {
+			return nil, err
+		}
+	}
+	return ns.Labels, nil
+}
+
+// sync waits until all that is watched has been read, and takes the profiles.
+func (i *injector) sync(ctx context.Context) error {
+	if _, err := i.mgr.GetCache().GetInformer(ctx, namespaceObject()); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	maps := &corev1.ConfigMapList{}
+	if err := i.mgr.GetCache().List(ctx, maps); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	for k := range maps.Items {
+		i.takeProfile(ctx, &maps.Items[k])
+	}
+	i.synced.Store(true)
+	return nil
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// askVersion asks for the cluster's version until it is known, and from time to time
+// whether it is another.
+func (i *injector) askVersion(ctx context.Context) error {
+	if i.Minor > 0 {
+		return nil
+	}
+	client, err := discovery.NewDiscoveryClientForConfigAndClient(i.API, i.mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	for {
+		wait := time.Hour
+		v, err := client.ServerVersion()
+		if err == nil {
+			var minor int
+			if minor, err = strconv.Atoi(strings.TrimRight(v.Minor, "+")); err == nil {
+				i.minor.Store(int64(minor))
+				i.known.Store(true)
+			}
+		}
+		if err != nil {
+			i.log.WarnContext(ctx, "the cluster's version is not known", "err", err)
+			if !i.known.Load() {
+				wait = 2 * time.Second
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Ready says what is in the way of an answer to the next request.
+func (i *injector) Ready() error {
+	var errs []error
+	if !i.synced.Load() {
+		errs = append(errs, errors.New("namespaces and profiles have not been read yet"))
+	}
+	if !i.known.Load() {
+		errs = append(errs, errors.New("the cluster's version is not known yet"))
+	}
+	if i.started == nil {
+		return errors.Join(append(errs, errors.New("the webhook is not there yet"))...)
+	}
+	return errors.Join(append(errs, i.started())...)
+}
+
+// handler serves health and metrics. /healthz says that the process lives; /readyz,
+// whether the API server can ask, or what is in the way.
+func (i *injector) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, i.Ready()) })
+	mux.Handle("GET /metrics", i.meters.handler())
+	return mux
+}
+
+func say(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	text := "ok"
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		var lines []string
+		for _, e := range strict.Flatten(err) {
+			lines = append(lines, strict.OneLine(e.Error()))
+		}
+		text = strings.Join(lines, "\n")
+	}
+	_, _ = io.WriteString(w, text+"\n") // who asked has gone
+}
+
+// serveWeb serves until ctx is done, and lets requests end.
+func serveWeb(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	return web.Serve(ctx, l, s, web.Limits{Each: 32, Most: 512, End: 3 * time.Second})
+}
