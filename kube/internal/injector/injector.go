@@ -18,6 +18,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -163,6 +164,7 @@ func (i *injector) build(listener net.Listener) error {
 					"reason", o.By, "says", o.Says, "dryRun", o.DryRun)
 			}
 		}}
+	server = i.mgr.GetWebhookServer() // from now on it is the manager's to start
 	limits := &budget{peers: map[string]int64{}}
 	for path, h := range map[string]admission.Handler{
 		PathPods: i.admit.Pods(), PathWorkloads: i.admit.Workloads(), PathProfiles: i.admit.ProfileMaps(),
@@ -218,14 +220,17 @@ func (i *injector) server() (webhook.Server, error) {
 // mapper knows the kinds that are asked for, so that the API server need not be.
 func mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
-	core, admission := corev1.SchemeGroupVersion, admissionv1.SchemeGroupVersion
-	for _, kind := range []string{"ConfigMap", "Secret", "Pod"} {
-		m.Add(core.WithKind(kind), meta.RESTScopeNamespace)
+	add := func(of schema.GroupVersion, scope meta.RESTScope, kinds ...string) {
+		for _, kind := range kinds {
+			m.Add(of.WithKind(kind), scope)
+			m.Add(of.WithKind(kind+"List"), scope)
+		}
 	}
-	m.Add(core.WithKind("Namespace"), meta.RESTScopeRoot)
-	m.Add(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, meta.RESTScopeNamespace)
-	m.Add(admission.WithKind("MutatingWebhookConfiguration"), meta.RESTScopeRoot)
-	m.Add(admission.WithKind("ValidatingWebhookConfiguration"), meta.RESTScopeRoot)
+	add(corev1.SchemeGroupVersion, meta.RESTScopeNamespace, "ConfigMap", "Secret", "Pod")
+	add(corev1.SchemeGroupVersion, meta.RESTScopeRoot, "Namespace")
+	add(appsv1.SchemeGroupVersion, meta.RESTScopeNamespace, "ReplicaSet")
+	add(admissionv1.SchemeGroupVersion, meta.RESTScopeRoot, "MutatingWebhookConfiguration",
+		"ValidatingWebhookConfiguration")
 	return m
 }
 

@@ -50,7 +50,7 @@ func (i *injector) takeProfile(ctx context.Context, m *corev1.ConfigMap) {
 	}
 	kind, reason, note := corev1.EventTypeNormal, "ProfileTaken", "New pods get this profile"
 	if err != nil {
-		kind, reason, note = corev1.EventTypeWarning, "ProfileRefused", "The profile before this one stays in force: "+
+		kind, reason, note = corev1.EventTypeWarning, "ProfileRefused", "It is not used, and one before it stays in force: "+
 			err.Error()
 		i.log.WarnContext(ctx, "profile refused", "profile", m.Name, "err", err)
 	} else {
