@@ -65,9 +65,10 @@ CLUSTER := go build -trimpath -o $(CURDIR)/bin/cluster/
 cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes cluster of one node, all built from source: ten minutes the first time (root)
 	@testing/deps cluster
 	cd tools/containerd && export GOWORK=off && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
-	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" .
+	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" . tool
+	cd tools/coredns && GOWORK=off CGO_ENABLED=0 $(CLUSTER) -ldflags '-s -w' .
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
-	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) -tags cluster ./kube/testing/cluster
+	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 -timeout 40m $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
 # Each of FLAGS is of testing/kernels, as in KERNELS="-releases bullseye -packages nft -run TestKilled".
 kernels: ## run the tests of what speaks with the kernel on Linux 5.10, 6.1, 6.12 and 7.2, in qemu, and write docs/compatibility.md: hours (root)

@@ -203,8 +203,11 @@ func read(annotations map[string]string, o Options, judge func(defaults, c inter
 // Declined returns [Disabled] or [InitContainer] if annotations say that the pod
 // is not to be intercepted, or "". Nothing else of them is read.
 func Declined(annotations map[string]string, under string) Reason {
+	enabled, given := annotations[prefix(under)+"/"+Enabled]
 	switch {
-	case strict.Tidy(annotations[prefix(under)+"/"+Enabled]) == "false":
+	case strict.Tidy(enabled) == "false":
+		return Disabled
+	case !given && strict.Tidy(annotations[prefix(under)+"/"+Inject]) == "false": // it has no sidecar
 		return Disabled
 	case strict.Tidy(annotations[prefix(under)+"/"+Init]) == initContainer:
 		return InitContainer
@@ -331,8 +334,8 @@ func (r *reader) own() Spec {
 	spec := Spec{Reason: Asked, Strict: enabled == strictly}
 	switch {
 	case !given:
-		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q",
-			r.first(), "true", "false"))
+		r.fail(r.name(Enabled), fmt.Errorf("missing beside %s; write %q to intercept the pod, or %q (who injects the "+
+			"sidecar writes it: has this pod been injected?)", r.first(), "true", "false"))
 	case enabled != "true" && !spec.Strict:
 		r.fail(r.name(Enabled), fmt.Errorf("%q is not one of true, false, strict", enabled))
 	}

@@ -42,6 +42,7 @@ func TestNotOurs(t *testing.T) {
 		"disabled, as a block":   {ours(Enabled, "false\n", "nonsense", "x"), Disabled},
 		"an init container":      {ours(Init, "container", Enabled, "true", "dns", "x"), InitContainer},
 		"only an init container": {ours(Init, "container"), InitContainer},
+		"not injected":           {ours(Inject, "false", "inbound-mode", "off"), Disabled},
 	} {
 		got, err := Read(tt.annotations, Options{Defaults: intercept.Default()})
 		if err != nil || got.Reason != tt.want {
@@ -63,7 +64,8 @@ func TestRead(t *testing.T) {
 		nameservers []netip.Addr
 		want        Spec
 	}{
-		"enabled": {ours(Enabled, "true"), nil, Spec{Reason: Asked, Config: defaults}},
+		"enabled":              {ours(Enabled, "true"), nil, Spec{Reason: Asked, Config: defaults}},
+		"a sidecar of its own": {ours(Inject, "false", Enabled, "true"), nil, Spec{Reason: Asked, Config: defaults}},
 		"strict": {ours(Enabled, "strict", RuntimeClass, "runc"), nil, Spec{Reason: Asked, Strict: true, Config: defaults,
 			RuntimeClass: "runc"}},
 		"as blocks of YAML": {ours(Enabled, "strict # as all of ours\n", RuntimeClass, "runc\n", "dns", "all\n",

@@ -200,7 +200,7 @@ func TestCluster(t *testing.T) {
 	if err := program.Build(part, "testing/part"); err != nil {
 		t.Fatal(err)
 	}
-	c := newCluster(t, part)
+	c := newCluster(t, part, options{taint: taint})
 	c.Import(imageArchive, imageName)
 
 	// Before the agent: a Job's pod and a static pod that ask for interception,

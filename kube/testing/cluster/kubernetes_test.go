@@ -21,15 +21,24 @@ import (
 const (
 	nodeName    = "node-1"
 	nodeAddress = "192.0.2.10"
-	// apiAddress is that of the Service kubernetes. The API server listens at
-	// it, so that no kube-proxy is needed.
+	// apiAddress is that of the Service kubernetes. Without a kube-proxy the API
+	// server listens at it.
 	apiAddress = "10.96.0.1"
 	taint      = "intercept.mesh/not-ready"
 )
 
+// options say what a cluster has.
+type options struct {
+	// proxy is the mode of kube-proxy. Empty: there is none.
+	proxy string
+	// taint is what the node is born with. Empty: nothing.
+	taint string
+}
+
 // A cluster is a node with a control plane.
 type cluster struct {
 	*node.Node
+	o       options
 	t       *testing.T
 	program string // that of tools/kubernetes
 	part    string // that of the images
@@ -47,6 +56,13 @@ const setup = `
 	mkdir -p "$DISK/static"
 `
 
+// uplink is where the node's default route leads, and nothing goes on from there.
+// Without a route the node's own processes cannot call a Service.
+const uplink = `
+	ip link add uplink type bridge; ip link set uplink up
+	ip address add ` + nodeAddress + `/24 dev uplink; ip route add default via 192.0.2.1
+`
+
 // sysctls is kubelet's way to its start: it would set sysctls of the whole
 // machine, and finds files in their place that say what it wants to read. They
 // are in a mount namespace of its own, since a user namespace may mount /proc
@@ -62,16 +78,23 @@ const sysctls = `
 	exec "$@"
 `
 
-// newCluster starts a cluster. Its node is born with the taint, and its pods
-// have a network of bridge and host-local.
-func newCluster(t *testing.T, part string) *cluster {
+// newCluster starts a cluster. Its pods have a network of bridge and host-local.
+func newCluster(t *testing.T, part string, o options) *cluster {
 	t.Helper()
 	programs := os.Getenv(node.Variable)
 	if programs == "" {
 		t.Fatalf("%s names no directory with a Kubernetes; run: make cluster", node.Variable)
 	}
-	c := &cluster{t: t, program: filepath.Join(programs, "kubernetes"), part: part, running: map[string]*exec.Cmd{}}
-	c.Node = node.New(t, node.Options{Part: part, Addresses: []string{nodeAddress, apiAddress}, Setup: setup})
+	with := node.Options{Part: part, Setup: setup + uplink}
+	server, taints := nodeAddress+":6443", ""
+	if o.proxy == "" {
+		with.Addresses, with.Setup, server = []string{nodeAddress, apiAddress}, setup, apiAddress
+	}
+	if o.taint != "" {
+		taints = "{key: " + o.taint + ", effect: NoSchedule}"
+	}
+	c := &cluster{o: o, t: t, program: filepath.Join(programs, "kubernetes"), part: part, running: map[string]*exec.Cmd{}}
+	c.Node = node.New(t, with)
 	c.write("net.d/10-pods.conflist", list)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -84,7 +107,7 @@ func newCluster(t *testing.T, part string) *cluster {
 	for _, who := range []string{"admin", "kubelet"} {
 		c.write(who+".kubeconfig", fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: x,
 clusters: [{name: c, cluster: {server: "https://%s", insecure-skip-tls-verify: true}}],
-users: [{name: u, user: {token: %s}}], contexts: [{name: x, context: {cluster: c, user: u}}]}`, apiAddress, who))
+users: [{name: u, user: {token: %s}}], contexts: [{name: x, context: {cluster: c, user: u}}]}`, server, who))
 	}
 	c.write("kubelet.yaml", fmt.Sprintf(`
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -102,9 +125,10 @@ oomScoreAdj: 0 # less takes CAP_SYS_RESOURCE
 staticPodPath: %s
 fileCheckFrequency: 1s
 clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
 evictionHard: {memory.available: 1Mi}
-registerWithTaints: [{key: %s, effect: NoSchedule}]
-`, c.Cgroup, c.Path("containerd.sock"), c.Path("static"), taint))
+registerWithTaints: [%s]
+`, c.Cgroup, c.Path("containerd.sock"), c.Path("static"), taints))
 	c.startKubernetes()
 	return c
 }
@@ -113,12 +137,19 @@ registerWithTaints: [{key: %s, effect: NoSchedule}]
 const list = `{
 	"cniVersion":"1.1.0",  "name": "pods",
 	"plugins": [
-		{ "type":"bridge", "bridge":"cni0", "isGateway":true,
+		{ "type":"bridge", "bridge":"cni0", "isGateway":true, "hairpinMode":true,
 		  "ipam": {"type":"host-local", "dataDir":"/run/ipam", "ranges":[[{"subnet":"10.88.0.0/16"}]],
 		            "routes":[{"dst":"0.0.0.0/0"}]} }
 	]
 }
 `
+
+// in is the cluster for a part of its test.
+func (c *cluster) in(t *testing.T) *cluster {
+	part := *c
+	part.t, part.Node = t, c.For(t)
+	return &part
+}
 
 func (c *cluster) write(name, text string) {
 	c.t.Helper()
@@ -141,15 +172,31 @@ func (c *cluster) startKubernetes() {
 	c.start("kubelet", "--kubeconfig="+c.Path("kubelet.kubeconfig"), "--config="+c.Path("kubelet.yaml"),
 		"--root-dir="+c.Path("kubelet"),
 		"--hostname-override="+nodeName, "--node-ip="+nodeAddress)
+	if c.o.proxy != "" {
+		c.startProxy(c.o.proxy)
+	}
 	c.Await("the node to be ready", func() bool {
 		out, err := c.try("get", "node", nodeName, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		return err == nil && out == "True"
 	})
 }
 
+// startProxy starts kube-proxy in a mode. It leaves conntrack as it is, which is
+// the machine's.
+func (c *cluster) startProxy(mode string) {
+	c.t.Helper()
+	c.start("kube-proxy", "--kubeconfig="+c.Path("admin.kubeconfig"), "--proxy-mode="+mode,
+		"--hostname-override="+nodeName, "--cluster-cidr=10.88.0.0/16", "--conntrack-max-per-core=0",
+		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0")
+}
+
 func (c *cluster) startAPI() {
 	c.t.Helper()
-	c.start("kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--cert-dir="+c.Path("pki"), "--secure-port=443",
+	port := "443"
+	if c.o.proxy != "" {
+		port = "6443"
+	}
+	c.start("kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--cert-dir="+c.Path("pki"), "--secure-port="+port,
 		"--advertise-address="+nodeAddress, "--bind-address=0.0.0.0", "--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-key-file="+c.Path("sa.key"), "--service-account-signing-key-file="+c.Path("sa.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",

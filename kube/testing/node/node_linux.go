@@ -166,6 +166,13 @@ runtime_type = "io.containerd.runc.v2"
 	return text
 }
 
+// For is the node for a part of its test, which fails in its place.
+func (n *Node) For(t testing.TB) *Node {
+	part := *n
+	part.t = t
+	return &part
+}
+
 // Root is the node's file system, as processes outside of it reach it.
 func (n *Node) Root() string { return fmt.Sprintf("/proc/%d/root", n.init) }
 
