@@ -17,6 +17,7 @@ const (
 	imageArchive = "../../../bin/intercept-image.tar"
 	imageName    = "localhost/intercept:dev"
 	manifest     = "../../../deploy/mesh-cni-agent.yaml"
+	injector     = "../../../deploy/mesh-injector.yaml"
 )
 
 // pod is a pod with a sidecar, of user 1337, and an app, of user 1000.

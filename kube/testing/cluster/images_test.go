@@ -68,7 +68,9 @@ func (c *cluster) importImage(name string, entrypoint []string, programs map[str
 			}
 		}
 	}
-	archive, err := image.Archive(image.Image{Name: name, Architecture: runtime.GOARCH, Entrypoint: entrypoint, Files: files})
+	archive, err := image.Archive(image.Image{
+		Name: name, Architecture: runtime.GOARCH, Entrypoint: entrypoint, Files: files,
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -31,6 +31,9 @@ const (
 type options struct {
 	// proxy is the mode of kube-proxy. Empty: there is none.
 	proxy string
+	// webhook is whether pods get their sidecars from the API server. Otherwise
+	// mesh-init writes them into manifests.
+	webhook bool
 	// taint is what the node is born with. Empty: nothing.
 	taint string
 }

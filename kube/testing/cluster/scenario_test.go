@@ -24,48 +24,69 @@ spec:
   containers: [{name: visitor, image: ` + appImage + `, args: [pause]}]
 `
 
+// late is a pod that is admitted where Pod Security is restricted, with more labels.
+const late = `
+apiVersion: v1
+kind: Pod
+metadata: {name: late, labels: {app: late%s}}
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext: {runAsUser: 1000, runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: late
+    image: ` + appImage + `
+    args: [pause]
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+`
+
 // modes are ways to write the rules, and what Pod Security the namespaces are to
 // enforce in which a shop has them.
 var modes = map[string]string{"init": "privileged", "cni": "restricted"}
 
 // TestScenario is a mesh in a cluster, from its first pod to its last, with each
-// kube-proxy: a shop that knows of no mesh, with rules that an init container writes,
-// and one with rules of the node's.
+// kube-proxy and each way to get sidecars: a shop that knows of no mesh, with rules that
+// an init container writes, and one with rules of the node's.
 func TestScenario(t *testing.T) {
 	part := filepath.Join(t.TempDir(), "part")
 	if err := program.Build(part, "testing/part"); err != nil {
 		t.Fatal(err)
 	}
-	for _, proxy := range []string{"iptables", "nftables"} {
-		t.Run(proxy, func(t *testing.T) { scenario(newCluster(t, part, options{proxy: proxy})) })
+	for name, o := range map[string]options{
+		"inject-iptables":  {proxy: "iptables"},
+		"webhook-nftables": {proxy: "nftables", webhook: true},
+	} {
+		t.Run(name, func(t *testing.T) { scenario(newCluster(t, part, o)) })
 	}
 }
 
 func scenario(c *cluster) {
 	c.importImages()
-	core, err := os.ReadFile("testdata/coredns.yaml")
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.apply(string(core))
-	c.apply(deploy(c.t))
-	c.apply(visitor)
+	c.apply(c.file("testdata/coredns.yaml"))
 	c.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=120s")
+	before := c.everything()
+	c.apply(c.file(manifest))
 	c.rollout()
+	c.apply(visitor)
+	labels := ""
+	if c.o.webhook {
+		c.apply(c.file(injector))
+		c.kubectl("rollout", "status", "-n", "mesh-system", "deploy/mesh-injector", "--timeout=120s")
+		labels = ", intercept.mesh/inject: enabled, intercept.mesh/profile: haproxy-dns"
+	}
 
-	var shops []shop
+	var namespaces []string
 	for mode, level := range modes {
 		s := shop{c, "shop-" + mode}
 		c.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: " + s.ns +
-			"\n  labels: {pod-security.kubernetes.io/enforce: " + level + "}\n")
+			"\n  labels: {pod-security.kubernetes.io/enforce: " + level + labels + "}\n")
 		s.inject("haproxy-dns")
-		shops = append(shops, s)
+		namespaces = append(namespaces, s.ns)
 	}
 	c.t.Run("shops", func(t *testing.T) {
-		for _, s := range shops {
-			t.Run(s.ns, func(t *testing.T) {
+		for _, ns := range namespaces {
+			t.Run(ns, func(t *testing.T) {
 				t.Parallel()
-				s := shop{c.in(t), s.ns}
+				s := shop{c.in(t), ns}
 				s.settled()
 				s.run("services", services)
 				s.run("startup", startup)
@@ -78,19 +99,38 @@ func scenario(c *cluster) {
 			})
 		}
 	})
-	in := func(c *cluster) (all []shop) {
-		for _, s := range shops {
-			all = append(all, shop{c, s.ns})
-		}
-		return all
+	step := func(name string, do func(*cluster, []shop)) {
+		c.t.Run(name, func(t *testing.T) {
+			var shops []shop
+			for _, ns := range namespaces {
+				shops = append(shops, shop{c.in(t), ns})
+			}
+			do(c.in(t), shops)
+		})
 	}
-	c.t.Run("names", func(t *testing.T) { c := c.in(t); names(c, in(c)) })
-	c.t.Run("removed", func(t *testing.T) {
-		for _, s := range in(c.in(t)) {
+	step("names", names)
+	if c.o.webhook {
+		step("page", func(c *cluster, shops []shop) {
+			c.typePage("../../../docs/scenario.md", map[string]string{"shop.yaml": shops[0].manifests()})
+		})
+		step("refusals", refusals)
+		step("absence", absence)
+	}
+	step("removed", func(_ *cluster, shops []shop) {
+		for _, s := range shops {
 			removed(s)
 		}
 	})
-	c.t.Run("uninstall", func(t *testing.T) { uninstall(c.in(t)) })
+	step("uninstall", func(c *cluster, _ []shop) { uninstall(c, before) })
+}
+
+func (c *cluster) file(path string) string {
+	c.t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // meshInit runs mesh-init, which has to succeed.
@@ -112,9 +152,14 @@ func (c *cluster) meshInit(stdin string, args ...string) string {
 	return out.String()
 }
 
-// inject applies objects of the shop as mesh-init writes them.
+// inject applies objects of the shop: as mesh-init writes them, or as they are where the
+// webhook sees to it.
 func (s shop) inject(profile string, names ...string) {
 	s.t.Helper()
+	if s.o.webhook {
+		s.send("apply", s.manifests(names...))
+		return
+	}
 	_, mode, _ := strings.Cut(s.ns, "-")
 	s.send("apply", s.meshInit(s.manifests(names...), "inject", "--profile", profile, "--inject-mode", mode, "-f", "-"))
 }
@@ -155,7 +200,8 @@ func update(s shop) {
 	if !strings.Contains(profile, was) {
 		s.t.Fatal(profile)
 	}
-	s.write(s.ns+".yaml", strings.ReplaceAll(profile, was, is))
+	file := s.ns + ".yaml"
+	s.write(file, strings.ReplaceAll(profile, was, is))
 	var load strings.Builder
 	cmd := s.Command(s.program, "kubectl", "--kubeconfig", s.Path("admin.kubeconfig"), "exec", "-n", s.ns, "deploy/client",
 		"--", "sh", "-c", `asked=0 failed=0
@@ -167,7 +213,18 @@ func update(s shop) {
 	if err := s.Net.Start(cmd, nil); err != nil {
 		s.t.Fatal(err)
 	}
-	s.inject(s.Path(s.ns+".yaml"), "web")
+	if s.o.webhook {
+		s.kubectl("create", "configmap", "-n", "mesh-system", s.ns, "--from-file=profile.yaml="+s.Path(file))
+		s.kubectl("label", "configmap", "-n", "mesh-system", s.ns, "intercept.mesh/profile=")
+		s.kubectl("label", "namespace", s.ns, "--overwrite", "intercept.mesh/profile="+s.ns)
+		s.Await("the new profile to be in force", func() bool {
+			out, err := s.tryWith(fmt.Sprintf(late, ""), "create", "-n", s.ns, "--dry-run=server", "-o", "json", "-f", "-")
+			return err == nil && strings.Contains(out, is)
+		})
+		s.k("rollout", "restart", "deploy/web")
+	} else {
+		s.inject(s.Path(file), "web")
+	}
 	_, rolled := s.try("-n", s.ns, "rollout", "status", "deploy/web", "--timeout=240s")
 	s.inApp("deploy/client", "sh", "-c", ": >/dev/shm/stop")
 	if err := errors.Join(rolled, cmd.Wait()); err != nil {
@@ -178,6 +235,9 @@ func update(s shop) {
 		s.t.Errorf("users: %v %s", err, &load)
 	}
 	s.t.Logf("asked %d times, %d failures", asked, failed)
+	if s.o.webhook {
+		s.kubectl("label", "namespace", s.ns, "--overwrite", "intercept.mesh/profile=haproxy-dns")
+	}
 	s.Await("the end of the pods with the older profile", func() bool {
 		return !strings.Contains(s.field("web", ".items[*].metadata.annotations"), was)
 	})
@@ -191,15 +251,31 @@ func update(s shop) {
 // run without a sidecar the ingress controller, which says how, has to say that, too.
 func removed(s shop) {
 	plain := strings.Replace(s.manifests(), `inbound-mode: "off"`, `inbound-mode: "off", intercept.mesh/inject: "false"`, 1)
-	if s.ns == "shop-init" {
+	switch {
+	case s.o.webhook:
+		s.kubectl("label", "namespace", s.ns, "intercept.mesh/inject-")
 		s.k("delete", "job", "order")
 		s.send("apply", plain)
-	} else {
+		for workload := range strings.FieldsSeq(s.k("get", "deployments,statefulsets", "-o", "name")) {
+			s.k("rollout", "restart", workload)
+		}
+	case s.ns == "shop-init":
+		s.k("delete", "job", "order")
+		s.send("apply", plain)
+	default:
 		injected := s.k("get", "deployments,statefulsets,cronjobs", "-o", "json")
 		freed := s.meshInit(injected, "inject", "--uninject", "-f", "-")
-		s.send("replace", strings.Replace(freed, `inbound-mode": "off"`, `inbound-mode": "off", "intercept.mesh/inject": "false"`, 1))
+		s.send("replace", strings.Replace(freed, `inbound-mode": "off"`,
+			`inbound-mode": "off", "intercept.mesh/inject": "false"`, 1))
 	}
 	s.settled()
+	s.Await("the end of the pods with sidecars", func() bool {
+		return !strings.Contains(s.k("get", "pods", "--field-selector=status.phase=Running", "-o",
+			"jsonpath={.items[*].spec.initContainers[*].name}"), "haproxy")
+	})
+	if s.o.webhook {
+		return // which has left the manifests as they were
+	}
 	const template = `{.kind} {.metadata.name} {.spec.template}{.spec.jobTemplate}{"\n"}`
 	got := s.k("get", "deployments,statefulsets,cronjobs", "-o", "jsonpath={range .items[*]}"+template+"{end}")
 	for line := range strings.Lines(got) {
@@ -223,26 +299,82 @@ func removed(s shop) {
 	}
 }
 
-// uninstall takes the agent out, and expects that nothing is left.
-func uninstall(c *cluster) {
-	c.kubectl("delete", "namespace", "shop-init", "shop-cni", "--timeout=120s")
-	if out, err := c.tryWith(deploy(c.t), "delete", "--timeout=120s", "-f", "-"); err != nil {
-		c.t.Errorf("%s%v", out, err)
+// refusals: what is wrong is refused by the sentence that mesh-init prints, when it is
+// applied.
+func refusals(c *cluster, shops []shop) {
+	for _, s := range shops {
+		wrong := strings.Replace(s.manifests("ingress"), "inbound-mode", "inbound-mod", 1)
+		_, err := s.tryWith(wrong, "apply", "-n", s.ns, "-f", "-")
+		const want = "annotation intercept.mesh/inbound-mod: unknown annotation; did you mean inbound-mode?"
+		if err == nil || !strings.Contains(err.Error(), want) {
+			c.t.Errorf("%v, not %q", err, want)
+		}
 	}
+}
+
+// absence: without the injector no pod starts that should have a sidecar, and all others
+// do.
+func absence(c *cluster, shops []shop) {
+	c.kubectl("scale", "-n", "mesh-system", "deploy/mesh-injector", "--replicas=0")
+	c.kubectl("wait", "-n", "mesh-system", "--for=delete", "pod", "-l", "app=mesh-injector", "--timeout=60s")
+	for _, s := range shops {
+		s.Await("a refusal", func() bool {
+			out, err := s.tryWith(fmt.Sprintf(late, ""), "create", "-n", s.ns, "-f", "-")
+			if err == nil {
+				s.t.Fatalf("the pod was admitted: %s", out)
+			}
+			return strings.Contains(err.Error(), "failed calling webhook")
+		})
+		s.send("apply", fmt.Sprintf(late, `, intercept.mesh/inject: "false"`))
+		s.await("late", "condition=Ready")
+		s.k("delete", "deploy/web", "--cascade=orphan")
+		s.k("delete", "pods", "-l", "app=web", "--wait=false")
+	}
+	c.apply(strings.ReplaceAll(visitor, "visitor", "second"))
+	c.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/second")
+	c.kubectl("scale", "-n", "mesh-system", "deploy/mesh-injector", "--replicas=2")
+	c.kubectl("rollout", "status", "-n", "mesh-system", "deploy/mesh-injector", "--timeout=120s")
+	for _, s := range shops { // and goes on when it is back
+		s.inject("haproxy-dns", "web")
+		s.k("rollout", "status", "deploy/web", "--timeout=240s")
+		s.get("deploy/client", "web/hostname")
+	}
+}
+
+// everything is what the API server has, by name, but for what comes by itself.
+func (c *cluster) everything() []string {
+	c.t.Helper()
+	kinds := slices.DeleteFunc(strings.Fields(c.kubectl("api-resources", "--verbs=list", "-o", "name")),
+		func(kind string) bool { return strings.HasPrefix(kind, "events") })
+	all := strings.Fields(c.kubectl("get", strings.Join(kinds, ","), "-A", "-o",
+		`jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{"\n"}{end}`))
+	slices.Sort(all)
+	return all
+}
+
+// uninstall takes all out, and expects that nothing is left.
+func uninstall(c *cluster, before []string) {
+	c.kubectl("delete", "namespace", "shop-init", "shop-cni", "--timeout=120s")
+	c.kubectl("delete", "pods", "--all", "--timeout=60s")
+	for _, path := range []string{injector, manifest} {
+		if out, err := c.tryWith(c.file(path), "delete", "--ignore-not-found", "--timeout=120s", "-f", "-"); err != nil {
+			c.t.Errorf("%s%v", out, err)
+		}
+	}
+	var left []string
+	c.Await("the API server to have what it had", func() bool {
+		left = slices.DeleteFunc(c.everything(), func(name string) bool {
+			_, found := slices.BinarySearch(before, name)
+			return found
+		})
+		return len(left) == 0
+	})
 	if got := c.list(); got != list {
 		c.t.Errorf("left behind: %s", got)
 	}
-	if out, err := c.Output("/bin/ls", "/opt/cni/bin"); err != nil || out != "bridge\nhost-local\nloopback" {
-		c.t.Errorf("left behind: %v %s", err, out)
-	}
-	if out := c.kubectl("api-resources", "--verbs=list", "-o", "name"); out != "" {
-		kinds := strings.Join(slices.DeleteFunc(strings.Fields(out), func(kind string) bool {
-			return strings.HasPrefix(kind, "events")
-		}), ",")
-		for name := range strings.Lines(c.kubectl("get", kinds, "-A", "-o", "name")) {
-			if strings.Contains(name, "mesh") {
-				c.t.Errorf("left behind: %s", name)
-			}
+	for dir, want := range map[string]string{"/opt/cni/bin": "bridge\nhost-local\nloopback", "/run/mesh-cni": ""} {
+		if out, err := c.Output("/bin/ls", "-A", dir); err != nil || out != want {
+			c.t.Errorf("left behind in %s: %v %s", dir, err, out)
 		}
 	}
 }

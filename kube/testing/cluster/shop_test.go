@@ -150,7 +150,8 @@ func services(s shop) {
 			s.through(from, client, first, "web", pods)
 		}
 	}
-	if users := s.inApp("deploy/boxed", "sh", "-c", "read inside outside count </proc/self/uid_map; echo $outside"); users == "0" {
+	root := s.inApp("deploy/boxed", "sh", "-c", "read inside outside count </proc/self/uid_map; echo $outside")
+	if root == "0" {
 		s.t.Error("boxed has the node's users")
 	}
 	// An app may get to itself by its Service.
@@ -192,7 +193,7 @@ func readiness(s shop) {
 		return at
 	}
 	before := since()
-	// Its end is that of curl, too.
+	// curl's end is no better.
 	_, _ = s.try("-n", s.ns, "exec", pod, "--", "curl", "-s", "http://127.0.0.1:8080/exit?code=3")
 	s.k("wait", "--for=jsonpath={"+restarts("web")+"}=1", "--timeout=120s", pod)
 	s.k("wait", "--for=condition=Ready", "--timeout=120s", pod)
@@ -230,13 +231,15 @@ func startup(s shop) {
 func (s shop) happened(app, reason string) string {
 	s.t.Helper()
 	return s.k("get", "events", "--field-selector",
-		"involvedObject.name="+s.field(app, ".items[0].metadata.name")+",reason="+reason, "-o", "jsonpath={.items[*].message}")
+		"involvedObject.name="+s.field(app, ".items[0].metadata.name")+",reason="+reason,
+		"-o", "jsonpath={.items[*].message}")
 }
 
 // jobs: work ends, and its sidecars with it.
 func jobs(s shop) {
 	s.k("wait", "--for=condition=Complete", "--timeout=120s", "job/order")
-	if phase := s.k("get", "pods", "-l", "job-name=order", "-o", "jsonpath={.items[*].status.phase}"); phase != "Succeeded" {
+	phase := s.k("get", "pods", "-l", "job-name=order", "-o", "jsonpath={.items[*].status.phase}")
+	if phase != "Succeeded" {
 		s.t.Errorf("the Job's pod is %s", phase)
 	}
 	s.k("wait", "--for=jsonpath={.status.lastSuccessfulTime}", "--timeout=180s", "cronjob/orders")
@@ -275,7 +278,8 @@ func ingress(s shop) {
 	port := s.k("get", "service", "ingress", "-o", "jsonpath={.spec.ports[0].nodePort}")
 	ask := func(url string) {
 		s.t.Helper()
-		out := s.kubectl("exec", "visitor", "--", "curl", "-sS", "--max-time", "20", "-H", "Host: shop.example", "http://"+url)
+		out := s.kubectl("exec", "visitor", "--", "curl", "-sS", "--max-time", "20", "-H", "Host: shop.example",
+			"http://"+url)
 		if out != "asked as store.internal by 127.0.0.6" {
 			s.t.Errorf("%s says %q", url, out)
 		}
@@ -288,7 +292,9 @@ func ingress(s shop) {
 	ask(nodeAddress + ":" + port)
 	ask(s.field("ingress", ".items[*].status.podIP") + ":8080")
 	ip, pods := s.clusterIP("store")+":80", s.addresses("store", 8080)
-	s.Await("three connections of the ingress controller", func() bool { return len(s.connections("ingress", "outbound")) >= 3 })
+	s.Await("three connections of the ingress controller", func() bool {
+		return len(s.connections("ingress", "outbound")) >= 3
+	})
 	for _, c := range s.connections("ingress", "outbound") {
 		if c[1] != ip {
 			s.t.Errorf("the ingress controller called %s, not %s", c[1], ip)

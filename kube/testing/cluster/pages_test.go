@@ -1,0 +1,120 @@
+//go:build linux && cluster
+
+package cluster
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept/testing/program"
+	"github.com/mesh-intercept/intercept/testing/quickstart"
+)
+
+// TestGettingStarted types the commands of docs/getting-started.md into a cluster.
+func TestGettingStarted(t *testing.T) {
+	part := filepath.Join(t.TempDir(), "part")
+	if err := program.Build(part, "testing/part"); err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, part, options{proxy: "iptables"})
+	c.importImages()
+	c.apply(c.file("testdata/coredns.yaml"))
+	c.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=120s")
+	c.typePage("../../../docs/getting-started.md", nil)
+}
+
+// typePage types the commands of a page, in a directory with its files, more files and
+// deploy/, and compares what they print with what the page shows. With MESH_TEST_UPDATE=1
+// it writes that into the page instead.
+func (c *cluster) typePage(page string, files map[string]string) {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	must := func(err error) {
+		c.t.Helper()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	manifests, err := filepath.Abs("../../../deploy")
+	must(err)
+	must(os.Symlink(manifests, filepath.Join(dir, "deploy")))
+	kubectl := "#!/bin/sh\nexec " + c.program + " kubectl --kubeconfig " + c.Path("admin.kubeconfig") + " --cache-dir " +
+		c.Path("kubectl") + " \"$@\"\n"
+	must(os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755))
+	shown := quickstart.Read(c.t, page)
+	maps.Copy(shown.Files, files)
+	for name, text := range shown.Files {
+		must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+
+	updates := os.Getenv("MESH_TEST_UPDATE") == "1"
+	b, err := os.ReadFile(page)
+	must(err)
+	before, rest := "", string(b) // of what is typed
+	for _, command := range shown.Commands {
+		c.Await("the end of pods that are going", func() bool { // whoever types takes longer
+			return c.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}") == ""
+		})
+		var printed string
+		run := func() {
+			printed, _ = c.Output("/bin/bash", "-c", "cd "+dir+"; PATH="+dir+":$PATH; "+command.Line)
+			if printed != "" {
+				printed += "\n"
+			}
+		}
+		if run(); strings.Contains(command.Line, "kubectl logs") { // a connection is logged at its end
+			for end := time.Now().Add(20 * time.Second); same(printed) != same(command.Output) && time.Now().Before(end); run() {
+				<-time.After(time.Second)
+				if updates {
+					end = time.Now()
+				}
+			}
+		}
+		prompt := "$ " + command.Line + "\n"
+		text, after, _ := strings.Cut(rest, prompt)
+		before, rest = before+text+prompt, after
+		switch {
+		case same(printed) == same(command.Output):
+		case updates:
+			before, rest = before+waiting.ReplaceAllString(printed, ""), strings.TrimPrefix(rest, command.Output)
+		default:
+			c.t.Errorf("%s: the page shows (-), and it printed (+):\n%s", command.Line, cmp.Diff(command.Output, printed))
+		}
+	}
+	if updates {
+		must(os.WriteFile(page, []byte(before+rest), 0o644))
+	}
+}
+
+var (
+	waiting = regexp.MustCompile(`(?m)^Waiting for .*\n`)
+	// What is different each time: parts of names, addresses of pods and Services,
+	// ports of clients, how long something has been there, and spaces for those.
+	changing = []struct {
+		what *regexp.Regexp
+		is   string
+	}{
+		{waiting, ""},
+		{regexp.MustCompile(`-[0-9a-z]{8,10}-[0-9a-z]{5}\b`), "-NAME"},
+		{regexp.MustCompile(`-[0-9a-z]{5}\b`), "-NAME"},
+		{regexp.MustCompile(`\b10\.(88|96)(\.\d+){2}\b`), "10.$1.ADDRESS"},
+		{regexp.MustCompile(`:\d{5}\b`), ":PORT"},
+		{regexp.MustCompile(`\b\d+(m\d+)?[smh]\b`), "AGE"},
+		{regexp.MustCompile(` +`), " "},
+	}
+)
+
+// same is a text without what is different each time.
+func same(text string) string {
+	for _, c := range changing {
+		text = c.what.ReplaceAllString(text, c.is)
+	}
+	return text
+}
