@@ -1,4 +1,5 @@
-// Package cluster has one test: deploy/ in a cluster of one node, with the
-// control plane, kubelet and containerd of the day, built from source by
-// `make cluster`. It takes the build tag cluster.
+// Package cluster has tests in a cluster of one node, with the control plane, kubelet,
+// kube-proxy, CoreDNS and containerd of the day, built from source by `make cluster`: a
+// life of the node's agent, the scenario of docs/scenario.md, and the commands of
+// docs/getting-started.md. It takes the build tag cluster.
 package cluster

@@ -150,6 +150,11 @@ func services(s shop) {
 			s.through(from, client, first, "web", pods)
 		}
 	}
+	// The proxy's log has connections, and no complaints nor kubelet's probes of it.
+	if log := s.k("logs", "deploy/client", "-c", "haproxy"); strings.Contains(log, "WARNING") ||
+		strings.Contains(log, "health") {
+		s.t.Errorf("HAProxy's log: %s", log)
+	}
 	root := s.inApp("deploy/boxed", "sh", "-c", "read inside outside count </proc/self/uid_map; echo $outside")
 	if root == "0" {
 		s.t.Error("boxed has the node's users")
