@@ -341,13 +341,15 @@ func absence(c *cluster, shops []shop) {
 	}
 }
 
-// everything is what the API server has, by name, but for what comes by itself.
+// everything is what the API server has, by name, but for events and what CoreDNS and the
+// control plane make for themselves.
 func (c *cluster) everything() []string {
 	c.t.Helper()
 	kinds := slices.DeleteFunc(strings.Fields(c.kubectl("api-resources", "--verbs=list", "-o", "name")),
 		func(kind string) bool { return strings.HasPrefix(kind, "events") })
 	all := strings.Fields(c.kubectl("get", strings.Join(kinds, ","), "-A", "-o",
 		`jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{"\n"}{end}`))
+	all = slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "/kube-system/") })
 	slices.Sort(all)
 	return all
 }
@@ -361,12 +363,16 @@ func uninstall(c *cluster, before []string) {
 			c.t.Errorf("%s%v", out, err)
 		}
 	}
-	var left []string
+	last := ""
 	c.Await("the API server to have what it had", func() bool {
-		left = slices.DeleteFunc(c.everything(), func(name string) bool {
+		left := slices.DeleteFunc(c.everything(), func(name string) bool {
 			_, found := slices.BinarySearch(before, name)
 			return found
 		})
+		if said := strings.Join(left, " "); said != last {
+			last = said
+			c.t.Logf("left: %s", left)
+		}
 		return len(left) == 0
 	})
 	if got := c.list(); got != list {
