@@ -78,7 +78,9 @@ type Settings struct {
 }
 
 // excluded are the namespaces that are never touched.
-func (s Settings) excluded() []string { return []string{"kube-system", "kube-public", "kube-node-lease", s.Namespace} }
+func (s Settings) excluded() []string {
+	return []string{"kube-system", "kube-public", "kube-node-lease", s.Namespace}
+}
 
 // injector is a running one.
 type injector struct {
@@ -243,8 +245,8 @@ func (i *injector) cache() cache.Options {
 		panic(err) // it is a constant
 	}
 	return cache.Options{DefaultTransform: cache.TransformStripManagedFields(), ByObject: map[client.Object]cache.ByObject{
-		&corev1.Secret{}:    {Namespaces: own, Field: byName(i.CertSecret)},
-		&corev1.ConfigMap{}: {Namespaces: own, Label: labels.NewSelector().Add(*labelled)},
+		&corev1.Secret{}:                              {Namespaces: own, Field: byName(i.CertSecret)},
+		&corev1.ConfigMap{}:                           {Namespaces: own, Label: labels.NewSelector().Add(*labelled)},
 		&admissionv1.MutatingWebhookConfiguration{}:   {Field: byName(i.Name)},
 		&admissionv1.ValidatingWebhookConfiguration{}: {Field: byName(i.Name)},
 	}}
@@ -332,8 +334,8 @@ func (i *injector) Ready() error {
 	if !i.known.Load() {
 		errs = append(errs, errors.New("the cluster's version is not known yet"))
 	}
-	if i.started == nil {
-		return errors.Join(append(errs, errors.New("the webhook is not there yet"))...)
+	if _, err := i.certs.Get(nil); err != nil && i.files == nil {
+		return errors.Join(append(errs, err)...)
 	}
 	return errors.Join(append(errs, i.started())...)
 }

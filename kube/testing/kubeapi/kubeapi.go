@@ -2,7 +2,7 @@
 // It keeps pods in memory and speaks list and watch as kube-apiserver does:
 // resource versions, bookmarks, streamed lists, expiry (410 Gone), bearer
 // tokens; and it can be away. It takes events, and patches of a node's taints. It has
-// DaemonSets, as far as whether they are there.
+// DaemonSets, as far as whether they are there, and, if asked to, objects of every kind.
 package kubeapi
 
 import (
@@ -44,6 +44,8 @@ type Options struct {
 	// GoneInStream is whether an old resource version is refused within the
 	// stream, and not by the response's status: servers do both.
 	GoneInStream bool
+	// Objects is whether it keeps objects of every kind, as in objects.go.
+	Objects bool
 }
 
 // Stats counts what clients have asked for.
@@ -74,6 +76,8 @@ type Server struct {
 	sets     map[string]*metav1.PartialObjectMetadata // by namespace/name; nil: reading them is forbidden
 	stats    Stats
 	bookmark uint64
+	objects  map[string]map[string]any // see objects.go
+	history  []edit
 }
 
 type change struct {
@@ -253,10 +257,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.list(w, r)
 	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/apis/events.k8s.io/v1/namespaces/"):
 		s.event(w, r)
-	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/"):
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") && !s.o.Objects:
 		s.daemonSet(w, strings.TrimPrefix(r.URL.Path, "/apis/apps/v1/namespaces/"))
 	case strings.HasPrefix(r.URL.Path, "/api/v1/nodes/"):
 		s.patchNode(w, r)
+	case s.o.Objects:
+		s.object(w, r)
 	default:
 		fail(w, apierrors.NewForbidden(schema.GroupResource{}, r.URL.Path, errors.New("this test server has no such thing")))
 	}

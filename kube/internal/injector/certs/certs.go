@@ -80,8 +80,9 @@ func (m Maker) Next(data map[string][]byte, now time.Time) (next map[string][]by
 		made = append(made, "the next certificate authority")
 	}
 	served := pair{data[Cert], data[Key]}
-	if valid, _ := rotator.ValidCert(signer.cert, served.cert, served.key, m.r.DNSName, m.r.ExtKeyUsages, //nolint:errcheck // says why not
-		now.Add(replaceCert)); !valid {
+	valid, err := rotator.ValidCert(signer.cert, served.cert, served.key, m.r.DNSName, m.r.ExtKeyUsages,
+		now.Add(replaceCert))
+	if !valid || err != nil {
 		if served, err = m.leaf(signer, now); err != nil {
 			return nil, nil, err
 		}

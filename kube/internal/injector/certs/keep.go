@@ -25,7 +25,9 @@ var ErrNone = errors.New("there is no certificate yet")
 
 // Server has the certificate that is shown. The zero Server has none. It may be used
 // from several goroutines.
-type Server struct{ cert atomic.Pointer[tls.Certificate] }
+type Server struct {
+	cert atomic.Pointer[tls.Certificate]
+}
 
 // Get is for [tls.Config.GetCertificate].
 func (s *Server) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
