@@ -158,7 +158,7 @@ func (p *patcher) value(path string, a, b *yaml.Node) {
 
 // escape writes a key in a JSON pointer (RFC 6901).
 func escape(key string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+	return strings.ReplaceAll(strings.ReplaceAll(key, "~", "~0"), "/", "~1")
 }
 
 // context is how many lines a diff shows around a change.
