@@ -92,7 +92,12 @@ func (s server) listen(typ int) (*os.File, error) {
 	switch {
 	case err != nil:
 	case typ == unix.SOCK_STREAM:
-		err = os.NewSyscallError("listen", unix.Listen(fd, 4096))
+		// Connections get it from the listener: those whose clients have gone without a word end some time, two hours
+		// later unless the namespace says otherwise (net.ipv4.tcp_keepalive_time).
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1))
+		if err == nil {
+			err = os.NewSyscallError("listen", unix.Listen(fd, 4096))
+		}
 	case s.transparent && s.addr.Addr().Is4():
 		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1))
 	case s.transparent:

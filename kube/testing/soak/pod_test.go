@@ -47,6 +47,13 @@ func newPod(t *testing.T, c *counts, b dataplane.Backend, tools *tools, seed uin
 	if _, err := p.lab.StartSidecar(netlab.SidecarConfig{Transparent: true}); err != nil {
 		t.Fatal(err)
 	}
+	// A client's last word can be lost, with what conntrack knew of it.
+	for _, ns := range []*netlab.Namespace{p.lab.Pod, p.lab.Peer} {
+		if err := run(ns, nil, "sh", "-ec", `cd /proc/sys/net/ipv4
+			echo 20 > tcp_keepalive_time; echo 5 > tcp_keepalive_intvl; echo 3 > tcp_keepalive_probes`); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var err error
 	if p.watch, err = p.lab.Peer.Watch(); err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func (p *pod) live(a *agent, goOn func(round int) bool) error {
 			return err
 		}
 		total := now.descriptors + runtime.NumGoroutine()
-		const most = 500
+		const most = 300
 		if held == 0 {
 			held = total
 		} else if total > held+most {
