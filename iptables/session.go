@@ -123,23 +123,15 @@ func (s *session) apply(ctx context.Context, want map[ruleset.Family]program) (r
 func (s *session) undo(ctx context.Context, before map[ruleset.Family]listing, f ruleset.Family, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	now, err := s.read(ctx)
+	now, err := s.putBack(ctx, before)
+	for range 4 { // a program that has failed once may do so again
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		now, err = s.putBack(ctx, before)
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %w; what was written before it could not be read to be undone: %w", f, cause, err)
-	}
-	for _, g := range families() {
-		if input := restoration(before[g], now[g], s.o); input != "" {
-			if err := s.restore(ctx, program{family: g}, input); err != nil {
-				return fmt.Errorf("%s: %w; the %s rules written before it could not be undone: %w", f, cause, g, err)
-			}
-		}
-		inUse := func(table string) bool { return len(before[g].table(table).ours()) > 0 }
-		if err := s.tidy(ctx, g, now[g], inUse); err != nil {
-			return fmt.Errorf("%s: %w; undone, but %w", f, cause, err)
-		}
-	}
-	if now, err = s.read(ctx); err != nil {
-		return fmt.Errorf("%s: %w; undone, but it could not be read back: %w", f, cause, err)
+		return fmt.Errorf("%s: %w; %w", f, cause, err)
 	}
 	for _, g := range families() {
 		if !before[g].same(now[g]) {
@@ -151,6 +143,29 @@ func (s *session) undo(ctx context.Context, before map[ruleset.Family]listing, f
 		return fmt.Errorf("%s: %w: %w", f, errChanged, cause)
 	}
 	return fmt.Errorf("%s: %w", f, cause)
+}
+
+// putBack makes what is there what was there before, and returns what is there then.
+func (s *session) putBack(ctx context.Context, before map[ruleset.Family]listing) (map[ruleset.Family]listing, error) {
+	now, err := s.read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("what was written before it could not be read to be undone: %w", err)
+	}
+	for _, g := range families() {
+		if input := restoration(before[g], now[g], s.o); input != "" {
+			if err := s.restore(ctx, program{family: g}, input); err != nil {
+				return nil, fmt.Errorf("the %s rules written before it could not be undone: %w", g, err)
+			}
+		}
+		inUse := func(table string) bool { return len(before[g].table(table).ours()) > 0 }
+		if err := s.tidy(ctx, g, now[g], inUse); err != nil {
+			return nil, fmt.Errorf("undone, but %w", err)
+		}
+	}
+	if now, err = s.read(ctx); err != nil {
+		return nil, fmt.Errorf("undone, but it could not be read back: %w", err)
+	}
+	return now, nil
 }
 
 // verify reads back what was written.

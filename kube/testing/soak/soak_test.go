@@ -375,7 +375,7 @@ func (p *pod) silence(u *usual, agents intercept.Config) error {
 			if err := p.isOneOf(nothing, false, now, agents); err != nil {
 				return fmt.Errorf("mesh-init said that it is done: %w", err)
 			}
-		case says("could not be undone", "may be in force", "are written", "does not hold"):
+		case says("could not be undone", "could not be read to be undone", "may be in force", "are written", "does not hold"):
 			p.add("applies that left something, and said so", 1)
 		default:
 			p.add(refusals, 1)
