@@ -349,10 +349,16 @@ func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 		match := []Match{IsFamily(c.families()[0].Other()), Proto{TCP}}
 		rules = append(rules, rule("B12.input-family", "not captured", match, Goto{Chain: ChainRejectInput}))
 	}
-	if c.Inbound.Mode == InboundRedirect && len(c.inboundDestinations()) > 0 {
+	if c.refusesUncaptured() {
 		syn := []Rule{
 			rule("B9.lo", "inside the pod", []Match{arrivingByLo}, Return{}),
 			rule("B9.dnat", "translated", []Match{CTDNAT{}}, Return{}),
+		}
+		if c.Inbound.Mode == InboundTProxy {
+			syn = append(syn,
+				rule("B9.mark", "given to the proxy", []Match{ConnMark(c.Inbound.TProxy.SelfMark)}, Return{}),
+				// What another keeps from conntrack has no mark, and is given to the proxy all the same.
+				rule("B9.known", "not new to conntrack", []Match{not(CTNew)}, Return{}))
 		}
 		syn = append(syn, in(scopeInput, "", c.excludedInInterfaces())...)
 		syn = append(syn, in(scopeInput, "", c.fromBehind(Return{}))...)
@@ -387,6 +393,13 @@ func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 	return rules, chains
 }
 
+// refusesUncaptured reports whether line B9 has something to stand behind. In mode tproxy that is a packet which was on
+// its way while the rules were replaced: it met the old ones, which redirect, where these give to the proxy, and these
+// where the old ones redirect.
+func (c Config) refusesUncaptured() bool {
+	return c.Inbound.Mode != InboundOff && len(c.inboundDestinations()) > 0
+}
+
 // backstopForward returns the base chain for what is forwarded from behind the pod: line B11.
 func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 	for _, v := range c.fromBehind(Goto{Chain: ChainBackstopVirtual}) {
@@ -394,7 +407,7 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 		rules = append(rules, v)
 	}
 	if len(rules) > 0 {
-		if c.Inbound.Mode == InboundRedirect && len(c.inboundDestinations()) > 0 {
+		if c.refusesUncaptured() {
 			// What goes to behind the pod is captured like what goes to the pod.
 			rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
 		}
