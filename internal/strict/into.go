@@ -107,7 +107,11 @@ func Paths(t reflect.Type) []string {
 // Lookup returns the field of a struct at a path such as "outbound.exclude".
 func Lookup(v reflect.Value, path string) reflect.Value {
 	for name := range strings.SplitSeq(path, ".") {
-		v = v.Field(slices.Index(FieldNames(v.Type()), name))
+		i, t := 0, v.Type()
+		for FieldName(t.Field(i)) != name {
+			i++
+		}
+		v = v.Field(i)
 	}
 	return v
 }

@@ -34,20 +34,25 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 `
 
-// initContainer is what writes the rules.
-func (i *injection) initContainer() *yaml.Node {
+// initBase is the container that writes the rules, without its arguments.
+func initBase() (*yaml.Node, error) {
 	docs, err := yamldoc.Stream([]byte(initText), maxDepth)
-	if err != nil || len(docs) != 1 {
-		i.errs.Add(err)
-		return yamldoc.Map()
+	if err != nil {
+		return nil, err
 	}
 	plain(docs[0])
+	return docs[0], nil
+}
+
+// initContainer is what writes the rules.
+func (i *injection) initContainer() *yaml.Node {
+	c := yamldoc.Copy(i.p.base)
 	args := yamldoc.List(yamldoc.String("apply"))
 	for _, s := range decode.Settings(i.rules, false) {
 		args.Content = append(args.Content, yamldoc.String(s.Arg()))
 	}
-	yamldoc.Set(docs[0], "args", args)
-	return i.p.schema.merge("Container", docs[0], i.p.init)
+	yamldoc.Set(c, "args", args)
+	return i.p.schema.merge("Container", c, i.p.init)
 }
 
 // assemble puts the pod together.
@@ -86,6 +91,10 @@ func (i *injection) assemble() {
 		i.warn("init containers that call others fail, because the rules are there and the proxy is not, before Kubernetes "+
 			"1.%d",
 			nativeSidecars)
+	}
+	if len(yamldoc.Items(yamldoc.Get(i.spec, containers))) == 0 {
+		i.errs.Add(fieldError("spec."+containers, nil, "all have names of the profile's containers (%s), and would be merged "+
+			"with those; give the app's another", strings.Join(append(i.p.Sidecars(), i.p.initName()), ", ")))
 	}
 	i.annotate()
 }

@@ -53,7 +53,7 @@ func (i *injection) exclude(r intercept.PortRange) bool {
 
 // relied refuses other values of the fields that the profile's sidecars rely on.
 func (i *injection) relied() {
-	was := decode.Settings(i.p.Config, true)
+	was := i.p.settings
 	for k, s := range decode.Settings(i.rules, true) {
 		switch s.Field.Name {
 		case "outbound-port", "inbound-port", "inbound-mode", "dns-port", "proxy-uid", "proxy-gid", "proxy-mark",

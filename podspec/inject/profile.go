@@ -47,7 +47,9 @@ type Profile struct {
 	// ports that kubelet asks are not captured.
 	Relay string
 
-	init     *yaml.Node   // fields of the container that writes the rules
+	base     *yaml.Node   // the container that writes the rules
+	init     *yaml.Node   // fields of it that the profile has
+	settings []decode.Setting
 	sidecars []*yaml.Node // containers
 	volumes  []*yaml.Node // of the pod
 	files    []file
@@ -142,6 +144,9 @@ func parseProfile(source string, text []byte) (Profile, error) {
 		return Profile{}, r.errs.Err()
 	}
 	r.read(source)
+	r.p.base, err = initBase()
+	r.errs.Add(err)
+	r.p.settings = decode.Settings(r.p.Config, true)
 	for _, n := range slices.Concat(r.p.sidecars, r.p.volumes, []*yaml.Node{r.p.init},
 		slices.Collect(maps.Values(r.p.hold))) {
 		plain(n)
