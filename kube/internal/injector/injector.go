@@ -117,7 +117,7 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) error {
 	i := &injector{Settings: s, log: log, profiles: store}
 	i.minor.Store(int64(s.Minor))
 	i.known.Store(s.Minor > 0)
-	i.meters = newMeters(func() float64 { return float64(store.Bad()) }, func() float64 {
+	i.meters = newMeters(func() float64 { return float64(len(store.Bad())) }, func() float64 {
 		if i.Ready() != nil {
 			return 0
 		}
@@ -190,6 +190,18 @@ func (i *injector) build(listener net.Listener) error {
 				kind, reason, "Look", note)
 		}}
 	if err := i.mgr.Add(sweeper); err != nil {
+		return err
+	}
+	// Who becomes the leader tells of what nobody else has told of.
+	if err := i.mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		for name, bad := range i.profiles.Bad() {
+			m := &corev1.ConfigMap{}
+			if err := i.mgr.GetCache().Get(ctx, types.NamespacedName{Namespace: i.Namespace, Name: name}, m); err == nil {
+				i.tellProfile(m, bad)
+			}
+		}
+		return nil
+	})); err != nil {
 		return err
 	}
 	return errors.Join(i.watchProfiles(), i.watchCertificates())

@@ -48,20 +48,27 @@ func (i *injector) takeProfile(ctx context.Context, m *corev1.ConfigMap) {
 	if !changed {
 		return
 	}
-	kind, reason, note := corev1.EventTypeNormal, "ProfileTaken", "New pods get this profile"
 	if err != nil {
-		kind, reason, note = corev1.EventTypeWarning, "ProfileRefused", "It is not used, and one before it stays in force: "+
-			err.Error()
 		i.log.WarnContext(ctx, "profile refused", "profile", m.Name, "err", err)
 	} else {
 		i.log.InfoContext(ctx, "profile taken", "profile", m.Name)
 	}
 	select {
 	case <-i.mgr.Elected(): // one replica says it
-		i.news.write(corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: m.Namespace, Name: m.Name,
-			UID: m.UID}, kind, reason, "Load", note)
+		i.tellProfile(m, err)
 	default:
 	}
+}
+
+// tellProfile writes an event of a ConfigMap.
+func (i *injector) tellProfile(m *corev1.ConfigMap, err error) {
+	kind, reason, note := corev1.EventTypeNormal, "ProfileTaken", "New pods get this profile"
+	if err != nil {
+		kind, reason, note = corev1.EventTypeWarning, "ProfileRefused", "It is not used, and one before it stays in force: "+
+			err.Error()
+	}
+	i.news.write(corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: m.Namespace, Name: m.Name, UID: m.UID},
+		kind, reason, "Load", note)
 }
 
 // watchCertificates shows the certificate of the Secret, and as the leader keeps it.

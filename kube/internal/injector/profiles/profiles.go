@@ -131,15 +131,15 @@ func (s *Store) Names() []string {
 	return all
 }
 
-// Bad is how many ConfigMaps have a profile that is refused.
-func (s *Store) Bad() int {
+// Bad are the ConfigMaps whose profile is refused, each with what is wrong.
+func (s *Store) Bad() map[string]error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	n := 0
-	for _, e := range s.own {
+	bad := map[string]error{}
+	for name, e := range s.own {
 		if e.err != nil {
-			n++
+			bad[name] = e.err
 		}
 	}
-	return n
+	return bad
 }

@@ -40,8 +40,8 @@ func TestStore(t *testing.T) {
 		if p, err := s.Get("mine"); err != nil || p.Name != "mine" || !slices.Contains(p.Sidecars(), "envoy") {
 			t.Errorf("after %.20q: %v, %v", step.text, p.Name, err)
 		}
-		if bad := s.Bad(); (bad == 1) != (step.wrong != "") {
-			t.Errorf("after %.20q: %d bad", step.text, bad)
+		if bad := s.Bad(); (bad["mine"] != nil) != (step.wrong != "") {
+			t.Errorf("after %.20q: bad are %v", step.text, bad)
 		}
 	}
 
