@@ -58,7 +58,9 @@ func (n *news) run(ctx context.Context) error {
 			if o.Result == admit.Refused {
 				kind, reason, says = corev1.EventTypeWarning, "SidecarRefused", "Its pod was refused: "+o.Says
 			}
-			n.write(n.origin(ctx, o.About), kind, reason, "Inject", says)
+			about := corev1.ObjectReference{APIVersion: o.About.APIVersion, Kind: o.About.Kind,
+				Namespace: o.About.Namespace, Name: o.About.Name, UID: o.About.UID}
+			n.write(n.origin(ctx, about), kind, reason, "Inject", says)
 		}
 	}
 }

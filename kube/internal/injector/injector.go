@@ -168,10 +168,10 @@ func (i *injector) build(listener net.Listener) error {
 		}}
 	server = i.mgr.GetWebhookServer() // from now on it is the manager's to start
 	limits := &budget{peers: map[string]int64{}}
-	for path, h := range map[string]admission.Handler{
+	for path, h := range map[string]admit.Handler{
 		PathPods: i.admit.Pods(), PathWorkloads: i.admit.Workloads(), PathProfiles: i.admit.ProfileMaps(),
 	} {
-		server.Register(path, limits.limited(&admission.Webhook{Handler: h}))
+		server.Register(path, limits.limited(hook(h)))
 	}
 	started := server.StartedChecker()
 	i.started = func() error { return started(nil) }
@@ -205,6 +205,14 @@ func (i *injector) build(listener net.Listener) error {
 		return err
 	}
 	return errors.Join(i.watchProfiles(), i.watchCertificates())
+}
+
+// hook is a handler as the library's server has it.
+func hook(h admit.Handler) *admission.Webhook {
+	return &admission.Webhook{Handler: admission.HandlerFunc(
+		func(ctx context.Context, req admission.Request) admission.Response {
+			return admission.Response{AdmissionResponse: *h(ctx, &req.AdmissionRequest)}
+		})}
 }
 
 // server is the one that the API server asks.

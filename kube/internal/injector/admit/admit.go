@@ -13,8 +13,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
@@ -65,6 +65,12 @@ const (
 	Excluded  = "excluded"
 )
 
+// Owner is what has made a pod. The zero Owner is nobody.
+type Owner struct {
+	APIVersion, Kind, Namespace, Name string
+	UID                               types.UID
+}
+
 // Outcome is what became of one request.
 type Outcome struct {
 	Webhook string // pods, workloads, profiles
@@ -74,8 +80,8 @@ type Outcome struct {
 	By, Says string
 	// DryRun is whether nobody may notice.
 	DryRun bool
-	// About is the object, or what has made it.
-	About corev1.ObjectReference
+	// About is what has made the pod.
+	About Owner
 	// Warnings are what somebody should know.
 	Warnings []string
 	Took     time.Duration
@@ -97,49 +103,54 @@ type Settings struct {
 	Report func(ctx context.Context, o Outcome)
 }
 
+// Handler answers a request.
+type Handler func(context.Context, *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse
+
 // Pods is the mutating webhook.
-func (s Settings) Pods() admission.Handler { return s.handler("pods", s.pod) }
+func (s Settings) Pods() Handler { return s.handler("pods", s.pod) }
 
 // Workloads is the validating webhook for what makes pods.
-func (s Settings) Workloads() admission.Handler { return s.handler("workloads", s.workload) }
+func (s Settings) Workloads() Handler { return s.handler("workloads", s.workload) }
 
 // ProfileMaps is the validating webhook for ConfigMaps with a profile.
-func (s Settings) ProfileMaps() admission.Handler { return s.handler("profiles", s.profile) }
+func (s Settings) ProfileMaps() Handler { return s.handler("profiles", s.profile) }
 
-func (s Settings) handler(webhook string, decide func(context.Context, admission.Request) Outcome) admission.Handler {
-	return admission.HandlerFunc(func(ctx context.Context, req admission.Request) admission.Response {
+func (s Settings) handler(
+	webhook string, decide func(context.Context, *admissionv1.AdmissionRequest) Outcome,
+) Handler {
+	return func(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 		start := time.Now()
 		o := decide(ctx, req)
 		response, err := o.response()
 		if err != nil {
-			o.Result, o.By, o.Says = Refused, ByRequest, err.Error()
-			response = admission.Errored(http.StatusInternalServerError, err)
+			o = refused(ByRequest, err)
+			response, _ = o.response() // it has no patch
 		}
 		o.Webhook, o.DryRun, o.Took = webhook, req.DryRun != nil && *req.DryRun, time.Since(start)
-		if o.About.Namespace == "" {
-			o.About.Namespace = req.Namespace
-		}
+		o.About.Namespace = req.Namespace
 		s.Report(ctx, o)
+		response.UID = req.UID
 		return response
-	})
+	}
 }
 
 // response is what the API server is told.
-func (o Outcome) response() (admission.Response, error) {
+func (o Outcome) response() (*admissionv1.AdmissionResponse, error) {
 	if o.Result == Refused {
 		says := o.Says
 		if len(says) > maxMessage {
 			says = strings.ToValidUTF8(says[:maxMessage], "") + "…"
 		}
-		return admission.Denied(says), nil
+		return &admissionv1.AdmissionResponse{Result: &metav1.Status{Code: http.StatusForbidden,
+			Reason: metav1.StatusReasonForbidden, Message: says}}, nil
 	}
-	r := admission.Allowed("").WithWarnings(o.Warnings...)
+	r := &admissionv1.AdmissionResponse{Allowed: true, Warnings: o.Warnings}
 	if len(o.patch) == 0 {
 		return r, nil
 	}
 	patch, err := json.Marshal(o.patch)
 	if err != nil {
-		return admission.Response{}, fmt.Errorf("the patch: %w", err)
+		return nil, fmt.Errorf("the patch: %w", err)
 	}
 	kind := admissionv1.PatchTypeJSONPatch
 	r.Patch, r.PatchType = patch, &kind
@@ -172,7 +183,7 @@ func read(raw []byte) (*yaml.Node, error) {
 }
 
 // pod decides about a pod that is created.
-func (s Settings) pod(ctx context.Context, req admission.Request) Outcome {
+func (s Settings) pod(ctx context.Context, req *admissionv1.AdmissionRequest) Outcome {
 	if req.Operation != admissionv1.Create || req.Resource.Resource != "pods" || req.SubResource != "" {
 		return skipped(Excluded, "only pods that are created are injected")
 	}
@@ -228,17 +239,16 @@ func (s Settings) profileOf(pod *yaml.Node, labels map[string]string) string {
 	return s.Default
 }
 
-// ownerOf is what has made a pod, or the pod itself, and whether a Job has.
-func ownerOf(pod *yaml.Node) (owner corev1.ObjectReference, job bool) {
+// ownerOf is what has made a pod, and whether that is a Job.
+func ownerOf(pod *yaml.Node) (owner Owner, job bool) {
 	for _, n := range yamldoc.Items(yamldoc.Get(pod, "metadata", "ownerReferences")) {
 		text := func(field string) string { return yamldoc.Text(yamldoc.Get(n, field)) }
 		if text("controller") == "true" {
-			owner = corev1.ObjectReference{APIVersion: text("apiVersion"), Kind: text("kind"), Name: text("name"),
-				UID: uid(text("uid"))}
+			owner = Owner{APIVersion: text("apiVersion"), Kind: text("kind"), Name: text("name"), UID: types.UID(text("uid"))}
 			return owner, owner.Kind == "Job" && strings.HasPrefix(owner.APIVersion, "batch/")
 		}
 	}
-	return corev1.ObjectReference{}, false // there is no pod yet that an event could be about
+	return Owner{}, false
 }
 
 // Would says what would become of a pod that is created now.

@@ -4,30 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
-	"github.com/go-logr/logr"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	runtimelog "sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	"sigs.k8s.io/yaml"
 
 	"github.com/mesh-intercept/intercept/kube/internal/injector/admit"
 	"github.com/mesh-intercept/intercept/kube/internal/injector/profiles"
 )
-
-func TestMain(m *testing.M) {
-	runtimelog.SetLogger(logr.Discard())
-	os.Exit(m.Run())
-}
 
 // settings are those of a cluster with one namespace, which enforces Pod Security or not.
 func settings(tb testing.TB, labels map[string]string) admit.Settings {
@@ -41,9 +30,9 @@ func settings(tb testing.TB, labels map[string]string) admit.Settings {
 		Report: func(context.Context, admit.Outcome) {}}
 }
 
-func create(object []byte) admission.Request {
-	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Operation: admissionv1.Create, Namespace: "demo",
-		Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, Object: runtime.RawExtension{Raw: object}}}
+func create(object []byte) *admissionv1.AdmissionRequest {
+	return &admissionv1.AdmissionRequest{Operation: admissionv1.Create, Namespace: "demo",
+		Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"}, Object: runtime.RawExtension{Raw: object}}
 }
 
 // pods are the pods of the library's own manifests, as JSON.
@@ -67,23 +56,7 @@ func pods(tb testing.TB) [][]byte {
 			}
 		}
 	}
-	return append(all, []byte(large()))
-}
-
-// large is a pod as charts make them: four containers with probes, env and volumes.
-func large() string {
-	container := `{"name":"NAME","image":"registry.example/app:1","ports":[{"name":"p-NAME","containerPort":PORT}],"env":[` +
-		strings.Repeat(`{"name":"SOME_VARIABLE","value":"and a value that takes some room"},`, 20) +
-		`{"name":"IP","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}}],"resources":{"limits":{"memory":"1Gi"}},` +
-		`"readinessProbe":{"httpGet":{"port":"p-NAME","path":"/ready"}},"livenessProbe":{"tcpSocket":{"port":PORT}},` +
-		`"volumeMounts":[{"name":"data","mountPath":"/data"}]}`
-	var all []string
-	for name, port := range map[string]string{"a": "8080", "b": "8081", "c": "8082", "d": "8083"} {
-		all = append(all, strings.NewReplacer("NAME", name, "PORT", port).Replace(container))
-	}
-	return `{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-","labels":{"app":"web"},"ownerReferences":[{` +
-		`"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"u","controller":true}]},"spec":{"containers":[` +
-		strings.Join(all, ",") + `],"volumes":[{"name":"data","emptyDir":{}}]}}`
+	return all
 }
 
 // FuzzPod: whatever is sent, the webhook does not panic; what it does not inject it does
@@ -96,7 +69,7 @@ func FuzzPod(f *testing.F) {
 	f.Add([]byte(`{"spec":{"containers":[{"name":"a"}]},"metadata":{"annotations":{"intercept.mesh/injected":"{}"}}}`), "")
 	f.Fuzz(func(t *testing.T, object []byte, level string) {
 		s := settings(t, map[string]string{"pod-security.kubernetes.io/enforce": level})
-		r := s.Pods().Handle(t.Context(), create(object))
+		r := s.Pods()(t.Context(), create(object))
 		if !r.Allowed {
 			if len(r.Patch) > 0 || r.Result.Message == "" {
 				t.Fatalf("refused with a patch, or without a reason: %+v", r)
@@ -107,7 +80,7 @@ func FuzzPod(f *testing.F) {
 			return
 		}
 		after := apply(t, object, r.Patch)
-		again := s.Pods().Handle(t.Context(), create(after))
+		again := s.Pods()(t.Context(), create(after))
 		if !again.Allowed || len(again.Patch) > 0 {
 			t.Fatalf("a second time: %v %v: %s", again.Allowed, again.Result, again.Patch)
 		}
@@ -125,28 +98,4 @@ func apply(tb testing.TB, object, patch []byte) []byte {
 		tb.Fatalf("%v: %s", err, patch)
 	}
 	return after
-}
-
-// BenchmarkPods is the real handler, from the request's bytes to those of the answer.
-func BenchmarkPods(b *testing.B) {
-	hook := &admission.Webhook{Handler: settings(b, nil).Pods()}
-	request := create([]byte(large())).AdmissionRequest
-	body, err := json.Marshal(admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
-		Request:  &request})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(int64(len(body)))
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			r := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/inject", bytes.NewReader(body))
-			r.Header.Set("Content-Type", "application/json")
-			w := httptest.NewRecorder()
-			hook.ServeHTTP(w, r)
-			if w.Code != http.StatusOK || !bytes.Contains(w.Body.Bytes(), []byte(`"patch":`)) {
-				b.Fatalf("status %d: %.300s", w.Code, w.Body)
-			}
-		}
-	})
 }

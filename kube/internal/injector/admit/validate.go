@@ -6,20 +6,15 @@ import (
 	"fmt"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/kube/internal/injector/profiles"
 	"github.com/mesh-intercept/intercept/podspec/inject"
 )
 
-func uid(s string) types.UID { return types.UID(s) }
-
 // workload decides about what makes pods. What stays as it was is not judged: a profile
 // that has changed must not keep a controller from writing its own fields.
-func (s Settings) workload(ctx context.Context, req admission.Request) Outcome {
+func (s Settings) workload(ctx context.Context, req *admissionv1.AdmissionRequest) Outcome {
 	if req.Operation != admissionv1.Create && req.Operation != admissionv1.Update || req.SubResource != "" {
 		return skipped(Excluded, "only what is written is judged")
 	}
@@ -46,18 +41,21 @@ func (s Settings) workload(ctx context.Context, req admission.Request) Outcome {
 }
 
 // profile decides about a ConfigMap with a profile.
-func (s Settings) profile(_ context.Context, req admission.Request) Outcome {
+func (s Settings) profile(_ context.Context, req *admissionv1.AdmissionRequest) Outcome {
 	if req.Operation != admissionv1.Create && req.Operation != admissionv1.Update || req.Resource.Resource != "configmaps" {
 		return skipped(Excluded, "only what is written is judged")
 	}
 	if len(req.Object.Raw) > maxObject {
 		return refused(ByRequest, fmt.Errorf("the object has %d bytes, and may have %d", len(req.Object.Raw), maxObject))
 	}
-	var m corev1.ConfigMap
+	var m struct {
+		Metadata struct{ Labels map[string]string }
+		Data     map[string]string
+	}
 	if err := json.Unmarshal(req.Object.Raw, &m); err != nil {
 		return refused(ByRequest, fmt.Errorf("the object cannot be read: %w", err))
 	}
-	if _, labelled := m.Labels[profiles.Label]; !labelled {
+	if _, labelled := m.Metadata.Labels[profiles.Label]; !labelled {
 		return skipped(Excluded, "it has no label "+profiles.Label)
 	}
 	if _, err := profiles.Parse(req.Name, m.Data); err != nil {
