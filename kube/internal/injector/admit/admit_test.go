@@ -67,8 +67,12 @@ func FuzzPod(f *testing.F) {
 		f.Add(p, "restricted")
 	}
 	f.Add([]byte(`{"spec":{"containers":[{"name":"a"}]},"metadata":{"annotations":{"intercept.mesh/injected":"{}"}}}`), "")
+	webhook := settings(f, nil)
 	f.Fuzz(func(t *testing.T, object []byte, level string) {
-		s := settings(t, map[string]string{"pod-security.kubernetes.io/enforce": level})
+		s := webhook
+		s.Labels = func(context.Context, string) (map[string]string, error) {
+			return map[string]string{"pod-security.kubernetes.io/enforce": level}, nil
+		}
 		r := s.Pods()(t.Context(), create(object))
 		if !r.Allowed {
 			if len(r.Patch) > 0 || r.Result.Message == "" {
