@@ -2,6 +2,7 @@ package injector
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,8 +69,7 @@ func (n *news) run(ctx context.Context) error {
 func (n *news) write(about corev1.ObjectReference, kind, reason, action, note string) {
 	note = strict.OneLine(note)
 	if len(note) > maxNote {
-		note = note[:maxNote-len("…")] // the recorder sees to the last letter
-		note = string([]rune(note)[:len([]rune(note))-1]) + "…"
+		note = strings.ToValidUTF8(note[:maxNote-len("…")], "") + "…"
 	}
 	n.recorder.Eventf(&about, nil, kind, reason, action, "%s", note)
 }

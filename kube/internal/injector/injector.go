@@ -33,6 +33,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -75,6 +77,8 @@ type Settings struct {
 	// that should have a sidecar.
 	Every time.Duration
 	Evict bool
+	// Lease is how long a leader may be silent until another takes over. Zero: 15 s.
+	Lease time.Duration
 }
 
 // excluded are the namespaces that are never touched.
@@ -96,10 +100,13 @@ type injector struct {
 	synced   atomic.Bool // what is watched has been read
 	known    atomic.Bool // the cluster's version
 	started  func() error
+	sweeper  *sweep.Sweeper
+	leading  atomic.Bool
+	elected  chan event.GenericEvent  // wakes the keeper of the certificates
 	files    *certwatcher.CertWatcher // nil: the injector makes its certificates
 }
 
-// everywhere is something that every replica does, leader or not.
+// everywhere is something that every replica does from its start on.
 type everywhere func(context.Context) error
 
 // Start implements [manager.Runnable].
@@ -114,7 +121,7 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	i := &injector{Settings: s, log: log, profiles: store}
+	i := &injector{Settings: s, log: log, profiles: store, elected: make(chan event.GenericEvent, 1)}
 	i.minor.Store(int64(s.Minor))
 	i.known.Store(s.Minor > 0)
 	i.meters = newMeters(func() float64 { return float64(len(store.Bad())) }, func() float64 {
@@ -141,16 +148,14 @@ func (i *injector) build(listener net.Listener) error {
 		return err
 	}
 	i.mgr, err = manager.New(i.API, manager.Options{
-		Scheme:                        scheme.Scheme,
-		MapperProvider:                func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
-		Cache:                         i.cache(),
-		LeaderElection:                true,
-		LeaderElectionID:              i.Name,
-		LeaderElectionNamespace:       i.Namespace,
-		LeaderElectionReleaseOnCancel: true,
-		Metrics:                       metricsserver.Options{BindAddress: "0"},
-		PprofBindAddress:              i.Pprof,
-		WebhookServer:                 server,
+		Scheme:         scheme.Scheme,
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
+		Cache:          i.cache(),
+		// An API server that is away is waited for, however long that takes.
+		Controller:       config.Controller{CacheSyncTimeout: 365 * 24 * time.Hour},
+		Metrics:          metricsserver.Options{BindAddress: "0"},
+		PprofBindAddress: i.Pprof,
+		WebhookServer:    server,
 	})
 	if err != nil {
 		return err
@@ -175,35 +180,20 @@ func (i *injector) build(listener net.Listener) error {
 	}
 	started := server.StartedChecker()
 	i.started = func() error { return started(nil) }
-	for _, run := range []everywhere{i.sync, i.askVersion, i.news.run, func(ctx context.Context) error {
+	for _, run := range []everywhere{i.sync, i.elect, i.askVersion, i.news.run, func(ctx context.Context) error {
 		return serveWeb(ctx, listener, i.handler())
 	}} {
 		if err := i.mgr.Add(run); err != nil {
 			return err
 		}
 	}
-	sweeper := &sweep.Sweeper{Cached: i.mgr.GetCache(), API: i.mgr.GetAPIReader(), Client: i.mgr.GetClient(),
+	i.sweeper = &sweep.Sweeper{Cached: i.mgr.GetCache(), API: i.mgr.GetAPIReader(), Client: i.mgr.GetClient(),
 		Would: i.admit.Would, Excluded: i.excluded(), Config: i.Name, Evict: i.Evict, Every: i.Every, Log: i.log,
 		Count: i.meters.counted, Moved: func(e sweep.Eviction) { i.meters.evictions.WithLabelValues(string(e)).Inc() },
 		Event: func(p *corev1.Pod, kind, reason, note string) {
 			i.news.write(corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 				kind, reason, "Look", note)
 		}}
-	if err := i.mgr.Add(sweeper); err != nil {
-		return err
-	}
-	// Who becomes the leader tells of what nobody else has told of.
-	if err := i.mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		for name, bad := range i.profiles.Bad() {
-			m := &corev1.ConfigMap{}
-			if err := i.mgr.GetCache().Get(ctx, types.NamespacedName{Namespace: i.Namespace, Name: name}, m); err == nil {
-				i.tellProfile(m, bad)
-			}
-		}
-		return nil
-	})); err != nil {
-		return err
-	}
 	return errors.Join(i.watchProfiles(), i.watchCertificates())
 }
 

@@ -123,7 +123,7 @@ func newMesh(t *testing.T) *mesh {
 			TLSClientConfig: rest.TLSClientConfig{CAFile: m.api.CAFile},
 			ContentConfig:   rest.ContentConfig{ContentType: runtime.ContentTypeJSON}},
 		Namespace: "mesh-system", Name: "mesh-injector", CertSecret: "mesh-injector-certs", Profile: "haproxy",
-		Webhook: freePort(t), Listen: freePort(t), Every: time.Second,
+		Webhook: freePort(t), Listen: freePort(t), Every: time.Second, Lease: 3 * time.Second,
 	}
 	return m
 }
@@ -599,7 +599,19 @@ func TestCertificates(t *testing.T) {
 		t.Error("the API server does not trust the webhook any more")
 	}
 
-	// The API server was away; the injector, too.
+	// The API server was away, for longer than the lease.
+	m.api.Away(true)
+	m.await("the end of the lease", func() bool { return strings.Contains(m.log.String(), "does not lead any more") })
+	if _, err := m.get("/readyz"); err != nil {
+		t.Error(err)
+	}
+	m.api.Away(false)
+	m.await("another lease", func() bool { return strings.Count(m.log.String(), "this replica leads") == 2 })
+	if !works() {
+		t.Error("the API server does not trust the webhook any more")
+	}
+
+	// And once more; meanwhile the injector starts.
 	m.api.Away(true)
 	stop()
 	m.start()

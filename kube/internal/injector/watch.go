@@ -7,7 +7,6 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -18,15 +17,15 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/injector/certs"
 )
 
-// options of a controller, of the leader's or of every replica's.
-func options(leader bool) controller.Options {
+// options are those of all controllers.
+func options() controller.Options {
 	unchecked := true // one process runs several in tests
-	return controller.Options{NeedLeaderElection: &leader, SkipNameValidation: &unchecked}
+	return controller.Options{SkipNameValidation: &unchecked}
 }
 
 // watchProfiles takes profiles as they change.
 func (i *injector) watchProfiles() error {
-	return builder.ControllerManagedBy(i.mgr).Named("profiles").For(&corev1.ConfigMap{}).WithOptions(options(false)).
+	return builder.ControllerManagedBy(i.mgr).Named("profiles").For(&corev1.ConfigMap{}).WithOptions(options()).
 		Complete(reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 			m := &corev1.ConfigMap{}
 			switch err := i.mgr.GetCache().Get(ctx, r.NamespacedName, m); {
@@ -53,10 +52,8 @@ func (i *injector) takeProfile(ctx context.Context, m *corev1.ConfigMap) {
 	} else {
 		i.log.InfoContext(ctx, "profile taken", "profile", m.Name)
 	}
-	select {
-	case <-i.mgr.Elected(): // one replica says it
+	if i.leading.Load() { // one replica says it
 		i.tellProfile(m, err)
-	default:
 	}
 }
 
@@ -77,7 +74,7 @@ func (i *injector) watchCertificates() error {
 		return i.mgr.Add(i.files)
 	}
 	secret := types.NamespacedName{Namespace: i.Namespace, Name: i.CertSecret}
-	err := builder.ControllerManagedBy(i.mgr).Named("certificate").For(&corev1.Secret{}).WithOptions(options(false)).
+	err := builder.ControllerManagedBy(i.mgr).Named("certificate").For(&corev1.Secret{}).WithOptions(options()).
 		Complete(reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 			s := &corev1.Secret{}
 			if err := i.mgr.GetCache().Get(ctx, r.NamespacedName, s); err != nil {
@@ -98,13 +95,15 @@ func (i *injector) watchCertificates() error {
 	same := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{request}
 	})
-	return builder.ControllerManagedBy(i.mgr).Named("certificates").WithOptions(options(true)).
+	return builder.ControllerManagedBy(i.mgr).Named("certificates").WithOptions(options()).
 		Watches(&corev1.Secret{}, same).
 		Watches(&admissionv1.MutatingWebhookConfiguration{}, same).
 		Watches(&admissionv1.ValidatingWebhookConfiguration{}, same).
-		WatchesRawSource(source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-			q.Add(request) // there may be no Secret yet
-			return nil
-		})).
-		Complete(keeper)
+		WatchesRawSource(source.Channel(i.elected, same)). // there may be no Secret yet
+		Complete(reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
+			if !i.leading.Load() {
+				return reconcile.Result{}, nil
+			}
+			return keeper.Reconcile(ctx, r)
+		}))
 }

@@ -83,8 +83,8 @@ type Sweeper struct {
 // again is how soon after an eviction somebody looks again.
 const again = 15 * time.Second
 
-// Start looks at all pods until ctx is done.
-func (s *Sweeper) Start(ctx context.Context) error {
+// Run looks at all pods until ctx is done.
+func (s *Sweeper) Run(ctx context.Context) {
 	s.told, s.evicted = map[types.UID]State{}, map[types.UID]time.Time{}
 	for {
 		moved, err := s.Sweep(ctx)
@@ -97,7 +97,7 @@ func (s *Sweeper) Start(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(wait):
 		}
 	}
