@@ -47,8 +47,8 @@ type Profile struct {
 	// ports that kubelet asks are not captured.
 	Relay string
 
-	base     *yaml.Node   // the container that writes the rules
-	init     *yaml.Node   // fields of it that the profile has
+	base     *yaml.Node // the container that writes the rules
+	init     *yaml.Node // fields of it that the profile has
 	settings []decode.Setting
 	sidecars []*yaml.Node // containers
 	volumes  []*yaml.Node // of the pod
