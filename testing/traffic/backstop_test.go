@@ -426,7 +426,6 @@ func flushedConnections(t *testing.T, w way, b intercept.Backstop, loose string)
 		t.Fatal(err)
 	}
 	defer watch.Close()
-	tried := 0
 	for i, f := range all {
 		if f.Owner != app || f.want == (intercept.Fate{}) {
 			continue
@@ -434,13 +433,9 @@ func flushedConnections(t *testing.T, w way, b intercept.Backstop, loose string)
 		if _, err := watch.SoFar(); err != nil {
 			t.Fatal(err)
 		}
-		// On a slow machine the connection's timers may have sent something already, which has met the same.
-		if err := write(younger[i], []byte("in clear?")); errors.Is(err, unix.ECONNRESET) {
-			continue
-		} else if err != nil {
+		if err := write(younger[i], []byte("in clear?")); err != nil {
 			t.Fatal(err)
 		}
-		tried++
 		seen, err := watch.SoFar()
 		if err != nil {
 			t.Fatal(err)
@@ -454,9 +449,6 @@ func flushedConnections(t *testing.T, w way, b intercept.Backstop, loose string)
 		if _, err := younger[i].Read(make([]byte, 1)); b == intercept.BackstopOn && !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("%s: the application hears %v", f, err)
 		}
-	}
-	if tried == 0 {
-		t.Error("all were reset before they were used")
 	}
 	if got := refusals(t, target, c); (len(got) > 0) != (b == intercept.BackstopOn) {
 		t.Errorf("refused: %v", got)
