@@ -33,6 +33,8 @@ func TestRead(t *testing.T) {
 		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\nexit code 2\n",
 			result{failed: []string{"TestA"}, missing: []string{"TestAB"}}},
 		{"two runs", "--- PASS: TestA (0.00s)\nexit code 2\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
+		{"cut off, and again", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n=== RUN   TestAB\n" +
+			"--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
 		{"again, and now it passes", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
 			"--- PASS: TestAB (0.00s)\nFAIL\nexit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\n" +
 			"exit code 0\n", result{}},

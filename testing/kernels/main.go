@@ -37,7 +37,7 @@ func suites() []suite {
 		{pkg: "nft", pure: "^Fuzz"},
 		{"iptables", "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
 		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"}, {pkg: "testing/conformance"},
-		{pkg: "testing/traffic"},
+		{pkg: "testing/traffic"}, {pkg: "testing/pods"},
 	}
 }
 

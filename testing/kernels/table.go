@@ -97,14 +97,11 @@ func read(pkg string, tests []string, said string) result {
 // failures are what failed of each test that came to an end in a run.
 func failures(run string) map[string][]string {
 	ended := map[string][]string{}
-	found := regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (\S+)`).FindAllStringSubmatch(run, -1)
-	for _, f := range found {
-		if !strings.Contains(f[2], "/") {
-			ended[f[2]] = nil
+	for _, f := range regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (\S+)`).FindAllStringSubmatch(run, -1) {
+		test, _, within := strings.Cut(f[2], "/") // those within a test are listed after it
+		if !within {
+			ended[test] = nil
 		}
-	}
-	for _, f := range found {
-		test, _, _ := strings.Cut(f[2], "/")
 		if _, ok := ended[test]; ok && f[1] == "FAIL" {
 			ended[test] = append(ended[test], f[2])
 		}
