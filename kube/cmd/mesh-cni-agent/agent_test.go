@@ -424,6 +424,7 @@ func TestMended(t *testing.T) {
 	}
 	for name, gone := range map[string]map[string]bool{
 		"deleted": {}, "being deleted": {"mesh-system/mesh-cni-agent": true}, "with its rights": nil,
+		"with its namespace": {"mesh-system/mesh-cni-agent": false, "mesh-system/": true},
 	} {
 		h.api.SetDaemonSets(map[string]bool{"mesh-system/mesh-cni-agent": false})
 		h.log = &lockedBuffer{}

@@ -183,7 +183,7 @@ func readiness(s shop) {
 		_, err := s.try("-n", s.ns, "exec", "deploy/client", "--", "curl", "-sS", "-f", "--max-time", "5", "http://dying")
 		return err != nil
 	})
-	s.inApp("deploy/dying", "sh", "-c", ": >/run/app/up")
+	s.inApp("deploy/dying", "sh", "-c", "echo go >/run/app/up")
 	s.await("dying", "condition=Ready")
 	s.get("deploy/client", "dying/hostname")
 

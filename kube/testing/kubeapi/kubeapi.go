@@ -158,7 +158,8 @@ func (s *Server) Node() corev1.Node {
 }
 
 // SetDaemonSets sets the DaemonSets that there are, by namespace/name, and whether
-// each is being deleted. Nil: nobody may read them.
+// each is being deleted. Nil: nobody may read them. A name that ends with a slash is a
+// namespace; others nobody may read.
 func (s *Server) SetDaemonSets(deleting map[string]bool) {
 	s.change(func() {
 		s.sets = nil
@@ -184,12 +185,14 @@ func (s *Server) daemonSet(w http.ResponseWriter, path string) {
 	key := strings.Replace(path, "/daemonsets/", "/", 1)
 	o := s.sets[key]
 	switch {
-	case s.sets == nil:
+	case s.sets == nil, o == nil && strings.HasSuffix(key, "/"):
 		fail(w, apierrors.NewForbidden(resource, key, errors.New("no right to")))
 	case o == nil:
 		fail(w, apierrors.NewNotFound(resource, key))
 	default:
-		s.stats.Sets++
+		if !strings.HasSuffix(key, "/") {
+			s.stats.Sets++
+		}
 		w.Header().Set("Content-Type", "application/json")
 		send(w, o)
 	}
@@ -259,6 +262,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.event(w, r)
 	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") && !s.o.Objects:
 		s.daemonSet(w, strings.TrimPrefix(r.URL.Path, "/apis/apps/v1/namespaces/"))
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/") && !s.o.Objects:
+		s.daemonSet(w, strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/")+"/")
 	case strings.HasPrefix(r.URL.Path, "/api/v1/nodes/"):
 		s.patchNode(w, r)
 	case s.o.Objects:
