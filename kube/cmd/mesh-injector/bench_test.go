@@ -27,7 +27,7 @@ import (
 	"github.com/mesh-intercept/intercept/kube/testing/kubeapi"
 )
 
-const host = "mesh-injector.mesh-system.svc"
+const host = "mesh-injector.mesh-injector.svc"
 
 // isProgram is the variable by which the test is the program instead.
 const isProgram = "MESH_TEST_IS_INJECTOR"
@@ -56,7 +56,7 @@ func started(b *testing.B) (client *http.Client, url string, process *os.Process
 		}
 	}
 	webhook, health := free(b), free(b)
-	cmd := exec.CommandContext(b.Context(), os.Args[0], "run", "--namespace", "mesh-system", "--cert-dir", dir, "--listen", health,
+	cmd := exec.CommandContext(b.Context(), os.Args[0], "run", "--namespace", "mesh-injector", "--cert-dir", dir, "--listen", health,
 		"--listen-webhook", webhook, "--kubeconfig", kubeconfig(b, api.URL, api.TokenFile, api.CAFile))
 	cmd.Env = append(os.Environ(), isProgram+"=1", "GOMEMLIMIT=48MiB") // as in deploy/
 	var log bytes.Buffer

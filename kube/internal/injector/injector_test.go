@@ -50,8 +50,8 @@ const (
 	configs    = "/apis/admissionregistration.k8s.io/v1/"
 	mutating   = configs + "mutatingwebhookconfigurations"
 	validating = configs + "validatingwebhookconfigurations"
-	secrets    = "/api/v1/namespaces/mesh-system/secrets"
-	maps       = "/api/v1/namespaces/mesh-system/configmaps"
+	secrets    = "/api/v1/namespaces/mesh-injector/secrets"
+	maps       = "/api/v1/namespaces/mesh-injector/configmaps"
 	namespaces = "/api/v1/namespaces"
 )
 
@@ -116,13 +116,13 @@ func newMesh(t *testing.T) *mesh {
 	all := manifests(t)
 	m.api.Apply(mutating, all["MutatingWebhookConfiguration"])
 	m.api.Apply(validating, all["ValidatingWebhookConfiguration"])
-	m.namespace("mesh-system", nil)
+	m.namespace("mesh-injector", nil)
 	m.namespace("demo", map[string]any{"intercept.mesh/inject": "enabled"})
 	m.settings = Settings{
 		API: &rest.Config{Host: m.api.URL, BearerTokenFile: m.api.TokenFile, QPS: -1,
 			TLSClientConfig: rest.TLSClientConfig{CAFile: m.api.CAFile},
 			ContentConfig:   rest.ContentConfig{ContentType: runtime.ContentTypeJSON}},
-		Namespace: "mesh-system", Name: "mesh-injector", CertSecret: "mesh-injector-certs", Profile: "haproxy",
+		Namespace: "mesh-injector", Name: "mesh-injector", CertSecret: "mesh-injector-certs", Profile: "haproxy",
 		Webhook: freePort(t), Listen: freePort(t), Every: time.Second, Lease: 3 * time.Second,
 	}
 	return m
@@ -219,7 +219,7 @@ func (m *mesh) post(path string, bundle []byte, body string) (int, []byte, error
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(bundle)
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots,
-		ServerName: "mesh-injector.mesh-system.svc"}}
+		ServerName: "mesh-injector.mesh-injector.svc"}}
 	defer transport.CloseIdleConnections()
 	r, err := (&http.Client{Transport: transport}).Post("https://"+m.settings.Webhook+path, "application/json",
 		strings.NewReader(body))
@@ -374,7 +374,7 @@ func TestPods(t *testing.T) {
 		"Its pod has no sidecar: its annotation intercept.mesh/enabled is false" || e.Namespace != "demo" || e.Type != "Normal" {
 		t.Errorf("%+v", e)
 	}
-	for _, ns := range []string{"kube-system", "mesh-system"} {
+	for _, ns := range []string{"kube-system", "mesh-injector"} {
 		if r := m.ask(PathPods, request("pods", ns, pod(""))); !r.Allowed || len(r.Patch) > 0 {
 			t.Errorf("%s: %+v", ns, r)
 		}
@@ -493,11 +493,11 @@ func TestValidating(t *testing.T) {
 		{"as the proxy", PathWorkloads, request("cronjobs", "demo", cron), "container a: it runs as the proxy"},
 		{"no pods", PathWorkloads, request("services", "demo", `{"apiVersion":"v1","kind":"Service"}`), ""},
 		{"no object", PathWorkloads, request("deployments", "demo", `{"spec":{},"spec":{}}`), "cannot be read"},
-		{"profile", PathProfiles, request("configmaps", "mesh-system", profile(inject.ShippedText("envoy"))), ""},
-		{"bad profile", PathProfiles, request("configmaps", "mesh-system", profile("mode: ini\nsidecar: []")),
+		{"profile", PathProfiles, request("configmaps", "mesh-injector", profile(inject.ShippedText("envoy"))), ""},
+		{"bad profile", PathProfiles, request("configmaps", "mesh-injector", profile("mode: ini\nsidecar: []")),
 			"sidecar: unknown field; did you mean sidecars? (from profile.yaml, line 2)"},
-		{"other map", PathProfiles, request("configmaps", "mesh-system", `{"metadata":{"name":"x"}}`), ""},
-		{"no map", PathProfiles, request("configmaps", "mesh-system", `{"data":[]}`), "cannot be read"},
+		{"other map", PathProfiles, request("configmaps", "mesh-injector", `{"metadata":{"name":"x"}}`), ""},
+		{"no map", PathProfiles, request("configmaps", "mesh-injector", `{"data":[]}`), "cannot be read"},
 	} {
 		r := m.ask(c.path, c.body)
 		if r.Allowed != (c.says == "") || !strings.Contains(r.Result.Message, c.says) || len(r.Patch) > 0 {
@@ -511,7 +511,7 @@ func TestProfiles(t *testing.T) {
 	m := newMesh(t)
 	put := func(text string) {
 		m.api.Apply(maps, map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "mine",
-			"namespace": "mesh-system", "labels": map[string]any{"intercept.mesh/profile": "true"}},
+			"namespace": "mesh-injector", "labels": map[string]any{"intercept.mesh/profile": "true"}},
 			"data": map[string]any{"profile.yaml": text}})
 	}
 	object := pod(`"intercept.mesh/profile":"mine"`)
@@ -638,7 +638,7 @@ func TestCertDir(t *testing.T) {
 	m := newMesh(t)
 	m.settings.CertDir = t.TempDir()
 	write := func() []byte {
-		data, _, err := certs.NewMaker("mesh-injector.mesh-system.svc").Next(nil, time.Now())
+		data, _, err := certs.NewMaker("mesh-injector.mesh-injector.svc").Next(nil, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

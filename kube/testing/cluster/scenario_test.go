@@ -70,7 +70,7 @@ func scenario(c *cluster) {
 	labels := ""
 	if c.o.webhook {
 		c.apply(c.file(injector))
-		c.kubectl("rollout", "status", "-n", "mesh-system", "deploy/mesh-injector", "--timeout=120s")
+		c.kubectl("rollout", "status", "-n", "mesh-injector", "deploy/mesh-injector", "--timeout=120s")
 		labels = ", intercept.mesh/inject: enabled, intercept.mesh/profile: haproxy-dns"
 	}
 
@@ -214,8 +214,8 @@ func update(s shop) {
 		s.t.Fatal(err)
 	}
 	if s.o.webhook {
-		s.kubectl("create", "configmap", "-n", "mesh-system", s.ns, "--from-file=profile.yaml="+s.Path(file))
-		s.kubectl("label", "configmap", "-n", "mesh-system", s.ns, "intercept.mesh/profile=")
+		s.kubectl("create", "configmap", "-n", "mesh-injector", s.ns, "--from-file=profile.yaml="+s.Path(file))
+		s.kubectl("label", "configmap", "-n", "mesh-injector", s.ns, "intercept.mesh/profile=")
 		s.kubectl("label", "namespace", s.ns, "--overwrite", "intercept.mesh/profile="+s.ns)
 		s.Await("the new profile to be in force", func() bool {
 			out, err := s.tryWith(fmt.Sprintf(late, ""), "create", "-n", s.ns, "--dry-run=server", "-o", "json", "-f", "-")
@@ -315,8 +315,8 @@ func refusals(c *cluster, shops []shop) {
 // absence: without the injector no pod starts that should have a sidecar, and all others
 // do.
 func absence(c *cluster, shops []shop) {
-	c.kubectl("scale", "-n", "mesh-system", "deploy/mesh-injector", "--replicas=0")
-	c.kubectl("wait", "-n", "mesh-system", "--for=delete", "pod", "-l", "app=mesh-injector", "--timeout=60s")
+	c.kubectl("scale", "-n", "mesh-injector", "deploy/mesh-injector", "--replicas=0")
+	c.kubectl("wait", "-n", "mesh-injector", "--for=delete", "pod", "-l", "app=mesh-injector", "--timeout=60s")
 	for _, s := range shops {
 		s.Await("a refusal", func() bool {
 			out, err := s.tryWith(fmt.Sprintf(late, ""), "create", "-n", s.ns, "-f", "-")
@@ -332,8 +332,8 @@ func absence(c *cluster, shops []shop) {
 	}
 	c.apply(strings.ReplaceAll(visitor, "visitor", "second"))
 	c.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/second")
-	c.kubectl("scale", "-n", "mesh-system", "deploy/mesh-injector", "--replicas=2")
-	c.kubectl("rollout", "status", "-n", "mesh-system", "deploy/mesh-injector", "--timeout=120s")
+	c.kubectl("scale", "-n", "mesh-injector", "deploy/mesh-injector", "--replicas=2")
+	c.kubectl("rollout", "status", "-n", "mesh-injector", "deploy/mesh-injector", "--timeout=120s")
 	for _, s := range shops { // and goes on when it is back
 		s.inject("haproxy-dns", "web")
 		s.k("rollout", "status", "deploy/web", "--timeout=240s")
@@ -361,6 +361,9 @@ func uninstall(c *cluster, before []string) {
 	for _, path := range []string{injector, manifest} {
 		if out, err := c.tryWith(c.file(path), "delete", "--ignore-not-found", "--timeout=120s", "-f", "-"); err != nil {
 			c.t.Errorf("%s%v", out, err)
+		}
+		if path == injector { // which takes nothing of the agent's along
+			c.rollout()
 		}
 	}
 	last := ""

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const host = "mesh-injector.mesh-system.svc"
+const host = "mesh-injector.mesh-injector.svc"
 
 // trusts reports whether a client that trusts a bundle takes a server's certificate.
 func trusts(t *testing.T, bundle, data map[string][]byte, at time.Time) bool {
