@@ -257,7 +257,7 @@ func TestRefused(t *testing.T) {
 				"pod/web: spec.runtimeClassName: its runtime is gvisor, where rules of the node have no effect; choose mode init " +
 					"(from app.yaml, line 6)"}},
 		"annotations that are too long": {text: pod("x: "+strings.Repeat("y", 262000), ""), want: []string{
-			"pod/web: metadata.annotations: 263003 bytes with those of profile haproxy, and Kubernetes takes 262144; mount " +
+			"pod/web: metadata.annotations: 263042 bytes with those of profile haproxy, and Kubernetes takes 262144; mount " +
 				"large files " +
 				"from a ConfigMap: a volume of the pod with the name mesh-files goes before the profile's (from app.yaml, line " +
 				"6)"}},
