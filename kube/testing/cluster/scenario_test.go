@@ -250,7 +250,8 @@ func update(s shop) {
 // applied again or what is in the cluster is freed of them. Nodes go on intercepting: to
 // run without a sidecar the ingress controller, which says how, has to say that, too.
 func removed(s shop) {
-	plain := strings.Replace(s.manifests(), `inbound-mode: "off"`, `inbound-mode: "off", intercept.mesh/inject: "false"`, 1)
+	plain := strings.Replace(s.manifests(), `inbound-mode: "off"`,
+		`inbound-mode: "off", intercept.mesh/inject: "false"`, 1)
 	switch {
 	case s.o.webhook:
 		s.kubectl("label", "namespace", s.ns, "intercept.mesh/inject-")
@@ -263,10 +264,13 @@ func removed(s shop) {
 		s.k("delete", "job", "order")
 		s.send("apply", plain)
 	default:
-		injected := s.k("get", "deployments,statefulsets,cronjobs", "-o", "json")
-		freed := s.meshInit(injected, "inject", "--uninject", "-f", "-")
-		s.send("replace", strings.Replace(freed, `inbound-mode": "off"`,
-			`inbound-mode": "off", "intercept.mesh/inject": "false"`, 1))
+		s.Await("objects that nobody changes meanwhile", func() bool {
+			injected := s.k("get", "deployments,statefulsets,cronjobs", "-o", "json")
+			freed := strings.Replace(s.meshInit(injected, "inject", "--uninject", "-f", "-"), `inbound-mode": "off"`,
+				`inbound-mode": "off", "intercept.mesh/inject": "false"`, 1)
+			_, err := s.tryWith(freed, "replace", "-n", s.ns, "-f", "-")
+			return err == nil
+		})
 	}
 	s.settled()
 	s.Await("the end of the pods with sidecars", func() bool {
@@ -349,7 +353,7 @@ func (c *cluster) everything() []string {
 		func(kind string) bool { return strings.HasPrefix(kind, "events") })
 	all := strings.Fields(c.kubectl("get", strings.Join(kinds, ","), "-A", "-o",
 		`jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name}{"\n"}{end}`))
-	all = slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "/kube-system/") })
+	all = slices.DeleteFunc(all, func(name string) bool { return strings.Contains(name, "/kube-") })
 	slices.Sort(all)
 	return all
 }

@@ -73,6 +73,15 @@ func restarts(app string) string {
 	return `.status.containerStatuses[?(@.name=="` + app + `")].restartCount`
 }
 
+// restarted is how often the app's container of a pod has been started again.
+func (s shop) restarted(app, pod string) (count int) {
+	s.t.Helper()
+	if _, err := fmt.Sscan(s.k("get", pod, "-o", "jsonpath={"+restarts(app)+"}"), &count); err != nil {
+		s.t.Fatal(err)
+	}
+	return count
+}
+
 // settled waits until everything of the shop is up.
 func (s shop) settled() {
 	s.t.Helper()
@@ -197,10 +206,10 @@ func readiness(s shop) {
 		}
 		return at
 	}
-	before := since()
+	before, count := since(), s.restarted("web", pod)
 	// curl's end is no better.
 	_, _ = s.try("-n", s.ns, "exec", pod, "--", "curl", "-s", "http://127.0.0.1:8080/exit?code=3")
-	s.k("wait", "--for=jsonpath={"+restarts("web")+"}=1", "--timeout=120s", pod)
+	s.k("wait", fmt.Sprintf("--for=jsonpath={%s}=%d", restarts("web"), count+1), "--timeout=120s", pod)
 	s.k("wait", "--for=condition=Ready", "--timeout=120s", pod)
 	if after := since(); !after.After(before) {
 		s.t.Errorf("%s was ready all the time", pod)
@@ -209,12 +218,8 @@ func readiness(s shop) {
 
 // liveness: kubelet starts a container again whose port is dead.
 func liveness(s shop) {
-	before := s.field("revived", ".items[*]"+restarts("revived"))
+	count := s.restarted("revived", "pod/"+s.field("revived", ".items[0].metadata.name"))
 	s.inApp("deploy/revived", "sh", "-c", "read pid </run/app/pid; kill $pid")
-	var count int
-	if _, err := fmt.Sscan(before, &count); err != nil {
-		s.t.Fatal(err)
-	}
 	s.await("revived", fmt.Sprintf("jsonpath={%s}=%d", restarts("revived"), count+1))
 	s.await("revived", "condition=Ready")
 	if note := s.happened("revived", "Unhealthy"); !strings.Contains(note, "Liveness probe failed") {
