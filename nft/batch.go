@@ -70,8 +70,13 @@ func (b *batch) deleteTable(family nftables.TableFamily, name string) {
 // rules that pass the filter.
 func (b *batch) addTable(t table, name string, filter func(*rule) bool) {
 	b.createTable(t.family, name)
+	b.fillTable(t, name, t.sets, filter)
+}
+
+// fillTable adds to a table what is in it, and of the sets those given.
+func (b *batch) fillTable(t table, name string, sets []set, filter func(*rule) bool) {
 	b.addChain(t.family, name, chain{name: t.spec})
-	for i, s := range t.sets {
+	for i, s := range sets {
 		b.addSet(t.family, name, s, uint32(i+1))
 	}
 	// Rules may continue in any chain, so all chains come first.
@@ -135,6 +140,16 @@ func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint
 		netlink.Attribute{Type: unix.NFTA_SET_USERDATA,
 			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_KEYBYTEORDER, s.byteOrder())})
 	b.addElements(family, table, s, number(unix.NFTA_SET_ELEM_LIST_SET_ID, id))
+}
+
+// deleteRules deletes all rules of a table.
+func (b *batch) deleteRules(family nftables.TableFamily, table string) {
+	b.add(unix.NFT_MSG_DELRULE, 0, family, text(unix.NFTA_RULE_TABLE, table))
+}
+
+// deleteSet fails with EBUSY if a rule asks the set.
+func (b *batch) deleteSet(family nftables.TableFamily, table, name string) {
+	b.add(unix.NFT_MSG_DELSET, 0, family, text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, name))
 }
 
 // addElements adds the elements of a set that is there, or that the batch adds: more then has its number.

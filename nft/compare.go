@@ -5,6 +5,7 @@ package nft
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -73,8 +74,7 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 			continue
 		}
 		ks := kt.sets[i]
-		typ := s.key.datatype()
-		if ks.key != typ.GetNFTMagic() || ks.flags != s.flags() || ks.more {
+		if !s.isOfType(ks) {
 			add("set "+s.name, "is of another type")
 			continue
 		}
@@ -86,7 +86,8 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		}
 	}
 	for _, ks := range kt.sets {
-		if !slices.ContainsFunc(t.sets, func(s set) bool { return s.name == ks.name }) {
+		// A set that waits for its rules, or was to: no rule asks it.
+		if !isSum(ks.name) && !slices.ContainsFunc(t.sets, func(s set) bool { return s.name == ks.name }) {
 			add("set "+ks.name, "not ours")
 		}
 	}
@@ -112,6 +113,19 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		}
 	}
 	return diffs
+}
+
+// isOfType reports whether the kernel's set can be it, but for its elements.
+func (s set) isOfType(ks kernelSet) bool {
+	typ := s.key.datatype()
+	return ks.key == typ.GetNFTMagic() && ks.flags == s.flags() && !ks.more
+}
+
+// isSum reports whether a name is that of a set of ranges of ours (see sum).
+func isSum(name string) bool {
+	_, sum, _ := strings.Cut(name, "_")
+	_, err := strconv.ParseUint(sum, 16, 64)
+	return len(sum) == 16 && err == nil
 }
 
 // chainIsBase is the flag of a base chain (NFT_CHAIN_BASE).

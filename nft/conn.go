@@ -204,7 +204,14 @@ func joinDifferences(diffs []ruleset.Difference) string {
 // write sends the program in one transaction, after the removal of what is
 // there. What is not there is not removed: removing anything makes the closing
 // of the socket wait for the kernel (5 to 15 ms).
+//
+// Where rules are replaced, the sets of ranges come before them, in a transaction of their own: the kernel brings the
+// rules of a transaction into force before its sets of ranges (nft_set_commit_update in net/netfilter/nf_tables_api.c),
+// and in between each set is empty.
 func (conn *Conn) write(prog program, old state, generation uint32) error {
+	if prog.canFollow(old) {
+		return conn.replace(prog, old, generation)
+	}
 	var t batch
 	for _, kt := range old {
 		t.deleteTable(kt.family, Table)
@@ -213,6 +220,72 @@ func (conn *Conn) write(prog program, old state, generation uint32) error {
 		t.addTable(tab, Table, func(*rule) bool { return true })
 	}
 	return conn.commit(&t, generation)
+}
+
+// canFollow reports whether the program can take the place of what is there in the tables that are there: they are the
+// same, and NAT asks no other's chain before ours.
+func (p program) canFollow(old state) bool {
+	return len(old) == len(p) && !slices.ContainsFunc(old, func(kt kernelTable) bool {
+		return kt.flags != 0 || len(kt.later) > 0 ||
+			!slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family })
+	})
+}
+
+// replace sends first the sets of ranges that are not there yet, then the rest.
+func (conn *Conn) replace(prog program, old state, generation uint32) error {
+	var first, undo, rest batch
+	for _, kt := range old {
+		t := prog[slices.IndexFunc(prog, func(t table) bool { return t.family == kt.family })]
+		there, err := conn.sets(kt.family, Table)
+		if err != nil {
+			return err
+		}
+		kept := map[string]bool{}
+		var sets []set // that come with the rules
+		for i, s := range t.sets {
+			if !s.key.isInterval() {
+				sets = append(sets, s)
+				continue
+			}
+			kept[s.name] = true
+			at := slices.IndexFunc(there, func(ks kernelSet) bool { return ks.name == s.name })
+			if at < 0 {
+				first.addSet(t.family, Table, s, uint32(i+1))
+				undo.deleteSet(t.family, Table, s.name)
+				continue
+			}
+			elements, err := conn.elements(kt.family, s.name)
+			if err != nil {
+				return err
+			}
+			if !s.isOfType(there[at]) || !slices.Equal(elements, canonicalElements(s.elements())) { // somebody has changed it
+				kept[s.name] = false
+				sets = append(sets, s)
+			}
+		}
+		rest.deleteRules(kt.family, Table)
+		for _, c := range kt.chains {
+			rest.deleteChain(kt.family, Table, c.name)
+		}
+		for _, ks := range there {
+			if !kept[ks.name] {
+				rest.deleteSet(kt.family, Table, ks.name)
+			}
+		}
+		rest.fillTable(t, Table, sets, every)
+	}
+	if len(first.messages) == 0 {
+		return conn.commit(&rest, generation)
+	}
+	if err := conn.commit(&first, generation); err != nil {
+		return err
+	}
+	err := conn.commit(&rest, max(generation+1, 1)) // zero is no generation
+	if err != nil && !isChange(err) && !errors.Is(err, unix.ENOBUFS) {
+		_, left := conn.insist(&undo)
+		err = errors.Join(err, left)
+	}
+	return err
 }
 
 // isChange reports whether a transaction failed because somebody else changed

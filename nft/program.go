@@ -567,12 +567,26 @@ func (t *table) set(key keyType, keys []keyRange) string {
 		n++
 	}
 	name := fmt.Sprintf("%s_%d", key.prefix(), n)
+	if key.isInterval() {
+		// It is put there before the rules that ask it, beside those of the rules that they replace (see write).
+		name = fmt.Sprintf("%s_%016x", key.prefix(), sum(keys))
+	}
 	s := set{name: name, key: key, ranges: keys}
 	if key == keySettling {
 		s.timeout = t.settling.For
 	}
 	t.sets = append(t.sets, s)
 	return name
+}
+
+// sum tells lists of ranges apart.
+func sum(keys []keyRange) uint64 {
+	h := fnv.New64a()
+	for _, r := range keys {
+		_, _ = h.Write(r.first)
+		_, _ = h.Write(r.last)
+	}
+	return h.Sum64()
 }
 
 func (t *table) address(list ruleset.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
