@@ -349,7 +349,8 @@ func TestCheckNamesDifferences(t *testing.T) {
 		{"element deleted", "delete element inet mesh_intercept EXCLUDED { 10.0.0.0/8 }",
 			"set EXCLUDED: 1 ranges missing, 0 not ours"},
 		{"element narrowed",
-			"delete element inet mesh_intercept EXCLUDED { 10.0.0.0/8 }\nadd element inet mesh_intercept EXCLUDED { 10.0.0.0/9 }",
+			"delete element inet mesh_intercept EXCLUDED { 10.0.0.0/8 }\n" +
+				"add element inet mesh_intercept EXCLUDED { 10.0.0.0/9 }",
 			"set EXCLUDED: its ranges end elsewhere"},
 		{"set added", "add set inet mesh_intercept more { type ipv4_addr; }", "set more: not ours"},
 		{"chain added", "add chain inet mesh_intercept more { type filter hook output priority 5; }", "chain more: not ours"},
