@@ -397,12 +397,16 @@ func (c *Conn) all() (all []object, others []otherRule, err error) {
 	return all, others, nil
 }
 
-// get asks the kernel.
-func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) ([]direct.Message, error) {
-	return c.list.Execute(direct.Message{
-		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)},
-		Data:   header.Serialize(),
+// get asks the kernel, again where its answer was lost.
+func (c *Conn) get(typ, flags int, header nl.NetlinkRequestData) (replies []direct.Message, err error) {
+	_, err = insist(func() error {
+		replies, err = c.list.Execute(direct.Message{
+			Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)},
+			Data:   header.Serialize(),
+		})
+		return err
 	})
+	return replies, err
 }
 
 // read reads a rule or a route. It is ok if it is a route that delivers
