@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -258,11 +259,30 @@ func TestDeadApp(t *testing.T) {
 	}
 }
 
-// passthrough6 makes ::6 an address of the pod: by a flow from it.
+// passthrough6 waits until the pod has ::6: by a flow from it.
 func (p *pod) passthrough6() {
 	p.Helper()
 	if _, err := p.lab.Send(netlab.Flow{Protocol: intercept.TCP, Src: netip.MustParseAddrPort("[::6]:0"),
 		Dst: netip.MustParseAddrPort("[::1]:7")}); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// without6 takes ::6 away from the pod, as where the rules were written by hand.
+func (p *pod) without6() {
+	p.Helper()
+	err := p.lab.Pod.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		addr, err := netlink.ParseAddr("::6/128")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(lo, addr)
+	})
+	if err != nil {
 		p.Fatal(err)
 	}
 }
@@ -291,6 +311,8 @@ func TestWhereAppsListen(t *testing.T) {
 			p := newPod(t, intercept.Default())
 			if tt.source6 {
 				p.passthrough6()
+			} else {
+				p.without6()
 			}
 			p.app(tt.listen, fine)
 			p.probes(tt.ips, get(8080, "/"))
