@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
@@ -108,7 +109,13 @@ func settle(line cli.Line, env []string) (s injector.Settings, level slog.Level,
 		}
 		s.Minor = int(n)
 	}
-	if s.API, err = clientcmd.BuildConfigFromFlags("", text("kubeconfig")); err != nil {
+	// clientcmd would say in a log of its own that no file is given.
+	if file := text("kubeconfig"); file != "" {
+		s.API, err = clientcmd.BuildConfigFromFlags("", file)
+	} else {
+		s.API, err = rest.InClusterConfig()
+	}
+	if err != nil {
 		fail("--kubeconfig: %w", err)
 	} else {
 		s.API.UserAgent, s.API.QPS, s.API.Burst = "mesh-injector/"+version.Get().Version, 50, 100
