@@ -26,6 +26,7 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/agent/repair"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/kube/internal/conflist"
+	"github.com/mesh-intercept/intercept/kube/internal/web"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -153,15 +154,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var lc net.ListenConfig
-	web, err := lc.Listen(ctx, "tcp", a.s.Listen)
+	listener, err := lc.Listen(ctx, "tcp", a.s.Listen)
 	if err != nil {
 		return fmt.Errorf("health and metrics: %w", err)
 	}
 	socket, err := cniwire.Listen(a.s.Conf.AgentSocket)
 	if err != nil {
-		return errors.Join(err, web.Close())
+		return errors.Join(err, listener.Close())
 	}
-	a.log.InfoContext(ctx, "listening", "web", web.Addr().String(), "socket", a.s.Conf.AgentSocket)
+	a.log.InfoContext(ctx, "listening", "web", listener.Addr().String(), "socket", a.s.Conf.AgentSocket)
 
 	// Plugins are answered until our entry is out.
 	last, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -174,7 +175,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 	}
-	must("health and metrics", func(ctx context.Context) error { return serveWeb(ctx, web, a.handler()) })
+	must("health and metrics", func(ctx context.Context) error {
+		return web.ServeSmall(ctx, listener, web.Health(a.Ready, a.metrics.Handler()))
+	})
 	must("socket", func(ctx context.Context) error { return a.serveSocket(ctx, socket) })
 	all.Go(func() { a.pods.Run(last) })
 	all.Go(func() { a.events.Run(last) })

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -40,7 +39,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/kube/internal/injector/admit"
 	"github.com/mesh-intercept/intercept/kube/internal/injector/certs"
 	"github.com/mesh-intercept/intercept/kube/internal/injector/profiles"
@@ -181,7 +179,7 @@ func (i *injector) build(listener net.Listener) error {
 	started := server.StartedChecker()
 	i.started = func() error { return started(nil) }
 	for _, run := range []everywhere{i.sync, i.elect, i.askVersion, i.news.run, func(ctx context.Context) error {
-		return serveWeb(ctx, listener, i.handler())
+		return web.ServeSmall(ctx, listener, web.Health(i.Ready, i.meters.handler()))
 	}} {
 		if err := i.mgr.Add(run); err != nil {
 			return err
@@ -348,35 +346,4 @@ func (i *injector) Ready() error {
 		return errors.Join(append(errs, err)...)
 	}
 	return errors.Join(append(errs, i.started())...)
-}
-
-// handler serves health and metrics. /healthz says that the process lives; /readyz,
-// whether the API server can ask, or what is in the way.
-func (i *injector) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, i.Ready()) })
-	mux.Handle("GET /metrics", i.meters.handler())
-	return mux
-}
-
-func say(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	text := "ok"
-	if err != nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		var lines []string
-		for _, e := range strict.Flatten(err) {
-			lines = append(lines, strict.OneLine(e.Error()))
-		}
-		text = strings.Join(lines, "\n")
-	}
-	_, _ = io.WriteString(w, text+"\n") // who asked has gone
-}
-
-// serveWeb serves until ctx is done, and lets requests end.
-func serveWeb(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	return web.Serve(ctx, l, s, web.Limits{Each: 32, Most: 512, End: 3 * time.Second})
 }

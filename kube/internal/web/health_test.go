@@ -1,4 +1,4 @@
-package agent
+package web
 
 import (
 	"context"
@@ -21,7 +21,7 @@ func served(t *testing.T, h http.Handler) string {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serveWeb(ctx, l, h) }()
+	go func() { done <- ServeSmall(ctx, l, h) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.DeadlineExceeded) { // silent ones are not waited for

@@ -1,4 +1,4 @@
-package agent
+package web
 
 import (
 	"context"
@@ -9,16 +9,15 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
-	"github.com/mesh-intercept/intercept/kube/internal/web"
 )
 
-// handler serves health and metrics. /healthz says that the process lives;
-// /readyz, whether the next pod can be intercepted, or what is in the way.
-func (a *Agent) handler() http.Handler {
+// Health serves health and metrics. /healthz says that the process lives; /readyz, whether it can do its work, or what is
+// in the way.
+func Health(ready func() error, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, a.Ready()) })
-	mux.Handle("GET /metrics", a.metrics.Handler())
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { say(w, ready()) })
+	mux.Handle("GET /metrics", metrics)
 	return mux
 }
 
@@ -36,9 +35,9 @@ func say(w http.ResponseWriter, err error) {
 	_, _ = io.WriteString(w, text+"\n") // who asked has gone
 }
 
-// serveWeb serves until ctx is done, and lets requests end.
-func serveWeb(ctx context.Context, l net.Listener, h http.Handler) error {
+// ServeSmall serves what has small requests and answers, as [Health] has, until ctx is done, and lets requests end.
+func ServeSmall(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	return web.Serve(ctx, l, s, web.Limits{Each: 32, Most: 512, End: 3 * time.Second})
+	return Serve(ctx, l, s, Limits{Each: 32, Most: 512, End: 3 * time.Second})
 }
