@@ -41,13 +41,7 @@ func (d detour) by(name string) string {
 // interface that comes later has none: checkBound says so.
 func (c *Conn) addBound(families []ruleset.Family) (added bool, undo func() error, err error) {
 	var made []detour
-	undo = func() error {
-		var errs []error
-		for _, d := range slices.Backward(made) {
-			errs = append(errs, c.removeDetour(d))
-		}
-		return errors.Join(errs...)
-	}
+	undo = undoing(&made, c.removeDetour)
 	want, _, err := c.detoursFor(families)
 	if err != nil || len(want) == 0 {
 		return false, undo, err

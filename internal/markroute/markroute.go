@@ -167,13 +167,7 @@ func (c *Conn) addMarked(routes []ruleset.MarkRoute, families []ruleset.Family) 
 		}
 	}
 	var made []object
-	undo = func() error {
-		var errs []error
-		for _, o := range slices.Backward(made) {
-			errs = append(errs, c.remove(o))
-		}
-		return errors.Join(errs...)
-	}
+	undo = undoing(&made, c.remove)
 	for _, o := range want {
 		if found := first(there, o); found != nil && before(others, *found) == nil {
 			continue

@@ -16,8 +16,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// Every pod has all of 127.0.0.0/8, so a proxy can bind 127.0.0.6. Of IPv6 lo has ::1 alone: to bind another address, the
-// pod has to be given it.
+// Every pod has all of 127.0.0.0/8, so a proxy can bind 127.0.0.6. Of IPv6 lo has ::1 alone: to bind another address,
+// the pod has to be given it.
 
 // An address is one of an interface.
 type address struct {
@@ -31,17 +31,11 @@ func source(a netip.Addr) string {
 	return fmt.Sprintf("%s address %s dev lo", ruleset.FamilyOf(a), netip.PrefixFrom(a, a.BitLen()))
 }
 
-// addSources gives lo the addresses that are missing, where the pod has others of their family: programs take an address
-// for a sign that the family is of use. It reports whether that was anything, and returns what undoes it.
+// addSources gives lo the addresses that are missing, where the pod has others of their family: programs take an
+// address for a sign that the family is of use. It reports whether that was anything, and returns what undoes it.
 func (c *Conn) addSources(want []netip.Addr) (added bool, undo func() error, err error) {
 	var made []netip.Addr
-	undo = func() error {
-		var errs []error
-		for _, a := range slices.Backward(made) {
-			errs = append(errs, c.removeSource(a))
-		}
-		return errors.Join(errs...)
-	}
+	undo = undoing(&made, c.removeSource)
 	missing, _, err := c.sources(want)
 	if err != nil {
 		return false, nil, err
@@ -156,8 +150,8 @@ func (c *Conn) removeSource(a netip.Addr) error {
 }
 
 // changeSource gives lo an address, or takes it away. Its metric says that it is ours: kernels before 5.18 keep no
-// protocol of an address (IFA_PROTO). It is deprecated, so that nothing takes it as its source unless it asks for it. The
-// library's addresses have no metric.
+// protocol of an address (IFA_PROTO). It is deprecated, so that nothing takes it as its source unless it asks for it.
+// The library's addresses have no metric.
 func (c *Conn) changeSource(a netip.Addr, add bool) error {
 	typ, flags := unix.RTM_DELADDR, unix.NLM_F_ACK
 	if add {

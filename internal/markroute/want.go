@@ -12,13 +12,7 @@ import (
 // Add makes what is missing of what is wanted, reports whether that was anything, and returns what undoes it.
 func (c *Conn) Add(w Want) (added bool, undo func() error, err error) {
 	var undone []func() error
-	undo = func() error {
-		var errs []error
-		for _, each := range slices.Backward(undone) {
-			errs = append(errs, each())
-		}
-		return errors.Join(errs...)
-	}
+	undo = undoing(&undone, func(each func() error) error { return each() })
 	for _, add := range []func() (bool, func() error, error){
 		func() (bool, func() error, error) { return c.addMarked(w.Routes, w.Families) },
 		func() (bool, func() error, error) { return c.addBound(w.Bound) },
@@ -59,4 +53,15 @@ func (c *Conn) Check(w Want) ([]ruleset.Difference, error) {
 	}
 	sources, err := c.checkSources(w.Sources)
 	return slices.Concat(marked, bound, sources), err
+}
+
+// undoing returns what removes all that has been made by then, the last first.
+func undoing[T any](made *[]T, remove func(T) error) func() error {
+	return func() error {
+		var errs []error
+		for _, each := range slices.Backward(*made) {
+			errs = append(errs, remove(each))
+		}
+		return errors.Join(errs...)
+	}
 }
