@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), calledAs(os.Args), os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is the command without the process around it. env is as from

@@ -21,15 +21,30 @@ func (p Program) help(ctx context.Context, line Line) int {
 	if err := p.known(p.commands(ctx, &code, false), line.Args[0]); err != nil {
 		return p.usage(ctx, err)
 	}
-	return p.Print(ctx, p.verbHelp(*p.verb(line.Args[0])))
+	v := *p.verb(line.Args[0])
+	if v.Raw != nil {
+		return v.Raw(ctx, []string{"--" + helpName})
+	}
+	return p.Print(ctx, p.verbHelp(v))
 }
 
 // shortHelp is what is printed without any argument.
 func (p Program) shortHelp() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s.\n\nUsage: %s VERB [flags]\n\nVerbs:\n", p.Name, p.Does, p.Name)
+	var others []Verb
 	for _, v := range p.all() {
+		if v.Raw != nil {
+			others = append(others, v)
+			continue
+		}
 		fmt.Fprintf(&b, "  %-10s  %s\n", v.Name, v.Does)
+	}
+	if len(others) > 0 {
+		b.WriteString("\nIn place of other programs, with their flags:\n")
+	}
+	for _, v := range others {
+		fmt.Fprintf(&b, "  %-17s  %s\n", v.Name, v.Does)
 	}
 	fmt.Fprintf(&b, "\n%s help lists the flags, and %s help VERB those of a verb.\n", p.Name, p.Name)
 	return b.String()

@@ -34,6 +34,8 @@ type Verb struct {
 	Also []string
 	// Run does it, and returns the exit code.
 	Run func(context.Context, Line) int
+	// Raw, if it is there, does it instead, from the arguments as they stand: the command line is another program's.
+	Raw func(ctx context.Context, args []string) int
 }
 
 // A Program is a table of verbs.
@@ -179,6 +181,10 @@ func (p Program) commands(ctx context.Context, code *int, completing bool) *cobr
 		c := &cobra.Command{
 			Use: v.Name, Short: v.Does, SuggestFor: v.Also, DisableFlagParsing: !completing,
 			RunE: func(_ *cobra.Command, args []string) error {
+				if v.Raw != nil {
+					*code = v.Raw(ctx, args)
+					return nil
+				}
 				line := p.read(v, args)
 				if line.help {
 					*code = p.Print(ctx, p.verbHelp(v))
@@ -201,6 +207,9 @@ func (p Program) commands(ctx context.Context, code *int, completing bool) *cobr
 
 // flagsOf are all flags of a verb, in the order of the help.
 func (p Program) flagsOf(v Verb) []Flag {
+	if v.Raw != nil {
+		return nil
+	}
 	var all []Flag
 	if v.Flags != nil {
 		all = v.Flags()

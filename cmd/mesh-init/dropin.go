@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
+)
+
+// A dropIn is a program of another mesh that mesh-init stands in for, with its flags: as a verb, and where it is called
+// by the program's name.
+type dropIn struct {
+	// name is the verb's.
+	name string
+	does string
+	// called are the names of the program's file.
+	called []string
+	// read makes sense of the command line.
+	read func(args []string, w peers.World) (peers.Request, error)
+	// after does what the peer's program does besides, once the request is carried out; nil: nothing. It returns the exit
+	// code.
+	after func(ctx context.Context, p program, r peers.Request) int
+	// exits are the exit codes that differ from mesh-init's.
+	exits []cli.Exit
+}
+
+// dropIns is the one table of them.
+func dropIns() []dropIn {
+	return []dropIn{}
+}
+
+// calledAs returns the arguments of a process, with the verb that the name of its file stands for.
+func calledAs(args []string) []string {
+	if len(args) == 0 {
+		return nil
+	}
+	file := filepath.Base(args[0])
+	for _, d := range dropIns() {
+		if slices.Contains(d.called, file) {
+			return append([]string{d.name}, args[1:]...)
+		}
+	}
+	return args[1:]
+}
+
+// standIn does what a peer's command line asks for, and returns the exit code.
+func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int {
+	r, err := d.read(args, p.world(env))
+	console := p.console()
+	console.Name += " " + d.name
+	console.Exits = append(slices.Clone(d.exits), console.Exits...)
+	log := newLogger(r.LogFormat, r.LogLevel, p.stderr)
+	errorLog := log
+	if r.LogFormat != "json" {
+		errorLog = nil
+	}
+	for _, w := range r.Warnings {
+		log.WarnContext(ctx, w)
+	}
+	if err != nil {
+		return console.Fail(ctx, errorLog, cli.UsageError{Err: err})
+	}
+	j := job{
+		settings: settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh},
+		ctx:      ctx, plane: p.plane(r.Pod), log: log, out: new(bytes.Buffer), style: cli.StyleFor(p.stdout),
+	}
+	switch r.Action {
+	case peers.Apply:
+		err = j.apply()
+	case peers.Remove:
+		err = j.remove()
+	case peers.Render:
+		err = j.render()
+	case peers.Help:
+		j.out.WriteString(r.Text)
+	case peers.Nothing:
+	}
+	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
+		return code
+	}
+	if err != nil {
+		return console.Fail(ctx, errorLog, err)
+	}
+	if d.after != nil {
+		return d.after(ctx, p, r)
+	}
+	return cli.ExitDone
+}
+
+// world is what a peer's command line is read in.
+func (p program) world(env []string) peers.World {
+	return peers.World{
+		Environ:  env,
+		ReadFile: func(name string) ([]byte, error) { return yamldoc.ReadFile(name, p.stdin) },
+	}
+}

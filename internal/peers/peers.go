@@ -1,0 +1,61 @@
+// Package peers is what reading the command lines of other meshes' programs has in common: each has a package of its
+// own below, which says in this project's terms what such a line asks for. They read, and change nothing.
+package peers
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+)
+
+// Action is what a command line asks for.
+type Action string
+
+// The actions.
+const (
+	Apply  Action = "apply"
+	Remove Action = "remove"
+	// Render prints what Apply would put in force.
+	Render Action = "render"
+	// Help prints Request.Text.
+	Help Action = "help"
+	// Nothing was asked for that has to be done here.
+	Nothing Action = "nothing"
+)
+
+// Request is what a peer's command line asks for.
+type Request struct {
+	Action Action
+	Config intercept.Config
+	// Pod says where and how: the namespace, the backend.
+	Pod dataplane.Pod
+	// Text is what Help prints.
+	Text string
+	// Warnings are said once each: what is accepted without an effect, and what is left outside the mesh as the peer leaves it.
+	Warnings []string
+	// LogLevel and LogFormat are as in mesh-init's flags; "": the default.
+	LogLevel, LogFormat string
+	// Lenient accepts what is refused otherwise because it leaves traffic outside that the peer's documentation says is
+	// captured.
+	Lenient bool
+}
+
+// Warn adds a warning, once.
+func (r *Request) Warn(format string, args ...any) {
+	if w := fmt.Sprintf(format, args...); !slices.Contains(r.Warnings, w) {
+		r.Warnings = append(r.Warnings, w)
+	}
+}
+
+// World is what a command line is read in.
+type World struct {
+	// Environ is as from os.Environ.
+	Environ []string
+	// ReadFile reads a file whole, as os.ReadFile; "-" is standard input.
+	ReadFile func(name string) ([]byte, error)
+	// Addresses are those of the pod's network namespace.
+	Addresses func(dataplane.Pod) ([]netip.Addr, error)
+}
