@@ -402,10 +402,7 @@ func (c Config) refusesUncaptured() bool {
 
 // backstopForward returns the base chain for what is forwarded from behind the pod: line B11.
 func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
-	for _, v := range c.fromBehind(Goto{Chain: ChainBackstopVirtual}) {
-		v.ID, v.Match = v.ID.In(scopeForward), append(v.Match, opens()...)
-		rules = append(rules, v)
-	}
+	rules = in(scopeForward, "", c.opensFromBehind(Goto{Chain: ChainBackstopVirtual}))
 	if len(rules) > 0 {
 		if c.refusesUncaptured() {
 			// What goes to behind the pod is captured like what goes to the pod.

@@ -78,11 +78,29 @@ func (c Config) notOurs() []Rule {
 	return rules
 }
 
-// fromBehind returns line I2: what arrives by a virtual interface.
+// fromBehind returns line I2: what arrives by a virtual interface, but TCP to a network behind it.
 func (c Config) fromBehind(t Target) []Rule {
 	var rules []Rule
 	for _, name := range unique(c.VirtualInterfaces) {
-		rules = append(rules, rule(byInterface("I2", name), "from behind the pod", []Match{InInterface(name)}, t))
+		id, reason, match := byInterface("I2", name), "from behind the pod", []Match{InInterface(name)}
+		if behind := c.networksBehind(name); len(behind) > 0 {
+			rules = append(rules, rule(id+".other", reason+", not TCP", append(slices.Clone(match), not(Proto{TCP})), t))
+			reason, match = reason+", not to a network there", append(match, Proto{TCP}, not(Dst(behind)))
+		}
+		rules = append(rules, rule(id, reason, match, t))
+	}
+	return rules
+}
+
+// opensFromBehind returns line I2 for what opens a TCP connection.
+func (c Config) opensFromBehind(t Target) []Rule {
+	var rules []Rule
+	for _, name := range unique(c.VirtualInterfaces) {
+		match := append([]Match{InInterface(name)}, opens()...)
+		if behind := c.networksBehind(name); len(behind) > 0 {
+			match = append(match, not(Dst(behind)))
+		}
+		rules = append(rules, rule(byInterface("I2", name), "from behind the pod", match, t))
 	}
 	return rules
 }

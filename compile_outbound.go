@@ -95,7 +95,7 @@ func (c Config) toItself() []Rule {
 	if c.TunnelPort != 0 {
 		except = append(except, Port(c.TunnelPort))
 	}
-	if c.DNS.Mode != DNSOff {
+	if c.DNS.Mode != DNSOff && c.DNS.TCP {
 		except = append(except, Port(dnsPort))
 	}
 	var rules []Rule
@@ -197,10 +197,13 @@ func (c Config) insideThePod() []Rule {
 	case c.DNS.Mode == DNSOff:
 		return []Rule{rule("O6", "inside the pod", []Match{leavingByLo}, Return{})}
 	}
+	asks, other := Proto{TCP, UDP}, "inside the pod, neither TCP nor UDP"
+	if !c.DNS.TCP {
+		asks, other = Proto{UDP}, "inside the pod, not UDP"
+	}
 	return []Rule{
-		rule("O6.ports", "inside the pod, no name lookup", []Match{leavingByLo, Proto{TCP, UDP}, not(DstPort{Port(dnsPort)})},
-			Return{}),
-		rule("O6.other", "inside the pod, neither TCP nor UDP", []Match{leavingByLo, not(Proto{TCP, UDP})}, Return{}),
+		rule("O6.ports", "inside the pod, no name lookup", []Match{leavingByLo, asks, not(DstPort{Port(dnsPort)})}, Return{}),
+		rule("O6.other", other, []Match{leavingByLo, not(asks)}, Return{}),
 	}
 }
 
@@ -278,7 +281,11 @@ func (c Config) lookups() []capture {
 		match = slices.Concat(match, []Match{DstPort{Port(dnsPort)}}, c.toServers())
 		return capture{RuleID("O8." + p.String()), reason, match}
 	}
-	return []capture{lookup(UDP, []Match{Proto{UDP}}), lookup(TCP, opens())}
+	all := []capture{lookup(UDP, []Match{Proto{UDP}})}
+	if c.DNS.TCP {
+		all = append(all, lookup(TCP, opens()))
+	}
+	return all
 }
 
 // send returns the rules by which the matching connections of a line go to a port of the pod, or to a target elsewhere.

@@ -129,7 +129,7 @@ func atResolver(protos Proto, target []netip.AddrPort) []Rule {
 // toResolver returns the rules for lookups over TCP that O8 sends to where they go anyway, of which no translation
 // tells.
 func (c Config) toResolver(scope string) []Rule {
-	if !c.capturesDNS() {
+	if !c.capturesDNS() || !c.DNS.TCP {
 		return nil
 	}
 	elsewhere := func(to netip.AddrPort) bool {

@@ -45,6 +45,9 @@ type Config struct {
 	// in ExcludeInterfaces. What arrives by them is outbound: inclusions,
 	// exclusions and DNS apply to it, owners do not.
 	VirtualInterfaces []string `json:"virtualInterfaces" yaml:"virtualInterfaces"`
+	// VirtualNetworks are the networks of such machines and containers themselves: TCP that
+	// arrives from there to one of them is inbound, not outbound.
+	VirtualNetworks []VirtualNetwork `json:"virtualNetworks" yaml:"virtualNetworks"`
 
 	// Backstop is how far a second look behind NAT goes, for where conntrack is
 	// wrong about a connection.
@@ -227,6 +230,17 @@ type DNS struct {
 	// Servers are the name servers whose traffic is captured in mode
 	// [DNSResolvConf]; [ParseResolvConf] reads them from a resolv.conf.
 	Servers []netip.Addr `json:"servers" yaml:"servers"`
+	// TCP has lookups over TCP captured, too. Without it TCP port 53 is a port like
+	// any other, and what truncated answers are asked for again goes to the proxy.
+	TCP bool `json:"tcp" yaml:"tcp"`
+}
+
+// VirtualNetwork is a network behind a virtual interface. Its text form is
+// INTERFACE:CIDRS, as in docker0:172.17.0.0/16,fd00:17::/64.
+type VirtualNetwork struct {
+	// Interface is one of Config.VirtualInterfaces, as it stands there.
+	Interface string `json:"interface" yaml:"interface"`
+	CIDRs     CIDRs  `json:"cidrs" yaml:"cidrs"`
 }
 
 // InboundMode says how inbound connections reach the proxy.
@@ -312,7 +326,7 @@ func Default() Config {
 				Table:    133,
 			},
 		},
-		DNS:        DNS{Mode: DNSOff, Port: 15053},
+		DNS:        DNS{Mode: DNSOff, Port: 15053, TCP: true},
 		TunnelPort: 15008,
 		Loopback: CIDRs{
 			netip.MustParsePrefix("127.0.0.1/32"),
@@ -339,6 +353,7 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	c.Outbound.Target = nonNil(c.Outbound.Target)
 	c.Inbound.Exclude = nonNil(c.Inbound.Exclude)
 	c.VirtualInterfaces = nonNil(c.VirtualInterfaces)
+	c.VirtualNetworks = nonNil(c.VirtualNetworks)
 	type plain Config // without this method
 	return json.Marshal(plain(c))
 }

@@ -76,7 +76,12 @@ func (j judgement) interfaceExcluded() bool { return oneOf(j.ExcludeInterfaces, 
 
 // virtual: I2, what arrives from behind the pod.
 func (j judgement) virtual() bool {
-	return j.p.Hook == intercept.Prerouting && oneOf(j.VirtualInterfaces, j.p.Interface)
+	return j.p.Hook == intercept.Prerouting && slices.ContainsFunc(j.VirtualInterfaces, func(pattern string) bool {
+		return oneOf([]string{pattern}, j.p.Interface) &&
+			!(j.tcp() && slices.ContainsFunc(j.VirtualNetworks, func(n intercept.VirtualNetwork) bool {
+				return n.Interface == pattern && n.CIDRs.Contains(j.p.Dst.Addr())
+			}))
+	})
 }
 
 func oneOf(patterns []string, name string) bool {
@@ -134,7 +139,7 @@ func (j judgement) ofProcess() string {
 		case j.onLo() && slices.Contains(j.PassthroughSources, p.Src.Addr()):
 			return "O2"
 		case tcp && j.onLo() && j.fromProxy() && !loopback && (j.TunnelPort == 0 || port != j.TunnelPort) &&
-			(!j.dnsOn() || port != 53) && j.Inbound.Mode != intercept.InboundOff && !fromClientsAddress &&
+			(!j.dnsOn() || !j.DNS.TCP || port != 53) && j.Inbound.Mode != intercept.InboundOff && !fromClientsAddress &&
 			j.Inbound.Hairpin == intercept.HairpinCapture:
 			return "O3"
 		case j.fromProxy():
@@ -159,7 +164,7 @@ func (j judgement) ofProcess() string {
 			return q.Addr().IsLoopback() && (q.Addr().Is4() && q.Bits() >= 8 || q.Bits() == 128)
 		})
 		switch {
-		case j.onLo() && !(j.dnsOn() && (tcp || udp) && port == 53) && !loopbackIncluded:
+		case j.onLo() && !(j.dnsOn() && (tcp && j.DNS.TCP || udp) && port == 53) && !loopbackIncluded:
 			return "O6"
 		case j.uidIn(o.ExcludeUIDs) || j.gidIn(o.ExcludeGIDs),
 			len(o.IncludeUIDs)+len(o.IncludeGIDs) > 0 && !j.uidIn(o.IncludeUIDs) && !j.gidIn(o.IncludeGIDs):
@@ -168,7 +173,7 @@ func (j judgement) ofProcess() string {
 	}
 	byPort, byCIDR := o.IncludePorts.Contains(port), o.IncludeCIDRs.Contains(p.Dst.Addr())
 	switch {
-	case !j.noO8 && (tcp || udp) && port == 53 &&
+	case !j.noO8 && (tcp && j.DNS.TCP || udp) && port == 53 &&
 		(j.DNS.Mode == intercept.DNSAll ||
 			j.DNS.Mode == intercept.DNSResolvConf && slices.Contains(j.DNS.Servers, p.Dst.Addr())) &&
 		!(outside(j.DNS.Target) && p.Dst.Addr().IsLoopback()):

@@ -89,6 +89,7 @@ func (c Config) Validate() error {
 			v.fail("virtualInterfaces", "%q is the pod's own loopback interface, too", name)
 		}
 	}
+	v.virtualNetworks(c)
 	v.treatment("outbound.udp", c.Outbound.UDP)
 	v.treatment("outbound.quic", c.Outbound.QUIC)
 	v.treatment("otherFamily", c.OtherFamily)

@@ -92,6 +92,13 @@ func TestInvalid(t *testing.T) {
 			`its name is "eth0.100"`},
 		{"virtual interface as ip lists it", func(c *cfg) { c.VirtualInterfaces = []string{"eth1@if7"} }, "virtualInterfaces",
 			`its name is "eth1"`},
+		{"network behind no virtual interface", func(c *cfg) {
+			c.VirtualNetworks = []intercept.VirtualNetwork{{Interface: "docker0", CIDRs: intercept.CIDRs{prefix("10.0.0.0/8")}}}
+		}, "virtualNetworks[0].interface", `"docker0" is not one of virtualInterfaces`},
+		{"no network behind a virtual interface", func(c *cfg) {
+			c.VirtualInterfaces = []string{"docker0"}
+			c.VirtualNetworks = []intercept.VirtualNetwork{{Interface: "docker0"}}
+		}, "virtualNetworks[0].cidrs", "no network"},
 		{"interface with slash", func(c *cfg) { c.ExcludeInterfaces = []string{"a/b"} }, "excludeInterfaces", `"a/b"`},
 		{"interface with quote", func(c *cfg) { c.ExcludeInterfaces = []string{`a"b`} }, "excludeInterfaces", `a\"b`},
 		{"loopback elsewhere", func(c *cfg) { c.Loopback = append(c.Loopback, prefix("10.0.0.0/8")) }, "loopback",

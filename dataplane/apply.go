@@ -114,6 +114,9 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	if err := requireSysctls(want.config, p.SetSysctls, done); err != nil {
 		return choice, "", err
 	}
+	if err := setCloseWait(p.CloseWait, done); err != nil {
+		return choice, "", err
+	}
 	routing, err := s.routing()
 	if err != nil {
 		return choice, "", err

@@ -102,7 +102,7 @@ func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, erro
 
 // renderIPTables returns what each program reads, one after the other. The first line of each part names the program.
 func renderIPTables(v iptables.Variant, how IPTables, rs ruleset.Ruleset) (string, error) {
-	inputs, err := iptables.Render(rs, iptables.Options{Variant: v, Dialect: how.Dialect, Last: how.Last})
+	inputs, err := iptables.Render(rs, iptables.Options{Variant: v, Dialect: how.Dialect, Jumps: how.Jumps})
 	var text strings.Builder
 	for _, in := range inputs {
 		fmt.Fprintf(&text, "# %s: %s --noflush, in a namespace that has none of these rules\n%s",

@@ -60,6 +60,9 @@ type Pod struct {
 	// SetSysctls permits Apply to set the namespace's sysctls that the configuration needs. Otherwise it fails and
 	// names them.
 	SetSysctls bool
+	// CloseWait has Apply set the sysctl nf_conntrack_tcp_timeout_close_wait of the namespace: for how long, in whole
+	// seconds, conntrack remembers a TCP connection that one side has closed. Zero leaves it. Remove does not put it back.
+	CloseWait time.Duration
 	// StandIn has Verify listen in place of a proxy that is not up yet, and fail if somebody listens there.
 	StandIn bool
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
@@ -76,8 +79,9 @@ type IPTables struct {
 	// Dialect is how much of xtables the rules use. Empty: what the kernel has room for, so iptables.Minimal where
 	// iptables-legacy has no comments, as in gVisor, and else iptables.Standard.
 	Dialect iptables.Dialect
-	// Last puts the jumps to our chains behind the rules that the built-in chains have, not before them.
-	Last bool
+	// Jumps is where in the built-in chains the jumps to ours stand. Empty: iptables.JumpsFirst, before the rules that are
+	// there.
+	Jumps iptables.Jumps
 	// Wait is how long to wait for the lock of another program. Zero: iptables.DefaultWait.
 	Wait time.Duration
 }

@@ -33,7 +33,7 @@ func TestOthers(t *testing.T) {
 			Rule: "-o dummy7 -j ACCEPT"})
 	}
 	for _, b := range []Backend{BackendIPTablesNFT, BackendNFT} {
-		s := openSession(t, Pod{NetNS: lab.Pod.Path(), Backend: b, IPTables: IPTables{Last: true}})
+		s := openSession(t, Pod{NetNS: lab.Pod.Path(), Backend: b, IPTables: IPTables{Jumps: iptables.JumpsLast}})
 		if _, err := s.Apply(t.Context(), intercept.Default()); err != nil {
 			t.Fatal(err)
 		}

@@ -91,7 +91,7 @@ func (s *space) writer(b Backend) (writer, error) { return backendOf(b).open(s) 
 
 func (s *space) iptables(v iptables.Variant) (*iptables.Runner, error) {
 	o := iptables.Options{
-		Variant: v, Dialect: s.dialect(v), Last: s.how.Last, Wait: s.how.Wait, Lock: s.lock,
+		Variant: v, Dialect: s.dialect(v), Jumps: s.how.Jumps, Wait: s.how.Wait, Lock: s.lock,
 		// Others' programs in a pod have another file system, and the node's write to other namespaces.
 		SharedLock: s.netns.IsOwn(),
 	}

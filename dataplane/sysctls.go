@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
@@ -77,6 +79,25 @@ func requireSysctls(c intercept.Config, set bool, done *effects) error {
 		errs = append(errs, want.require(set, done))
 	}
 	return errors.Join(errs...)
+}
+
+// closeWait is the sysctl of Pod.CloseWait.
+const closeWait = "net/netfilter/nf_conntrack_tcp_timeout_close_wait"
+
+// setCloseWait sets it in the namespace of the calling thread. Zero: it does nothing.
+func setCloseWait(d time.Duration, done *effects) error {
+	if d == 0 {
+		return nil
+	}
+	if d < time.Second || d%time.Second != 0 {
+		return fmt.Errorf("%s is not a number of seconds (Pod.CloseWait)", d)
+	}
+	s := sysctl{name: closeWait, value: strconv.Itoa(int(d / time.Second)), reason: "asked for"}
+	if _, err := os.Stat("/proc/sys/" + s.name); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: there is no sysctl %s: the kernel has no conntrack (module nf_conntrack)",
+			ruleset.ErrUnsupported, s.name)
+	}
+	return s.require(true, done)
 }
 
 func (s sysctl) require(set bool, done *effects) error {

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 	"testing"
@@ -96,6 +97,46 @@ func TestSysctls(t *testing.T) {
 				t.Error("a proxy at a loopback address needs no sysctl")
 			} else {
 				says(t, "Apply", err, intercept.ErrUnsupported, "net/ipv4/conf/other/route_localnet is 0")
+			}
+		})
+	}
+}
+
+// TestCloseWait: it is set with the rules and not put back with them, and where the rules fail it is as before.
+func TestCloseWait(t *testing.T) {
+	needPrograms(t)
+	for _, b := range concrete() {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			ns, err := netlab.NewNamespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { ns.Close() })
+			value := func() string { return strings.TrimSpace(run(t, ns.Path(), "cat", "/proc/sys/"+closeWait)) }
+			was := value()
+			target := Pod{NetNS: ns.Path(), Backend: b, CloseWait: time.Hour + time.Second}
+			if was == "3601" {
+				t.Fatal("it is so by itself")
+			}
+			expectApply(t, target, intercept.Default(), intercept.Created)
+			if got := value(); got != "3601" {
+				t.Errorf("it is %s", got)
+			}
+			target.CloseWait = 0
+			expectApply(t, target, intercept.Default(), intercept.Unchanged)
+			if _, err := target.Remove(t.Context()); err != nil || value() != "3601" {
+				t.Errorf("%v; it is %s", err, value())
+			}
+			target.CloseWait = time.Millisecond
+			if _, err := target.Apply(t.Context(), intercept.Default()); err == nil {
+				t.Error("a millisecond is no number of seconds")
+			}
+			target.CloseWait = time.Minute
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := target.Apply(ctx, intercept.Default()); err == nil || value() != "3601" {
+				t.Errorf("a failure: %v; it is %s", err, value())
 			}
 		})
 	}

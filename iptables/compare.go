@@ -22,7 +22,7 @@ func (t savedTable) jumpsRight(want table, c savedChain, o Options) bool {
 		return len(at) == 0
 	}
 	place := 0
-	if o.Last {
+	if o.Jumps.last(c.name) {
 		place = len(c.rules) - 1
 	}
 	return len(at) == 1 && at[0] == place && c.rules[place].key() == want.jumps[i].rule().key()
@@ -105,7 +105,7 @@ func (t savedTable) differences(want table, o Options) []ruleset.Difference {
 	for _, name := range []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} {
 		if builtins[name] && !t.jumpsRight(want, t.chain(name), o) {
 			where := "first"
-			if o.Last {
+			if o.Jumps.last(name) {
 				where = "last"
 			}
 			if !slices.ContainsFunc(want.jumps, func(j jump) bool { return j.builtin == name }) {

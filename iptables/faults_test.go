@@ -165,12 +165,12 @@ func TestOtherFamilyFails(t *testing.T) {
 			{"after all was written", `REAL "$@"; [ $n != 1 ] || { echo "$0: no luck" >&2; exit 1; }`},
 		} {
 			for _, before := range []string{"nothing", "others", "ours", "ours beside others"} {
-				for _, last := range []bool{false, true} {
-					if last && before != "ours beside others" {
+				for _, jumps := range []Jumps{JumpsFirst, JumpsLast} {
+					if jumps == JumpsLast && before != "ours beside others" {
 						continue
 					}
-					t.Run(fmt.Sprintf("%s, %s, %t", fault.name, before, last), func(t *testing.T) {
-						s := newSite(t, Options{Variant: v, Last: last})
+					t.Run(fmt.Sprintf("%s, %s, %s", fault.name, before, jumps), func(t *testing.T) {
+						s := newSite(t, Options{Variant: v, Jumps: jumps})
 						empty := s.everything(t)
 						if strings.Contains(before, "others") {
 							s.restore(t, foreign)
@@ -187,7 +187,7 @@ func TestOtherFamilyFails(t *testing.T) {
 						}
 						saved := ruled(s.saved(t))
 						wrap(t, program, fault.script)
-						s.b = s.open(t, Options{Variant: v, Last: last})
+						s.b = s.open(t, Options{Variant: v, Jumps: jumps})
 						_, err := s.apply(compileConfig(t, withDNS()))
 						if err == nil || !strings.HasPrefix(err.Error(), "IPv6: ") || !strings.Contains(err.Error(), "no luck") ||
 							strings.Contains(err.Error(), "undone") {

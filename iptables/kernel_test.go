@@ -354,7 +354,7 @@ func (s site) seedCounters(t testing.TB) {
 // TestTwiceIsOnce: a second Apply writes nothing, not even a counter changes.
 func TestTwiceIsOnce(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		for _, o := range []Options{{}, {Dialect: Minimal}, {Last: true}} {
+		for _, o := range []Options{{}, {Dialect: Minimal}, {Jumps: JumpsLast}} {
 			for _, c := range []intercept.Config{intercept.Default(), many(), randomConfig(1)} {
 				rs := compileConfig(t, fitting(c, o.Dialect))
 				o.Variant = v
@@ -507,8 +507,9 @@ func theirs(saved string) string {
 func TestRemoveRestores(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		for name, before := range map[string]string{"empty": "", "beside others": foreign} {
-			for _, o := range []Options{{}, {Last: true}, {Dialect: Minimal}} {
-				t.Run(fmt.Sprintf("%s, last %t, %s", name, o.Last, o.dialect()), func(t *testing.T) {
+			for _, o := range []Options{{}, {Jumps: JumpsLast}, {Jumps: JumpsLastInbound}, {Jumps: JumpsLastOutbound},
+				{Dialect: Minimal}} {
+				t.Run(fmt.Sprintf("%s, jumps %s, %s", name, o.Jumps, o.dialect()), func(t *testing.T) {
 					t.Parallel()
 					o.Variant = v
 					s := newSite(t, o)
@@ -529,7 +530,7 @@ func TestRemoveRestores(t *testing.T) {
 						if diff := gocmp.Diff(wasTheirs, theirs(saved)); diff != "" {
 							t.Fatalf("Apply changed other people's rules:\n%s", diff)
 						}
-						checkPlaces(t, saved, o.Last)
+						checkPlaces(t, saved, o.Jumps)
 					}
 					// Somebody puts rules before and after ours.
 					if before != "" {
@@ -560,7 +561,7 @@ func TestRemoveRestores(t *testing.T) {
 
 // checkPlaces fails unless every built-in chain that leads to ours does so once,
 // by its first rule or its last.
-func checkPlaces(t *testing.T, saved string, last bool) {
+func checkPlaces(t *testing.T, saved string, jumps Jumps) {
 	t.Helper()
 	var builtin []string
 	name, found := "", 0
@@ -568,6 +569,8 @@ func checkPlaces(t *testing.T, saved string, last bool) {
 		for i, line := range builtin {
 			if strings.HasPrefix(line[strings.LastIndexByte(line, ' ')+1:], "MESH_") {
 				found++
+				sent := name == "OUTPUT"
+				last := jumps == JumpsLast || jumps == JumpsLastInbound && !sent || jumps == JumpsLastOutbound && sent
 				if place := map[bool]int{false: 0, true: len(builtin) - 1}[last]; i != place {
 					t.Errorf("rule %d of %d leads to us: %s", i+1, len(builtin), line)
 				}

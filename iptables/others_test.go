@@ -26,8 +26,9 @@ func (s site) others(ctx context.Context) (rules []OtherRule, err error) {
 // look brings nothing about.
 func TestOthers(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
-		for _, last := range []bool{false, true} {
-			s := newSite(t, Options{Variant: v, Last: last})
+		for _, jumps := range []Jumps{JumpsFirst, JumpsLast} {
+			last := jumps == JumpsLast
+			s := newSite(t, Options{Variant: v, Jumps: jumps})
 			was := s.everything(t)
 			if rules, err := s.others(t.Context()); err != nil || len(rules) > 0 {
 				t.Fatalf("%v, %v", rules, err)

@@ -23,8 +23,8 @@ type Options struct {
 	Variant Variant
 	// Dialect is how much of xtables they use. Empty: Standard.
 	Dialect Dialect
-	// Last puts the jumps to our chains after the rules that the built-in chains have, not before them.
-	Last bool
+	// Jumps is where in the built-in chains the jumps to ours stand. Empty: JumpsFirst.
+	Jumps Jumps
 	// Wait is how long to wait for a lock that another program holds. Zero: DefaultWait.
 	Wait time.Duration
 	// Lock is the lock of the network namespace (package nslock), if the caller holds it. The programs get the file, so

@@ -168,7 +168,7 @@ func (have savedTable) transition(want table, o Options) string {
 			continue
 		}
 		where := "-I " + j.builtin + " 1"
-		if o.Last {
+		if o.Jumps.last(j.builtin) {
 			where = "-A " + j.builtin
 		}
 		b.WriteString(where)

@@ -33,7 +33,7 @@ func TestGolden(t *testing.T) {
 		o      Options
 	}{
 		"default":         {intercept.Default(), Options{}},
-		"default-last":    {intercept.Default(), Options{Last: true}},
+		"default-last":    {intercept.Default(), Options{Jumps: JumpsLast}},
 		"default-minimal": {fitting(intercept.Default(), Minimal), Options{Dialect: Minimal}},
 		"dns-owners":      {dns, Options{}},
 	} {
@@ -380,7 +380,7 @@ func FuzzListing(f *testing.F) {
 				}
 			}
 		}
-		for _, o := range []Options{{}, {Last: true}} {
+		for _, o := range []Options{{}, {Jumps: JumpsLast}} {
 			if input := transition(l, p, o); !slices.ContainsFunc([]string{"", "*"},
 				func(s string) bool { return input == s || s != "" && strings.HasPrefix(input, s) }) {
 				t.Errorf("%q", input)

@@ -144,6 +144,9 @@ func (p *planner) lookups(f ruleset.Family) (all []candidate) {
 		return nil
 	}
 	for _, protos := range [][]ruleset.Protocol{udp(), tcp()} {
+		if protos[0] == ruleset.TCP && !p.c.DNS.TCP {
+			continue
+		}
 		over := "lookup over " + map[ruleset.Protocol]string{ruleset.UDP: "UDP", ruleset.TCP: "TCP"}[protos[0]]
 		c := candidate{what: "an app's " + over, senders: apps(p.c), protos: protos, dsts: servers, ports: []uint16{53},
 			wants: goesSomewhere, why: "none that is captured can be sent here"}
@@ -290,7 +293,9 @@ func (p *planner) behind(f ruleset.Family) (all []candidate) {
 			if p.c.DNS.Mode == intercept.DNSResolvConf {
 				servers = of(f, p.c.DNS.Servers)
 			}
-			add("a lookup over TCP", tcp(), servers, 53)
+			if p.c.DNS.TCP {
+				add("a lookup over TCP", tcp(), servers, 53)
+			}
 		}
 		c.wants = nil
 		add("an excluded port", tcp(), dsts, portsOf(o.ExcludePorts)...)

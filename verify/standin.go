@@ -38,7 +38,9 @@ func StandIns(c intercept.Config, families []ruleset.Family) (all []StandIn) {
 		}
 		if c.DNS.Mode != intercept.DNSOff && inPod(c.DNS.Target) {
 			port := ruleset.Port(c.DNS.Port)
-			add(StandIn{Protocol: ruleset.TCP, Lookups: true}, any4or6, port)
+			if c.DNS.TCP {
+				add(StandIn{Protocol: ruleset.TCP, Lookups: true}, any4or6, port)
+			}
 			// An answer has to come from where the lookup was sent.
 			add(StandIn{Protocol: ruleset.UDP, Lookups: true}, localhost(f), port)
 		}

@@ -30,6 +30,9 @@ func applyVerb() verb {
 
 func applyFlags() []cli.Flag {
 	all := append(append(configFlags(), kernelFlags()...), besideFlags()...)
+	all = append(all, row(closeWaitFlag, "DURATION", groupWhere, "",
+		"set for how long conntrack remembers a connection that\none side has closed: the namespace's sysctl\n"+
+			"nf_conntrack_tcp_timeout_close_wait"))
 	all = append(all, row("set-sysctls", "", groupWhere, "false",
 		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
 	return append(all, dryRun()...)

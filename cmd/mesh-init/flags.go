@@ -6,6 +6,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/iptables"
 )
 
 // The headings of the help that are not those of package decode.
@@ -19,6 +20,7 @@ const (
 const (
 	backendFlag    = "backend"
 	besideFlag     = "beside"
+	closeWaitFlag  = "close-wait"
 	configFlag     = "config"
 	diffFlag       = "diff"
 	dryRunFlag     = "dry-run"
@@ -93,20 +95,26 @@ func netnsFlags() []cli.Flag {
 
 // backendFlags are the flags of verbs for which it matters how rules are written.
 func backendFlags() []cli.Flag {
-	var names []string
-	for _, b := range dataplane.Backends() {
-		names = append(names, string(b))
-	}
 	return []cli.Flag{
-		row(backendFlag, strings.Join(names, "|"), groupWhere, names[0],
+		row(backendFlag, joined(dataplane.Backends()), groupWhere, string(dataplane.BackendAuto),
 			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\n"+
 				"a backend given by name is never replaced by another"),
 		row("iptables-dialect", "auto|standard|minimal", groupWhere, autoDialect,
 			"minimal: no comments, one value a rule, for small\nkernels and gVisor; auto: minimal where iptables-legacy\n"+
 				"has no comments"),
-		row("iptables-jumps", "first|last", groupWhere, "first",
-			"first: our rules come before the others of the built-in\nchains; last: after them"),
+		row("iptables-jumps", joined(iptables.AllJumps()), groupWhere, string(iptables.JumpsFirst),
+			"first: our rules come before the others of the built-in\nchains; last: after them; last-inbound, last-outbound:\n"+
+				"after them in one direction"),
 	}
+}
+
+// joined are all the values of a flag.
+func joined[S ~string](all []S) string {
+	texts := make([]string, len(all))
+	for i, s := range all {
+		texts[i] = string(s)
+	}
+	return strings.Join(texts, "|")
 }
 
 // kernelFlags are the flags of verbs that look into a kernel by a backend.

@@ -716,7 +716,7 @@ func TestTarget(t *testing.T) {
 		got = target
 		return fakePlane{}
 	}}
-	standard := dataplane.IPTables{Wait: iptables.DefaultWait}
+	standard := dataplane.IPTables{Wait: iptables.DefaultWait, Jumps: iptables.JumpsFirst}
 	for _, tc := range []struct {
 		args, env []string
 		want      dataplane.Pod
@@ -729,7 +729,7 @@ func TestTarget(t *testing.T) {
 		{[]string{"check", "--backend", "iptables-legacy", "--iptables-dialect", "minimal", "--iptables-jumps", "last",
 			"--iptables-wait", "1m"}, nil,
 			dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy,
-				IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Last: true, Wait: time.Minute}}},
+				IPTables: dataplane.IPTables{Dialect: iptables.Minimal, Jumps: iptables.JumpsLast, Wait: time.Minute}}},
 	} {
 		if code := p.run(t.Context(), tc.args, tc.env); code != cli.ExitDone {
 			t.Errorf("%q: exit code %d", tc.args, code)

@@ -63,7 +63,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			BesideOtherMesh: values[besideFlag].text == otherMesh,
 			IPTables: dataplane.IPTables{
 				Dialect: iptables.Dialect(strings.TrimPrefix(values["iptables-dialect"].text, autoDialect)),
-				Last:    values["iptables-jumps"].text == "last",
+				Jumps:   iptables.Jumps(values["iptables-jumps"].text),
 			},
 		},
 		dryRun:    values[dryRunFlag].text == "true",
@@ -83,6 +83,11 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	errs := in.errs
 	if wait := values[waitFlag]; in.uses(waitFlag) {
 		if s.target.IPTables.Wait, err = parseWait(wait.text); err != nil {
+			errs = append(errs, strict.Under(wait.source, err))
+		}
+	}
+	if wait := values[closeWaitFlag]; wait.text != "" {
+		if s.target.CloseWait, err = parseWait(wait.text); err != nil {
 			errs = append(errs, strict.Under(wait.source, err))
 		}
 	}

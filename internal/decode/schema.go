@@ -79,6 +79,8 @@ func definition(value any) string {
 		return "exclusions"
 	case []intercept.InboundExclusion:
 		return "inboundExclusions"
+	case []intercept.VirtualNetwork:
+		return "virtualNetworks"
 	}
 	return "number"
 }
@@ -116,6 +118,9 @@ func definitions() object {
 		}))),
 		"inboundExclusions": array(either(text("[CIDRS][:PORTS]"), fields(object{
 			"sources": ref("cidrs"), "ports": ref("ports"),
+		}))),
+		"virtualNetworks": array(either(text("INTERFACE:CIDRS"), fields(object{
+			"interface": object{"type": "string", "maxLength": 15}, "cidrs": ref("cidrs"),
 		}))),
 	}
 }

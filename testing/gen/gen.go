@@ -139,6 +139,12 @@ func candidate(r *rand.Rand) intercept.Config {
 		intercept.TreatmentReject})
 	if one(r, 4) {
 		c.VirtualInterfaces = some(r, []string{"br-vm", "br-*", "docker0"}, 2)
+		for _, name := range c.VirtualInterfaces {
+			if one(r, 3) {
+				c.VirtualNetworks = append(c.VirtualNetworks,
+					intercept.VirtualNetwork{Interface: name, CIDRs: some(r, cidrs, 2)})
+			}
+		}
 	}
 	if one(r, 2) {
 		c.Inbound.ExcludePorts = maybe(r, ports, 4)
@@ -157,6 +163,7 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.DNS.Servers = append(some(r, servers, 3), pick(r, servers))
 	}
 
+	c.DNS.TCP = !one(r, 4)
 	if one(r, 6) {
 		c.DNS.Target = targets(pick(r, []uint16{53, 5300}))
 	}
