@@ -27,7 +27,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster valid kernels gvisor race bench fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers race bench fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -78,6 +78,10 @@ kernels: ## run the tests of what speaks with the kernel on Linux 5.10, 6.1, 6.1
 gvisor: deps ## run mesh-init, and traffic through its rules, in gVisor, built from source: four minutes the first time (root)
 	cd tools/gvisor && GOWORK=off CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/bin/gvisor/ tool
 	MESH_TEST_RUNSC=$(CURDIR)/bin/gvisor/runsc go test -count=1 $(TESTFLAGS) -tags gvisor ./testing/gvisor
+
+# Their programs are not run: what they do is worked out from the rules that they document.
+peers: deps ## record again what becomes of flows under other meshes' rules, for testing/peers (root)
+	MESH_TEST_UPDATE=1 MESH_TEST_REQUIRE=1 go test -count=1 -run '^TestFates$$' ./testing/peers/...
 
 valid: ## hold what mesh-init inject writes to Kubernetes' own validation and to Envoy's own types; minutes the first time
 	cd tools/inject && GOWORK=off go test $(TESTFLAGS) ./...

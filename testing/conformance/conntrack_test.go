@@ -256,7 +256,7 @@ var mistakes = []mistake{
 func (m mistake) flows() (flows []netlab.Flow) {
 	for _, family := range []int{0, 1} {
 		at := func(word string, port uint16) netip.AddrPort {
-			return netip.AddrPortFrom(netip.MustParseAddr(words[word][family]), port)
+			return netip.AddrPortFrom(named(word)[family], port)
 		}
 		f := netlab.Flow{Protocol: intercept.TCP, Src: at("pod", 20001), Dst: at("outside", 80), Owner: app}
 		switch {
@@ -775,7 +775,7 @@ func TestErrorAboutLateAnswer(t *testing.T) {
 	for _, mode := range []intercept.DNSMode{intercept.DNSAll, intercept.DNSResolvConf} {
 		c := intercept.Default()
 		c.DNS.Mode = mode
-		servers := []netip.Addr{netip.MustParseAddr(words["dns"][0]), netip.MustParseAddr(words["dns"][1])}
+		servers := named("dns")
 		if mode == intercept.DNSResolvConf {
 			c.DNS.Servers = servers
 		}

@@ -53,9 +53,8 @@ func TestOtherProtocols(t *testing.T) {
 	c := intercept.Default()
 	c.Outbound.ExcludeUIDs = intercept.IDs{intercept.ID(2000)}
 	at := func(word string) (both intercept.CIDRs) {
-		for _, a := range words[word] {
-			addr := netip.MustParseAddr(a)
-			both = append(both, netip.PrefixFrom(addr, addr.BitLen()))
+		for _, a := range named(word) {
+			both = append(both, netip.PrefixFrom(a, a.BitLen()))
 		}
 		return both
 	}
@@ -113,7 +112,7 @@ func TestOtherProtocols(t *testing.T) {
 							if s.rejected && test.reject[family] && (d.echo || d.name != "echo reply") {
 								want = rejected
 							}
-							to := netip.MustParseAddr(words[s.to][family])
+							to := named(s.to)[family]
 							p := netlab.Flow{Protocol: intercept.UDP, Dst: netip.AddrPortFrom(to, 1), Owner: s.who}.Packet(lab)
 							p.Protocol, p.Echo, p.ExtendedEcho = intercept.Protocol(d.protocol[family]), d.echo, d.extended
 							p.Src, p.Dst = netip.AddrPortFrom(p.Src.Addr(), 0), netip.AddrPortFrom(to, 0)

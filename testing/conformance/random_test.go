@@ -140,7 +140,16 @@ func flowOf(r *rand.Rand, p intercept.Packet) netlab.Flow {
 // of like.
 func word(s string, like netip.Addr) netip.Addr {
 	if like.Is4() {
-		return netip.MustParseAddr(words[s][0])
+		return named(s)[0]
 	}
-	return netip.MustParseAddr(words[s][1])
+	return named(s)[1]
+}
+
+// named returns the addresses of a word, which stands for one of each family.
+func named(word string) []netip.Addr {
+	both, err := netlab.Addresses(word)
+	if err != nil {
+		panic(err)
+	}
+	return both
 }

@@ -46,22 +46,6 @@ type Flow struct {
 // Options are those of the lab in which the case can be run.
 func (c Case) Options() netlab.Options { return netlab.Options{SecondInterface: true, VM: c.VM} }
 
-// words stand for an address of each family.
-var words = map[string][2]string{
-	"outside":     {"203.0.113.10", "2001:db8::10"},  // somewhere beyond eth0
-	"other":       {"192.0.2.7", "2001:db9::7"},      // elsewhere beyond eth0
-	"cluster":     {"10.96.5.5", "fd00:96::5"},       // a service of the cluster
-	"dns":         {"10.96.0.10", "fd00:96::a"},      // its name server
-	"pod":         {"10.244.0.5", "fd00:244::5"},     // the pod, on eth0
-	"pod2":        {"10.245.0.5", "fd00:245::5"},     // the pod, on net1
-	"peer":        {"10.244.0.1", "fd00:244::1"},     // the pod's neighbour
-	"client":      {"172.16.5.5", "2001:db8:7::7"},   // somebody who calls the pod
-	"management":  {"198.51.100.9", "2001:db8:1::9"}, // somewhere beyond net1
-	"localhost":   {"127.0.0.1", "::1"},
-	"passthrough": {"127.0.0.6", "::6"},
-	"bridge":      {"10.246.0.1", "fd00:246::1"}, // the pod, on the VM's bridge
-}
-
 // people are owners by name; others are written "UID:GID".
 var people = map[string]string{"root": "0:0", "app": "1000:1000", "proxy": "1337:1337"}
 
@@ -176,7 +160,7 @@ func (r rawFlow) decode() ([]Flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	dsts, err := addresses(strings.Trim(host, "[]"))
+	dsts, err := netlab.Addresses(strings.Trim(host, "[]"))
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +169,7 @@ func (r rawFlow) decode() ([]Flow, error) {
 		f.Dst = netip.AddrPortFrom(dst, uint16(n))
 		f.Src = netip.AddrPort{}
 		if r.Src != "" {
-			srcs, err := addresses(r.Src)
+			srcs, err := netlab.Addresses(r.Src)
 			if err != nil {
 				return nil, err
 			}
@@ -206,14 +190,6 @@ func cutLast(s, sep string) (before, after string, found bool) {
 		return s, "", false
 	}
 	return s[:i], s[i+len(sep):], true
-}
-
-func addresses(s string) ([]netip.Addr, error) {
-	if both, ok := words[s]; ok {
-		return []netip.Addr{netip.MustParseAddr(both[0]), netip.MustParseAddr(both[1])}, nil
-	}
-	a, err := netip.ParseAddr(s)
-	return []netip.Addr{a}, err
 }
 
 func parseOwner(s string) (intercept.Owner, error) {
