@@ -20,7 +20,7 @@ func explainVerb() verb {
 		Also: []string{"why", "trace", "what", "describe"},
 		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
 			"check says whether the two are the same.",
-		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside]",
+		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix",
 		Flags: explainFlags,
 		Examples: `
   Why does this call of the app (not) go to the proxy?
@@ -28,6 +28,8 @@ func explainVerb() verb {
   The proxy calls its own pod by the pod's address; a client calls port 8080:
     mesh-init explain --from proxy --to-self --dst 10.244.1.7:8080
     mesh-init explain --from outside --src 10.244.2.9 --dst 10.244.1.7:8080
+  What becomes of each kind of traffic?
+    mesh-init explain --matrix --config mesh.yaml
 `}, job.explain}
 }
 
@@ -45,6 +47,8 @@ func explainFlags() []cli.Flag {
 		row("to-self", "", groupPacket, "false", "the destination is the pod's own address"),
 		row("state", "new|established|invalid", groupPacket, "new",
 			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
+		row(matrixFlag, "", groupPacket, "false",
+			"what becomes of each kind of traffic, in place of one\npacket"),
 	)...)
 }
 
@@ -296,6 +300,9 @@ type stepJSON struct {
 }
 
 func (j job) explain() error {
+	if j.packet[matrixFlag].text == "true" {
+		return j.explainMatrix()
+	}
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
 		return cli.UsageError{Err: err}

@@ -29,6 +29,7 @@ const (
 	foreignFlag    = "foreign"
 	kubernetesFlag = "kubernetes-version"
 	logFormatFlag  = "log-format"
+	matrixFlag     = "matrix"
 	logLevelFlag   = "log-level"
 	hostIPsFlag    = "host-ips"
 	modeFlag       = "inject-mode"

@@ -109,7 +109,14 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		s.injection = injectionOf(values)
 		errs = append(errs, s.injection.read(stdin))
 	}
-	if in.uses(dstFlag) {
+	if in.uses(dstFlag) && values[matrixFlag].text == "true" {
+		for _, g := range in.given {
+			if g.Group == groupPacket && g.Name != matrixFlag {
+				errs = append(errs, fmt.Errorf("%s: it describes one packet, and --%s is of all; leave one of them out",
+					g.source, matrixFlag))
+			}
+		}
+	} else if in.uses(dstFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.
 		if _, err := s.packet.packet(s.config); err != nil {
 			errs = append(errs, err)
