@@ -68,7 +68,7 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		return res, err
 	}
 	err = s.locked(ctx, func() error {
-		if res.Warnings, err = s.space.warnings(c, s.pod.Unfinished); err != nil {
+		if res.Warnings, err = s.space.warnings(c, s.pod); err != nil {
 			return err
 		}
 		chains, unlisted := s.space.allForeign()

@@ -165,6 +165,19 @@ func candidates(want Backend) ([]Backend, error) {
 	return nil, fmt.Errorf("backend %q is not one of %s", string(want), strings.Join(names, ", "))
 }
 
+// HasPrograms reports whether the programs by which a backend writes are here. [BackendNFT] needs none.
+func (b Backend) HasPrograms() bool {
+	all, err := candidates(b)
+	return err == nil && slices.ContainsFunc(all, func(b Backend) bool {
+		variant := backendOf(b).variant
+		if variant == "" {
+			return true
+		}
+		_, err := iptables.Open(iptables.Options{Variant: variant})
+		return err == nil
+	})
+}
+
 // State says whether a backend can do what is asked of it.
 type State string
 

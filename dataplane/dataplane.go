@@ -65,6 +65,9 @@ type Pod struct {
 	CloseWait time.Duration
 	// StandIn has Verify listen in place of a proxy that is not up yet, and fail if somebody listens there.
 	StandIn bool
+	// LeaksSaid is whether the caller has said already that a family is left out, and what that leaves outside: Apply then
+	// does not.
+	LeaksSaid bool
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }
@@ -135,6 +138,12 @@ func (p Pod) Status(ctx context.Context) (Status, error) {
 // Verify is [Session.Verify] in a session of its own.
 func (p Pod) Verify(ctx context.Context, c intercept.Config) (verify.Report, error) {
 	return once(ctx, p, func(s *Session) (verify.Report, error) { return s.Verify(ctx, c) })
+}
+
+// Addresses is [Session.Addresses] in a session of its own. Like Probe it is allowed in the host's network namespace.
+func (p Pod) Addresses(ctx context.Context) ([]netip.Addr, error) {
+	p.AllowHostNetNS = true
+	return once(ctx, p, func(s *Session) ([]netip.Addr, error) { return s.Addresses(ctx) })
 }
 
 // Foreign is [Session.Foreign] in a session of its own. Like Probe it is allowed in the host's network namespace.

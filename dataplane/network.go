@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,14 +11,29 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
+// Addresses are those of the namespace's interfaces, of lo too.
+func (s *Session) Addresses(ctx context.Context) (all []netip.Addr, err error) {
+	err = s.do(ctx, func() error {
+		interfaces, err := links.List()
+		for _, l := range interfaces {
+			all = append(all, l.Addrs...)
+		}
+		return err
+	})
+	return all, err
+}
+
 // networkWarnings warns of what the network of the calling thread's namespace makes of c. Where the network is
 // unfinished, nothing is said of lo.
-func networkWarnings(c intercept.Config, unfinished bool) ([]string, error) {
+func networkWarnings(c intercept.Config, p Pod) ([]string, error) {
 	all, err := links.List()
 	if err != nil {
 		return nil, err
 	}
-	return ofNetwork(c, all, unfinished), nil
+	if p.LeaksSaid {
+		c.OtherFamily = intercept.TreatmentReject // nothing of it leaks that is not known
+	}
+	return ofNetwork(c, all, p.Unfinished), nil
 }
 
 // ofNetwork says what of a network leads past the proxy, or keeps connections from it.

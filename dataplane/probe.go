@@ -130,7 +130,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		r.Without = s.space.warning(want, b)
 		r.Foreign = s.space.foreign(b)
-		if warn, err := networkWarnings(c, s.pod.Unfinished); err == nil {
+		if warn, err := networkWarnings(c, s.pod); err == nil {
 			r.Warnings = warn
 		}
 		r.Others, err = s.space.others(ctx)

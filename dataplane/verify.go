@@ -41,6 +41,9 @@ func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify
 	return report, err
 }
 
+// ServedError is what Verify reports, with [Pod.StandIn], where somebody listens already.
+type ServedError = trial.ServedError
+
 // howLong is how long verify waits for answers.
 const howLong = 2500 * time.Millisecond
 

@@ -10,9 +10,9 @@ import (
 
 // warnings returns what may surprise about c in the namespace. The error is
 // intercept.ErrUnsupported if c asks for a family the kernel does not have.
-func (s *space) warnings(c intercept.Config, unfinished bool) ([]string, error) {
+func (s *space) warnings(c intercept.Config, p Pod) ([]string, error) {
 	warn := intercept.Lint(c)
-	network, err := networkWarnings(c, unfinished)
+	network, err := networkWarnings(c, p)
 	if err != nil {
 		return nil, err
 	}

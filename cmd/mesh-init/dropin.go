@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
@@ -21,16 +23,15 @@ type dropIn struct {
 	called []string
 	// read makes sense of the command line.
 	read func(args []string, w peers.World) (peers.Request, error)
-	// after does what the peer's program does besides, once the request is carried out; nil: nothing. It returns the exit
-	// code.
-	after func(ctx context.Context, p program, r peers.Request) int
+	// after does what the peer's program does besides, once the request is carried out; nil: nothing.
+	after func(p program, j job, r peers.Request) error
 	// exits are the exit codes that differ from mesh-init's.
 	exits []cli.Exit
 }
 
 // dropIns is the one table of them.
 func dropIns() []dropIn {
-	return []dropIn{}
+	return []dropIn{istioIPTables()}
 }
 
 // calledAs returns the arguments of a process, with the verb that the name of its file stands for.
@@ -49,7 +50,7 @@ func calledAs(args []string) []string {
 
 // standIn does what a peer's command line asks for, and returns the exit code.
 func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int {
-	r, err := d.read(args, p.world(env))
+	r, err := d.read(args, p.world(ctx, env))
 	console := p.console()
 	console.Name += " " + d.name
 	console.Exits = append(slices.Clone(d.exits), console.Exits...)
@@ -82,19 +83,21 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
 	}
+	if err == nil && d.after != nil {
+		err = d.after(p, j, r)
+	}
 	if err != nil {
 		return console.Fail(ctx, errorLog, err)
-	}
-	if d.after != nil {
-		return d.after(ctx, p, r)
 	}
 	return cli.ExitDone
 }
 
 // world is what a peer's command line is read in.
-func (p program) world(env []string) peers.World {
+func (p program) world(ctx context.Context, env []string) peers.World {
 	return peers.World{
-		Environ:  env,
-		ReadFile: func(name string) ([]byte, error) { return yamldoc.ReadFile(name, p.stdin) },
+		Environ:     env,
+		ReadFile:    func(name string) ([]byte, error) { return yamldoc.ReadFile(name, p.stdin) },
+		Addresses:   func(pod dataplane.Pod) ([]netip.Addr, error) { return pod.Addresses(ctx) },
+		HasPrograms: dataplane.Backend.HasPrograms,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -38,9 +39,19 @@ type Request struct {
 	Warnings []string
 	// LogLevel and LogFormat are as in mesh-init's flags; "": the default.
 	LogLevel, LogFormat string
+	// Validation is asked for besides, after the Action; nil: it is not.
+	Validation *Validation
 	// Lenient accepts what is refused otherwise because it leaves traffic outside that the peer's documentation says is
 	// captured.
 	Lenient bool
+}
+
+// Validation asks whether the rules work, as a peer's program does.
+type Validation struct {
+	// Timeout is for how long it is tried.
+	Timeout time.Duration
+	// Port is the one that is called.
+	Port uint16
 }
 
 // Warn adds a warning, once.
@@ -58,4 +69,6 @@ type World struct {
 	ReadFile func(name string) ([]byte, error)
 	// Addresses are those of the pod's network namespace.
 	Addresses func(dataplane.Pod) ([]netip.Addr, error)
+	// HasPrograms reports whether the programs of a backend are there; nil: they are not.
+	HasPrograms func(dataplane.Backend) bool
 }
