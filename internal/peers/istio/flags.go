@@ -121,9 +121,9 @@ func (l *line) define() {
 	f.BoolVar(&l.skipApply, "skip-rule-apply", false, "do not apply rules")
 	f.BoolVar(&l.validate, "run-validation", false, "see whether the rules work; exit code 126 if they do not")
 	f.BoolVar(&l.dns, dnsFlag, false, "capture lookups to the servers of /etc/resolv.conf")
+	f.BoolVar(&l.allDNS, allDNSFlag, false, "capture lookups to all servers, with --redirect-dns")
 	f.BoolVar(&l.dropInvalid, "drop-invalid", false, "drop what conntrack calls invalid")
 	f.BoolVar(&l.dualStack, dualStackFlag, false, "capture IPv6, too, where the pod's first address is IPv4")
-	f.BoolVar(&l.allDNS, allDNSFlag, false, "capture lookups to all servers, with --redirect-dns")
 	f.StringVar(&l.netns, netnsFlag, "", "the network namespace to act on")
 	f.BoolVar(&l.cniMode, "cni-mode", false, "no meaning here")
 	f.BoolVar(&l.reconcile, "reconcile", false, "no meaning here")
@@ -163,7 +163,7 @@ func gather(args []string, w peers.World, r *peers.Request) (*line, error) {
 	}
 	l.define()
 	l.flags.VisitAll(func(f *pflag.Flag) {
-		if strings.Contains(f.Name, "_") || f.Name == "help" { // the flags of logs have none
+		if strings.Contains(f.Name, "_") || f.Name == "help" || f.Name == "vklog" { // the flags of logs have none
 			return
 		}
 		for _, name := range variables(f.Name) {

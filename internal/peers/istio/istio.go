@@ -185,7 +185,7 @@ func (p *reader) config() {
 	p.groups(&c.Outbound)
 	p.families(&c)
 	p.lookups(&c)
-	if p.env[includeGroupsVar] == "" && p.includeGroups() == "" {
+	if p.includeGroups() == "" {
 		c.Outbound.IncludeCIDRs, c.Outbound.IncludePorts, c.DNS.Mode = nil, nil, intercept.DNSOff
 		p.r.Warn("%s is empty: nothing outbound is captured", includeGroupsVar)
 	}
@@ -289,8 +289,8 @@ func (p *reader) lookups(c *intercept.Config) {
 	}
 }
 
-// nowhere is an address to which no TCP connection can be opened: the kernel refuses a broadcast.
-var nowhere = netip.MustParsePrefix("255.255.255.255/32")
+// nowhere is an address that nobody has: all of 240.0.0.0/4 is reserved (RFC 6890).
+var nowhere = netip.MustParsePrefix("240.0.0.0/32")
 
 // valid makes sure that c can be compiled, and names the flags of what is wrong.
 func (p *reader) valid(c *intercept.Config) {
