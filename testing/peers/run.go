@@ -263,7 +263,8 @@ func (p Peer) model(t *testing.T, s Set, flows []flow, want fates) {
 // it was sent.
 func arrives(fate intercept.Fate, f flow) string {
 	local := f.From == netlab.FromPeer || f.Dst.Addr().IsLoopback()
-	if fate.Action == intercept.Redirected && local && (intercept.Ports{fate.Ports}).Contains(f.Dst.Port()) {
+	toPort := fate.Action == intercept.Redirected || fate.Action == intercept.Transparent
+	if toPort && local && (intercept.Ports{fate.Ports}).Contains(f.Dst.Port()) {
 		return intercept.Fate{}.String()
 	}
 	return fate.String()

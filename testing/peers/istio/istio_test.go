@@ -235,8 +235,6 @@ func differences() []peers.Difference {
 		{Sets: names(redirect), Flows: "tcp4 proxygid>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
 		{Sets: names(redirect6), Flows: "tcp6 proxygid>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
 		{Sets: "other-ports", Flows: "tcp4 proxygid>pod:8080", Fate: "redirect(16006)", Reason: manyProxies},
-		{Sets: names(tproxy), Flows: "tcp4 proxygid>pod:8080", Fate: "tproxy(15006)", Reason: manyProxies},
-		{Sets: "tproxy", Flows: "tcp6 proxygid>pod:8080", Fate: "tproxy(15006)", Reason: manyProxies},
 		{Sets: "uids, uid-gid", Flows: "tcp4 4:4>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
 		{Sets: "gid-other", Flows: "tcp4 1000:2000>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
 
