@@ -10,6 +10,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/internal/peers/linkerd"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
@@ -31,7 +32,13 @@ type dropIn struct {
 
 // dropIns is the one table of them.
 func dropIns() []dropIn {
-	return []dropIn{istioIPTables()}
+	return []dropIn{
+		istioIPTables(),
+		{
+			name: "linkerd-init", does: "as linkerd2-proxy-init", called: []string{"proxy-init", "linkerd2-proxy-init"},
+			read: linkerd.Parse,
+		},
+	}
 }
 
 // calledAs returns the arguments of a process, with the verb that the name of its file stands for.

@@ -79,13 +79,15 @@ func Restore(variant, v4, v6 string) []Command {
 	return commands
 }
 
-// Difference says that flows meet another fate here than with the peer's program, on purpose.
+// Difference says that flows meet another fate here than with the peer's program, on purpose. Of two that speak of the
+// same flow the later one holds.
 type Difference struct {
-	// Sets and Flows are patterns as of [path.Match] of the names of sets and flows, several separated by spaces and by
-	// commas. A flow's name has its family: "tcp4 app>outside:80".
+	// Sets and Flows are patterns as of [path.Match] of the names of sets and flows, several separated by ", ". A flow's name has its family: "tcp4 app>outside:80".
 	Sets, Flows string
 	// Fate is ours, as Fate.String writes it. All flows that are meant have it, and some another there.
 	Fate string
+	// Like is the set whose recorded fates are ours here, in place of Fate.
+	Like string
 	// Reason says why, as in the page on switching.
 	Reason string
 }

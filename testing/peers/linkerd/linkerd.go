@@ -133,17 +133,17 @@ func multiport(tokens []string) []string {
 	n := 0
 	for _, token := range tokens {
 		from, to, isRange := strings.Cut(token, "-")
-		first, err := strconv.ParseUint(from, 10, 16)
-		if err != nil {
+		first, err := strconv.Atoi(from)
+		if err != nil || first > 65535 {
 			continue
 		}
 		last, needs := first, 1
 		if isRange {
-			if last, err = strconv.ParseUint(to, 10, 16); err != nil || last < first {
+			if last, err = strconv.Atoi(to); err != nil || last < first || last > 65535 {
 				continue
 			}
 		}
-		port := strconv.FormatUint(first, 10)
+		port := strconv.Itoa(first)
 		if last != first {
 			port, needs = fmt.Sprintf("%d:%d", first, last), 2
 		}

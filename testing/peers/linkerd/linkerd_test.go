@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
+	linkerdflags "github.com/mesh-intercept/intercept/internal/peers/linkerd"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/testing/peers"
 	"github.com/mesh-intercept/intercept/testing/peers/linkerd"
@@ -25,13 +26,20 @@ func peer() peers.Peer {
 	return peers.Peer{
 		Record:  "testdata/fates.txt",
 		Proxy:   proxy,
-		Sidecar: netlab.SidecarConfig{Outbound: intercept.Port(4140), Inbound: intercept.Port(4143), Owner: &proxy},
+		Sidecar: *sidecar(proxy),
 		Flows:   flows(),
 		Sets:    sets(),
 		Rules: func(s peers.Set) []peers.Command {
 			return linkerd.Rules(append(slices.Clone(s.Before), s.Args)...)
 		},
+		Read:        linkerdflags.Parse,
+		Differences: differences(),
 	}
+}
+
+// sidecar listens at the ports of the base.
+func sidecar(owner intercept.Owner) *netlab.SidecarConfig {
+	return &netlab.SidecarConfig{Outbound: intercept.Port(4140), Inbound: intercept.Port(4143), Owner: &owner}
 }
 
 func TestFates(t *testing.T) { peer().Test(t) }
@@ -62,6 +70,34 @@ func flows() []string {
 	}
 }
 
+// differences are where the program is not copied, with the reasons that docs/migrate-linkerd.md gives.
+func differences() []peers.Difference {
+	const (
+		subnets = "subnets are taken by their family, and the other family is captured"
+		trimmed = "spaces in lists do not matter"
+		later   = "the later run's flags hold"
+	)
+	fate := func(sets, flows, fate, reason string) peers.Difference {
+		return peers.Difference{Sets: sets, Flows: flows, Fate: fate, Reason: reason}
+	}
+	like := func(sets, flows, like, reason string) peers.Difference {
+		return peers.Difference{Sets: sets, Flows: flows, Like: like, Reason: reason}
+	}
+	return []peers.Difference{
+		like("subnet", "*", "default", subnets),
+		fate("subnet", "tcp4 peer(client)>*", "pass", subnets),
+		like("subnet-ipv6, subnet-both", "*", "default", subnets),
+		fate("subnet-ipv6, subnet-both", "tcp6 peer(client)>*", "pass", subnets),
+		fate("subnet-both", "tcp4 peer(client)>*", "pass", subnets),
+		fate("uid-0", "tcp? root>outside:80, tcp? root>cluster:443, tcp? root>dns:53", "pass", "root is the proxy"),
+		fate("ignore-in-space", "tcp? peer>pod:3306", "pass", trimmed),
+		fate("ignore-out-space", "tcp? app>o*:443, tcp? *>cluster:443", "pass", trimmed),
+		like("again-ipv4", "*", "ipv4", later),
+		like("again-nft", "*", "nft-alone", later),
+		fate("*", "tcp? vm>outside:80", "pass", "what only passes through the pod is nobody's inbound traffic"),
+	}
+}
+
 // on adds flags to the base.
 func on(name, args string) peers.Set {
 	return peers.Set{Name: name, Args: append(strings.Fields(base), strings.Fields(args)...)}
@@ -82,6 +118,10 @@ func sets() []peers.Set {
 		{Name: "uid-0-gid", Args: strings.Fields("-p 4143 -o 4140 -u 0 -g 2102")},
 		{Name: "uid-0", Args: strings.Fields("-p 4143 -o 4140 -u 0")},
 		{Name: "gid-0", Args: strings.Fields("-p 4143 -o 4140 -g 0 -u 2102")},
+		{
+			Name: "nobody", Args: strings.Fields("-p 4143 -o 4140"),
+			Refused: "the proxy's own connections would come back to it", Why: "it is a loop",
+		},
 		on("uid-huge", "-u 4000000000"),
 		on("last-uid-wins", "-u 1000 -u 1337"),
 		on("redirect-one", "-r 8080"),
@@ -127,11 +167,19 @@ func sets() []peers.Set {
 		on("again", "--inbound-ports-to-ignore 22"),
 		on("again-ipv4", "--ipv6=false"),
 		on("again-nft", "--iptables-mode nft --inbound-ports-to-ignore 22 --outbound-ports-to-ignore 443"),
+		on("nft-alone", "--iptables-mode nft --inbound-ports-to-ignore 22 --outbound-ports-to-ignore 443"),
 		{Name: "other-ports", Args: strings.Fields("-p 15006 -o 15001 -u 2102"), Sidecar: &netlab.SidecarConfig{
 			Outbound: intercept.Port(15001), Inbound: intercept.Port(15006), Owner: &intercept.Owner{UID: 2102, GID: 2102},
 		}},
 	}
+	// Who the sidecar is, which the answers of its ports depend on. Nobody's is the user that --lenient names.
+	runsAs := map[string]uint32{
+		"uid-1337": 1337, "uid-huge": 4000000000, "last-uid-wins": 1337, "uid-0": 0, "nobody": intercept.MaxID,
+	}
 	for i, s := range all {
+		if uid, ok := runsAs[s.Name]; ok {
+			all[i].Sidecar = sidecar(intercept.Owner{UID: uid, GID: uid})
+		}
 		if strings.HasPrefix(s.Name, "again") {
 			all[i].Before = [][]string{strings.Fields(base + " --inbound-ports-to-ignore 9090 --outbound-ports-to-ignore 3306")}
 		}
