@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -169,6 +170,9 @@ func (p *parser) inbound() {
 func (p *parser) outbound() {
 	c := &p.Config.Outbound
 	c.Port = p.listener("--outgoing-proxy-port", p.outgoing)
+	if p.outgoing == p.incoming && p.outgoing > 0 {
+		p.fail("--outgoing-proxy-port", strconv.Itoa(p.outgoing), "it is --incoming-proxy-port, too; give each its own")
+	}
 	c.ExcludePorts = p.ports("--outbound-ports-to-ignore", p.ignoreOut)
 }
 
@@ -247,6 +251,9 @@ func (p *parser) families(w peers.World) {
 	}
 }
 
+// maxCloseWait is in seconds: the kernel takes less than 2^31 of its ticks, of which there are at most 1000 a second.
+const maxCloseWait = 2_147_483
+
 // programs accepts what chooses among iptables' programs. The rules are written by nftables, without a program; where
 // the kernel has no nftables, by those of iptables that are there.
 func (p *parser) programs() {
@@ -264,9 +271,10 @@ func (p *parser) programs() {
 	known("--iptables-mode", p.mode, "legacy", "nft", "plain")
 	known("--firewall-bin-path", p.bin, "iptables", "iptables-nft", "iptables-legacy")
 	known("--firewall-save-bin-path", p.saveBin, "iptables-save", "iptables-nft-save", "iptables-legacy-save")
-	if p.closeWait < 0 || p.closeWait > 1<<31/1000 {
-		p.fail("--timeout-close-wait-secs", strconv.Itoa(p.closeWait), "it is no number of seconds from 0 to %d", 1<<31/1000)
+	if p.closeWait < 0 || p.closeWait > maxCloseWait {
+		p.fail("--timeout-close-wait-secs", strconv.Itoa(p.closeWait), "it is no number of seconds from 0 to %d", maxCloseWait)
 	}
+	p.Pod.CloseWait = time.Duration(p.closeWait) * time.Second
 }
 
 // logs reads the flags of logs, which have more levels there.
