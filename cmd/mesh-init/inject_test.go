@@ -40,6 +40,14 @@ func TestInject(t *testing.T) {
 	if again := invoke(t, asJSON.out, nil, "inject", "-f", "-"); again.out != asJSON.out {
 		t.Errorf("JSON does not stay as it is: %+v", again)
 	}
+	several := invoke(t, podManifest+"---\n"+podManifest, nil, "inject", "-f", "-", "-o", "json")
+	if again := invoke(t, several.out, nil, "inject", "-f", "-"); again.code != cli.ExitDone || again.out != several.out {
+		t.Errorf("several objects of JSON: %+v", again)
+	}
+	if asYAML := invoke(t, several.out, nil, "inject", "-f", "-", "-o", "yaml"); strings.Count(asYAML.out,
+		"- name: mesh-init\n") != 2 || !strings.Contains(asYAML.out, "\n---\napiVersion: v1\n") {
+		t.Errorf("%+v", asYAML)
+	}
 	patch := invoke(t, podManifest, nil, "inject", "-f", "-", "-o", "patch")
 	if !json.Valid([]byte(patch.out)) || !strings.HasPrefix(patch.out,
 		`{"apiVersion":"v1","kind":"Pod","name":"web","patch":[{"op":"add"`) {

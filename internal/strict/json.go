@@ -25,14 +25,10 @@ func firstLine(data []byte) int {
 
 // ParseJSONFrom is [ParseJSON] of a document that begins on a line of another; 0
 // for no line numbers.
-func ParseJSONFrom(data []byte, line int) (Node, error) { return parseJSON(data, line, MaxDepth) }
+func ParseJSONFrom(data []byte, line int) (Node, error) { return ParseJSONWithin(data, line, MaxDepth) }
 
-// ParseJSONWithin is [ParseJSON] of a document that may be nested so deep.
-func ParseJSONWithin(data []byte, depth int) (Node, error) {
-	return parseJSON(data, firstLine(data), depth)
-}
-
-func parseJSON(data []byte, line, depth int) (Node, error) {
+// ParseJSONWithin is [ParseJSONFrom] of a document that may be nested so deep.
+func ParseJSONWithin(data []byte, line, depth int) (Node, error) {
 	p := newParser(data, line)
 	n, err := p.node("", depth)
 	if err != nil {

@@ -76,7 +76,9 @@ func Items(n *yaml.Node) []*yaml.Node {
 // String returns a scalar for a text.
 func String(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
-	if strings.Contains(s, "\n") {
+	if _, isBool := boolean(s); isBool { // the encoder would leave some of them without quotes
+		n.Style = yaml.DoubleQuotedStyle
+	} else if strings.Contains(s, "\n") {
 		n.Style = yaml.LiteralStyle
 	}
 	return n
@@ -183,7 +185,7 @@ func writeJSON(b *bytes.Buffer, n *yaml.Node) error {
 			}
 		}
 		b.WriteByte('}')
-	case n.ShortTag() == "!!str" || n.ShortTag() == "!!timestamp" || n.ShortTag() == "!!binary":
+	case n.ShortTag() == "!!str" || n.ShortTag() == "!!binary":
 		return text(n.Value)
 	default:
 		var v any
@@ -202,7 +204,15 @@ func writeJSON(b *bytes.Buffer, n *yaml.Node) error {
 // FromJSON parses a document of JSON that may be nested so deep. Its nodes are
 // resolved, have no columns, and are written as YAML is.
 func FromJSON(data []byte, depth int) (*yaml.Node, error) {
-	n, err := strict.ParseJSONWithin(data, depth)
+	line := 0 // of one line: it is a part of something longer
+	if bytes.Contains(data, []byte{'\n'}) {
+		line = 1
+	}
+	return fromJSON(data, line, depth)
+}
+
+func fromJSON(data []byte, line, depth int) (*yaml.Node, error) {
+	n, err := strict.ParseJSONWithin(data, line, depth)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -80,9 +81,23 @@ func decode(d *yaml.Decoder) (root *yaml.Node, err error) {
 	return &n, nil
 }
 
-// located adds the line to an error of the parser, which does not say the first, nor where it could not read the text.
+// located adds the line to an error of the parser, which does not say the first, nor where it could not read the text,
+// and counts from 0 where it, and not its scanner, finds the mistake.
 func located(err error, data []byte) error {
 	text := err.Error()
+	place, what, _ := strings.Cut(text, ": ")
+	if line, bad := strconv.Atoi(strings.TrimPrefix(place, "line ")); bad == nil && slices.ContainsFunc(
+		[]string{"node content", "',' or", "'-' indicator", "key", "<"},
+		func(s string) bool { return strings.HasPrefix(what, "did not find expected "+s) }) {
+		lines := bytes.Count(data, []byte("\n"))
+		if !bytes.HasSuffix(data, []byte("\n")) {
+			lines++
+		}
+		err = fmt.Errorf("line %d: %s", min(line+1, lines), what)
+	}
+	if bytes.Contains(data, []byte("{{")) && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w; render a template first, as helm template does", err)
+	}
 	unread := func(what string) bool { return strings.Contains(text, what) }
 	switch {
 	case errors.Is(err, io.EOF) || strings.HasPrefix(text, "line ") || strings.HasPrefix(text, panicked):

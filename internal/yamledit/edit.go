@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
@@ -42,7 +43,11 @@ func Edits(text []byte, docs []Doc, depth int) ([]Edit, error) {
 	for again := false; ; again = true {
 		var edits []Edit
 		for i, d := range docs {
-			e, err := edit(text, lines, d, whole[i])
+			next := len(lines) + 1
+			if i+1 < len(docs) {
+				next = docs[i+1].Root.Line
+			}
+			e, err := edit(lines, d, next, whole[i])
 			if err != nil {
 				return nil, err
 			}
@@ -53,7 +58,8 @@ func Edits(text []byte, docs []Doc, depth int) ([]Edit, error) {
 		case len(wrong) == 0:
 			return edits, nil
 		case again:
-			return nil, errors.New("this YAML cannot be changed; write it in block style, without tags")
+			return nil, &strict.Error{Line: docs[wrong[0]].Root.Line, Err: errors.New(
+				"the document that begins here cannot be changed; write it in block style, without tags")}
 		}
 		for _, i := range wrong {
 			whole[i] = true
@@ -155,13 +161,15 @@ func walk(lines []string, edits []Edit) func(yield func(line) bool) {
 	}
 }
 
-func edit(text []byte, lines []string, d Doc, whole bool) ([]Edit, error) {
+// edit changes one document. The line of the next one is that of its content.
+func edit(lines []string, d Doc, next int, whole bool) ([]Edit, error) {
 	if yamldoc.Equal(d.Before, d.After) {
 		return nil, nil
 	}
 	if d.Root.Column == 0 { // JSON
-		out, err := indented(text, d.After)
-		return []Edit{{1, len(lines), out}}, err
+		first := min(max(d.Root.Line, 1), len(lines))
+		out, err := indented(lines[first-1:max(next-1, first)], d.After)
+		return []Edit{{first, next - 1, out}}, err
 	}
 	limit := d.Root.Line + 1
 	for limit <= len(lines) && !isMark(lines[limit-1], "---") && !isMark(lines[limit-1], "...") {
@@ -183,16 +191,16 @@ func isMark(line, mark string) bool {
 	return ok && (rest == "" || rest[0] == ' ' || rest[0] == '\t' || rest[0] == '\r')
 }
 
-// indented writes JSON as a text of it is written.
-func indented(text []byte, n *yaml.Node) ([]string, error) {
+// indented writes JSON as lines of it are written.
+func indented(lines []string, n *yaml.Node) ([]string, error) {
 	out, err := yamldoc.JSON(n)
 	if err != nil {
 		return nil, err
 	}
-	if _, second, ok := bytes.Cut(bytes.TrimSpace(text), []byte("\n")); ok {
-		indent := second[:len(second)-len(bytes.TrimLeft(second, " \t"))]
+	if len(lines) > 1 && strings.TrimSpace(lines[1]) != "" {
+		indent := lines[1][:len(lines[1])-len(strings.TrimLeft(lines[1], " \t"))]
 		var b bytes.Buffer
-		if err := json.Indent(&b, out, "", string(indent)); err != nil {
+		if err := json.Indent(&b, out, "", indent); err != nil {
 			return nil, err
 		}
 		out = b.Bytes()

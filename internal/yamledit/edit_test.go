@@ -39,8 +39,8 @@ func block(n *yaml.Node) {
 func TestEdits(t *testing.T) {
 	for name, c := range map[string]struct{ text, after, want string }{
 		"a field at the end of a block": {
-			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n\n# the end\n", "{a: 1, b: {c: x, d: y}}",
-			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n    d: y\n\n# the end\n"},
+			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n\n# the end\n", "{a: 1, b: {c: x, d: z}}",
+			"a:   1 # one\n\nb:\n    c: \"x\"   # x\n    d: z\n\n# the end\n"},
 		"items before, between and behind": {
 			"l:\n# first\n- name: b   # b\n  v: 1\n\n# second\n- name: d\n", "{l: [{name: a}, {name: b, v: 1}, {name: c}, " +
 				"{name: d}, {name: e}]}",
@@ -143,6 +143,28 @@ func TestDocuments(t *testing.T) {
 `
 	if diff := cmp.Diff(shown, yamledit.Unified("x.yaml", []byte(text), edits)); diff != "" {
 		t.Errorf("the diff (-want +got):\n%s", diff)
+	}
+}
+
+// TestDocumentsOfJSON: of several objects of JSON the one that changes is written as it was, and the others stay.
+func TestDocumentsOfJSON(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\"a\": 1 }\n{\"b\": 1}\n{\"c\":   1}\n": "{\"a\": 1 }\n{\"b\":1,\"d\":2}\n{\"c\":   1}\n",
+		"{\"a\":1}\n{\n   \"b\": 1\n}\n{\n}":      "{\"a\":1}\n{\n   \"b\": 1,\n   \"d\": 2\n}\n{\n}",
+	} {
+		roots, err := yamldoc.Stream([]byte(text), depth)
+		if err != nil || len(roots) != 3 {
+			t.Fatal(len(roots), err)
+		}
+		var docs []yamledit.Doc
+		for _, root := range roots {
+			docs = append(docs, yamledit.Doc{Root: root, Before: root, After: root})
+		}
+		docs[1].After = document(t, "{b: 1, d: 2}").After
+		edits, err := yamledit.Edits([]byte(text), docs, depth)
+		if got := string(yamledit.Apply([]byte(text), edits)); err != nil || got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }
 

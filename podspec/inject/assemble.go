@@ -1,8 +1,10 @@
 package inject
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -73,8 +75,14 @@ func (i *injection) assemble() {
 		}
 	}
 	if i.Mode == ModeInit {
-		c := i.take(i.initContainer())
-		i.p.schema.complete("Container", c)
+		base := i.initContainer()
+		c := i.take(base)
+		for _, f := range []string{"args", "restartPolicy"} {
+			if n := yamldoc.Get(c, f); !yamldoc.Equal(n, yamldoc.Get(base, f)) {
+				i.errs.Add(fieldError("container "+nameOf(c)+"."+f, n, "it follows from the configuration; leave it out"))
+			}
+		}
+		i.complete(c, nil, nil)
 		i.record.InitContainers = append(i.record.InitContainers, nameOf(c))
 		if i.in.native() {
 			starts = append([]*yaml.Node{c}, starts...)
@@ -155,13 +163,37 @@ func (i *injection) sidecars() []*yaml.Node {
 			i.did("sidecar "+name, "profile "+i.p.Name)
 			held = i.hold(c) || held
 		}
-		i.p.schema.complete("Container", c)
+		i.complete(c, yamldoc.Get(resources, name), yamldoc.Get(mounts, name))
 		all = append(all, c)
 	}
 	if !held {
 		i.warn("the app may start before the sidecar does, and its first connections are refused then")
 	}
 	return all
+}
+
+// complete sets what the API server would set in a container, and refuses what it would
+// refuse. resources and mounts are what annotations say of it.
+func (i *injection) complete(c, resources, mounts *yaml.Node) {
+	i.p.schema.complete("Container", c)
+	var errs strict.Errors
+	i.p.schema.sound(&errs, "", "Container", c)
+	mounted(&errs, "", c, namesOf(yamldoc.Items(yamldoc.Get(i.spec, volumes))))
+	for _, e := range strict.Flatten(errs.Err()) {
+		at, is := errors.AsType[*strict.Error](e)
+		switch {
+		case !is:
+		case resources != nil && strings.HasPrefix(at.Path, "resources."):
+			e = &podspec.Error{Annotation: podspec.DefaultPrefix + "/" + podspec.SidecarResources, Err: &strict.Error{
+				Path: nameOf(c) + strings.TrimPrefix(at.Path, "resources"), Err: at.Err}}
+		case mounts != nil && strings.HasPrefix(at.Path, "volumeMounts["):
+			e = &podspec.Error{Annotation: podspec.DefaultPrefix + "/" + podspec.SidecarVolumeMounts, Err: &strict.Error{
+				Path: nameOf(c) + "." + at.Path, Err: at.Err}}
+		default:
+			at.Path = "container " + nameOf(c) + "." + at.Path
+		}
+		i.errs.Add(e)
+	}
 }
 
 // patch lays something over a field of a container, if it is there.
@@ -215,10 +247,23 @@ func (i *injection) own(name, typ string) *yaml.Node {
 // volumes adds the profile's volumes, and those that the pod asks for. A volume of the
 // pod of the same name stays as it is.
 func (i *injection) volumes() {
-	more := slices.Clone(i.p.volumes)
-	extra := i.own(podspec.SidecarVolumes, "[]Volume")
-	more = append(more, yamldoc.Items(extra)...)
-	for _, v := range more {
+	own := namesOf(yamldoc.Items(yamldoc.Get(i.spec, volumes)))
+	extra := yamldoc.Items(i.own(podspec.SidecarVolumes, "[]Volume"))
+	var errs strict.Errors
+	for k, v := range extra {
+		v = yamldoc.Copy(v)
+		i.p.schema.complete("Volume", v)
+		i.p.schema.sound(&errs, "["+strconv.Itoa(k)+"]", "Volume", v)
+		if name := nameOf(v); !isLabel(name) || slices.Contains(own, name) {
+			errs.Add(&strict.Error{Path: "[" + strconv.Itoa(k) + "].name", Err: fmt.Errorf(
+				"%q is no name, or that of another volume of the pod; write small letters, digits and dashes", strict.Clip(name))})
+		}
+		own = append(own, nameOf(v))
+	}
+	for _, e := range strict.Flatten(errs.Err()) {
+		i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/" + podspec.SidecarVolumes, Err: e})
+	}
+	for _, v := range slices.Concat(extra, i.p.volumes) { // what the pod asks for goes first
 		own := yamldoc.Items(yamldoc.Get(i.spec, volumes))
 		if slices.ContainsFunc(own, func(o *yaml.Node) bool { return nameOf(o) == nameOf(v) }) {
 			i.did("volume "+nameOf(v)+" stays the pod's own", "it has the name of one of the profile's")

@@ -31,22 +31,29 @@ PodSpec containers:[]Named initContainers:[]Named? ephemeralContainers:[]Named? 
 Named name:string *:any
 `
 
-// schema has the fields' types, by type and name.
+// schema has the fields' types, by type and name, and under boundsOf the rules for them.
 type schema map[string]map[string]string
+
+// boundsOf is before the name of a type whose rules are meant.
+const boundsOf = "!"
 
 func readSchema() schema {
 	s := schema{}
-	for line := range strings.Lines(fieldsText + ownText) {
-		words := strings.Fields(line)
-		if len(words) == 0 {
-			continue
+	read := func(text, prefix, separators string) {
+		for line := range strings.Lines(text) {
+			words := strings.Fields(line)
+			if len(words) == 0 {
+				continue
+			}
+			fields := make(map[string]string, len(words)-1)
+			for _, w := range words[1:] {
+				at := strings.IndexAny(w, separators)
+				fields[w[:at]] = strings.TrimPrefix(w[at:], separators[:1])
+			}
+			s[prefix+words[0]] = fields
 		}
-		fields := make(map[string]string, len(words)-1)
-		for _, w := range words[1:] {
-			name, typ, _ := strings.Cut(w, ":")
-			fields[name] = typ
-		}
-		s[words[0]] = fields
 	}
+	read(fieldsText+ownText, "", ":")
+	read(bounds, boundsOf, "=!")
 	return s
 }

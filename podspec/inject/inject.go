@@ -73,6 +73,9 @@ func Inject(pod *yaml.Node, p Profile, in Cluster) (Result, error) {
 	if i.SkippedBy, i.Skipped = i.skip(); i.Skipped != "" {
 		return i.Result, nil
 	}
+	if annotations := yamldoc.Get(i.Pod, "metadata", "annotations"); yamldoc.Get(annotations, probesKey) != nil {
+		i.errs.Add(restore(i.spec, annotations)) // they were moved without the rest of an injection
+	}
 	i.config()
 	i.check()
 	if err := i.errs.Err(); err != nil {

@@ -227,8 +227,15 @@ func TestRefused(t *testing.T) {
 		"an annotation that is no text": {text: pod("intercept.mesh/inject: true", ""), want: []string{
 			"pod/web: metadata.annotations.intercept.mesh/inject: true is not a text; write it in quotes (from app.yaml, line " +
 				"6)"}},
-		"an annotation that is neither": {text: pod("intercept.mesh/inject: no", ""), want: []string{
+		"an annotation that is neither": {text: pod(`intercept.mesh/inject: "no"`, ""), want: []string{
 			`pod/web: annotation intercept.mesh/inject: "no" is not one of true, false (from app.yaml, line 6)`}},
+		"an annotation that is a boolean of YAML 1.1": {text: pod("intercept.mesh/inject: no", ""), want: []string{
+			"pod/web: metadata.annotations.intercept.mesh/inject: false is not a text; write it in quotes (from app.yaml, line " +
+				"6)"}},
+		"original probes that cannot be read": {text: pod("intercept.mesh/original-probes: zzz", ""), want: []string{
+			"pod/web: metadata.annotations.intercept.mesh/original-probes: original probes: malformed JSON at byte 0: invalid " +
+				"character 'z' looking for beginning of value; take the annotation out, and write the probes again that ask the " +
+				"relay (from app.yaml, line 6)"}},
 		"what the sidecar relies on": {text: pod(`intercept.mesh/outbound-port: "16001"`, ""), want: []string{
 			"pod/web: annotation intercept.mesh/outbound-port: 16001, and the sidecar of profile haproxy is made for 15001; " +
 				"leave the annotation out, or write a profile (from app.yaml, line 6)"}},

@@ -80,10 +80,7 @@ func ReadInjected(source string, text []byte) (Manifests, error) {
 func read(source string, text []byte, in Cluster, change func(*yaml.Node, Cluster) (Result, error)) (Manifests, error) {
 	roots, err := yamldoc.Stream(text, maxDepth)
 	if err != nil {
-		if at, ok := errors.AsType[*strict.Error](err); ok {
-			return Manifests{}, &intercept.FieldError{Source: source, Field: at.Path, Line: at.Line, Err: at.Err}
-		}
-		return Manifests{}, &intercept.FieldError{Source: source, Err: err}
+		return Manifests{}, from(source, err)
 	}
 	r := reader{m: Manifests{source: source, text: text}, in: in, change: change, levels: map[string]string{}}
 	for _, root := range roots {
@@ -96,9 +93,17 @@ func read(source string, text []byte, in Cluster, change func(*yaml.Node, Cluste
 		return Manifests{}, err
 	}
 	if r.m.edits, err = yamledit.Edits(text, r.m.docs, maxDepth); err != nil {
-		return Manifests{}, &intercept.FieldError{Source: source, Err: err}
+		return Manifests{}, from(source, err)
 	}
 	return r.m, nil
+}
+
+// from is an error about a text.
+func from(source string, err error) error {
+	if at, ok := errors.AsType[*strict.Error](err); ok {
+		return &intercept.FieldError{Source: source, Field: at.Path, Line: at.Line, Err: at.Err}
+	}
+	return &intercept.FieldError{Source: source, Err: err}
 }
 
 // Text is the changed text.
@@ -114,10 +119,21 @@ func (m Manifests) Diff() string { return yamledit.Unified(m.source, m.text, m.e
 
 // YAML is all of the text as YAML, and JSON as documents of JSON, which kubectl takes.
 func (m Manifests) YAML() ([]byte, error) {
-	if len(m.docs) != 1 || m.docs[0].Root.Column != 0 {
+	if len(m.docs) == 0 || m.docs[0].Root.Column != 0 {
 		return m.Text(), nil
 	}
-	return yamledit.Encode(m.docs[0].After, true)
+	var all []byte
+	for i, d := range m.docs {
+		out, err := yamledit.Encode(d.After, true)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			all = append(all, "---\n"...)
+		}
+		all = append(all, out...)
+	}
+	return all, nil
 }
 
 // JSON is all of the text as documents of JSON, of which kubectl takes a stream.

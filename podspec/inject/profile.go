@@ -62,13 +62,7 @@ type file struct{ annotation, text string }
 
 // Sidecars are the names of the containers that the profile adds, in the order in
 // which they start.
-func (p Profile) Sidecars() []string {
-	var all []string
-	for _, c := range p.sidecars {
-		all = append(all, nameOf(c))
-	}
-	return all
-}
+func (p Profile) Sidecars() []string { return namesOf(p.sidecars) }
 
 func nameOf(n *yaml.Node) string { return yamldoc.Text(yamldoc.Get(n, "name")) }
 
@@ -143,9 +137,9 @@ func parseProfile(source string, text []byte) (Profile, error) {
 	if !r.errs.None() {
 		return Profile{}, r.errs.Err()
 	}
-	r.read(source)
 	r.p.base, err = initBase()
 	r.errs.Add(err)
+	r.read(source)
 	r.p.settings = decode.Settings(r.p.Config, true)
 	for _, n := range slices.Concat(r.p.sidecars, r.p.volumes, []*yaml.Node{r.p.init},
 		slices.Collect(maps.Values(r.p.hold))) {
@@ -199,6 +193,41 @@ func (r *profileReader) read(source string) {
 			"%s, and no resolver; name the sidecar that answers in `resolver`", r.p.Config.DNS.Mode)
 	}
 	r.holding()
+	r.sound()
+}
+
+// sound refuses what the API server would refuse in every pod.
+func (r *profileReader) sound() {
+	whole := func(path, typ string, n *yaml.Node) *yaml.Node {
+		n = yamldoc.Copy(n)
+		r.p.schema.complete(typ, n)
+		r.p.schema.sound(&r.errs, path, typ, n)
+		return n
+	}
+	for _, f := range []string{"args", "restartPolicy"} {
+		if n := yamldoc.Get(r.p.init, f); n != nil {
+			r.fail("init."+f, n, "it follows from the configuration; leave it out")
+		}
+	}
+	whole("init", "Container", r.p.schema.merge("Container", r.p.base, r.p.init))
+	ports := map[string]string{}
+	for i, c := range r.p.sidecars {
+		at := "sidecars[" + strconv.Itoa(i) + "]"
+		c = whole(at, "Container", c)
+		mounted(&r.errs, at+".", c, namesOf(r.p.volumes))
+		for k, p := range yamldoc.Items(yamldoc.Get(c, "ports")) {
+			n := yamldoc.Get(p, "containerPort")
+			port := yamldoc.Text(n) + "/" + yamldoc.Text(yamldoc.Get(p, "protocol"))
+			if by := ports[port]; by != "" && n != nil {
+				r.fail(fmt.Sprintf("%s.ports[%d].containerPort", at, k), n, "%s is also that of sidecar %s; all containers of a pod "+
+					"share its ports", strict.Clip(n.Value), by)
+			}
+			ports[port] = nameOf(c)
+		}
+	}
+	for i, v := range r.p.volumes {
+		whole("volumes["+strconv.Itoa(i)+"]", "Volume", v)
+	}
 }
 
 // sidecar reads the name of one of the sidecars.

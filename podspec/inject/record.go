@@ -94,15 +94,13 @@ func strip(pod *yaml.Node) error {
 	return nil
 }
 
-// restore puts the probes back that the relay carries out.
+// restore puts the probes back that the relay carries out. One whose original is not in the annotation is an error.
 func restore(spec, annotations *yaml.Node) error {
 	n := yamldoc.Get(annotations, probesKey)
-	if n == nil {
-		return nil
-	}
 	kept, err := probes.ParseOriginals(yamldoc.Text(n))
 	if err != nil {
-		return fieldError("metadata.annotations."+probesKey, n, "%w", err)
+		return fieldError("metadata.annotations."+probesKey, n, "%w; take the annotation out, and write the probes again that "+
+			"ask the relay", err)
 	}
 	yamldoc.Delete(annotations, probesKey)
 	for _, list := range []string{initSequence, containers} {

@@ -3,6 +3,7 @@ package inject
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,22 +76,36 @@ func scalar(typ string, n *yaml.Node) error {
 		if _, err := strconv.ParseInt(n.Value, 10, 64); err != nil || tag != "!!int" {
 			return fmt.Errorf("%q is not a number", value)
 		}
-	case typ == "quantity" && !isQuantity(n.Value):
-		return fmt.Errorf("%q is not a quantity; write one such as 100m, 0.5 or 64Mi", value)
+	case typ == "quantity":
+		if _, ok := quantity(n.Value); !ok {
+			return fmt.Errorf("%q is not a quantity; write one such as 100m, 0.5 or 64Mi", value)
+		}
 	}
 	return nil
 }
 
-// isQuantity reports whether a text is a number with a suffix, as Kubernetes has them.
-func isQuantity(s string) bool {
-	number := strings.TrimRight(s, "inumkMGTPE")
+// quantity reads a number with a suffix, as Kubernetes has them.
+func quantity(s string) (value float64, ok bool) {
+	number := strings.TrimRight(s, "inumkKMGTPE")
 	if e := strings.LastIndexAny(s, "eE"); e > 0 && e < len(s)-1 { // 1e3
 		number = s
 	}
-	_, err := strconv.ParseFloat(number, 64)
-	return err == nil && slices.Contains([]string{"", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti",
-		"Pi",
-		"Ei"}, s[len(number):]) && strings.Trim(number, "0123456789.+-eE") == ""
+	value, err := strconv.ParseFloat(number, 64)
+	if err != nil || strings.Trim(number, "0123456789.+-eE") != "" {
+		return 0, false
+	}
+	switch unit := s[len(number):]; {
+	case unit == "":
+	case len(unit) == 1 && strings.Contains("mun", unit): // 300m is 0.3: a product would not be
+		value /= math.Pow10(3 * (1 + strings.Index("mun", unit)))
+	case len(unit) == 1 && strings.Contains("kMGTPE", unit):
+		value *= math.Pow10(3 * (1 + strings.Index("kMGTPE", unit)))
+	case len(unit) == 2 && unit[1] == 'i' && strings.Contains("KMGTPE", unit[:1]):
+		value *= math.Pow(1024, float64(1+strings.Index("KMGTPE", unit[:1])))
+	default:
+		return 0, false
+	}
+	return value, true
 }
 
 func kindOf(n *yaml.Node) strict.Kind {

@@ -82,19 +82,17 @@ func places() []place {
 // Rewrite points the probes and hooks of a container at the relay's port, in
 // place. The container is a mapping of Kubernetes' Container. kept are the
 // originals of what has been rewritten before: with them a second Rewrite changes
-// nothing, and says the same as the first.
+// nothing, and says the same as the first. What has been rewritten in a container of
+// another name, before it was renamed or copied, is rewritten anew.
 //
 // Left as they are: exec probes and sleep hooks; probes with a host, which kubelet
 // asks and not the pod; probes of the relay's own port. The errors joined are of
 // type [*Error]; with one, nothing has been changed.
 func Rewrite(container *yaml.Node, port uint16, kept Originals) (Rewritten, error) {
 	done := Rewritten{Originals: Originals{}}
-	c, err := newContainer(container)
+	c, err := newContainer(container, port, kept)
 	if err != nil {
 		return done, err
-	}
-	if c.port = port; port == 0 {
-		c.port = DefaultPort
 	}
 	var errs strict.Errors
 	var changes []func()
@@ -104,7 +102,7 @@ func Rewrite(container *yaml.Node, port uint16, kept Originals) (Rewritten, erro
 			errs.Add(err)
 			continue
 		}
-		original, err := h.before(kept)
+		original, err := c.before(h)
 		if err != nil {
 			errs.Add(err)
 			continue
@@ -141,7 +139,7 @@ func Rewrite(container *yaml.Node, port uint16, kept Originals) (Rewritten, erro
 // and stays. The errors joined are of type [*Error]; with one, nothing has been
 // changed.
 func Restore(container *yaml.Node, kept Originals) error {
-	c, err := newContainer(container)
+	c, err := newContainer(container, DefaultPort, kept)
 	if err != nil {
 		return err
 	}
@@ -149,11 +147,11 @@ func Restore(container *yaml.Node, kept Originals) error {
 	var changes []func()
 	for _, at := range places() {
 		h, err := c.find(at)
-		if err != nil || h == nil || !h.ours() {
+		if err != nil || h == nil || h.asks == "" {
 			errs.Add(err)
 			continue
 		}
-		original, err := h.before(kept)
+		original, err := c.before(h)
 		if err != nil {
 			errs.Add(err)
 			continue
@@ -174,9 +172,13 @@ type container struct {
 	node *yaml.Node
 	name string
 	port uint16 // the relay's
+	kept Originals
 }
 
-func newContainer(n *yaml.Node) (container, error) {
+func newContainer(n *yaml.Node, port uint16, kept Originals) (container, error) {
+	if port == 0 {
+		port = DefaultPort
+	}
 	if n == nil || n.Kind != yaml.MappingNode {
 		return container{}, &Error{Err: errors.New("a container is a mapping")}
 	}
@@ -192,7 +194,7 @@ func newContainer(n *yaml.Node) (container, error) {
 	if err := checkName(name.Value); err != nil || name.Kind != yaml.ScalarNode {
 		return container{}, &Error{Path: "name", Line: name.Line, Err: checkName(name.Value)}
 	}
-	return container{node: n, name: name.Value}, nil
+	return container{node: n, name: name.Value, port: port, kept: kept}, nil
 }
 
 // handler is the one handler of a probe or hook, where it stands.
@@ -202,6 +204,8 @@ type handler struct {
 	path       string // of the probe
 	kind       Kind
 	container  string
+	// asks is the relay's path that it asks, if Rewrite wrote it.
+	asks string
 }
 
 // original is a handler as it was before it was rewritten.
@@ -285,7 +289,8 @@ func (c container) find(at place) (*handler, error) {
 		if found != nil {
 			return nil, &Error{path, key.Line, fmt.Errorf("%s and %s: there can be one handler", found.key.Value, key.Value)}
 		}
-		found = &handler{n, key, value, path, at.kind, c.name}
+		found = &handler{n, key, value, path, at.kind, c.name, ""}
+		found.asks = c.asked(found)
 	}
 	return found, nil
 }
@@ -300,28 +305,38 @@ func (h *handler) fail(below string, at *yaml.Node, err error) error {
 	if below != "" {
 		path += "." + below
 	}
-	if at == nil || h.ours() {
+	if at == nil || h.asks != "" {
 		at = h.value
 	}
 	return &Error{path, at.Line, err}
 }
 
-// ours reports whether the handler is one that Rewrite wrote: on whatever port,
-// which may have changed since.
-func (h *handler) ours() bool {
+// asked is the relay's path that a handler asks, if Rewrite wrote it, or "". Its own path may stand on whatever port,
+// which may have changed since. That of another stands where a container was renamed or copied.
+func (c container) asked(h *handler) string {
 	if h.key.Value != string(HTTPGet) || h.value.Kind != yaml.MappingNode {
-		return false
+		return ""
 	}
 	_, path, err := field(h.value, "", "path")
-	return err == nil && path != nil && path.Value == Path(h.container, h.kind)
+	if err != nil || path == nil {
+		return ""
+	}
+	_, port, _ := field(h.value, "", "port")
+	_, kept := c.kept[path.Value]
+	_, _, foreign := splitPath(path.Value)
+	if kept || path.Value == Path(c.name, h.kind) ||
+		foreign == nil && port != nil && port.Value == strconv.Itoa(int(c.port)) {
+		return path.Value
+	}
+	return ""
 }
 
 // before is the handler before it was rewritten: itself if it never was.
-func (h *handler) before(kept Originals) (original, error) {
-	if !h.ours() {
+func (c container) before(h *handler) (original, error) {
+	if h.asks == "" {
 		return original{name: h.key, value: h.value}, nil
 	}
-	text, ok := kept[Path(h.container, h.kind)]
+	text, ok := c.kept[h.asks]
 	if !ok {
 		return original{}, h.fail("", nil, ErrLost)
 	}

@@ -121,8 +121,13 @@ func (d dice) pod() *v1.Pod {
 	p.Annotations = map[string]string{}
 	for name, values := range map[string][]string{
 		"outbound-exclude-ports": {"80", "80,443", "99999"}, "inject": {"true", "false"}, "inbound-exclude-ports": {"1-10"},
-		"sidecar-resources": {`{"haproxy":{"limits":{"memory":"2Gi"}}}`, "{"}, "enabled": {"true", "false"}, "dns": {"off"},
-		"sidecar-volumes": {`[{"name":"more"}]`}, "unknown": {"x"},
+		"sidecar-resources": {`{"haproxy":{"limits":{"memory":"2Gi"}}}`, "{", `{"haproxy":{"limits":{"memory":"1Mi"}}}`,
+			`{"haproxy":{"requests":{"cpu":"-1"}}}`, `{"haproxy":{"limits":{"memory":"65535Ki"}}}`,
+			`{"haproxy":{"limits":{"cpu":"0.05"}}}`}, "enabled": {"true", "false"}, "dns": {"off"},
+		"sidecar-volumes": {`[{"name":"more"}]`, `[{"name":"v0"}]`, `[{"name":"mesh-files"}]`, `[{"name":"more","secret":{}}]`,
+			`[{"name":"more"},{"name":"more"}]`, `[{"name":"M_"}]`}, "unknown": {"x"},
+		"sidecar-volume-mounts": {`{"haproxy":[{"name":"v0","mountPath":"/v"}]}`, `{"haproxy":[{"name":"none","mountPath":"/v"}]}`,
+			`{"haproxy":[{"name":"v0"}]}`},
 	} {
 		if d.one(12) {
 			p.Annotations["intercept.mesh/"+name] = pick(d, values...)

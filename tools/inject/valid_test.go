@@ -245,3 +245,34 @@ func TestPodSecurity(t *testing.T) {
 		}
 	})
 }
+
+// TestScalars: the program reads what stands in YAML as Kubernetes does.
+func TestScalars(t *testing.T) {
+	p, err := inject.ParseProfile("haproxy", []byte(inject.ShippedText("haproxy")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, scalar := range []string{"true", "True", "TRUE", "tRue", "yes", "Yes", "YES", "yEs", "y", "Y", "on", "On", "ON", "no",
+		"No", "n", "N", "off", "Off", "OFF", "'yes'", `"on"`, "!!str yes", "!!bool yes", "!!bool 'no'", "~", "null", "Null", "",
+		"2026-01-01", "2026-01-01T00:00:00Z", "2026-01-01 10:00:00", "!!timestamp 2026-01-01", "1e3", "12e4567", "0x1F", "0o17",
+		"017", "0644", "1_000", "0b11", "1.5", ".5", "+1", "1:30", "=", "<", "a?b"} {
+		for _, text := range []string{"kind: X\nv: " + scalar + "\nl:\n- " + scalar + "\n", "{kind: X, v: " + scalar + ", l: [" + scalar + "]}"} {
+			want, err := yaml.YAMLToJSON([]byte(text))
+			m, err2 := inject.Read("x.yaml", []byte(text), p, inject.Cluster{})
+			if err != nil || err2 != nil {
+				if (err == nil) != (err2 == nil) {
+					t.Errorf("%q: %v, and in Kubernetes %v", text, err2, err)
+				}
+				continue
+			}
+			got, err := m.JSON()
+			if err != nil || len(got) != 1 {
+				t.Errorf("%q: %v", text, err)
+				continue
+			}
+			if same, err := yaml.YAMLToJSON(got[0]); err != nil || string(same) != string(want) {
+				t.Errorf("%q is %s, and in Kubernetes %s", text, got[0], want)
+			}
+		}
+	}
+}
