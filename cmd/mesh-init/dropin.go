@@ -38,6 +38,7 @@ func dropIns() []dropIn {
 			name: "linkerd-init", does: "as linkerd2-proxy-init", called: []string{"proxy-init", "linkerd2-proxy-init"},
 			read: linkerd.Parse,
 		},
+		kumaDropIn(),
 	}
 }
 
@@ -73,7 +74,7 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		return console.Fail(ctx, errorLog, cli.UsageError{Err: err})
 	}
 	j := job{
-		settings: settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh},
+		settings: settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh, dryRun: r.DryRun},
 		ctx:      ctx, plane: p.plane(r.Pod), log: log, out: new(bytes.Buffer), style: cli.StyleFor(p.stdout),
 	}
 	switch r.Action {
@@ -81,8 +82,14 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		err = j.apply()
 	case peers.Remove:
 		err = j.remove()
+		if err == nil && r.Foreign != "" {
+			j.foreign = r.Foreign
+			err = j.remove()
+		}
 	case peers.Render:
 		err = j.render()
+	case peers.Verify:
+		err = j.verify()
 	case peers.Help:
 		j.out.WriteString(r.Text)
 	case peers.Nothing:

@@ -21,6 +21,8 @@ const (
 	Remove Action = "remove"
 	// Render prints what Apply would put in force.
 	Render Action = "render"
+	// Verify proves that what Apply puts in force works.
+	Verify Action = "verify"
 	// Help prints Request.Text.
 	Help Action = "help"
 	// Nothing was asked for that has to be done here.
@@ -33,6 +35,10 @@ type Request struct {
 	Config intercept.Config
 	// Pod says where and how: the namespace, the backend.
 	Pod dataplane.Pod
+	// DryRun has Remove say what it would take out.
+	DryRun bool
+	// Foreign is a mesh whose rules Remove takes out as well, by its name in package beside; "": none.
+	Foreign string
 	// Text is what Help prints.
 	Text string
 	// Warnings are said once each: what is accepted without an effect, and what is left outside the mesh as the peer leaves it.

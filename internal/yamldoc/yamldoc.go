@@ -19,6 +19,9 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
+// ErrEmpty is the error about a document that says nothing.
+var ErrEmpty = errors.New("empty file; write the fields that differ from the defaults, or leave the file out")
+
 // Parse reads one document, JSON or YAML.
 //
 // It reads scalars as they are written. Decoders that go through JSON take
@@ -33,7 +36,7 @@ func Parse(data []byte) (strict.Node, error) {
 		n, err = parseYAML(data)
 	}
 	if errors.Is(err, io.EOF) || err == nil && n.Kind == strict.Null {
-		err = errors.New("empty file; write the fields that differ from the defaults, or leave the file out")
+		err = ErrEmpty
 	}
 	return n, err
 }

@@ -1,0 +1,452 @@
+package kuma
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/iptables"
+)
+
+// world is one with these files, and these variables behind the last: NAME=VALUE.
+func world(files map[string]string, env ...string) peers.World {
+	return peers.World{Environ: env, ReadFile: func(name string) ([]byte, error) {
+		text, there := files[name]
+		if !there {
+			return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
+		}
+		return []byte(text), nil
+	}}
+}
+
+// passwdFile has what kumactl's image has, and a user with a number for a name.
+const passwdFile = "root:x:0:0:root:/root:/bin/sh\nkuma-dp:x:5678:5678::/:/bin/false\ndp:x:2102:7::/:\n7000:x:7001:7::/:\n"
+
+func parse(t *testing.T, files map[string]string, env []string, args ...string) (peers.Request, error) {
+	t.Helper()
+	all := map[string]string{"/etc/passwd": passwdFile}
+	for name, text := range files {
+		all[name] = text
+	}
+	return Parse(args, world(all, env...))
+}
+
+// kuma is what kumactl's defaults come to.
+func kumaDefault() intercept.Config {
+	c := intercept.Default()
+	c.Proxy = intercept.Proxy{UIDs: intercept.IDs{intercept.ID(5678)}}
+	c.TunnelPort = 0
+	c.Inbound.ExcludePorts = nil
+	return c
+}
+
+func must[T any](parse func(string) (T, error), text string) T {
+	v, err := parse(text)
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func exclusions(texts ...string) (all []intercept.Exclusion) {
+	for _, text := range texts {
+		all = append(all, must(intercept.ParseExclusion, text))
+	}
+	return all
+}
+
+func same(t *testing.T, want, got intercept.Config) {
+	t.Helper()
+	text := func(c intercept.Config) string {
+		b, err := json.MarshalIndent(c, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if diff := cmp.Diff(text(want), text(got)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+const lookupsOverTCP = "tcp :53 uid=0-4294967294"
+
+// TestParse: what each setting comes to, by a flag, a variable or a field alike.
+func TestParse(t *testing.T) {
+	for _, tt := range []struct {
+		flags, file string
+		env         []string
+		want        func(*intercept.Config)
+	}{
+		{"", "", nil, func(*intercept.Config) {}},
+		{"--redirect-outbound-port 12345", "redirect: {outbound: {port: 12345}}",
+			[]string{"REDIRECT_OUTBOUND_PORT=12345"}, func(c *intercept.Config) { c.Outbound.Port = intercept.Port(12345) }},
+		{"--redirect-inbound-port=12346", "redirect: {inbound: {port: '12346'}}",
+			[]string{"REDIRECT_INBOUND_PORT=12346"}, func(c *intercept.Config) { c.Inbound.Port = intercept.Port(12346) }},
+		{"--redirect-inbound=false", "redirect:\n  inbound:\n    enabled: no\n",
+			[]string{"REDIRECT_INBOUND_ENABLED=0"}, func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundOff }},
+		{"", `{"redirect": {"outbound": {"enabled": false}}}`,
+			[]string{"REDIRECT_OUTBOUND_ENABLED=false"}, func(c *intercept.Config) { c.Outbound.IncludeCIDRs = nil }},
+		{"--exclude-inbound-ports 80,,8080,80", "redirect: {inbound: {excludePorts: [80, '8080']}}",
+			[]string{"REDIRECT_INBOUND_EXCLUDE_PORTS= 80, 8080"},
+			func(c *intercept.Config) { c.Inbound.ExcludePorts = must(intercept.ParsePorts, "80,8080") }},
+		{"--exclude-inbound-ports 8000-8010", "redirect: {inbound: {excludePorts: 8000-8010}}", nil,
+			func(c *intercept.Config) { c.Inbound.ExcludePorts = must(intercept.ParsePorts, "8000-8010") }},
+		{"", "redirect: {inbound: {includePorts: [80], excludePorts: [9000]}}",
+			[]string{"REDIRECT_INBOUND_INCLUDE_PORTS=80", "REDIRECT_INBOUND_EXCLUDE_PORTS=9000"},
+			func(c *intercept.Config) {
+				c.Inbound.IncludePorts, c.Inbound.ExcludePorts = must(intercept.ParsePorts, "80"), nil
+			}},
+		{"--exclude-outbound-ports 3306,443", "Redirect: {OUTBOUND: {excludeports: '443,3306'}}",
+			[]string{"REDIRECT_OUTBOUND_EXCLUDE_PORTS=443,3306"},
+			func(c *intercept.Config) { c.Outbound.Exclude = exclusions("tcp :443,3306") }},
+		{"", "redirect: {outbound: {includePorts: [80, 443], excludePorts: [22]}}",
+			[]string{"REDIRECT_OUTBOUND_INCLUDE_PORTS=80,443"}, func(c *intercept.Config) {
+				c.Outbound.IncludeCIDRs, c.Outbound.IncludePorts = nil, must(intercept.ParsePorts, "80,443")
+			}},
+		{"--exclude-inbound-ips 10.0.0.1/8,fd00::1 --exclude-inbound-ips=192.168.0.0/16",
+			"redirect: {inbound: {excludePortsForIPs: ['10.0.0.1/8,fd00::1', 192.168.0.0/16]}}",
+			[]string{"REDIRECT_INBOUND_EXCLUDE_PORTS_FOR_IPS=10.0.0.1/8,fd00::1,192.168.0.0/16"},
+			func(c *intercept.Config) {
+				c.Inbound.ExcludeSources = must(intercept.ParseCIDRs, "10.0.0.0/8,fd00::1,192.168.0.0/16")
+			}},
+		{"--exclude-outbound-ips 1.2.3.4", "redirect: {outbound: {excludePortsForIPs: 1.2.3.4}}",
+			[]string{"REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_IPS=1.2.3.4"},
+			func(c *intercept.Config) { c.Outbound.Exclude = exclusions("1.2.3.4") }},
+		{"--exclude-outbound-ports-for-uids tcp:22,80-88:1000-1002;udp:*:2000 --exclude-outbound-ports-for-uids 70000",
+			"redirect: {outbound: {excludePortsForUIDs: ['tcp:22,80-88:1000-1002', 'udp::2000', 70000]}}",
+			nil, func(c *intercept.Config) {
+				c.Outbound.Exclude = exclusions("tcp :22,80-88 uid=1000-1002", "udp uid=2000", "uid=70000")
+			}},
+		{"--exclude-outbound-ports-for-uids 443:2002,2003", "", nil,
+			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443 uid=2002,2003") }},
+		{"--exclude-outbound-ports-for-uids tcp,udp:443:2002", "", []string{"REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_UIDS=443:2002"},
+			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443 uid=2002") }},
+		{"--exclude-outbound-ports-for-uids 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17:9", "", nil, func(c *intercept.Config) {
+			c.Outbound.Exclude = exclusions(":1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17 uid=9")
+		}},
+		{"--redirect-all-dns-traffic --redirect-dns-port 1053", "redirect: {dns: {enabled: true, captureAll: true, port: 1053}}",
+			[]string{"REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_CAPTURE_ALL=true", "REDIRECT_DNS_PORT=1053"},
+			func(c *intercept.Config) {
+				c.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 1053}
+				c.Outbound.Exclude = exclusions(lookupsOverTCP)
+			}},
+		{"--redirect-dns", "redirect: {dns: {enabled: true}}", []string{"REDIRECT_DNS_ENABLED=true"},
+			func(c *intercept.Config) {
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10")}
+				c.Outbound.Exclude = exclusions("0.0.0.0/0:53 tcp uid=0-4294967294")
+			}},
+		{"", "redirect: {dns: {enabled: true, resolvConfigPath: /both}}",
+			[]string{"REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_RESOLV_CONFIG_PATH=/both"},
+			func(c *intercept.Config) {
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10\nnameserver fd00::a")}
+				c.Outbound.Exclude = exclusions(lookupsOverTCP)
+			}},
+		{"", "ipFamilyMode: ipv4\nredirect: {dns: {enabled: true, resolvConfigPath: /both}}", nil,
+			func(c *intercept.Config) {
+				c.Families = intercept.FamiliesIPv4
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10")}
+				c.Outbound.Exclude = exclusions("0.0.0.0/0:53 tcp uid=0-4294967294")
+			}},
+		{"--vnet docker0:172.17.0.1/16 --vnet br+:fd00:1::/64", "redirect: {vnet: {networks: ['docker0:172.17.0.0/16', 'br+:fd00:1::/64']}}",
+			[]string{"REDIRECT_VNET_NETWORKS=docker0:172.17.0.0/16,br+:fd00:1::/64"},
+			func(c *intercept.Config) { c.VirtualInterfaces = []string{"docker0:172.17.0.0/16", "br*:fd00:1::/64"} }},
+		{"--ip-family-mode ipv4", "ipFamilyMode: ipv4", []string{"IP_FAMILY_MODE=ipv4"},
+			func(c *intercept.Config) { c.Families = intercept.FamiliesIPv4 }},
+		{"--ip-family-mode DualStack", "", []string{"IP_FAMILY_MODE="}, func(*intercept.Config) {}},
+		{"--drop-invalid-packets", "dropInvalidPackets: on", []string{"DROP_INVALID_PACKETS=1"},
+			func(c *intercept.Config) { c.Inbound.DropInvalid = true }},
+		{"--kuma-dp-user dp", "kumaDPUser: 2102", []string{"KUMA_DP_USER=dp"},
+			func(c *intercept.Config) { c.Proxy.UIDs[0] = intercept.ID(2102) }},
+		{"--kuma-dp-user 7000", "", nil, func(c *intercept.Config) { c.Proxy.UIDs[0] = intercept.ID(7001) }},
+		{"--kuma-dp-uid 1000650000", "kumaDPUser: '1000650000'", nil,
+			func(c *intercept.Config) { c.Proxy.UIDs[0] = intercept.ID(1000650000) }},
+		{"--redirect-inbound-insert-instead-of-append --redirect-outbound-insert-instead-of-append",
+			"redirect: {inbound: {insertRedirectInsteadOfAppend: true}}", nil, func(*intercept.Config) {}},
+	} {
+		files := map[string]string{"/etc/resolv.conf": "nameserver 10.96.0.10\n", "/both": "nameserver 10.96.0.10\nnameserver fd00::a\n",
+			"/tp.yaml": tt.file}
+		var env []string
+		for _, e := range tt.env {
+			env = append(env, envPrefix+e)
+		}
+		want := kumaDefault()
+		tt.want(&want)
+		for way, args := range map[string][]string{"flags": strings.Fields(tt.flags), "file": {"--config", "/tp.yaml"}, "env": {}} {
+			if way == "flags" && tt.flags == "" || way == "file" && tt.file == "" || way == "env" && tt.env == nil {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s %v", way, tt), func(t *testing.T) {
+				given := env
+				if way != "env" {
+					given = nil
+				}
+				r, err := parse(t, files, given, args...)
+				if err != nil || len(r.Warnings) > 0 || r.Action != peers.Apply {
+					t.Errorf("%s, %v, warnings %q", r.Action, err, r.Warnings)
+				}
+				same(t, want, r.Config)
+				if _, err := intercept.Compile(r.Config); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestRequest: what a line asks for besides a configuration.
+func TestRequest(t *testing.T) {
+	for line, want := range map[string]peers.Request{
+		"":                          {Action: peers.Apply},
+		"install transparent-proxy": {Action: peers.Apply},
+		"transparent-proxy":         {Action: peers.Apply},
+		"install":                   {Action: peers.Apply},
+		"--no-config install transparent-proxy --log-level=debug --wait 7": {Action: peers.Apply, LogLevel: "debug",
+			Pod: dataplane.Pod{IPTables: dataplane.IPTables{Wait: 7 * time.Second}}},
+		"install transparent-proxy --dry-run":                                            {Action: peers.Render},
+		"install transparent-proxy --dry-run=false":                                      {Action: peers.Apply},
+		"uninstall transparent-proxy":                                                    {Action: peers.Remove, Foreign: "kuma"},
+		"uninstall --dry-run":                                                            {Action: peers.Remove, Foreign: "kuma", DryRun: true},
+		"uninstall transparent-proxy --allow-host-netns":                                 {Action: peers.Remove, Foreign: "kuma", Pod: dataplane.Pod{AllowHostNetNS: true}},
+		"install transparent-proxy-validator":                                            {Action: peers.Verify, Pod: dataplane.Pod{StandIn: true}},
+		"transparent-proxy-validator --ip-family-mode=ipv4":                              {Action: peers.Verify, Pod: dataplane.Pod{StandIn: true}},
+		"--disable-comments":                                                             {Action: peers.Apply, Pod: dataplane.Pod{IPTables: dataplane.IPTables{Dialect: iptables.Minimal}}},
+		"--iptables-executables iptables-restore:/l/iptables-legacy-restore,iptables:/x": {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy}},
+		"--iptables-executables iptables:/l/iptables-nft":                                {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesNFT}},
+		"--iptables-executables ip6tables:/l/ip6tables":                                  {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTables}},
+	} {
+		t.Run(line, func(t *testing.T) {
+			files := map[string]string{"/l/iptables-legacy-restore": "", "/l/iptables-nft": "", "/l/ip6tables": ""}
+			got, err := parse(t, files, nil, strings.Fields(line)...)
+			noted := strings.Contains(line, "--no-config") && len(got.Warnings) == 1
+			if err != nil || len(got.Warnings) > 0 && !noted {
+				t.Errorf("%v, warnings %q", err, got.Warnings)
+			}
+			if want.Action != peers.Remove && want.Pod.IPTables.Wait == 0 {
+				want.Pod.IPTables.Wait = 5 * time.Second
+			}
+			want.Config, got.Config, got.Warnings = intercept.Config{}, intercept.Config{}, nil
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	for _, line := range []string{"-h", "--help", "uninstall transparent-proxy --help", "install transparent-proxy-validator -h"} {
+		if r, err := parse(t, nil, nil, strings.Fields(line)...); err != nil || r.Action != peers.Help ||
+			!strings.Contains(r.Text, "--config") {
+			t.Errorf("%s: %s, %v", line, r.Action, err)
+		}
+	}
+	r, err := parse(t, nil, nil, "install", "transparent-proxy-validator", "--validation-server-port", "15016")
+	if err != nil || r.Config.Inbound.Port != intercept.Port(15016) {
+		t.Errorf("%v, %v", r.Config.Inbound.Port, err)
+	}
+}
+
+// TestSources: a flag goes before the environment, and that before the files, of which a later one goes before an
+// earlier one, field by field.
+func TestSources(t *testing.T) {
+	files := map[string]string{
+		"/a": "kumaDPUser: '1'\nredirect: {inbound: {port: 1001}, outbound: {port: 1002, excludePorts: [1, 2]}, dns: {port: 1003}}",
+		"/b": "redirect: {outbound: {port: 2002, excludePorts: []}, dns: {port: 2003}}",
+		"-":  `{"redirect": {"inbound": {"port": 3001}}}`, "/empty": "# nothing\n",
+	}
+	for _, args := range [][]string{
+		{"--config", "/a", "--config=/b", "--config", "-"}, {"--config", "/a, /b,-"},
+		{"--transparent-proxy-config=/a,/empty,/b", "--transparent-proxy-config", "-"},
+	} {
+		r, err := parse(t, files, nil, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := kumaDefault()
+		want.Proxy.UIDs[0], want.Inbound.Port, want.Outbound.Port = intercept.ID(1), intercept.Port(3001), intercept.Port(2002)
+		same(t, want, r.Config)
+	}
+	env := []string{envPrefix + "REDIRECT_DNS_PORT=4003", envPrefix + "REDIRECT_OUTBOUND_PORT=4002",
+		envPrefix + "REDIRECT_DNS_CAPTURE_ALL=true", "OTHER=1"}
+	r, err := parse(t, files, env, "--config", "/a", "--redirect-outbound-port", "5002", "--exclude-outbound-ports=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := kumaDefault()
+	want.Proxy.UIDs[0], want.Inbound.Port, want.Outbound.Port = intercept.ID(1), intercept.Port(1001), intercept.Port(5002)
+	want.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 4003}
+	want.Outbound.Exclude = exclusions(lookupsOverTCP)
+	same(t, want, r.Config)
+}
+
+// TestUser: the user is looked for by number and by name, and without a flag it is 5678, or kuma-dp.
+func TestUser(t *testing.T) {
+	for passwd, want := range map[string]uint32{
+		passwdFile: 5678, "kuma-dp:x:99:99::/:\n": 99, "other:x:5678:1::/:\nkuma-dp:x:99:99::/:\n": 5678, "": 5678, "x": 5678,
+	} {
+		r, err := Parse(nil, world(map[string]string{"/etc/passwd": passwd}))
+		if err != nil || !slices.Equal(r.Config.Proxy.UIDs, intercept.IDs{intercept.ID(want)}) {
+			t.Errorf("%q: %v, %v", passwd, r.Config.Proxy.UIDs, err)
+		}
+		if said := len(r.Warnings) > 0; said != (len(passwd) < 2) {
+			t.Errorf("%q: warnings %q", passwd, r.Warnings)
+		}
+	}
+}
+
+// TestBadInput: what is refused, and what is said about what has no effect.
+func TestBadInput(t *testing.T) {
+	files := map[string]string{
+		"/etc/resolv.conf": "search x\n",
+		"/typo":            "redirect:\n  inbound:\n    excludPorts: [80]\n",
+		"/dns":             "redirect:\n  dns:\n    captureAl: true\n",
+		"/dnsoff":          "redirect:\n  dns:\n    captureAl: false\n",
+		"/section":         "redirct:\n  dns: {enabled: true}\n",
+		"/ebpf":            "ebpf: {enabled: true}\n",
+		"/both":            "redirect: {inbound: {includePorts: [80, 8000-9000], excludePorts: [80, 8080, 22]}}\n",
+		"/in-uids":         "redirect:\n  inbound:\n    excludePortsForUIDs: ['1000']\n",
+		"/list":            "redirect:\n- a\n",
+		"/twice":           "wait: 1\nwait: 2\n",
+		"/all": "retry: {maxRetries: 4, sleepBetweenRetries: 2s}\nwait: 5\nwaitInterval: 0\nverbose: false\n" +
+			"redirect: {dns: {skipConntrackZoneSplit: false}}\n",
+		"/retry": "retry: {maxRetries: 9}\n",
+		"/text":  "just text",
+	}
+	for _, tt := range []struct{ line, warns, fails string }{
+		{"--config /typo", "/typo: redirect.inbound.excludPorts (line 3): is not known, and has no effect; did you mean excludePorts?", ""},
+		{"--config /dns", "", "/dns: redirect.dns.captureAl (line 3): is not known, and has no effect; did you mean captureAll? " +
+			"Correct it, or leave it out, so that nothing stays outside that is to be captured (--lenient accepts it)"},
+		{"--config /dns --lenient", "/dns: redirect.dns.captureAl (line 3): is not known", ""},
+		{"--config /dnsoff", "/dnsoff: redirect.dns.captureAl (line 3): is not known", ""},
+		{"--config /section", "", "/section: redirct (line 1): is not known"},
+		{"--config /ebpf", "/ebpf: ebpf (line 1) has no effect here", ""},
+		{"--config /both", "", "redirect.inbound.excludePorts (line 1): 80,8080 is in /both: redirect.inbound.includePorts"},
+		{"--config /both --lenient", "80,8080 are included as well, and captured", ""},
+		{"--config /in-uids", "what arrives belongs to no user, so it is captured", ""},
+		{"--config /list", "", "/list: redirect (line 1): a list where fields belong"},
+		{"--config /twice", "", `/twice: wait: "wait" is there twice`},
+		{"--config /text", "", "/text: a value where fields belong"},
+		{"--config /none", "", "--config: open /none: file does not exist"},
+		{"--config /all", "", ""},
+		{"--config /retry", "/retry: retry.maxRetries (line 1) has no effect here: the rules are in force at once", ""},
+		{"--max-retries 4", "--max-retries has no effect here", ""},
+		{"--sleep-between-retries 1s", "--sleep-between-retries has no effect here", ""},
+		{`--sleep-between-retries "1s"`, "--sleep-between-retries has no effect here", ""},
+		{"--sleep-between-retries soon", "", `--sleep-between-retries: "soon" is not a duration`},
+		{"--iptables-logs", "--iptables-logs has no effect here: mesh-init status shows", ""},
+		{"--iptables-logs=false", "", ""},
+		{"--skip-dns-conntrack-zone-split", "--skip-dns-conntrack-zone-split has no effect here", ""},
+		{"--store-firewalld --verbose", "--store-firewalld has no effect here", ""},
+		{"--iptables-executables iptables:/nowhere/iptables", "/nowhere/iptables is not there", ""},
+		{"--iptables-executables nft:/x", "", `"nft:/x": write NAME:PATH`},
+		{"--ip-family-mode IPv4", `"IPv4" means dualstack to kumactl`, ""},
+		{"--ip-family-mode ipv6", "", `"ipv6" is neither dualstack nor ipv4`},
+		{"--redirect-inbound false", `"false" is left over and has no effect`, ""},
+		{"--exclude-inbound-ports 80 --exclude-inbound-ports 90", "--exclude-inbound-ports is given 2 times; the last one counts: 90", ""},
+		{"--exclude-inbound-ports http", "", `--exclude-inbound-ports: "http" is not a port (1-65535)`},
+		{"--exclude-inbound-ports 9005-9000", "", "ends before it begins"},
+		{"--redirect-inbound-port 0", "", `--redirect-inbound-port: "0" is not a port`},
+		{"--redirect-dns", "/etc/resolv.conf names no server: no lookup is captured", ""},
+		{"--redirect-dns=maybe", "", `--redirect-dns: "maybe" is neither true nor false`},
+		{"--kuma-dp-user nobody", "", `--kuma-dp-user: /etc/passwd has no user "nobody"`},
+		{"--kuma-dp-user root", "the proxy is root", ""},
+		{"--exclude-outbound-ports-for-uids icmp:*:1", "", `"icmp" is`},
+		{"--exclude-outbound-ports-for-uids *", "", `"*"`},
+		{"--exclude-outbound-ports-for-uids 80:name", "", `"name" is not a user or group ID`},
+		{"--exclude-outbound-ports-for-uids a:b:c:d", "", "write [PROTOCOL:][PORTS:]UIDS"},
+		{"--exclude-outbound-ips host", "", `"host" is not an address or a network`},
+		{"--vnet docker0", "", `"docker0": write INTERFACE:CIDR`},
+		{"--wait soon", "", `--wait: "soon" is not a number of seconds`},
+		{"--config-file x", "--config-file has no effect here: kumactl's own settings", ""},
+		{"--redirect-inbound-port-v6 15010", "", "--redirect-inbound-port-v6 is of an earlier Kuma: write --redirect-inbound-port"},
+		{"--ebpf-enabled", "", "--ebpf-enabled is of an earlier Kuma: leave it out"},
+		{"--exclude-inbound-port 80", "", "did you mean --exclude-inbound-ports?"},
+		{"get meshes", "", `"get": mesh-init stands in for kumactl with install transparent-proxy`},
+		{"uninstall transparent-proxy --vnet x", "", "--vnet: uninstall transparent-proxy has no such flag"},
+		{"--validation-server-port 1", "", "--validation-server-port: install transparent-proxy has no such flag"},
+	} {
+		t.Run(tt.line, func(t *testing.T) {
+			r, err := parse(t, files, nil, strings.Fields(tt.line)...)
+			if text := fmt.Sprint(err); tt.fails == "" && err != nil || !strings.Contains(text, tt.fails) {
+				t.Errorf("error %v, want %q", err, tt.fails)
+			}
+			if all := strings.Join(r.Warnings, "\n"); tt.warns == "" && all != "" || !strings.Contains(all, tt.warns) {
+				t.Errorf("warnings %q, want %q", r.Warnings, tt.warns)
+			}
+		})
+	}
+	for variable, want := range map[string]string{
+		"REDIRECT_DNS_CAPTUREALL=true": "CAPTURE_ALL", "REDIRECT_INBOUND_EXCLUDE_PORT=80": "", "NOTHING=1": "",
+	} {
+		r, err := parse(t, nil, []string{envPrefix + variable})
+		if want != "" && !strings.Contains(fmt.Sprint(err), want) || want == "" && (err != nil || len(r.Warnings) != 1) {
+			t.Errorf("%s: %v, %q", variable, err, r.Warnings)
+		}
+	}
+}
+
+// lines are those of a file of test data, in words.
+func lines(t *testing.T, name string) (all [][]string) {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(data)) {
+		if f := strings.Fields(l); len(f) > 0 && f[0] != "#" {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// TestEverySetting: kumactl's flags, in its order, its fields and its variables are all known.
+func TestEverySetting(t *testing.T) {
+	var flags, fields [][]string
+	for _, s := range settings() {
+		old := s.flag == "kuma-dp-uid" || s.key() == "ebpf"
+		if s.has(install) && !old && len(flags) < 30 && s.flag != keyValidatorConfig {
+			row := []string{"--" + s.flag}
+			if s.initial != "" {
+				row = append(row, s.initial)
+			}
+			flags = append(flags, row)
+		}
+		if s.path != "" && !old {
+			fields = append(fields, []string{s.path, strings.TrimPrefix(s.env(), envPrefix)})
+		}
+	}
+	if diff := cmp.Diff(lines(t, "testdata/flags.txt"), flags); diff != "" {
+		t.Errorf("flags (-want +got):\n%s", diff)
+	}
+	order := func(a, b []string) int { return strings.Compare(a[0], b[0]) }
+	want := lines(t, "testdata/fields.txt")
+	slices.SortFunc(want, order)
+	slices.SortFunc(fields, order)
+	if diff := cmp.Diff(want, fields); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+}
+
+// FuzzParse: any line and any file ends without a panic, and what is accepted compiles or is refused by Compile alone.
+func FuzzParse(f *testing.F) {
+	f.Add("--redirect-all-dns-traffic --vnet docker0:172.17.0.0/16", "redirect: {inbound: {excludePorts: [80]}}", "VERBOSE=1")
+	f.Add("uninstall --iptables-executables a:b,c", "{\"wait\": [1]}", "REDIRECT_VNET_NETWORKS=,")
+	f.Add("--exclude-outbound-ports-for-uids tcp:1-2:3;;", "iptablesExecutables: {iptables: [x]}", "X")
+	f.Fuzz(func(_ *testing.T, line, file, env string) {
+		w := world(map[string]string{"/f": file, "/etc/passwd": passwdFile, "/etc/resolv.conf": file}, envPrefix+env)
+		r, err := Parse(append(strings.Fields(line), "--config", "/f"), w)
+		if err == nil && r.Action != peers.Help {
+			_, _ = intercept.Compile(r.Config)
+		}
+	})
+}
