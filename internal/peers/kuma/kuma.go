@@ -130,8 +130,7 @@ func (r *reader) line(args []string) (line, error) {
 		}
 	}
 	if err := l.set.Parse(args); err != nil {
-		var unknown *pflag.NotExistError
-		if errors.As(err, &unknown) {
+		if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 			flag := unknown.GetSpecifiedName()
 			if remedy := older(flag); remedy != "" {
 				return l, fmt.Errorf("--%s is of an earlier Kuma: %s", flag, remedy)

@@ -3,6 +3,7 @@ package kuma
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -34,9 +35,7 @@ const passwdFile = "root:x:0:0:root:/root:/bin/sh\nkuma-dp:x:5678:5678::/:/bin/f
 func parse(t *testing.T, files map[string]string, env []string, args ...string) (peers.Request, error) {
 	t.Helper()
 	all := map[string]string{"/etc/passwd": passwdFile}
-	for name, text := range files {
-		all[name] = text
-	}
+	maps.Copy(all, files)
 	return Parse(args, world(all, env...))
 }
 
@@ -162,7 +161,21 @@ func TestParse(t *testing.T) {
 			}},
 		{"--vnet docker0:172.17.0.1/16 --vnet br+:fd00:1::/64", "redirect: {vnet: {networks: ['docker0:172.17.0.0/16', 'br+:fd00:1::/64']}}",
 			[]string{"REDIRECT_VNET_NETWORKS=docker0:172.17.0.0/16,br+:fd00:1::/64"},
-			func(c *intercept.Config) { c.VirtualInterfaces = []string{"docker0:172.17.0.0/16", "br*:fd00:1::/64"} }},
+			func(c *intercept.Config) {
+				c.VirtualInterfaces = []string{"docker0", "br*"}
+				c.VirtualNetworks = []intercept.VirtualNetwork{
+					{Interface: "docker0", CIDRs: must(intercept.ParseCIDRs, "172.17.0.0/16")},
+					{Interface: "br*", CIDRs: must(intercept.ParseCIDRs, "fd00:1::/64")},
+				}
+			}},
+		{"--vnet eth9:172.17.0.0/16 --vnet eth9:fd00:1::/64 --vnet eth9:10.0.0.0/8", "", nil, func(c *intercept.Config) {
+			c.VirtualInterfaces = []string{"eth9"}
+			c.VirtualNetworks = []intercept.VirtualNetwork{
+				{Interface: "eth9", CIDRs: must(intercept.ParseCIDRs, "172.17.0.0/16,fd00:1::/64,10.0.0.0/8")},
+			}
+		}},
+		{"--redirect-all-dns-traffic --redirect-outbound-insert-instead-of-append", "", nil,
+			func(c *intercept.Config) { c.DNS.Mode, c.DNS.TCP = intercept.DNSAll, false }},
 		{"--ip-family-mode ipv4", "ipFamilyMode: ipv4", []string{"IP_FAMILY_MODE=ipv4"},
 			func(c *intercept.Config) { c.Families = intercept.FamiliesIPv4 }},
 		{"--ip-family-mode DualStack", "", []string{"IP_FAMILY_MODE="}, func(*intercept.Config) {}},

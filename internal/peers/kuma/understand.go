@@ -41,7 +41,7 @@ func (r *reader) understand(c command) {
 	r.inbound(c)
 	r.outbound()
 	r.dns()
-	r.Config.VirtualInterfaces = r.networks()
+	r.networks()
 	r.backend()
 }
 
@@ -399,31 +399,41 @@ func (r *reader) dns() {
 			return
 		}
 	}
+	dns.TCP = false
+	if r.on(keyOut + keyInsert) {
+		return // the outbound chain comes first then, and has those over TCP
+	}
 	over := intercept.Exclusion{
 		Protocol: intercept.TCP, Ports: intercept.Ports{intercept.Port(53)}, UIDs: intercept.IDs{{First: 0, Last: maxID}},
 	}
 	if len(captured) == 1 {
 		over.CIDRs = captured
 	}
-	//DNSTCP dns.TCP = false
 	r.Config.Outbound.Exclude = append(r.Config.Outbound.Exclude, over)
 }
 
-// networks are the virtual interfaces, each with the network behind it.
-func (r *reader) networks() (all []string) {
+// networks are the virtual interfaces, each with the networks behind it.
+func (r *reader) networks() {
+	c := &r.Config
 	for _, text := range r.given[keyNetworks].texts {
 		name, network, _ := strings.Cut(text, ":")
 		p, err := netip.ParsePrefix(network)
 		if err != nil || name == "" {
-			r.fail(r.source(keyNetworks), "%q: write INTERFACE:CIDR, as in docker0:172.17.0.0/16 or br+:172.18.0.0/16", text)
+			r.fail(r.source(keyNetworks), "%q: write INTERFACE:CIDR, as in docker0:172.17.0.0/16 or br+:172.18.0.0/16",
+				strict.Clip(text))
 			continue
 		}
 		if prefix, any := strings.CutSuffix(name, "+"); any {
 			name = prefix + "*"
 		}
-		all = append(all, name+":"+p.Masked().String())
+		i := slices.Index(c.VirtualInterfaces, name)
+		if i < 0 {
+			i = len(c.VirtualInterfaces)
+			c.VirtualInterfaces = append(c.VirtualInterfaces, name)
+			c.VirtualNetworks = append(c.VirtualNetworks, intercept.VirtualNetwork{Interface: name})
+		}
+		c.VirtualNetworks[i].CIDRs = append(c.VirtualNetworks[i].CIDRs, p.Masked())
 	}
-	return all
 }
 
 var (

@@ -3,8 +3,6 @@
 package kuma_test
 
 import (
-	"maps"
-	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +88,12 @@ func env(name string, variables ...string) peers.Set {
 	return s
 }
 
+// with is a set with another user's sidecar.
+func with(s peers.Set, uid uint32) peers.Set {
+	s.Sidecar = &netlab.SidecarConfig{Owner: &intercept.Owner{UID: uid, GID: uid}}
+	return s
+}
+
 // after is a set after an earlier run.
 func after(s peers.Set, earlier string) peers.Set {
 	s.Before = [][]string{strings.Fields(earlier)}
@@ -112,10 +116,10 @@ func sets() []peers.Set {
 		{Name: "ports", Args: strings.Fields("--redirect-outbound-port 12001 --redirect-inbound-port 12006 " +
 			"--redirect-dns-port 12053 --redirect-all-dns-traffic"), Files: files(),
 			Sidecar: &netlab.SidecarConfig{Outbound: intercept.Port(12001), Inbound: intercept.Port(12006), DNSPort: 12053, Owner: &proxy}},
-		on("user-name", "--kuma-dp-user dp"),
-		on("user-number", "--kuma-dp-user 2102"),
-		on("user-root", "--kuma-dp-user root"),
-		on("user-dns", "--kuma-dp-user dp --redirect-all-dns-traffic"),
+		with(on("user-name", "--kuma-dp-user dp"), 2102),
+		with(on("user-number", "--kuma-dp-user 2102"), 2102),
+		with(on("user-root", "--kuma-dp-user root"), 0),
+		with(on("user-dns", "--kuma-dp-user dp --redirect-all-dns-traffic"), 2102),
 		on("exclude-in", "--exclude-inbound-ports 9090"),
 		on("exclude-in-list", "--exclude-inbound-ports 22,443,,3306"),
 		on("exclude-in-15", "--exclude-inbound-ports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,22,8080"),
@@ -158,13 +162,15 @@ func sets() []peers.Set {
 		on("vnet-exclude", vnet4+vnet6+"--exclude-outbound-ports 3306 --exclude-outbound-ips 192.0.2.7,2001:db9::7"),
 		on("vnet-exclude-in", vnet4+vnet6+"--exclude-inbound-ports 9090"),
 		on("vnet-exclude-uid", vnet4+vnet6+"--exclude-outbound-ports-for-uids 2002"),
-		on("other-interface", "--vnet docker0:172.17.0.0/16"),
-		env("env", "REDIRECT_INBOUND_EXCLUDE_PORTS=22,9090", "REDIRECT_OUTBOUND_EXCLUDE_PORTS=443", "KUMA_DP_USER=dp"),
+		on("vnet-other", "--vnet docker0:172.17.0.0/16"),
+		with(env("env", "REDIRECT_INBOUND_EXCLUDE_PORTS=22,9090", "REDIRECT_OUTBOUND_EXCLUDE_PORTS=443", "KUMA_DP_USER=dp"), 2102),
 		env("env-dns", "REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_CAPTURE_ALL=true", "IP_FAMILY_MODE=ipv4"),
 		env("env-ips", "REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_IPS=203.0.113.0/24,2001:db8::/32", "REDIRECT_INBOUND_ENABLED=false"),
 		on("legacy", "--iptables-executables iptables:/sbin/iptables-legacy --exclude-inbound-ports 22"),
 		after(on("again", "--exclude-inbound-ports 22"), "--exclude-inbound-ports 9090 --exclude-outbound-ports 443"),
 		after(on("again-ipv4", "--ip-family-mode ipv4"), "--redirect-all-dns-traffic"),
+		after(on("after-legacy", "--exclude-inbound-ports 9090"),
+			"--iptables-executables iptables:/sbin/iptables-legacy --exclude-inbound-ports 22"),
 		after(on("again-no-dns", "--exclude-outbound-ports 22"), "--redirect-all-dns-traffic --drop-invalid-packets"),
 	}
 	for i := range all {
@@ -209,19 +215,42 @@ waitInterval: 0
 
 // differences are where mesh-init does not do as kumactl does, on purpose. docs/migrate-kuma.md has them in words.
 func differences() []peers.Difference {
-	return nil
+	const self = "tcp? proxy>pod:*, tcp? proxy>pod2:*, tcp4 proxy>127.0.0.2:8080"
+	return []peers.Difference{
+		differ(named(func(name string) bool { return !strings.HasPrefix(name, "vnet") }),
+			"tcp? vm>outside:*, tcp? vm>other:*, tcp? vm>dns:*", "pass",
+			"what the pod forwards is not its own: name the interface by which it comes, with --vnet"),
+		differ("injected-files, exclude-out-list, exclude-both, vnet-exclude", "tcp? proxy>pod:3306", "redirect(15006)",
+			"an excluded outbound port says nothing of what comes in"),
+		differ("exclude-out-53", "tcp? proxy>pod:53", "redirect(15006)", "an excluded outbound port says nothing of what comes in"),
+		differ("outbound-off, outbound-off-dns", self, "redirect(15006)", "inbound is on, for the proxy's calls to its pod, too"),
+		differ("gateway, gateway-dns, env-ips", self, "pass", "inbound is off, and nobody listens there"),
+		differ("after-legacy", "tcp? peer*>pod:9090, tcp? vm>bridge:9090", "pass", "only the last command line counts, whatever wrote the rules"),
+		differ("vnet, vnet-ipv4, vnet-prefix, vnet-two, vnet-exclude, vnet-exclude-in, vnet-exclude-uid", "udp? vm>*:53", "pass",
+			"lookups are left alone where DNS is not captured"),
+		differ("vnet-dns", "udp? vm>*:53", "redirect(15053)", "the answer to a lookup from behind the pod finds its way"),
+		differ("vnet-dns-servers", "udp4 vm>dns:53", "redirect(15053)", "the answer to a lookup from behind the pod finds its way"),
+		differ("vnet-dns-servers", "udp4 vm>other:53", "pass", "only lookups to the servers in resolv.conf are captured"),
+		differ("vnet-ipv4, vnet-dns-servers", "tcp6 vm>*", "redirect(15001)",
+			"an interface is virtual in both families, and what is behind it is said for each"),
+		differ("vnet-two", "tcp4 vm>bridge:*", "redirect(15006)", "all networks of an interface count, not the last one alone"),
+		differ("vnet-exclude", "tcp? vm>outside:3306, tcp? vm>other:443", "pass",
+			"what is excluded is excluded for what is behind the pod, too"),
+		differ("again-ipv4", "tcp6 *, udp6 *", "pass", "only the last command line counts"),
+	}
 }
 
-// names are those of all sets but some.
-func names(but ...string) string {
+func differ(sets, flows, fate, reason string) peers.Difference {
+	return peers.Difference{Sets: sets, Flows: flows, Fate: fate, Reason: reason}
+}
+
+// named are the names of the sets for which that holds.
+func named(is func(string) bool) string {
 	var all []string
 	for _, s := range sets() {
-		if !slices.Contains(but, s.Name) {
+		if is(s.Name) {
 			all = append(all, s.Name)
 		}
 	}
 	return strings.Join(all, ", ")
 }
-
-var _ = maps.Keys[map[string]string]
-var _ = names
