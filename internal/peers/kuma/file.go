@@ -11,58 +11,56 @@ import (
 
 // file reads a configuration, YAML or JSON, over what others had. "-" is standard input.
 func (r *reader) file(name string) {
-	if name == "" {
-		return
-	}
 	data, err := r.world.ReadFile(name)
 	if err != nil {
 		r.errs.Add(fmt.Errorf("--config: %w", err))
 		return
 	}
 	root, err := yamldoc.Parse(data)
-	switch {
-	case errors.Is(err, yamldoc.ErrEmpty):
-		return
-	case err != nil:
-		r.errs.Add(strict.Under(strict.OneLine(name), err))
-		return
-	case root.Kind != strict.Mapping:
-		r.fail(name, "%s where fields belong", root.Kind)
+	if errors.Is(err, yamldoc.ErrEmpty) {
 		return
 	}
-	r.fields(strict.OneLine(name), "", root)
+	if err == nil && root.Kind != strict.Mapping {
+		err = fmt.Errorf("%s where fields belong", root.Kind)
+	}
+	if name = strict.OneLine(name); err != nil {
+		r.errs.Add(strict.Under(name, err))
+		return
+	}
+	r.fields(name, "", root)
 }
 
-// fields reads those of a mapping at a path, which is "" or ends with a dot. As encoding/json does, kumactl takes names
-// in any case.
+// fields reads those of a mapping at a path, which is "" or ends with a dot.
 func (r *reader) fields(file, path string, n strict.Node) {
-	for _, f := range n.Fields {
-		at := path + f.Name
-		source := fmt.Sprintf("%s: %s (line %d)", file, strict.OneLine(strict.Clip(at)), f.Line)
-		s, section, here := find(path, f.Name)
+	for i := range n.Fields {
+		f := &n.Fields[i]
+		source := fmt.Sprintf("%s: %s (line %d)", file, strict.OneLine(strict.Clip(path+f.Name)), f.Line)
+		w, section, here := r.find(path, f.Name)
 		switch {
 		case f.Value.Kind == strict.Null:
-		case s.path == "ebpf":
-			r.take(given{s, []string{f.Value.Quote()}, source, false})
-		case s.path != "":
-			if texts, ok := r.texts(source, s, f.Value); ok {
-				r.take(given{s, texts, source, false})
+		case w != nil:
+			texts, err := textsOf(&w.setting, &f.Value)
+			if err != nil {
+				r.errs.Add(strict.Under(source, err))
+				continue
 			}
-		case section != "" && f.Value.Kind == strict.Mapping:
+			w.set(texts, source)
+		case section == "":
+			r.unknown(source, strict.Hint(f.Name, here, ""), namesIn(&f.Value)...)
+		case f.Value.Kind == strict.Mapping:
 			r.fields(file, section, f.Value)
-		case section != "":
-			r.fail(source, "%s where fields belong", f.Value.Kind)
 		default:
-			r.unknown(source, strict.Hint(f.Name, here, ""), f.Value)
+			r.errs.Add(fmt.Errorf("%s: %s where fields belong", source, f.Value.Kind))
 		}
 	}
 }
 
-// find returns the setting of a field, or the path of the section that it is, and the names that there are.
-func find(path, name string) (s setting, section string, here []string) {
-	for _, known := range settings() {
-		rest, below := strings.CutPrefix(known.path, path)
-		if !below || known.path == "" {
+// find returns the setting of a field, or the path of the section that it is, and the names that there are. As
+// encoding/json does, kumactl takes them in any case.
+func (r *reader) find(path, name string) (found *row, section string, here []string) {
+	for i := range r.rows {
+		rest, below := strings.CutPrefix(r.rows[i].path, path)
+		if !below || rest == "" {
 			continue
 		}
 		first, _, inner := strings.Cut(rest, ".")
@@ -72,37 +70,43 @@ func find(path, name string) (s setting, section string, here []string) {
 		case inner:
 			section = path + first + "."
 		default:
-			s = known
+			found = &r.rows[i]
 		}
 	}
-	return s, section, here
+	return found, section, here
 }
 
-// texts are what a field has for a setting.
-func (r *reader) texts(source string, s setting, n strict.Node) (texts []string, ok bool) {
+// namesIn are those of all fields of a node.
+func namesIn(n *strict.Node) (names []string) {
+	for i := range n.Fields {
+		names = append(append(names, n.Fields[i].Name), namesIn(&n.Fields[i].Value)...)
+	}
+	return names
+}
+
+// textsOf are what a field has for a setting.
+func textsOf(s *setting, n *strict.Node) (texts []string, err error) {
 	switch {
 	case n.Kind == strict.Scalar && s.form == list:
-		return split([]string{n.Text}, ";"), true
+		return split([]string{n.Text}, ";"), nil
 	case n.Kind == strict.Scalar:
-		return []string{n.Text}, true
+		return []string{n.Text}, nil
+	case n.Kind == strict.Mapping && (s.form == programs || s.path == "ebpf"):
+		for _, f := range n.Fields {
+			texts = append(texts, f.Name+":"+f.Value.Text)
+		}
+		return texts, nil
 	case n.Kind == strict.List && (s.form == list || s.form == ports):
 		for _, item := range n.Items {
 			if item.Kind != strict.Scalar {
-				r.fail(source, "%s where one value belongs", item.Kind)
-				return nil, false
+				return nil, fmt.Errorf("%s where one value belongs", item.Kind)
 			}
 			texts = append(texts, item.Text)
 		}
 		if s.form == ports {
 			texts = []string{strings.Join(texts, ",")}
 		}
-		return texts, true
-	case n.Kind == strict.Mapping && s.form == programs:
-		for _, f := range n.Fields {
-			texts = append(texts, f.Name+":"+f.Value.Text)
-		}
-		return texts, true
+		return texts, nil
 	}
-	r.fail(source, "%s where %s belongs", n.Kind, s.form)
-	return nil, false
+	return nil, fmt.Errorf("%s where %s belongs", n.Kind, s.form)
 }

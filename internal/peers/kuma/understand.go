@@ -1,7 +1,7 @@
 package kuma
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -18,209 +18,127 @@ import (
 )
 
 // understand says in this project's terms what is given.
-func (r *reader) understand(c command) {
+func (r *reader) understand() {
 	r.idle()
 	r.Pod.AllowHostNetNS = r.on(keyHost)
-	r.LogLevel = r.text(keyLogLevel)
-	if r.LogLevel == "off" {
+	if r.LogLevel = r.text(keyLogLevel); r.LogLevel == "off" {
 		r.LogLevel = ""
 	}
-	if c == uninstall {
+	switch {
+	case r.command == uninstall:
 		r.Action, r.DryRun, r.Foreign = peers.Remove, r.on(keyDryRun), "kuma"
 		return
-	}
-	switch {
-	case c == validate:
+	case r.command == validate:
 		r.Action, r.Pod.StandIn = peers.Verify, true
 	case r.on(keyDryRun):
 		r.Action = peers.Render
 	}
-	r.Config.Proxy = r.proxy()
+	r.proxy()
 	r.Config.TunnelPort = 0
 	r.families()
-	r.inbound(c)
+	r.inbound()
 	r.outbound()
 	r.dns()
 	r.networks()
 	r.backend()
 }
 
-// idle warns of what is given and has no effect. What a file says as it is anyway needs no word: Kuma's injector writes
-// all fields.
+// idle warns of what is given and has no effect. What a file says as it is anyway needs no word: Kuma's injector
+// writes all fields.
 func (r *reader) idle() {
-	for _, s := range settings() {
-		g, there := r.given[s.key()]
-		if !there || !s.idle || !g.byFlag && slices.Equal(g.texts, []string{s.initial}) || s.form == list && len(g.texts) == 0 {
-			continue
-		}
-		if err := plausible(g); err != nil {
-			r.fail(g.source, "%w", err)
-			continue
-		}
-		if on, _ := isTrue(strings.Join(g.texts, "")); s.form != truth || on {
-			r.Warn("%s has no effect here: %s", g.source, strings.ReplaceAll(strings.TrimPrefix(s.becomes, "nothing: "), "`", ""))
+	for i := range r.rows {
+		w := &r.rows[i]
+		text := strings.Join(w.texts, ",")
+		off := w.form == truth && text != "true"
+		if w.idle != "" && text != "" && !off && (w.byFlag || text != w.initial) {
+			r.Warn("%s has no effect here: %s", w.source, w.idle)
 		}
 	}
-}
-
-// plausible reports a value that kumactl would refuse as well.
-func plausible(g given) (err error) {
-	for _, text := range g.texts {
-		switch g.form {
-		case truth:
-			_, err = isTrue(text)
-		case number:
-			_, err = strconv.ParseUint(strings.TrimSpace(text), 10, 32)
-		case duration:
-			_, err = parseDuration(text)
-		case word, port, ports, list, programs:
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // text is a setting's value, or its initial one.
 func (r *reader) text(key string) string {
-	if g, there := r.given[key]; there && len(g.texts) > 0 {
-		return strings.TrimSpace(g.texts[0])
+	w := r.row(key)
+	if len(w.texts) > 0 {
+		return strings.TrimSpace(w.texts[0])
 	}
-	return lookup(key).initial
+	return w.initial
 }
 
-// source is where a setting was given.
-func (r *reader) source(key string) string {
-	if g, there := r.given[key]; there {
-		return g.source
+// bad adds an error about a setting's value.
+func (r *reader) bad(key string, err error) {
+	if err != nil {
+		r.errs.Add(strict.Under(cmp.Or(r.row(key).source, key), err))
 	}
-	return key
 }
 
 func (r *reader) on(key string) bool {
-	text := r.text(key)
-	if text == "" {
-		return false
-	}
-	on, err := isTrue(text)
-	if err != nil {
-		r.fail(r.source(key), "%w", err)
-	}
+	on, err := isTrue(r.text(key))
+	r.bad(key, err)
 	return on
 }
 
-func (r *reader) port(key string) uint16 {
-	p, err := parsePort(r.text(key))
-	if err != nil {
-		r.fail(r.source(key), "%w", err)
-	}
+func (r *reader) port(key string) intercept.PortRange {
+	p, err := parsePorts(r.text(key))
+	r.bad(key, err)
 	return p
-}
-
-func parsePort(text string) (uint16, error) {
-	p, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || p == 0 {
-		return 0, fmt.Errorf("%q is not a port (1-65535)", strict.Clip(text))
-	}
-	return uint16(p), nil
 }
 
 // ports reads single ports, and ranges as well, which kumactl refuses.
 func (r *reader) ports(key string) (all intercept.Ports) {
-	for item := range strings.SplitSeq(r.text(key), ",") {
-		if item = strings.TrimSpace(item); item == "" {
-			continue
-		}
+	for _, item := range split([]string{r.text(key)}, ",") {
 		p, err := parsePorts(item)
-		if err != nil {
-			r.fail(r.source(key), "%w", err)
-			continue
-		}
+		r.bad(key, err)
 		all = append(all, p)
 	}
 	return all.Merge()
 }
 
-func parsePorts(text string) (p intercept.PortRange, err error) {
-	first, last, isRange := strings.Cut(text, "-")
-	if p.First, err = parsePort(strings.TrimSpace(first)); err != nil {
-		return p, err
-	}
-	if p.Last = p.First; isRange {
-		if p.Last, err = parsePort(strings.TrimSpace(last)); err != nil {
-			return p, err
-		}
-	}
-	return p, p.Validate()
+// parsePorts takes zeros before a number, as kumactl does.
+func parsePorts(text string) (intercept.PortRange, error) {
+	return intercept.ParsePortRange(cmp.Or(strings.TrimLeft(text, "0"), text))
 }
 
 // proxy finds the user: by number, and by name in /etc/passwd. A number needs no entry there.
-func (r *reader) proxy() intercept.Proxy {
-	users := r.users()
+func (r *reader) proxy() {
+	const defaultUID, defaultUser = "5678", "kuma-dp"
+	passwd, _ := r.world.ReadFile("/etc/passwd") // where there is none, as in an image of one program, nobody is known
+	users := split([]string{string(passwd)}, "\n")
 	name := r.text(keyUser)
-	uid, known := users.find(name)
-	number, err := strconv.ParseUint(name, 10, 32)
-	switch {
-	case known:
-	case err == nil && number <= maxID:
-		uid = uint32(number)
-	case name != "":
-		r.fail(r.source(keyUser), "/etc/passwd has no user %q; write the number of the user that the proxy runs as",
-			strict.Clip(name))
-		return intercept.Proxy{}
-	default:
-		if uid, known = users.find(defaultUID); !known {
-			uid, known = users.find(defaultUser)
+	uid, known := "", false
+	for _, wanted := range split([]string{name, defaultUID, defaultUser}, "\n") {
+		if uid, known = find(users, wanted); known || name != "" {
+			break
 		}
-		if !known {
-			uid = 5678
+	}
+	if !known {
+		if uid = name; name == "" {
+			uid = defaultUID
 			r.Warn("the user that the proxy runs as is taken to be %s: /etc/passwd has neither that number nor a user %s. "+
 				"If it is another, write --kuma-dp-user NUMBER", defaultUID, defaultUser)
 		}
 	}
-	if uid == 0 {
+	ids, err := intercept.ParseIDs(uid)
+	if err != nil || len(ids) != 1 || ids[0].First != ids[0].Last {
+		r.bad(keyUser, fmt.Errorf("/etc/passwd has no user %q; write the number of the user that the proxy runs as",
+			strict.Clip(name)))
+	}
+	r.Config.Proxy = intercept.Proxy{UIDs: ids, AllowRoot: ids.Contains(0)}
+	if r.Config.Proxy.AllowRoot {
 		r.Warn("the proxy is root: whatever else runs as root in the pod passes, too")
 	}
-	return intercept.Proxy{UIDs: intercept.IDs{intercept.ID(uid)}, AllowRoot: uid == 0}
 }
 
-const (
-	defaultUID  = "5678"
-	defaultUser = "kuma-dp"
-	maxID       = 1<<32 - 2
-)
-
-// passwd has the lines of /etc/passwd, in fields.
-type passwd [][]string
-
-// users reads /etc/passwd. Where there is none, as in an image of one program, nobody is known.
-func (r *reader) users() (all passwd) {
-	data, err := r.world.ReadFile("/etc/passwd")
-	if err != nil {
-		return nil
-	}
-	for l := range strings.Lines(string(data)) {
-		if fields := strings.Split(strings.TrimSpace(l), ":"); len(fields) > 2 {
-			all = append(all, fields)
-		}
-	}
-	return all
-}
-
-// find looks for a number, and then for a name.
-func (p passwd) find(text string) (uint32, bool) {
+// find looks for a number among the lines of /etc/passwd, and then for a name.
+func find(users []string, wanted string) (uid string, known bool) {
 	for _, field := range []int{2, 0} {
-		for _, fields := range p {
-			if text == "" || fields[field] != text {
-				continue
-			}
-			if uid, err := strconv.ParseUint(fields[2], 10, 32); err == nil && uid <= maxID {
-				return uint32(uid), true
+		for _, line := range users {
+			if f := strings.Split(line, ":"); len(f) > 2 && f[field] == wanted {
+				return f[2], true
 			}
 		}
 	}
-	return 0, false
+	return "", false
 }
 
 func (r *reader) families() {
@@ -228,40 +146,38 @@ func (r *reader) families() {
 	case mode == "ipv4":
 		r.Config.Families = intercept.FamiliesIPv4
 	case strings.EqualFold(mode, "ipv4"):
-		r.Warn("%s: %q means dualstack to kumactl, and so it does here; write ipv4 for IPv4 alone", r.source(keyFamilies), mode)
+		r.Warn("%s: %q means dualstack to kumactl, and so it does here; write ipv4 for IPv4 alone",
+			r.row(keyFamilies).source, mode)
 	case mode != "" && !strings.EqualFold(mode, "dualstack"):
-		r.fail(r.source(keyFamilies), "%q is neither dualstack nor ipv4", strict.Clip(mode))
+		r.bad(keyFamilies, fmt.Errorf("%q is neither dualstack nor ipv4", strict.Clip(mode)))
 	}
 }
 
-func (r *reader) inbound(c command) {
+func (r *reader) inbound() {
 	in := &r.Config.Inbound
 	in.DropInvalid = r.on(keyInvalid)
-	in.ExcludePorts = nil
 	if !r.on(keyIn + keyEnabled) {
 		in.Mode = intercept.InboundOff
 	}
-	in.Port = intercept.Port(r.port(keyIn + keyPort))
-	if _, given := r.given[keyValidatorPort]; c == validate && given {
-		in.Port = intercept.Port(r.port(keyValidatorPort))
+	in.Port = r.port(keyIn + keyPort)
+	if r.row(keyValidatorPort).byFlag {
+		in.Port = r.port(keyValidatorPort)
 	}
 	in.ExcludeSources = r.cidrs(keyIn + keyExcludeIPs)
 	in.ExcludePorts = r.ports(keyIn + keyExclude)
 	if include := r.ports(keyIn + keyInclude); len(include) > 0 {
-		in.IncludePorts = include
-		if in.ExcludePorts = r.left(keyIn, include, in.ExcludePorts); in.ExcludePorts == nil {
-			in.ExcludePorts = intercept.Ports{}
-		}
+		r.apart(keyIn, include, in.ExcludePorts)
+		in.IncludePorts, in.ExcludePorts = include, nil
 	}
 }
 
 func (r *reader) outbound() {
 	out := &r.Config.Outbound
-	out.Port = intercept.Port(r.port(keyOut + keyPort))
+	out.Port = r.port(keyOut + keyPort)
 	exclude := r.ports(keyOut + keyExclude)
 	if include := r.ports(keyOut + keyInclude); len(include) > 0 {
-		out.IncludeCIDRs, out.IncludePorts = nil, include
-		exclude = r.left(keyOut, include, exclude)
+		r.apart(keyOut, include, exclude)
+		out.IncludeCIDRs, out.IncludePorts, exclude = nil, include, nil
 	}
 	if !r.on(keyOut + keyEnabled) {
 		out.IncludeCIDRs, out.IncludePorts = nil, nil
@@ -273,141 +189,109 @@ func (r *reader) outbound() {
 	if ips := r.cidrs(keyOut + keyExcludeIPs); len(ips) > 0 {
 		out.Exclude = append(out.Exclude, intercept.Exclusion{CIDRs: ips})
 	}
-	key := keyOut + keyExcludeUIDs
-	for _, text := range r.given[key].texts {
-		exclusions, err := parseExclusion(text)
-		if err != nil {
-			r.fail(r.source(key), "%q: %w", strict.Clip(text), err)
-		}
-		out.Exclude = append(out.Exclude, exclusions...)
+	for _, text := range r.row(keyOut + keyExcludeUIDs).texts {
+		e, err := parseExclusion(text)
+		r.bad(keyOut+keyExcludeUIDs, err)
+		out.Exclude = append(out.Exclude, e)
 	}
 }
 
-// left returns the excluded ports where there are included ones, too. The documentation says that these win, and that
-// the two are not to be used together. What is in one list alone is what it seems.
-func (r *reader) left(direction string, include, exclude intercept.Ports) intercept.Ports {
-	var both intercept.Ports
+// apart reports ports that are included and excluded. The documentation says that the included ones win, and that the
+// two are not to be used together. What is in one list alone is what it seems.
+func (r *reader) apart(direction string, include, exclude intercept.Ports) {
 	for _, p := range exclude {
 		for _, q := range include {
-			if first, last := max(p.First, q.First), min(p.Last, q.Last); first <= last {
-				both = append(both, intercept.PortRange{First: first, Last: last})
+			both := intercept.PortRange{First: max(p.First, q.First), Last: min(p.Last, q.Last)}
+			switch {
+			case both.First > both.Last:
+			case r.Lenient:
+				r.Warn("%s: %s is included as well, and captured", r.row(direction+keyExclude).source, both)
+			default:
+				r.bad(direction+keyExclude, fmt.Errorf("%s is in %s, too: take it out of one of them (with --%s it is captured, "+
+					"as by kumactl)", both, r.row(direction+keyInclude).source, keyLenient))
 			}
 		}
 	}
-	switch {
-	case len(both) == 0:
-	case r.Lenient:
-		r.Warn("%s: %s are included as well, and captured", r.source(direction+keyExclude), both)
-	default:
-		r.fail(r.source(direction+keyExclude), "%s is in %s, too: take it out of one of them (with --lenient it is captured, "+
-			"as by kumactl)", both, r.source(direction+keyInclude))
-	}
-	return nil
 }
 
 // cidrs reads addresses and networks of both families. A network may have the bits of an address in it.
 func (r *reader) cidrs(key string) (all intercept.CIDRs) {
-	for _, text := range split(r.given[key].texts, ",") {
-		p, err := parsePrefix(text)
-		if err != nil {
-			r.fail(r.source(key), "%w", err)
-			continue
+	for _, text := range split(r.row(key).texts, ",") {
+		p, err := netip.ParsePrefix(text)
+		if a, bare := netip.ParseAddr(text); bare == nil && a.Zone() == "" {
+			a = a.Unmap()
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
 		}
-		all = append(all, p)
+		if err != nil {
+			err = fmt.Errorf("%q is not an address or a network (as in 10.0.0.1, 10.0.0.0/8 or fd00::/8)", strict.Clip(text))
+			r.bad(key, err)
+		}
+		all = append(all, p.Masked())
 	}
 	return all
 }
 
-func parsePrefix(text string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(text); err == nil {
-		return p.Masked(), nil
-	}
-	a, err := netip.ParseAddr(text)
-	if err != nil || a.Zone() != "" {
-		return netip.Prefix{}, fmt.Errorf("%q is not an address or a network (as in 10.0.0.1, 10.0.0.0/8 or fd00::/8)",
-			strict.Clip(text))
-	}
-	a = a.Unmap()
-	return netip.PrefixFrom(a, a.BitLen()), nil
-}
-
 // parseExclusion reads [protocols:][ports:]uids.
-func parseExclusion(text string) ([]intercept.Exclusion, error) {
-	parts := strings.Split(text, ":")
+func parseExclusion(text string) (e intercept.Exclusion, err error) {
+	parts := strings.Split(strings.ReplaceAll(text, " ", ""), ":")
 	if len(parts) > 3 {
-		return nil, errors.New("write [PROTOCOL:][PORTS:]UIDS, as in tcp:80,443:1000-1999")
+		return e, fmt.Errorf("%q: write [PROTOCOL:][PORTS:]UIDS, as in tcp:80,443:1000-1999", strict.Clip(text))
 	}
 	parts = append([]string{"*", "*"}[:3-len(parts)], parts...)
-	var e intercept.Exclusion
-	var errs strict.Errors
-	if p := parts[1]; p != "*" && p != "" {
-		for item := range strings.SplitSeq(p, ",") {
-			ports, err := parsePorts(strings.TrimSpace(item))
-			errs.Add(err)
-			e.Ports = append(e.Ports, ports)
-		}
+	words := "uid=" + parts[2]
+	if parts[1] != "*" && parts[1] != "" {
+		words += " :" + parts[1]
 	}
-	var err error
-	e.UIDs, err = intercept.ParseIDs(strings.ReplaceAll(parts[2], " ", ""))
-	if len(e.UIDs) == 0 && err == nil {
-		err = errors.New("it names no user")
-	}
-	errs.Add(err)
-	switch protocols := strings.Split(strings.ToLower(parts[0]), ","); {
-	case parts[0] == "*" || parts[0] == "":
-	case len(protocols) == 2 && slices.Contains(protocols, "tcp") && slices.Contains(protocols, "udp"):
-	case len(protocols) == 1:
-		e.Protocol, err = intercept.ParseProtocol(strings.TrimSpace(protocols[0]))
-		if err == nil && e.Protocol != intercept.TCP && e.Protocol != intercept.UDP {
-			err = fmt.Errorf("%q is neither tcp nor udp", strict.Clip(parts[0]))
-		}
-		errs.Add(err)
+	switch protocol := strings.ToLower(parts[0]); protocol {
+	case "*", "", "tcp,udp", "udp,tcp":
+	case "tcp", "udp":
+		words += " " + protocol
 	default:
-		errs.Add(fmt.Errorf("%q is neither tcp nor udp", strict.Clip(parts[0])))
+		return e, fmt.Errorf("%q: %q is neither tcp nor udp", strict.Clip(text), strict.Clip(protocol))
 	}
-	return []intercept.Exclusion{e}, errs.Err()
+	if e, err = intercept.ParseExclusion(words); err == nil && len(e.UIDs) == 0 {
+		err = fmt.Errorf("%q names no user", strict.Clip(text))
+	}
+	return e, err
 }
 
 // dns has lookups over UDP captured, of all servers or of those in resolv.conf. Those over TCP pass, in each family in
 // which lookups are captured; not those of a guest.
 func (r *reader) dns() {
-	all := r.on(keyDNSAll)
-	if !all && !r.on(keyDNS) {
-		return
-	}
-	dns := &r.Config.DNS
-	dns.Port = r.port(keyDNSPort)
-	dns.Mode = intercept.DNSAll
-	captured := []netip.Prefix{allIPv4, allIPv6}
-	if !all {
-		dns.Mode = intercept.DNSResolvConf
-		file := r.text(keyResolvConf)
+	dns, file := &r.Config.DNS, r.text(keyResolvConf)
+	var over intercept.Exclusion
+	switch {
+	case r.on(keyDNSAll):
+		dns.Mode = intercept.DNSAll
+	case r.on(keyDNS):
 		text, err := r.world.ReadFile(file)
-		if err != nil {
-			r.fail(r.source(keyDNS), "the name servers to capture: %w", err)
-			return
+		r.bad(keyDNS, err)
+		for _, a := range intercept.ParseResolvConf(string(text)) {
+			if a.Is4() || r.Config.Families != intercept.FamiliesIPv4 {
+				dns.Servers = append(dns.Servers, a)
+			}
 		}
-		dns.Servers = intercept.ParseResolvConf(string(text))
-		of := func(p netip.Prefix) bool { return slices.ContainsFunc(dns.Servers, p.Contains) }
-		if r.Config.Families == intercept.FamiliesIPv4 {
-			dns.Servers = slices.DeleteFunc(dns.Servers, netip.Addr.Is6)
+		for _, all := range intercept.AllCIDRs() {
+			if slices.ContainsFunc(dns.Servers, all.Contains) {
+				over.CIDRs = append(over.CIDRs, all)
+			}
 		}
-		captured = slices.DeleteFunc(captured, func(p netip.Prefix) bool { return !of(p) })
-		if len(captured) == 0 {
+		if dns.Mode = intercept.DNSResolvConf; over.CIDRs == nil {
 			dns.Mode = intercept.DNSOff
 			r.Warn("%s names no server: no lookup is captured", file)
-			return
 		}
 	}
-	dns.TCP = false
+	if dns.Mode == intercept.DNSOff {
+		return
+	}
+	dns.Port, dns.TCP = r.port(keyDNSPort).First, false
 	if r.on(keyOut + keyInsert) {
 		return // the outbound chain comes first then, and has those over TCP
 	}
-	over := intercept.Exclusion{
-		Protocol: intercept.TCP, Ports: intercept.Ports{intercept.Port(53)}, UIDs: intercept.IDs{{First: 0, Last: maxID}},
-	}
-	if len(captured) == 1 {
-		over.CIDRs = captured
+	over.Protocol, over.Ports = intercept.TCP, intercept.Ports{intercept.Port(53)}
+	over.UIDs = intercept.IDs{{Last: 1<<32 - 2}} // everybody, and so no guest
+	if over.CIDRs.All() {
+		over.CIDRs = nil
 	}
 	r.Config.Outbound.Exclude = append(r.Config.Outbound.Exclude, over)
 }
@@ -415,56 +299,42 @@ func (r *reader) dns() {
 // networks are the virtual interfaces, each with the networks behind it.
 func (r *reader) networks() {
 	c := &r.Config
-	for _, text := range r.given[keyNetworks].texts {
+	for _, text := range r.row(keyNetworks).texts {
 		name, network, _ := strings.Cut(text, ":")
 		p, err := netip.ParsePrefix(network)
 		if err != nil || name == "" {
-			r.fail(r.source(keyNetworks), "%q: write INTERFACE:CIDR, as in docker0:172.17.0.0/16 or br+:172.18.0.0/16",
-				strict.Clip(text))
-			continue
+			r.bad(keyNetworks, fmt.Errorf("%q: write INTERFACE:CIDR, as in docker0:172.17.0.0/16 or br+:172.18.0.0/16",
+				strict.Clip(text)))
 		}
 		if prefix, any := strings.CutSuffix(name, "+"); any {
 			name = prefix + "*"
 		}
-		i := slices.Index(c.VirtualInterfaces, name)
-		if i < 0 {
-			i = len(c.VirtualInterfaces)
+		if !slices.Contains(c.VirtualInterfaces, name) {
 			c.VirtualInterfaces = append(c.VirtualInterfaces, name)
-			c.VirtualNetworks = append(c.VirtualNetworks, intercept.VirtualNetwork{Interface: name})
 		}
-		c.VirtualNetworks[i].CIDRs = append(c.VirtualNetworks[i].CIDRs, p.Masked())
+		behind := intercept.VirtualNetwork{Interface: name, CIDRs: intercept.CIDRs{p.Masked()}}
+		c.VirtualNetworks = append(c.VirtualNetworks, behind)
 	}
 }
-
-var (
-	allIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	allIPv6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-)
 
 // backend is by the names of the programs, if they are there. If not, as in an image that has none, kumactl looks for
 // others; here rules need no program.
 func (r *reader) backend() {
-	if wait, err := strconv.ParseUint(r.text(keyWait), 10, 16); err != nil {
-		r.fail(r.source(keyWait), "%q is not a number of seconds", r.text(keyWait))
-	} else {
-		r.Pod.IPTables.Wait = time.Duration(wait) * time.Second
+	wait, err := strconv.ParseUint(r.text(keyWait), 10, 16)
+	if r.Pod.IPTables.Wait = time.Duration(wait) * time.Second; err != nil {
+		r.bad(keyWait, fmt.Errorf("%q is not a number of seconds", strict.Clip(r.text(keyWait))))
 	}
 	if r.on(keyNoComments) {
 		r.Pod.IPTables.Dialect = iptables.Minimal
 	}
-	g, there := r.given[keyPrograms]
-	if !there {
-		return
-	}
 	file := ""
-	known := []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"}
-	for _, text := range split(g.texts, ",") {
+	for _, text := range split(r.row(keyPrograms).texts, ",") {
 		name, at, ok := strings.Cut(text, ":")
-		switch {
-		case !ok || !slices.Contains(known, name):
-			r.fail(g.source, "%q: write NAME:PATH, where the name is one of %s", strict.Clip(text), strings.Join(known, ", "))
-			continue
-		case name == "iptables-restore" || file == "":
+		if !ok || !strings.Contains(name, "tables") {
+			r.bad(keyPrograms, fmt.Errorf("%q: write NAME:PATH, as in iptables:/usr/sbin/iptables", strict.Clip(text)))
+			return
+		}
+		if file == "" || name == "iptables-restore" {
 			file = at
 		}
 	}
@@ -472,8 +342,7 @@ func (r *reader) backend() {
 		return
 	}
 	if _, err := r.world.ReadFile(file); err != nil {
-		r.Warn("%s: %s is not there; rules are written by the best way there is, which takes no program", g.source,
-			strict.OneLine(file))
+		r.Warn("%s: %s is not there; the rules are written without it", r.row(keyPrograms).source, strict.OneLine(file))
 		return
 	}
 	switch name := path.Base(file); {
