@@ -154,13 +154,14 @@ func (r *reader) take(flags *pflag.FlagSet, some ...string) {
 
 // String is the command's name.
 func (c command) String() string {
-	switch c {
-	case uninstall:
-		return "uninstall transparent-proxy"
-	case validate:
-		return "install transparent-proxy-validator"
+	name := "install transparent-proxy"
+	if c == uninstall {
+		name = "un" + name
 	}
-	return "install transparent-proxy"
+	if c == validate {
+		name += "-validator"
+	}
+	return name
 }
 
 // words finds the command in what is not a flag.
@@ -260,13 +261,13 @@ func isTrue(text string) (bool, error) {
 
 // help lists the command's flags.
 func (r *reader) help() string {
-	text := fmt.Sprintf("mesh-init kuma does what kumactl does, with its flags: %s.\n"+
+	text := []string{fmt.Sprintf("mesh-init kuma does what kumactl does, with its flags: %s.\n"+
 		"docs/migrate-kuma.md says what becomes of each. A flag goes before the environment\n"+
-		"(%s…), and that before the files of --config.\n\n", r.command, envPrefix)
+		"(%s…), and that before the files of --config.\n", r.command, envPrefix)}
 	for i := range r.rows {
 		if w := &r.rows[i]; w.has(r.command) {
-			text += "  --" + w.flag + " " + string(w.form) + "\n"
+			text = append(text, "  --"+w.flag+" "+string(w.form))
 		}
 	}
-	return text
+	return strings.Join(append(text, ""), "\n")
 }

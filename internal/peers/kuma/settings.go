@@ -62,14 +62,14 @@ const envPrefix = "KUMA_TRANSPARENT_PROXY_"
 
 // env is the variable of a setting that has a field: of redirect.dns.captureAll it is …_REDIRECT_DNS_CAPTURE_ALL.
 func (s *setting) env() string {
-	text := envPrefix
+	var b strings.Builder
 	for _, r := range strings.NewReplacer("UIDs", "Uids", "IPs", "Ips", "DPUser", "DpUser", ".", "_").Replace(s.path) {
 		if unicode.IsUpper(r) {
-			text += "_"
+			b.WriteByte('_')
 		}
-		text += strings.ToUpper(string(r))
+		b.WriteRune(unicode.ToUpper(r))
 	}
-	return text
+	return envPrefix + b.String()
 }
 
 // The keys of settings that the code asks for.
