@@ -80,7 +80,7 @@ func (c Config) Validate() error {
 	v.inbound(c.Inbound)
 	v.dns(c.DNS, c.families())
 	v.target("outbound.target", c.Outbound.Target, c.families(), c.VirtualInterfaces)
-	v.target("dns.target", c.DNS.Target, c.families(), c.VirtualInterfaces)
+	v.target("dns.target", c.DNS.Target, c.asked(), c.VirtualInterfaces)
 	v.tproxy(c)
 	v.roles(c)
 	for _, name := range c.VirtualInterfaces {
@@ -267,6 +267,16 @@ func (v *validator) tproxyMark(field string, m Mark) {
 }
 
 // target checks where connections go instead of to a port of the pod.
+// asked are the captured families in which a captured lookup can be.
+func (c Config) asked() []Family {
+	if c.DNS.Mode != DNSResolvConf || len(c.DNS.Servers) == 0 {
+		return c.families()
+	}
+	return slices.DeleteFunc(c.families(), func(f Family) bool {
+		return !slices.ContainsFunc(c.DNS.Servers, func(a netip.Addr) bool { return a.IsValid() && FamilyOf(a) == f })
+	})
+}
+
 func (v *validator) target(field string, target []netip.AddrPort, families []Family, virtual []string) {
 	seen := map[Family]netip.AddrPort{}
 	inside := 0

@@ -75,6 +75,7 @@ func (p *plugin) add(ctx context.Context, in input) error {
 	case err == nil && v.skip != "":
 		p.after = func() { r.skip(v.skip) }
 	case err == nil:
+		r.applied.Warnings = append(v.warnings, r.applied.Warnings...)
 		r.intercepted()
 	case v.lenient && in.conf.FailurePolicy == cniconf.PolicyAllow:
 		r.allowed(failed(in.who(), err))

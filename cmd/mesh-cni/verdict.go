@@ -9,6 +9,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -21,6 +22,8 @@ type verdict struct {
 	strict bool
 	// lenient is whether failurePolicy decides about the error.
 	lenient bool
+	// warnings are what a pod's annotations ask for in vain.
+	warnings []string
 }
 
 // Why pods are left alone.
@@ -33,6 +36,9 @@ const (
 // does not suffice. Whatever can be told without looking at the entry comes
 // first: a pod that is not ours is broken by nothing of ours.
 func (in input) judge(ctx context.Context) (verdict, error) {
+	if d, ok := in.otherMesh(); ok {
+		return in.judgeOther(ctx, d)
+	}
 	switch why := in.foreign(); {
 	case why == notAnnotated && in.strange():
 		return verdict{lenient: true}, in.confErr
@@ -57,9 +63,12 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		if facts, err = in.ask(ctx); err != nil {
 			return verdict{lenient: true}, err
 		}
+		d := pods.Claims(in.conf.Dialects, in.conf.AnnotationPrefix, facts.Annotations)
 		switch {
 		case facts.HostNetwork:
 			return verdict{skip: hostNetwork}, nil
+		case d != "" && d != pods.Intercept:
+			return in.asOther(d, facts)
 		case facts.InitContainer:
 			return verdict{skip: "init-container"}, nil
 		}
@@ -77,14 +86,20 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 	if in.annotated && in.named() && in.conf.AgentSocket != "" {
 		facts.RuntimeClass = in.runtimeClass(ctx)
 	}
-	if why := podspec.Foreign(facts.Annotations, in.conf.RefuseRuntimes, in.conf.Runtime, spec.RuntimeClass,
-		facts.RuntimeClass); why != "" {
-		return verdict{}, fmt.Errorf(
-			"%w: %s, which brings a network stack of its own; intercept in the pod with an init container (mesh-init), or set "+
-				"%s/%s: \"false\"",
-			errForeignRuntime, why, in.conf.AnnotationPrefix, podspec.Enabled)
+	if err := in.asksKernel(spec, facts); err != nil {
+		return verdict{}, err
 	}
 	return verdict{spec: spec, strict: spec.Strict}, nil
+}
+
+// asksKernel refuses a pod whose runtime would not ask the node's kernel about its packets.
+func (in input) asksKernel(spec podspec.Spec, facts cniwire.Facts) error {
+	why := podspec.Foreign(facts.Annotations, in.conf.RefuseRuntimes, in.conf.Runtime, spec.RuntimeClass, facts.RuntimeClass)
+	if why == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s, which brings a network stack of its own; intercept in the pod with an init container "+
+		"(mesh-init), or set %s/%s: \"false\"", errForeignRuntime, why, in.conf.AnnotationPrefix, podspec.Enabled)
 }
 
 // ask asks the agent about a pod of which the runtime gave no annotations.

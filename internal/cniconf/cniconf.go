@@ -16,6 +16,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
@@ -53,6 +54,8 @@ type Conf struct {
 	// AgentPod is the agent's own pod, NAMESPACE/NAME, as a glob.
 	AgentPod         string
 	AnnotationPrefix string
+	// Dialects are whose annotations are read, in the order in which they are asked whether a pod is theirs.
+	Dialects []pods.Dialect
 	// AnnotationLimits are those that the entry gives; [Conf.Limits] has the others, too.
 	AnnotationLimits podspec.Limits
 	// Defaults is the configuration that annotations are laid over.
@@ -78,6 +81,7 @@ func Default() Conf {
 		AgentTimeout:      2 * time.Second,
 		AgentPod:          "mesh-system/mesh-cni-agent-*",
 		AnnotationPrefix:  podspec.DefaultPrefix,
+		Dialects:          []pods.Dialect{pods.Intercept},
 		Defaults:          intercept.Default(),
 		RefuseRuntimes:    podspec.RefusedRuntimes(),
 		LogFile:           "/var/log/mesh-cni/mesh-cni.log",
@@ -125,6 +129,10 @@ func Fields() []Field {
 			func(c *Conf, n strict.Node) error {
 				return setString(&c.AnnotationPrefix, n, podspec.ValidatePrefix)
 			}},
+		{"dialects", "list of " + forms(pods.Dialects()), `["intercept"]`,
+			"whose annotations are read: ours, and those of other meshes, as their own plugins read them; the first of which a " +
+				"pod has any decides",
+			setDialects},
 		{"annotationLimits", "object", `{}`,
 			"how far a pod's annotations may go, by their names; what is not named keeps the limit in the table below",
 			func(c *Conf, n strict.Node) error { return setLimits(&c.AnnotationLimits, n) }},
@@ -147,12 +155,36 @@ func Fields() []Field {
 }
 
 // forms shows what can be chosen from.
-func forms(all []dataplane.Backend) string {
+func forms[S ~string](all []S) string {
 	names := make([]string, len(all))
-	for i, b := range all {
-		names[i] = string(b)
+	for i, s := range all {
+		names[i] = string(s)
 	}
 	return strings.Join(names, "|")
+}
+
+func setDialects(c *Conf, n strict.Node) error {
+	var names []string
+	err := setNames(&names, n, func(s string) error {
+		if !slices.Contains(pods.Dialects(), pods.Dialect(s)) {
+			return fmt.Errorf("%q is not one of %s", strict.Clip(s), strings.ReplaceAll(forms(pods.Dialects()), "|", ", "))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return errors.New("an empty list: no pod would be intercepted")
+	}
+	c.Dialects = nil
+	for _, name := range names {
+		if slices.Contains(c.Dialects, pods.Dialect(name)) {
+			return fmt.Errorf("%s is there twice", name)
+		}
+		c.Dialects = append(c.Dialects, pods.Dialect(name))
+	}
+	return nil
 }
 
 // standard reports whether a field is the CNI specification's, or one that

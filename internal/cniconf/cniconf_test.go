@@ -15,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
@@ -28,6 +29,7 @@ func TestParse(t *testing.T) {
 		"prevResult":{},"runtimeConfig":{},"cni.dev/valid-attachments":[],"cni.dev/attachments":[],"capabilities":{"a":true},
 		"backend":"nft","failurePolicy":"allow","excludeNamespaces":[],
 		"agentSocket":"/run/a.sock","agentTimeout":"500ms","agentPod":"a/b-*","annotationPrefix":"x.y",
+		"dialects":["istio","intercept"],
 		"defaults":{"tunnelPort":0,"dns":{"mode":"resolvconf"}},"runtime":"runc","refuseRuntimes":["a*"],
 		"logFile":"","logLevel":"debug","logMaxSize":65536}`))
 	if err != nil {
@@ -42,6 +44,7 @@ func TestParse(t *testing.T) {
 		AgentTimeout:     500 * time.Millisecond,
 		AgentPod:         "a/b-*",
 		AnnotationPrefix: "x.y",
+		Dialects:         []pods.Dialect{pods.Istio, pods.Intercept},
 		Defaults:         defaults,
 		Runtime:          "runc",
 		RefuseRuntimes:   []string{"a*"},
@@ -90,6 +93,9 @@ func TestErrors(t *testing.T) {
 		`{"agentTimeout":"1h"}`:                `agentTimeout: "1h" is not a duration from 10ms to 1m`,
 		`{"agentPod":"x"}`:                     `agentPod: "x" is not NAMESPACE/NAME`,
 		`{"annotationPrefix":"a/b"}`:           `annotationPrefix: "a/b" is not a prefix`,
+		`{"dialects":["istio","envoy"]}`:       `dialects: "envoy" is not one of intercept, istio, linkerd, kuma, consul`,
+		`{"dialects":[]}`:                      "dialects: an empty list",
+		`{"dialects":["kuma","kuma"]}`:         "dialects: kuma is there twice",
 		`{"defaults":{"outboud":{}}}`:          "defaults: outboud: unknown field; did you mean outbound?",
 		`{"defaults":{"proxy":{"uids":[0]}}}`:  "defaults: proxy.uids: 0",
 		`{"defaults":[]}`:                      "defaults: a list where fields belong",

@@ -107,6 +107,21 @@ type Facts struct {
 	HostNetwork bool `json:"hostNetwork,omitempty"`
 	// InitContainer is whether the pod has an init container that intercepts.
 	InitContainer bool `json:"initContainer,omitempty"`
+	// Labels are the pod's, and Injected the containers that another mesh has injected.
+	Labels   map[string]string `json:"labels,omitempty"`
+	Injected []Container       `json:"injected,omitempty"`
+}
+
+// Container is a container that another mesh has injected.
+type Container struct {
+	Name string `json:"name"`
+	// Init is whether it is an init container that ends before the app starts.
+	Init bool `json:"init,omitempty"`
+	// UID and GID are its securityContext's, or the pod's. Nil: it has none.
+	UID *int64 `json:"uid,omitempty"`
+	GID *int64 `json:"gid,omitempty"`
+	// Env are those of its variables that say how to intercept.
+	Env map[string]string `json:"env,omitempty"`
 }
 
 // Record is what the log has to say of one call of the plugin. Lines of the

@@ -51,10 +51,14 @@ func TestRequest(t *testing.T) {
 		args string
 		want func(peers.Request) bool
 	}{
-		{"", func(r peers.Request) bool { return r.Action == peers.Apply && r.Pod.NetNS == "" && len(r.Warnings) == 0 }},
+		{"", func(r peers.Request) bool {
+			return r.Action == peers.Apply && r.Pod.NetNS == "" && len(r.Warnings) == 0
+		}},
 		{"--simulate", func(r peers.Request) bool { return r.Action == peers.Render }},
 		{"--simulate=false", func(r peers.Request) bool { return r.Action == peers.Apply }},
-		{"-h", func(r peers.Request) bool { return r.Action == peers.Help && strings.Contains(r.Text, "--subnets-to-ignore") }},
+		{"-h", func(r peers.Request) bool {
+			return r.Action == peers.Help && strings.Contains(r.Text, "--subnets-to-ignore")
+		}},
 		{"--netns /run/netns/a", func(r peers.Request) bool { return r.Pod.NetNS == "/run/netns/a" }},
 		{"--timeout-close-wait-secs 3600", func(r peers.Request) bool { return r.Pod.CloseWait == time.Hour }},
 		{"--log-level trace --log-format json", func(r peers.Request) bool { return r.LogLevel == "debug" && r.LogFormat == "json" }},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -31,8 +32,9 @@ type Pod struct {
 	Facts       cniwire.Facts
 	NodeName    string
 	Terminating bool
-	// HasAddress is whether its network is there.
+	// HasAddress is whether its network is there, and Addresses what it has.
 	HasAddress bool
+	Addresses  []netip.Addr
 	// IsNew is whether the watch has just brought it: it is none of those that were there at the beginning.
 	IsNew bool
 	// Finished is whether all its containers have ended for good.
@@ -56,7 +58,13 @@ func podOf(p *corev1.Pod, initNames []string) Pod {
 		Namespace: p.Namespace, Name: p.Name, UID: string(p.UID), RuntimeUID: string(p.UID), NodeName: p.Spec.NodeName,
 		Terminating: p.DeletionTimestamp != nil, HasAddress: len(p.Status.PodIPs) > 0,
 		Finished: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
-		Facts:    cniwire.Facts{Found: true, Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork},
+		Facts: cniwire.Facts{Found: true, Annotations: p.Annotations, HostNetwork: p.Spec.HostNetwork,
+			Labels: p.Labels, Injected: injected(p)},
+	}
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			out.Addresses = append(out.Addresses, a)
+		}
 	}
 	if _, mirror := p.Annotations[configMirror]; mirror && p.Annotations[configHash] != "" {
 		out.RuntimeUID = p.Annotations[configHash]
@@ -91,7 +99,7 @@ func slim(o any) (any, error) {
 	out := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
-			Annotations: p.Annotations, DeletionTimestamp: p.DeletionTimestamp,
+			Annotations: p.Annotations, Labels: p.Labels, DeletionTimestamp: p.DeletionTimestamp,
 		},
 		Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 			RuntimeClassName: p.Spec.RuntimeClassName, SecurityContext: p.Spec.SecurityContext,

@@ -2,9 +2,12 @@ package kube
 
 import (
 	"cmp"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -52,9 +55,42 @@ func containerOf(pod *corev1.PodSecurityContext, c corev1.Container) podspec.Con
 
 // slimContainer is what anybody asks about a container.
 func slimContainer(c corev1.Container) corev1.Container {
-	return corev1.Container{
+	out := corev1.Container{
 		Name: c.Name, Image: c.Image, RestartPolicy: c.RestartPolicy, SecurityContext: c.SecurityContext,
 	}
+	if slices.Contains(pods.ContainerNames(), c.Name) {
+		for _, v := range c.Env {
+			if slices.Contains(pods.Variables(), v.Name) {
+				out.Env = append(out.Env, corev1.EnvVar{Name: v.Name, Value: v.Value})
+			}
+		}
+	}
+	return out
+}
+
+// injected are the containers of a pod that another mesh has injected.
+func injected(p *corev1.Pod) (all []cniwire.Container) {
+	add := func(c corev1.Container, initial bool) {
+		if !slices.Contains(pods.ContainerNames(), c.Name) {
+			return
+		}
+		security := containerOf(p.Spec.SecurityContext, c)
+		out := cniwire.Container{Name: c.Name, Init: initial, UID: security.RunAsUser, GID: security.RunAsGroup}
+		for _, v := range c.Env {
+			if out.Env == nil {
+				out.Env = map[string]string{}
+			}
+			out.Env[v.Name] = v.Value
+		}
+		all = append(all, out)
+	}
+	for _, c := range p.Spec.InitContainers {
+		add(c, c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
+	}
+	for _, c := range p.Spec.Containers {
+		add(c, false)
+	}
+	return all
 }
 
 // Specs are what decides who may pass as the proxies of the pods that are known, by the UIDs of the pods.

@@ -11,6 +11,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
@@ -86,20 +87,27 @@ func FromProc(f sandbox.Finder) func([]string) (map[string]Sandbox, error) {
 // concerns reports whether a pod's rules are this node's agent's affair. It
 // goes by what the plugin goes by.
 func (r Repairer) concerns(p kube.Pod) bool {
-	return !p.Finished && !p.Facts.HostNetwork && !p.Facts.InitContainer &&
-		!slices.Contains(r.Conf.ExcludeNamespaces, p.Namespace) &&
-		podspec.Mentioned(p.Facts.Annotations, r.Conf.AnnotationPrefix)
+	if p.Finished || p.Facts.HostNetwork || slices.Contains(r.Conf.ExcludeNamespaces, p.Namespace) {
+		return false
+	}
+	d := r.dialect(p)
+	return d != "" && (d != pods.Intercept || !p.Facts.InitContainer) // other meshes' init containers are in their dialects
+}
+
+// dialect is whose annotations a pod has.
+func (r Repairer) dialect(p kube.Pod) pods.Dialect {
+	return pods.Claims(r.Conf.Dialects, r.Conf.AnnotationPrefix, p.Facts.Annotations)
 }
 
 // Run looks at pods, all of a node, and repairs. The error is about the node;
 // what is wrong with a pod is in its finding.
-func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding, err error) {
-	pods = slices.DeleteFunc(slices.Clone(pods), func(p kube.Pod) bool { return !r.concerns(p) })
-	if len(pods) == 0 {
+func (r Repairer) Run(ctx context.Context, all []kube.Pod) (findings []Finding, err error) {
+	ours := slices.DeleteFunc(slices.Clone(all), func(p kube.Pod) bool { return !r.concerns(p) })
+	if len(ours) == 0 {
 		return nil, nil
 	}
-	uids := make([]string, len(pods))
-	for i, p := range pods {
+	uids := make([]string, len(ours))
+	for i, p := range ours {
 		uids[i] = p.RuntimeUID
 	}
 	sandboxes, err := r.Find(uids)
@@ -117,7 +125,7 @@ func (r Repairer) Run(ctx context.Context, pods []kube.Pod) (findings []Finding,
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	for _, p := range pods {
+	for _, p := range ours {
 		f := Finding{Pod: p, State: Waiting}
 		if s, ok := sandboxes[p.RuntimeUID]; ok {
 			f = r.look(ctx, p, s)
@@ -189,6 +197,11 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 
 // read says what a pod asks for, as the plugin read it.
 func (r Repairer) read(p kube.Pod, s Sandbox) (podspec.Spec, error) {
+	if d := r.dialect(p); d != pods.Intercept {
+		answer, err := pods.Read(d, pods.Pod{Annotations: p.Facts.Annotations, Labels: p.Facts.Labels,
+			Containers: p.Facts.Injected, Known: true, Addresses: p.Addresses})
+		return answer.Spec, err
+	}
 	o := podspec.Options{Prefix: r.Conf.AnnotationPrefix, Defaults: r.Conf.Defaults, Limits: r.Conf.Limits()}
 	spec, err := podspec.Read(p.Facts.Annotations, o)
 	if err != nil || !spec.NameserversInPod {
