@@ -27,7 +27,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers race bench fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -82,6 +82,11 @@ gvisor: deps ## run mesh-init, and traffic through its rules, in gVisor, built f
 # Their programs are not run: what they do is worked out from the rules that they document.
 peers: deps ## record again what becomes of flows under other meshes' rules, for testing/peers (root)
 	MESH_TEST_UPDATE=1 MESH_TEST_REQUIRE=1 go test -count=1 -run '^TestFates$$' ./testing/peers/...
+
+# Their injectors' own packages, as libraries. What is new is in place when it is whole.
+injected: ## write again the init containers that Istio's own injector makes, for testing: some ten minutes the first time
+	cd tools/injected/istio && GOWORK=off go run . > $(CURDIR)/testing/peers/istio/testdata/injected.new
+	mv testing/peers/istio/testdata/injected.new testing/peers/istio/testdata/injected.yaml
 
 valid: ## hold what mesh-init inject writes to Kubernetes' own validation and to Envoy's own types; minutes the first time
 	cd tools/inject && GOWORK=off go test $(TESTFLAGS) ./...

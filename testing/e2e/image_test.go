@@ -49,6 +49,10 @@ const containerVariable = "E2E_TEST_CONTAINER"
 type container struct {
 	Root         string    // read-only
 	Capabilities []uintptr // and no others
+	// UID and GID are those of its process: root's, if they are 0.
+	UID, GID int
+	// Env is its environment, besides PATH.
+	Env []string
 }
 
 // become makes this process the container's, as a runtime does: its root is the
@@ -87,7 +91,13 @@ func (c container) become(args []string) error {
 			return fmt.Errorf("drop capability %d: %w", capability, err)
 		}
 	}
-	return unix.Exec(args[0], args, []string{"PATH=/usr/sbin:/usr/bin"})
+	if c.UID != 0 || c.GID != 0 {
+		if err := errors.Join(unix.Setgroups(nil), unix.Setresgid(c.GID, c.GID, c.GID),
+			unix.Setresuid(c.UID, c.UID, c.UID)); err != nil {
+			return err
+		}
+	}
+	return unix.Exec(args[0], args, append([]string{"PATH=/usr/sbin:/usr/bin"}, c.Env...))
 }
 
 // run runs mesh-init in the container, in the network namespace of the lab's
@@ -261,7 +271,7 @@ func TestImageWithIPTables(t *testing.T) {
 	netlab.Require(t)
 	root := scratch(t)
 	withIPTables(t, root)
-	c := container{root, []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
+	c := container{Root: root, Capabilities: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
 	for _, run := range []string{"no /run", "read-only /run"} {
 		t.Run(run, func(t *testing.T) {
 			if run == "read-only /run" {
@@ -292,7 +302,7 @@ func TestImageWithIPTables(t *testing.T) {
 		unix.CAP_NET_ADMIN: "CAP_NET_ADMIN and CAP_NET_RAW", unix.CAP_NET_RAW: "it takes CAP_NET_ADMIN",
 	} {
 		lab := newSidecarPod(t)
-		container{root, []uintptr{only}}.expect(t, lab, 13, []string{word}, "apply", "--backend", "iptables-legacy")
+		container{Root: root, Capabilities: []uintptr{only}}.expect(t, lab, 13, []string{word}, "apply", "--backend", "iptables-legacy")
 		c.expect(t, lab, 10, nil, "status")
 	}
 }
@@ -302,14 +312,14 @@ func TestImageWithIPTables(t *testing.T) {
 func TestImageFromScratch(t *testing.T) {
 	t.Parallel()
 	lab := newSidecarPod(t)
-	c := container{scratch(t), []uintptr{unix.CAP_NET_ADMIN}}
+	c := container{Root: scratch(t), Capabilities: []uintptr{unix.CAP_NET_ADMIN}}
 
 	c.expect(t, lab, 12, []string{"iptables-legacy-restore", "use the backend nft"}, "apply", "--backend",
 		"iptables-legacy")
 	c.expect(t, lab, 12, []string{"iptables-nft-restore", "use the backend nft"}, "apply", "--backend", "iptables-nft")
 	c.expect(t, lab, 12, []string{"no backend works here", "iptables-nft-restore", "iptables-legacy-restore"}, "apply",
 		"--backend", "iptables")
-	without := container{c.Root, nil}
+	without := container{Root: c.Root}
 	for _, verb := range []string{"apply", "check"} {
 		without.expect(t, lab, 13, []string{"CAP_NET_ADMIN"}, verb)
 	}

@@ -21,17 +21,46 @@ const template = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x \"\" -b * -d 150
 
 func peer() peers.Peer {
 	return peers.Peer{
-		Record:      "testdata/fates.txt",
-		Proxy:       intercept.Owner{UID: 1337, GID: 1337},
-		Flows:       flows(),
-		Sets:        sets(),
-		Rules:       istio.Rules,
-		Read:        read.Parse,
-		Differences: differences(),
+		Record: "testdata/fates.txt",
+		Proxy:  intercept.Owner{UID: 1337, GID: 1337},
+		Flows:  flows(),
+		Sets:   sets(),
+		Rules:  istio.Rules,
+		Read:   read.Parse,
 	}
 }
 
-func TestFates(t *testing.T) { peer().Test(t) }
+func TestFates(t *testing.T) {
+	p := peer()
+	p.Sets = append(p.Sets, injected(t)...)
+	p.Differences = differences(p.Sets)
+	p.Test(t)
+}
+
+// injected are the command lines that Istio's own injector writes, once each.
+func injected(t *testing.T) (all []peers.Set) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, i := range peers.ReadInjected(t, "testdata/injected.yaml") {
+		s := set("injected-"+i.Name, "")
+		s.Args = i.Container.Args[1:]
+		for _, v := range i.Container.Env {
+			s.Environ = append(s.Environ, v.Name+"="+v.Value)
+		}
+		if slices.Contains(s.Args, "TPROXY") {
+			s.Sidecar = &netlab.SidecarConfig{Transparent: true}
+		}
+		key := strings.Join(append(s.Args, s.Environ...), " ")
+		if i.Container.Args[0] != read.Name {
+			t.Errorf("%s: %q", i.Name, i.Container.Args)
+		}
+		if i.Container.Name == "istio-init" && !seen[key] {
+			all = append(all, s)
+			seen[key] = true
+		}
+	}
+	return all
+}
 
 func flows() []string {
 	return []string{
@@ -193,9 +222,9 @@ func sets() []peers.Set {
 }
 
 // differences are those that docs/migrate-istio.md names.
-func differences() []peers.Difference {
+func differences(sets []peers.Set) []peers.Difference {
 	var redirect, redirect6, tproxy, forwards, forwards6 []string
-	for _, s := range sets() {
+	for _, s := range sets {
 		args := strings.Join(s.Args, " ")
 		both := s.Name == "ipv6-pod" || s.Name != "ipv4-pod" && strings.HasSuffix(args, "--dual-stack") ||
 			slices.Contains(s.Environ, "DUAL_STACK=true") ||
@@ -249,7 +278,7 @@ func differences() []peers.Difference {
 		{Sets: names(tproxy), Flows: "tcp4 proxy>pod:15008, tcp4 peer>pod:15008", Fate: "pass", Reason: tunnel},
 		{Sets: "tproxy", Flows: "tcp6 proxy>pod:15008, tcp6 peer>pod:15008", Fate: "pass", Reason: tunnel},
 
-		{Sets: "environment, out-not-port, virtual-excluded", Flows: "tcp4 proxy>pod:3306", Fate: "redirect(15006)",
+		{Sets: "environment, out-not-port, virtual-excluded, injected-excluded-ports", Flows: "tcp4 proxy>pod:3306", Fate: "redirect(15006)",
 			Reason: policy},
 		{Sets: "environment, out-not-port", Flows: "tcp6 proxy>pod:3306", Fate: "redirect(15006)", Reason: policy},
 		{Sets: "out-not-port-hairpin", Flows: "tcp4 proxy>pod:8080, tcp4 proxy>pod2:8080, tcp4 proxy>127.0.0.2:8080, " +
