@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
@@ -62,6 +63,15 @@ func TestIstiosPods(t *testing.T) {
 	t.Parallel()
 	netlab.Require(t)
 	all := peers.ReadInjected(t, "../peers/istio/testdata/injected.yaml")
+	// The one value that docs/migrate-istio.md changes is this image.
+	usual, ours := all[0], all[1]
+	if usual.Name != "deployment" || ours.Name != "our-image" || ours.Container.Image != "registry.example/intercept:v1" {
+		t.Errorf("%+v", all[:2])
+	}
+	ours.Name, ours.Container.Image = usual.Name, usual.Container.Image
+	if diff := cmp.Diff(usual, ours); diff != "" {
+		t.Errorf("another image changes more than that: %s", diff)
+	}
 	root := image(t)
 	for _, i := range all {
 		t.Run(i.Name, func(t *testing.T) {

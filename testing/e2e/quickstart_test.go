@@ -46,6 +46,12 @@ func TestSandbox(t *testing.T) {
 	typePage(t, sandboxPage, map[string][]int{"haproxy": {15001, 15006, 15080}, "dnsmasq": {15053}})
 }
 
+// TestMigrateIstio does the same with docs/migrate-istio.md.
+func TestMigrateIstio(t *testing.T) {
+	netlab.RequireProgram(t, "iptables-nft-restore")
+	typePage(t, "../../docs/migrate-istio.md", nil)
+}
+
 // typePage types the commands of a page. listening are the ports of the
 // sidecar's programs, which are waited for.
 //

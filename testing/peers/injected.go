@@ -16,9 +16,12 @@ type Injected struct {
 	Kind string `yaml:"kind"`
 	// Native is true of a pod whose proxy is an init container, too.
 	Native bool `yaml:"native"`
+	// Proxy is the proxy's image.
+	Proxy string `yaml:"proxy"`
 	// Container is the one that the mesh's program runs in, as far as it concerns the process.
 	Container struct {
 		Name          string        `yaml:"name"`
+		Image         string        `yaml:"image"`
 		Command, Args []string      `yaml:",flow"`
 		Env           []EnvVariable `yaml:"env"`
 

@@ -310,6 +310,39 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+// TestPage: the page on switching has a row for each flag, with its variables.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/migrate-istio.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, " | "); len(cells) == 3 && strings.HasPrefix(line, "| `--") {
+			for word := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), ", ") {
+				rows[strings.Trim(word, "`")] = cells[1]
+			}
+		}
+	}
+	l := &line{}
+	l.define()
+	l.flags.VisitAll(func(f *pflag.Flag) {
+		var want []string
+		if !strings.Contains(f.Name, "_") && f.Name != "help" && f.Name != "vklog" {
+			want = variables(f.Name)
+		}
+		found, row := rows["--"+f.Name]
+		_, letter := rows["-"+f.Shorthand]
+		if !row || f.Shorthand != "" && !letter {
+			t.Errorf("docs/migrate-istio.md has no row for --%s, -%s", f.Name, f.Shorthand)
+		}
+		if got := strings.ReplaceAll(found, "`", ""); got != "none" && got != strings.Join(want, ", ") ||
+			got == "none" && want != nil {
+			t.Errorf("docs/migrate-istio.md: --%s: variables %q, should be %q", f.Name, got, want)
+		}
+	})
+}
+
 // FuzzParse: no line and no variable makes it panic, and what it accepts compiles.
 func FuzzParse(f *testing.F) {
 	f.Add(injected, "ISTIO_OUTBOUND_OWNER_GROUPS=1")

@@ -4,6 +4,7 @@ package istio_test
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,20 @@ func TestFates(t *testing.T) {
 	p.Sets = append(p.Sets, injected(t)...)
 	p.Differences = differences(p.Sets)
 	p.Test(t)
+}
+
+// TestPage: the page on switching has each difference, and why a set is refused.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/migrate-istio.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(page), "`", "")
+	for _, d := range differences(sets()) {
+		if !strings.Contains(text, "| "+d.Reason+" |") {
+			t.Errorf("docs/migrate-istio.md does not say: %s", d.Reason)
+		}
+	}
 }
 
 // injected are the command lines that Istio's own injector writes, once each.

@@ -36,6 +36,8 @@ type injected struct {
 	Container corev1.Container `json:"container"`
 	// Native is true of a pod whose proxy is an init container, too (a native sidecar).
 	Native bool `json:"native,omitempty"`
+	// Proxy is the proxy's image.
+	Proxy string `json:"proxy"`
 }
 
 // pod is a workload, and how Istio is installed.
@@ -58,6 +60,7 @@ func pods() []pod {
 	cni := []string{"components.cni.enabled=true"}
 	return []pod{
 		{"deployment", "Deployment", annotated(), nil},
+		{"our-image", "Deployment", annotated(), []string{"values.global.proxy_init.image=registry.example/intercept:v1"}},
 		{"statefulset", "StatefulSet", annotated(), nil},
 		{"daemonset", "DaemonSet", annotated(), nil},
 		{"job", "Job", annotated(), nil},
@@ -194,8 +197,10 @@ func (p pod) inject() (injected, error) {
 		return injected{}, fmt.Errorf("the injector writes no init container:\n%s", &out)
 	}
 	i := injected{Name: p.name, Kind: p.kind, Pod: result.SecurityContext, Container: result.InitContainers[0]}
-	for _, c := range result.InitContainers[1:] {
-		i.Native = i.Native || c.Name == "istio-proxy"
+	for at, c := range append(result.InitContainers, result.Containers...) {
+		if c.Name == "istio-proxy" {
+			i.Proxy, i.Native = c.Image, at < len(result.InitContainers)
+		}
 	}
 	return i, nil
 }
