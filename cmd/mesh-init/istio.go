@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
@@ -26,8 +27,7 @@ func istioIPTables() dropIn {
 	}
 }
 
-// validate does --run-validation: by verify, with a stand-in for the proxy, which starts later; and where this process
-// may not do what verify does, by what the proxy itself sees.
+// validate does --run-validation: by verify, with a stand-in for the proxy, which starts later.
 func (p program) validate(j job, r peers.Request) error {
 	if r.Validation == nil {
 		return nil
@@ -44,12 +44,8 @@ func (p program) validate(j job, r peers.Request) error {
 		report, err = j.verified()
 	}
 	switch {
-	case errors.Is(err, intercept.ErrPermission) && j.target.NetNS == "":
-		own, listErr := j.target.Addresses(ctx)
-		if listErr == nil {
-			listErr = hairpin.Verify(ctx, r.Config, own, r.Validation.Port)
-		}
-		err = listErr
+	case errors.Is(err, intercept.ErrPermission), errors.Is(err, fs.ErrPermission):
+		err = j.withLess(ctx, *r.Validation)
 	case err == nil && report.Verdict == verify.Failed:
 		err = errors.New("failed: " + failures(report))
 	}
@@ -58,6 +54,23 @@ func (p program) validate(j job, r peers.Request) error {
 	}
 	j.log.InfoContext(j.ctx, "the rules are in force")
 	return nil
+}
+
+// withLess validates where this process may not do what verify does. With NET_ADMIN, as in an init container that has just
+// written the rules, they are read back; as the proxy without any privilege, a call shows whether they are there.
+func (j job) withLess(ctx context.Context, v peers.Validation) error {
+	diffs, err := j.plane.Check(j.ctx, j.config)
+	switch {
+	case err == nil && len(diffs) > 0:
+		return fmt.Errorf("%d differences, the first: %s", len(diffs), diffs[0])
+	case !errors.Is(err, intercept.ErrPermission) || j.target.NetNS != "":
+		return err
+	}
+	own, err := j.target.Addresses(j.ctx)
+	if err != nil {
+		return err
+	}
+	return hairpin.Verify(ctx, j.config, own, v.Port)
 }
 
 // failures says what a report found wrong.

@@ -82,6 +82,7 @@ func TestIstiosPods(t *testing.T) {
 			if !validates {
 				c.expect(t, lab, 0, []string{"created: ", " by nft "}, args...)
 				c.expect(t, lab, 0, []string{"unchanged: "}, args...)
+				c.expect(t, lab, 0, []string{"the rules are in force"}, append(args, "--run-validation", "--skip-rule-apply")...)
 				return
 			}
 			// The CNI plugin has not been there: Istio's repair knows the pod by this exit code.

@@ -142,10 +142,6 @@ func (p *reader) notes() {
 	if args := p.flags.Args(); len(args) > 0 {
 		p.r.Warn("%q: words that are no flags are passed over, as by istio-iptables", strict.Clip(strings.Join(args, " ")))
 	}
-	_, given := p.source[excludeInboundFlag]
-	if given && p.excludeInbound != "" && p.includeInbound != "*" && p.includeInbound != "" {
-		p.r.Warn("%s: nothing is excluded from a list of ports: it works with -b '*' alone", p.from(excludeInboundFlag))
-	}
 	if p.allDNS && !p.dns {
 		p.r.Warn("%s has no effect without --%s", p.from(allDNSFlag), dnsFlag)
 	}
@@ -205,6 +201,15 @@ func (p *reader) inbound(in *intercept.Inbound) {
 		in.ExcludePorts = p.ports(excludeInboundFlag, p.excludeInbound)
 	default:
 		in.IncludePorts = p.ports(includeInboundFlag, p.includeInbound)
+		unused := reader{line: p.line, r: new(peers.Request)} // whatever it is, istio-iptables does not look at it
+		for _, e := range unused.ports(excludeInboundFlag, p.excludeInbound) {
+			if slices.ContainsFunc(in.IncludePorts, func(i intercept.PortRange) bool {
+				return i.First <= e.Last && e.First <= i.Last
+			}) {
+				p.r.Warn("%s: %s is captured all the same: nothing is excluded from a list of ports (-b)",
+					p.from(excludeInboundFlag), e)
+			}
+		}
 	}
 	if p.mode != tproxyMode || p.includeInbound == "" {
 		return // the proxy's calls to its own pod are redirected in any case

@@ -60,7 +60,10 @@ func TestMeaning(t *testing.T) {
 		fail string
 	}{
 		{args: ""},
-		{args: "-b 80,443", want: `inbound.excludePorts "" inbound.includePorts "80,443"`, warn: []string{"-d"}},
+		{args: "-b 80,443", want: `inbound.excludePorts "" inbound.includePorts "80,443"`},
+		{args: "-b 80,443 -d http", want: `inbound.excludePorts "" inbound.includePorts "80,443"`},
+		{args: "-b 80,443 -d 22,443", want: `inbound.excludePorts "" inbound.includePorts "80,443"`,
+			warn: []string{"(-d): 443 is captured all the same"}},
 		{args: `-b ""`, want: `inbound.excludePorts "" inbound.includePorts ""`},
 		{args: `-i ""`, want: `outbound.includeCIDRs ""`},
 		{args: `-i 10.0.0.1/8,fd00::/8 -x 10.9.9.9/16`,
