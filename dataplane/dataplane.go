@@ -146,6 +146,13 @@ func (p Pod) Addresses(ctx context.Context) ([]netip.Addr, error) {
 	return once(ctx, p, func(s *Session) ([]netip.Addr, error) { return s.Addresses(ctx) })
 }
 
+// Arrive is [Session.Arrive] in a session of its own.
+func (p Pod) Arrive(ctx context.Context, listen, to netip.AddrPort) error {
+	p.AllowHostNetNS = true
+	_, err := once(ctx, p, func(s *Session) (struct{}, error) { return struct{}{}, s.Arrive(ctx, listen, to) })
+	return err
+}
+
 // Foreign is [Session.Foreign] in a session of its own. Like Probe it is allowed in the host's network namespace.
 func (p Pod) Foreign(ctx context.Context) (Foreign, error) {
 	p.AllowHostNetNS = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -43,6 +44,16 @@ func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify
 
 // ServedError is what Verify reports, with [Pod.StandIn], where somebody listens already.
 type ServedError = trial.ServedError
+
+// AstrayError is what [Session.Arrive] says of a connection that came elsewhere, or nowhere.
+type AstrayError = trial.AstrayError
+
+// Arrive proves that a connection is captured, without a configuration and without privilege: it listens at an address,
+// which stands for the proxy's, opens a connection to another, and waits until that comes to where it listens. It fails
+// with an [AstrayError] if it does not, at the latest when ctx ends. It is allowed in the host's network namespace.
+func (s *Session) Arrive(ctx context.Context, listen, to netip.AddrPort) error {
+	return s.do(ctx, func() error { return trial.Arrive(ctx, listen, to) })
+}
 
 // howLong is how long verify waits for answers.
 const howLong = 2500 * time.Millisecond

@@ -10,7 +10,6 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/peers"
-	"github.com/mesh-intercept/intercept/internal/peers/linkerd"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
@@ -34,10 +33,8 @@ type dropIn struct {
 func dropIns() []dropIn {
 	return []dropIn{
 		istioIPTables(),
-		{
-			name: "linkerd-init", does: "as linkerd2-proxy-init", called: []string{"proxy-init", "linkerd2-proxy-init"},
-			read: linkerd.Parse,
-		},
+		linkerdInit(),
+		linkerdValidator(),
 		kumaDropIn(),
 	}
 }

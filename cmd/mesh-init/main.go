@@ -8,6 +8,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -48,6 +49,7 @@ type plane interface {
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 	Foreign(context.Context) (dataplane.Foreign, error)
 	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)
+	Arrive(ctx context.Context, listen, to netip.AddrPort) error
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,6 +70,11 @@ func (k noKernel) Foreign(context.Context) (dataplane.Foreign, error) {
 func (k noKernel) RemoveForeign(context.Context, beside.Mesh, bool) (dataplane.Removal, error) {
 	k.t.Error("remove reached the kernel")
 	return dataplane.Removal{}, errors.New("unreachable")
+}
+
+func (k noKernel) Arrive(context.Context, netip.AddrPort, netip.AddrPort) error {
+	k.t.Error("a validator reached the kernel")
+	return errors.New("unreachable")
 }
 
 func (k noKernel) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
@@ -508,6 +514,8 @@ func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
 func (p fakePlane) Verify(context.Context, intercept.Config) (verify.Report, error) {
 	return p.verified, p.err
 }
+func (p fakePlane) Arrive(context.Context, netip.AddrPort, netip.AddrPort) error { return p.err }
+
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	return p.report, p.err
 }

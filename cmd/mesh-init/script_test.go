@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mesh-init": main, "linkerd2-proxy-init": main})
+	testscript.Main(m, map[string]func(){"mesh-init": main, "linkerd2-proxy-init": main, "linkerd2-network-validator": main})
 }
 
 // scriptCommands are the words that the scripts have besides testscript's.

@@ -41,12 +41,15 @@ type Request struct {
 	Foreign string
 	// Text is what Help prints.
 	Text string
-	// Warnings are said once each: what is accepted without an effect, and what is left outside the mesh as the peer leaves it.
+	// Warnings are said once each: what is accepted without an effect, and what is left outside the mesh as the peer
+	// leaves it.
 	Warnings []string
 	// LogLevel and LogFormat are as in mesh-init's flags; "": the default.
 	LogLevel, LogFormat string
 	// Validation is asked for besides, after the Action; nil: it is not.
 	Validation *Validation
+	// Arrival is tried besides, after the Action. The zero Arrival is none.
+	Arrival Arrival
 	// Lenient accepts what is refused otherwise because it leaves traffic outside that the peer's documentation says is
 	// captured.
 	Lenient bool
@@ -58,6 +61,14 @@ type Validation struct {
 	Timeout time.Duration
 	// Port is the one that is called.
 	Port uint16
+}
+
+// Arrival is a connection that has to come to a port of the pod: then interception works.
+type Arrival struct {
+	// Listen is where it has to come, and To where it is opened to.
+	Listen, To netip.AddrPort
+	// Timeout is how long that may take.
+	Timeout time.Duration
 }
 
 // Warn adds a warning, once.

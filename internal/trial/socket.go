@@ -129,6 +129,10 @@ func local(fd int) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
+	return addrPort(sa)
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))

@@ -4,6 +4,7 @@ package trial
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -26,3 +27,6 @@ func Listen(intercept.Config, []ruleset.Family) (*StandIns, error) { return nil,
 
 // Close does nothing.
 func (*StandIns) Close() error { return nil }
+
+// Arrive fails with [ruleset.ErrNeedsLinux].
+func Arrive(context.Context, netip.AddrPort, netip.AddrPort) error { return ruleset.ErrNeedsLinux }
