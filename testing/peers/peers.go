@@ -26,10 +26,10 @@ type Peer struct {
 	Sidecar netlab.SidecarConfig
 	// Flows are sent under each set, one a line: "PROTOCOL WHO>ADDRESS:PORT".
 	//
-	// PROTOCOL is tcp or udp. WHO is peer (from outside), vm (from behind the pod), or in the pod root, app (1000:1000),
-	// proxy, proxyuid and proxygid (of its user or group alone, else the app's), or UID:GID; after it in parentheses may
-	// stand the source address. An address is a word of [netlab.Addresses], which stands for one of each family, or an
-	// address; IPv6 in brackets.
+	// PROTOCOL is tcp or udp. WHO is peer (from outside), vm (from behind the pod), or in the pod root, app
+	// (1000:1000), proxy, proxyuid and proxygid (of its user or group alone, else the app's), or UID:GID; after it in
+	// parentheses may stand the source address. An address is a word of [netlab.Addresses], which stands for one of
+	// each family, or an address; IPv6 in brackets.
 	Flows []string
 	// Sets are the command lines. The first is the one from which the record tells the others' differences.
 	Sets []Set
@@ -50,12 +50,13 @@ type Set struct {
 	// Environ is as from os.Environ, Files what can be read, by name.
 	Environ []string
 	Files   map[string]string
-	// Addresses are those that the program finds on the pod's interfaces. Nil: the laboratory's, 10.244.0.5 and fd00:244::5.
+	// Addresses are those that the program finds on the pod's interfaces. Nil: the laboratory's, 10.244.0.5 and
+	// fd00:244::5.
 	Addresses []netip.Addr
 	// Sidecar is what listens in the pod. Nil: the peer's.
 	Sidecar *netlab.SidecarConfig
-	// Refused is a part of the error with which the program refuses the set; --lenient then accepts it. Such a set needs
-	// no Differences of its own.
+	// Refused is a part of the error with which the program refuses the set. With --lenient, which is then added, it
+	// has to accept it.
 	Refused string
 	// Why says why it is refused, as in the page on switching.
 	Why string
@@ -82,7 +83,8 @@ func Restore(variant, v4, v6 string) []Command {
 // Difference says that flows meet another fate here than with the peer's program, on purpose. Of two that speak of the
 // same flow the later one holds.
 type Difference struct {
-	// Sets and Flows are patterns as of [path.Match] of the names of sets and flows, several separated by ", ". A flow's name has its family: "tcp4 app>outside:80".
+	// Sets and Flows are patterns as of [path.Match] of the names of sets and flows, several separated by ", ". A
+	// flow's name has its family: "tcp4 app>outside:80".
 	Sets, Flows string
 	// Fate is ours, as Fate.String writes it. All flows that are meant have it, and some another there.
 	Fate string

@@ -74,8 +74,8 @@ func (p Peer) Test(t *testing.T) {
 			t.Parallel()
 			got := p.oracle(t, s, flows)
 			for _, f := range flows {
-				if got[f.name] != recorded[s.Name][f.name] {
-					t.Errorf("%s: %s under the documented rules, recorded is %s", f.name, got[f.name], recorded[s.Name][f.name])
+				if is, was := got[f.name], recorded[s.Name][f.name]; is != was {
+					t.Errorf("%s: %s under the documented rules, recorded is %s", f.name, is, was)
 				}
 			}
 		})
@@ -105,8 +105,8 @@ func (p Peer) record(t *testing.T, flows []flow) {
 	if t.Failed() {
 		return
 	}
-	head := "// What became of flows under the rules that the peer documents. make peers writes it; testing/peers/record.go\n" +
-		"// says how to read it.\n"
+	head := "// What became of flows under the rules that the peer documents. make peers writes it, and\n" +
+		"// testing/peers/record.go says how to read it.\n"
 	if err := os.WriteFile(p.Record, []byte(writeRecord(head, p.Sets, all, flows)), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +259,8 @@ func (p Peer) model(t *testing.T, s Set, flows []flow, want fates) {
 	}
 }
 
-// arrives returns what is seen of a fate: what goes to the very port of the proxy to which it is redirected arrives where
-// it was sent.
+// arrives returns what is seen of a fate: what goes to the very port of the proxy to which it is redirected arrives
+// where it was sent.
 func arrives(fate intercept.Fate, f flow) string {
 	local := f.From == netlab.FromPeer || f.Dst.Addr().IsLoopback()
 	toPort := fate.Action == intercept.Redirected || fate.Action == intercept.Transparent

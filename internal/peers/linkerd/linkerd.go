@@ -61,8 +61,8 @@ func (o *options) flags() *pflag.FlagSet {
 	return set
 }
 
-// Parse says what a command line of linkerd2-proxy-init asks for. The errors joined are of type [*peers.FlagError] where
-// they are about a flag's value.
+// Parse says what a command line of linkerd2-proxy-init asks for. Of the errors joined, those about the value of a flag
+// are of type [*peers.FlagError].
 func Parse(args []string, w peers.World) (peers.Request, error) {
 	o := &options{}
 	set := o.flags()
@@ -107,8 +107,8 @@ func (p *parser) fail(flag, value, format string, args ...any) {
 // nobody is a user that no process of a pod is: there is no greater one.
 const nobody = intercept.MaxID
 
-// proxy says who is exempt. As there, neither a negative number nor 0 is anybody. But where 0 is the only user named, the
-// proxy runs as root: without an exemption it would call itself for ever.
+// proxy says who is exempt. As there, neither a negative number nor 0 is anybody. But where 0 is the only user named,
+// the proxy runs as root: without an exemption it would call itself for ever.
 func (p *parser) proxy() {
 	c := &p.Config.Proxy
 	*c = intercept.Proxy{}
@@ -130,7 +130,7 @@ func (p *parser) proxy() {
 		p.Warn("--proxy-gid 0 has no effect beside --proxy-uid: group 0's traffic is captured")
 	case p.uid == 0:
 		c.UIDs, c.AllowRoot = intercept.IDs{intercept.ID(0)}, true
-		p.Warn("--proxy-uid 0: the proxy is root, and the traffic of every process of the pod that runs as root goes past it")
+		p.Warn("--proxy-uid 0: the proxy is root, and what any process of the pod sends as root goes past it")
 	case !named && len(p.errs) == 0:
 		c.UIDs = intercept.IDs{intercept.ID(nobody)}
 		p.Refuse(&p.errs, "--proxy-uid", "", "it names no user, nor does --proxy-gid a group: "+
@@ -247,7 +247,7 @@ func (p *parser) families(w peers.World) {
 		return // the pod says so itself when it is asked for more
 	}
 	if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() }) {
-		p.Warn("--ipv6=false leaves IPv6 outside the mesh, and the pod has an IPv6 address; without it IPv6 is captured, too")
+		p.Warn("--ipv6=false leaves IPv6 outside the mesh, and the pod has an IPv6 address; without it IPv6 is captured")
 	}
 }
 
@@ -272,7 +272,7 @@ func (p *parser) programs() {
 	known("--firewall-bin-path", p.bin, "iptables", "iptables-nft", "iptables-legacy")
 	known("--firewall-save-bin-path", p.saveBin, "iptables-save", "iptables-nft-save", "iptables-legacy-save")
 	if p.closeWait < 0 || p.closeWait > maxCloseWait {
-		p.fail("--timeout-close-wait-secs", strconv.Itoa(p.closeWait), "it is no number of seconds from 0 to %d", maxCloseWait)
+		p.fail("--timeout-close-wait-secs", strconv.Itoa(p.closeWait), "it is not from 0 to %d", maxCloseWait)
 	}
 	p.Pod.CloseWait = time.Duration(p.closeWait) * time.Second
 }

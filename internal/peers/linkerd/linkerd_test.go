@@ -61,7 +61,8 @@ func TestRequest(t *testing.T) {
 		}},
 		{"--netns /run/netns/a", func(r peers.Request) bool { return r.Pod.NetNS == "/run/netns/a" }},
 		{"--timeout-close-wait-secs 3600", func(r peers.Request) bool { return r.Pod.CloseWait == time.Hour }},
-		{"--log-level trace --log-format json", func(r peers.Request) bool { return r.LogLevel == "debug" && r.LogFormat == "json" }},
+		{"--log-level trace", func(r peers.Request) bool { return r.LogLevel == "debug" && r.LogFormat == "text" }},
+		{"--log-format json", func(r peers.Request) bool { return r.LogLevel == "info" && r.LogFormat == "json" }},
 		{"--log-level WARNING", func(r peers.Request) bool { return r.LogLevel == "warn" && r.LogFormat == "text" }},
 		{"--log-level fatal", func(r peers.Request) bool { return r.LogLevel == "error" }},
 		{"--ipv6=false", func(r peers.Request) bool { return r.Config.Families == intercept.FamiliesIPv4 }},
@@ -108,14 +109,16 @@ func TestRefused(t *testing.T) {
 		args string
 		want []string
 	}{
-		{"", []string{"--incoming-proxy-port: it has to be given", "--outgoing-proxy-port: it has to be given", "--proxy-uid: "}},
+		{"", []string{
+			"--incoming-proxy-port: it has to be given", "--outgoing-proxy-port: it has to be given", "--proxy-uid: ",
+		}},
 		{"-p 0 -o 4140 -u 1", []string{`--incoming-proxy-port "0": it is no port from 1 to 65535`}},
 		{"-p 4143 -o 65536 -u 1", []string{`--outgoing-proxy-port "65536": it is no port`}},
 		{"-p 4143 -o x -u 1", []string{"outgoing-proxy-port", `"x"`}},
 		{"-p 4143 -o 4143 -u 1", []string{"--outgoing-proxy-port", "4143"}},
 		{base + " -r 80,http", []string{`--ports-to-redirect "http": it is no port`}},
 		{base + " -r 80-90", []string{`--ports-to-redirect "80-90": it is no port`, "no ranges"}},
-		{base + " --inbound-ports-to-ignore http", []string{`--inbound-ports-to-ignore "http": there is no port among these`}},
+		{base + " --inbound-ports-to-ignore http", []string{`--inbound-ports-to-ignore "http": there is no port`}},
 		{base + " --subnets-to-ignore 10.0.0.1", []string{`--subnets-to-ignore "10.0.0.1": it is no CIDR`}},
 		{base + " --proxy-gid 4294967295", []string{`--proxy-gid "4294967295": the greatest`}},
 		{base + " --iptables-mode bpf", []string{`--iptables-mode "bpf": it is none of legacy, nft, plain`}},

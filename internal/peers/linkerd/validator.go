@@ -52,7 +52,8 @@ func ParseValidator(args []string, w peers.World) (peers.Request, error) {
 		return peers.Request{}, err
 	}
 	if v.help {
-		return peers.Request{Action: peers.Help, Text: "Usage: mesh-init linkerd-validator [flags]\n\n" + set.FlagUsages()}, nil
+		text := "Usage: mesh-init linkerd-validator [flags]\n\n" + set.FlagUsages()
+		return peers.Request{Action: peers.Help, Text: text}, nil
 	}
 	r := peers.Request{Action: peers.Nothing}
 	var errs []error
@@ -85,7 +86,7 @@ func ParseValidator(args []string, w peers.World) (peers.Request, error) {
 	case "trace":
 		r.LogLevel = "debug"
 	default:
-		r.Warn("--log-level %q is none of error, warn, info, debug, trace; it is info: nothing here logs by parts", v.logLevel)
+		r.Warn("--log-level %q is none of error, warn, info, debug, trace; it is info", v.logLevel)
 	}
 	switch v.logFormat {
 	case "json":

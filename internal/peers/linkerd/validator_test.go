@@ -52,11 +52,14 @@ func TestValidatorRefuses(t *testing.T) {
 		{"--netns a", "--netns"},
 		{"now", "now: there are no arguments but flags"},
 	} {
-		if _, err := ParseValidator(strings.Fields(test.args), peers.World{}); err == nil || !strings.Contains(err.Error(), test.want) {
+		_, err := ParseValidator(strings.Fields(test.args), peers.World{})
+		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, should have %q", test.args, err, test.want)
 		}
 	}
-	for text, want := range map[string]time.Duration{"0": 0, "0ms": 0, " 2m ": 2 * time.Minute, "1500ms": 1500 * time.Millisecond, "2d": 48 * time.Hour} {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "0ms": 0, " 2m ": 2 * time.Minute, "1500ms": 1500 * time.Millisecond, "2d": 48 * time.Hour,
+	} {
 		if d, err := duration(text); err != nil || d != want {
 			t.Errorf("%q: %s, %v", text, d, err)
 		}

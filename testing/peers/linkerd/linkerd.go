@@ -43,7 +43,7 @@ func parse(args []string) (flags, error) {
 // Rules returns what runs of the program leave in force, of which the last has the arguments given last.
 //
 // A run replaces what an earlier one made, in the same backend and in the families that it has. With subnets of one
-// family alone, and both families on, the program fails in the other: of IPv4 its rules stay, of IPv6 none are in force.
+// family alone, and both families on, the program fails in the other: IPv4's rules stay, of IPv6 none are in force.
 func Rules(runs ...[]string) []peers.Command {
 	// By the program's name, as a later run replaces an earlier one's.
 	inForce := map[string]string{}
