@@ -22,7 +22,7 @@ func Arrive(ctx context.Context, listen, to netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(server)
+	defer func() { _ = unix.Close(server) }()
 	set := func(level, option, value int) {
 		err = errors.Join(err, os.NewSyscallError("setsockopt", unix.SetsockoptInt(server, level, option, value)))
 	}
@@ -43,7 +43,7 @@ func Arrive(ctx context.Context, listen, to netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(client)
+	defer func() { _ = unix.Close(client) }()
 	if err := hops(client, to.Addr(), 1); err != nil {
 		return err
 	}
