@@ -40,6 +40,9 @@ const otherFamily = time.Second
 // arrive is the work of validators, which know no configuration and have no privilege: a connection that they open has
 // to be captured. The other family is tried, too, where there is one, and a leak there is said.
 func (p program) arrive(j job, r peers.Request) error {
+	if r.Arrival == nil {
+		return nil // help was asked for
+	}
 	ctx, cancel := context.WithTimeout(j.ctx, r.Arrival.Timeout)
 	defer cancel()
 	if err := j.plane.Arrive(ctx, r.Arrival.Listen, r.Arrival.To); err != nil {

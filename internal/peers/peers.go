@@ -48,8 +48,8 @@ type Request struct {
 	LogLevel, LogFormat string
 	// Validation is asked for besides, after the Action; nil: it is not.
 	Validation *Validation
-	// Arrival is tried besides, after the Action. The zero Arrival is none.
-	Arrival Arrival
+	// Arrival is tried besides, after the Action; nil: nothing is.
+	Arrival *Arrival
 	// Lenient accepts what is refused otherwise because it leaves traffic outside that the peer's documentation says is
 	// captured.
 	Lenient bool

@@ -55,7 +55,7 @@ func ParseValidator(args []string, w peers.World) (peers.Request, error) {
 		text := "Usage: mesh-init linkerd-validator [flags]\n\n" + set.FlagUsages()
 		return peers.Request{Action: peers.Help, Text: text}, nil
 	}
-	r := peers.Request{Action: peers.Nothing}
+	r := peers.Request{Action: peers.Nothing, Arrival: &peers.Arrival{}}
 	var errs []error
 	fail := func(flag, value string, err error) {
 		errs = append(errs, &peers.FlagError{Flag: flag, Value: value, Err: err})

@@ -26,7 +26,7 @@ func TestValidator(t *testing.T) {
 		Listen:  netip.MustParseAddrPort("0.0.0.0:4140"),
 		To:      netip.MustParseAddrPort("192.0.2.2:1404"),
 		Timeout: 10 * time.Second,
-	}); err != nil || r.Arrival != want || r.Action != peers.Nothing {
+	}); err != nil || *r.Arrival != want || r.Action != peers.Nothing {
 		t.Errorf("%v, %+v", err, r)
 	}
 	env := peers.World{Environ: []string{"LINKERD_VALIDATOR_LOG_LEVEL=trace", "LINKERD_VALIDATOR_LOG_FORMAT=json"}}
