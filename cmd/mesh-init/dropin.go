@@ -10,6 +10,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/internal/peers/kuma"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
@@ -35,7 +36,9 @@ func dropIns() []dropIn {
 		istioIPTables(),
 		linkerdInit(),
 		linkerdValidator(),
-		kumaDropIn(),
+		{
+			name: "kuma", does: "as kumactl install transparent-proxy", called: []string{"kumactl"}, read: kuma.Parse,
+		},
 	}
 }
 
@@ -85,8 +88,6 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		}
 	case peers.Render:
 		err = j.render()
-	case peers.Verify:
-		err = j.verify()
 	case peers.Help:
 		j.out.WriteString(r.Text)
 	case peers.Nothing:

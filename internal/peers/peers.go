@@ -21,8 +21,6 @@ const (
 	Remove Action = "remove"
 	// Render prints what Apply would put in force.
 	Render Action = "render"
-	// Verify proves that what Apply puts in force works.
-	Verify Action = "verify"
 	// Help prints Request.Text.
 	Help Action = "help"
 	// Nothing was asked for that has to be done here.

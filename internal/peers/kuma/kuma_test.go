@@ -18,9 +18,10 @@ import (
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
-// world is one with these files, and these variables behind the last: NAME=VALUE.
+// world is one with these files and variables, and with iptables' programs but the plain ones.
 func world(files map[string]string, env ...string) peers.World {
-	return peers.World{Environ: env, ReadFile: func(name string) ([]byte, error) {
+	programs := func(b dataplane.Backend) bool { return b != dataplane.BackendIPTables }
+	return peers.World{Environ: env, HasPrograms: programs, ReadFile: func(name string) ([]byte, error) {
 		text, there := files[name]
 		if !there {
 			return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
@@ -222,6 +223,7 @@ func TestParse(t *testing.T) {
 
 // TestRequest: what a line asks for besides a configuration.
 func TestRequest(t *testing.T) {
+	validation := &peers.Validation{Timeout: 10 * time.Second, Port: 20000}
 	for line, want := range map[string]peers.Request{
 		"":                          {Action: peers.Apply},
 		"install transparent-proxy": {Action: peers.Apply},
@@ -234,16 +236,14 @@ func TestRequest(t *testing.T) {
 		"uninstall transparent-proxy":                                                    {Action: peers.Remove, Foreign: "kuma"},
 		"uninstall --dry-run":                                                            {Action: peers.Remove, Foreign: "kuma", DryRun: true},
 		"uninstall transparent-proxy --allow-host-netns":                                 {Action: peers.Remove, Foreign: "kuma", Pod: dataplane.Pod{AllowHostNetNS: true}},
-		"install transparent-proxy-validator":                                            {Action: peers.Verify, Pod: dataplane.Pod{StandIn: true}},
-		"transparent-proxy-validator --ip-family-mode=ipv4":                              {Action: peers.Verify, Pod: dataplane.Pod{StandIn: true}},
+		"install transparent-proxy-validator":                                            {Action: peers.Nothing, Validation: validation},
+		"transparent-proxy-validator --ip-family-mode=ipv4":                              {Action: peers.Nothing, Validation: validation},
 		"--disable-comments":                                                             {Action: peers.Apply, Pod: dataplane.Pod{IPTables: dataplane.IPTables{Dialect: iptables.Minimal}}},
 		"--iptables-executables iptables-restore:/l/iptables-legacy-restore,iptables:/x": {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy}},
 		"--iptables-executables iptables:/l/iptables-nft":                                {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesNFT}},
-		"--iptables-executables ip6tables:/l/ip6tables":                                  {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTables}},
 	} {
 		t.Run(line, func(t *testing.T) {
-			files := map[string]string{"/l/iptables-legacy-restore": "", "/l/iptables-nft": "", "/l/ip6tables": ""}
-			got, err := parse(t, files, nil, strings.Fields(line)...)
+			got, err := parse(t, nil, nil, strings.Fields(line)...)
 			noted := strings.Contains(line, "--no-config") && len(got.Warnings) == 1
 			if err != nil || len(got.Warnings) > 0 && !noted {
 				t.Errorf("%v, warnings %q", err, got.Warnings)
@@ -359,7 +359,7 @@ func TestBadInput(t *testing.T) {
 		{"--iptables-logs=false", "", ""},
 		{"--skip-dns-conntrack-zone-split", "--skip-dns-conntrack-zone-split has no effect here", ""},
 		{"--store-firewalld --verbose", "--store-firewalld has no effect here", ""},
-		{"--iptables-executables iptables:/nowhere/iptables", "/nowhere/iptables is not there", ""},
+		{"--iptables-executables iptables:/nowhere/iptables", "--iptables-executables: there is no such program here", ""},
 		{"--iptables-executables nft:/x", "", `"nft:/x": write NAME:PATH`},
 		{"--ip-family-mode IPv4", `"IPv4" means dualstack to kumactl`, ""},
 		{"--ip-family-mode ipv6", "", `"ipv6" is neither dualstack nor ipv4`},

@@ -17,6 +17,9 @@ import (
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
+// validationTime is for how long kumactl tries, about, and validationPort the first of the ports that it calls.
+const validationTime, validationPort = 10 * time.Second, 20000
+
 // understand says in this project's terms what is given.
 func (r *reader) understand() {
 	r.idle()
@@ -29,7 +32,7 @@ func (r *reader) understand() {
 		r.Action, r.DryRun, r.Foreign = peers.Remove, r.on(keyDryRun), "kuma"
 		return
 	case r.command == validate:
-		r.Action, r.Pod.StandIn = peers.Verify, true
+		r.Action, r.Validation = peers.Nothing, &peers.Validation{Timeout: validationTime, Port: validationPort}
 	case r.on(keyDryRun):
 		r.Action = peers.Render
 	}
@@ -317,8 +320,8 @@ func (r *reader) networks() {
 	}
 }
 
-// backend is by the names of the programs, if they are there. If not, as in an image that has none, kumactl looks for
-// others; here rules need no program.
+// backend is by the names of the programs, wherever they are. Where there are none, as in the image of mesh-init, rules
+// need no program.
 func (r *reader) backend() {
 	wait, err := strconv.ParseUint(r.text(keyWait), 10, 16)
 	if r.Pod.IPTables.Wait = time.Duration(wait) * time.Second; err != nil {
@@ -341,10 +344,6 @@ func (r *reader) backend() {
 	if file == "" {
 		return
 	}
-	if _, err := r.world.ReadFile(file); err != nil {
-		r.Warn("%s: %s is not there; the rules are written without it", r.row(keyPrograms).source, strict.OneLine(file))
-		return
-	}
 	switch name := path.Base(file); {
 	case strings.Contains(name, "legacy"):
 		r.Pod.Backend = dataplane.BackendIPTablesLegacy
@@ -352,5 +351,9 @@ func (r *reader) backend() {
 		r.Pod.Backend = dataplane.BackendIPTablesNFT
 	default:
 		r.Pod.Backend = dataplane.BackendIPTables
+	}
+	if r.world.HasPrograms == nil || !r.world.HasPrograms(r.Pod.Backend) {
+		r.Pod.Backend = dataplane.BackendAuto
+		r.Warn("%s: there is no such program here; rules are written without one", r.row(keyPrograms).source)
 	}
 }
