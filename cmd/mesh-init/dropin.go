@@ -38,6 +38,7 @@ func dropIns() []dropIn {
 		linkerdValidator(),
 		{
 			name: "kuma", does: "as kumactl install transparent-proxy", called: []string{"kumactl"}, read: kuma.Parse,
+			after: program.validate,
 		},
 	}
 }

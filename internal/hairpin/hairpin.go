@@ -34,7 +34,8 @@ func Verify(ctx context.Context, c intercept.Config, own []netip.Addr, port uint
 	called := false
 	for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
 		i := slices.IndexFunc(own, func(a netip.Addr) bool {
-			return a.IsGlobalUnicast() && intercept.FamilyOf(a) == f && captures(c.Families, f)
+			return a.IsGlobalUnicast() && !slices.Contains(c.PassthroughSources, a) && intercept.FamilyOf(a) == f &&
+				captures(c.Families, f)
 		})
 		if i < 0 {
 			continue

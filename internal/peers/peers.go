@@ -12,6 +12,10 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 )
 
+// Programs are the paths at which the containers of other meshes' pods call their programs. The image has mesh-init
+// there, so that a pod needs another image alone.
+func Programs() []string { return []string{"/usr/bin/kumactl"} }
+
 // Action is what a command line asks for.
 type Action string
 

@@ -104,11 +104,17 @@ func (c container) become(args []string) error {
 // pod. It returns what it prints, errors included, and its exit code.
 func (c container) run(t *testing.T, lab *netlab.Lab, args ...string) (string, int) {
 	t.Helper()
+	return c.start(t, lab, append([]string{"/mesh-init"}, args...)...)
+}
+
+// start is run with the program's path before its arguments.
+func (c container) start(t *testing.T, lab *netlab.Lab, args ...string) (string, int) {
+	t.Helper()
 	text, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe", append([]string{"/mesh-init"}, args...)...)
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = []string{containerVariable + "=" + string(text)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 	var out bytes.Buffer

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/kube/internal/image"
 )
 
 func main() {
-	i := image.Image{Files: map[string][]byte{}}
+	i := image.Image{Files: map[string][]byte{}, Links: map[string]string{}}
 	flag.StringVar(&i.Name, "name", "localhost/intercept:dev", "`NAME` of the image, with its tag")
 	flag.StringVar(&i.Architecture, "arch", runtime.GOARCH, "what the programs are built for, as `GOARCH`")
 	output := flag.String("o", "bin/intercept-image.tar", "`FILE` to write")
@@ -40,6 +42,9 @@ func write(i image.Image, output string, programs []string) error {
 		i.Files[filepath.Base(p)] = text
 	}
 	i.Entrypoint = []string{"/" + filepath.Base(programs[0])}
+	for _, path := range peers.Programs() { // by which the entry point is called, too
+		i.Links[strings.TrimPrefix(path, "/")] = i.Entrypoint[0]
+	}
 	b, err := image.Archive(i)
 	if err != nil {
 		return err

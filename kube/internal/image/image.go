@@ -29,6 +29,8 @@ type Image struct {
 	// Files are its files, all of them programs. The keys are their paths,
 	// without a slash in front.
 	Files map[string][]byte
+	// Links are further names of them: paths without a slash in front, and the files' paths with one.
+	Links map[string]string
 }
 
 // Archive returns the image in the form of `docker save`, which docker, podman,
@@ -40,7 +42,7 @@ func Archive(i Image) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name of the image: %w", err)
 	}
-	files, err := archive(i.Files)
+	files, err := archive(i.Files, i.Links)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +70,8 @@ func Archive(i Image) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// archive returns a tar of programs, which belong to root and carry no time.
-func archive(programs map[string][]byte) ([]byte, error) {
+// archive returns a tar of programs and links to them, which belong to root and carry no time.
+func archive(programs map[string][]byte, links map[string]string) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, path := range slices.Sorted(maps.Keys(programs)) {
@@ -78,6 +80,12 @@ func archive(programs map[string][]byte) ([]byte, error) {
 			return nil, err
 		}
 		if _, err := w.Write(programs[path]); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(links)) {
+		header := tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: links[path], Mode: 0o777, Format: tar.FormatUSTAR}
+		if err := w.WriteHeader(&header); err != nil {
 			return nil, err
 		}
 	}

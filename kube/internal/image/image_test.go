@@ -20,6 +20,7 @@ func TestArchive(t *testing.T) {
 	i := Image{
 		Name: "localhost/x:1", Architecture: "arm64", Entrypoint: []string{"/b", "pause"},
 		Files: map[string][]byte{"b": []byte("B"), "a": []byte("AA")},
+		Links: map[string]string{"usr/bin/c": "/b"},
 	}
 	text, err := Archive(i)
 	if err != nil {
@@ -50,6 +51,7 @@ func TestArchive(t *testing.T) {
 	if diff := cmp.Diff(want, config); diff != "" || manifest[0].RepoTags[0] != i.Name {
 		t.Errorf("%s%s", diff, files["manifest.json"])
 	}
+	i.Files["usr/bin/c"] = []byte("-> /b")
 	if diff := cmp.Diff(i.Files, unpack(t, layer)); diff != "" {
 		t.Error(diff)
 	}
@@ -73,6 +75,9 @@ func unpack(t *testing.T, archive []byte) map[string][]byte {
 		}
 		if err == nil {
 			files[h.Name], err = io.ReadAll(r)
+		}
+		if err == nil && h.Typeflag == tar.TypeSymlink {
+			files[h.Name] = []byte("-> " + h.Linkname)
 		}
 		if err != nil {
 			t.Fatal(err)
