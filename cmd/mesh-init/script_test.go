@@ -15,7 +15,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mesh-init": main, "linkerd2-proxy-init": main, "linkerd2-network-validator": main})
+	all := map[string]func(){}
+	for _, name := range []string{"mesh-init", "linkerd2-proxy-init", "linkerd2-network-validator", "kumactl"} {
+		all[name] = main
+	}
+	testscript.Main(m, all)
 }
 
 // scriptCommands are the words that the scripts have besides testscript's.

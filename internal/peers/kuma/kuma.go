@@ -38,9 +38,7 @@ func Parse(args []string, w peers.World) (peers.Request, error) {
 		r.file(file)
 	}
 	r.environment()
-	if r.errs.None() {
-		r.take(flags)
-	}
+	r.take(flags)
 	r.understand()
 	return r.Request, r.errs.Err()
 }
@@ -136,7 +134,7 @@ func (r *reader) take(flags *pflag.FlagSet, some ...string) {
 		switch {
 		case len(some) > 0 && !slices.Contains(some, f.Name):
 			return
-		case !w.has(r.command):
+		case !w.has(r.command) && len(some) == 0:
 			r.errs.Add(fmt.Errorf("%s: %s has no such flag", source, r.command))
 		case w.form == list:
 			w.set(split(v.all, ";"), source) // as the documentation writes several exclusions

@@ -449,6 +449,47 @@ func TestEverySetting(t *testing.T) {
 	}
 }
 
+// TestPage: docs/migrate-kuma.md has each setting, in the order of the table.
+func TestPage(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/migrate-kuma.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(text), "<!-- settings:")
+	page, _, _ = strings.Cut(page, "<!-- /settings -->")
+	var shown, want [][]string
+	for l := range strings.Lines(page) {
+		if cells := strings.Split(l, "|"); len(cells) > 5 && !strings.Contains(l, "---") && !strings.Contains(l, " flag | field") {
+			row := make([]string, 4)
+			for i := range row {
+				row[i] = strings.Trim(cells[i+1], " `")
+			}
+			if nothing := strings.HasPrefix(row[3], "nothing"); nothing {
+				row[3] = "nothing"
+			} else if row[3] != "" {
+				row[3] = "something"
+			}
+			shown = append(shown, row)
+		}
+	}
+	for _, s := range settings() {
+		row := []string{"", s.path, "", "something"}
+		if s.flag != "" {
+			row[0] = "--" + s.flag
+		}
+		if s.path != "" {
+			row[2] = strings.TrimPrefix(s.env(), envPrefix)
+		}
+		if s.idle != "" {
+			row[3] = "nothing"
+		}
+		want = append(want, row)
+	}
+	if diff := cmp.Diff(want, shown); diff != "" {
+		t.Errorf("the page lacks (-), and has (+):\n%s", diff)
+	}
+}
+
 // FuzzParse: any line and any file ends without a panic, and what is accepted compiles or is refused by Compile alone.
 func FuzzParse(f *testing.F) {
 	f.Add("--redirect-all-dns-traffic --vnet docker0:172.17.0.0/16", "redirect: {inbound: {excludePorts: [80]}}", "VERBOSE=1")

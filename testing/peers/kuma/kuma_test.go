@@ -3,6 +3,7 @@
 package kuma_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -28,6 +29,26 @@ func peer() peers.Peer {
 }
 
 func TestFates(t *testing.T) { peer().Test(t) }
+
+// TestPage: docs/migrate-kuma.md has the reason of each difference.
+func TestPage(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/migrate-kuma.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]bool{}
+	for _, d := range differences() {
+		reasons[d.Reason] = true
+	}
+	for _, s := range refused() {
+		reasons[s.Why] = true
+	}
+	for reason := range reasons {
+		if !strings.Contains(string(text), "| "+reason+" |") {
+			t.Errorf("the page lacks %q", reason)
+		}
+	}
+}
 
 func flows() []string {
 	return []string{

@@ -1,0 +1,16 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"testing"
+
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// TestMigrateKuma types the commands of docs/migrate-kuma.md, and compares what they print with what the page shows.
+// With MESH_TEST_UPDATE=1 it writes that into the page instead.
+func TestMigrateKuma(t *testing.T) {
+	netlab.RequireProgram(t, "iptables-nft-restore")
+	typePage(t, "../../docs/migrate-kuma.md", nil)
+}
