@@ -43,8 +43,9 @@ func (p program) commandLine(env []string) cli.Program {
 		row.Run = func(ctx context.Context, line cli.Line) int { return p.do(ctx, v, line, env) }
 		c.Verbs = append(c.Verbs, row)
 	}
+	c.Verbs = append(c.Verbs, p.migrateVerb(env))
 	for _, d := range dropIns() {
-		c.Verbs = append(c.Verbs, cli.Verb{Name: d.name, Does: d.does, Raw: func(ctx context.Context, args []string) int {
+		c.Verbs = append(c.Verbs, cli.Verb{Name: d.name, Does: d.does, InPlaceOf: true, Raw: func(ctx context.Context, args []string) int {
 			return p.standIn(ctx, d, args, env)
 		}})
 	}

@@ -34,7 +34,7 @@ func (p Program) shortHelp() string {
 	fmt.Fprintf(&b, "%s %s.\n\nUsage: %s VERB [flags]\n\nVerbs:\n", p.Name, p.Does, p.Name)
 	var others []Verb
 	for _, v := range p.all() {
-		if v.Raw != nil {
+		if v.InPlaceOf {
 			others = append(others, v)
 			continue
 		}

@@ -36,6 +36,8 @@ type Verb struct {
 	Run func(context.Context, Line) int
 	// Raw, if it is there, does it instead, from the arguments as they stand: the command line is another program's.
 	Raw func(ctx context.Context, args []string) int
+	// InPlaceOf is whether it is there in place of that other program.
+	InPlaceOf bool
 }
 
 // A Program is a table of verbs.
