@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -134,7 +135,7 @@ func (v *validator) err() error {
 		path, _, _ := strings.Cut(e.Field, "[")
 		return place[path]
 	}
-	slices.SortStableFunc(v.errs, func(a, b *FieldError) int { return of(a) - of(b) })
+	sort.SliceStable(v.errs, func(i, j int) bool { return of(v.errs[i]) < of(v.errs[j]) })
 	errs := make([]error, len(v.errs))
 	for i, e := range v.errs {
 		errs[i] = e

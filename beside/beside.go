@@ -6,6 +6,7 @@ package beside
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -179,7 +180,7 @@ func Survey(chains []Chain, ours Ours) []Foreign {
 			all = append(all, part.foreign(c, drops))
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Foreign) int { return slices.Compare(a.order(), b.order()) })
+	sort.SliceStable(all, func(i, j int) bool { return slices.Compare(all[i].order(), all[j].order()) < 0 })
 	return all
 }
 

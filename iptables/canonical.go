@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -101,12 +102,12 @@ func canonical(words []string) rulediff.Rule {
 			conditions = append(conditions, o)
 		}
 	}
-	compare := func(a, b option) int {
-		return strings.Compare(a.name+" "+a.value, b.name+" "+b.value)
+	inOrder := func(all []option) {
+		sort.Slice(all, func(i, j int) bool { return all[i].name+" "+all[i].value < all[j].name+" "+all[j].value })
 	}
-	slices.SortFunc(conditions, compare)
+	inOrder(conditions)
 	if len(target) > 1 {
-		slices.SortFunc(target[1:], compare)
+		inOrder(target[1:])
 	}
 	var body strings.Builder
 	for _, o := range append(conditions, target...) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -135,11 +136,13 @@ func (t savedTable) is(like table, name string, place int, s savedRule) (id rule
 
 // inOrder puts the parts of each chain into the order of their numbers. They are listed by name, NAME_10 before NAME_2.
 func inOrder(chains []savedChain) []savedChain {
-	return slices.SortedStableFunc(slices.Values(chains), func(a, b savedChain) int {
-		nameA, numberA := partOf(a.name)
-		nameB, numberB := partOf(b.name)
-		return cmp.Or(cmp.Compare(nameA, nameB), cmp.Compare(numberA, numberB))
+	chains = slices.Clone(chains)
+	sort.SliceStable(chains, func(i, j int) bool {
+		nameA, numberA := partOf(chains[i].name)
+		nameB, numberB := partOf(chains[j].name)
+		return cmp.Or(cmp.Compare(nameA, nameB), cmp.Compare(numberA, numberB)) < 0
 	})
+	return chains
 }
 
 // partOf returns the Ruleset's name of a chain or of a part of it, and the part's number.

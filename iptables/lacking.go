@@ -1,8 +1,8 @@
 package iptables
 
 import (
-	"cmp"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -30,7 +30,7 @@ func (p program) extensions() (all []extension) {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b extension) int { return cmp.Compare(a.String(), b.String()) })
+	sort.Slice(all, func(i, j int) bool { return all[i].String() < all[j].String() })
 	return slices.Compact(all)
 }
 

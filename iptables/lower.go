@@ -1,11 +1,11 @@
 package iptables
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -304,7 +304,7 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 		}
 	}
 	// What the first list does not have on it need not meet the others.
-	slices.SortStableFunc(a.lists, func(x, y [][]string) int { return cmp.Compare(len(x), len(y)) })
+	sort.SliceStable(a.lists, func(i, j int) bool { return len(a.lists[i]) < len(a.lists[j]) })
 	var err error
 	a.target, err = l.target(r)
 	return a, err

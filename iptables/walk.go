@@ -1,9 +1,9 @@
 package iptables
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -94,7 +94,7 @@ func (l *lowering) tooMuch(w walk) error {
 	if w.depth > maxDepth {
 		what = fmt.Sprintf("for chains that lead to each other %d deep; it takes %d", w.depth, maxDepth)
 	}
-	slices.SortStableFunc(l.lists, func(a, b list) int { return cmp.Compare(b.items, a.items) })
+	sort.SliceStable(l.lists, func(i, j int) bool { return l.lists[i].items > l.lists[j].items })
 	remedy := "use"
 	var names []string
 	for _, r := range l.lists[:min(3, len(l.lists))] {

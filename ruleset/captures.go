@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -110,7 +111,7 @@ func (s *search) bases(hooks ...Hook) []Chain {
 		return !slices.Contains(hooks, c.Hook) || c.Priority == PriorityRaw || c.Type == RouteChain ||
 			c.Priority >= PriorityFilter
 	})
-	slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.asked(), b.asked()) })
+	sort.SliceStable(bases, func(i, j int) bool { return bases[i].asked() < bases[j].asked() })
 	return bases
 }
 
@@ -368,6 +369,6 @@ func starts[V any, R span[V]](all []V, ranges []R, next func(V) V) []V {
 }
 
 func ordered[V comparable](all []V, compare func(a, b V) int) []V {
-	slices.SortFunc(all, compare)
+	sort.Slice(all, func(i, j int) bool { return compare(all[i], all[j]) < 0 })
 	return slices.Compact(all)
 }

@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -227,10 +228,11 @@ func nextInt[N uint16 | uint32](n N) N { return n + 1 }
 // value after one; after the greatest it gives one that is smaller, or invalid.
 func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first, last V) R, next func(V) V,
 	compare func(V, V) int) []R {
-	sorted := slices.SortedFunc(slices.Values(ranges), func(a, b R) int {
-		x, _ := ends(a)
-		y, _ := ends(b)
-		return compare(x, y)
+	sorted := slices.Clone(ranges)
+	sort.Slice(sorted, func(i, j int) bool {
+		x, _ := ends(sorted[i])
+		y, _ := ends(sorted[j])
+		return compare(x, y) < 0
 	})
 	out := sorted[:0]
 	for _, r := range sorted {

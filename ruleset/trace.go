@@ -1,11 +1,11 @@
 package ruleset
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 )
 
@@ -289,7 +289,7 @@ func (t *tracer) hooks(hooks []Hook) verdict {
 				t.arrived && c.Priority == PriorityRaw ||
 				before && t.p.DNAT && !t.p.Reply && !t.arrived
 		})
-		slices.SortStableFunc(bases, func(a, b Chain) int { return cmp.Compare(a.asked(), b.asked()) })
+		sort.SliceStable(bases, func(i, j int) bool { return bases[i].asked() < bases[j].asked() })
 		for _, c := range bases {
 			// Chains that choose a zone or set marks, and those behind one that
 			// has decided, say nothing of a packet's fate by letting it go on.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sort"
 	"time"
 
 	direct "github.com/mdlayher/netlink"
@@ -387,7 +388,7 @@ func (c *Conn) all() (all []object, others []otherRule, err error) {
 			return nil, nil, explain("list routes and rules", err)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b object) int { return cmp.Compare(a.family, b.family) })
+	sort.SliceStable(all, func(i, j int) bool { return all[i].family < all[j].family })
 	return all, others, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -114,7 +115,7 @@ func (o *outside) close() (err error) {
 }
 
 func unique(all []netip.Addr) []netip.Addr {
-	slices.SortFunc(all, netip.Addr.Compare)
+	sort.Slice(all, func(i, j int) bool { return all[i].Less(all[j]) })
 	return slices.Compact(all)
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sort"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -123,8 +124,9 @@ type line struct {
 // walk yields all lines, the old ones and the new.
 func walk(lines []string, edits []Edit) func(yield func(line) bool) {
 	edits = slices.Clone(edits)
-	slices.SortStableFunc(edits, func(a, b Edit) int { // what is inserted, before what is replaced
-		return cmp.Or(a.First-b.First, a.Last-b.Last)
+	sort.SliceStable(edits, func(i, j int) bool { // what is inserted, before what is replaced
+		a, b := edits[i], edits[j]
+		return cmp.Or(a.First-b.First, a.Last-b.Last) < 0
 	})
 	return func(yield func(line) bool) {
 		at := 1
