@@ -308,7 +308,8 @@ func TestImageWithIPTables(t *testing.T) {
 		unix.CAP_NET_ADMIN: "CAP_NET_ADMIN and CAP_NET_RAW", unix.CAP_NET_RAW: "it takes CAP_NET_ADMIN",
 	} {
 		lab := newSidecarPod(t)
-		container{Root: root, Capabilities: []uintptr{only}}.expect(t, lab, 13, []string{word}, "apply", "--backend", "iptables-legacy")
+		container{Root: root, Capabilities: []uintptr{only}}.expect(t, lab, 13, []string{word}, "apply", "--backend",
+			"iptables-legacy")
 		c.expect(t, lab, 10, nil, "status")
 	}
 }

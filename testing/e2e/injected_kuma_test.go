@@ -91,8 +91,8 @@ func readInjected(t *testing.T, path string) []manifest {
 	}
 }
 
-// withImage makes the container of that name as kubelet would, of an image that has mesh-init alone: its environment, its
-// user, its capabilities, and what is mounted into it.
+// withImage makes the container of that name as kubelet would, of an image that has mesh-init alone: its environment,
+// its user, its capabilities, and what is mounted into it.
 func withImage(t *testing.T, all []manifest, name string) (container, []string) {
 	t.Helper()
 	workload := all[len(all)-1].Spec.Template
@@ -154,8 +154,8 @@ func put(t *testing.T, root, path string, do func(string) error) {
 	}
 }
 
-// TestInjectedByKuma: a pod of Kuma's injector starts with another image alone, and its packets meet the fates that they
-// meet with Kuma's.
+// TestInjectedByKuma: a pod of Kuma's injector starts with another image alone, and its packets meet the fates that
+// they meet with Kuma's.
 func TestInjectedByKuma(t *testing.T) {
 	t.Parallel()
 	netlab.Require(t)
@@ -257,8 +257,8 @@ func kumaPod(t *testing.T) *netlab.Lab {
 	return lab
 }
 
-// TestInjectedByKumaCNI: the init container of a pod whose rules a CNI plugin makes ends if they are there, and fails if
-// not. It runs as the proxy, before that, and has no privilege.
+// TestInjectedByKumaCNI: the init container of a pod whose rules a CNI plugin makes ends if they are there, and fails
+// if not. It runs as the proxy, before that, and has no privilege.
 func TestInjectedByKumaCNI(t *testing.T) {
 	t.Parallel()
 	netlab.Require(t)

@@ -31,7 +31,8 @@ func world(files map[string]string, env ...string) peers.World {
 }
 
 // passwdFile has what kumactl's image has, and a user with a number for a name.
-const passwdFile = "root:x:0:0:root:/root:/bin/sh\nkuma-dp:x:5678:5678::/:/bin/false\ndp:x:2102:7::/:\n7000:x:7001:7::/:\n"
+const passwdFile = "root:x:0:0:root:/root:/bin/sh\nkuma-dp:x:5678:5678::/:/bin/false\ndp:x:2102:7::/:\n" +
+	"7000:x:7001:7::/:\n"
 
 func parse(t *testing.T, files map[string]string, env []string, args ...string) (peers.Request, error) {
 	t.Helper()
@@ -129,12 +130,14 @@ func TestParse(t *testing.T) {
 			}},
 		{"--exclude-outbound-ports-for-uids 443:2002,2003", "", nil,
 			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443 uid=2002,2003") }},
-		{"--exclude-outbound-ports-for-uids tcp,udp:443:2002", "", []string{"REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_UIDS=443:2002"},
+		{"--exclude-outbound-ports-for-uids tcp,udp:443:2002", "",
+			[]string{"REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_UIDS=443:2002"},
 			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443 uid=2002") }},
 		{"--exclude-outbound-ports-for-uids 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17:9", "", nil, func(c *intercept.Config) {
 			c.Outbound.Exclude = exclusions(":1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17 uid=9")
 		}},
-		{"--redirect-all-dns-traffic --redirect-dns-port 1053", "redirect: {dns: {enabled: true, captureAll: true, port: 1053}}",
+		{"--redirect-all-dns-traffic --redirect-dns-port 1053",
+			"redirect: {dns: {enabled: true, captureAll: true, port: 1053}}",
 			[]string{"REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_CAPTURE_ALL=true", "REDIRECT_DNS_PORT=1053"},
 			func(c *intercept.Config) {
 				c.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 1053}
@@ -160,7 +163,8 @@ func TestParse(t *testing.T) {
 					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10")}
 				c.Outbound.Exclude = exclusions("0.0.0.0/0:53 tcp uid=0-4294967294")
 			}},
-		{"--vnet docker0:172.17.0.1/16 --vnet br+:fd00:1::/64", "redirect: {vnet: {networks: ['docker0:172.17.0.0/16', 'br+:fd00:1::/64']}}",
+		{"--vnet docker0:172.17.0.1/16 --vnet br+:fd00:1::/64",
+			"redirect: {vnet: {networks: ['docker0:172.17.0.0/16', 'br+:fd00:1::/64']}}",
 			[]string{"REDIRECT_VNET_NETWORKS=docker0:172.17.0.0/16,br+:fd00:1::/64"},
 			func(c *intercept.Config) {
 				c.VirtualInterfaces = []string{"docker0", "br*"}
@@ -191,7 +195,8 @@ func TestParse(t *testing.T) {
 		{"--redirect-inbound-insert-instead-of-append --redirect-outbound-insert-instead-of-append",
 			"redirect: {inbound: {insertRedirectInsteadOfAppend: true}}", nil, func(*intercept.Config) {}},
 	} {
-		files := map[string]string{"/etc/resolv.conf": "nameserver 10.96.0.10\n", "/both": "nameserver 10.96.0.10\nnameserver fd00::a\n",
+		files := map[string]string{"/etc/resolv.conf": "nameserver 10.96.0.10\n",
+			"/both":    "nameserver 10.96.0.10\nnameserver fd00::a\n",
 			"/tp.yaml": tt.file}
 		var env []string
 		for _, e := range tt.env {
@@ -199,7 +204,8 @@ func TestParse(t *testing.T) {
 		}
 		want := kumaDefault()
 		tt.want(&want)
-		for way, args := range map[string][]string{"flags": strings.Fields(tt.flags), "file": {"--config", "/tp.yaml"}, "env": {}} {
+		for way, args := range map[string][]string{"flags": strings.Fields(tt.flags), "file": {"--config", "/tp.yaml"},
+			"env": {}} {
 			if way == "flags" && tt.flags == "" || way == "file" && tt.file == "" || way == "env" && tt.env == nil {
 				continue
 			}
@@ -231,16 +237,24 @@ func TestRequest(t *testing.T) {
 		"install":                   {Action: peers.Apply},
 		"--no-config install transparent-proxy --log-level=debug --wait 7": {Action: peers.Apply, LogLevel: "debug",
 			Pod: dataplane.Pod{IPTables: dataplane.IPTables{Wait: 7 * time.Second}}},
-		"install transparent-proxy --dry-run":                                            {Action: peers.Render},
-		"install transparent-proxy --dry-run=false":                                      {Action: peers.Apply},
-		"uninstall transparent-proxy":                                                    {Action: peers.Remove, Foreign: "kuma"},
-		"uninstall --dry-run":                                                            {Action: peers.Remove, Foreign: "kuma", DryRun: true},
-		"uninstall transparent-proxy --allow-host-netns":                                 {Action: peers.Remove, Foreign: "kuma", Pod: dataplane.Pod{AllowHostNetNS: true}},
-		"install transparent-proxy-validator":                                            {Action: peers.Nothing, Validation: validation},
-		"transparent-proxy-validator --ip-family-mode=ipv4":                              {Action: peers.Nothing, Validation: validation},
-		"--disable-comments":                                                             {Action: peers.Apply, Pod: dataplane.Pod{IPTables: dataplane.IPTables{Dialect: iptables.Minimal}}},
-		"--iptables-executables iptables-restore:/l/iptables-legacy-restore,iptables:/x": {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy}},
-		"--iptables-executables iptables:/l/iptables-nft":                                {Action: peers.Apply, Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesNFT}},
+		"install transparent-proxy --dry-run":       {Action: peers.Render},
+		"install transparent-proxy --dry-run=false": {Action: peers.Apply},
+		"uninstall transparent-proxy": {Action: peers.Remove,
+			Foreign: "kuma"},
+		"uninstall --dry-run": {Action: peers.Remove,
+			Foreign: "kuma", DryRun: true},
+		"uninstall transparent-proxy --allow-host-netns": {Action: peers.Remove,
+			Foreign: "kuma", Pod: dataplane.Pod{AllowHostNetNS: true}},
+		"install transparent-proxy-validator": {Action: peers.Nothing,
+			Validation: validation},
+		"transparent-proxy-validator --ip-family-mode=ipv4": {Action: peers.Nothing,
+			Validation: validation},
+		"--disable-comments": {Action: peers.Apply,
+			Pod: dataplane.Pod{IPTables: dataplane.IPTables{Dialect: iptables.Minimal}}},
+		"--iptables-executables iptables-restore:/l/iptables-legacy-restore,iptables:/x": {Action: peers.Apply,
+			Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesLegacy}},
+		"--iptables-executables iptables:/l/iptables-nft": {Action: peers.Apply,
+			Pod: dataplane.Pod{Backend: dataplane.BackendIPTablesNFT}},
 	} {
 		t.Run(line, func(t *testing.T) {
 			got, err := parse(t, nil, nil, strings.Fields(line)...)
@@ -257,7 +271,8 @@ func TestRequest(t *testing.T) {
 			}
 		})
 	}
-	for _, line := range []string{"-h", "--help", "uninstall transparent-proxy --help", "install transparent-proxy-validator -h"} {
+	for _, line := range []string{"-h", "--help", "uninstall transparent-proxy --help",
+		"install transparent-proxy-validator -h"} {
 		if r, err := parse(t, nil, nil, strings.Fields(line)...); err != nil || r.Action != peers.Help ||
 			!strings.Contains(r.Text, "--config") {
 			t.Errorf("%s: %s, %v", line, r.Action, err)
@@ -273,7 +288,8 @@ func TestRequest(t *testing.T) {
 // earlier one, field by field.
 func TestSources(t *testing.T) {
 	files := map[string]string{
-		"/a": "kumaDPUser: '1'\nredirect: {inbound: {port: 1001}, outbound: {port: 1002, excludePorts: [1, 2]}, dns: {port: 1003}}",
+		"/a": "kumaDPUser: '1'\nredirect: {inbound: {port: 1001}, outbound: {port: 1002, excludePorts: [1, 2]}, " +
+			"dns: {port: 1003}}",
 		"/b": "redirect: {outbound: {port: 2002, excludePorts: []}, dns: {port: 2003}}",
 		"-":  `{"redirect": {"inbound": {"port": 3001}}}`, "/empty": "# nothing\n",
 	}
@@ -286,7 +302,8 @@ func TestSources(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := kumaDefault()
-		want.Proxy.UIDs[0], want.Inbound.Port, want.Outbound.Port = intercept.ID(1), intercept.Port(3001), intercept.Port(2002)
+		want.Proxy.UIDs[0] = intercept.ID(1)
+		want.Inbound.Port, want.Outbound.Port = intercept.Port(3001), intercept.Port(2002)
 		same(t, want, r.Config)
 	}
 	env := []string{envPrefix + "REDIRECT_DNS_PORT=4003", envPrefix + "REDIRECT_OUTBOUND_PORT=4002",
@@ -336,8 +353,10 @@ func TestBadInput(t *testing.T) {
 		"/text":  "just text",
 	}
 	for _, tt := range []struct{ line, warns, fails string }{
-		{"--config /typo", "/typo: redirect.inbound.excludPorts (line 3): it is not known, and has no effect; did you mean excludePorts?", ""},
-		{"--config /dns", "", "/dns: redirect.dns.captureAl (line 3): it is not known, and has no effect; did you mean captureAll? " +
+		{"--config /typo", "/typo: redirect.inbound.excludPorts (line 3): it is not known, and has no effect; " +
+			"did you mean excludePorts?", ""},
+		{"--config /dns", "", "/dns: redirect.dns.captureAl (line 3): it is not known, and has no effect; " +
+			"did you mean captureAll? " +
 			"Something may stay outside that is to be captured: correct it, or leave it out (--lenient accepts it)"},
 		{"--config /dns --lenient", "/dns: redirect.dns.captureAl (line 3): it is not known", ""},
 		{"--config /dnsoff", "", "/dnsoff: redirect.dns.captureAl (line 3): it is not known"},
@@ -364,7 +383,8 @@ func TestBadInput(t *testing.T) {
 		{"--ip-family-mode IPv4", `"IPv4" means dualstack to kumactl`, ""},
 		{"--ip-family-mode ipv6", "", `"ipv6" is neither dualstack nor ipv4`},
 		{"--redirect-inbound false", `"false" is left over and has no effect`, ""},
-		{"--exclude-inbound-ports 80 --exclude-inbound-ports 90", "--exclude-inbound-ports is given 2 times; the last one counts: 90", ""},
+		{"--exclude-inbound-ports 80 --exclude-inbound-ports 90",
+			"--exclude-inbound-ports is given 2 times; the last one counts: 90", ""},
 		{"--exclude-inbound-ports http", "", `--exclude-inbound-ports: "http" is not a port or a range of ports`},
 		{"--exclude-inbound-ports 9005-9000", "", "ends before it begins"},
 		{"--redirect-inbound-port 0", "", `--redirect-inbound-port: port "0": 0 is not a port`},
@@ -380,7 +400,8 @@ func TestBadInput(t *testing.T) {
 		{"--vnet docker0", "", `"docker0": write INTERFACE:CIDR`},
 		{"--wait soon", "", `--wait: "soon" is not a number of seconds`},
 		{"--config-file x", "--config-file has no effect here: it is about kumactl itself", ""},
-		{"--redirect-inbound-port-v6 15010", "", "unknown flag: --redirect-inbound-port-v6; did you mean --redirect-inbound-port?"},
+		{"--redirect-inbound-port-v6 15010", "",
+			"unknown flag: --redirect-inbound-port-v6; did you mean --redirect-inbound-port?"},
 		{"--ebpf-enabled", "", "unknown flag: --ebpf-enabled"},
 		{"--exclude-inbound-port 80", "", "did you mean --exclude-inbound-ports?"},
 		{"get meshes", "", `"get" is left over: mesh-init stands in for kumactl with install transparent-proxy`},
@@ -459,7 +480,8 @@ func TestPage(t *testing.T) {
 	page, _, _ = strings.Cut(page, "<!-- /settings -->")
 	var shown, want [][]string
 	for l := range strings.Lines(page) {
-		if cells := strings.Split(l, "|"); len(cells) > 5 && !strings.Contains(l, "---") && !strings.Contains(l, " flag | field") {
+		if cells := strings.Split(l, "|"); len(cells) > 5 && !strings.Contains(l, "---") && !strings.Contains(l,
+			" flag | field") {
 			row := make([]string, 4)
 			for i := range row {
 				row[i] = strings.Trim(cells[i+1], " `")
@@ -492,7 +514,8 @@ func TestPage(t *testing.T) {
 
 // FuzzParse: any line and any file ends without a panic, and what is accepted compiles or is refused by Compile alone.
 func FuzzParse(f *testing.F) {
-	f.Add("--redirect-all-dns-traffic --vnet docker0:172.17.0.0/16", "redirect: {inbound: {excludePorts: [80]}}", "VERBOSE=1")
+	f.Add("--redirect-all-dns-traffic --vnet docker0:172.17.0.0/16", "redirect: {inbound: {excludePorts: [80]}}",
+		"VERBOSE=1")
 	f.Add("uninstall --iptables-executables a:b,c", "{\"wait\": [1]}", "REDIRECT_VNET_NETWORKS=,")
 	f.Add("--exclude-outbound-ports-for-uids tcp:1-2:3;;", "iptablesExecutables: {iptables: [x]}", "X")
 	f.Fuzz(func(_ *testing.T, line, file, env string) {

@@ -84,7 +84,8 @@ func archive(programs map[string][]byte, links map[string]string) ([]byte, error
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(links)) {
-		header := tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: links[path], Mode: 0o777, Format: tar.FormatUSTAR}
+		header := tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: links[path], Mode: 0o777,
+			Format: tar.FormatUSTAR}
 		if err := w.WriteHeader(&header); err != nil {
 			return nil, err
 		}

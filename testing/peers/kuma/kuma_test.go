@@ -136,7 +136,8 @@ func sets() []peers.Set {
 		by("outbound-off-dns", "redirect: {outbound: {enabled: false}, dns: {enabled: true, captureAll: true}}", ""),
 		{Name: "ports", Args: strings.Fields("--redirect-outbound-port 12001 --redirect-inbound-port 12006 " +
 			"--redirect-dns-port 12053 --redirect-all-dns-traffic"), Files: files(),
-			Sidecar: &netlab.SidecarConfig{Outbound: intercept.Port(12001), Inbound: intercept.Port(12006), DNSPort: 12053, Owner: &proxy}},
+			Sidecar: &netlab.SidecarConfig{Outbound: intercept.Port(12001), Inbound: intercept.Port(12006), DNSPort: 12053,
+				Owner: &proxy}},
 		with(on("user-name", "--kuma-dp-user dp"), 2102),
 		with(on("user-number", "--kuma-dp-user 2102"), 2102),
 		with(on("user-root", "--kuma-dp-user root"), 0),
@@ -156,7 +157,8 @@ func sets() []peers.Set {
 		on("exclude-in-ips", "--exclude-inbound-ips 172.16.5.5/12,2001:db8:7::7"),
 		on("exclude-in-ips-twice", "--exclude-inbound-ips 10.244.0.1 --exclude-inbound-ips 2001:db8:7::/48"),
 		on("exclude-out-ips", "--exclude-outbound-ips 203.0.113.0/24,2001:db8::/32"),
-		on("exclude-out-ips-dns", "--exclude-outbound-ips 10.96.0.10 --exclude-outbound-ips fd00:96::a --redirect-all-dns-traffic"),
+		on("exclude-out-ips-dns", "--exclude-outbound-ips 10.96.0.10 --exclude-outbound-ips fd00:96::a "+
+			"--redirect-all-dns-traffic"),
 		on("exclude-uid", "--exclude-outbound-ports-for-uids 2002"),
 		on("exclude-uid-dns", "--exclude-outbound-ports-for-uids 2002 --redirect-all-dns-traffic"),
 		on("exclude-uid-tcp", "--exclude-outbound-ports-for-uids tcp:*:2002 --redirect-all-dns-traffic"),
@@ -184,9 +186,11 @@ func sets() []peers.Set {
 		on("vnet-exclude-in", vnet4+vnet6+"--exclude-inbound-ports 9090"),
 		on("vnet-exclude-uid", vnet4+vnet6+"--exclude-outbound-ports-for-uids 2002"),
 		on("vnet-other", "--vnet docker0:172.17.0.0/16"),
-		with(env("env", "REDIRECT_INBOUND_EXCLUDE_PORTS=22,9090", "REDIRECT_OUTBOUND_EXCLUDE_PORTS=443", "KUMA_DP_USER=dp"), 2102),
+		with(env("env", "REDIRECT_INBOUND_EXCLUDE_PORTS=22,9090", "REDIRECT_OUTBOUND_EXCLUDE_PORTS=443",
+			"KUMA_DP_USER=dp"), 2102),
 		env("env-dns", "REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_CAPTURE_ALL=true", "IP_FAMILY_MODE=ipv4"),
-		env("env-ips", "REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_IPS=203.0.113.0/24,2001:db8::/32", "REDIRECT_INBOUND_ENABLED=false"),
+		env("env-ips", "REDIRECT_OUTBOUND_EXCLUDE_PORTS_FOR_IPS=203.0.113.0/24,2001:db8::/32",
+			"REDIRECT_INBOUND_ENABLED=false"),
 		on("legacy", "--iptables-executables iptables:/sbin/iptables-legacy --exclude-inbound-ports 22"),
 		after(on("again", "--exclude-inbound-ports 22"), "--exclude-inbound-ports 9090 --exclude-outbound-ports 443"),
 		after(on("again-ipv4", "--ip-family-mode ipv4"), "--redirect-all-dns-traffic"),
@@ -196,7 +200,8 @@ func sets() []peers.Set {
 	}
 	for i := range all {
 		if all[i].Name == "injected-files" {
-			all[i].Files["/custom.yaml"] = "redirect:\n  outbound:\n    excludePorts: [3306]\n  inbound:\n    excludePorts: [9000, 22]\n"
+			all[i].Files["/custom.yaml"] = "redirect:\n  outbound:\n    excludePorts: [3306]\n" +
+				"  inbound:\n    excludePorts: [9000, 22]\n"
 		}
 	}
 	return append(all, refused()...)
@@ -243,18 +248,24 @@ func differences() []peers.Difference {
 			"what the pod forwards is not its own: name the interface by which it comes, with --vnet"),
 		differ("injected-files, exclude-out-list, exclude-both, vnet-exclude", "tcp? proxy>pod:3306", "redirect(15006)",
 			"an excluded outbound port says nothing of what comes in"),
-		differ("exclude-out-53", "tcp? proxy>pod:53", "redirect(15006)", "an excluded outbound port says nothing of what comes in"),
-		differ("outbound-off, outbound-off-dns", self, "redirect(15006)", "inbound is on, for the proxy's calls to its pod, too"),
+		differ("exclude-out-53", "tcp? proxy>pod:53", "redirect(15006)",
+			"an excluded outbound port says nothing of what comes in"),
+		differ("outbound-off, outbound-off-dns", self, "redirect(15006)",
+			"inbound is on, for the proxy's calls to its pod, too"),
 		differ("gateway, gateway-dns, env-ips", self, "pass", "inbound is off, and nobody listens there"),
-		differ("after-legacy", "tcp? peer*>pod:9090, tcp? vm>bridge:9090", "pass", "only the last command line counts, whatever wrote the rules"),
-		differ("vnet, vnet-ipv4, vnet-prefix, vnet-two, vnet-exclude, vnet-exclude-in, vnet-exclude-uid", "udp? vm>*:53", "pass",
+		differ("after-legacy", "tcp? peer*>pod:9090, tcp? vm>bridge:9090", "pass",
+			"only the last command line counts, whatever wrote the rules"),
+		differ("vnet, vnet-ipv4, vnet-prefix, vnet-two, vnet-exclude, vnet-exclude-in, vnet-exclude-uid", "udp? vm>*:53",
+			"pass",
 			"lookups are left alone where DNS is not captured"),
 		differ("vnet-dns", "udp? vm>*:53", "redirect(15053)", "the answer to a lookup from behind the pod finds its way"),
-		differ("vnet-dns-servers", "udp4 vm>dns:53", "redirect(15053)", "the answer to a lookup from behind the pod finds its way"),
+		differ("vnet-dns-servers", "udp4 vm>dns:53", "redirect(15053)",
+			"the answer to a lookup from behind the pod finds its way"),
 		differ("vnet-dns-servers", "udp4 vm>other:53", "pass", "only lookups to the servers in resolv.conf are captured"),
 		differ("vnet-ipv4, vnet-dns-servers", "tcp6 vm>*", "redirect(15001)",
 			"an interface is virtual in both families, and what is behind it is said for each"),
-		differ("vnet-two", "tcp4 vm>bridge:*", "redirect(15006)", "all networks of an interface count, not the last one alone"),
+		differ("vnet-two", "tcp4 vm>bridge:*", "redirect(15006)",
+			"all networks of an interface count, not the last one alone"),
 		differ("vnet-exclude", "tcp? vm>outside:3306, tcp? vm>other:443", "pass",
 			"what is excluded is excluded for what is behind the pod, too"),
 		differ("again-ipv4", "tcp6 *, udp6 *", "pass", "only the last command line counts"),
