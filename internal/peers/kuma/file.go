@@ -13,7 +13,7 @@ import (
 func (r *reader) file(name string) {
 	data, err := r.world.ReadFile(name)
 	if err != nil {
-		r.errs.Add(fmt.Errorf("--config: %w", err))
+		r.wrong("--"+keyConfig, err, false)
 		return
 	}
 	root, err := yamldoc.Parse(data)
@@ -24,7 +24,7 @@ func (r *reader) file(name string) {
 		err = fmt.Errorf("%s where fields belong", root.Kind)
 	}
 	if name = strict.OneLine(name); err != nil {
-		r.errs.Add(strict.Under(name, err))
+		r.wrong(name, err, false)
 		return
 	}
 	r.fields(name, "", root)
@@ -41,7 +41,7 @@ func (r *reader) fields(file, path string, n strict.Node) {
 		case w != nil:
 			texts, err := textsOf(&w.setting, &f.Value)
 			if err != nil {
-				r.errs.Add(strict.Under(source, err))
+				r.wrong(source, err, false)
 				continue
 			}
 			w.set(texts, source)
@@ -50,7 +50,7 @@ func (r *reader) fields(file, path string, n strict.Node) {
 		case f.Value.Kind == strict.Mapping:
 			r.fields(file, section, f.Value)
 		default:
-			r.errs.Add(fmt.Errorf("%s: %s where fields belong", source, f.Value.Kind))
+			r.wrong(source, fmt.Errorf("%s where fields belong", f.Value.Kind), false)
 		}
 	}
 }

@@ -69,6 +69,18 @@ type reader struct {
 	errs    strict.Errors
 }
 
+// wrong adds what is wrong with what a source has, or warns of it, where --lenient accepts it.
+func (r *reader) wrong(source string, err error, lenient bool) {
+	for _, e := range strict.Flatten(err) {
+		f := &peers.FlagError{Flag: source, Err: e, Lenient: lenient && !r.Lenient}
+		if lenient && r.Lenient {
+			r.Warn("%s", f)
+			continue
+		}
+		r.errs.Add(f)
+	}
+}
+
 // row returns that of a key.
 func (r *reader) row(key string) *row {
 	i := 0
@@ -135,7 +147,7 @@ func (r *reader) take(flags *pflag.FlagSet, some ...string) {
 		case len(some) > 0 && !slices.Contains(some, f.Name):
 			return
 		case !w.has(r.command) && len(some) == 0:
-			r.errs.Add(fmt.Errorf("%s: %s has no such flag", source, r.command))
+			r.wrong(source, fmt.Errorf("%s has no such flag", r.command), false)
 		case w.form == list:
 			w.set(split(v.all, ";"), source) // as the documentation writes several exclusions
 		case w.form == programs:
@@ -237,9 +249,8 @@ func (r *reader) unknown(source, hint string, below ...string) {
 	}
 	meant := strings.ToLower(strings.ReplaceAll(hint, "_", "") + strings.Join(below, " "))
 	for _, name := range []string{"enabled", "captureall", "networks"} {
-		if strings.Contains(meant, name) && !r.Lenient {
-			r.errs.Add(fmt.Errorf("%s: %s Something may stay outside that is to be captured: correct it, or leave it out "+
-				"(--%s accepts it)", source, text, keyLenient))
+		if strings.Contains(meant, name) {
+			r.wrong(source, errors.New(text+" Something may stay outside that is to be captured: correct it, or leave it out"), true)
 			return
 		}
 	}

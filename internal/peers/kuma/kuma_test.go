@@ -307,7 +307,7 @@ func TestSources(t *testing.T) {
 		same(t, want, r.Config)
 	}
 	env := []string{envPrefix + "REDIRECT_DNS_PORT=4003", envPrefix + "REDIRECT_OUTBOUND_PORT=4002",
-		envPrefix + "REDIRECT_DNS_CAPTURE_ALL=true", "OTHER=1"}
+		envPrefix + "REDIRECT_DNS_CAPTURE_ALL=true", envPrefix + "REDIRECT_DNS_ENABLED=true", "OTHER=1"}
 	r, err := parse(t, files, env, "--config", "/a", "--redirect-outbound-port", "5002", "--exclude-outbound-ports=")
 	if err != nil {
 		t.Fatal(err)
@@ -345,6 +345,7 @@ func TestBadInput(t *testing.T) {
 		"/ebpf":            "ebpf: {enabled: true}\n",
 		"/both":            "redirect: {inbound: {includePorts: [80, 8000-9000], excludePorts: [80, 8080, 22]}}\n",
 		"/in-uids":         "redirect:\n  inbound:\n    excludePortsForUIDs: ['1000']\n",
+		"/all-dns":         "redirect: {dns: {enabled: false, captureAll: true}}",
 		"/list":            "redirect:\n- a\n",
 		"/twice":           "wait: 1\nwait: 2\n",
 		"/all": "retry: {maxRetries: 4, sleepBetweenRetries: 2s}\nwait: 5\nwaitInterval: 0\nverbose: false\n" +
@@ -357,13 +358,14 @@ func TestBadInput(t *testing.T) {
 			"did you mean excludePorts?", ""},
 		{"--config /dns", "", "/dns: redirect.dns.captureAl (line 3): it is not known, and has no effect; " +
 			"did you mean captureAll? " +
-			"Something may stay outside that is to be captured: correct it, or leave it out (--lenient accepts it)"},
+			"Something may stay outside that is to be captured: correct it, or leave it out; --lenient accepts it all the same"},
 		{"--config /dns --lenient", "/dns: redirect.dns.captureAl (line 3): it is not known", ""},
 		{"--config /dnsoff", "", "/dnsoff: redirect.dns.captureAl (line 3): it is not known"},
 		{"--config /section", "", "/section: redirct (line 1): it is not known"},
 		{"--config /ebpf", "/ebpf: ebpf (line 1) has no effect here", ""},
 		{"--config /both", "", "redirect.inbound.excludePorts (line 1): 80 is in /both: redirect.inbound.includePorts"},
-		{"--config /both --lenient", "8080 is included as well, and captured", ""},
+		{"--config /both --lenient", "8080 is in /both: redirect.inbound.includePorts (line 1), too; by kumactl it is captured", ""},
+		{"--config /all-dns", "/all-dns: redirect.dns.captureAll (line 1) has no effect without redirect.dns.enabled", ""},
 		{"--config /in-uids", "what arrives belongs to no user, so it is captured", ""},
 		{"--config /list", "", "/list: redirect (line 1): a list where fields belong"},
 		{"--config /twice", "", `/twice: wait: "wait" is there twice`},

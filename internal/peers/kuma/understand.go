@@ -71,7 +71,7 @@ func (r *reader) text(key string) string {
 // bad adds an error about a setting's value.
 func (r *reader) bad(key string, err error) {
 	if err != nil {
-		r.errs.Add(strict.Under(cmp.Or(r.row(key).source, key), err))
+		r.wrong(cmp.Or(r.row(key).source, key), err, false)
 	}
 }
 
@@ -207,11 +207,9 @@ func (r *reader) apart(direction string, include, exclude intercept.Ports) {
 			both := intercept.PortRange{First: max(p.First, q.First), Last: min(p.Last, q.Last)}
 			switch {
 			case both.First > both.Last:
-			case r.Lenient:
-				r.Warn("%s: %s is included as well, and captured", r.row(direction+keyExclude).source, both)
 			default:
-				r.bad(direction+keyExclude, fmt.Errorf("%s is in %s, too: take it out of one of them (with --%s it is captured, "+
-					"as by kumactl)", both, r.row(direction+keyInclude).source, keyLenient))
+				r.wrong(r.row(direction+keyExclude).source, fmt.Errorf("%s is in %s, too; by kumactl it is captured: take it "+
+					"out of one of them", both, r.row(direction+keyInclude).source), true)
 			}
 		}
 	}
@@ -263,9 +261,11 @@ func parseExclusion(text string) (e intercept.Exclusion, err error) {
 func (r *reader) dns() {
 	dns, file := &r.Config.DNS, r.text(keyResolvConf)
 	var over intercept.Exclusion
-	switch {
-	case r.on(keyDNSAll):
+	switch all := r.row(keyDNSAll); {
+	case r.on(keyDNSAll) && (all.byFlag || r.on(keyDNS)):
 		dns.Mode = intercept.DNSAll
+	case r.on(keyDNSAll):
+		r.Warn("%s has no effect without %s", all.source, keyDNS)
 	case r.on(keyDNS):
 		text, err := r.world.ReadFile(file)
 		r.bad(keyDNS, err)
