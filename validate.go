@@ -97,7 +97,7 @@ func (c Config) Validate() error {
 	v.treatment("outbound.otherProtocols", c.Outbound.OtherProtocols)
 	v.backstop(c)
 	if c.OtherFamily == TreatmentReject && len(c.families()) == 2 {
-		v.settle("otherFamily", "families", "reject, but both families are captured; name the one to capture with %s")
+		v.settle("otherFamily", "families", "reject, but IPv4 and IPv6 are both captured; name the one to capture with %s")
 	}
 	for _, name := range c.ExcludeInterfaces {
 		v.check("excludeInterfaces", ruleset.ValidateInterface(name))

@@ -6,16 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/infile"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/internal/yamledit"
 	"github.com/mesh-intercept/intercept/podspec/inject"
 )
+
+// maxManifests is how many bytes of manifests are read at a time: 7,000 pods with their sidecars.
+const maxManifests = 32 << 20
 
 const groupInject decode.Group = "What to inject"
 
@@ -23,8 +27,8 @@ func injectVerb() verb {
 	return verb{cli.Verb{
 		Name: "inject", Does: "add the sidecar, and what sends traffic to it, to the pods in manifests",
 		Also: []string{"uninject", "kube-inject", "mutate", "sidecar"},
-		More: "It reads Pods and all that makes them (Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs,\n" +
-			"CronJobs, Lists), and writes them with a sidecar. All else in the text stays as it is, and nothing\n" +
+		More: "It reads Pods and all that makes them (Deployments, StatefulSets, DaemonSets, ReplicaSets,\n" +
+			"ReplicationControllers, Jobs, CronJobs, Lists), and writes them with a sidecar. All else in the text stays as it is, and nothing\n" +
 			"is asked of a cluster. A second time changes nothing; another profile takes the place of the old one.\n" +
 			"The text stays YAML or JSON as it is; -o yaml and -o json make one of the\n" +
 			"other, and -o patch writes a JSON patch of each object.",
@@ -59,17 +63,21 @@ func injectFlags() []cli.Flag {
 type injection struct {
 	file, profile          string
 	print, uninject, diff  bool
-	mode, version          string
+	mode, version, form    string
 	profileText, manifests []byte
 }
 
 func injectionOf(values map[string]setting) injection {
 	text := func(flag string) string { return values[flag].text }
-	return injection{
+	i := injection{
 		file: text(filenameFlag), profile: text(profileFlag), mode: text(modeFlag), version: text(kubernetesFlag),
 		print: text(printProfileFlag) == "true", uninject: text(uninjectFlag) == "true",
 		diff: text(diffFlag) == "true",
 	}
+	if out := values[outputFlag]; out.source == "--"+outputFlag && out.text != string(cli.Text) {
+		i.form = out.text
+	}
+	return i
 }
 
 // read reads the files.
@@ -78,13 +86,23 @@ func (i *injection) read(stdin io.Reader) error {
 	if !i.uninject {
 		text, err := []byte(inject.ShippedText(i.profile)), error(nil)
 		if len(text) == 0 {
-			text, err = yamldoc.ReadFile(i.profile, nil)
+			from := stdin
+			if i.file == "-" { // which has the manifests
+				from = nil
+			}
+			text, err = yamldoc.ReadFile(i.profile, from)
 		}
 		if err != nil {
 			err = fmt.Errorf("--%s: %w; those that there are without a file: %s", profileFlag, err,
 				strings.Join(inject.Shipped(), ", "))
 		}
 		errs, i.profileText = append(errs, err), text
+	}
+	if i.print && (i.file != "" || i.uninject || i.diff || i.form != "") {
+		errs = append(errs, fmt.Errorf("--%s: it prints the profile's file, and does nothing else; leave the other flags out",
+			printProfileFlag))
+	} else if i.diff && i.form != "" {
+		errs = append(errs, fmt.Errorf("--%s: it is a text; leave --%s out", diffFlag, outputFlag))
 	}
 	if i.print {
 		return errors.Join(errs...)
@@ -93,7 +111,10 @@ func (i *injection) read(stdin io.Reader) error {
 		return errors.Join(append(errs, fmt.Errorf("--%s: missing: write -f FILE, or -f - for standard input",
 			filenameFlag))...)
 	}
-	text, err := yamldoc.ReadFile(i.file, stdin)
+	text, err := yamldoc.ReadWithin(i.file, stdin, maxManifests)
+	if errors.Is(err, infile.ErrTooLarge) {
+		err = fmt.Errorf("%w; inject it in parts", err)
+	}
 	i.manifests = text
 	if i.file == "-" {
 		i.file = "standard input"
@@ -106,14 +127,8 @@ func (i *injection) cluster() (inject.Cluster, error) {
 	if i.version == "" {
 		return inject.Cluster{}, nil
 	}
-	major, rest, _ := strings.Cut(strings.TrimPrefix(i.version, "v"), ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	n, err := strconv.ParseUint(minor, 10, 16)
-	if major != "1" || err != nil || n == 0 {
-		return inject.Cluster{}, fmt.Errorf("--%s: %q is not a version; write one such as 1.28", kubernetesFlag,
-			strict.Clip(i.version))
-	}
-	return inject.Cluster{Minor: int(n)}, nil
+	minor, err := inject.ParseVersion(i.version)
+	return inject.Cluster{Minor: minor}, strict.Under("--"+kubernetesFlag, err)
 }
 
 func (j job) inject() error {
@@ -128,6 +143,10 @@ func (j job) inject() error {
 	}
 	for _, o := range done.Objects {
 		j.report(o)
+	}
+	if len(done.Objects) == 0 {
+		kinds := slices.Compact(slices.Sorted(slices.Values(done.Others)))
+		j.log.WarnContext(j.ctx, "no pods in "+i.file+"; all stays as it is", "kinds", strings.Join(kinds[:min(len(kinds), 10)], ", "))
 	}
 	if i.diff {
 		j.out.WriteString(done.Diff())

@@ -99,6 +99,59 @@ func TestInjectProfile(t *testing.T) {
 	}
 }
 
+// TestInjectSays: what is said is what helps.
+func TestInjectSays(t *testing.T) {
+	twice := invoke(t, podManifest, nil, "inject", "-f", "a", "-f", "b")
+	if !strings.Contains(twice.stderr, "given twice") || strings.Contains(twice.stderr, "missing") {
+		t.Errorf("%+v", twice)
+	}
+	const others = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\n---\napiVersion: v1\nkind: pod\n---\n" +
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Secret}, {apiVersion: v1, kind: Secret}]\n"
+	none := invoke(t, others, nil, "inject", "-f", "-")
+	if none.code != cli.ExitDone || none.out != others || !strings.Contains(none.stderr, "no pods in standard input; all "+
+		`stays as it is" kinds="Rollout (argoproj.io/v1alpha1), Secret (v1), pod (v1)"`) {
+		t.Errorf("%+v", none)
+	}
+	if empty := invoke(t, "", nil, "inject", "-f", "-"); !strings.Contains(empty.stderr, "no pods in standard input") {
+		t.Errorf("%+v", empty)
+	}
+	if some := invoke(t, others+"---\n"+podManifest, nil, "inject", "-f", "-"); strings.Contains(some.stderr, "no pods") {
+		t.Errorf("%+v", some)
+	}
+	file := filepath.Join(t.TempDir(), "app.yaml")
+	if err := os.WriteFile(file, []byte(podManifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if wrong := invoke(t, "", nil, "inject", "-f", file, "--profile", file); !strings.Contains(wrong.stderr,
+		"a manifest (Pod), and no profile; a profile has sidecars") || strings.Contains(wrong.stderr, "unknown field") {
+		t.Errorf("%+v", wrong)
+	}
+	if piped := invoke(t, inject.ShippedText("envoy"), nil, "inject", "-f", file, "--profile", "-"); !strings.Contains(piped.out,
+		"- name: envoy\n") {
+		t.Errorf("%+v", piped)
+	}
+	if help := invoke(t, "", nil, "inject", "--help"); !strings.Contains(help.out, "ReplicationControllers") {
+		t.Errorf("%+v", help)
+	}
+}
+
+// TestInjectLong: manifests may be longer than a configuration, as what inject itself writes for many pods is. Too long
+// ones are refused with what to do.
+func TestInjectLong(t *testing.T) {
+	for size, want := range map[int]int{5 << 20: cli.ExitDone, maxManifests: cli.ExitUsage} {
+		text := podManifest + "#" + strings.Repeat("x", size) + "\n"
+		file := filepath.Join(t.TempDir(), "long.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []result{invoke(t, text, nil, "inject", "-f", "-"), invoke(t, "", nil, "inject", "-f", file)} {
+			if r.code != want || want == cli.ExitUsage && !strings.Contains(r.stderr, "too large: over 33554432 bytes; inject it in parts") {
+				t.Errorf("%d bytes: %d, %s", size, r.code, r.stderr)
+			}
+		}
+	}
+}
+
 // TestInjectUsage: all that is wrong with a command is said at once, and nothing is
 // written.
 func TestInjectUsage(t *testing.T) {
@@ -109,6 +162,10 @@ func TestInjectUsage(t *testing.T) {
 		`--inject-mode: "node" is not one of auto, init, cni`:                  {"-f", "-", "--inject-mode", "node"},
 		"line 1: did not find expected node content (from standard input)":     {"-f", "-"},
 		"no such file": {"-f", "/none"},
+		`--kubernetes-version: "1.2" has no startup probes, which sidecars need; write one from 1.20 on`: {"-f", "-",
+			"--kubernetes-version", "1.2"},
+		"--print-profile: it prints the profile's file, and does nothing else": {"--print-profile", "-o", "json"},
+		"--diff: it is a text; leave --output out":                             {"-f", "-", "--diff", "-o", "json"},
 	} {
 		if r := invoke(t, "a: [", nil, append([]string{"inject"}, args...)...); r.code != cli.ExitUsage || r.out != "" ||
 			!strings.Contains(r.stderr, want) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,7 +108,11 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	}
 	if in.uses(filenameFlag) {
 		s.injection = injectionOf(values)
-		errs = append(errs, s.injection.read(stdin))
+		if err := s.injection.read(stdin); !slices.ContainsFunc(in.errs, func(e error) bool { // it may be given twice
+			return e != nil && strings.HasPrefix(e.Error(), "--"+filenameFlag+": ")
+		}) {
+			errs = append(errs, err)
+		}
 	}
 	if in.uses(dstFlag) && values[matrixFlag].text == "true" {
 		for _, g := range in.given {

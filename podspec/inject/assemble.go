@@ -71,7 +71,8 @@ func (i *injection) assemble() {
 			"init containers that go on running need Kubernetes 1.%d", nativeSidecars))
 		if i.in.Job {
 			i.warn("the Job does not complete while its sidecar runs, because Kubernetes before 1.%d has no sidecars that end "+
-				"with the pod's containers", nativeSidecars)
+				"with the pod's containers; leave it without (%s/%s: \"false\"), or let its container end the sidecar",
+				nativeSidecars, podspec.DefaultPrefix, podspec.Inject)
 		}
 	}
 	if i.Mode == ModeInit {
@@ -97,8 +98,7 @@ func (i *injection) assemble() {
 		list.Content = slices.Concat(starts, list.Content, ends)
 	} else if i.Mode == ModeCNI && len(yamldoc.Items(yamldoc.Get(i.spec, initSequence))) > 0 {
 		i.warn("init containers that call others fail, because the rules are there and the proxy is not, before Kubernetes "+
-			"1.%d",
-			nativeSidecars)
+			"1.%d; choose mode init, which writes the rules after them", nativeSidecars)
 	}
 	if len(yamldoc.Items(yamldoc.Get(i.spec, containers))) == 0 {
 		i.errs.Add(fieldError("spec."+containers, nil, "all have names of the profile's containers (%s), and would be merged "+

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
 	"github.com/mesh-intercept/intercept/podspec/probes"
@@ -23,7 +25,15 @@ func (i *injection) config() {
 		annotations[enabled] = "true"
 	}
 	spec, err := podspec.ReadUnlimited(annotations, podspec.Options{Defaults: i.p.Config})
-	i.errs.Add(err)
+	for _, e := range strict.Flatten(err) {
+		// What an annotation has that does not go with the profile.
+		if f, ok := errors.AsType[*intercept.FieldError](e); ok && f.Source == "" && f.Other != "" {
+			k := slices.IndexFunc(i.p.settings, func(s decode.Setting) bool { return s.Field.Path == f.Other })
+			e = &podspec.Error{Annotation: podspec.DefaultPrefix + "/" + i.p.settings[k].Field.Name, Err: fmt.Errorf(
+				"profile %s has %w, or choose another profile", i.p.Name, f)}
+		}
+		i.errs.Add(e)
+	}
 	if i.rules = spec.Config; err != nil {
 		i.rules = i.p.Config // to see what else is wrong
 		return
@@ -218,6 +228,8 @@ func (i *injection) mode() {
 		i.Mode = ModeCNI
 		i.did("the node writes the rules (mode cni)", fmt.Sprintf(
 			"Pod Security %s of the namespace admits no init container with NET_ADMIN", i.in.PodSecurity))
+		i.warn("mode cni: nothing is intercepted on nodes without mesh-cni; `kubectl get daemonset -n mesh-system " +
+			"mesh-cni-agent` shows whether all have it")
 	case i.Mode == ModeAuto:
 		i.Mode = ModeInit
 	case i.Mode == ModeInit && confined:

@@ -39,21 +39,23 @@ const boundsOf = "!"
 
 func readSchema() schema {
 	s := schema{}
-	read := func(text, prefix, separators string) {
-		for line := range strings.Lines(text) {
-			words := strings.Fields(line)
-			if len(words) == 0 {
-				continue
-			}
-			fields := make(map[string]string, len(words)-1)
-			for _, w := range words[1:] {
-				at := strings.IndexAny(w, separators)
-				fields[w[:at]] = strings.TrimPrefix(w[at:], separators[:1])
-			}
-			s[prefix+words[0]] = fields
-		}
-	}
-	read(fieldsText+ownText, "", ":")
-	read(bounds, boundsOf, "=!")
+	s.read(fieldsText+ownText, "", ":")
+	s.read(bounds, boundsOf, "=!")
 	return s
+}
+
+// read adds the types of a text, or, with a prefix, the rules for them.
+func (s schema) read(text, prefix, separators string) {
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		fields := make(map[string]string, len(words)-1)
+		for _, w := range words[1:] {
+			at := strings.IndexAny(w, separators)
+			fields[w[:at]] = strings.TrimPrefix(w[at:], separators[:1])
+		}
+		s[prefix+words[0]] = fields
+	}
 }

@@ -3,6 +3,7 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -29,6 +30,24 @@ type Cluster struct {
 // nativeSidecars is the minor version from which init containers can be restarted
 // always without a feature gate.
 const nativeSidecars = 29
+
+// oldest is the minor version that has what sidecars need: startup probes.
+const oldest = 20
+
+// ParseVersion reads a version of Kubernetes, such as 1.28 or v1.28.3, and returns its
+// minor version.
+func ParseVersion(text string) (minor int, err error) {
+	major, rest, _ := strings.Cut(strings.TrimPrefix(text, "v"), ".")
+	digits, _, _ := strings.Cut(rest, ".")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	switch {
+	case major != "1" || err != nil:
+		return 0, fmt.Errorf("%q is not a version; write one such as 1.28", strict.Clip(text))
+	case n < oldest:
+		return 0, fmt.Errorf("%q has no startup probes, which sidecars need; write one from 1.%d on", strict.Clip(text), oldest)
+	}
+	return int(n), nil
+}
 
 func (c Cluster) native() bool { return c.Minor == 0 || c.Minor >= nativeSidecars }
 
@@ -73,6 +92,10 @@ func Inject(pod *yaml.Node, p Profile, in Cluster) (Result, error) {
 	if i.SkippedBy, i.Skipped = i.skip(); i.Skipped != "" {
 		return i.Result, nil
 	}
+	if name := i.get(podspec.Profile); name != "" && name != p.Name {
+		i.warn("it gets profile %s, and its annotation %s/%s names %s", p.Name, podspec.DefaultPrefix, podspec.Profile,
+			strict.OneLine(strict.Clip(name)))
+	}
 	if annotations := yamldoc.Get(i.Pod, "metadata", "annotations"); yamldoc.Get(annotations, probesKey) != nil {
 		i.errs.Add(restore(i.spec, annotations)) // they were moved without the rest of an injection
 	}
@@ -86,6 +109,16 @@ func Inject(pod *yaml.Node, p Profile, in Cluster) (Result, error) {
 		return Result{}, fieldErrors(err)
 	}
 	return i.Result, nil
+}
+
+// Skipped says why a pod is left alone whatever the profile, as the fields SkippedBy and
+// Skipped of a [Result] do. Both are empty if it is not.
+func Skipped(pod *yaml.Node) (by, says string) {
+	i, err := begin(pod, Cluster{})
+	if err != nil {
+		return "", ""
+	}
+	return i.skip()
 }
 
 // Remove takes from a pod what Inject has added.
@@ -135,7 +168,9 @@ func begin(pod *yaml.Node, in Cluster) (*injection, error) {
 	}
 	i.Pod = resolved
 	var errs strict.Errors
-	readSchema().check(&errs, "", "Pod", resolved)
+	types := schema{}
+	types.read(ownText, "", ":")
+	types.check(&errs, "", "Pod", resolved)
 	if i.spec = yamldoc.Get(resolved, "spec"); errs.None() && len(yamldoc.Items(yamldoc.Get(i.spec, containers))) == 0 {
 		errs.Add(fieldError("spec.containers", resolved, "none; a pod has one at least"))
 	}
@@ -170,6 +205,10 @@ func (i *injection) skip() (by, says string) {
 	}
 	text := func(path ...string) string { return yamldoc.Text(yamldoc.Get(i.spec, path...)) }
 	switch declined := podspec.Declined(i.annotations, ""); {
+	case wanted != "" && wanted != "true" && wanted != "false" && where == "label":
+		i.errs.Add(fieldError("metadata.labels."+podspec.DefaultPrefix+"/"+podspec.Inject, label,
+			"%q is not one of true, false", strict.Clip(wanted)))
+		return "", ""
 	case wanted != "" && wanted != "true" && wanted != "false":
 		i.errs.Add(&podspec.Error{Annotation: podspec.DefaultPrefix + "/" + podspec.Inject,
 			Err: fmt.Errorf("%q is not one of true, false", strict.Clip(wanted))})

@@ -198,6 +198,25 @@ func TestSkipped(t *testing.T) {
 	}
 }
 
+// TestWarned: what works, and may not do what somebody believes, is said.
+func TestWarned(t *testing.T) {
+	for text, c := range map[string]struct {
+		in   inject.Cluster
+		want string
+	}{
+		plainPod: {inject.Cluster{PodSecurity: "baseline"}, "mode cni: nothing is intercepted on nodes without mesh-cni; `kubectl " +
+			"get daemonset -n mesh-system mesh-cni-agent` shows whether all have it"},
+		pod("intercept.mesh/profile: envoy", ""): {inject.Cluster{}, "it gets profile haproxy, and its annotation " +
+			"intercept.mesh/profile names envoy"},
+		pod("intercept.mesh/profile: haproxy", ""): {inject.Cluster{}, ""},
+	} {
+		m := read(t, text, shipped(t, "haproxy"), c.in)
+		if got := strings.Join(m.Objects[0].Warnings, "\n"); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
 // TestRefused: what would not work is an error that names the object, the place and a
 // remedy, and nothing is changed.
 func TestRefused(t *testing.T) {
@@ -236,6 +255,12 @@ func TestRefused(t *testing.T) {
 			"pod/web: metadata.annotations.intercept.mesh/original-probes: original probes: malformed JSON at byte 0: invalid " +
 				"character 'z' looking for beginning of value; take the annotation out, and write the probes again that ask the " +
 				"relay (from app.yaml, line 6)"}},
+		"a label that is neither": {text: strings.Replace(plainPod, "  name: web\n", "  name: web\n  labels:\n    "+
+			"intercept.mesh/inject: \"yes\"\n", 1), want: []string{`pod/web: metadata.labels.intercept.mesh/inject: "yes" is not ` +
+			`one of true, false (from app.yaml, line 6)`}},
+		"both families, of which the profile serves one": {text: pod("intercept.mesh/families: dual", ""), want: []string{
+			"pod/web: annotation intercept.mesh/families: profile haproxy has otherFamily: reject, but IPv4 and IPv6 are both " +
+				"captured; name the one to capture with intercept.mesh/families, or choose another profile (from app.yaml, line 6)"}},
 		"what the sidecar relies on": {text: pod(`intercept.mesh/outbound-port: "16001"`, ""), want: []string{
 			"pod/web: annotation intercept.mesh/outbound-port: 16001, and the sidecar of profile haproxy is made for 15001; " +
 				"leave the annotation out, or write a profile (from app.yaml, line 6)"}},

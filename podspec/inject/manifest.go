@@ -59,10 +59,12 @@ func (o Object) Patch() ([]yamledit.Operation, error) { return yamledit.Patch(o.
 type Manifests struct {
 	// Objects are those with a pod, in the order of the text.
 	Objects []Object
-	source  string
-	text    []byte
-	docs    []yamledit.Doc
-	edits   []yamledit.Edit
+	// Others are the objects without a pod that inject knows, which stay as they are: as in "Service (v1)".
+	Others []string
+	source string
+	text   []byte
+	docs   []yamledit.Doc
+	edits  []yamledit.Edit
 }
 
 // Read reads a stream of objects in YAML or JSON, and injects a profile into each of
@@ -188,10 +190,18 @@ func (r *reader) document(root *yaml.Node) {
 		}
 		d.After = yamldoc.Copy(d.Before)
 		r.object("", d.Before, d.After)
-	} else if resolved, err := yamldoc.Resolve(root, maxDepth); err == nil {
-		d.Before, d.After = resolved, resolved
+	} else {
+		r.other(root)
+		if resolved, err := yamldoc.Resolve(root, maxDepth); err == nil {
+			d.Before, d.After = resolved, resolved
+		}
 	}
 	r.m.docs = append(r.m.docs, d)
+}
+
+func (r *reader) other(n *yaml.Node) {
+	r.m.Others = append(r.m.Others, strict.Clip(yamldoc.Text(yamldoc.Get(n, "kind")))+" ("+
+		strict.Clip(yamldoc.Text(yamldoc.Get(n, "apiVersion")))+")")
 }
 
 // find returns the kind of an object that has a pod, or nil.
@@ -231,6 +241,7 @@ func (r *reader) object(path string, before, after *yaml.Node) {
 	}
 	w := find(after)
 	if w == nil {
+		r.other(after)
 		return
 	}
 	o := Object{

@@ -133,6 +133,10 @@ func parseProfile(source string, text []byte) (Profile, error) {
 		schema: readSchema(),
 		hold:   map[string]*yaml.Node{},
 	}}
+	if kind := yamldoc.Get(root, "kind"); kind != nil && yamldoc.Get(root, "apiVersion") != nil {
+		r.fail("", kind, "a manifest (%s), and no profile; a profile has sidecars", strict.Clip(yamldoc.Text(kind)))
+		return Profile{}, r.errs.Err()
+	}
 	r.p.schema.check(&r.errs, "", "Profile", root)
 	if !r.errs.None() {
 		return Profile{}, r.errs.Err()

@@ -138,6 +138,9 @@ func Parse(text string) (Set, error) {
 	if _, err := n.Into(&s); err != nil {
 		return Set{}, err
 	}
+	if !slices.ContainsFunc(n.Fields, func(f strict.Field) bool { return f.Name == "probes" }) {
+		return s, &strict.Error{Path: "probes", Err: errors.New("missing; write [] for none")}
+	}
 	if err := s.validate(); err != nil {
 		return Set{}, err
 	}

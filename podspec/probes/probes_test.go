@@ -18,6 +18,7 @@ func TestParse(t *testing.T) {
 		"":                                  "not the JSON that Intercept writes",
 		"{":                                 "not the JSON that Intercept writes",
 		"5":                                 "where fields belong",
+		"{}":                                "probes: missing; write [] for none",
 		`{"probes":5}`:                      "probes: a value where a list belongs",
 		`{"probes":[null]}`:                 "probes[0]: no value",
 		`{"probes":[],"probes":[]}`:         `"probes" is there twice`,

@@ -499,6 +499,9 @@ func (r *reader) port(named bool) uint16 {
 // number reads a YAML integer.
 func number(n *yaml.Node, least, most int64) (int64, error) {
 	var v int64
+	if _, err := strconv.Atoi(n.Value); err == nil && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" {
+		return 0, fmt.Errorf("%q is a text; leave the quotes out", strict.Clip(n.Value))
+	}
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || n.Decode(&v) != nil || v < least || v > most {
 		return 0, fmt.Errorf("%s is not a number from %d to %d", strict.OneLine(strict.Clip(n.Value)), least, most)
 	}

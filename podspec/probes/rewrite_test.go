@@ -259,6 +259,9 @@ func TestRefused(t *testing.T) {
 		live + "{httpGet: {port: 1, httpHeaders: [x]}}":    `a header has a name and a value, both strings`,
 		live + "{httpGet: 80}":                             `livenessProbe.httpGet: fields belong here (line 2)`,
 		live + "{httpGet: {port: 1}, timeoutSeconds: -1}":  `livenessProbe.timeoutSeconds: -1 is not a number`,
+		live + "{httpGet: {port: 1}, timeoutSeconds: \"3\"}": `livenessProbe.timeoutSeconds: "3" is a text; leave the ` +
+			`quotes out`,
+		live + "{httpGet: {port: 15020, path: /probe/b/liveness}}": "livenessProbe.httpGet: it points at the relay",
 		live + "{httpGet: {port: 1}, tcpSocket: {port: 1}}": `livenessProbe: httpGet and tcpSocket: there can ` +
 			`be one handler (line 2)`,
 		live + "{httpGet: {port: 1, httpHeaders: [{name: \"a\\nb\", value: c}]}}": `is not the name of a header`,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/kube/internal/injector"
+	"github.com/mesh-intercept/intercept/podspec/inject"
 )
 
 // The headings of the help.
@@ -52,6 +54,7 @@ func flags() []cli.Flag {
 		row("kubeconfig", "FILE", groupAPI, "", "how the API server is reached; if not given, as kubelet\ntells pods"),
 
 		row("listen", "ADDRESS", groupEnd, ":9993", "address of /healthz, /readyz and /metrics"),
+		row("drain", "DURATION", groupEnd, "10s", "how long to go on answering after SIGTERM, until API\nservers ask others"),
 		row("pprof", "ADDRESS", groupEnd, "", "address of Go's profiles; if not given, there are none"),
 		row("log-level", "debug|info|warn|error", cli.GroupOutput, "info", "of the log on standard error"),
 	}
@@ -80,15 +83,19 @@ func settle(line cli.Line, env []string) (s injector.Settings, level slog.Level,
 		fail("--namespace: empty, and POD_NAMESPACE is not set; write the injector's namespace " +
 			"(fieldRef metadata.namespace)")
 	}
-	for _, name := range []string{"name", "cert-secret", "profile"} {
-		if text(name) == "" {
-			fail("--%s: empty; write a name", name)
+	for name, value := range map[string]string{"name": s.Name, "cert-secret": s.CertSecret, "profile": s.Profile,
+		"namespace": s.Namespace} {
+		if value != "" && len(validation.IsDNS1123Subdomain(value)) > 0 {
+			fail("--%s: %q is not a name; write small letters, digits and dashes", name, strict.Clip(value))
 		}
 	}
 	if s.Every, err = time.ParseDuration(text("sweep-interval")); err != nil {
 		fail("--sweep-interval: %q is not a duration; write one like 30s or 5m", strict.Clip(text("sweep-interval")))
 	} else if s.Every < time.Second {
 		fail("--sweep-interval: %v is less than 1s", s.Every)
+	}
+	if s.Drain, err = time.ParseDuration(text("drain")); err != nil || s.Drain < 0 {
+		fail("--drain: %q is not a duration; write one like 5s or 10s", strict.Clip(text("drain")))
 	}
 	for _, name := range []string{"listen-webhook", "listen", "pprof"} {
 		_, port, err := net.SplitHostPort(text(name))
@@ -101,13 +108,9 @@ func settle(line cli.Line, env []string) (s injector.Settings, level slog.Level,
 		fail("--cert-dir: %q is not an absolute path", strict.Clip(s.CertDir))
 	}
 	if v := text("kubernetes-version"); v != "" {
-		major, rest, _ := strings.Cut(strings.TrimPrefix(v, "v"), ".")
-		minor, _, _ := strings.Cut(rest, ".")
-		n, err := strconv.ParseUint(minor, 10, 16)
-		if major != "1" || err != nil || n == 0 {
-			fail("--kubernetes-version: %q is not a version; write one such as 1.28", strict.Clip(v))
+		if s.Minor, err = inject.ParseVersion(v); err != nil {
+			fail("--kubernetes-version: %w", err)
 		}
-		s.Minor = int(n)
 	}
 	// clientcmd would say in a log of its own that no file is given.
 	if file := text("kubeconfig"); file != "" {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -100,6 +101,10 @@ func TestManifest(t *testing.T) {
 	if budget.Spec.MinAvailable.IntValue() != 1 || *deployment.Spec.Replicas != 2 {
 		t.Error("not one of two may be away")
 	}
+	if grace := deployment.Spec.Template.Spec.TerminationGracePeriodSeconds; s.Drain <= 0 || grace == nil ||
+		s.Drain+injector.EndTime >= time.Duration(*grace)*time.Second {
+		t.Errorf("it is killed before it has ended: it drains for %v", s.Drain)
+	}
 	ports := map[string]int32{}
 	for _, p := range container.Ports {
 		ports[p.Name] = p.ContainerPort
@@ -171,15 +176,19 @@ func TestManifest(t *testing.T) {
 func TestFlags(t *testing.T) {
 	config := kubeconfig(t, "https://127.0.0.1:1", "", "")
 	_, code, stderr := parse(t, []string{"run", "--kubeconfig", config, "--sweep-interval", "5", "--listen", "x", "--pprof", "y",
-		"--cert-dir", "certs", "--kubernetes-version", "2", "--profile", "", "--log-level", "loud"}, nil)
+		"--cert-dir", "certs", "--drain", "soon", "--kubernetes-version", "2", "--profile", "", "--log-level", "loud"}, nil)
 	if code != cli.ExitUsage {
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{"--namespace: empty", `--sweep-interval: "5" is not a duration`, `--listen: "x" is not`,
-		`--pprof: "y" is not`, `--cert-dir: "certs" is not`, `--kubernetes-version: "2" is not`, "--profile: empty", "loud"} {
+		`--pprof: "y" is not`, `--drain: "soon" is not`, `--cert-dir: "certs" is not`, `--kubernetes-version: "2" is not`, "--profile: empty", "loud"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in %s", want, stderr)
 		}
+	}
+	if _, _, stderr := parse(t, []string{"run", "--namespace", "Bad NS", "--kubeconfig", config}, nil); !strings.Contains(stderr,
+		`--namespace: "Bad NS" is not a name; write small letters, digits and dashes`) {
+		t.Error(stderr)
 	}
 	if _, code, stderr := parse(t, []string{"run", "--namespace", "x", "--kubeconfig", "/nowhere"}, nil); code != cli.ExitUsage ||
 		!strings.Contains(stderr, "--kubeconfig: ") {

@@ -93,7 +93,9 @@ func settle(line cli.Line, env func(string) string, stderr io.Writer) (s relay.S
 	level := slog.LevelInfo
 	_ = level.UnmarshalText([]byte(text("log-level"))) // a bad level is among the errors
 	s.Log = slog.New(slog.NewJSONHandler(strict.EscapedJSON(stderr), &slog.HandlerOptions{Level: level}))
-	if s.Probes, err = probes.Parse(env(probes.Env)); err != nil {
+	if text := env(probes.Env); text == "" {
+		fail("%s: not set, or empty; write the probes, or {\"probes\":[]} for none", probes.Env)
+	} else if s.Probes, err = probes.Parse(text); err != nil {
 		for _, e := range strict.Flatten(err) {
 			fail("%s: %w", probes.Env, e)
 		}
@@ -146,7 +148,7 @@ func addresses(text string) ([]netip.Addr, error) {
 func serve(ctx context.Context, s relay.Settings, listen string) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return fmt.Errorf("listen for probes: %w", err)
+		return fmt.Errorf("listen for probes: %w; --listen names another address", err)
 	}
 	s.Log.InfoContext(ctx, "answering probes", "version", version.Get().Version, "listen", l.Addr().String(), "pod", s.Pod,
 		"probes", len(s.Probes.Probes))

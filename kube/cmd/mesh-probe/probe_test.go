@@ -686,7 +686,8 @@ func TestUsage(t *testing.T) {
 		args, env []string
 		want      []string
 	}{
-		{[]string{"run"}, []string{"", ""}, []string{"MESH_PROBES: not the JSON", "MESH_PROBE_POD_IPS: empty"}},
+		{[]string{"run"}, []string{"", ""}, []string{"MESH_PROBES: not set, or empty; write the probes", "MESH_PROBE_POD_IPS: empty"}},
+		{[]string{"run"}, []string{"{", "10.0.0.1"}, []string{"MESH_PROBES: not the JSON"}},
 		{[]string{"run"}, []string{`{"probes":[{"container":"a"}]}`, "10.0.0.1;x"},
 			[]string{"MESH_PROBES: probes[0]: kind", `MESH_PROBE_POD_IPS: "10.0.0.1;x" is not an address`}},
 		{[]string{"run", "--passthrough-sources", "127.0.0.6,127.0.0.7", "--drain", "x", "--listen", "y"},

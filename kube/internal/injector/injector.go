@@ -53,6 +53,10 @@ const (
 	PathProfiles  = "/validate-profile"
 )
 
+// EndTime is how long requests that are under way may take to end after [Settings].Drain. With that it is to be less than
+// kubelet waits (terminationGracePeriodSeconds).
+const EndTime = 15 * time.Second
+
 // Settings are what the injector is started with.
 type Settings struct {
 	// API is how the API server is reached.
@@ -75,6 +79,9 @@ type Settings struct {
 	// that should have a sidecar.
 	Every time.Duration
 	Evict bool
+	// Drain is how long requests are answered after the end of Run's context, while the
+	// injector is not ready, so that API servers send theirs elsewhere by then.
+	Drain time.Duration
 	// Lease is how long a leader may be silent until another takes over. Zero: 15 s.
 	Lease time.Duration
 }
@@ -97,6 +104,8 @@ type injector struct {
 	minor    atomic.Int64
 	synced   atomic.Bool // what is watched has been read
 	known    atomic.Bool // the cluster's version
+	found    atomic.Bool // the profile of pods that name none
+	ending   atomic.Bool
 	started  func() error
 	sweeper  *sweep.Sweeper
 	leading  atomic.Bool
@@ -113,8 +122,12 @@ func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
 // NeedLeaderElection implements [manager.LeaderElectionRunnable].
 func (everywhere) NeedLeaderElection() bool { return false }
 
-// Run answers the API server until ctx is done.
+// Run answers the API server until ctx is done, and for the time Drain after that.
 func Run(ctx context.Context, s Settings, log *slog.Logger) error {
+	return run(ctx, s, log, time.After)
+}
+
+func run(ctx context.Context, s Settings, log *slog.Logger, after func(time.Duration) <-chan time.Time) error {
 	store, err := profiles.New()
 	if err != nil {
 		return err
@@ -130,13 +143,24 @@ func Run(ctx context.Context, s Settings, log *slog.Logger) error {
 	})
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.Listen)
 	if err != nil {
-		return fmt.Errorf("listen for health and metrics: %w", err)
+		return fmt.Errorf("listen for health and metrics: %w; --listen names another address", err)
 	}
 	if err := i.build(listener); err != nil {
 		_ = listener.Close()
 		return err
 	}
-	return i.mgr.Start(ctx)
+	serving, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	defer context.AfterFunc(ctx, func() {
+		i.ending.Store(true)
+		i.log.InfoContext(ctx, "ending", "drain", s.Drain.String())
+		select {
+		case <-after(s.Drain):
+		case <-serving.Done():
+		}
+		end()
+	})()
+	return i.mgr.Start(serving)
 }
 
 // build makes the manager, and all that it runs.
@@ -150,10 +174,11 @@ func (i *injector) build(listener net.Listener) error {
 		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
 		Cache:          i.cache(),
 		// An API server that is away is waited for, however long that takes.
-		Controller:       config.Controller{CacheSyncTimeout: 365 * 24 * time.Hour},
-		Metrics:          metricsserver.Options{BindAddress: "0"},
-		PprofBindAddress: i.Pprof,
-		WebhookServer:    server,
+		Controller:              config.Controller{CacheSyncTimeout: 365 * 24 * time.Hour},
+		Metrics:                 metricsserver.Options{BindAddress: "0"},
+		PprofBindAddress:        i.Pprof,
+		GracefulShutdownTimeout: new(EndTime),
+		WebhookServer:           server,
 	})
 	if err != nil {
 		return err
@@ -289,6 +314,9 @@ func (i *injector) sync(ctx context.Context) error {
 		i.takeProfile(ctx, &maps.Items[k])
 	}
 	i.synced.Store(true)
+	if _, err := i.profiles.Get(i.Profile); err != nil {
+		i.log.WarnContext(ctx, "pods that name no profile are refused", "err", err)
+	}
 	return nil
 }
 
@@ -336,8 +364,17 @@ func (i *injector) askVersion(ctx context.Context) error {
 // Ready says what is in the way of an answer to the next request.
 func (i *injector) Ready() error {
 	var errs []error
+	if i.ending.Load() {
+		errs = append(errs, errors.New("it is ending"))
+	}
 	if !i.synced.Load() {
 		errs = append(errs, errors.New("namespaces and profiles have not been read yet"))
+	} else if !i.found.Load() { // a profile that goes later is no reason to leave other pods without an answer
+		if _, err := i.profiles.Get(i.Profile); errors.Is(err, profiles.ErrUnknown) {
+			errs = append(errs, fmt.Errorf("--profile: %w", err))
+		} else {
+			i.found.Store(true)
+		}
 	}
 	if !i.known.Load() {
 		errs = append(errs, errors.New("the cluster's version is not known yet"))

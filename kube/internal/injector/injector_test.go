@@ -61,6 +61,7 @@ type mesh struct {
 	api      *kubeapi.Server
 	settings Settings
 	log      *lockedBuffer
+	drained  func(time.Duration) <-chan time.Time // nil: by the clock
 }
 
 type lockedBuffer struct {
@@ -139,7 +140,11 @@ func (m *mesh) start() (stop func()) {
 	ctx, cancel := context.WithCancel(m.Context())
 	ended := make(chan error, 1)
 	log := slog.New(slog.NewJSONHandler(m.log, nil))
-	go func() { ended <- Run(ctx, m.settings, log) }()
+	after := m.drained
+	if after == nil {
+		after = time.After
+	}
+	go func() { ended <- run(ctx, m.settings, log, after) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -443,11 +448,13 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	for name, body := range map[string]string{"not JSON": "pod: web", "empty": "", "cut off": request("pods", "demo", pod(""))[:200],
-		"no request": `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`,
-		"deep":       deep} {
+		"no request":   `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`,
+		"null request": `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":null}`,
+		"no review":    "{}",
+		"deep":         deep} {
 		status, text, err := m.post(PathPods, m.bundle(mutating), body)
 		var review admissionv1.AdmissionReview
-		if err != nil || json.Unmarshal(text, &review) != nil || review.Response == nil || review.Response.Allowed &&
+		if err != nil || json.Unmarshal(text, &review) != nil || review.Response == nil || review.Response.Allowed ||
 			len(review.Response.Patch) > 0 {
 			t.Errorf("%s: %v: status %d: %.300s", name, err, status, text)
 		}
@@ -461,6 +468,79 @@ func TestHostile(t *testing.T) {
 	if text, err := m.get("/metrics"); err != nil || !strings.Contains(text, "controller_runtime_webhook_panics_total 0") {
 		t.Error(err, "a request made the webhook panic")
 	}
+}
+
+// TestDrain: once it is to end it is not ready, and answers all the same until API servers have had time to notice.
+func TestDrain(t *testing.T) {
+	m := newMesh(t)
+	asked, over := make(chan time.Duration, 1), make(chan time.Time)
+	m.settings.Drain = 7 * time.Second
+	m.drained = func(d time.Duration) <-chan time.Time {
+		asked <- d
+		return over
+	}
+	stop := m.start()
+	m.ready()
+	bundle := m.bundle(mutating)
+	stopped := make(chan struct{})
+	go func() {
+		stop()
+		close(stopped)
+	}()
+	if d := <-asked; d != m.settings.Drain {
+		t.Error(d)
+	}
+	if text, err := m.get("/readyz"); err == nil || !strings.Contains(text, "it is ending") {
+		t.Errorf("%q, %v", text, err)
+	}
+	for range 3 { // on new connections
+		if status, text, err := m.post(PathPods, bundle, request("pods", "demo", pod(""))); err != nil ||
+			!strings.Contains(string(text), `"patch":`) {
+			t.Errorf("status %d, %v: %.300s", status, err, text)
+		}
+	}
+	close(over)
+	<-stopped
+	if _, _, err := m.post(PathPods, bundle, "{}"); err == nil {
+		t.Error("it answers for ever")
+	}
+}
+
+// TestNoProfile: an injector that would refuse all pods is not ready, and says why; pods that get no sidecar whatever
+// the profile are not refused for it.
+func TestNoProfile(t *testing.T) {
+	m := newMesh(t)
+	m.settings.Profile = "nope"
+	m.start()
+	says := `--profile: profile "nope": there is no such profile; there are: envoy, haproxy, haproxy-dns`
+	m.await("the certificate", func() bool {
+		text, _ := m.get("/readyz")
+		return text == says+"\n"
+	})
+	m.metric("mesh_injector_ready 0")
+	if !strings.Contains(m.log.String(), "pods that name no profile are refused") {
+		t.Error(m.log)
+	}
+	m.await("the CA bundle", func() bool { return len(m.bundle(mutating)) > 0 })
+	for more, by := range map[string]string{`"hostNetwork":true`: "host-network", `"os":{"name":"windows"}`: "windows"} {
+		if r := m.ask(PathPods, request("pods", "demo", pod("", more))); !r.Allowed || len(r.Patch) > 0 {
+			t.Errorf("%s: %+v", more, r)
+		}
+		m.metric(`mesh_injector_requests_total{reason="` + by + `",result="skipped",webhook="pods"} 1`)
+	}
+	if r := m.ask(PathPods, request("pods", "demo", pod(`"intercept.mesh/inject":"false"`))); !r.Allowed {
+		t.Errorf("%+v", r)
+	}
+	if r := m.ask(PathPods, request("pods", "demo", pod(""))); r.Allowed || !strings.Contains(r.Result.Message, "no such profile") {
+		t.Errorf("%+v", r)
+	}
+	m.api.Apply(maps, map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "nope",
+		"namespace": "mesh-injector", "labels": map[string]any{"intercept.mesh/profile": "true"}},
+		"data": map[string]any{"profile.yaml": inject.ShippedText("envoy")}})
+	m.ready()
+	m.api.Remove(maps + "/nope") // later it is ready, for those who name another
+	m.await("its end", func() bool { return strings.Count(m.log.String(), "pods that name no profile are refused") == 2 })
+	m.metric("mesh_injector_ready 1")
 }
 
 // TestValidating: what is wrong is refused when it is written, and not what has been there.
@@ -494,11 +574,17 @@ func TestValidating(t *testing.T) {
 		{"good becomes misspelt", PathWorkloads, request("deployments", "demo", bad, update(good)), "did you mean"},
 		{"misspelt, as before", PathWorkloads, request("deployments", "demo", bad, update(bad)), ""},
 		{"as the proxy", PathWorkloads, request("cronjobs", "demo", cron), "container a: it runs as the proxy"},
+		{"less than is requested", PathWorkloads, request("deployments", "demo", deployment(
+			`"intercept.mesh/sidecar-resources":"{\"haproxy\":{\"limits\":{\"memory\":\"1Mi\"}}}"`)),
+			"haproxy.requests.memory: 64Mi is more than the limit, 1Mi"},
 		{"no pods", PathWorkloads, request("services", "demo", `{"apiVersion":"v1","kind":"Service"}`), ""},
 		{"no object", PathWorkloads, request("deployments", "demo", `{"spec":{},"spec":{}}`), "cannot be read"},
 		{"profile", PathProfiles, request("configmaps", "mesh-injector", profile(inject.ShippedText("envoy"))), ""},
 		{"bad profile", PathProfiles, request("configmaps", "mesh-injector", profile("mode: ini\nsidecar: []")),
 			"sidecar: unknown field; did you mean sidecars? (from profile.yaml, line 2)"},
+		{"a profile that Kubernetes would refuse in each pod", PathProfiles, request("configmaps", "mesh-injector", profile(
+			strings.Replace(inject.ShippedText("haproxy"), "memory: 256Mi", "memory: 25Mi", 1))),
+			"sidecars[0].resources.requests.memory: 64Mi is more than the limit, 25Mi; give both (from profile.yaml, line 26)"},
 		{"other map", PathProfiles, request("configmaps", "mesh-injector", `{"metadata":{"name":"x"}}`), ""},
 		{"no map", PathProfiles, request("configmaps", "mesh-injector", `{"data":[]}`), "cannot be read"},
 	} {
@@ -741,7 +827,7 @@ func TestSweep(t *testing.T) {
 		m.metric(fmt.Sprintf(`mesh_injector_pods{state=%q} %d`, want, n))
 	}
 	for name, says := range map[string]string{"lost": "the webhook was not asked when it was created; delete it",
-		"alone": "the webhook was not asked", "bad": "would be refused if it was created now: annotation intercept.mesh/outbound-port"} {
+		"alone": "the webhook was not asked when it was created; delete it, and create it again", "bad": "would be refused if it was created now: annotation intercept.mesh/outbound-port"} {
 		if e := m.event("SidecarMissing", "Pod/"+name); !strings.Contains(e.Note, says) || e.Type != "Warning" {
 			t.Errorf("%+v", e)
 		}

@@ -2,6 +2,7 @@ package injector
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/mesh-intercept/intercept/kube/internal/injector/certs"
+	"github.com/mesh-intercept/intercept/kube/internal/injector/profiles"
 )
 
 // options are those of all controllers.
@@ -36,6 +38,9 @@ func (i *injector) watchProfiles() error {
 			default:
 				i.profiles.Delete(r.Name)
 				i.log.InfoContext(ctx, "profile deleted", "profile", r.Name)
+				if _, err := i.profiles.Get(i.Profile); errors.Is(err, profiles.ErrUnknown) {
+					i.log.WarnContext(ctx, "pods that name no profile are refused", "err", err)
+				}
 			}
 			return reconcile.Result{}, nil
 		}))

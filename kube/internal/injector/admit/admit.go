@@ -5,6 +5,7 @@ package admit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -120,7 +121,10 @@ func (s Settings) handler(
 ) Handler {
 	return func(ctx context.Context, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 		start := time.Now()
-		o := decide(ctx, req)
+		o := refused(ByRequest, errors.New("it is no AdmissionReview with a request"))
+		if req.Operation != "" {
+			o = decide(ctx, req)
+		}
 		response, err := o.response()
 		if err != nil {
 			o = refused(ByRequest, err)
@@ -211,6 +215,9 @@ func (s Settings) inject(ctx context.Context, namespace string, pod *yaml.Node, 
 	}
 	profile, err := s.Profiles.Get(s.profileOf(pod, labels))
 	if err != nil {
+		if by, says := inject.Skipped(pod); by != "" {
+			return skipped(by, says)
+		}
 		return refused(ByProfile, err)
 	}
 	in := inject.Cluster{Minor: s.Minor(), PodSecurity: labels[labelPodSecurity], Job: job}

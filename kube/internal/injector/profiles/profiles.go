@@ -113,8 +113,14 @@ func (s *Store) Get(name string) (inject.Profile, error) {
 	case shipped:
 		return p, nil
 	}
+	good := slices.DeleteFunc(s.Names(), func(name string) bool {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		own, there := s.own[name]
+		return there && own.profile == nil
+	})
 	return inject.Profile{}, fmt.Errorf("profile %q: %w; there are: %s", strict.Clip(name), ErrUnknown,
-		strings.Join(s.Names(), ", "))
+		strings.Join(good, ", "))
 }
 
 // Names are those of all profiles.

@@ -59,6 +59,9 @@ func TestStore(t *testing.T) {
 	if got := strings.Join(s.Names(), " "); got != "envoy haproxy haproxy-dns large mine" {
 		t.Error(got)
 	}
+	if _, err := s.Get("none"); err == nil || !strings.HasSuffix(err.Error(), "; there are: envoy, haproxy-dns, mine") {
+		t.Errorf("those that cannot be had are no advice: %v", err)
+	}
 	s.Delete("haproxy")
 	s.Delete("mine")
 	if _, err := s.Get("haproxy"); err != nil {

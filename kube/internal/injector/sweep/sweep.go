@@ -216,6 +216,14 @@ func (s *Sweeper) state(ctx context.Context, p *corev1.Pod) (State, string) {
 	}
 }
 
+// remedy is how a pod gets its sidecar.
+func remedy(p *corev1.Pod) string {
+	if metav1.GetControllerOf(p) == nil {
+		return "delete it, and create it again"
+	}
+	return "delete it, and its owner makes one that has"
+}
+
 func (s *Sweeper) tell(ctx context.Context, p *corev1.Pod, state State, says string) {
 	switch state {
 	case Injected:
@@ -223,7 +231,7 @@ func (s *Sweeper) tell(ctx context.Context, p *corev1.Pod, state State, says str
 		s.Event(p, corev1.EventTypeNormal, "SidecarSkipped", "It has no sidecar: "+says)
 	case Missing:
 		s.Log.WarnContext(ctx, "a pod has no sidecar", "namespace", p.Namespace, "pod", p.Name, "why", says)
-		s.Event(p, corev1.EventTypeWarning, "SidecarMissing", "It has no sidecar: "+says+"; delete it, and its owner makes one that has")
+		s.Event(p, corev1.EventTypeWarning, "SidecarMissing", "It has no sidecar: "+says+"; "+remedy(p))
 	case Refused:
 		s.Log.WarnContext(ctx, "a pod has no sidecar, and would be refused now", "namespace", p.Namespace, "pod", p.Name,
 			"why", says)
