@@ -2,12 +2,14 @@ package repair
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -95,6 +97,39 @@ func TestRepair(t *testing.T) {
 	expect(r, p, Converged, None, "")
 	if closed != 12 {
 		t.Errorf("%d of 12 sandboxes were closed", closed)
+	}
+}
+
+// TestOtherMesh: a pod of another mesh that slipped by gets what that mesh's own plugin would have made of it.
+func TestOtherMesh(t *testing.T) {
+	netlab.Require(t)
+	ns, err := netlab.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	closed := 0
+	r := Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
+		return map[string]Sandbox{uids[0]: room{ns.Path(), "", &closed}}, nil
+	}}
+	uid := int64(2024)
+	p := pod("web")
+	p.Addresses = []netip.Addr{netip.MustParseAddr("10.244.0.5")}
+	p.Facts.Annotations["sidecar.istio.io/status"] = "{}"
+	p.Facts.Injected = []cniwire.Container{{Name: "istio-proxy", UID: &uid}}
+	if all, err := r.Run(t.Context(), []kube.Pod{p}); err != nil || len(all) > 0 {
+		t.Errorf("it is nobody's whose dialect is spoken: %+v, %v", all, err)
+	}
+	r.Conf.Dialects = []pods.Dialect{pods.Intercept, pods.Istio}
+	if f := one(t, r, p); f.Result != Repaired || f.Config.Proxy.UIDs.String() != "2024" {
+		t.Errorf("%+v", f)
+	}
+	if f := one(t, r, p); f.State != Converged {
+		t.Errorf("%+v", f)
+	}
+	p.Facts.Injected = append(p.Facts.Injected, cniwire.Container{Name: "istio-init", Init: true})
+	if all, err := r.Run(t.Context(), []kube.Pod{p}); err != nil || len(all) > 0 {
+		t.Errorf("its own init container intercepts: %+v, %v", all, err)
 	}
 }
 
