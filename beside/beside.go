@@ -52,6 +52,8 @@ type Rule struct {
 	Handle  uint64
 	Comment string
 	Acts    []Act
+	// Ports are the ports of this host to which it sends packets, as far as they are known.
+	Ports []uint16
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool

@@ -2,6 +2,7 @@ package beside
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -69,6 +70,32 @@ func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
 		}
 	}
 	return r, nil
+}
+
+// Strange says which rule of the mesh, of those that chains have, is none that its programs write for a proxy that
+// listens at ports: another does more, or leads elsewhere, or sends to somebody else. Empty: there is none. With drops
+// they may discard, too.
+func (m Mesh) Strange(chains []Chain, ports []uint16, drops bool) string {
+	for _, c := range chains {
+		whole := m.has(name{table: c.Table}) || m.has(name{chain: c.Name})
+		for _, r := range c.Rules {
+			leads := slices.ContainsFunc(r.To, m.HasChain)
+			if !whole && !leads && !m.HasComment(r.Comment) {
+				continue
+			}
+			switch {
+			case r.Mapped, slices.ContainsFunc(r.To, func(to string) bool { return !m.has(name{table: c.Table, chain: to}) }):
+				return "a rule of " + c.name() + " leads to a chain that is not its own"
+			case slices.ContainsFunc(r.Ports, func(p uint16) bool { return !slices.Contains(ports, p) }):
+				return fmt.Sprintf("a rule of %s sends to port %d, where this proxy does not listen", c.name(), r.Ports[0])
+			case slices.ContainsFunc(r.Acts, func(a Act) bool {
+				return a != Zone && (a != Discard || !drops) && ((a != Redirect && a != TProxy) || len(r.Ports) == 0)
+			}):
+				return fmt.Sprintf("a rule of %s does what its programs do not: %s", c.name(), r.Acts)
+			}
+		}
+	}
+	return ""
 }
 
 // HasChain reports whether a chain of this name is the mesh's, and HasComment whether a rule with this comment is.

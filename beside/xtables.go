@@ -26,3 +26,22 @@ func OfXTables(target string, info []byte) (a Act, known bool) {
 	}
 	return "", false
 }
+
+// PortOfXTables returns the port of this host to which a target of xtables sends packets: the first, of several.
+func PortOfXTables(target string, info []byte) (port uint16, known bool) {
+	at := 0
+	switch {
+	case target == "REDIRECT" && len(info) >= 40: // struct nf_nat_range
+		at = 36
+	case target == "REDIRECT": // struct nf_nat_ipv4_multi_range_compat
+		at = 16
+	case target == "TPROXY" && len(info) >= 26: // struct xt_tproxy_target_info_v1
+		at = 24
+	case target == "TPROXY": // struct xt_tproxy_target_info
+		at = 12
+	}
+	if at == 0 || len(info) < at+2 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(info[at:]), true
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -72,8 +73,10 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 			return err
 		}
 		chains, unlisted := s.space.allForeign()
+		var replaced []beside.Mesh
 		if !s.pod.BesideOtherMesh {
-			if err = refuseMesh(foreignTo(BackendNFT, chains, nil)); err != nil {
+			replaced, err = s.pod.replaced(foreignTo(BackendNFT, chains, unlisted), chains, c)
+			if err != nil {
 				return err
 			}
 		}
@@ -83,7 +86,11 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		if err != nil {
 			return done.undo(err)
 		}
-		if backendOf(res.Backend).variant != "" && len(chains) > 0 {
+		// Ours stand before theirs: until theirs are gone, what ours capture does not meet them.
+		if res.TakenOver, err = s.space.takeOut(ctx, replaced); err != nil {
+			return done.undo(err)
+		}
+		if len(replaced) > 0 || backendOf(res.Backend).variant != "" && len(chains) > 0 {
 			// Our jumps stand in their chains.
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()

@@ -68,6 +68,12 @@ type Pod struct {
 	// LeaksSaid is whether the caller has said already that a family is left out, and what that leaves outside: Apply then
 	// does not.
 	LeaksSaid bool
+	// TakeOver has Apply take out the rules of other meshes, once its own are in force: no connection goes past the
+	// proxy in between. What bears no name of theirs stays.
+	TakeOver bool
+	// InPlaceOf is the name of the mesh for whose program the caller stands (beside.MeshOf). Its rules are taken over as
+	// with TakeOver if they are such as its programs write for the proxy of the configuration. Empty: for none.
+	InPlaceOf string
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }
@@ -93,6 +99,8 @@ type IPTables struct {
 type Result struct {
 	Choice
 	Outcome ruleset.Outcome `json:"outcome"`
+	// TakenOver says which rules of other meshes were taken out, a line for each part.
+	TakenOver []string `json:"takenOver,omitempty"`
 	// Warnings are things that work but may surprise.
 	Warnings []string `json:"warnings,omitempty"`
 	// Foreign are the chains of others at the same hooks.

@@ -39,6 +39,8 @@ type OtherMeshError struct {
 	Meshes []beside.Mesh
 	// Chains are those from which packets come to its rules.
 	Chains []beside.Foreign
+	// Because says why they were not taken over. Empty: nobody asked.
+	Because string
 }
 
 // Error names the meshes and the chains.
@@ -55,7 +57,11 @@ func (e *OtherMeshError) Error() string {
 		}
 		chains = append(chains, c.Name())
 	}
-	return fmt.Sprintf("%s: %s, asked from %s", ErrOtherMesh, strings.Join(titles, ", "), strings.Join(chains, ", "))
+	text := fmt.Sprintf("%s: %s, asked from %s", ErrOtherMesh, strings.Join(titles, ", "), strings.Join(chains, ", "))
+	if e.Because != "" {
+		text += " (" + e.Because + ")"
+	}
+	return text
 }
 
 // Is makes it [ErrOtherMesh].
@@ -127,13 +133,13 @@ func (s *space) allForeign() (all []beside.Chain, err error) {
 	return all, joinLine(errs)
 }
 
-// refuseMesh returns an [*OtherMeshError] if rules of another mesh are in force.
-func refuseMesh(all Foreign) error {
+// otherMesh says which rules of other meshes are in force. Nil: none are.
+func otherMesh(all Foreign) *OtherMeshError {
 	meshes := beside.Meshes(all.Chains)
 	if len(meshes) == 0 {
 		return nil
 	}
-	return &OtherMeshError{meshes, slices.DeleteFunc(slices.Clone(all.Chains), func(c beside.Foreign) bool {
+	return &OtherMeshError{Meshes: meshes, Chains: slices.DeleteFunc(slices.Clone(all.Chains), func(c beside.Foreign) bool {
 		return !c.IsOfMesh() || c.Effect == beside.Asleep
 	})}
 }

@@ -195,6 +195,9 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}
 		}
+		if port, known := beside.PortOfXTables(e.target, e.info); known {
+			r.Ports = []uint16{port}
+		}
 		return r, false
 	}
 	if len(e.info) < 4 {

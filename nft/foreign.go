@@ -118,6 +118,14 @@ func readActs(r *beside.Rule, list []byte) {
 			r.Acts = append(r.Acts, a)
 		}
 	}
+	loaded := map[string][]byte{} // what registers hold
+	addPort := func(register []byte) {
+		for typ, d := range attributes(loaded[string(register)]) {
+			if typ == unix.NFTA_DATA_VALUE && len(d) >= 2 {
+				r.Ports = append(r.Ports, binary.BigEndian.Uint16(d))
+			}
+		}
+	}
 	var by []byte  // the register that has the interface by which a packet arrives
 	var index bool // it has its number
 	for _, e := range attributes(list) {
@@ -141,8 +149,10 @@ func readActs(r *beside.Rule, list []byte) {
 			}
 		case "redir":
 			add(beside.Redirect)
+			addPort(values[unix.NFTA_REDIR_REG_PROTO_MIN])
 		case "tproxy":
 			add(beside.TProxy)
+			addPort(values[tproxyRegPort])
 		case "notrack":
 			add(beside.NoTrack)
 		case "queue":
@@ -178,6 +188,7 @@ func readActs(r *beside.Rule, list []byte) {
 			r.Mapped = r.Mapped || is(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
 		case "immediate":
 			readVerdict(r, values[unix.NFTA_IMMEDIATE_DATA], add)
+			loaded[string(values[unix.NFTA_IMMEDIATE_DREG])] = values[unix.NFTA_IMMEDIATE_DATA]
 		case "match": // of xtables
 			if zeroTerminated(values[unix.NFTA_MATCH_NAME]) == "comment" {
 				r.Comment = zeroTerminated(values[matchInfo])
@@ -185,6 +196,9 @@ func readActs(r *beside.Rule, list []byte) {
 		case "target": // of xtables
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				add(a)
+			}
+			if port, known := beside.PortOfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
+				r.Ports = append(r.Ports, port)
 			}
 		}
 	}
@@ -211,8 +225,10 @@ func interfaceOf(data []byte, index bool) string {
 
 const (
 	targetInfo = 3 // NFTA_TARGET_INFO
-	matchInfo  = 3 // NFTA_MATCH_INFO
-	nfDrop     = 0 // NF_DROP
+	// NFTA_TPROXY_REG_PORT
+	tproxyRegPort = 3
+	matchInfo     = 3 // NFTA_MATCH_INFO
+	nfDrop        = 0 // NF_DROP
 )
 
 // readVerdict reads a struct nft_data.

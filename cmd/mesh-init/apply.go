@@ -60,8 +60,18 @@ func (j job) apply() error {
 		Families []string `json:"families"`
 	}{r, rules, families}, func() string {
 		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
-			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) + foreignText(r.Foreign)
+			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) +
+			takenOverText(r.TakenOver) + foreignText(r.Foreign)
 	})
+}
+
+// takenOverText says which rules of another mesh were taken out.
+func takenOverText(parts []string) string {
+	text := ""
+	for _, part := range parts {
+		text += cli.Hang("", 2, "taken out: "+strict.OneLine(part))
+	}
+	return text
 }
 
 // localServers warns of name servers in the pod that resolv.conf names, where every lookup is captured: such as the one
@@ -109,8 +119,8 @@ func withFlags(err error) error {
 			e = fmt.Errorf("%w; set it, or let apply do it with --set-sysctls", e)
 		}
 		if other, is := errors.AsType[*dataplane.OtherMeshError](e); is {
-			e = fmt.Errorf("%w; take them out with mesh-init remove --foreign %s, or insist with --beside %s", e,
-				other.Meshes[0].Name, otherMesh)
+			e = fmt.Errorf("%w; replace them with --%s, take them out with mesh-init remove --foreign %s, or insist with "+
+				"mesh-init apply --%s %s", e, takeOverFlag, other.Meshes[0].Name, besideFlag, otherMesh)
 		}
 		errs = append(errs, e)
 	}

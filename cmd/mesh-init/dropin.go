@@ -22,6 +22,8 @@ type dropIn struct {
 	does string
 	// called are the names of the program's file.
 	called []string
+	// mesh is the name of the mesh that it is of (beside.MeshOf), of which rules may be there already.
+	mesh string
 	// read makes sense of the command line.
 	read func(args []string, w peers.World) (peers.Request, error)
 	// after does what the peer's program does besides, once the request is carried out; nil: nothing.
@@ -37,7 +39,8 @@ func dropIns() []dropIn {
 		linkerdInit(),
 		linkerdValidator(),
 		{
-			name: "kuma", does: "as kumactl install transparent-proxy", called: []string{"kumactl"}, read: kuma.Parse,
+			name: "kuma", does: "as kumactl install transparent-proxy", called: []string{"kumactl"},
+			mesh: "kuma", read: kuma.Parse,
 			after: program.validate,
 		},
 	}
@@ -59,7 +62,10 @@ func calledAs(args []string) []string {
 
 // standIn does what a peer's command line asks for, and returns the exit code.
 func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int {
+	all := len(args)
+	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == "--"+takeOverFlag })
 	r, err := d.read(args, p.world(ctx, env))
+	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || len(args) < all, d.mesh
 	console := p.console()
 	console.Name += " " + d.name
 	console.Exits = append(slices.Clone(d.exits), console.Exits...)
@@ -82,9 +88,8 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	case peers.Apply:
 		err = j.apply()
 	case peers.Remove:
-		err = j.remove()
-		if err == nil && r.Foreign != "" {
-			j.foreign = r.Foreign
+		if err = j.remove(); err == nil {
+			j.foreign = d.mesh
 			err = j.remove()
 		}
 	case peers.Render:

@@ -27,6 +27,7 @@ const (
 	dstFlag        = "dst"
 	filenameFlag   = "filename"
 	foreignFlag    = "foreign"
+	takeOverFlag   = "take-over"
 	kubernetesFlag = "kubernetes-version"
 	logFormatFlag  = "log-format"
 	matrixFlag     = "matrix"
@@ -138,7 +139,9 @@ const otherMesh = "other-mesh"
 
 // besideFlags are the flags of verbs that put rules in force.
 func besideFlags() []cli.Flag {
-	return []cli.Flag{row(besideFlag, "nobody|"+otherMesh, groupWhere, "nobody",
+	return []cli.Flag{row(takeOverFlag, "", groupWhere, "false",
+		"take out the rules of another mesh, once ours are in\nforce; no connection goes past the proxy in between"),
+		row(besideFlag, "nobody|"+otherMesh, groupWhere, "nobody",
 		"other-mesh: apply although rules of another mesh are in\nforce; else that is an error (mesh-init remove --foreign\n"+
 			"takes them out)")}
 }

@@ -61,6 +61,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			SetSysctls:     values["set-sysctls"].text == "true",
 
 			StandIn:         values["listen"].text == "true",
+			TakeOver:        values[takeOverFlag].text == "true",
 			BesideOtherMesh: values[besideFlag].text == otherMesh,
 			IPTables: dataplane.IPTables{
 				Dialect: iptables.Dialect(strings.TrimPrefix(values["iptables-dialect"].text, autoDialect)),

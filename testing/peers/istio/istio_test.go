@@ -315,3 +315,13 @@ func differences(sets []peers.Set) []peers.Difference {
 			Reason: "--lenient leaves all of DNS alone where no lookup would be captured"},
 	}
 }
+
+func TestSwitch(t *testing.T) {
+	names := []string{}
+	for _, s := range sets() {
+		if len(s.Before) == 0 {
+			names = append(names, s.Name)
+		}
+	}
+	peer().Switch(t, "istio", names...)
+}

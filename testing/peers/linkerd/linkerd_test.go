@@ -187,3 +187,7 @@ func sets() []peers.Set {
 	}
 	return all
 }
+
+func TestSwitch(t *testing.T) {
+	peer().Switch(t, "linkerd", "default", "chart-ipv6", "mode-nft", "subnet-ipv4")
+}
