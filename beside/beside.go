@@ -44,6 +44,9 @@ type Chain struct {
 	Drops      bool
 	// Rules are those that do something or lead on, in the order in which packets meet them.
 	Rules []Rule
+	// Idle are rules of a base chain that do no more than what some meshes' rules without a name of theirs do: they return,
+	// or mark packets or connections.
+	Idle []Rule
 }
 
 // Rule is what a rule does, and where it leads.
@@ -57,6 +60,8 @@ type Rule struct {
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool
+	// Idle is true of a rule that only returns or marks (see Chain.Idle).
+	Idle bool
 	// Interfaces are those by which packets have to arrive for it to match: names, or patterns like eth*. A set of them is
 	// [SomeInterfaces]. Empty: any.
 	Interfaces []string

@@ -159,6 +159,7 @@ func TestRemoval(t *testing.T) {
 	if _, unknown := MeshOf("other"); !known || unknown {
 		t.Fatal(known, unknown)
 	}
+	nobodys := func(string) bool { return false }
 	mine := Chain{Family: "ip", Table: "nat", Name: "MINE", Rules: []Rule{does(DNAT)}}
 	chains := []Chain{
 		{Family: "ip", Table: "nat"},
@@ -169,7 +170,7 @@ func TestRemoval(t *testing.T) {
 		{Family: "ip", Table: "nat", Name: "KUMA_MESH_OUTBOUND_REDIRECT", Legacy: true},
 		mine,
 	}
-	r, err := kuma.Removal(chains)
+	r, err := kuma.Removal(chains, nobodys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,18 +187,69 @@ func TestRemoval(t *testing.T) {
 		t.Errorf("legacy: %q", lines)
 	}
 	mine.Rules = []Rule{to("KUMA_MESH_OUTBOUND")}
-	_, err = kuma.Removal(append(chains, mine))
+	_, err = kuma.Removal(append(chains, mine), nobodys)
 	if ref, is := errors.AsType[*ReferenceError](err); !is || ref.To != "KUMA_MESH_OUTBOUND" ||
 		!strings.Contains(ref.In, "MINE") {
 		t.Error(err)
 	}
 	istio, _ := MeshOf("istio")
-	if r, err := istio.Removal(chains); err != nil || !r.IsEmpty() {
+	if r, err := istio.Removal(chains, nobodys); err != nil || !r.IsEmpty() {
 		t.Errorf("%+v, %v", r, err)
 	}
 	r, _ = istio.Removal([]Chain{{Family: "inet", Table: "istio-proxy-nat"},
-		{Family: "inet", Table: "istio-proxy-nat", Name: "output"}})
+		{Family: "inet", Table: "istio-proxy-nat", Name: "output"}}, nobodys)
 	if lines := r.Lines(); len(lines) != 1 || lines[0] != "table inet istio-proxy-nat, with all that is in it" {
 		t.Errorf("%q", lines)
+	}
+}
+
+// TestStrange: what a mesh's programs do not write for this proxy is named.
+func TestStrange(t *testing.T) {
+	istio, _ := MeshOf("istio")
+	in := func(rules ...Rule) []Chain {
+		return []Chain{natAt("nat", "output", -100, to("ISTIO_OUTPUT"), to("MINE")),
+			{Family: "ip", Table: "nat", Name: "ISTIO_OUTPUT", Rules: rules},
+			{Family: "ip", Table: "nat", Name: "MINE", Rules: []Rule{{Acts: []Act{DNAT}}}}}
+	}
+	redirect := func(port uint16) Rule { return Rule{Acts: []Act{Redirect}, Ports: []uint16{port}} }
+	for _, test := range []struct {
+		rules []Rule
+		drops bool
+		want  string
+	}{
+		{nil, false, ""},
+		{[]Rule{redirect(15001), to("ISTIO_REDIRECT"), {Acts: []Act{Zone}}}, false, ""},
+		{[]Rule{redirect(15006)}, false, "port 15006"},
+		{[]Rule{{Acts: []Act{Redirect}}}, false, "redirect"},
+		{[]Rule{{Acts: []Act{DNAT}}}, false, "dnat"},
+		{[]Rule{{Acts: []Act{Discard}}}, false, "discard"},
+		{[]Rule{{Acts: []Act{Discard}}}, true, ""},
+		{[]Rule{to("MINE")}, false, "leads to a chain"},
+		{[]Rule{{Mapped: true}}, false, "leads to a chain"},
+	} {
+		got := istio.Strange(in(test.rules...), []uint16{15001}, test.drops)
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %q, should have %q", test.rules, got, test.want)
+		}
+	}
+}
+
+// TestNameless: rules without a name go with a mesh that writes such, where nobody else has any.
+func TestNameless(t *testing.T) {
+	istio, _ := MeshOf("istio")
+	kuma, _ := MeshOf("kuma")
+	ours := func(chain string) bool { return chain == "OURS" }
+	output := natAt("nat", "output", -100, to("ISTIO_OUTPUT"), to("OURS"))
+	output.Idle = []Rule{{Handle: 4, Idle: true}}
+	theirs := Chain{Family: "ip", Table: "nat", Name: "ISTIO_OUTPUT"}
+	if r, err := istio.Removal([]Chain{output, theirs}, ours); err != nil || len(r.Rules) != 2 || r.Rules[1].Handle != 4 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, _ := kuma.Removal([]Chain{output, theirs}, ours); len(r.Rules) != 0 {
+		t.Errorf("%+v", r)
+	}
+	output.Rules = append(output.Rules, to("MINE"))
+	if r, _ := istio.Removal([]Chain{output, theirs}, ours); len(r.Rules) != 1 {
+		t.Errorf("%+v", r)
 	}
 }

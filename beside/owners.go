@@ -11,34 +11,36 @@ type owner struct {
 	mesh string // the Name of the mesh that it is, or ""
 	// tables, chains and comments are how their names begin.
 	tables, chains, comments []string
+	// nameless is true of one whose rules in built-in chains are not all known so.
+	nameless bool
 }
 
 // owners is the one table of those who are known. Sources: the rules that their programs write.
 func owners() []owner {
 	return []owner{
-		{"Istio", "istio", []string{"istio-proxy-", "istio-ambient-"}, []string{"ISTIO_"}, nil},
-		{"Linkerd", "linkerd", nil, []string{"PROXY_INIT_"}, []string{"proxy-init/"}},
-		{"Kuma", "kuma", nil, []string{"KUMA_"}, []string{"kuma/mesh/transparent/proxy"}},
-		{"Consul", "consul", []string{"consul"}, []string{"CONSUL_"}, nil},
-		{"Open Service Mesh", "osm", nil, []string{"OSM_PROXY_"}, nil},
-		{"AWS App Mesh", "app-mesh", nil, []string{"APPMESH_"}, nil},
-		{"Antrea", "", []string{"antrea"}, []string{"ANTREA-"}, nil},
-		{"AWS VPC CNI", "", nil, []string{"AWS-"}, nil},
-		{"Calico", "", []string{"calico"}, []string{"cali-", "felix-"}, nil},
-		{"Cilium", "", []string{"cilium"}, []string{"CILIUM_", "OLD_CILIUM_"}, []string{"cilium"}},
-		{"CNI portmap", "", []string{"cni_hostport"}, []string{"CNI-"}, nil},
-		{"Docker", "", []string{"docker-"}, []string{"DOCKER"}, nil},
+		{"Istio", "istio", []string{"istio-proxy-", "istio-ambient-"}, []string{"ISTIO_"}, nil, true},
+		{"Linkerd", "linkerd", nil, []string{"PROXY_INIT_"}, []string{"proxy-init/"}, false},
+		{"Kuma", "kuma", nil, []string{"KUMA_"}, []string{"kuma/mesh/transparent/proxy"}, false},
+		{"Consul", "consul", []string{"consul"}, []string{"CONSUL_"}, nil, false},
+		{"Open Service Mesh", "osm", nil, []string{"OSM_PROXY_"}, nil, false},
+		{"AWS App Mesh", "app-mesh", nil, []string{"APPMESH_"}, nil, false},
+		{"Antrea", "", []string{"antrea"}, []string{"ANTREA-"}, nil, false},
+		{"AWS VPC CNI", "", nil, []string{"AWS-"}, nil, false},
+		{"Calico", "", []string{"calico"}, []string{"cali-", "felix-"}, nil, false},
+		{"Cilium", "", []string{"cilium"}, []string{"CILIUM_", "OLD_CILIUM_"}, []string{"cilium"}, false},
+		{"CNI portmap", "", []string{"cni_hostport"}, []string{"CNI-"}, nil, false},
+		{"Docker", "", []string{"docker-"}, []string{"DOCKER"}, nil, false},
 		{"firewalld", "", []string{"firewalld"},
-			[]string{"PREROUTING_ZONES", "INPUT_ZONES", "FORWARD_ZONES", "PREROUTING_direct", "OUTPUT_direct"}, nil},
-		{"Flannel", "", []string{"flannel-"}, []string{"FLANNEL-"}, nil},
-		{"kube-proxy", "", []string{"kube-proxy"}, []string{"KUBE-"}, []string{"kubernetes "}},
-		{"libvirt", "", []string{"libvirt_network"}, []string{"LIBVIRT_"}, nil},
-		{"NetBird", "", []string{"netbird"}, []string{"NETBIRD-", "netbird-"}, nil},
-		{"Podman", "", []string{"netavark"}, []string{"NETAVARK"}, nil},
-		{"systemd", "", []string{"io.systemd.nat"}, nil, nil},
-		{"Tailscale", "", nil, []string{"ts-"}, nil},
-		{"ufw", "", nil, []string{"ufw-", "ufw6-"}, nil},
-		{"Weave Net", "", nil, []string{"WEAVE"}, nil},
+			[]string{"PREROUTING_ZONES", "INPUT_ZONES", "FORWARD_ZONES", "PREROUTING_direct", "OUTPUT_direct"}, nil, false},
+		{"Flannel", "", []string{"flannel-"}, []string{"FLANNEL-"}, nil, false},
+		{"kube-proxy", "", []string{"kube-proxy"}, []string{"KUBE-"}, []string{"kubernetes "}, false},
+		{"libvirt", "", []string{"libvirt_network"}, []string{"LIBVIRT_"}, nil, false},
+		{"NetBird", "", []string{"netbird"}, []string{"NETBIRD-", "netbird-"}, nil, false},
+		{"Podman", "", []string{"netavark"}, []string{"NETAVARK"}, nil, false},
+		{"systemd", "", []string{"io.systemd.nat"}, nil, nil, false},
+		{"Tailscale", "", nil, []string{"ts-"}, nil, false},
+		{"ufw", "", nil, []string{"ufw-", "ufw6-"}, nil, false},
+		{"Weave Net", "", nil, []string{"WEAVE"}, nil, false},
 	}
 }
 

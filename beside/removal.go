@@ -40,9 +40,10 @@ func (e *ReferenceError) Error() string {
 	return fmt.Sprintf("%s of %s is somebody else's and leads to chain %s: delete that rule first", rule, e.In, e.To)
 }
 
-// Removal returns what takes the rules of the mesh out of the tables that chains are of. Only what bears a name of its
-// own is its. The error is a [*ReferenceError].
-func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
+// Removal returns what takes the rules of the mesh out of the tables that chains are of. What bears a name of its own is
+// its, and with it, of a mesh that writes such, idle rules in built-in chains where there are no others but ours: rules
+// that lead to chains of which isOurs holds. The error is a [*ReferenceError].
+func (m Mesh) Removal(chains []Chain, isOurs func(chain string) bool) (r Removal, err error) {
 	for _, c := range chains {
 		switch {
 		case m.has(name{table: c.Table}):
@@ -68,8 +69,22 @@ func (m Mesh) Removal(chains []Chain) (r Removal, err error) {
 				return Removal{}, ReferenceTo(c, to)
 			}
 		}
+		if m.isAloneIn(c, chains, isOurs) {
+			for _, rule := range c.Idle {
+				r.Rules = append(r.Rules, RuleOf{c, rule})
+			}
+		}
 	}
 	return r, nil
+}
+
+// isAloneIn reports whether all that a built-in chain has is the mesh's, which writes rules without a name, or ours.
+func (m Mesh) isAloneIn(c Chain, chains []Chain, isOurs func(chain string) bool) bool {
+	return c.Base && m.owner.nameless && slices.ContainsFunc(chains, func(other Chain) bool {
+		return other.Legacy == c.Legacy && other.Family == c.Family && other.Table == c.Table && m.HasChain(other.Name)
+	}) && !slices.ContainsFunc(c.Rules, func(r Rule) bool {
+		return !slices.ContainsFunc(r.To, func(to string) bool { return m.HasChain(to) || isOurs(to) })
+	})
 }
 
 // Strange says which rule of the mesh, of those that chains have, is none that its programs write for a proxy that
@@ -100,6 +115,9 @@ func (m Mesh) Strange(chains []Chain, ports []uint16, drops bool) string {
 
 // HasChain reports whether a chain of this name is the mesh's, and HasComment whether a rule with this comment is.
 func (m Mesh) HasChain(chain string) bool { return m.has(name{chain: chain}) }
+
+// WritesNameless reports whether the mesh's programs write rules into built-in chains that have no name of its own.
+func (m Mesh) WritesNameless() bool { return m.owner.nameless }
 
 // HasComment reports whether a rule with this comment is the mesh's.
 func (m Mesh) HasComment(comment string) bool { return m.has(name{comment: comment}) }
@@ -139,8 +157,11 @@ func (r Removal) Lines() (lines []string) {
 	}
 	for _, rule := range r.Rules {
 		what := "the rule with the comment " + fmt.Sprintf("%q", rule.Comment)
-		if len(rule.To) > 0 {
+		switch {
+		case len(rule.To) > 0:
 			what = "the rule that leads to " + rule.To[0]
+		case rule.Idle:
+			what = "a rule that returns or marks"
 		}
 		lines = append(lines, "in "+rule.In.name()+", "+what)
 	}

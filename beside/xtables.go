@@ -45,3 +45,6 @@ func PortOfXTables(target string, info []byte) (port uint16, known bool) {
 	}
 	return binary.BigEndian.Uint16(info[at:]), true
 }
+
+// IsMark reports whether a target of xtables marks packets or connections, and does nothing else.
+func IsMark(target string) bool { return target == "MARK" || target == "CONNMARK" }

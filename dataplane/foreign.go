@@ -226,7 +226,7 @@ func (s *Session) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool)
 		if err != nil {
 			return fmt.Errorf("not all rules could be listed, so none is removed: %w", err)
 		}
-		r, err := m.Removal(chains)
+		r, err := m.Removal(chains, iptables.HasOurName)
 		out.Parts = append([]string{}, r.Lines()...)
 		if err != nil || dryRun || r.IsEmpty() {
 			return err
@@ -258,7 +258,9 @@ func (s *space) removeForeign(ctx context.Context, m beside.Mesh, r beside.Remov
 	}
 	c, err := s.nft()
 	if err == nil {
-		_, err = c.RemoveForeign(ctx, m.Removal)
+		_, err = c.RemoveForeign(ctx, func(chains []beside.Chain) (beside.Removal, error) {
+			return m.Removal(chains, iptables.HasOurName)
+		})
 	}
 	if err != nil {
 		return done.undo(err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/iptables"
 )
 
 // replaced returns the meshes whose rules Apply takes out once its own are in force: all that there are with
@@ -55,7 +56,7 @@ func (s *space) takeOut(ctx context.Context, meshes []beside.Mesh) (parts []stri
 		if err != nil {
 			return parts, fmt.Errorf("list the rules of %s: %w", m.Title, err)
 		}
-		r, err := m.Removal(chains)
+		r, err := m.Removal(chains, iptables.HasOurName)
 		if err == nil && !r.IsEmpty() {
 			err = s.removeForeign(ctx, m, r)
 		}

@@ -77,6 +77,8 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 			c.Drops = drops
 		} else if r.Matters() {
 			c.Rules = append(c.Rules, r)
+		} else if r.Idle && c.Base {
+			c.Idle = append(c.Idle, r)
 		}
 	}
 	return all
@@ -195,6 +197,7 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}
 		}
+		r.Idle = r.Comment == "" && beside.IsMark(e.target)
 		if port, known := beside.PortOfXTables(e.target, e.info); known {
 			r.Ports = []uint16{port}
 		}
@@ -203,11 +206,12 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 	if len(e.info) < 4 {
 		return r, false
 	}
-	const drop = -1 // -NF_DROP-1
+	const drop, returns = -1, -5 // -NF_DROP-1, -NF_REPEAT-1
 	verdict := int32(binary.NativeEndian.Uint32(e.info))
 	if name, is := names[int(verdict)]; verdict > 0 && is {
 		r.To = []string{name}
 	}
+	r.Idle = r.Comment == "" && verdict == returns
 	if verdict == drop {
 		r.Acts = []beside.Act{beside.Discard}
 	}

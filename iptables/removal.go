@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,6 +68,9 @@ func (l listing) without(m beside.Mesh) (remove, restore string) {
 		var chains, rules, backChains, backRules []string
 		for _, c := range t.chains {
 			theirs := !c.builtin && m.HasChain(c.name)
+			alone := c.builtin && m.WritesNameless() && t.hasMesh(m) && !slices.ContainsFunc(c.rules, func(r savedRule) bool {
+				return !r.isOf(m, true) && !r.isJump() && !r.isIdle()
+			})
 			if theirs {
 				chains = append(chains, c.name)
 				backChains = append(backChains, ":"+c.name+" - [0:0]")
@@ -75,7 +79,7 @@ func (l listing) without(m beside.Mesh) (remove, restore string) {
 				switch {
 				case theirs:
 					backRules = append(backRules, r.counters()+" -A "+c.name+" "+r.spec)
-				case r.isOf(m, c.builtin):
+				case r.isOf(m, c.builtin), alone && r.isIdle():
 					rules = append(rules, "-D "+c.name+" "+r.spec)
 					backRules = append(backRules, r.counters()+" -I "+c.name+" "+strconv.Itoa(i+1)+" "+r.spec)
 				}
@@ -105,6 +109,19 @@ func prefixed(before string, all []string, after string) (out []string) {
 		out = append(out, before+s+after)
 	}
 	return out
+}
+
+// hasMesh reports whether the table has chains of the mesh.
+func (t savedTable) hasMesh(m beside.Mesh) bool {
+	return slices.ContainsFunc(t.chains, func(c savedChain) bool { return !c.builtin && m.HasChain(c.name) })
+}
+
+// isIdle reports what [beside.Rule.Idle] says.
+func (r savedRule) isIdle() bool {
+	words := split(r.spec)
+	i := slices.Index(words, "-j")
+	return i >= 0 && i+1 < len(words) && (words[i+1] == "RETURN" || beside.IsMark(words[i+1])) &&
+		!slices.Contains(words, "--comment")
 }
 
 // isOf reports whether a rule of somebody else's chain is the mesh's: by its comment or, in a built-in chain, because

@@ -103,8 +103,12 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 				readActs(&r, data)
 			}
 		}
-		if i, known := index[in]; known && r.Matters() {
+		r.Idle = r.Idle && r.Comment == "" && len(r.Acts) == 0 && len(r.To) == 0 && !r.Mapped
+		switch i, known := index[in]; {
+		case known && r.Matters():
 			chains[i].Rules = append(chains[i].Rules, r)
+		case known && r.Idle && chains[i].Base:
+			chains[i].Idle = append(chains[i].Idle, r)
 		}
 		return nil
 	})
@@ -197,6 +201,7 @@ func readActs(r *beside.Rule, list []byte) {
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				add(a)
 			}
+			r.Idle = r.Idle || beside.IsMark(zeroTerminated(values[unix.NFTA_TARGET_NAME]))
 			if port, known := beside.PortOfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				r.Ports = append(r.Ports, port)
 			}
@@ -243,6 +248,8 @@ func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
 				r.To = append(r.To, zeroTerminated(d))
 			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && binary.BigEndian.Uint32(d) == nfDrop:
 				add(beside.Discard)
+			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && int32(binary.BigEndian.Uint32(d)) == unix.NFT_RETURN:
+				r.Idle = true
 			}
 		}
 	}
