@@ -142,8 +142,8 @@ func besideFlags() []cli.Flag {
 	return []cli.Flag{row(takeOverFlag, "", groupWhere, "false",
 		"take out the rules of another mesh, once ours are in\nforce; no connection goes past the proxy in between"),
 		row(besideFlag, "nobody|"+otherMesh, groupWhere, "nobody",
-		"other-mesh: apply although rules of another mesh are in\nforce; else that is an error (mesh-init remove --foreign\n"+
-			"takes them out)")}
+			"other-mesh: apply although rules of another mesh are in\nforce; else that is an error (mesh-init remove --foreign\n"+
+				"takes them out)")}
 }
 
 // outputFlags are the flags of all verbs.

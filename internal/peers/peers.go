@@ -39,8 +39,6 @@ type Request struct {
 	Pod dataplane.Pod
 	// DryRun has Remove say what it would take out.
 	DryRun bool
-	// Foreign is a mesh whose rules Remove takes out as well, by its name in package beside; "": none.
-	Foreign string
 	// Text is what Help prints.
 	Text string
 	// Warnings are said once each: what is accepted without an effect, and what is left outside the mesh as the peer

@@ -29,7 +29,7 @@ func (r *reader) understand() {
 	}
 	switch {
 	case r.command == uninstall:
-		r.Action, r.DryRun, r.Foreign = peers.Remove, r.on(keyDryRun), "kuma"
+		r.Action, r.DryRun = peers.Remove, r.on(keyDryRun)
 		return
 	case r.command == validate:
 		r.Action, r.Validation = peers.Nothing, &peers.Validation{Timeout: validationTime, Port: validationPort}

@@ -4,6 +4,7 @@ package kuma_test
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -285,4 +286,18 @@ func named(is func(string) bool) string {
 		}
 	}
 	return strings.Join(all, ", ")
+}
+
+// TestSwitch: by its comments kuma knows its own rules in built-in chains.
+func TestSwitch(t *testing.T) {
+	p := peer()
+	p.Rules = func(s peers.Set) []peers.Command {
+		commands := kuma.Rules(s)
+		for i := range commands {
+			commands[i].Stdin = regexp.MustCompile(`(?m)^(-[AI] .*)$`).ReplaceAllString(commands[i].Stdin,
+				"$1 -m comment --comment kuma/mesh/transparent/proxy/rule")
+		}
+		return commands
+	}
+	p.Switch(t, "kuma", "default", "injected", "exclude-out-ips-dns", "dns-all", "drop-invalid", "vnet", "legacy", "ipv4")
 }
