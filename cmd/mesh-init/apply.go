@@ -67,11 +67,11 @@ func (j job) apply() error {
 
 // takenOverText says which rules of another mesh were taken out.
 func takenOverText(parts []string) string {
-	text := ""
+	var text strings.Builder
 	for _, part := range parts {
-		text += cli.Hang("", 2, "taken out: "+strict.OneLine(part))
+		text.WriteString(cli.Hang("", 2, "taken out: "+strict.OneLine(part)))
 	}
-	return text
+	return text.String()
 }
 
 // localServers warns of name servers in the pod that resolv.conf names, where every lookup is captured: such as the one
