@@ -156,6 +156,9 @@ func put(t *testing.T, root, path string, do func(string) error) {
 
 // TestInjectedByKuma: a pod of Kuma's injector starts with another image alone, and its packets meet the fates that
 // they meet with Kuma's.
+//
+// The pods are written by hand after the injector's documentation: the proxy for Go modules does not serve Kuma's, so it
+// cannot be run here.
 func TestInjectedByKuma(t *testing.T) {
 	t.Parallel()
 	netlab.Require(t)

@@ -128,6 +128,8 @@ func TestParse(t *testing.T) {
 			nil, func(c *intercept.Config) {
 				c.Outbound.Exclude = exclusions("tcp :22,80-88 uid=1000-1002", "udp uid=2000", "uid=70000")
 			}},
+		{"--exclude-outbound-ports-for-uids 443,0-80:2002", "", nil,
+			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443,1-80 uid=2002") }},
 		{"--exclude-outbound-ports-for-uids 443:2002,2003", "", nil,
 			func(c *intercept.Config) { c.Outbound.Exclude = exclusions(":443 uid=2002,2003") }},
 		{"--exclude-outbound-ports-for-uids tcp,udp:443:2002", "",

@@ -241,7 +241,7 @@ func parseExclusion(text string) (e intercept.Exclusion, err error) {
 	parts = append([]string{"*", "*"}[:3-len(parts)], parts...)
 	words := "uid=" + parts[2]
 	if parts[1] != "*" && parts[1] != "" {
-		words += " :" + parts[1]
+		words += " :" + strings.ReplaceAll(","+parts[1], ",0-", ",1-")[1:] // 0 is no port, and kumactl takes it in a range
 	}
 	switch protocol := strings.ToLower(parts[0]); protocol {
 	case "*", "", "tcp,udp", "udp,tcp":

@@ -131,6 +131,7 @@ func sets() []peers.Set {
 		on("injected", "--kuma-dp-user=5678 --exclude-inbound-ports=9000 --redirect-all-dns-traffic --verbose"),
 		by("injected-file", injectedFile, ""),
 		by("injected-files", injectedFile, "--config /custom.yaml"),
+		{Name: "config-list", Args: []string{"--config", "/tp.yaml,/custom.yaml"}, Files: files()},
 		on("gateway", "--redirect-inbound=false"),
 		on("gateway-dns", "--redirect-inbound=false --redirect-all-dns-traffic"),
 		by("outbound-off", "redirect: {outbound: {enabled: false}}", ""),
@@ -145,6 +146,8 @@ func sets() []peers.Set {
 		with(on("user-dns", "--kuma-dp-user dp --redirect-all-dns-traffic"), 2102),
 		on("exclude-in", "--exclude-inbound-ports 9090"),
 		on("exclude-in-list", "--exclude-inbound-ports 22,443,,3306"),
+		on("exclude-in-twice", "--exclude-inbound-ports 22 --exclude-inbound-ports 9090"),
+		by("exclude-in-uids", "redirect: {inbound: {excludePortsForUIDs: ['1000', 'tcp:80:2000-3000']}}", ""),
 		on("exclude-in-15", "--exclude-inbound-ports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,22,8080"),
 		on("exclude-out", "--exclude-outbound-ports 443"),
 		on("exclude-out-list", "--exclude-outbound-ports=22,3306,15001"),
@@ -200,7 +203,10 @@ func sets() []peers.Set {
 		after(on("again-no-dns", "--exclude-outbound-ports 22"), "--redirect-all-dns-traffic --drop-invalid-packets"),
 	}
 	for i := range all {
-		if all[i].Name == "injected-files" {
+		if all[i].Name == "config-list" {
+			all[i].Files["/tp.yaml"] = injectedFile
+		}
+		if strings.HasPrefix(all[i].Name, "config-") || all[i].Name == "injected-files" {
 			all[i].Files["/custom.yaml"] = "redirect:\n  outbound:\n    excludePorts: [3306]\n" +
 				"  inbound:\n    excludePorts: [9000, 22]\n"
 		}
@@ -247,7 +253,10 @@ func differences() []peers.Difference {
 		differ(named(func(name string) bool { return !strings.HasPrefix(name, "vnet") }),
 			"tcp? vm>outside:*, tcp? vm>other:*, tcp? vm>dns:*", "pass",
 			"what the pod forwards is not its own: name the interface by which it comes, with --vnet"),
-		differ("injected-files, exclude-out-list, exclude-both, vnet-exclude", "tcp? proxy>pod:3306", "redirect(15006)",
+		differ("exclude-in-uids", "tcp? peer*>pod:[123459]*, tcp? peer*>pod:80, tcp? peer*>pod:8085, tcp? peer*>pod:8080, "+
+			"tcp? peer>pod2:8080, tcp? vm>bridge:*, tcp? vm>pod:8080", "redirect(15006)", "a user says nothing of what arrives"),
+		differ("exclude-in-uids", "tcp? peer>pod:15006", "pass", "a user says nothing of what arrives"),
+		differ("injected-files, config-list, exclude-out-list, exclude-both, vnet-exclude", "tcp? proxy>pod:3306", "redirect(15006)",
 			"an excluded outbound port says nothing of what comes in"),
 		differ("exclude-out-53", "tcp? proxy>pod:53", "redirect(15006)",
 			"an excluded outbound port says nothing of what comes in"),
