@@ -297,15 +297,12 @@ func (s *splicer) render(at slot, n *yaml.Node) []string {
 
 // uncomment takes away the comments around a node, which stand in lines that stay.
 func uncomment(n *yaml.Node) {
-	for first, last := n, n; ; {
-		first.HeadComment, last.FootComment = "", ""
-		if len(first.Content) == 0 {
-			return
-		}
-		first, last = first.Content[0], last.Content[len(last.Content)-1]
-		if len(last.Content) == 0 {
-			last.FootComment = ""
-		}
+	first, last := n, n
+	for first.HeadComment = ""; len(first.Content) > 0; first.HeadComment = "" {
+		first = first.Content[0]
+	}
+	for last.FootComment = ""; len(last.Content) > 0; last.FootComment = "" {
+		last = last.Content[len(last.Content)-1]
 	}
 }
 

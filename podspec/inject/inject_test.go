@@ -209,6 +209,9 @@ func TestWarned(t *testing.T) {
 		pod("intercept.mesh/profile: envoy", ""): {inject.Cluster{}, "it gets profile haproxy, and its annotation " +
 			"intercept.mesh/profile names envoy"},
 		pod("intercept.mesh/profile: haproxy", ""): {inject.Cluster{}, ""},
+		"apiVersion: batch/v1\nkind: Job\nspec: {template: {spec: {containers: [{name: a}]}}}\n": {inject.Cluster{Minor: 28},
+			"the Job does not complete while its sidecar runs, because Kubernetes before 1.29 has no sidecars that end with the " +
+				"pod's containers; leave it without (intercept.mesh/inject: \"false\"), or let its container end the sidecar"},
 	} {
 		m := read(t, text, shipped(t, "haproxy"), c.in)
 		if got := strings.Join(m.Objects[0].Warnings, "\n"); got != c.want {

@@ -30,10 +30,23 @@ func TestGettingStarted(t *testing.T) {
 	c.typePage("../../../docs/getting-started.md", nil)
 }
 
-// typePage types the commands of a page, in a directory with its files, more files and
-// deploy/, and compares what they print with what the page shows. With MESH_TEST_UPDATE=1
-// it writes that into the page instead.
-func (c *cluster) typePage(page string, files map[string]string) {
+// setUp runs the block of a page, the first in the language sh, that sets up what the rest
+// of the page needs: in a directory with more files and deploy/.
+func (c *cluster) setUp(page string, files map[string]string) {
+	c.t.Helper()
+	_, rest, _ := strings.Cut(c.file(page), "\n```sh\n")
+	script, _, found := strings.Cut(rest, "\n```\n")
+	if !found {
+		c.t.Fatalf("%s sets nothing up", page)
+	}
+	dir := c.pageDir(files)
+	if out, err := c.Output("/bin/bash", "-ec", "set -o pipefail; cd "+dir+"; PATH="+dir+":$PATH; "+script); err != nil {
+		c.t.Fatalf("%s: %v: %s", page, err, out)
+	}
+}
+
+// pageDir is a directory with files, deploy/ and a kubectl for the cluster.
+func (c *cluster) pageDir(files map[string]string) string {
 	c.t.Helper()
 	dir := c.t.TempDir()
 	must := func(err error) {
@@ -48,11 +61,26 @@ func (c *cluster) typePage(page string, files map[string]string) {
 	kubectl := "#!/bin/sh\nexec " + c.program + " kubectl --kubeconfig " + c.Path("admin.kubeconfig") + " --cache-dir " +
 		c.Path("kubectl") + " \"$@\"\n"
 	must(os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755))
-	shown := quickstart.Read(c.t, page)
-	maps.Copy(shown.Files, files)
-	for name, text := range shown.Files {
+	for name, text := range files {
 		must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
+	return dir
+}
+
+// typePage types the commands of a page, in a directory with its files, more files and
+// deploy/, and compares what they print with what the page shows. With MESH_TEST_UPDATE=1
+// it writes that into the page instead.
+func (c *cluster) typePage(page string, files map[string]string) {
+	c.t.Helper()
+	must := func(err error) {
+		c.t.Helper()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	shown := quickstart.Read(c.t, page)
+	maps.Copy(shown.Files, files)
+	dir := c.pageDir(shown.Files)
 
 	updates := os.Getenv("MESH_TEST_UPDATE") == "1"
 	b, err := os.ReadFile(page)

@@ -14,6 +14,9 @@ import (
 	"github.com/mesh-intercept/intercept/testing/program"
 )
 
+// page tells the scenario, and sets it up.
+const page = "../../../docs/scenario.md"
+
 // visitor is a pod that nobody intercepts.
 const visitor = `
 apiVersion: v1
@@ -64,22 +67,23 @@ func scenario(c *cluster) {
 	c.apply(c.file("testdata/coredns.yaml"))
 	c.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=120s")
 	before := c.everything()
-	c.apply(c.file(manifest))
-	c.rollout()
-	c.apply(visitor)
-	labels := ""
-	if c.o.webhook {
-		c.apply(c.file(injector))
-		c.kubectl("rollout", "status", "-n", "mesh-injector", "deploy/mesh-injector", "--timeout=120s")
-		labels = ", intercept.mesh/inject: enabled, intercept.mesh/profile: haproxy-dns"
+	if c.o.webhook { // as the page says
+		c.setUp(page, map[string]string{"shop.yaml": c.file("testdata/shop.yaml")})
+		c.rollout()
+	} else {
+		c.apply(c.file(manifest))
+		c.rollout()
+		c.apply(visitor)
 	}
 
 	var namespaces []string
 	for mode, level := range modes {
 		s := shop{c, "shop-" + mode}
-		c.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: " + s.ns +
-			"\n  labels: {pod-security.kubernetes.io/enforce: " + level + labels + "}\n")
-		s.inject("haproxy-dns")
+		if !c.o.webhook {
+			c.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: " + s.ns +
+				"\n  labels: {pod-security.kubernetes.io/enforce: " + level + "}\n")
+			s.inject("haproxy-dns")
+		}
 		namespaces = append(namespaces, s.ns)
 	}
 	c.t.Run("shops", func(t *testing.T) {
@@ -111,7 +115,7 @@ func scenario(c *cluster) {
 	step("names", names)
 	if c.o.webhook {
 		step("page", func(c *cluster, shops []shop) {
-			c.typePage("../../../docs/scenario.md", map[string]string{"shop.yaml": shops[0].manifests()})
+			c.typePage(page, map[string]string{"shop.yaml": shops[0].manifests()})
 		})
 		step("refusals", refusals)
 		step("absence", absence)
