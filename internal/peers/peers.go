@@ -71,11 +71,19 @@ type Arrival struct {
 	Timeout time.Duration
 }
 
-// Warn adds a warning, once.
+// mostWarnings is how many warnings are said. Command lines can be long.
+const mostWarnings = 20
+
+// Warn adds a warning, once. Of very many it adds that there are more.
 func (r *Request) Warn(format string, args ...any) {
-	if w := fmt.Sprintf(format, args...); !slices.Contains(r.Warnings, w) {
-		r.Warnings = append(r.Warnings, w)
+	w := fmt.Sprintf(format, args...)
+	switch {
+	case len(r.Warnings) > mostWarnings || slices.Contains(r.Warnings, w):
+		return
+	case len(r.Warnings) == mostWarnings:
+		w = "and there is more to warn of"
 	}
+	r.Warnings = append(r.Warnings, w)
 }
 
 // World is what a command line is read in.

@@ -180,7 +180,7 @@ func gather(args []string, w peers.World, r *peers.Request) (*line, error) {
 		}
 	})
 	if err := l.flags.Parse(args); err != nil {
-		return l, fmt.Errorf("%w; %s --help lists the flags", err, Name)
+		return l, fmt.Errorf("%w; %s --help lists the flags", strict.Reworded(err, err.Error(), clip(err.Error())), Name)
 	}
 	l.flags.Visit(func(f *pflag.Flag) {
 		l.source[f.Name] = "--" + f.Name
@@ -189,6 +189,15 @@ func gather(args []string, w peers.World, r *peers.Request) (*line, error) {
 		}
 	})
 	return l, nil
+}
+
+// clip is the beginning of a text that may have a whole value in it.
+func clip(s string) string {
+	const most = 200
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // from says where a flag's value comes from, for errors about it.

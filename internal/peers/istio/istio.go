@@ -24,6 +24,8 @@ type reader struct {
 	world peers.World
 	r     *peers.Request
 	errs  strict.Errors
+	// names are the users and groups of the files that were read.
+	names map[string]map[string]string
 }
 
 // Parse reads a command line as istio-iptables does: a flag beats its variables, and these the default. It names
@@ -41,7 +43,7 @@ func Parse(args []string, w peers.World) (peers.Request, error) {
 	if l.help {
 		return peers.Request{Action: peers.Help, Text: l.helpText()}, nil
 	}
-	p := &reader{line: l, world: w, r: &r}
+	p := &reader{line: l, world: w, r: &r, names: map[string]map[string]string{}}
 	p.logs()
 	p.notes()
 	p.action()
@@ -53,17 +55,18 @@ func Parse(args []string, w peers.World) (peers.Request, error) {
 
 // fail adds an error about a flag.
 func (p *reader) fail(flag, format string, args ...any) {
-	p.errs.Add(strict.Under(p.from(flag), fmt.Errorf(format, args...)))
+	p.errs.Add(&peers.FlagError{Flag: p.from(flag), Err: fmt.Errorf(format, args...)})
 }
 
 // gap is what leaves traffic outside the mesh that should be in it.
 func (p *reader) gap(source, format string, args ...any) {
-	err := strict.Under(source, fmt.Errorf(format, args...))
+	err := &peers.FlagError{Flag: source, Err: fmt.Errorf(format, args...)}
 	if p.lenient {
 		p.r.Warn("%s", err)
 		return
 	}
-	p.errs.Add(fmt.Errorf("%w; or accept it as istio-iptables does, with --%s", err, lenientFlag))
+	err.Lenient = true
+	p.errs.Add(err)
 }
 
 // action decides what is done, and where.
@@ -202,10 +205,9 @@ func (p *reader) inbound(in *intercept.Inbound) {
 	default:
 		in.IncludePorts = p.ports(includeInboundFlag, p.includeInbound)
 		unused := reader{line: p.line, r: new(peers.Request)} // whatever it is, istio-iptables does not look at it
-		for _, e := range unused.ports(excludeInboundFlag, p.excludeInbound) {
-			if slices.ContainsFunc(in.IncludePorts, func(i intercept.PortRange) bool {
-				return i.First <= e.Last && e.First <= i.Last
-			}) {
+		included := in.IncludePorts.Merge()
+		for _, e := range unused.ports(excludeInboundFlag, p.excludeInbound).Merge() {
+			if slices.ContainsFunc(included, func(i intercept.PortRange) bool { return i.First <= e.Last && e.First <= i.Last }) {
 				p.r.Warn("%s: %s is captured all the same: nothing is excluded from a list of ports (-b)",
 					p.from(excludeInboundFlag), e)
 			}
@@ -227,8 +229,8 @@ func (p *reader) loopback(c *intercept.Config) {
 	}
 	l, err := netip.ParsePrefix(text)
 	if err != nil || !l.Addr().Is4() || !l.Addr().IsLoopback() || l.Bits() < 8 {
-		p.errs.Add(fmt.Errorf("%s: %q is not a part of 127.0.0.0/8; write 127.0.0.1/32 or 127.0.0.0/8", loopbackVar,
-			strict.Clip(text)))
+		p.errs.Add(&peers.FlagError{Flag: loopbackVar, Err: fmt.Errorf(
+			"%q is not a part of 127.0.0.0/8; write 127.0.0.1/32 or 127.0.0.0/8", strict.Clip(text))})
 		return
 	}
 	c.Loopback[0] = l.Masked()
@@ -324,9 +326,9 @@ func (p *reader) valid(c *intercept.Config) {
 		case !is:
 			p.errs.Add(e)
 		case field.Field == "loopback":
-			p.errs.Add(strict.Under(loopbackVar, field.Err))
+			p.errs.Add(&peers.FlagError{Flag: loopbackVar, Err: field.Err})
 		case flags[field.Field] != "":
-			p.errs.Add(strict.Under(p.from(flags[field.Field]), field.Err))
+			p.errs.Add(&peers.FlagError{Flag: p.from(flags[field.Field]), Err: field.Err})
 		default:
 			p.errs.Add(e)
 		}

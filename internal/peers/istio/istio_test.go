@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -264,9 +265,9 @@ func TestActions(t *testing.T) {
 func TestLookupsOfNobody(t *testing.T) {
 	for resolv, want := range map[string]string{
 		"search x\n": "--redirect-dns: /etc/resolv.conf names no server, so no lookup would be captured; use " +
-			"--capture-all-dns; or accept it as istio-iptables does, with --lenient",
+			"--capture-all-dns; --lenient accepts it all the same",
 		"nameserver fd00:96::a\n": "--redirect-dns: /etc/resolv.conf names IPv6 servers alone, and IPv6 is not captured; " +
-			"use --dual-stack or --capture-all-dns; or accept it as istio-iptables does, with --lenient",
+			"use --dual-stack or --capture-all-dns; --lenient accepts it all the same",
 	} {
 		w := world(nil, "10.0.0.1")
 		w.ReadFile = func(string) ([]byte, error) { return []byte(resolv), nil }
@@ -277,6 +278,32 @@ func TestLookupsOfNobody(t *testing.T) {
 		r, err := Parse(append(args, "--lenient"), w)
 		if err != nil || r.Config.DNS.Mode != intercept.DNSOff || len(r.Warnings) != 1 {
 			t.Errorf("%q: --lenient: %v, %+v", resolv, err, r)
+		}
+	}
+}
+
+// TestManyMistakes: however long what is wrong, it is refused at once, in a text that can be read.
+func TestManyMistakes(t *testing.T) {
+	many := func(pattern string) string {
+		var all []string
+		for i := range 20_000 {
+			all = append(all, strings.ReplaceAll(pattern, "#", strconv.Itoa(i)))
+		}
+		return strings.Join(all, ",")
+	}
+	for _, args := range [][]string{
+		{"-o", many("x#")}, {"-b", many("x#")}, {"-i", many("x#")}, {"-x", many("10.#")}, {"-u", many("x#")},
+		{"-c", many("a-name-that-is-far-too-long#")}, {"-k", many("x#*")}, {"-b", many("80"), "-d", many("80")},
+		{"--" + many("x#")}, {"--dual-stack=" + many("x#")}, {"--log_output_level", many("default:x#")},
+		{many("x#")}, {"-z", many("1#")}, {"-m", many("1#")}, {"--force-iptables-binary", many("1#")},
+	} {
+		r, err := Parse(append([]string{"-i", "*"}, args...), world([]string{"DROP_INVALID=" + many("x#")}))
+		text := strings.Join(r.Warnings, "\n")
+		if err != nil {
+			text += err.Error()
+		}
+		if len(text) > 8<<10 || err == nil && len(r.Warnings) == 0 {
+			t.Errorf("%.40q: %d bytes: %.400s", args, len(text), text)
 		}
 	}
 }

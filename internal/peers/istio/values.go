@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
@@ -205,8 +206,8 @@ func (p *reader) ids(source, kind, list string) intercept.IDs {
 		}
 		first, last, err := span(text, "-", 32)
 		if err != nil || last > intercept.MaxID {
-			p.errs.Add(fmt.Errorf("%s: %q is no number of a %s, nor the name of one in %s; write the number", source,
-				strict.Clip(item), kind, file))
+			p.errs.Add(&peers.FlagError{Flag: source, Err: fmt.Errorf(
+				"%q is no number of a %s, nor the name of one in %s; write the number", strict.Clip(item), kind, file)})
 			continue
 		}
 		ids = append(ids, intercept.IDRange{First: uint32(first), Last: uint32(last)})
@@ -214,18 +215,22 @@ func (p *reader) ids(source, kind, list string) intercept.IDs {
 	return ids
 }
 
-// lookUp looks for a name in a file of users or groups, in which the number is the third field.
+// lookUp looks for a name in a file of users or groups, in which the number is the third field. An image may have none.
 func (p *reader) lookUp(file, name string) (id string, found bool) {
-	text, err := p.world.ReadFile(file)
-	if err != nil || name == "" {
-		return "", false // as in an image that has none
-	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Split(line, ":"); len(f) > 2 && f[0] == name {
-			return strings.TrimSpace(f[2]), true
+	names, read := p.names[file]
+	if !read {
+		names = map[string]string{}
+		p.names[file] = names
+		text, _ := p.world.ReadFile(file)
+		for line := range strings.Lines(string(text)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			if _, twice := names[f[0]]; len(f) > 2 && f[0] != "" && !twice {
+				names[f[0]] = f[2]
+			}
 		}
 	}
-	return "", false
+	id, found = names[name]
+	return id, found
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
