@@ -411,8 +411,8 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 		virtual := in(scopeForward, "", c.excludedInInterfaces())
 		virtual = append(virtual, rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
 		virtual = append(virtual, in(scopeForward, "", c.exclusions(Return{}, Exclusion.ownerless))...)
-		virtual = append(virtual, c.toResolver(scopeForward)...)
-		for _, l := range c.lookups() {
+		virtual = append(virtual, c.ofGuests().toResolver(scopeForward)...)
+		for _, l := range c.ofGuests().lookups() {
 			if l.id == "O8.tcp" {
 				virtual = append(virtual, rule("B11.O8", "untranslated: "+l.reason, l.match, Reject{}))
 			}

@@ -28,7 +28,7 @@ func (c Config) zones() []Chain {
 		return nil
 	}
 	chains := []Chain{{Name: ChainRawOutput, Hook: Output, Priority: PriorityRaw, Rules: c.zonesOfQueries()}}
-	if len(c.VirtualInterfaces) > 0 {
+	if len(c.VirtualInterfaces) > 0 && c.DNS.Virtual {
 		rules := []Rule{neitherUDPNorICMP()}
 		rules = append(rules, c.excludedInInterfaces()...)
 		rules = append(rules, c.fromBehind(Goto{Chain: ChainRawVirtual})...)

@@ -107,7 +107,15 @@ func (c Config) opensFromBehind(t Target) []Rule {
 
 // virtual returns what line I2 makes of what arrives from behind the pod: outbound traffic without owners.
 func (c Config) virtual() []Rule {
-	return in("virtual", "", append(c.exclusions(Return{}, Exclusion.ownerless), c.captured()...))
+	return in("virtual", "", append(c.exclusions(Return{}, Exclusion.ownerless), c.ofGuests().captured()...))
+}
+
+// ofGuests is the configuration for what comes from behind the pod.
+func (c Config) ofGuests() Config {
+	if !c.DNS.Virtual {
+		c.DNS.Mode = DNSOff
+	}
+	return c
 }
 
 // notInbound returns lines I4 to I6.

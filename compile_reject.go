@@ -60,7 +60,7 @@ func (c Config) rejections() (r rejections) {
 	var arriving []Rule
 	if len(c.VirtualInterfaces) > 0 {
 		virtual := append(c.notToReject(), c.exclusions(Return{}, Exclusion.ownerless)...)
-		virtual = append(in(scopeRejectVirtual, "", virtual), c.rejected(scopeRejectVirtual)...)
+		virtual = append(in(scopeRejectVirtual, "", virtual), c.ofGuests().rejected(scopeRejectVirtual)...)
 		r.chains = append(r.chains, Chain{Name: ChainRejectVirtual, Rules: virtual})
 		arriving = c.fromBehind(Goto{Chain: ChainRejectVirtual})
 	}
@@ -72,7 +72,7 @@ func (c Config) rejections() (r rejections) {
 	}
 	arriving = append(c.excludedInInterfaces(), arriving...)
 	input := slices.Clone(arriving)
-	if len(c.VirtualInterfaces) > 0 && c.capturesDNS() && len(c.DNS.Target) == 0 {
+	if len(c.VirtualInterfaces) > 0 && c.ofGuests().capturesDNS() && len(c.DNS.Target) == 0 {
 		// It has been redirected to the interface's own address.
 		match := []Match{Proto{UDP}, DstPort{Port(c.DNS.Port)}}
 		input = append([]Rule{rule("O8.redirected", "a captured name lookup", match, Return{})}, input...)

@@ -233,6 +233,10 @@ type DNS struct {
 	// TCP has lookups over TCP captured, too. Without it TCP port 53 is a port like
 	// any other, and what truncated answers are asked for again goes to the proxy.
 	TCP bool `json:"tcp" yaml:"tcp"`
+	// Virtual has the lookups captured that come from behind the pod (VirtualInterfaces).
+	// They go to Port at the address of the interface, where the resolver has to
+	// listen. Without it the pod forwards them.
+	Virtual bool `json:"virtual" yaml:"virtual"`
 }
 
 // VirtualNetwork is a network behind a virtual interface. Its text form is
@@ -326,7 +330,7 @@ func Default() Config {
 				Table:    133,
 			},
 		},
-		DNS:        DNS{Mode: DNSOff, Port: 15053, TCP: true},
+		DNS:        DNS{Mode: DNSOff, Port: 15053, TCP: true, Virtual: true},
 		TunnelPort: 15008,
 		Loopback: CIDRs{
 			netip.MustParsePrefix("127.0.0.1/32"),

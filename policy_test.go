@@ -173,7 +173,7 @@ func (j judgement) ofProcess() string {
 	}
 	byPort, byCIDR := o.IncludePorts.Contains(port), o.IncludeCIDRs.Contains(p.Dst.Addr())
 	switch {
-	case !j.noO8 && (tcp && j.DNS.TCP || udp) && port == 53 &&
+	case !j.noO8 && (tcp && j.DNS.TCP || udp) && port == 53 && (j.DNS.Virtual || !j.virtual()) &&
 		(j.DNS.Mode == intercept.DNSAll ||
 			j.DNS.Mode == intercept.DNSResolvConf && slices.Contains(j.DNS.Servers, p.Dst.Addr())) &&
 		!(outside(j.DNS.Target) && p.Dst.Addr().IsLoopback()):

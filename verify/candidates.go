@@ -288,14 +288,12 @@ func (p *planner) behind(f ruleset.Family) (all []candidate) {
 		dsts := slices.Concat(p.reach[f].dst, included(o, f))
 		c.wants = goesSomewhere
 		add("a connection", tcp(), dsts, append(usual(), portsOf(o.IncludePorts)...)...)
-		if p.c.DNS.Mode != intercept.DNSOff {
+		if p.c.DNS.Mode != intercept.DNSOff && p.c.DNS.TCP && p.c.DNS.Virtual {
 			servers := p.reach[f].dst
 			if p.c.DNS.Mode == intercept.DNSResolvConf {
 				servers = of(f, p.c.DNS.Servers)
 			}
-			if p.c.DNS.TCP {
-				add("a lookup over TCP", tcp(), servers, 53)
-			}
+			add("a lookup over TCP", tcp(), servers, 53)
 		}
 		c.wants = nil
 		add("an excluded port", tcp(), dsts, portsOf(o.ExcludePorts)...)

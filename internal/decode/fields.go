@@ -140,6 +140,8 @@ func Fields() []Field {
 			"the servers, instead of those in resolv.conf", "", nil},
 		{"dns-tcp", "", GroupDNS, "dns.tcp", "true",
 			"lookups over TCP are captured, too; with --dns-tcp=false\nTCP port 53 is a port like any other", "", nil},
+		{"dns-virtual", "", GroupDNS, "dns.virtual", "true",
+			"lookups from behind the pod are captured, too; with\n--dns-virtual=false the pod forwards them", "", nil},
 
 		{"exclude-interfaces", "NAMES", GroupNetwork, "excludeInterfaces", "none",
 			"interfaces to leave alone; net* for all that start with net", "", nil},

@@ -117,7 +117,7 @@ func TestDecodeFile(t *testing.T) {
 				port(15021),
 			}, ExcludeSources: mustCIDRs(t, "10.9.0.0/16"), DropInvalid: true, Hairpin: intercept.HairpinPass,
 		},
-		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, TCP: true},
+		DNS:               intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, TCP: true, Virtual: true},
 		ExcludeInterfaces: []string{"net1", "br-*"},
 		Loopback:          mustCIDRs(t, "127.0.0.0/8,::1"),
 		Backstop:          intercept.BackstopOn,

@@ -163,7 +163,7 @@ func candidate(r *rand.Rand) intercept.Config {
 		c.DNS.Servers = append(some(r, servers, 3), pick(r, servers))
 	}
 
-	c.DNS.TCP = !one(r, 4)
+	c.DNS.TCP, c.DNS.Virtual = !one(r, 4), !one(r, 4)
 	if one(r, 6) {
 		c.DNS.Target = targets(pick(r, []uint16{53, 5300}))
 	}

@@ -269,6 +269,9 @@ func (p *reader) families(c *intercept.Config) {
 const resolvConf = "/etc/resolv.conf"
 
 func (p *reader) lookups(c *intercept.Config) {
+	if len(c.VirtualInterfaces) > 0 {
+		c.DNS.Virtual = false // Istio's resolver listens at 127.0.0.1 and ::1, to which a guest's lookups cannot go
+	}
 	switch {
 	case !p.dns:
 		return

@@ -83,7 +83,7 @@ func TestMeaning(t *testing.T) {
 		{args: `-u ""`, env: env{"ENVOY_USER=nobody-has-it"}},
 		{args: "-u envoy -g staff", want: `proxy.gids "50" proxy.uids "1555"`},
 		{args: "-u 0", want: `proxy.allowRoot true proxy.gids "0" proxy.uids "0"`},
-		{args: "-c eth1,net+ -k tap0", want: `excludeInterfaces "eth1,net*" virtualInterfaces "tap0"`},
+		{args: "-c eth1,net+ -k tap0", want: `dns.virtual false excludeInterfaces "eth1,net*" virtualInterfaces "tap0"`},
 		{args: "-c net*", warn: []string{`"net*"`}},
 		{args: "--native-nftables -c net*", want: `excludeInterfaces "net*"`},
 		{args: "--drop-invalid", want: `inbound.dropInvalid true`},

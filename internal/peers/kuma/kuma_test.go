@@ -142,26 +142,26 @@ func TestParse(t *testing.T) {
 			"redirect: {dns: {enabled: true, captureAll: true, port: 1053}}",
 			[]string{"REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_CAPTURE_ALL=true", "REDIRECT_DNS_PORT=1053"},
 			func(c *intercept.Config) {
-				c.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 1053}
+				c.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 1053, Virtual: true}
 				c.Outbound.Exclude = exclusions(lookupsOverTCP)
 			}},
 		{"--redirect-dns", "redirect: {dns: {enabled: true}}", []string{"REDIRECT_DNS_ENABLED=true"},
 			func(c *intercept.Config) {
-				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, Virtual: true,
 					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10")}
 				c.Outbound.Exclude = exclusions("0.0.0.0/0:53 tcp uid=0-4294967294")
 			}},
 		{"", "redirect: {dns: {enabled: true, resolvConfigPath: /both}}",
 			[]string{"REDIRECT_DNS_ENABLED=true", "REDIRECT_DNS_RESOLV_CONFIG_PATH=/both"},
 			func(c *intercept.Config) {
-				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, Virtual: true,
 					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10\nnameserver fd00::a")}
 				c.Outbound.Exclude = exclusions(lookupsOverTCP)
 			}},
 		{"", "ipFamilyMode: ipv4\nredirect: {dns: {enabled: true, resolvConfigPath: /both}}", nil,
 			func(c *intercept.Config) {
 				c.Families = intercept.FamiliesIPv4
-				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053,
+				c.DNS = intercept.DNS{Mode: intercept.DNSResolvConf, Port: 15053, Virtual: true,
 					Servers: intercept.ParseResolvConf("nameserver 10.96.0.10")}
 				c.Outbound.Exclude = exclusions("0.0.0.0/0:53 tcp uid=0-4294967294")
 			}},
@@ -313,7 +313,7 @@ func TestSources(t *testing.T) {
 	}
 	want := kumaDefault()
 	want.Proxy.UIDs[0], want.Inbound.Port, want.Outbound.Port = intercept.ID(1), intercept.Port(1001), intercept.Port(5002)
-	want.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 4003}
+	want.DNS = intercept.DNS{Mode: intercept.DNSAll, Port: 4003, Virtual: true}
 	want.Outbound.Exclude = exclusions(lookupsOverTCP)
 	same(t, want, r.Config)
 }

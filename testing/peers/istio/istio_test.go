@@ -270,7 +270,7 @@ func differences(sets []peers.Set) []peers.Difference {
 		tunnel    = "in mode TPROXY, too, the tunnel port is left alone"
 		policy    = "an excluded outbound port does not take the proxy's calls to its own pod past the inbound port"
 		forwarded = "what the pod forwards to others is not inbound; name the interface with -k to capture it"
-		guest     = "what comes from a guest is outbound in everything: exclusions, included ports and lookups"
+		guest     = "what comes from a guest is outbound in everything: exclusions and included ports hold for it"
 	)
 	forwardsTo := func(family string) string {
 		return strings.ReplaceAll("tcpF vm>outside:*, tcpF vm>cluster:80, tcpF vm>dns:53", "F", family)
@@ -304,8 +304,6 @@ func differences(sets []peers.Set) []peers.Difference {
 		{Sets: "virtual-excluded", Flows: "tcp4 vm>outside:3306, tcp4 vm>cluster:80, tcp4 vm>dns:53", Fate: "pass",
 			Reason: guest},
 		{Sets: "virtual-port", Flows: "tcp4 vm>outside:3306", Fate: "redirect(15001)", Reason: guest},
-		{Sets: "virtual-dns, all-of-it", Flows: "udp4 vm>dns:53, tcp4 vm>dns:53", Fate: "redirect(15053)", Reason: guest},
-		{Sets: "all-of-it", Flows: "udp6 vm>dns:53, tcp6 vm>dns:53", Fate: "redirect(15053)", Reason: guest},
 		{Sets: "tproxy-virtual", Flows: "tcp4 vm>*", Fate: "redirect(15001)",
 			Reason: "in mode TPROXY, too, what comes from a guest is outbound"},
 
