@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/hairpin"
 	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/peers/istio"
 	"github.com/mesh-intercept/intercept/verify"
@@ -66,11 +70,67 @@ func (j job) withLess(ctx context.Context, v peers.Validation) error {
 	case !errors.Is(err, intercept.ErrPermission) || j.target.NetNS != "":
 		return err
 	}
+	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
+	if !j.config.Proxy.UIDs.Contains(uid) && !j.config.Proxy.GIDs.Contains(gid) {
+		return fmt.Errorf("user %d, group %d, is not the proxy, and has no privilege; run it as the proxy, user %s", uid, gid,
+			j.config.Proxy.UIDs)
+	}
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return err
+	}
 	own, err := j.target.Addresses(j.ctx)
 	if err != nil {
 		return err
 	}
-	return hairpin.Verify(ctx, j.config, own, v.Port)
+	called := false
+	for _, f := range rs.Families {
+		i := slices.IndexFunc(own, func(a netip.Addr) bool { return a.IsGlobalUnicast() && intercept.FamilyOf(a) == f })
+		if i < 0 {
+			continue
+		}
+		called = true
+		if err := j.comesBack(ctx, netip.AddrPortFrom(own[i], v.Port)); err != nil {
+			return err
+		}
+	}
+	if !called {
+		return errors.New("the pod has no address of a family that is captured")
+	}
+	return nil
+}
+
+// comesBack calls an address of the pod, until the call comes to the proxy's inbound port or the context ends: the rules
+// may be on their way.
+func (j job) comesBack(ctx context.Context, to netip.AddrPort) error {
+	inbound := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), j.config.Inbound.Port.First)
+	if to.Addr().Is6() {
+		inbound = netip.AddrPortFrom(netip.IPv6Loopback(), inbound.Port())
+	}
+	for {
+		try, cancel := context.WithTimeout(ctx, again)
+		err := j.plane.Arrive(try, inbound, to)
+		elsewhere := j.config.Inbound.Mode == intercept.InboundTProxy // to a listener without privilege nothing is given
+		if errors.Is(err, syscall.EADDRINUSE) {
+			// The proxy is up, and has the call unless it comes to where it was sent.
+			if err = j.plane.Arrive(try, to, to); err == nil {
+				err = fmt.Errorf("a connection to %s was not captured: it arrives there", to)
+			} else {
+				elsewhere = true
+			}
+		}
+		cancel()
+		_, astray := errors.AsType[dataplane.AstrayError](err)
+		_, refused := errors.AsType[syscall.Errno](err)
+		if err == nil || elsewhere && astray && !refused {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(again / 5):
+		}
+	}
 }
 
 // failures says what a report found wrong.
