@@ -24,8 +24,11 @@ func Build(output, source string) error {
 	if err != nil {
 		return fmt.Errorf("look for the directory of %s: %w", module, err)
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-gcflags", module+"/...=-l", "-o", output,
-		"./"+source)
+	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", output}
+	for _, plain := range strings.Fields("github.com golang.org go.yaml.in encoding log regexp text") {
+		args = append(args, "-gcflags", plain+"/...=-l")
+	}
+	cmd := exec.Command("go", append(args, "./"+source)...)
 	cmd.Dir = strings.TrimSpace(string(dir))
 	// What ships is built from the versions in go.mod, not from those of go.work.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
