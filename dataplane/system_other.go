@@ -9,3 +9,6 @@ func release() string { return "unknown" }
 func errnoName(error) string { return "" }
 
 func podsBehind() string { return "" }
+
+// TakeUpCapabilities does nothing.
+func TakeUpCapabilities() {}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
@@ -22,6 +23,9 @@ type dropIn struct {
 	does string
 	// called are the names of the program's file.
 	called []string
+	// flag is one by which a command line without a verb is known: the program is an image's entry point, and where that is
+	// ours, its flags alone come here. Empty: none.
+	flag string
 	// mesh is the name of the mesh that it is of (beside.MeshOf), of which rules may be there already.
 	mesh string
 	// read makes sense of the command line.
@@ -55,6 +59,15 @@ func calledAs(args []string) []string {
 	for _, d := range dropIns() {
 		if slices.Contains(d.called, file) {
 			return append([]string{d.name}, args[1:]...)
+		}
+	}
+	if len(args) > 1 && strings.HasPrefix(args[1], "-") {
+		for _, d := range dropIns() {
+			if d.flag != "" && slices.ContainsFunc(args, func(arg string) bool {
+				return arg == d.flag || strings.HasPrefix(arg, d.flag+"=")
+			}) {
+				return append([]string{d.name}, args[1:]...)
+			}
 		}
 	}
 	return args[1:]

@@ -22,6 +22,7 @@ import (
 )
 
 func main() {
+	dataplane.TakeUpCapabilities()
 	os.Exit(run(context.Background(), calledAs(os.Args), os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 

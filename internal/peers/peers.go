@@ -14,7 +14,12 @@ import (
 
 // Programs are the paths at which the containers of other meshes' pods call their programs. The image has mesh-init
 // there, so that a pod needs another image alone.
-func Programs() []string { return []string{"/usr/bin/kumactl"} }
+func Programs() []string {
+	return []string{
+		"/usr/bin/kumactl", "/usr/lib/linkerd/linkerd2-network-validator", "/usr/lib/linkerd/linkerd2-proxy-init",
+		"/usr/local/bin/istio-iptables", "/usr/local/bin/pilot-agent",
+	}
+}
 
 // Action is what a command line asks for.
 type Action string

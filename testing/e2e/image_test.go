@@ -51,6 +51,8 @@ type container struct {
 	Capabilities []uintptr // and no others
 	// UID and GID are those of its process: root's, if they are 0.
 	UID, GID int
+	// Privileged is whether it may write sysctls.
+	Privileged bool
 	// Env is its environment, besides PATH.
 	Env []string
 }
@@ -70,7 +72,12 @@ func (c container) become(args []string) error {
 		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
 		func() error { return readOnly(c.Root) },
 		func() error { return unix.Mount("proc", proc, "proc", 0, "") },
-		func() error { return readOnly(filepath.Join(proc, "sys")) },
+		func() error {
+			if c.Privileged {
+				return nil
+			}
+			return readOnly(filepath.Join(proc, "sys"))
+		},
 		func() error { return unix.Chdir(c.Root) },
 		func() error { return unix.PivotRoot(".", ".") }, // pivot_root(2): the old root lies over the new one
 		func() error { return unix.Unmount(".", unix.MNT_DETACH) },
@@ -92,8 +99,15 @@ func (c container) become(args []string) error {
 		}
 	}
 	if c.UID != 0 || c.GID != 0 {
-		if err := errors.Join(unix.Setgroups(nil), unix.Setresgid(c.GID, c.GID, c.GID),
-			unix.Setresuid(c.UID, c.UID, c.UID)); err != nil {
+		// As runc does: the capabilities stay permitted until the program starts, and go then, unless its file has them.
+		var held [2]unix.CapUserData
+		for _, capability := range c.Capabilities {
+			held[capability/32].Permitted |= 1 << (capability % 32)
+			held[capability/32].Effective |= 1 << (capability % 32)
+		}
+		if err := errors.Join(unix.Setgroups(nil), unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0),
+			unix.Setresgid(c.GID, c.GID, c.GID), unix.Setresuid(c.UID, c.UID, c.UID),
+			unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &held[0])); err != nil {
 			return err
 		}
 	}

@@ -14,3 +14,9 @@ func TestMigrateKuma(t *testing.T) {
 	netlab.RequireProgram(t, "iptables-nft-restore")
 	typePage(t, "../../docs/migrate-kuma.md", nil)
 }
+
+// TestMigrateLinkerd does the same with docs/migrate-linkerd.md.
+func TestMigrateLinkerd(t *testing.T) {
+	netlab.RequireProgram(t, "iptables-nft-restore")
+	typePage(t, "../../docs/migrate-linkerd.md", nil)
+}

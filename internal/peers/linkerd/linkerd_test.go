@@ -3,6 +3,7 @@ package linkerd
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -163,4 +164,30 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q: %v", line, err)
 		}
 	})
+}
+
+// TestPage: the page on switching has a row for each flag, in the order of the help, with its default.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/migrate-linkerd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "<!-- flags:")
+	table, _, _ = strings.Cut(table, "<!-- /flags -->")
+	var got, want []string
+	for line := range strings.Lines(table) {
+		if columns := strings.Split(line, "|"); len(columns) > 3 && strings.Contains(columns[1], "`--") {
+			got = append(got, strings.TrimSpace(columns[1])+" "+strings.TrimSpace(columns[2]))
+		}
+	}
+	new(options).flags().VisitAll(func(f *pflag.Flag) {
+		name := "`--" + f.Name + "`"
+		if f.Shorthand != "" {
+			name += ", `-" + f.Shorthand + "`"
+		}
+		want = append(want, name+" "+f.DefValue)
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("it has the flags\n%q, should have\n%q", got, want)
+	}
 }

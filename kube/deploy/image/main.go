@@ -42,6 +42,9 @@ func write(i image.Image, output string, programs []string) error {
 		i.Files[filepath.Base(p)] = text
 	}
 	i.Entrypoint = []string{"/" + filepath.Base(programs[0])}
+	// Some meshes' init containers are not root, and have these capabilities all the same.
+	const netAdmin, netRaw = 12, 13
+	i.Grants = map[string][]int{filepath.Base(programs[0]): {netAdmin, netRaw}}
 	for _, path := range peers.Programs() { // by which the entry point is called, too
 		i.Links[strings.TrimPrefix(path, "/")] = i.Entrypoint[0]
 	}

@@ -5,6 +5,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,6 +32,9 @@ type Image struct {
 	Files map[string][]byte
 	// Links are further names of them: paths without a slash in front, and the files' paths with one.
 	Links map[string]string
+	// Grants are the capabilities (capabilities(7)) that a user other than root has in some of the Files, where the
+	// container may have them. The program has to make them effective: without them it starts, too.
+	Grants map[string][]int
 }
 
 // Archive returns the image in the form of `docker save`, which docker, podman,
@@ -42,7 +46,7 @@ func Archive(i Image) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name of the image: %w", err)
 	}
-	files, err := archive(i.Files, i.Links)
+	files, err := i.layer()
 	if err != nil {
 		return nil, err
 	}
@@ -70,21 +74,25 @@ func Archive(i Image) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// archive returns a tar of programs and links to them, which belong to root and carry no time.
-func archive(programs map[string][]byte, links map[string]string) ([]byte, error) {
+// layer returns a tar of programs and links to them, which belong to root and carry no time.
+func (i Image) layer() ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, path := range slices.Sorted(maps.Keys(programs)) {
-		header := tar.Header{Name: path, Mode: 0o755, Size: int64(len(programs[path])), Format: tar.FormatUSTAR}
+	for _, path := range slices.Sorted(maps.Keys(i.Files)) {
+		header := tar.Header{Name: path, Mode: 0o755, Size: int64(len(i.Files[path])), Format: tar.FormatUSTAR}
+		if grants := i.Grants[path]; len(grants) > 0 {
+			header.Format = tar.FormatPAX
+			header.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": permitted(grants)}
+		}
 		if err := w.WriteHeader(&header); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(programs[path]); err != nil {
+		if _, err := w.Write(i.Files[path]); err != nil {
 			return nil, err
 		}
 	}
-	for _, path := range slices.Sorted(maps.Keys(links)) {
-		header := tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: links[path], Mode: 0o777,
+	for _, path := range slices.Sorted(maps.Keys(i.Links)) {
+		header := tar.Header{Typeflag: tar.TypeSymlink, Name: path, Linkname: i.Links[path], Mode: 0o777,
 			Format: tar.FormatUSTAR}
 		if err := w.WriteHeader(&header); err != nil {
 			return nil, err
@@ -92,4 +100,20 @@ func archive(programs map[string][]byte, links map[string]string) ([]byte, error
 	}
 	err := w.Close()
 	return b.Bytes(), err
+}
+
+// permitted is the attribute of a file that gives capabilities as permitted, and not as effective: struct vfs_cap_data in
+// its revision 2 (linux/capability.h).
+func permitted(capabilities []int) string {
+	const revision2 = 0x02000000
+	var mask uint64
+	for _, c := range capabilities {
+		mask |= 1 << c
+	}
+	b := binary.LittleEndian.AppendUint32(nil, revision2)
+	for _, half := range []uint64{mask, mask >> 32} {
+		b = binary.LittleEndian.AppendUint32(b, uint32(half))
+		b = binary.LittleEndian.AppendUint32(b, 0) // inheritable
+	}
+	return string(b)
 }

@@ -20,7 +20,7 @@ func TestArchive(t *testing.T) {
 	i := Image{
 		Name: "localhost/x:1", Architecture: "arm64", Entrypoint: []string{"/b", "pause"},
 		Files: map[string][]byte{"b": []byte("B"), "a": []byte("AA")},
-		Links: map[string]string{"usr/bin/c": "/b"},
+		Links: map[string]string{"usr/bin/c": "/b"}, Grants: map[string][]int{"b": {12, 13, 33}},
 	}
 	text, err := Archive(i)
 	if err != nil {
@@ -52,6 +52,7 @@ func TestArchive(t *testing.T) {
 		t.Errorf("%s%s", diff, files["manifest.json"])
 	}
 	i.Files["usr/bin/c"] = []byte("-> /b")
+	i.Files["b, granted"] = []byte("\x00\x00\x00\x02\x00\x30\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00")
 	if diff := cmp.Diff(i.Files, unpack(t, layer)); diff != "" {
 		t.Error(diff)
 	}
@@ -75,6 +76,9 @@ func unpack(t *testing.T, archive []byte) map[string][]byte {
 		}
 		if err == nil {
 			files[h.Name], err = io.ReadAll(r)
+		}
+		if grants := h.PAXRecords["SCHILY.xattr.security.capability"]; err == nil && grants != "" {
+			files[h.Name+", granted"] = []byte(grants)
 		}
 		if err == nil && h.Typeflag == tar.TypeSymlink {
 			files[h.Name] = []byte("-> " + h.Linkname)

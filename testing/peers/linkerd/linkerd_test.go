@@ -3,6 +3,7 @@
 package linkerd_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -120,7 +121,7 @@ func sets() []peers.Set {
 		{Name: "gid-0", Args: strings.Fields("-p 4143 -o 4140 -g 0 -u 2102")},
 		{
 			Name: "nobody", Args: strings.Fields("-p 4143 -o 4140"),
-			Refused: "the proxy's own connections would come back to it", Why: "it is a loop",
+			Refused: "the proxy's own connections would come back to it", Why: "the proxy's own connections would come back to it for ever",
 		},
 		on("uid-huge", "-u 4000000000"),
 		on("last-uid-wins", "-u 1000 -u 1337"),
@@ -190,4 +191,24 @@ func sets() []peers.Set {
 
 func TestSwitch(t *testing.T) {
 	peer().Switch(t, "linkerd", "default", "chart-ipv6", "mode-nft", "subnet-ipv4")
+}
+
+// TestPage: docs/migrate-linkerd.md gives the reason for each difference and refusal.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/migrate-linkerd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := []string{}
+	for _, d := range peer().Differences {
+		reasons = append(reasons, d.Reason)
+	}
+	for _, s := range peer().Sets {
+		reasons = append(reasons, s.Why)
+	}
+	for _, reason := range reasons {
+		if !strings.Contains(string(page), reason) {
+			t.Errorf("it does not say %q", reason)
+		}
+	}
 }
