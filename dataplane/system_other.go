@@ -10,5 +10,4 @@ func errnoName(error) string { return "" }
 
 func podsBehind() string { return "" }
 
-// TakeUpCapabilities does nothing.
-func TakeUpCapabilities() {}
+func takeUpCapabilities() {}
