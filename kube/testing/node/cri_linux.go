@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // CRI speaks as much of the container runtime interface as a test needs
@@ -236,6 +237,56 @@ func (c CRI) Start(ctx context.Context, s Sandbox, name string, user uint64, arg
 	id = f.text(1)
 	_, err = c.call(ctx, "RuntimeService/StartContainer", message{}.text(1, id))
 	return id, err
+}
+
+// Init is an init container that is not root: as user and group 65534, which can get no privileges that its capabilities
+// do not hold.
+type Init struct {
+	// Name is one that no other container of the pod has.
+	Name, Image string
+	// Command is the program, if it is not the image's own, and its arguments.
+	Command, Args []string
+	Capabilities  []string
+}
+
+// Complete runs an init container to its end and returns its exit code.
+func (c CRI) Complete(ctx context.Context, s Sandbox, i Init) (code int32, err error) {
+	config := message{}.sub(1, message{}.text(1, i.Name)).sub(2, message{}.text(1, i.Image))
+	for _, a := range i.Command {
+		config = config.text(3, a)
+	}
+	for _, a := range i.Args {
+		config = config.text(4, a)
+	}
+	who, capabilities := message{}.number(1, 65534), message{}
+	for _, name := range i.Capabilities {
+		capabilities = capabilities.text(1, name)
+	}
+	security := message{}.sub(1, capabilities).sub(5, who).number(7, 1).number(11, 1).sub(12, who)
+	config = config.sub(15, message{}.sub(2, security))
+	f, err := c.call(ctx, "RuntimeService/CreateContainer", message{}.text(1, s.ID).sub(2, config).sub(3, c.config(s)))
+	if err != nil {
+		return 0, err
+	}
+	id := message{}.text(1, f.text(1))
+	if _, err := c.call(ctx, "RuntimeService/StartContainer", id); err != nil {
+		return 0, err
+	}
+	const exited = 2 // CONTAINER_EXITED
+	for {
+		f, err := c.call(ctx, "RuntimeService/ContainerStatus", id)
+		if err != nil {
+			return 0, err
+		}
+		if status := f.sub(1); status.number(3) == exited {
+			return int32(status.number(7)), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Exec runs part in a container and returns what it prints.
