@@ -46,7 +46,9 @@ func (r *reader) fields(file, path string, n strict.Node) {
 			}
 			w.set(texts, source)
 		case section == "":
-			r.unknown(source, strict.Hint(f.Name, here, ""), namesIn(&f.Value)...)
+			if r.notKnown(source, f.Name, here, namesIn(&f.Value)...); r.unknown > strict.Most {
+				return
+			}
 		case f.Value.Kind == strict.Mapping:
 			r.fields(file, section, f.Value)
 		default:

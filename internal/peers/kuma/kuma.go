@@ -66,6 +66,7 @@ type reader struct {
 	world   peers.World
 	command command
 	rows    []row
+	unknown int // how many fields and variables are not known
 	errs    strict.Errors
 }
 
@@ -228,7 +229,9 @@ func (r *reader) environment() {
 		}
 		i := slices.Index(names, name)
 		if i < 0 {
-			r.unknown(name, strict.Hint(name, names, ""))
+			if r.notKnown(name, name, names); r.unknown > strict.Most {
+				return
+			}
 			continue
 		}
 		switch w := &r.rows[i]; {
@@ -240,9 +243,14 @@ func (r *reader) environment() {
 	}
 }
 
-// unknown is about a field or a variable that there is not. kumactl passes over it in silence. Where it may be one by
-// which traffic is captured, that would leave it outside: it is what the hint names, or what is below it.
-func (r *reader) unknown(source, hint string, below ...string) {
+// notKnown is about a field or a variable that there is not. kumactl passes over it in silence. Where it may be one by
+// which traffic is captured, that would leave it outside: it is one of those known that its name is like, or is below it.
+func (r *reader) notKnown(source, name string, known []string, below ...string) {
+	if r.unknown++; r.unknown > strict.Most {
+		r.wrong(source, fmt.Errorf("it is not known, as %d before it: is this a configuration of Kuma's?", strict.Most), false)
+		return
+	}
+	hint := strict.Hint(name, known, "")
 	text := "it is not known, and has no effect."
 	if hint != "" {
 		text = strings.TrimSuffix(text, ".") + "; " + hint

@@ -513,6 +513,32 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestBounds: what hostile people write is not answered at length.
+func TestBounds(t *testing.T) {
+	var unknown, odd, even strings.Builder
+	for i := range 30000 {
+		fmt.Fprintf(&unknown, "x%d: 1\n", i)
+		fmt.Fprintf(&odd, "%d,", 2*i+1)
+		fmt.Fprintf(&even, "%d,", 2*i+2)
+	}
+	for name, file := range map[string]string{
+		"unknown fields": unknown.String(),
+		"bad addresses":  "redirect: {inbound: {excludePortsForIPs: [" + strings.Repeat("x,", 30000) + "]}}",
+		"the same ports": "redirect: {inbound: {includePorts: [" + odd.String() + "], excludePorts: [" + odd.String() + "]}}",
+		"other ports":    "redirect: {inbound: {includePorts: [" + odd.String() + "], excludePorts: [" + even.String() + "]}}",
+	} {
+		for _, flag := range []string{"--lenient", "--lenient=false"} {
+			r, err := parse(t, map[string]string{"/f": file}, nil, "--config", "/f", flag)
+			if len(r.Warnings) > 51 || len(fmt.Sprint(err)) > 5000 {
+				t.Errorf("%s, %s: %d warnings, an error of %d bytes", name, flag, len(r.Warnings), len(fmt.Sprint(err)))
+			}
+		}
+	}
+	if _, err := parse(t, map[string]string{"/f": unknown.String()}, nil, "--config", "/f", "--lenient"); err == nil {
+		t.Error("a file of nothing that is known passes for a configuration of Kuma's")
+	}
+}
+
 // FuzzParse: any line and any file ends without a panic, and what is accepted compiles or is refused by Compile alone.
 func FuzzParse(f *testing.F) {
 	f.Add("--redirect-all-dns-traffic --vnet docker0:172.17.0.0/16", "redirect: {inbound: {excludePorts: [80]}}",

@@ -202,15 +202,17 @@ func (r *reader) outbound() {
 // apart reports ports that are included and excluded. The documentation says that the included ones win, and that the
 // two are not to be used together. What is in one list alone is what it seems.
 func (r *reader) apart(direction string, include, exclude intercept.Ports) {
-	for _, p := range exclude {
-		for _, q := range include {
-			both := intercept.PortRange{First: max(p.First, q.First), Last: min(p.Last, q.Last)}
-			switch {
-			case both.First > both.Last:
-			default:
-				r.wrong(r.row(direction+keyExclude).source, fmt.Errorf("%s is in %s, too; by kumactl it is captured: take it "+
-					"out of one of them", both, r.row(direction+keyInclude).source), true)
-			}
+	for i, j := 0, 0; i < len(include) && j < len(exclude); { // both are in order
+		p, q := include[i], exclude[j]
+		both := intercept.PortRange{First: max(p.First, q.First), Last: min(p.Last, q.Last)}
+		if both.First <= both.Last {
+			r.wrong(r.row(direction+keyExclude).source, fmt.Errorf("%s is in %s, too; by kumactl it is captured: take it out "+
+				"of one of them", both, r.row(direction+keyInclude).source), true)
+		}
+		if p.Last < q.Last {
+			i++
+		} else {
+			j++
 		}
 	}
 }
@@ -301,7 +303,7 @@ func (r *reader) dns() {
 
 // networks are the virtual interfaces, each with the networks behind it.
 func (r *reader) networks() {
-	c := &r.Config
+	c, seen := &r.Config, map[string]bool{}
 	for _, text := range r.row(keyNetworks).texts {
 		name, network, _ := strings.Cut(text, ":")
 		p, err := netip.ParsePrefix(network)
@@ -312,7 +314,8 @@ func (r *reader) networks() {
 		if prefix, any := strings.CutSuffix(name, "+"); any {
 			name = prefix + "*"
 		}
-		if !slices.Contains(c.VirtualInterfaces, name) {
+		if !seen[name] {
+			seen[name] = true
 			c.VirtualInterfaces = append(c.VirtualInterfaces, name)
 		}
 		behind := intercept.VirtualNetwork{Interface: name, CIDRs: intercept.CIDRs{p.Masked()}}
