@@ -705,7 +705,18 @@ func TestUsage(t *testing.T) {
 			}
 		}
 	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	env := map[string]string{probes.Env: `{"probes":[]}`, probes.PodIPs: "10.0.0.1"}
 	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"run", "--listen", taken.Addr().String()}, func(name string) string { return env[name] },
+		&out, &errs); code == 0 || !strings.Contains(errs.String(), "address already in use; --listen names another address") {
+		t.Errorf("%d, %s", code, errs.String())
+	}
+	errs.Reset()
 	if code := run(t.Context(), []string{"version"}, os.Getenv, &out, &errs); code != 0 ||
 		!strings.HasPrefix(out.String(), "mesh-probe ") {
 		t.Errorf("%d, %s%s", code, out.String(), errs.String())
