@@ -128,6 +128,7 @@ func (p program) world(ctx context.Context, env []string) peers.World {
 	return peers.World{
 		Environ:     env,
 		ReadFile:    func(name string) ([]byte, error) { return yamldoc.ReadFile(name, p.stdin) },
+		Document:    yamldoc.Document,
 		Addresses:   func(pod dataplane.Pod) ([]netip.Addr, error) { return pod.Addresses(ctx) },
 		HasPrograms: dataplane.Backend.HasPrograms,
 	}

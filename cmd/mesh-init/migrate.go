@@ -173,7 +173,7 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 		a := answer{where: []string{ask.Where}}
 		if ask.Pod != nil {
 			pod := *ask.Pod
-			pod.Addresses = []netip.Addr{somePod}
+			pod.Addresses, pod.Document = []netip.Addr{somePod}, yamldoc.Document
 			got, err := pods.Read(m.dialect, pod)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))

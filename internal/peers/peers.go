@@ -10,6 +10,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // Programs are the paths at which the containers of other meshes' pods call their programs. The image has mesh-init
@@ -97,6 +98,8 @@ type World struct {
 	Environ []string
 	// ReadFile reads a file whole, as os.ReadFile; "-" is standard input.
 	ReadFile func(name string) ([]byte, error)
+	// Document reads YAML or JSON; of what says nothing, a Null. Nil: it reads JSON.
+	Document func([]byte) (strict.Node, error)
 	// Addresses are those of the pod's network namespace.
 	Addresses func(dataplane.Pod) ([]netip.Addr, error)
 	// HasPrograms reports whether the programs of a backend are there; nil: they are not.

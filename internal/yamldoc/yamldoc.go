@@ -42,6 +42,15 @@ func Parse(data []byte) (strict.Node, error) {
 }
 
 // parseYAML reads one YAML document. With none there is io.EOF.
+// Document is [Parse], and of a document that says nothing a Null.
+func Document(data []byte) (strict.Node, error) {
+	n, err := Parse(data)
+	if errors.Is(err, ErrEmpty) {
+		return strict.Node{Kind: strict.Null}, nil
+	}
+	return n, err
+}
+
 func parseYAML(data []byte) (strict.Node, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	root, err := decode(d)

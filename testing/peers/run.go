@@ -20,6 +20,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
@@ -223,7 +224,8 @@ func (p Peer) read(t *testing.T, s Set) []peers.Request {
 // world is what a set is read in.
 func (s Set) world() peers.World {
 	return peers.World{
-		Environ: s.Environ,
+		Document: yamldoc.Document,
+		Environ:  s.Environ,
 		ReadFile: func(name string) ([]byte, error) {
 			text, ok := s.Files[name]
 			if !ok {

@@ -1,12 +1,10 @@
 package kuma
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
-	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
 // file reads a configuration, YAML or JSON, over what others had. "-" is standard input.
@@ -16,8 +14,12 @@ func (r *reader) file(name string) {
 		r.wrong("--"+keyConfig, err, false)
 		return
 	}
-	root, err := yamldoc.Parse(data)
-	if errors.Is(err, yamldoc.ErrEmpty) {
+	read := r.world.Document
+	if read == nil {
+		read = strict.ParseJSON
+	}
+	root, err := read(data)
+	if err == nil && root.Kind == strict.Null {
 		return
 	}
 	if err == nil && root.Kind != strict.Mapping {

@@ -15,13 +15,14 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/peers"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
 // world is one with these files and variables, and with iptables' programs but the plain ones.
 func world(files map[string]string, env ...string) peers.World {
 	programs := func(b dataplane.Backend) bool { return b != dataplane.BackendIPTables }
-	return peers.World{Environ: env, HasPrograms: programs, ReadFile: func(name string) ([]byte, error) {
+	return peers.World{Environ: env, Document: yamldoc.Document, HasPrograms: programs, ReadFile: func(name string) ([]byte, error) {
 		text, there := files[name]
 		if !there {
 			return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}

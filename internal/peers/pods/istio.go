@@ -8,7 +8,6 @@ import (
 
 	"github.com/mesh-intercept/intercept/internal/peers/istio"
 	"github.com/mesh-intercept/intercept/internal/strict"
-	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -70,7 +69,7 @@ func readIstio(p Pod) (Answer, error) {
 	case proxy.Env[disableEnvoyVar] == "true":
 		return leftAlone(podspec.Disabled), nil
 	}
-	own, err := istioProxyConfig(a[istioConfig])
+	own, err := istioProxyConfig(p)
 	if err != nil {
 		l.errs.Add(&podspec.Error{Annotation: istioConfig, Err: err})
 	}
@@ -146,11 +145,12 @@ type proxyConfig struct {
 	metadata map[string]string
 }
 
-func istioProxyConfig(text string) (c proxyConfig, err error) {
+func istioProxyConfig(p Pod) (c proxyConfig, err error) {
+	text := p.Annotations[istioConfig]
 	if strings.TrimSpace(text) == "" {
 		return c, nil
 	}
-	doc, err := yamldoc.Parse([]byte(text))
+	doc, err := p.document([]byte(text))
 	if err != nil {
 		return c, err
 	}

@@ -43,6 +43,22 @@ type Pod struct {
 	Known bool
 	// Addresses are the pod's.
 	Addresses []netip.Addr
+	// Document reads the annotations of [Documents], as in peers.World. Nil: they are JSON, as the agent makes them.
+	Document func([]byte) (strict.Node, error)
+}
+
+// Documents are the annotations that hold YAML.
+func Documents() []string { return []string{istioConfig, kumaConfig} }
+
+func (p Pod) document(text []byte) (strict.Node, error) {
+	if p.Document != nil {
+		return p.Document(text)
+	}
+	n, err := strict.ParseJSON(text)
+	if err != nil {
+		err = fmt.Errorf("it is YAML, which the plugin cannot read; with an agentSocket, the agent makes JSON of it: %w", err)
+	}
+	return n, err
 }
 
 // Container is a container that a mesh has injected.
@@ -198,6 +214,7 @@ func (l *line) run(parse func([]string, peers.World) (peers.Request, error), rea
 	}
 	r, err := parse(l.args, peers.World{
 		ReadFile:  read,
+		Document:  l.pod.document,
 		Addresses: func(dataplane.Pod) ([]netip.Addr, error) { return l.pod.Addresses, nil },
 	})
 	if err != nil {

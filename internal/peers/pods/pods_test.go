@@ -7,6 +7,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
 )
 
@@ -168,7 +169,7 @@ func TestRead(t *testing.T) {
 		if d := Claims(Dialects(), "", tc.pod.Annotations); d != tc.dialect {
 			t.Errorf("%s: it is %q's", name, d)
 		}
-		tc.pod.Addresses = own
+		tc.pod.Addresses, tc.pod.Document = own, yamldoc.Document
 		got, err := Read(tc.dialect, tc.pod)
 		switch {
 		case tc.err != "":
@@ -186,6 +187,15 @@ func TestRead(t *testing.T) {
 	}
 	if d := Claims(Dialects(), "", map[string]string{"linkerd.io/inject": "enabled"}); d != "" {
 		t.Errorf("a pod that no injector has seen is %q's", d)
+	}
+	// A plugin reads what the agent has made of YAML, and names the agent where there is none.
+	p := Pod{Annotations: map[string]string{kumaInjected: "true", kumaConfig: `{"redirect":{"inbound":{"excludePorts":[22]}}}`}}
+	if got, err := Read(Kuma, p); err != nil || got.Config.Inbound.ExcludePorts.String() != "22" {
+		t.Errorf("JSON: %v, %v", got, err)
+	}
+	p.Annotations[kumaConfig] = "redirect: {}"
+	if _, err := Read(Kuma, p); err == nil || !strings.Contains(err.Error(), "agentSocket") {
+		t.Errorf("YAML: %v", err)
 	}
 	if d := Claims([]Dialect{Intercept}, "", map[string]string{istioStatus: "{}"}); d != "" {
 		t.Errorf("it is %q's, which nobody asked about", d)

@@ -18,6 +18,9 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
 // Pod is what matters of a pod.
@@ -90,6 +93,24 @@ func imageName(image string) string {
 	return image
 }
 
+// inJSON makes JSON of the annotations that other meshes write in YAML, which a plugin has no room to read. What is not
+// YAML stays, and the plugin says so.
+func inJSON(annotations map[string]string) map[string]string {
+	for _, name := range pods.Documents() {
+		text, ok := annotations[name]
+		if !ok {
+			continue
+		}
+		if docs, err := yamldoc.Stream([]byte(text), strict.MaxDepth); err == nil && len(docs) == 1 {
+			if b, err := yamldoc.JSON(docs[0]); err == nil {
+				annotations = maps.Clone(annotations)
+				annotations[name] = string(b)
+			}
+		}
+	}
+	return annotations
+}
+
 // slim drops what nobody asks for: a node's pods are otherwise megabytes.
 func slim(o any) (any, error) {
 	p, ok := o.(*corev1.Pod)
@@ -99,7 +120,7 @@ func slim(o any) (any, error) {
 	out := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
-			Annotations: p.Annotations, Labels: p.Labels, DeletionTimestamp: p.DeletionTimestamp,
+			Annotations: inJSON(p.Annotations), Labels: p.Labels, DeletionTimestamp: p.DeletionTimestamp,
 		},
 		Spec: corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
 			RuntimeClassName: p.Spec.RuntimeClassName, SecurityContext: p.Spec.SecurityContext,
