@@ -19,10 +19,5 @@ func Changes(c intercept.Config) []peers.Change {
 		all = append(all, peers.Change{Traffic: "client to the pod, TCP " + strconv.Itoa(int(c.TunnelPort)) + " (tunnel)",
 			There: "tproxy(" + c.Inbound.Port.String() + ")", Here: "pass", Why: "in mode TPROXY, too, the tunnel port is left alone"})
 	}
-	if len(c.VirtualInterfaces) > 0 && c.DNS.Mode != intercept.DNSOff {
-		all = append(all, peers.Change{Traffic: "from behind " + c.VirtualInterfaces[0] + ", a lookup", There: "pass",
-			Here: "redirect(" + strconv.Itoa(int(c.DNS.Port)) + ")",
-			Why:  "what comes from a guest is outbound in everything; the resolver has to listen at the guest's side, too"})
-	}
 	return all
 }
