@@ -41,7 +41,6 @@ func Parse(data []byte) (strict.Node, error) {
 	return n, err
 }
 
-// parseYAML reads one YAML document. With none there is io.EOF.
 // Document is [Parse], and of a document that says nothing a Null.
 func Document(data []byte) (strict.Node, error) {
 	n, err := Parse(data)
@@ -51,6 +50,7 @@ func Document(data []byte) (strict.Node, error) {
 	return n, err
 }
 
+// parseYAML reads one YAML document. With none there is io.EOF.
 func parseYAML(data []byte) (strict.Node, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	root, err := decode(d)
