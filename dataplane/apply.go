@@ -87,7 +87,7 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 			return done.undo(err)
 		}
 		// Ours stand before theirs: until theirs are gone, what ours capture does not meet them.
-		if res.TakenOver, err = s.space.takeOut(ctx, replaced); err != nil {
+		if res.TakenOver, err = s.space.takeOut(ctx, replaced, want); err != nil {
 			return done.undo(err)
 		}
 		if len(replaced) > 0 || backendOf(res.Backend).variant != "" && len(chains) > 0 {

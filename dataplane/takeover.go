@@ -3,11 +3,13 @@ package dataplane
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // replaced returns the meshes whose rules Apply takes out once its own are in force: all that there are with
@@ -48,8 +50,22 @@ func ports(c intercept.Config) (all []uint16) {
 	return slices.Compact(all)
 }
 
+// leftBehind are the routes and the addresses of lo that a mesh's programs make beside rules.
+func leftBehind(m beside.Mesh, c intercept.Config) (routes []ruleset.MarkRoute, sources []netip.Addr) {
+	passthrough := []netip.Addr{netip.MustParseAddr("::6")}
+	switch m.Name {
+	case "istio":
+		usual, own := intercept.Default().Inbound.TProxy, c.Inbound.TProxy
+		routes = []ruleset.MarkRoute{{Mark: own.Mark, Table: own.Table}, {Mark: usual.Mark, Table: usual.Table}}
+		return routes, passthrough
+	case "kuma":
+		return nil, passthrough
+	}
+	return nil, nil
+}
+
 // takeOut removes the rules of meshes, and returns what was removed, a line for each part.
-func (s *space) takeOut(ctx context.Context, meshes []beside.Mesh) (parts []string, err error) {
+func (s *space) takeOut(ctx context.Context, meshes []beside.Mesh, want plan) (parts []string, err error) {
 	for _, m := range meshes {
 		s.chains = nil
 		chains, err := s.allForeign()
@@ -64,6 +80,17 @@ func (s *space) takeOut(ctx context.Context, meshes []beside.Mesh) (parts []stri
 			return parts, fmt.Errorf("the rules of %s could not be taken out: %w", m.Title, err)
 		}
 		parts = append(parts, r.Lines()...)
+		routes, sources := leftBehind(m, want.config)
+		if len(routes)+len(sources) == 0 {
+			continue
+		}
+		routing, err := s.routing()
+		if err == nil {
+			err = routing.TakeOver(routes, sources, want.routes)
+		}
+		if err != nil {
+			return parts, fmt.Errorf("the rules of %s are taken out, but not the routes beside them: %w", m.Title, err)
+		}
 	}
 	s.chains = nil
 	return parts, nil

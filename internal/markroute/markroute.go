@@ -287,24 +287,30 @@ func (c *Conn) change(o object, add bool) error {
 			return err
 		}
 	}
-	if o.rule {
-		rule := netlink.NewRule()
-		rule.Family, rule.Priority, rule.Protocol = family(o.family), int(o.priority), protocol
-		rule.Mark, rule.Mask, rule.Table = o.mark.Value, &o.mark.Mask, int(o.table)
-		rule.Type = unix.FR_ACT_TO_TBL
-		if add {
-			return c.handle.RuleAdd(rule)
-		}
-		return c.handle.RuleDel(rule)
+	switch {
+	case o.rule && add:
+		return c.handle.RuleAdd(ruleOf(o))
+	case o.rule:
+		return c.handle.RuleDel(ruleOf(o))
+	case add:
+		return c.handle.RouteAdd(routeOf(o))
 	}
-	route := &netlink.Route{
+	return c.handle.RouteDel(routeOf(o))
+}
+
+func ruleOf(o object) *netlink.Rule {
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Protocol = family(o.family), int(o.priority), protocol
+	rule.Mark, rule.Mask, rule.Table = o.mark.Value, &o.mark.Mask, int(o.table)
+	rule.Type = unix.FR_ACT_TO_TBL
+	return rule
+}
+
+func routeOf(o object) *netlink.Route {
+	return &netlink.Route{
 		Family: family(o.family), Table: int(o.table), LinkIndex: loopbackIndex, Type: unix.RTN_LOCAL,
 		Scope: netlink.SCOPE_HOST, Protocol: protocol, Dst: everywhere(o.family),
 	}
-	if add {
-		return c.handle.RouteAdd(route)
-	}
-	return c.handle.RouteDel(route)
 }
 
 // everywhere is the destination of a default route.

@@ -2,7 +2,11 @@
 
 package markroute
 
-import "github.com/mesh-intercept/intercept/ruleset"
+import (
+	"net/netip"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
 
 // Conn speaks with nobody on other systems.
 type Conn struct{}
@@ -23,3 +27,6 @@ func (*Conn) Keep(Want) (removed bool, err error) { return false, ruleset.ErrNee
 
 // Check fails with [ruleset.ErrNeedsLinux].
 func (*Conn) Check(Want) ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }
+
+// TakeOver fails with [ruleset.ErrNeedsLinux].
+func (*Conn) TakeOver([]ruleset.MarkRoute, []netip.Addr, Want) error { return ruleset.ErrNeedsLinux }

@@ -153,24 +153,27 @@ func (c *Conn) removeSource(a netip.Addr) error {
 // protocol of an address (IFA_PROTO). It is deprecated, so that nothing takes it as its source unless it asks for it.
 // The library's addresses have no metric.
 func (c *Conn) changeSource(a netip.Addr, add bool) error {
-	typ, flags := unix.RTM_DELADDR, unix.NLM_F_ACK
 	if add {
-		typ, flags = unix.RTM_NEWADDR, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL
+		return c.sendSource(a, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	}
+	return c.sendSource(a, unix.RTM_DELADDR, 0)
+}
+
+func (c *Conn) sendSource(a netip.Addr, typ int, flags direct.HeaderFlags) error {
 	m := nl.NewIfAddrmsg(family(ruleset.FamilyOf(a)))
 	m.Prefixlen, m.Scope, m.Index = uint8(a.BitLen()), unix.RT_SCOPE_UNIVERSE, loopbackIndex
 	data := m.Serialize()
 	attr := func(typ int, value []byte) { data = append(data, nl.NewRtAttr(typ, value).Serialize()...) }
 	attr(unix.IFA_LOCAL, a.AsSlice())
 	attr(unix.IFA_ADDRESS, a.AsSlice())
-	if add {
+	if typ == unix.RTM_NEWADDR {
 		attr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE))
 		attr(unix.IFA_RT_PRIORITY, nl.Uint32Attr(protocol))
 		const preferred, valid = 0, 1<<32 - 1 // struct ifa_cacheinfo of linux/if_addr.h; two more are the kernel's
 		attr(unix.IFA_CACHEINFO, slices.Concat(nl.Uint32Attr(preferred), nl.Uint32Attr(valid), make([]byte, 8)))
 	}
 	_, err := c.list.Execute(direct.Message{
-		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.HeaderFlags(flags)}, Data: data,
+		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.Acknowledge | flags}, Data: data,
 	})
 	return err
 }

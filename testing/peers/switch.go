@@ -99,8 +99,18 @@ func (p Peer) takeOver(t *testing.T, mesh string, backend dataplane.Backend, s S
 	nothingLeft(t, lab.Pod)
 }
 
-// nothingLeft looks for chains that are not built in, and rules, in a namespace.
+// nothingLeft looks for chains that are not built in, rules, routes by marks and addresses of lo in a namespace.
 func nothingLeft(t *testing.T, n *netlab.Namespace) {
+	const shown = `ip rule | grep fwmark; ip -6 rule | grep fwmark; ip route show table all | grep 'local default'
+		ip -6 route show table all | grep 'local default'; ip address show dev lo | grep ' ::6/'`
+	cmd := exec.Command("sh", "-c", shown)
+	var left bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &left, &left
+	if err := n.Start(cmd, nil); err != nil {
+		t.Error(err)
+	} else if _ = cmd.Wait(); left.Len() > 0 {
+		t.Errorf("there is still:\n%s", &left)
+	}
 	for _, program := range []string{
 		"iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save",
 	} {

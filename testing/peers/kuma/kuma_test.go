@@ -306,6 +306,9 @@ func TestSwitch(t *testing.T) {
 			commands[i].Stdin = regexp.MustCompile(`(?m)^(-[AI] .*)$`).ReplaceAllString(commands[i].Stdin,
 				"$1 -m comment --comment kuma/mesh/transparent/proxy/rule")
 		}
+		if s.Name != "ipv4" {
+			commands = append(commands, peers.Command{Args: strings.Fields("ip address add ::6/128 dev lo")})
+		}
 		return commands
 	}
 	p.Switch(t, "kuma", "default", "injected", "exclude-out-ips-dns", "dns-all", "drop-invalid", "vnet", "legacy", "ipv4")
