@@ -298,15 +298,26 @@ func (p *parser) logs() {
 	}
 }
 
-// validate reports what is wrong with the whole, by the names of the flags.
+// nowhere is an address that nobody has: all of 240.0.0.0/4 is reserved (RFC 6890).
+var nowhere = netip.MustParsePrefix("240.0.0.0/32")
+
+// validate reports what is wrong with the whole, by the names of the flags. Where all is ignored there are rules all the
+// same, which capture what is sent nowhere.
 func (p *parser) validate() {
+	err := p.Config.Validate()
+	if errors.Is(err, intercept.ErrNothingCaptured) {
+		p.Config.Outbound.IncludeCIDRs, p.Config.Outbound.ExcludePorts = intercept.CIDRs{nowhere}, nil
+		if err = p.Config.Validate(); err == nil {
+			p.Warn("nothing is captured: all ports are ignored, inbound and outbound")
+		}
+	}
 	flags := map[string]string{
 		"inbound.port": "--incoming-proxy-port", "outbound.port": "--outgoing-proxy-port",
 		"proxy.uids": "--proxy-uid", "proxy.gids": "--proxy-gid",
 		"inbound.includePorts": "--ports-to-redirect", "inbound.excludePorts": "--inbound-ports-to-ignore",
 		"outbound.excludePorts": "--outbound-ports-to-ignore", "inbound.excludeSources": "--subnets-to-ignore",
 	}
-	for _, err := range strict.Flatten(p.Config.Validate()) {
+	for _, err := range strict.Flatten(err) {
 		if field, is := errors.AsType[*intercept.FieldError](err); is && flags[field.Field] != "" {
 			err = &peers.FlagError{Flag: flags[field.Field], Err: field.Err}
 		}

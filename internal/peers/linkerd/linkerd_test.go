@@ -92,6 +92,7 @@ func TestWarnings(t *testing.T) {
 		{"-g 0", "--proxy-gid 0 has no effect"},
 		{"-g 5 -u 0", "--proxy-uid 0 has no effect"},
 		{"-u 0", "the proxy is root"},
+		{"--inbound-ports-to-ignore 1-65535 --outbound-ports-to-ignore 1-65535", "nothing is captured"},
 		{"--ipv6=false", "leaves IPv6 outside the mesh"},
 		{"--log-format ansi", `--log-format "ansi"`},
 		{"start", `["start"]`},
@@ -126,7 +127,6 @@ func TestRefused(t *testing.T) {
 		{base + " --firewall-bin-path /sbin/iptables", []string{`--firewall-bin-path "/sbin/iptables"`}},
 		{base + " --timeout-close-wait-secs -1", []string{`--timeout-close-wait-secs "-1"`}},
 		{base + " --log-level loud", []string{`--log-level "loud": it is none of`}},
-		{base + " --inbound-ports-to-ignore 1-65535 --outbound-ports-to-ignore 1-65535", []string{"captures nothing"}},
 		{base + " --subnet 10.0.0.0/8", []string{"--subnet"}},
 	} {
 		_, err := Parse(strings.Fields(test.args), world())

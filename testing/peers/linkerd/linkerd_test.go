@@ -144,6 +144,7 @@ func sets() []peers.Set {
 		on("ignore-out-53", "--outbound-ports-to-ignore 53"),
 		on("ignore-out-all", "--outbound-ports-to-ignore 1-65535"),
 		on("ignore-out-many", "--outbound-ports-to-ignore "+many),
+		on("ignore-all", "--inbound-ports-to-ignore 1-65535 --outbound-ports-to-ignore 1-65535"),
 		on("ignore-both", "--inbound-ports-to-ignore 22,3306 --outbound-ports-to-ignore 443,3306"),
 		{Name: "ignore-in-space", Args: append(strings.Fields(base), "--inbound-ports-to-ignore", "22, 3306")},
 		{Name: "ignore-out-space", Args: append(strings.Fields(base), "--outbound-ports-to-ignore", "22, 443")},
