@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -73,12 +74,23 @@ func calledAs(args []string) []string {
 	return args[1:]
 }
 
+// takesOver takes the flag --take-over out of a command line, which each verb with a mesh has beside the peer's own.
+func (d dropIn) takesOver(args []string) (others []string, takeOver bool) {
+	for _, arg := range args {
+		if d.mesh != "" && (arg == "--"+takeOverFlag || arg == "--"+takeOverFlag+"=true") {
+			takeOver = true
+		} else {
+			others = append(others, arg)
+		}
+	}
+	return others, takeOver
+}
+
 // standIn does what a peer's command line asks for, and returns the exit code.
 func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int {
-	all := len(args)
-	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return arg == "--"+takeOverFlag })
+	args, takeOver := d.takesOver(args)
 	r, err := d.read(args, p.world(ctx, env))
-	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || len(args) < all, d.mesh
+	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || takeOver, d.mesh
 	console := p.console()
 	console.Name += " " + d.name
 	console.Exits = append(slices.Clone(d.exits), console.Exits...)
@@ -109,6 +121,10 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		err = j.render()
 	case peers.Help:
 		j.out.WriteString(r.Text)
+		if d.mesh != "" {
+			fmt.Fprintf(j.out, "\nA flag of all such verbs:\n      --%s   take over the rules of another mesh, whatever they are\n",
+				takeOverFlag)
+		}
 	case peers.Nothing:
 	}
 	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
