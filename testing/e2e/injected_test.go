@@ -91,7 +91,7 @@ func TestIstiosPods(t *testing.T) {
 			// The CNI plugin has not been there: Istio's repair knows the pod by this exit code.
 			c.expect(t, lab, 126, []string{"the rules are not in force"}, append(args, "--probe-timeout=300ms")...)
 			config := intercept.Default()
-			config.Families = intercept.FamiliesIPv4
+			args = append(args, "--dual-stack") // ::6 is on lo then
 			if slices.Contains(args, "TPROXY") {
 				config.Inbound.Mode = intercept.InboundTProxy
 			}
