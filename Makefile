@@ -85,7 +85,8 @@ gvisor: deps ## run mesh-init, and traffic through its rules, in gVisor, built f
 peers: deps ## record again what becomes of flows under other meshes' rules, for testing/peers (root)
 	MESH_TEST_UPDATE=1 MESH_TEST_REQUIRE=1 go test -count=1 -run '^TestFates$$' ./testing/peers/...
 
-# Their injectors' own packages, as libraries. What is new is in place when it is whole.
+# Their injectors' own packages, as libraries. What is new is in place when it is whole. Kuma's module is not served by the
+# proxy for modules, so its pods are written by hand (testing/e2e/testdata/injected).
 injected: ## write again the init containers that Istio's own injector makes, for testing: some ten minutes the first time
 	cd tools/injected/istio && GOWORK=off go run . > $(CURDIR)/testing/peers/istio/testdata/injected.new
 	mv testing/peers/istio/testdata/injected.new testing/peers/istio/testdata/injected.yaml
