@@ -51,7 +51,8 @@ type Chain struct {
 
 // Rule is what a rule does, and where it leads.
 type Rule struct {
-	// Handle is nf_tables' number of the rule in its table.
+	// Handle tells the rules of a table apart: nf_tables' number, and of the legacy variant one that holds until the table
+	// is changed.
 	Handle  uint64
 	Comment string
 	Acts    []Act

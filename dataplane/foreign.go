@@ -238,16 +238,24 @@ func (s *Session) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool)
 	return out, err
 }
 
+// removeLegacy takes out the rules that a mesh has in legacy xtables, by its programs, or where there are none without.
+func (s *space) removeLegacy(ctx context.Context, m beside.Mesh) (undo func(context.Context) error, err error) {
+	x, err := s.iptables(iptables.Legacy)
+	if err == nil {
+		return x.RemoveForeign(ctx, m)
+	}
+	back, err := iptables.RemoveLegacy(func(chains []beside.Chain) (beside.Removal, error) {
+		return m.Removal(chains, iptables.HasOurName)
+	})
+	return func(context.Context) error { return back() }, err
+}
+
 // removeForeign takes out the part of legacy xtables, which can be put back, and then that of nf_tables in one
 // transaction.
 func (s *space) removeForeign(ctx context.Context, m beside.Mesh, r beside.Removal) error {
 	var done effects
 	if !r.Of(true).IsEmpty() {
-		x, err := s.iptables(iptables.Legacy)
-		if err != nil {
-			return fmt.Errorf("%s has rules of iptables-legacy, which takes its programs to remove: %w", m.Title, err)
-		}
-		undo, err := x.RemoveForeign(ctx, m)
+		undo, err := s.removeLegacy(ctx, m)
 		if err != nil {
 			return err
 		}

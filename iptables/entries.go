@@ -23,11 +23,6 @@ type entry struct {
 
 // legacyChains reads the chains of a table. What cannot be an entry ends it.
 func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Chain {
-	const (
-		hookAt, underflowAt = 36,
-			56 // in struct ipt_getinfo, of five hooks each; the mask of those that there are before them
-		maskAt = 32
-	)
 	family := "ip"
 	if f == ruleset.IPv6 {
 		family = "ip6"
@@ -40,7 +35,7 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 	base := map[int]beside.Chain{} // by the offset at which it begins
 	policies := map[int]bool{}     // the offsets of their last entries
 	for i, hook := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
-		if number(maskAt)&(1<<i) == 0 {
+		if number(validHooksAt)&(1<<i) == 0 {
 			continue
 		}
 		c := beside.Chain{Legacy: true, Family: family, Table: table, Name: builtinName(hook), Base: true, Type: "filter",
@@ -53,7 +48,7 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 		case hook == "postrouting":
 			c.Hook = "" // none of ours
 		}
-		base[number(hookAt+4*i)] = c
+		base[number(hookEntryAt+4*i)] = c
 		policies[number(underflowAt+4*i)] = true
 	}
 	list := readEntries(f, blob)
@@ -73,6 +68,7 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 			continue
 		}
 		r, drops := e.rule(names)
+		r.Handle = handle(e)
 		if policies[e.at] {
 			c.Drops = drops
 		} else if r.Matters() {

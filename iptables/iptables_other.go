@@ -14,6 +14,7 @@ func legacyHas(ruleset.Family, string) (bool, error) { return false, ruleset.Err
 func legacyContents(ruleset.Family, func(string, []byte, []byte) bool) error {
 	return ruleset.ErrNeedsLinux
 }
+func (legacyTable) replaceBy(legacyTable) error         { return ruleset.ErrNeedsLinux }
 func knows(ruleset.Family, extension) (has, known bool) { return false, false }
 func (*ProgramError) askForTable(ruleset.Family)        {}
 func inGroup(*exec.Cmd)                                 {}

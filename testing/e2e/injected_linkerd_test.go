@@ -16,6 +16,7 @@ import (
 	inside "github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/testing/peers"
+	"github.com/mesh-intercept/intercept/testing/peers/linkerd"
 )
 
 // TestLinkerdsPods: the init containers that linkerd's injector writes start from our image, with their command, user and
@@ -57,6 +58,16 @@ func TestLinkerdsPods(t *testing.T) {
 			}
 			if i.Container.Name != "linkerd-network-validator" {
 				ends(0, "created: ", " by nft ")
+				ends(0, "unchanged: ")
+				if i.Name != "root" { // others do not see legacy tables
+					return
+				}
+				// Linkerd's own has run before, as it does by default; the image has no program to remove its rules with.
+				lab = netlab.NewT(t, netlab.Options{})
+				for _, command := range linkerd.Rules(i.Container.Args) {
+					peers.Run(t, lab.Pod, command)
+				}
+				ends(0, "created: ", "taken out: chain PROXY_INIT_OUTPUT of legacy table ip nat")
 				ends(0, "unchanged: ")
 				return
 			}
