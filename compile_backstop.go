@@ -403,11 +403,12 @@ func (c Config) refusesUncaptured() bool {
 // backstopForward returns the base chain for what is forwarded from behind the pod: line B11.
 func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 	rules = in(scopeForward, "", c.opensFromBehind(Goto{Chain: ChainBackstopVirtual}))
-	if len(rules) > 0 {
-		if c.refusesUncaptured() {
-			// What goes to behind the pod is captured like what goes to the pod.
-			rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
-		}
+	behind := len(rules) > 0
+	if c.forwards() && c.refusesUncaptured() {
+		// What goes to behind the pod, or is forwarded by it, is captured like what goes to the pod.
+		rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
+	}
+	if behind {
 		virtual := in(scopeForward, "", c.excludedInInterfaces())
 		virtual = append(virtual, rule("B11.dnat", "translated", []Match{CTDNAT{}}, Return{}))
 		virtual = append(virtual, in(scopeForward, "", c.exclusions(Return{}, Exclusion.ownerless))...)

@@ -67,16 +67,20 @@ func (c Config) excludedInInterfaces() []Rule {
 
 // notOurs returns line I9: what does not go to an address of the pod's. The kernel drops it; a redirect would give it
 // an address of the pod's before the kernel asks whose it is, and hand a neighbour's frame to the proxy. A pod with
-// virtual interfaces forwards, to what is behind them and to everybody else: there only loopback is nobody's.
+// virtual interfaces forwards, to what is behind them and to everybody else, and one may that is told to capture what it
+// forwards: there only loopback is nobody's.
 func (c Config) notOurs() []Rule {
 	outside := []Match{Proto{TCP}, not(arrivingByLo)}
 	rules := []Rule{rule("I9.loopback", "to loopback, from outside", slices.Concat(outside, []Match{Dst{loopbackIPv4}}),
 		Return{})}
-	if len(c.VirtualInterfaces) == 0 {
+	if !c.forwards() {
 		rules = append(rules, rule("I9", "not to an address of the pod", append(outside, not(ToLocal{})), Return{}))
 	}
 	return rules
 }
+
+// forwards reports whether what goes to others than the pod can be captured.
+func (c Config) forwards() bool { return len(c.VirtualInterfaces) > 0 || c.Inbound.CaptureForwarded }
 
 // fromBehind returns line I2: what arrives by a virtual interface, but TCP to a network behind it.
 func (c Config) fromBehind(t Target) []Rule {

@@ -47,13 +47,13 @@ func (c Config) tproxy() []Chain {
 	}
 }
 
-// deliver returns the end of line I7. Without virtual interfaces only what goes to an address of the pod's is captured
+// deliver returns the end of line I7. Unless the pod forwards only what goes to an address of the pod's is captured
 // (I9), which is routed there without a mark. With one, the kernel would ask for the route to its source by that mark,
 // too, where the sysctl src_valid_mark is set, and take it for a martian (__fib_validate_source in
 // net/ipv4/fib_frontend.c).
 func (c Config) deliver() []Rule {
 	to := TProxy{Port: c.Inbound.Port.First}
-	if len(c.VirtualInterfaces) > 0 {
+	if c.forwards() {
 		to.Mark = c.Inbound.TProxy.Mark
 	}
 	return []Rule{
@@ -65,7 +65,7 @@ func (c Config) deliver() []Rule {
 // forwarded returns the rules for what mode tproxy has captured and does not deliver, for it has no mark: another's
 // DNAT has sent it elsewhere.
 func (c Config) forwarded() []Rule {
-	if c.Inbound.Mode != InboundTProxy || len(c.VirtualInterfaces) > 0 {
+	if c.Inbound.Mode != InboundTProxy || c.forwards() {
 		return nil
 	}
 	match := []Match{Proto{TCP}, CTDNAT{}, ConnMark(c.Inbound.TProxy.SelfMark)}

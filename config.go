@@ -184,6 +184,11 @@ type Inbound struct {
 	// address. Mode [InboundOff] leaves that alone.
 	Hairpin Hairpin `json:"hairpin" yaml:"hairpin"`
 
+	// CaptureForwarded has connections that the pod forwards for others, as for a
+	// container behind it, captured as inbound, too, as far as they are not outbound
+	// (VirtualInterfaces). Without it, and without those, they pass.
+	CaptureForwarded bool `json:"captureForwarded" yaml:"captureForwarded"`
+
 	// TProxy says how mode [InboundTProxy] tells packets apart. Other modes
 	// ignore it.
 	TProxy TProxyMarks `json:"tproxy" yaml:"tproxy"`

@@ -197,7 +197,7 @@ func (j judgement) ofProcess() string {
 func (j judgement) inbound() string {
 	p, in := j.p, j.Inbound
 	switch {
-	case p.Dst.Addr().IsLoopback(), p.Foreign && len(j.VirtualInterfaces) == 0:
+	case p.Dst.Addr().IsLoopback(), p.Foreign && len(j.VirtualInterfaces) == 0 && !in.CaptureForwarded:
 		// The kernel drops it. A pod with virtual interfaces forwards to what is behind them.
 		return "I9"
 	case j.TunnelPort != 0 && p.Dst.Port() == j.TunnelPort:
@@ -320,7 +320,7 @@ func (j judgement) arriving() (intercept.Fate, string) {
 // it.
 func (j judgement) translatedByAnother() bool {
 	return j.tproxy() && j.tcp() && j.dnat() && j.p.Foreign && len(j.VirtualInterfaces) == 0 &&
-		has(j.p.ConnMark, j.Inbound.TProxy.SelfMark) && !j.p.Dst.Addr().IsLoopback()
+		!j.Inbound.CaptureForwarded && has(j.p.ConnMark, j.Inbound.TProxy.SelfMark) && !j.p.Dst.Addr().IsLoopback()
 }
 
 // untranslated: a lookup over UDP that O8 has left untranslated is like other UDP. It can only be an answer, for others

@@ -92,6 +92,8 @@ func Fields() []Field {
 			"; give it\nagain for another, or write ; between them", nil},
 		{"hairpin", "capture|pass", GroupInbound, "inbound.hairpin", "capture",
 			"the proxy's calls to its own pod's address: capture,\nas inbound; pass: straight to the app", "", nil},
+		{"capture-forwarded", "", GroupInbound, "inbound.captureForwarded", "false",
+			"connections that the pod forwards for others are\ninbound, too, where they are not outbound", "", nil},
 		{"tproxy-mark", "MARK", GroupInbound, "inbound.tproxy.mark", "0x539",
 			"mark of packets that mode tproxy delivers to the proxy", "", nil},
 		{"tproxy-self-mark", "MARK", GroupInbound, "inbound.tproxy.selfMark", "0x53a",

@@ -151,6 +151,7 @@ func candidate(r *rand.Rand) intercept.Config {
 	}
 	c.Inbound.ExcludeSources = maybe(r, sources, 3)
 	c.Inbound.DropInvalid = one(r, 3)
+	c.Inbound.CaptureForwarded = one(r, 8)
 	if one(r, 5) {
 		c.Inbound.Hairpin = intercept.HairpinPass
 	}

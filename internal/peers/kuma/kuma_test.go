@@ -46,7 +46,7 @@ func parse(t *testing.T, files map[string]string, env []string, args ...string) 
 func kumaDefault() intercept.Config {
 	c := intercept.Default()
 	c.Proxy = intercept.Proxy{UIDs: intercept.IDs{intercept.ID(5678)}}
-	c.TunnelPort = 0
+	c.TunnelPort, c.Inbound.CaptureForwarded = 0, true
 	c.Inbound.ExcludePorts = nil
 	return c
 }

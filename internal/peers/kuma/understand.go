@@ -158,7 +158,7 @@ func (r *reader) families() {
 
 func (r *reader) inbound() {
 	in := &r.Config.Inbound
-	in.DropInvalid = r.on(keyInvalid)
+	in.DropInvalid, in.CaptureForwarded = r.on(keyInvalid), true
 	if !r.on(keyIn + keyEnabled) {
 		in.Mode = intercept.InboundOff
 	}

@@ -251,11 +251,7 @@ waitInterval: 0
 func differences() []peers.Difference {
 	const self = "tcp? proxy>pod:*, tcp? proxy>pod2:*, tcp4 proxy>127.0.0.2:8080"
 	return []peers.Difference{
-		differ(named(func(name string) bool { return !strings.HasPrefix(name, "vnet") }),
-			"tcp? vm>outside:*, tcp? vm>other:*, tcp? vm>dns:*", "pass",
-			"what the pod forwards is not its own: name the interface by which it comes, with --vnet"),
-		differ("exclude-in-uids", "tcp? peer*>pod:[123459]*, tcp? peer*>pod:80, tcp? peer*>pod:8085, tcp? peer*>pod:8080, "+
-			"tcp? peer>pod2:8080, tcp? vm>bridge:*, tcp? vm>pod:8080", "redirect(15006)", "a user says nothing of what arrives"),
+		differ("exclude-in-uids", "tcp? peer*>pod*, tcp? vm>*", "redirect(15006)", "a user says nothing of what arrives"),
 		differ("exclude-in-uids", "tcp? peer>pod:15006", "pass", "a user says nothing of what arrives"),
 		differ("injected-files, config-list, exclude-out-list, exclude-both, vnet-exclude", "tcp? proxy>pod:3306",
 			"redirect(15006)",
@@ -288,17 +284,6 @@ func differences() []peers.Difference {
 
 func differ(sets, flows, fate, reason string) peers.Difference {
 	return peers.Difference{Sets: sets, Flows: flows, Fate: fate, Reason: reason}
-}
-
-// named are the names of the sets for which that holds.
-func named(is func(string) bool) string {
-	var all []string
-	for _, s := range sets() {
-		if is(s.Name) {
-			all = append(all, s.Name)
-		}
-	}
-	return strings.Join(all, ", ")
 }
 
 // TestSwitch: by its comments kuma knows its own rules in built-in chains.
