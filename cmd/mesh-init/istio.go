@@ -85,7 +85,7 @@ func (j job) withLess(ctx context.Context, v peers.Validation) error {
 	}
 	called := false
 	for _, f := range rs.Families {
-		i := slices.IndexFunc(own, func(a netip.Addr) bool {
+		i := slices.IndexFunc(own, func(a netip.Addr) bool { // a call from the passthrough source is left alone
 			return a.IsGlobalUnicast() && intercept.FamilyOf(a) == f && !slices.Contains(j.config.PassthroughSources, a)
 		})
 		if i < 0 {
