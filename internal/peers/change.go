@@ -18,18 +18,13 @@ type Change struct {
 // to is the fate of a connection that the proxy gets.
 func to(p intercept.PortRange) string { return "redirect(" + p.String() + ")" }
 
-// Changes are those of a configuration that was made of the command line of a program that, like all of the peers',
-// looks at excluded outbound ports before the proxy's calls to its own pod if hairpin says so, and takes what the pod
-// forwards for inbound.
+// Changes are those of a configuration that was made of the command line of a program which, if hairpin says so, looks
+// at excluded outbound ports before the proxy's calls to its own pod.
 func Changes(c intercept.Config, hairpin bool) (all []Change) {
 	inbound := c.Inbound.Mode != intercept.InboundOff
 	if ports := excludedTCP(c); hairpin && inbound && len(ports) > 0 && c.Inbound.Hairpin == intercept.HairpinCapture {
 		all = append(all, Change{"proxy to its own pod, TCP " + strconv.Itoa(int(ports[0].First)) + " (excluded outbound port)",
 			"pass", to(c.Inbound.Port), "an excluded outbound port does not take the proxy's calls past the inbound policy"})
-	}
-	if inbound && len(c.VirtualInterfaces) == 0 && len(c.Inbound.IncludePorts) > 0 {
-		all = append(all, Change{"what the pod forwards for others, TCP", to(c.Inbound.Port), "pass",
-			"it is not the pod's own; name the interface by which it comes to capture it, as outbound"})
 	}
 	if len(c.VirtualInterfaces) > 0 && len(excludedTCP(c)) > 0 {
 		all = append(all, Change{"from behind " + c.VirtualInterfaces[0] + ", to an excluded port", to(c.Outbound.Port), "pass",

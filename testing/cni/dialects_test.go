@@ -26,6 +26,7 @@ func TestOtherMeshes(t *testing.T) {
 	consul.Proxy = intercept.Proxy{UIDs: intercept.IDs{intercept.ID(5995)}}
 	consul.Inbound.Port, consul.Inbound.ExcludePorts = intercept.Port(20000), intercept.Ports{intercept.Port(21000)}
 	consul.TunnelPort, consul.Inbound.Hairpin = 0, intercept.HairpinPass
+	consul.Inbound.CaptureForwarded = true
 	consul.Families = intercept.FamiliesIPv4
 	for name, tt := range map[string]struct {
 		annotations map[string]string

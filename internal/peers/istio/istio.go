@@ -196,7 +196,7 @@ func (p *reader) config() {
 
 func (p *reader) inbound(in *intercept.Inbound) {
 	in.Port = p.port(inboundPortFlag, p.inboundPort)
-	in.ExcludePorts = nil
+	in.ExcludePorts, in.CaptureForwarded = nil, true
 	in.DropInvalid = p.dropInvalid
 	switch p.includeInbound {
 	case "*":

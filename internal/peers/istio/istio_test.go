@@ -181,6 +181,7 @@ func words(line string) []string {
 func differences(t *testing.T, c intercept.Config) string {
 	t.Helper()
 	usual := intercept.Default()
+	usual.Inbound.CaptureForwarded = true // in all
 	usual.Families = intercept.FamiliesIPv4
 	a, b := map[string]string{}, map[string]string{}
 	for into, config := range map[*map[string]string]intercept.Config{&a: usual, &b: c} {

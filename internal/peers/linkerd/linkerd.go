@@ -141,6 +141,7 @@ func (p *parser) proxy() {
 // inbound says what is captured of what comes in. Ignored ports and subnets win over ports to redirect.
 func (p *parser) inbound() {
 	c := &p.Config.Inbound
+	c.CaptureForwarded = true
 	c.Hairpin = intercept.HairpinPass
 	c.Port = p.listener("--incoming-proxy-port", p.incoming)
 	p.Config.TunnelPort = 0

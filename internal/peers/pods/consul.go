@@ -83,7 +83,7 @@ func readConsul(p Pod) (Answer, error) {
 	list("ExcludeOutboundPorts", &c.Outbound.ExcludePorts, s.ExcludeOutboundPorts)
 	list("ExcludeOutboundCIDRs", &c.Outbound.ExcludeCIDRs, s.ExcludeOutboundCIDRs)
 	list("ExcludeUIDs", &c.Outbound.ExcludeUIDs, s.ExcludeUIDs)
-	c.TunnelPort, c.Inbound.Hairpin = 0, intercept.HairpinPass
+	c.TunnelPort, c.Inbound.Hairpin, c.Inbound.CaptureForwarded = 0, intercept.HairpinPass, true
 	if s.ConsulDNSIP != "" {
 		var server intercept.PortRange
 		port("ConsulDNSPort", &server, s.ConsulDNSPort, 53)

@@ -238,7 +238,7 @@ func sets() []peers.Set {
 
 // differences are those that docs/migrate-istio.md names.
 func differences(sets []peers.Set) []peers.Difference {
-	var redirect, redirect6, tproxy, forwards, forwards6 []string
+	var redirect, redirect6, tproxy []string
 	for _, s := range sets {
 		args := strings.Join(s.Args, " ")
 		both := s.Name == "ipv6-pod" || s.Name != "ipv4-pod" && strings.HasSuffix(args, "--dual-stack") ||
@@ -254,12 +254,6 @@ func differences(sets []peers.Set) []peers.Difference {
 		default:
 			redirect = append(redirect, s.Name)
 		}
-		if !strings.Contains(args, "-k br-vm") {
-			forwards = append(forwards, s.Name)
-			if both {
-				forwards6 = append(forwards6, s.Name)
-			}
-		}
 	}
 	names := func(list []string) string { return strings.Join(list, ", ") }
 	const (
@@ -267,14 +261,10 @@ func differences(sets []peers.Set) []peers.Difference {
 			"to the pod for an app's"
 		hairpinMark = "in mode TPROXY the proxy's calls to its own pod keep their addresses, as others' do; there they are " +
 			"redirected, which comes to the same port"
-		tunnel    = "in mode TPROXY, too, the tunnel port is left alone"
-		policy    = "an excluded outbound port does not take the proxy's calls to its own pod past the inbound port"
-		forwarded = "what the pod forwards to others is not inbound; name the interface with -k to capture it"
-		guest     = "what comes from a guest is outbound in everything: exclusions and included ports hold for it"
+		tunnel = "in mode TPROXY, too, the tunnel port is left alone"
+		policy = "an excluded outbound port does not take the proxy's calls to its own pod past the inbound port"
+		guest  = "what comes from a guest is outbound in everything: exclusions and included ports hold for it"
 	)
-	forwardsTo := func(family string) string {
-		return strings.ReplaceAll("tcpF vm>outside:*, tcpF vm>cluster:80, tcpF vm>dns:53", "F", family)
-	}
 	return []peers.Difference{
 		{Sets: names(redirect), Flows: "tcp4 proxygid>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
 		{Sets: names(redirect6), Flows: "tcp6 proxygid>pod:8080", Fate: "redirect(15006)", Reason: manyProxies},
@@ -299,8 +289,6 @@ func differences(sets []peers.Set) []peers.Difference {
 		{Sets: "out-not-port-hairpin", Flows: "tcp4 proxy>pod:8080, tcp4 proxy>pod2:8080, tcp4 proxy>127.0.0.2:8080, " +
 			"tcp4 proxyuid>pod:8080", Fate: "redirect(15006)", Reason: policy},
 
-		{Sets: names(forwards), Flows: forwardsTo("4"), Fate: "pass", Reason: forwarded},
-		{Sets: names(forwards6), Flows: forwardsTo("6"), Fate: "pass", Reason: forwarded},
 		{Sets: "virtual-excluded", Flows: "tcp4 vm>outside:3306, tcp4 vm>cluster:80, tcp4 vm>dns:53", Fate: "pass",
 			Reason: guest},
 		{Sets: "virtual-port", Flows: "tcp4 vm>outside:3306", Fate: "redirect(15001)", Reason: guest},

@@ -95,7 +95,6 @@ func differences() []peers.Difference {
 		fate("ignore-out-space", "tcp? app>o*:443, tcp? *>cluster:443", "pass", trimmed),
 		like("again-ipv4", "*", "ipv4", later),
 		like("again-nft", "*", "nft-alone", later),
-		fate("*", "tcp? vm>outside:80", "pass", "what only passes through the pod is nobody's inbound traffic"),
 	}
 }
 
