@@ -16,6 +16,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
+	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
@@ -152,13 +153,18 @@ func (in input) foreign() string {
 }
 
 // strange reports whether the entry does not say well what our annotations begin
-// with, and the pod has one that may be ours.
+// with, or whose are read, and the pod has one that may be asked about.
 func (in input) strange() bool {
+	wrong := func(e *cniconf.Error, field string) bool {
+		return e.Field == field || e.Unknown && strict.Hint(e.Field, []string{field}, "") != ""
+	}
 	for _, err := range strict.Flatten(in.confErr) {
-		const field = "annotationPrefix"
 		var e *cniconf.Error
-		if errors.As(err, &e) && (e.Field == field || e.Unknown && strict.Hint(e.Field, []string{field}, "") != "") {
-			return podspec.MayAsk(in.annotations)
+		switch {
+		case !errors.As(err, &e):
+		case wrong(e, "annotationPrefix") && podspec.MayAsk(in.annotations),
+			wrong(e, "dialects") && pods.Claims(pods.Dialects(), in.conf.AnnotationPrefix, in.annotations) != "":
+			return true
 		}
 	}
 	return false

@@ -39,14 +39,14 @@ func (in input) judgeOther(ctx context.Context, d pods.Dialect) (verdict, error)
 		}
 		facts = asked
 	}
-	return in.asOther(d, facts)
+	return in.asOther(ctx, d, facts)
 }
 
 // asOther reads a pod in the dialect of its mesh.
-func (in input) asOther(d pods.Dialect, facts cniwire.Facts) (verdict, error) {
+func (in input) asOther(ctx context.Context, d pods.Dialect, facts cniwire.Facts) (verdict, error) {
 	answer, err := pods.Read(d, pods.Pod{
 		Annotations: facts.Annotations, Labels: facts.Labels, Containers: facts.Injected, Known: facts.Found,
-		Addresses: in.addresses(),
+		Addresses: in.addresses(ctx),
 	})
 	switch {
 	case err != nil:
@@ -60,8 +60,22 @@ func (in input) asOther(d pods.Dialect, facts cniwire.Facts) (verdict, error) {
 	return verdict{spec: answer.Spec, warnings: answer.Warnings}, nil
 }
 
-// addresses are those that the plugins before have given the pod.
-func (in input) addresses() (all []netip.Addr) {
+// addresses are those that the plugins before have given the pod or, where they do not say, those that it has.
+func (in input) addresses(ctx context.Context) (all []netip.Addr) {
+	for _, ip := range in.ips() {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			all = append(all, a.Unmap())
+		}
+	}
+	if len(all) == 0 {
+		// An error is Apply's to report, in the same namespace.
+		all, _ = in.target().Addresses(ctx)
+	}
+	return all
+}
+
+// ips are the addresses of prevResult.
+func (in input) ips() []*types100.IPConfig {
 	if in.prevResult == nil {
 		return nil
 	}
@@ -73,10 +87,5 @@ func (in input) addresses() (all []netip.Addr) {
 	if err != nil {
 		return nil
 	}
-	for _, ip := range current.IPs {
-		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			all = append(all, a.Unmap())
-		}
-	}
-	return all
+	return current.IPs
 }

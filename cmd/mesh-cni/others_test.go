@@ -34,18 +34,22 @@ func TestOtherMeshes(t *testing.T) {
 		applied           bool
 		is                func(intercept.Config) bool
 	}{
-		"no dialect":    {istio, "", 0, false, nil},
-		"istio":         {istio, all, 0, true, func(c intercept.Config) bool { return c.Outbound.ExcludePorts.String() == "5432" }},
-		"istio, IPv4":   {istio, all + v4, 0, true, func(c intercept.Config) bool { return c.Families == intercept.FamiliesIPv4 }},
-		"istio, wrong":  {bad, all, codeAnnotations, false, nil},
-		"by its init":   {byInit, all, 0, false, nil},
-		"ours first":    {both, all, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "16001" }},
-		"theirs first":  {both, `,"dialects":["istio","intercept"]`, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "15001" }},
-		"linkerd":       {linkerd, all, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "4140" }},
-		"kata":          {istio, all + `,"runtime":"kata"`, codeOtherNetwork, false, nil},
-		"excluded":      {istio, all + `,"excludeNamespaces":["ns"]`, 0, false, nil},
-		"broken entry":  {istio, all + `,"backend":"x"`, types.ErrInvalidNetworkConfig, false, nil},
-		"without agent": {istio, all + `,"agentSocket":"/nobody/there"`, types.ErrTryAgainLater, false, nil},
+		"no dialect":          {istio, "", 0, false, nil},
+		"istio":               {istio, all, 0, true, func(c intercept.Config) bool { return c.Outbound.ExcludePorts.String() == "5432" }},
+		"istio, IPv4":         {istio, all + v4, 0, true, func(c intercept.Config) bool { return c.Families == intercept.FamiliesIPv4 }},
+		"istio, wrong":        {bad, all, codeAnnotations, false, nil},
+		"by its init":         {byInit, all, 0, false, nil},
+		"ours first":          {both, all, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "16001" }},
+		"theirs first":        {both, `,"dialects":["istio","intercept"]`, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "15001" }},
+		"linkerd":             {linkerd, all, 0, true, func(c intercept.Config) bool { return c.Outbound.Port.String() == "4140" }},
+		"kata":                {istio, all + `,"runtime":"kata"`, codeOtherNetwork, false, nil},
+		"excluded":            {istio, all + `,"excludeNamespaces":["ns"]`, 0, false, nil},
+		"misspelt":            {istio, `,"dialects":["intercept","itsio"]`, types.ErrInvalidNetworkConfig, false, nil},
+		"no list":             {istio, `,"dialects":"istio"`, types.ErrInvalidNetworkConfig, false, nil},
+		"misspelt name":       {istio, `,"dialect":["istio"]`, types.ErrUnsupportedField, false, nil},
+		"misspelt, of nobody": {`{"a":"b"}`, `,"dialects":["itsio"]`, 0, false, nil},
+		"broken entry":        {istio, all + `,"backend":"x"`, types.ErrInvalidNetworkConfig, false, nil},
+		"without agent":       {istio, all + `,"agentSocket":"/nobody/there"`, types.ErrTryAgainLater, false, nil},
 	} {
 		f := fakePlane{applied: new([]dataplane.Pod), config: new(intercept.Config)}
 		p := &plugin{plane: f.on}

@@ -68,7 +68,7 @@ func (in input) judge(ctx context.Context) (verdict, error) {
 		case facts.HostNetwork:
 			return verdict{skip: hostNetwork}, nil
 		case d != "" && d != pods.Intercept:
-			return in.asOther(d, facts)
+			return in.asOther(ctx, d, facts)
 		case facts.InitContainer:
 			return verdict{skip: "init-container"}, nil
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
+	"github.com/mesh-intercept/intercept/podspec"
 )
 
 // A mesh is one to come from.
@@ -87,7 +88,7 @@ func (p program) migrate(ctx context.Context, args, env []string) int {
 	m := meshes()[i]
 	asks := []found.Ask{{Where: "the command line", Args: rest, Environ: env}}
 	if file != "" {
-		text, err := yamldoc.ReadFile(file, p.stdin)
+		text, err := yamldoc.ReadWithin(file, p.stdin, maxManifests)
 		if err == nil {
 			asks, err = found.Find(m.dialect, text)
 		}
@@ -106,7 +107,7 @@ func (p program) migrate(ctx context.Context, args, env []string) int {
 	var errs []error
 	for _, same := range p.answers(ctx, m, asks, &errs) {
 		if out.Len() > 0 {
-			out.WriteString("---\n")
+			out.WriteString("---\n# Another configuration, for a file of its own: --config reads one.\n")
 		}
 		if err := same.write(&out, m); err != nil {
 			errs = append(errs, err)
@@ -158,14 +159,17 @@ func migrateArgs(args []string) (from, file string, rest []string, err error) {
 type answer struct {
 	where    []string
 	config   intercept.Config
+	pod      dataplane.Pod
 	warnings []string
 }
 
 // resolvConf is where the peers' programs look for name servers.
 const resolvConf = "/etc/resolv.conf"
 
-// somePod is the address of a pod of which nobody knows any: in most clusters it is IPv4.
-var somePod = netip.AddrFrom4([4]byte{10, 244, 0, 5})
+// somePod has the addresses of a pod of which nobody knows any: in most clusters IPv4, or IPv4 first.
+func somePod() []netip.Addr {
+	return []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, 5}), netip.AddrFrom16([16]byte{0xfd, 0, 2, 0x44, 15: 5})}
+}
 
 // answers reads what asks for interception, and puts together what asks for the same.
 func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]error) (all []answer) {
@@ -173,10 +177,14 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 		a := answer{where: []string{ask.Where}}
 		if ask.Pod != nil {
 			pod := *ask.Pod
-			pod.Addresses, pod.Document = []netip.Addr{somePod}, yamldoc.Document
+			pod.Addresses, pod.Document = somePod(), yamldoc.Document
 			got, err := pods.Read(m.dialect, pod)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))
+				continue
+			}
+			if got.Reason != podspec.Asked {
+				*errs = append(*errs, fmt.Errorf("%s: it is left alone: %s", ask.Where, got.Reason))
 				continue
 			}
 			a.config, a.warnings = got.Config, got.Warnings
@@ -192,13 +200,16 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 				}
 				return read(name)
 			}
-			w.Addresses = func(dataplane.Pod) ([]netip.Addr, error) { return []netip.Addr{somePod}, nil }
+			w.Addresses = func(dataplane.Pod) ([]netip.Addr, error) { return somePod(), nil }
 			r, err := m.read(ask.Args, w)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))
 				continue
 			}
-			a.config, a.warnings = r.Config, r.Warnings
+			a.config, a.pod, a.warnings = r.Config, r.Pod, r.Warnings
+		}
+		for _, name := range ask.Unknown {
+			a.warnings = append(a.warnings, name+": its value is not in the manifest (valueFrom), and was not looked at")
 		}
 		for _, w := range intercept.Lint(a.config) {
 			if !slices.Contains(a.warnings, w) {
@@ -206,14 +217,14 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 			}
 		}
 		if a.config.Families == intercept.FamiliesIPv4 {
-			a.warnings = append(a.warnings, "IPv6 is outside the mesh, as there; without \"families: ipv4\" it is captured, and the "+
-				"proxy has to listen in it")
+			a.warnings = append(a.warnings, "IPv6 is outside the mesh, as there in pods whose first address is IPv4; without "+
+				"\"families: ipv4\" it is captured, and the proxy has to listen in it")
 		}
 		if a.config.DNS.Mode == intercept.DNSResolvConf {
 			a.config.DNS.Servers = nil // mesh-init reads them in the pod
 		}
 		same := slices.IndexFunc(all, func(b answer) bool {
-			return slices.Equal(texts(a.config), texts(b.config)) && slices.Equal(a.warnings, b.warnings)
+			return slices.Equal(a.flags(), b.flags()) && slices.Equal(a.warnings, b.warnings)
 		})
 		if same >= 0 {
 			all[same].where = append(all[same].where, a.where...)
@@ -224,10 +235,24 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 	return all
 }
 
-// texts are the fields of a configuration that differ from the default, as flags.
-func texts(c intercept.Config) (all []string) {
-	for _, s := range decode.Settings(c, false) {
+// flags are the fields of the configuration that differ from the default, as flags, and then what no file holds.
+func (a answer) flags() (all []string) {
+	for _, s := range decode.Settings(a.config, false) {
 		all = append(all, quoted(s.Arg()))
+	}
+	return append(all, a.besides()...)
+}
+
+// besides are the flags of what is no field of a configuration.
+func (a answer) besides() (all []string) {
+	if b := a.pod.Backend; b != "" && b != dataplane.BackendAuto {
+		all = append(all, "--"+backendFlag+"="+string(b))
+	}
+	if a.pod.CloseWait != 0 {
+		all = append(all, "--"+closeWaitFlag+"="+a.pod.CloseWait.String())
+	}
+	if j := a.pod.IPTables.Jumps; j != "" {
+		all = append(all, "--iptables-jumps="+string(j))
 	}
 	return all
 }
@@ -248,8 +273,11 @@ func (a answer) write(out *bytes.Buffer, m mesh) error {
 		}
 	}
 	comment("", "What "+m.program+" does, for "+strings.Join(a.where, ", ")+".")
-	if flags := texts(a.config); len(flags) > 0 {
+	if flags := a.flags(); len(flags) > 0 {
 		comment("", "As flags: mesh-init apply "+strings.Join(flags, " "))
+	}
+	if besides := a.besides(); len(besides) > 0 {
+		comment("", "Besides this file: mesh-init apply --config FILE "+strings.Join(besides, " "))
 	}
 	if changes := m.changes(a.config); len(changes) > 0 {
 		out.WriteString("#\n# What differs, on purpose:\n")

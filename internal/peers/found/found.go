@@ -27,6 +27,8 @@ type Ask struct {
 	Files map[string]string
 	// Pod is a pod that asks by its annotations, where there is no command line.
 	Pod *pods.Pod
+	// Unknown are the variables that say how to intercept, and whose values are not in the text (valueFrom).
+	Unknown []string
 }
 
 // ErrNothing reports a text that asks for nothing.
@@ -121,15 +123,17 @@ func (f *finder) pod(name string, pod *yaml.Node) {
 		for _, c := range yamldoc.Items(yamldoc.Get(pod, "spec", field)) {
 			if n := yamldoc.Text(yamldoc.Get(c, "name")); slices.Contains(programs()[f.mesh], n) {
 				f.asks = append(f.asks, Ask{
-					Where: fmt.Sprintf("container %s of %s", n, name), Args: f.args(c), Environ: environ(c),
+					Where: fmt.Sprintf("container %s of %s", n, name), Args: f.args(c), Environ: environ(c), Unknown: unknown(c),
 				})
 				return
 			}
 		}
 	}
 	p := pods.Pod{Annotations: texts(yamldoc.Get(pod, "metadata", "annotations")),
-		Labels: texts(yamldoc.Get(pod, "metadata", "labels")), Known: true}
-	if pods.Claims([]pods.Dialect{f.mesh}, "", p.Annotations) == "" {
+		Labels: texts(yamldoc.Get(pod, "metadata", "labels"))}
+	// A workload's template has what people write alone; the injector's marks are on its pods.
+	p.Known = pods.Claims([]pods.Dialect{f.mesh}, "", p.Annotations) != ""
+	if !p.Known && !mentions(f.mesh, p.Annotations) && !mentions(f.mesh, p.Labels) {
 		return
 	}
 	for _, field := range []string{"initContainers", "containers"} {
@@ -152,6 +156,30 @@ func (f *finder) args(c *yaml.Node) (args []string) {
 		return args[i:]
 	}
 	return nil
+}
+
+// mentions reports whether names of annotations or labels are a mesh's.
+func mentions(mesh pods.Dialect, names map[string]string) bool {
+	domains := map[pods.Dialect]string{pods.Istio: "istio.io", pods.Linkerd: "linkerd.io", pods.Kuma: "kuma.io"}
+	for name := range names {
+		prefix, _, _ := strings.Cut(name, "/")
+		if domain := domains[mesh]; domain != "" && (prefix == domain || strings.HasSuffix(prefix, "."+domain)) {
+			return true
+		}
+	}
+	return false
+}
+
+// unknown are the variables of a container that say how to intercept, and have no value here.
+func unknown(c *yaml.Node) (names []string) {
+	for _, v := range yamldoc.Items(yamldoc.Get(c, "env")) {
+		name := yamldoc.Text(yamldoc.Get(v, "name"))
+		if yamldoc.Get(v, "valueFrom") != nil && (slices.Contains(pods.Variables(), name) ||
+			strings.HasPrefix(name, "ISTIO_OUTBOUND_") || strings.HasPrefix(name, "KUMA_TRANSPARENT_PROXY_")) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // environ are the variables of a container that are given as they are.
