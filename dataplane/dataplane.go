@@ -25,7 +25,7 @@ var (
 	// ErrHostNetNS refuses to program the host's own network namespace, or that of a Kubernetes node that is a container:
 	// rules there would capture the traffic of the whole node.
 	ErrHostNetNS = errors.New(
-		"this is the host's own network namespace, where rules would capture the traffic of the whole node")
+		"this is the host's own network namespace, whose rules are for the traffic of the whole node")
 	// ErrNotNetNS reports a name by which there is no network namespace.
 	ErrNotNetNS = netns.ErrNotNetNS
 )

@@ -186,7 +186,7 @@ func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
 
 // verifyRules says whether the rules are as Apply leaves them.
 func (s *space) verifyRules(ctx context.Context, want Backend, plan plan) (verify.Verdict, error) {
-	v := verify.Verdict{What: "rules", Verdict: verify.OK, Found: "as this configuration makes them"}
+	v := verify.Verdict{What: verify.Rules, Verdict: verify.OK, Found: "as this configuration makes them"}
 	diffs, err := s.check(ctx, want, plan)
 	switch {
 	case errors.Is(err, ruleset.ErrNotIntercepted):

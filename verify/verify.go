@@ -21,6 +21,9 @@ const (
 	NotProven Word = "not proven"
 )
 
+// Rules is Verdict.What of the rules themselves, which come first.
+const Rules = "rules"
+
 // Verdict is what verify finds of one thing.
 type Verdict struct {
 	// What is the thing: "an app's connection, IPv4".

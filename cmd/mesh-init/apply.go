@@ -48,7 +48,7 @@ func (j job) apply() error {
 	}
 	r, err := j.plane.Apply(j.ctx, j.config)
 	if err != nil {
-		return withFlags(err)
+		return withFlags(err, j.target.InPlaceOf != "")
 	}
 	for _, w := range append(r.Warnings, j.localServers(r.Warnings)...) {
 		j.log.WarnContext(j.ctx, w)
@@ -111,16 +111,21 @@ func familyNames(rs intercept.Ruleset) []string {
 	return names
 }
 
-// withFlags adds the flag that helps to errors that it helps against.
-func withFlags(err error) error {
+// withFlags adds the flag that helps to errors that it helps against. A drop-in has some of apply's.
+func withFlags(err error, dropIn bool) error {
 	var errs []error
 	for _, e := range strict.Flatten(err) {
-		if _, is := errors.AsType[*dataplane.SysctlError](e); is {
+		if _, is := errors.AsType[*dataplane.SysctlError](e); is && dropIn {
+			e = fmt.Errorf("%w; set it", e)
+		} else if is {
 			e = fmt.Errorf("%w; set it, or let apply do it with --set-sysctls", e)
 		}
 		if other, is := errors.AsType[*dataplane.OtherMeshError](e); is {
-			e = fmt.Errorf("%w; replace them with --%s, take them out with mesh-init remove --foreign %s, or insist with "+
-				"mesh-init apply --%s %s", e, takeOverFlag, other.Meshes[0].Name, besideFlag, otherMesh)
+			e = fmt.Errorf("%w; replace them with --%s, or take them out with mesh-init remove --foreign %s", e,
+				takeOverFlag, other.Meshes[0].Name)
+			if !dropIn {
+				e = fmt.Errorf("%w, or insist with mesh-init apply --%s %s", e, besideFlag, otherMesh)
+			}
 		}
 		errs = append(errs, e)
 	}

@@ -3,16 +3,20 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/peers/kuma"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 )
 
@@ -35,6 +39,8 @@ type dropIn struct {
 	after func(p program, j job, r peers.Request) error
 	// exits are the exit codes that differ from mesh-init's.
 	exits []cli.Exit
+	// netns is the flag that names the pod's namespace; "": it has none.
+	netns string
 }
 
 // dropIns is the one table of them.
@@ -86,6 +92,26 @@ func (d dropIn) takesOver(args []string) (others []string, takeOver bool) {
 	return others, takeOver
 }
 
+// allExits are the drop-in's and mesh-init's. What they advise is to be had by the flags of the drop-in.
+func (d dropIn) allExits() []cli.Exit {
+	there := "run it in the pod's namespace"
+	if d.netns != "" {
+		there = "name the pod's namespace with " + d.netns
+	}
+	all := append(slices.Clone(d.exits), exits()...)
+	for i := range all {
+		switch e := &all[i]; {
+		case errors.Is(e.Err, intercept.ErrNotIntercepted):
+			e.Remedy = "set the rules up there, or " + there
+		case errors.Is(e.Err, dataplane.ErrHostNetNS):
+			e.Remedy = there + ", or insist with --" + allowHostFlag
+		case errors.Is(e.Err, intercept.ErrLocked):
+			e.Remedy = "wait for it"
+		}
+	}
+	return all
+}
+
 // standIn does what a peer's command line asks for, and returns the exit code.
 func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int {
 	args, takeOver := d.takesOver(args)
@@ -93,7 +119,7 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || takeOver, d.mesh
 	console := p.console()
 	console.Name += " " + d.name
-	console.Exits = append(slices.Clone(d.exits), console.Exits...)
+	console.Exits = d.allExits()
 	log := newLogger(r.LogFormat, r.LogLevel, p.stderr)
 	errorLog := log
 	if r.LogFormat != "json" {
@@ -103,7 +129,7 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		log.WarnContext(ctx, w)
 	}
 	if err != nil {
-		return console.Fail(ctx, errorLog, cli.UsageError{Err: err})
+		return console.Fail(ctx, errorLog, misread(err))
 	}
 	j := job{
 		settings: settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh, dryRun: r.DryRun},
@@ -115,7 +141,7 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	case peers.Remove:
 		if err = j.remove(); err == nil {
 			j.foreign = d.mesh
-			err = j.remove()
+			err = j.unseen(j.remove())
 		}
 	case peers.Render:
 		err = j.render()
@@ -139,10 +165,23 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	return cli.ExitDone
 }
 
+// misread is an error of reading a command line: the caller has to correct the line, unless all that is wrong is the
+// namespace whose addresses were asked for.
+func misread(err error) error {
+	for _, e := range strict.Flatten(err) {
+		_, ofFlag := errors.AsType[*peers.FlagError](e)
+		if ofFlag || !errors.Is(e, dataplane.ErrNotNetNS) && !errors.Is(e, intercept.ErrPermission) {
+			return cli.UsageError{Err: err}
+		}
+	}
+	return err
+}
+
 // world is what a peer's command line is read in.
 func (p program) world(ctx context.Context, env []string) peers.World {
 	return peers.World{
 		Environ:     env,
+		User:        uint32(max(os.Geteuid(), 0)), // -1 where there are no users
 		ReadFile:    func(name string) ([]byte, error) { return yamldoc.ReadFile(name, p.stdin) },
 		Document:    yamldoc.Document,
 		Addresses:   func(pod dataplane.Pod) ([]netip.Addr, error) { return pod.Addresses(ctx) },

@@ -35,7 +35,7 @@ func exits() []cli.Exit {
 		exit(12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support", lacking),
 		exit(13, intercept.ErrPermission, "no permission", ""),
 		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace, or a node's that is a container",
-			"name the pod's namespace with --netns, or insist with --allow-host-netns"),
+			"name the pod's namespace with --netns, or insist with --"+allowHostFlag),
 		exit(15, intercept.ErrForeign, "a table or chain of our name that someone else made", ""),
 		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),
 		exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",

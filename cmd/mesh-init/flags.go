@@ -18,6 +18,7 @@ const (
 
 // The flags that the code itself has to name.
 const (
+	allowHostFlag  = "allow-host-netns"
 	backendFlag    = "backend"
 	besideFlag     = "beside"
 	closeWaitFlag  = "close-wait"
@@ -86,10 +87,12 @@ func netnsFlags() []cli.Flag {
 	netns := row(netnsFlag, "PATH", groupWhere, "",
 		"network namespace, instead of the process's own; also a\nname of ip netns, pid:NUMBER or container:ID")
 	netns.Short = "n"
+	allowHost := row(allowHostFlag, "", groupWhere, "false",
+		"permit the host's own network namespace, or that of a\nKubernetes node which is a container (kind, k3d)")
+	allowHost.Unasked = true
 	return []cli.Flag{
 		netns,
-		row("allow-host-netns", "", groupWhere, "false",
-			"permit the host's own network namespace, or that of a\nKubernetes node which is a container (kind, k3d)"),
+		allowHost,
 		row(hostIPsFlag, "ADDRESSES", groupWhere, "none",
 			"the node's addresses, as in the downward API's\nstatus.hostIPs: a namespace that has one is the node's"),
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ var errInvalid = errors.New("the rules are not in force; the workload is not rea
 func istioIPTables() dropIn {
 	return dropIn{
 		name: istio.Name, does: "what istio-iptables does, with its flags: for an image in Istio's templates",
-		called: []string{istio.Name}, mesh: "istio", read: istio.Parse, after: program.validate,
+		called: []string{istio.Name}, mesh: "istio", netns: "--network-namespace", read: istio.Parse, after: program.validate,
 		exits: []cli.Exit{{Code: 126, Err: errInvalid, Meaning: "validation failed (istio-iptables --run-validation)"}},
 	}
 }
@@ -135,16 +136,22 @@ func (j job) comesBack(ctx context.Context, to netip.AddrPort) error {
 	}
 }
 
-// failures says what a report found wrong.
+// mostFailures is how many failures an error names: there may be one for each thing that was tried.
+const mostFailures = 3
+
+// failures says what a report found wrong. Where there are no rules of ours that is why all the rest fails.
 func failures(r verify.Report) string {
-	text := ""
+	var all []string
 	for _, v := range r.Verdicts {
 		if v.Verdict == verify.Failed {
-			if text != "" {
-				text += "; "
-			}
-			text += v.String()
+			all = append(all, v.String())
+		}
+		if v.What == verify.Rules && strings.Contains(v.Found, intercept.ErrNotIntercepted.Error()) {
+			return v.String()
 		}
 	}
-	return text
+	if more := len(all) - mostFailures; more > 0 {
+		all = append(all[:mostFailures], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(all, "; ")
 }

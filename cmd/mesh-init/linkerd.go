@@ -18,7 +18,7 @@ import (
 func linkerdInit() dropIn {
 	return dropIn{
 		name: "linkerd-init", does: "as linkerd2-proxy-init", called: []string{"proxy-init", "linkerd2-proxy-init"},
-		flag: "--incoming-proxy-port", mesh: "linkerd", read: linkerd.Parse,
+		flag: "--incoming-proxy-port", mesh: "linkerd", netns: "--netns", read: linkerd.Parse,
 	}
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -69,6 +71,23 @@ func (j job) remove() error {
 		}
 		return "nothing to remove\n"
 	})
+}
+
+// unseen is the error of removing another mesh's rules, after ours. Where this user may not see all of them, and sees
+// none, it is a warning, as with ours.
+func (j job) unseen(err error) error {
+	if !errors.Is(err, intercept.ErrPermission) {
+		return err
+	}
+	mesh, _ := beside.MeshOf(j.foreign)
+	seen, listing := j.plane.Foreign(j.ctx)
+	if listing != nil || slices.ContainsFunc(seen.Chains, func(c beside.Foreign) bool {
+		return slices.Contains(c.Owners, mesh.Title)
+	}) {
+		return fmt.Errorf("the rules of %s stay: %w", mesh.Title, err)
+	}
+	j.log.WarnContext(j.ctx, "rules of "+mesh.Title+", if there are any, stay: "+strict.OneLine(err.Error()))
+	return nil
 }
 
 // removeForeign takes out the rules of another mesh, and shows what they are.

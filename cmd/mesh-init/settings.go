@@ -56,7 +56,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		config: intercept.Default(),
 		target: dataplane.Pod{
 			NetNS:          values["netns"].text,
-			AllowHostNetNS: values["allow-host-netns"].text == "true",
+			AllowHostNetNS: values[allowHostFlag].text == "true",
 			Backend:        dataplane.Backend(values[backendFlag].text),
 			SetSysctls:     values["set-sysctls"].text == "true",
 

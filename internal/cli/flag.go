@@ -16,6 +16,8 @@ type Flag struct {
 	Short string
 	// Once: it belongs to one run, so it is not taken from the environment.
 	Once bool
+	// Unasked: whoever means another flag is not pointed to it.
+	Unasked bool
 	// Old are the names that it had before. They still work.
 	Old []OldName
 }

@@ -265,7 +265,9 @@ func (r *reader) unknown(token string) (takes bool) {
 	}
 	var names []string
 	for _, f := range r.Flags {
-		names = append(names, "--"+f.Name)
+		if !f.Unasked || f.Name == strings.TrimLeft(token, "-") {
+			names = append(names, "--"+f.Name)
+		}
 	}
 	r.fail(token, "unknown flag; %s",
 		strict.Hint("--"+strings.TrimLeft(token, "-"), names, r.program.Name+" "+r.verb.Name+" --help lists them"))

@@ -96,6 +96,8 @@ func (r *Request) Warn(format string, args ...any) {
 type World struct {
 	// Environ is as from os.Environ.
 	Environ []string
+	// User is the one that the process runs as; 0: root, or it is not known.
+	User uint32
 	// ReadFile reads a file whole, as os.ReadFile; "-" is standard input.
 	ReadFile func(name string) ([]byte, error)
 	// Document reads YAML or JSON; of what says nothing, a Null. Nil: it reads JSON.

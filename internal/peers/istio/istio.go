@@ -241,7 +241,7 @@ func (p *reader) loopback(c *intercept.Config) {
 func (p *reader) families(c *intercept.Config) {
 	addrs, err := p.world.Addresses(p.r.Pod)
 	if err != nil {
-		p.errs.Add(fmt.Errorf("see whether the pod has IPv6: %w", err))
+		p.errs.Add(err)
 		return
 	}
 	var v4, v6 netip.Addr

@@ -118,7 +118,9 @@ func (r *reader) line(args []string) (*pflag.FlagSet, error) {
 		if s.flag == "" {
 			continue
 		}
-		names = append(names, "--"+s.flag)
+		if s.flag != keyHost { // nobody is talked into that
+			names = append(names, "--"+s.flag)
+		}
 		short := ""
 		if s.flag == keyHelp || s.flag == "mesh" {
 			short = s.flag[:1]

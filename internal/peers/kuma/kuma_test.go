@@ -334,6 +334,33 @@ func TestUser(t *testing.T) {
 	}
 }
 
+// TestUserOfValidator: nobody tells the validator of the proxy's user but a file or the environment. It runs as that
+// user, unless as root.
+func TestUserOfValidator(t *testing.T) {
+	for _, tt := range []struct {
+		runs     uint32
+		env      []string
+		want     uint32
+		warnings string
+	}{
+		{runs: 7777, want: 7777},
+		{runs: 7777, env: []string{envPrefix + "KUMA_DP_USER=99"}, want: 99},
+		{want: 5678, warnings: "If it is another, write " + envPrefix + "KUMA_DP_USER=NUMBER into the environment"},
+	} {
+		w := world(nil, tt.env...)
+		w.User = tt.runs
+		r, err := Parse([]string{"install", "transparent-proxy-validator"}, w)
+		said := strings.Join(r.Warnings, "\n")
+		if err != nil || !slices.Equal(r.Config.Proxy.UIDs, intercept.IDs{intercept.ID(tt.want)}) ||
+			(said != "") != (tt.warnings != "") || !strings.Contains(said, tt.warnings) {
+			t.Errorf("%+v: %v, %v, %q", tt, r.Config.Proxy.UIDs, err, said)
+		}
+		if r, err = Parse(nil, w); err != nil || len(tt.env) == 0 && !r.Config.Proxy.UIDs.Contains(5678) {
+			t.Errorf("%+v: install: %v, %v", tt, r.Config.Proxy.UIDs, err)
+		}
+	}
+}
+
 // TestBadInput: what is refused, and what is said about what has no effect.
 func TestBadInput(t *testing.T) {
 	files := map[string]string{

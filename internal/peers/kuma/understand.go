@@ -102,12 +102,20 @@ func parsePorts(text string) (intercept.PortRange, error) {
 	return intercept.ParsePortRange(cmp.Or(strings.TrimLeft(text, "0"), text))
 }
 
-// proxy finds the user: by number, and by name in /etc/passwd. A number needs no entry there.
+// proxy finds the user: by number, and by name in /etc/passwd. A number needs no entry there. The validator, which has
+// no flag for it, is started as the proxy's user, unless as root.
 func (r *reader) proxy() {
 	const defaultUID, defaultUser = "5678", "kuma-dp"
 	passwd, _ := r.world.ReadFile("/etc/passwd") // where there is none, as in an image of one program, nobody is known
 	users := split([]string{string(passwd)}, "\n")
 	name := r.text(keyUser)
+	write := "--kuma-dp-user NUMBER"
+	if r.command == validate {
+		write = r.row(keyUser).env() + "=NUMBER into the environment"
+		if name == "" && r.world.User != 0 {
+			name = strconv.FormatUint(uint64(r.world.User), 10)
+		}
+	}
 	uid, known := "", false
 	for _, wanted := range split([]string{name, defaultUID, defaultUser}, "\n") {
 		if uid, known = find(users, wanted); known || name != "" {
@@ -118,7 +126,7 @@ func (r *reader) proxy() {
 		if uid = name; name == "" {
 			uid = defaultUID
 			r.Warn("the user that the proxy runs as is taken to be %s: /etc/passwd has neither that number nor a user %s. "+
-				"If it is another, write --kuma-dp-user NUMBER", defaultUID, defaultUser)
+				"If it is another, write %s", defaultUID, defaultUser, write)
 		}
 	}
 	ids, err := intercept.ParseIDs(uid)

@@ -30,7 +30,7 @@ type options struct {
 	mode                         string
 	ipv6                         bool
 	bin, saveBin                 string
-	lenient                      bool
+	lenient, allowHost           bool
 	help                         bool
 }
 
@@ -57,6 +57,7 @@ func (o *options) flags() *pflag.FlagSet {
 	set.StringVar(&o.bin, "firewall-bin-path", "", "without effect")
 	set.StringVar(&o.saveBin, "firewall-save-bin-path", "", "without effect")
 	set.BoolVar(&o.lenient, "lenient", false, "accept what is refused otherwise, as proxy-init does")
+	set.BoolVar(&o.allowHost, "allow-host-netns", false, "act on the host's own network namespace, too")
 	set.BoolVarP(&o.help, "help", "h", false, "this help")
 	return set
 }
@@ -73,7 +74,7 @@ func Parse(args []string, w peers.World) (peers.Request, error) {
 		return peers.Request{Action: peers.Help, Text: "Usage: mesh-init linkerd-init [flags]\n\n" + set.FlagUsages()}, nil
 	}
 	r := peers.Request{Action: peers.Apply, Lenient: o.lenient, Config: intercept.Default()}
-	r.Pod.NetNS = o.netns
+	r.Pod.NetNS, r.Pod.AllowHostNetNS = o.netns, o.allowHost
 	if o.simulate {
 		r.Action = peers.Render
 	}

@@ -35,7 +35,7 @@ func TestFlags(t *testing.T) {
 		"ports-to-redirect r ", "inbound-ports-to-ignore  ", "outbound-ports-to-ignore  ", "subnets-to-ignore  ",
 		"simulate  false", "netns  ", "use-wait-flag w false", "timeout-close-wait-secs  0", "log-format  plain",
 		"log-level  info", "iptables-mode  ", "ipv6  true", "firewall-bin-path  ", "firewall-save-bin-path  ",
-		"lenient  false", "help h false",
+		"lenient  false", "allow-host-netns  false", "help h false",
 	}
 	var got []string
 	new(options).flags().VisitAll(func(f *pflag.Flag) {
@@ -68,6 +68,7 @@ func TestRequest(t *testing.T) {
 		{"--log-level fatal", func(r peers.Request) bool { return r.LogLevel == "error" }},
 		{"--ipv6=false", func(r peers.Request) bool { return r.Config.Families == intercept.FamiliesIPv4 }},
 		{"--iptables-mode nft", func(r peers.Request) bool { return r.Pod.Backend == "" }},
+		{"--allow-host-netns", func(r peers.Request) bool { return r.Pod.AllowHostNetNS }},
 		{"--lenient", func(r peers.Request) bool { return r.Lenient }},
 	} {
 		r, err := Parse(strings.Fields(base+" "+test.args), world("10.1.2.3", "fe80::1"))
