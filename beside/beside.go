@@ -47,6 +47,8 @@ type Chain struct {
 	// Idle are rules of a base chain that do no more than what some meshes' rules without a name of theirs do: they return,
 	// or mark packets or connections.
 	Idle []Rule
+	// Else has what its rules do that is neither an Act nor leads on nor returns (see Rule.Else).
+	Else []string
 }
 
 // Rule is what a rule does, and where it leads.
@@ -63,6 +65,9 @@ type Rule struct {
 	Mapped bool
 	// Idle is true of a rule that only returns or marks (see Chain.Idle).
 	Idle bool
+	// Else is something else that it does, of no concern to rules of ours: ACCEPT, or a target as iptables names it, like LOG
+	// or MARK. Empty: nothing.
+	Else string
 	// Interfaces are those by which packets have to arrive for it to match: names, or patterns like eth*. A set of them is
 	// [SomeInterfaces]. Empty: any.
 	Interfaces []string

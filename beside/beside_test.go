@@ -232,6 +232,27 @@ func TestStrange(t *testing.T) {
 			t.Errorf("%+v: %q, should have %q", test.rules, got, test.want)
 		}
 	}
+	chain := func(table, name string, does ...string) Chain {
+		return Chain{Family: "ip", Table: table, Name: name, Else: does}
+	}
+	guest, redirect15001 := to("ISTIO_REDIRECT"), chain("nat", "ISTIO_REDIRECT")
+	guest.Interfaces = []string{"net1"}
+	output := chain("nat", "ISTIO_OUTPUT")
+	output.Rules = []Rule{to("ISTIO_REDIRECT")}
+	for want, chains := range map[string][]Chain{
+		"not: ACCEPT": {chain("nat", "ISTIO_OUTPUT", "ACCEPT")},
+		"not: MARK":   {chain("nat", "ISTIO_OUTPUT", "MARK")},
+		"not: LOG":    {chain("mangle", "ISTIO_DIVERT", "MARK", "ACCEPT", "LOG")},
+		"leads to ISTIO_REDIRECT, past": {natAt("nat", "output", -100, to("ISTIO_OUTPUT"), to("ISTIO_REDIRECT")), output,
+			redirect15001},
+		"": {chain("mangle", "ISTIO_DIVERT", "MARK", "ACCEPT"), chain("nat", "MINE", "ACCEPT", "LOG"), output, redirect15001,
+			natAt("nat", "output", -100, to("ISTIO_OUTPUT")), natAt("nat", "prerouting", -100, guest)},
+	} {
+		got := istio.Strange(chains, []uint16{15001}, false)
+		if (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q, should have %q", got, want)
+		}
+	}
 }
 
 // TestNameless: rules without a name go with a mesh that writes such, where nobody else has any.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Removal is what takes the rules of a mesh out.
@@ -89,10 +90,16 @@ func (m Mesh) isAloneIn(c Chain, chains []Chain, isOurs func(chain string) bool)
 
 // Strange says which rule of the mesh, of those that chains have, is none that its programs write for a proxy that
 // listens at ports: another does more, or leads elsewhere, or sends to somebody else. Empty: there is none. With drops
-// they may discard, too.
+// they may discard, too. For which packets a rule holds is not looked at.
 func (m Mesh) Strange(chains []Chain, ports []uint16, drops bool) string {
 	for _, c := range chains {
 		whole := m.has(name{table: c.Table}) || m.has(name{chain: c.Name})
+		for _, does := range c.Else {
+			// For TPROXY they mark and accept, in their table mangle.
+			if whole && (does == "LOG" || !strings.HasSuffix(c.Table, "mangle")) {
+				return fmt.Sprintf("a rule of %s does what its programs do not: %s", c.name(), does)
+			}
+		}
 		for _, r := range c.Rules {
 			leads := slices.ContainsFunc(r.To, m.HasChain)
 			if !whole && !leads && !m.HasComment(r.Comment) {
@@ -101,6 +108,10 @@ func (m Mesh) Strange(chains []Chain, ports []uint16, drops bool) string {
 			switch {
 			case r.Mapped, slices.ContainsFunc(r.To, func(to string) bool { return !m.has(name{table: c.Table, chain: to}) }):
 				return "a rule of " + c.name() + " leads to a chain that is not its own"
+			case !whole && c.Base && len(r.Interfaces) == 0 && slices.ContainsFunc(r.To, func(to string) bool {
+				return m.leads(chains, c, to)
+			}): // with an interface it is about guests
+				return fmt.Sprintf("a rule of %s leads to %s, past the chain that leads there", c.name(), r.To[0])
 			case slices.ContainsFunc(r.Ports, func(p uint16) bool { return !slices.Contains(ports, p) }):
 				return fmt.Sprintf("a rule of %s sends to port %d, where this proxy does not listen", c.name(), r.Ports[0])
 			case slices.ContainsFunc(r.Acts, func(a Act) bool {
@@ -111,6 +122,14 @@ func (m Mesh) Strange(chains []Chain, ports []uint16, drops bool) string {
 		}
 	}
 	return ""
+}
+
+// leads reports whether a chain of the mesh, in the table of c, leads to another.
+func (m Mesh) leads(chains []Chain, c Chain, to string) bool {
+	return slices.ContainsFunc(chains, func(own Chain) bool {
+		return own.Legacy == c.Legacy && own.Family == c.Family && own.Table == c.Table && m.HasChain(own.Name) &&
+			slices.ContainsFunc(own.Rules, func(r Rule) bool { return slices.Contains(r.To, to) })
+	})
 }
 
 // HasChain reports whether a chain of this name is the mesh's, and HasComment whether a rule with this comment is.

@@ -69,6 +69,9 @@ func legacyChains(f ruleset.Family, table string, info, blob []byte) []beside.Ch
 		}
 		r, drops := e.rule(names)
 		r.Handle = handle(e)
+		if !policies[e.at] && r.Else != "" {
+			c.Else = append(c.Else, r.Else)
+		}
 		if policies[e.at] {
 			c.Drops = drops
 		} else if r.Matters() {
@@ -192,6 +195,8 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 	if e.target != "" { // the standard target has no name
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}
+		} else if e.target != "ERROR" { // which ends the table
+			r.Else = e.target
 		}
 		r.Idle = r.Comment == "" && beside.IsMark(e.target)
 		if port, known := beside.PortOfXTables(e.target, e.info); known {
@@ -202,12 +207,15 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 	if len(e.info) < 4 {
 		return r, false
 	}
-	const drop, returns = -1, -5 // -NF_DROP-1, -NF_REPEAT-1
+	const drop, accept, returns = -1, -2, -5 // -NF_DROP-1, -NF_ACCEPT-1, -NF_REPEAT-1
 	verdict := int32(binary.NativeEndian.Uint32(e.info))
 	if name, is := names[int(verdict)]; verdict > 0 && is {
 		r.To = []string{name}
 	}
 	r.Idle = r.Comment == "" && verdict == returns
+	if verdict == accept {
+		r.Else = "ACCEPT"
+	}
 	if verdict == drop {
 		r.Acts = []beside.Act{beside.Discard}
 	}

@@ -124,6 +124,10 @@ func TestLegacyChains(t *testing.T) {
 						line += fmt.Sprintf(" %v%v%q", r.Acts, r.To, r.Comment)
 					}
 					all = append(all, line)
+					want := map[string]string{"filter DOWN": "ACCEPT", "mangle OUTPUT": "MARK"}[c.Table+" "+c.Name]
+					if got := strings.Join(c.Else, " "); got != want {
+						t.Errorf("chain %s of %s does %q, want %q", c.Name, c.Table, got, want)
+					}
 				}
 				return err
 			})

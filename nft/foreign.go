@@ -104,7 +104,11 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 			}
 		}
 		r.Idle = r.Idle && r.Comment == "" && len(r.Acts) == 0 && len(r.To) == 0 && !r.Mapped
-		switch i, known := index[in]; {
+		i, known := index[in]
+		if known && r.Else != "" {
+			chains[i].Else = append(chains[i].Else, r.Else)
+		}
+		switch {
 		case known && r.Matters():
 			chains[i].Rules = append(chains[i].Rules, r)
 		case known && r.Idle && chains[i].Base:
@@ -172,11 +176,17 @@ func readActs(r *beside.Rule, list []byte) {
 		case "ct":
 			if values[unix.NFTA_CT_SREG] != nil && is(unix.NFTA_CT_KEY, unix.NFT_CT_ZONE) {
 				add(beside.Zone)
+			} else if values[unix.NFTA_CT_SREG] != nil {
+				r.Else = "CONNMARK"
 			}
 		case "meta":
 			if index = is(unix.NFTA_META_KEY, unix.NFT_META_IIF); index || is(unix.NFTA_META_KEY, unix.NFT_META_IIFNAME) {
 				by = values[unix.NFTA_META_DREG]
+			} else if values[unix.NFTA_META_SREG] != nil {
+				r.Else = "MARK"
 			}
+		case "log":
+			r.Else = "LOG"
 		case "cmp":
 			if by == nil || !bytes.Equal(by, values[unix.NFTA_CMP_SREG]) {
 				break
@@ -200,6 +210,8 @@ func readActs(r *beside.Rule, list []byte) {
 		case "target": // of xtables
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				add(a)
+			} else {
+				r.Else = zeroTerminated(values[unix.NFTA_TARGET_NAME])
 			}
 			r.Idle = r.Idle || beside.IsMark(zeroTerminated(values[unix.NFTA_TARGET_NAME]))
 			if port, known := beside.PortOfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
@@ -234,6 +246,7 @@ const (
 	tproxyRegPort = 3
 	matchInfo     = 3 // NFTA_MATCH_INFO
 	nfDrop        = 0 // NF_DROP
+	nfAccept      = 1 // NF_ACCEPT
 )
 
 // readVerdict reads a struct nft_data.
@@ -248,6 +261,8 @@ func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
 				r.To = append(r.To, zeroTerminated(d))
 			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && binary.BigEndian.Uint32(d) == nfDrop:
 				add(beside.Discard)
+			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && binary.BigEndian.Uint32(d) == nfAccept:
+				r.Else = "ACCEPT"
 			case typ == unix.NFTA_VERDICT_CODE && len(d) == 4 && int32(binary.BigEndian.Uint32(d)) == unix.NFT_RETURN:
 				r.Idle = true
 			}

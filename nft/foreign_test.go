@@ -38,6 +38,10 @@ table ip6 asleep { flags dormant; chain n { type nat hook output priority -100; 
 -A OUTPUT -p tcp -j DNAT --to-destination 192.0.2.1
 -A OUTPUT -p tcp -m comment --comment "proxy-init/x" -j REDIRECT --to-ports 1
 -A OUTPUT -j FOO
+-A FOO -j LOG
+-A FOO -j MARK --set-mark 1
+-A FOO -j ACCEPT
+-A FOO -j RETURN
 -A POSTROUTING -j MASQUERADE
 COMMIT
 `, "iptables-nft-restore", "--noflush")
@@ -56,6 +60,10 @@ COMMIT
 		}
 		if c.Dormant {
 			line += " dormant"
+		}
+		if want, known := map[string]string{"c": "[ACCEPT MARK]", "d": "[CONNMARK]", "FOO": "[LOG MARK ACCEPT]"}[c.Name]; known &&
+			fmt.Sprint(c.Else) != want {
+			t.Errorf("chain %s does %v, want %s", c.Name, c.Else, want)
 		}
 		for _, r := range c.Rules {
 			line += fmt.Sprintf(" %v%v", r.Acts, r.To)
