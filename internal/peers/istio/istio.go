@@ -258,7 +258,7 @@ func (p *reader) families(c *intercept.Config) {
 	case v6.IsValid() && (p.dualStack || !v4.IsValid()):
 		return // both
 	case v6.IsValid():
-		p.r.Warn("IPv6 stays outside the mesh, in and out, as with istio-iptables: the pod has %s, and %s first; capture it "+
+		p.r.Warn("IPv6 is outside the mesh, in and out, as with istio-iptables: the pod has %s, and %s first; capture it "+
 			"with --%s (ISTIO_DUAL_STACK=true), where the proxy listens on IPv6", v6, v4, dualStackFlag)
 	case !v4.IsValid() && p.r.Action == peers.Apply:
 		p.r.Warn("the pod has no address yet: IPv4 alone is captured")

@@ -96,7 +96,7 @@ func TestMeaning(t *testing.T) {
 		{env: env{"ISTIO_DUAL_STACK=true"}, want: `families "auto"`},
 		{addr: []string{"fd00::5", "::1", "127.0.0.1"}, want: `families "auto"`},
 		{addr: []string{"fd00::5", "169.254.1.1"}, want: `families "auto"`},
-		{addr: []string{"fd00::5", "10.0.0.1"}, warn: []string{"IPv6 stays outside the mesh"}},
+		{addr: []string{"fd00::5", "10.0.0.1"}, warn: []string{"IPv6 is outside the mesh"}},
 		{args: "--redirect-dns", want: `dns.mode "resolvconf" dns.servers "10.96.0.10,fd00:96::a"`},
 		{args: "--redirect-dns --capture-all-dns", want: `dns.mode "all"`},
 		{args: "--capture-all-dns", warn: []string{"no effect without --redirect-dns"}},
@@ -152,7 +152,7 @@ func TestMeaning(t *testing.T) {
 		if got := differences(t, r.Config); got != tc.want {
 			t.Errorf("%s:\n%s\nshould be\n%s", name, got, tc.want)
 		}
-		warnings := slices.DeleteFunc(slices.Clone(r.Warnings), func(w string) bool { return strings.HasPrefix(w, "IPv6 stays") })
+		warnings := slices.DeleteFunc(slices.Clone(r.Warnings), func(w string) bool { return strings.HasPrefix(w, "IPv6 is outside") })
 		if tc.addr != nil {
 			warnings = r.Warnings
 		}
