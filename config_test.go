@@ -226,6 +226,55 @@ func TestLint(t *testing.T) {
 	}
 }
 
+// TestLintDirections: where nothing of a direction is captured, although something is included, that is said once.
+func TestLintDirections(t *testing.T) {
+	exclude := func(text string) func(*intercept.Config) {
+		return func(c *intercept.Config) {
+			e, err := intercept.ParseExclusion(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Outbound.Exclude = append(c.Outbound.Exclude, e)
+		}
+	}
+	for _, test := range []struct {
+		want   string
+		change func(*intercept.Config)
+	}{
+		{"", exclude("tcp :1-65534")},
+		{"", exclude("tcp :1-65535 uid=7")},
+		{"", func(c *intercept.Config) { c.Outbound.IncludeCIDRs = nil }},
+		{"", func(c *intercept.Config) { c.Outbound.IncludeCIDRs = mustCIDRs(t, "10.0.0.0/8") }},
+		{"", func(c *intercept.Config) { c.Inbound.IncludePorts = nil }},
+		{"", func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundOff }},
+		{"no outbound connection is captured: all", exclude("tcp :1-65535")},
+		{"no outbound connection is captured: all", exclude("0.0.0.0/0,::/0")},
+		{"no outbound connection over IPv4 is captured: all", exclude("0.0.0.0/0")},
+		{"no outbound connection is captured: all", func(c *intercept.Config) {
+			c.Outbound.ExcludePorts = intercept.AllPorts()
+		}},
+		{"no outbound connection is captured: all", func(c *intercept.Config) {
+			c.Outbound.IncludeCIDRs, c.Families = mustCIDRs(t, "fd00::/8"), intercept.FamiliesIPv4
+		}},
+		{"no inbound connection over IPv4 is captured: all", func(c *intercept.Config) {
+			c.Inbound.ExcludeSources = mustCIDRs(t, "0.0.0.0/0")
+		}},
+		{"no inbound connection is captured: all", func(c *intercept.Config) {
+			c.Inbound.ExcludeSources, c.Families = mustCIDRs(t, "0.0.0.0/0"), intercept.FamiliesIPv4
+		}},
+	} {
+		c := intercept.Default()
+		test.change(&c)
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(intercept.Lint(c), "\n")
+		if !strings.HasPrefix(got, test.want) || test.want == "" && got != "" || strings.Contains(got, "\n") {
+			t.Errorf("%q; want %q", got, test.want)
+		}
+	}
+}
+
 // TestLintProxy: who else can pass as the proxy by what a configuration calls it.
 func TestLintProxy(t *testing.T) {
 	for want, change := range map[string]func(*intercept.Proxy){

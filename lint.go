@@ -30,6 +30,9 @@ func Lint(c Config) []string {
 	if in.Mode != InboundOff && len(in.IncludePorts) > 0 && coversPorts(in.ExcludePorts, in.IncludePorts) {
 		say("inbound.excludePorts excludes every port that inbound.includePorts includes: no inbound connection is captured")
 	}
+	if len(warn) == 0 {
+		warn = c.lintDirections()
+	}
 	if c.DNS.Mode == DNSResolvConf {
 		for _, s := range c.DNS.Servers {
 			if o.ExcludeCIDRs.Contains(s) {
@@ -70,6 +73,43 @@ func Lint(c Config) []string {
 	}
 	if o.UDP == TreatmentReject && o.QUIC == TreatmentReject {
 		say("outbound.quic is part of outbound.udp, which rejects all UDP already")
+	}
+	return warn
+}
+
+// lintDirections says in which direction nothing is captured, in all families or in one, although c includes something.
+func (c Config) lintDirections() (warn []string) {
+	c.DNS.Mode, c.DNS.Servers, c.DNS.Target = DNSOff, nil, nil
+	c.VirtualInterfaces, c.VirtualNetworks = nil, nil
+	in, out := c, c
+	in.Outbound.IncludeCIDRs, in.Outbound.IncludePorts = nil, nil
+	out.Inbound.Mode = InboundOff
+	included := func(f Family) bool {
+		return len(c.Outbound.IncludeCIDRs.Of(f)) > 0 || len(c.Outbound.IncludePorts) > 0
+	}
+	for _, d := range []struct {
+		name  string
+		alone Config
+		asked bool
+		asks  func(Family) bool
+	}{
+		{"outbound", out, included(IPv4) || included(IPv6), included},
+		{"inbound", in, c.Inbound.Mode != InboundOff && len(c.Inbound.IncludePorts) > 0, func(Family) bool { return true }},
+	} {
+		if !d.asked {
+			continue
+		}
+		if !d.alone.capturesAnything() {
+			warn = append(warn, fmt.Sprintf("no %s connection is captured: all that %[1]s includes is excluded, or of a family "+
+				"that is not captured", d.name))
+			continue
+		}
+		for _, f := range c.families() {
+			d.alone.Families = map[Family]Families{IPv4: FamiliesIPv4, IPv6: FamiliesIPv6}[f]
+			if d.asks(f) && !d.alone.capturesAnything() {
+				warn = append(warn, fmt.Sprintf("no %s connection over %s is captured: all that %[1]s includes is excluded", d.name, f))
+			}
+		}
 	}
 	return warn
 }
