@@ -151,6 +151,7 @@ func (r *reader) take(flags *pflag.FlagSet, some ...string) {
 			return
 		case !w.has(r.command) && len(some) == 0:
 			r.wrong(source, fmt.Errorf("%s has no such flag", r.command), false)
+			return
 		case w.form == list:
 			w.set(split(v.all, ";"), source) // as the documentation writes several exclusions
 		case w.form == programs:

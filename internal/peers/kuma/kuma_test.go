@@ -379,6 +379,10 @@ func TestBadInput(t *testing.T) {
 			"redirect: {dns: {skipConntrackZoneSplit: false}}\n",
 		"/retry": "retry: {maxRetries: 9}\n",
 		"/text":  "just text",
+		"/hex":   "redirect: {inbound: {port: 0x3a99}}\n",
+		"/six":   "nameserver fd00::a\n",
+		"/ipv6":  "redirect: {dns: {enabled: true, resolvConfigPath: /six}}\nipFamilyMode: ipv4\n",
+		"/lost":  "redirect: {dns: {enabled: true, resolvConfigPath: /nosuch}}\n",
 	}
 	for _, tt := range []struct{ line, warns, fails string }{
 		{"--config /typo", "/typo: redirect.inbound.excludPorts (line 3): it is not known, and has no effect; " +
@@ -435,6 +439,11 @@ func TestBadInput(t *testing.T) {
 		{"--exclude-inbound-port 80", "", "did you mean --exclude-inbound-ports?"},
 		{"get meshes", "", `"get" is left over: mesh-init stands in for kumactl with install transparent-proxy`},
 		{"uninstall transparent-proxy --vnet x", "", "--vnet: uninstall transparent-proxy has no such flag"},
+		{"--config /hex", "", `/hex: redirect.inbound.port (line 1): "0x3a99" is not`},
+		{"--config /ipv6", "/six names no IPv4 server: no lookup is captured", ""},
+		{"--config /lost", "", "/nosuch: file does not exist"},
+		{"--redirect-inbound-port 15001", "", "--redirect-inbound-port: port 15001 is also"},
+		{"--vnet a-name-that-is-too-long:10.0.0.0/8", "", `--vnet: interface`},
 		{"--validation-server-port 1", "", "--validation-server-port: install transparent-proxy has no such flag"},
 	} {
 		t.Run(tt.line, func(t *testing.T) {
@@ -446,6 +455,17 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("warnings %q, want %q", r.Warnings, tt.warns)
 			}
 		})
+	}
+	for _, line := range []string{"--validation-server-port 3", "--config /lost"} {
+		r, err := parse(t, files, nil, strings.Fields(line)...)
+		if err == nil || strings.Contains(err.Error(), "\n") || len(r.Warnings) > 0 {
+			t.Errorf("%s: not one error alone: %v, warnings %q", line, err, r.Warnings)
+		}
+	}
+	w := world(map[string]string{"/etc/passwd": passwdFile})
+	w.HasPrograms = func(dataplane.Backend) bool { return true }
+	if r, err := Parse([]string{"--iptables-executables", "iptables:/nosuch"}, w); err != nil || len(r.Warnings) != 1 {
+		t.Errorf("a program of a name that is none: %v, %q", err, r.Warnings)
 	}
 	for variable, want := range map[string]string{
 		"REDIRECT_DNS_CAPTUREALL=true": "CAPTURE_ALL", "REDIRECT_INBOUND_EXCLUDE_PORT=80": "", "NOTHING=1": "",

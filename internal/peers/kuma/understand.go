@@ -2,6 +2,7 @@ package kuma
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -44,6 +45,24 @@ func (r *reader) understand() {
 	r.dns()
 	r.networks()
 	r.backend()
+	if r.errs.None() {
+		r.valid()
+	}
+}
+
+// valid reports what is wrong with the whole by the names of the settings. That nothing is captured says who applies it.
+func (r *reader) valid() {
+	keys := map[string]string{"inbound.port": keyIn + keyPort, "outbound.port": keyOut + keyPort, "dns.port": keyDNSPort,
+		"virtualInterfaces": keyNetworks, "virtualNetworks": keyNetworks, "outbound.exclude": keyOut + keyExcludeUIDs}
+	for _, err := range strict.Flatten(r.Config.Validate()) {
+		field, is := errors.AsType[*intercept.FieldError](err)
+		switch {
+		case is && keys[field.Field] != "":
+			r.bad(keys[field.Field], field.Err)
+		case is:
+			r.errs.Add(err)
+		}
+	}
 }
 
 // idle warns of what is given and has no effect. What a file says as it is anyway needs no word: Kuma's injector
@@ -99,7 +118,10 @@ func (r *reader) ports(key string) (all intercept.Ports) {
 
 // parsePorts takes zeros before a number, as kumactl does.
 func parsePorts(text string) (intercept.PortRange, error) {
-	return intercept.ParsePortRange(cmp.Or(strings.TrimLeft(text, "0"), text))
+	if p, err := intercept.ParsePortRange(strings.TrimLeft(text, "0")); err == nil {
+		return p, nil
+	}
+	return intercept.ParsePortRange(text) // the error has it as it is written
 }
 
 // proxy finds the user: by number, and by name in /etc/passwd. A number needs no entry there. The validator, which has
@@ -278,8 +300,11 @@ func (r *reader) dns() {
 		r.Warn("%s has no effect without %s", all.source, keyDNS)
 	case r.on(keyDNS):
 		text, err := r.world.ReadFile(file)
-		r.bad(keyDNS, err)
-		for _, a := range intercept.ParseResolvConf(string(text)) {
+		if r.bad(keyDNS, err); err != nil {
+			return
+		}
+		named := intercept.ParseResolvConf(string(text))
+		for _, a := range named {
 			if a.Is4() || r.Config.Families != intercept.FamiliesIPv4 {
 				dns.Servers = append(dns.Servers, a)
 			}
@@ -291,7 +316,11 @@ func (r *reader) dns() {
 		}
 		if dns.Mode = intercept.DNSResolvConf; over.CIDRs == nil {
 			dns.Mode = intercept.DNSOff
-			r.Warn("%s names no server: no lookup is captured", file)
+			of := ""
+			if len(named) > 0 {
+				of = "IPv4 "
+			}
+			r.Warn("%s names no %sserver: no lookup is captured", file, of)
 		}
 	}
 	if dns.Mode == intercept.DNSOff {
@@ -355,7 +384,8 @@ func (r *reader) backend() {
 	if file == "" {
 		return
 	}
-	switch name := path.Base(file); {
+	name := path.Base(file)
+	switch {
 	case strings.Contains(name, "legacy"):
 		r.Pod.Backend = dataplane.BackendIPTablesLegacy
 	case strings.Contains(name, "nft"):
@@ -363,7 +393,7 @@ func (r *reader) backend() {
 	default:
 		r.Pod.Backend = dataplane.BackendIPTables
 	}
-	if r.world.HasPrograms == nil || !r.world.HasPrograms(r.Pod.Backend) {
+	if !strings.Contains(name, "tables") || r.world.HasPrograms == nil || !r.world.HasPrograms(r.Pod.Backend) {
 		r.Pod.Backend = dataplane.BackendAuto
 		r.Warn("%s: there is no such program here; rules are written without one", r.row(keyPrograms).source)
 	}

@@ -150,7 +150,7 @@ func (p *parser) inbound() {
 		c.IncludePorts = nil
 	}
 	for _, token := range p.redirect {
-		port, err := strconv.ParseInt(token, 10, 64)
+		port, err := strconv.ParseInt(strings.TrimSpace(token), 10, 64)
 		if err != nil || port < 1 || port > 65535 {
 			p.fail("--ports-to-redirect", token, "it is no port from 1 to 65535; there are no ranges")
 			continue

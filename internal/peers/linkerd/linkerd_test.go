@@ -78,6 +78,14 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestSpaces: spaces in lists do not matter.
+func TestSpaces(t *testing.T) {
+	r, err := Parse(append(strings.Fields(base), "-r", "80, 443"), world())
+	if got := r.Config.Inbound.IncludePorts.String(); err != nil || got != "80,443" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestWarnings: what has no effect is said, once and by name, and nothing else is.
 func TestWarnings(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
