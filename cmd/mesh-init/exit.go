@@ -40,9 +40,9 @@ func exits() []cli.Exit {
 		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),
 		exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",
 			"wait for it, or wait longer with --iptables-wait"),
-		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
 		exit(18, errNotVerified, "verify found that interception does not work", ""),
 		exit(19, errNotProven, "verify found nothing wrong, and could not prove everything",
 			"verify says why; accept it with --allow-unproven"),
+		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
 	)
 }

@@ -556,6 +556,7 @@ func TestPage(t *testing.T) {
 		}
 		want = append(want, row)
 	}
+	want = append(want, []string{"--take-over", "", "", "something"}) // of all drop-ins: mesh-init reads it itself
 	if diff := cmp.Diff(want, shown); diff != "" {
 		t.Errorf("the page lacks (-), and has (+):\n%s", diff)
 	}
