@@ -402,7 +402,7 @@ func (c Config) refusesUncaptured() bool {
 
 // backstopForward returns the base chain for what is forwarded from behind the pod: line B11.
 func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
-	rules = in(scopeForward, "", c.opensFromBehind(Goto{Chain: ChainBackstopVirtual}))
+	rules = in(scopeForward, "", c.fromBehind(Goto{Chain: ChainBackstopVirtual}, opens()...))
 	behind := len(rules) > 0
 	if c.forwards() && c.refusesUncaptured() {
 		// What goes to behind the pod, or is forwarded by it, is captured like what goes to the pod.

@@ -82,29 +82,23 @@ func (c Config) notOurs() []Rule {
 // forwards reports whether what goes to others than the pod can be captured.
 func (c Config) forwards() bool { return len(c.VirtualInterfaces) > 0 || c.Inbound.CaptureForwarded }
 
-// fromBehind returns line I2: what arrives by a virtual interface, but TCP to a network behind it.
-func (c Config) fromBehind(t Target) []Rule {
+// fromBehind returns line I2: what arrives by a virtual interface, but TCP to a network behind it. With opening it is
+// what opens a TCP connection alone.
+func (c Config) fromBehind(t Target, opening ...Match) []Rule {
 	var rules []Rule
 	for _, name := range unique(c.VirtualInterfaces) {
 		id, reason, match := byInterface("I2", name), "from behind the pod", []Match{InInterface(name)}
-		if behind := c.networksBehind(name); len(behind) > 0 {
+		behind, tcp := c.networksBehind(name), opening
+		if len(behind) > 0 && len(opening) == 0 {
 			rules = append(rules, rule(id+".other", reason+", not TCP", append(slices.Clone(match), not(Proto{TCP})), t))
-			reason, match = reason+", not to a network there", append(match, Proto{TCP}, not(Dst(behind)))
+			tcp = []Match{Proto{TCP}}
 		}
-		rules = append(rules, rule(id, reason, match, t))
-	}
-	return rules
-}
-
-// opensFromBehind returns line I2 for what opens a TCP connection.
-func (c Config) opensFromBehind(t Target) []Rule {
-	var rules []Rule
-	for _, name := range unique(c.VirtualInterfaces) {
-		match := append([]Match{InInterface(name)}, opens()...)
-		if behind := c.networksBehind(name); len(behind) > 0 {
+		match = append(match, tcp...)
+		if len(behind) > 0 {
+			reason += ", not to a network there"
 			match = append(match, not(Dst(behind)))
 		}
-		rules = append(rules, rule(byInterface("I2", name), "from behind the pod", match, t))
+		rules = append(rules, rule(id, reason, match, t))
 	}
 	return rules
 }

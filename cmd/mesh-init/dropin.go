@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +30,12 @@ type dropIn struct {
 	// flag is one by which a command line without a verb is known: the program is an image's entry point, and where that is
 	// ours, its flags alone come here. Empty: none.
 	flag string
-	// mesh is the name of the mesh that it is of (beside.MeshOf), of which rules may be there already.
+	// mesh is the name of the mesh that it is of (beside.MeshOf, and as a dialect), of which rules may be there already.
 	mesh string
+	// program is the peer's program as its users call it, and changes are where a configuration differs from what it does,
+	// on purpose: for migrate. Nil: it makes no rules.
+	program string
+	changes func(intercept.Config) []peers.Change
 	// read makes sense of the command line.
 	read func(args []string, w peers.World) (peers.Request, error)
 	// after does what the peer's program does besides, once the request is carried out; nil: nothing.
@@ -51,8 +54,8 @@ func dropIns() []dropIn {
 		linkerdValidator(),
 		{
 			name: "kuma", does: "as kumactl install transparent-proxy", called: []string{"kumactl"},
-			mesh: "kuma", read: kuma.Parse,
-			after: program.validate,
+			mesh: "kuma", program: "kumactl install transparent-proxy", changes: kuma.Changes,
+			read: kuma.Parse, after: program.validate,
 		},
 	}
 }
@@ -62,14 +65,14 @@ func calledAs(args []string) []string {
 	if len(args) == 0 {
 		return nil
 	}
-	file := filepath.Base(args[0])
-	for _, d := range dropIns() {
+	file, all := filepath.Base(args[0]), dropIns()
+	for _, d := range all {
 		if slices.Contains(d.called, file) {
 			return append([]string{d.name}, args[1:]...)
 		}
 	}
 	if len(args) > 1 && strings.HasPrefix(args[1], "-") {
-		for _, d := range dropIns() {
+		for _, d := range all {
 			if d.flag != "" && slices.ContainsFunc(args, func(arg string) bool {
 				return arg == d.flag || strings.HasPrefix(arg, d.flag+"=")
 			}) {
@@ -117,34 +120,34 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	args, takeOver := d.takesOver(args)
 	r, err := d.read(args, p.world(ctx, env))
 	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || takeOver, d.mesh
-	console := p.console()
-	console.Name += " " + d.name
-	console.Exits = d.allExits()
-	log := newLogger(r.LogFormat, r.LogLevel, p.stderr)
-	errorLog := log
-	if r.LogFormat != "json" {
-		errorLog = nil
-	}
-	for _, w := range r.Warnings {
-		log.WarnContext(ctx, w)
-	}
+	s := settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh, dryRun: r.DryRun,
+		logFormat: r.LogFormat, logLevel: r.LogLevel}
+	e := p.execution(ctx, s, r.Warnings)
+	e.console.Name += " " + d.name
+	e.console.Exits = d.allExits()
 	if err != nil {
-		return console.Fail(ctx, errorLog, misread(err))
+		return e.fail(misread(err))
 	}
-	j := job{
-		settings: settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh, dryRun: r.DryRun},
-		ctx:      ctx, plane: p.plane(r.Pod), log: log, out: new(bytes.Buffer), style: cli.StyleFor(p.stdout),
+	code := e.run(true, func(j job) error { return j.standIn(d, r) })
+	if code != cli.ExitDone || d.after == nil {
+		return code
 	}
+	return e.run(true, func(j job) error { return d.after(p, j, r) })
+}
+
+// standIn does a peer's own action.
+func (j job) standIn(d dropIn, r peers.Request) error {
 	switch r.Action {
 	case peers.Apply:
-		err = j.apply()
+		return j.apply()
 	case peers.Remove:
-		if err = j.remove(); err == nil {
-			j.foreign = d.mesh
-			err = j.unseen(j.remove())
+		if err := j.remove(); err != nil {
+			return err
 		}
+		j.foreign = d.mesh
+		return j.unseen(j.remove())
 	case peers.Render:
-		err = j.render()
+		return j.render()
 	case peers.Help:
 		j.out.WriteString(r.Text)
 		if d.mesh != "" {
@@ -153,16 +156,7 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 		}
 	case peers.Nothing:
 	}
-	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
-		return code
-	}
-	if err == nil && d.after != nil {
-		err = d.after(p, j, r)
-	}
-	if err != nil {
-		return console.Fail(ctx, errorLog, err)
-	}
-	return cli.ExitDone
+	return nil
 }
 
 // misread is an error of reading a command line: the caller has to correct the line, unless all that is wrong is the

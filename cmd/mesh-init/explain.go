@@ -135,7 +135,8 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 		out.Mark = uint32(mark)
 	}
 	if out.Hook == intercept.Output && dst.Addr().IsUnspecified() {
-		dst = netip.AddrPortFrom(itself(dst.Addr()), dst.Port())
+		// There the kernel sends what goes to 0.0.0.0 or ::.
+		dst = netip.AddrPortFrom(localhost(intercept.FamilyOf(dst.Addr())), dst.Port())
 	}
 	toSelf := p["to-self"].text == "true"
 	inside := toSelf || out.Hook == intercept.Output && dst.Addr().IsLoopback()
@@ -179,14 +180,6 @@ func (p packetFlags) packet(c intercept.Config) (intercept.Packet, error) {
 	return out, nil
 }
 
-// itself is the address to which the kernel sends what goes to 0.0.0.0 or ::.
-func itself(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	}
-	return netip.IPv6Loopback()
-}
-
 // source completes the source: a packet inside the pod comes from the address
 // it goes to, unless it is said to come from another.
 func (p packetFlags) source(src, dst netip.AddrPort, inside bool) netip.AddrPort {
@@ -195,10 +188,8 @@ func (p packetFlags) source(src, dst netip.AddrPort, inside bool) netip.AddrPort
 	case addr.IsValid():
 	case inside:
 		addr = dst.Addr()
-	case dst.Addr().Is4():
-		addr = elsewhere4
 	default:
-		addr = elsewhere6
+		addr = elsewhere(intercept.FamilyOf(dst.Addr()))
 	}
 	if port == 0 && dst.Port() != 0 {
 		port = somePort

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strings"
-
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -101,25 +99,16 @@ func netnsFlags() []cli.Flag {
 // backendFlags are the flags of verbs for which it matters how rules are written.
 func backendFlags() []cli.Flag {
 	return []cli.Flag{
-		row(backendFlag, joined(dataplane.Backends()), groupWhere, string(dataplane.BackendAuto),
+		row(backendFlag, decode.Form(dataplane.Backends()), groupWhere, string(dataplane.BackendAuto),
 			"how rules get into the kernel; nft: over netlink;\nauto: nft, and iptables where that is proven unable;\n"+
 				"a backend given by name is never replaced by another"),
 		row("iptables-dialect", "auto|standard|minimal", groupWhere, autoDialect,
 			"minimal: no comments, one value a rule, for small\nkernels and gVisor; auto: minimal where iptables-legacy\n"+
 				"has no comments"),
-		row("iptables-jumps", joined(iptables.AllJumps()), groupWhere, string(iptables.JumpsFirst),
+		row("iptables-jumps", decode.Form(iptables.AllJumps()), groupWhere, string(iptables.JumpsFirst),
 			"first: our rules come before the others of the built-in\nchains; last: after them; last-inbound, last-outbound:\n"+
 				"after them in one direction"),
 	}
-}
-
-// joined are all the values of a flag.
-func joined[S ~string](all []S) string {
-	texts := make([]string, len(all))
-	for i, s := range all {
-		texts[i] = string(s)
-	}
-	return strings.Join(texts, "|")
 }
 
 // kernelFlags are the flags of verbs that look into a kernel by a backend.

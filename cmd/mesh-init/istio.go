@@ -27,7 +27,7 @@ var errInvalid = errors.New("the rules are not in force; the workload is not rea
 func istioIPTables() dropIn {
 	return dropIn{
 		name: istio.Name, does: "what istio-iptables does, with its flags: for an image in Istio's templates",
-		called: []string{istio.Name}, mesh: "istio", netns: "--network-namespace", read: istio.Parse, after: program.validate,
+		called: []string{istio.Name}, mesh: "istio", program: istio.Name, changes: istio.Changes, netns: "--network-namespace", read: istio.Parse, after: program.validate,
 		exits: []cli.Exit{{Code: 126, Err: errInvalid, Meaning: "validation failed (istio-iptables --run-validation)"}},
 	}
 }

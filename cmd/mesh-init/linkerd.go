@@ -18,7 +18,8 @@ import (
 func linkerdInit() dropIn {
 	return dropIn{
 		name: "linkerd-init", does: "as linkerd2-proxy-init", called: []string{"proxy-init", "linkerd2-proxy-init"},
-		flag: "--incoming-proxy-port", mesh: "linkerd", netns: "--netns", read: linkerd.Parse,
+		flag: "--incoming-proxy-port", mesh: "linkerd", program: "linkerd2-proxy-init", changes: linkerd.Changes,
+		netns: "--netns", read: linkerd.Parse,
 	}
 }
 

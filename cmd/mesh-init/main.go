@@ -80,35 +80,62 @@ func (p program) run(ctx context.Context, args, env []string) int {
 func (p program) do(ctx context.Context, v verb, line cli.Line, env []string) int {
 	in := gather(p.commandLine(nil).AllFlags, line, env)
 	s, err := in.settings(p.stdin)
-	log := newLogger(s.logFormat, s.logLevel, p.stderr)
-	errorLog := log
-	if s.logFormat != "json" {
+	e := p.execution(ctx, s, in.notes)
+	if err != nil {
+		return e.fail(cli.UsageError{Err: err})
+	}
+	e.sources = in.sources()
+	return e.run(in.uses(netnsFlag), v.run)
+}
+
+// execution is how what a command line asks for is done.
+type execution struct {
+	p       program
+	s       settings
+	ctx     context.Context
+	console cli.Console
+	log     *slog.Logger
+	// sources are the job's.
+	sources []string
+}
+
+// execution begins one: it says the warnings that there are.
+func (p program) execution(ctx context.Context, s settings, warnings []string) execution {
+	e := execution{p: p, s: s, ctx: ctx, console: p.console(), log: newLogger(s.logFormat, s.logLevel, p.stderr)}
+	for _, w := range warnings {
+		e.log.WarnContext(ctx, w)
+	}
+	return e
+}
+
+// fail reports an error, in the log's form if that is JSON, and returns the exit code.
+func (e execution) fail(err error) int {
+	errorLog := e.log
+	if e.s.logFormat != "json" {
 		errorLog = nil
 	}
-	for _, note := range in.notes {
-		log.WarnContext(ctx, note)
-	}
-	console := p.console()
-	if err != nil {
-		return console.Fail(ctx, errorLog, cli.UsageError{Err: err})
-	}
+	return e.console.Fail(e.ctx, errorLog, err)
+}
+
+// run does some work, prints its result, and returns the exit code. inKernel is whether the work may change a namespace.
+func (e execution) run(inKernel bool, work func(job) error) int {
 	j := job{
-		settings: s, ctx: ctx, plane: p.plane(s.target), log: log, out: new(bytes.Buffer),
-		style: cli.StyleFor(p.stdout), sources: in.sources(),
+		settings: e.s, ctx: e.ctx, plane: e.p.plane(e.s.target), log: e.log, out: new(bytes.Buffer),
+		style: cli.StyleFor(e.p.stdout), sources: e.sources,
 	}
-	if b := s.target.Backend; in.uses(netnsFlag) && b != dataplane.BackendAuto && b != dataplane.BackendNFT {
+	if b := e.s.target.Backend; inKernel && b != "" && b != dataplane.BackendAuto && b != dataplane.BackendNFT {
 		// A signal ends the run as its context ends: what iptables does in several steps is undone. By nftables even a
 		// kill leaves the old rules or the new ones, and an apply is spared the third of a millisecond that this takes.
 		var stop func()
-		j.ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		j.ctx, stop = signal.NotifyContext(e.ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 	}
-	err = v.run(j)
-	if code := console.Print(ctx, j.out.String()); code != cli.ExitDone && err == nil {
+	err := work(j)
+	if code := e.console.Print(e.ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
 	}
 	if err != nil {
-		return console.Fail(ctx, errorLog, err)
+		return e.fail(err)
 	}
 	return cli.ExitDone
 }

@@ -13,33 +13,12 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
-	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/peers/found"
-	"github.com/mesh-intercept/intercept/internal/peers/istio"
-	"github.com/mesh-intercept/intercept/internal/peers/kuma"
-	"github.com/mesh-intercept/intercept/internal/peers/linkerd"
 	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec"
 )
-
-// A mesh is one to come from.
-type mesh struct {
-	dialect pods.Dialect
-	program string
-	read    func([]string, peers.World) (peers.Request, error)
-	changes func(intercept.Config) []peers.Change
-}
-
-// meshes is the one table of them.
-func meshes() []mesh {
-	return []mesh{
-		{pods.Istio, "istio-iptables", istio.Parse, istio.Changes},
-		{pods.Linkerd, "linkerd2-proxy-init", linkerd.Parse, linkerd.Changes},
-		{pods.Kuma, "kumactl install transparent-proxy", kuma.Parse, kuma.Changes},
-	}
-}
 
 const migrateName = "migrate"
 
@@ -81,20 +60,21 @@ func (p program) migrate(ctx context.Context, args, env []string) int {
 	case err != nil:
 		return usage(err)
 	}
-	i := slices.IndexFunc(meshes(), func(m mesh) bool { return string(m.dialect) == from })
+	meshes := dropIns()
+	i := slices.IndexFunc(meshes, func(d dropIn) bool { return d.changes != nil && d.mesh == from })
 	if i < 0 {
 		return usage(fmt.Errorf("--from: %q is not one of istio, linkerd, kuma", strict.Clip(from)))
 	}
-	m := meshes()[i]
+	m := meshes[i]
 	asks := []found.Ask{{Where: "the command line", Args: rest, Environ: env}}
 	if file != "" {
 		text, err := yamldoc.ReadWithin(file, p.stdin, maxManifests)
 		if err == nil {
-			asks, err = found.Find(m.dialect, text)
+			asks, err = found.Find(pods.Dialect(m.mesh), text)
 		}
 		if errors.Is(err, found.ErrNothing) {
 			err = fmt.Errorf("%w of %s: there is neither its init container, nor its annotations, nor the configuration of its "+
-				"injector", err, m.dialect)
+				"injector", err, m.mesh)
 		}
 		if err != nil {
 			return usage(strict.Under("-f "+file, err))
@@ -172,13 +152,13 @@ func somePod() []netip.Addr {
 }
 
 // answers reads what asks for interception, and puts together what asks for the same.
-func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]error) (all []answer) {
+func (p program) answers(ctx context.Context, m dropIn, asks []found.Ask, errs *[]error) (all []answer) {
 	for _, ask := range asks {
 		a := answer{where: []string{ask.Where}}
 		if ask.Pod != nil {
 			pod := *ask.Pod
 			pod.Addresses, pod.Document = somePod(), yamldoc.Document
-			got, err := pods.Read(m.dialect, pod)
+			got, err := pods.Read(pods.Dialect(m.mesh), pod)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))
 				continue
@@ -238,7 +218,7 @@ func (p program) answers(ctx context.Context, m mesh, asks []found.Ask, errs *[]
 // flags are the fields of the configuration that differ from the default, as flags, and then what no file holds.
 func (a answer) flags() (all []string) {
 	for _, s := range decode.Settings(a.config, false) {
-		all = append(all, quoted(s.Arg()))
+		all = append(all, cli.Quote(s.Arg()))
 	}
 	return append(all, a.besides()...)
 }
@@ -257,16 +237,8 @@ func (a answer) besides() (all []string) {
 	return all
 }
 
-// quoted is an argument as a shell reads it.
-func quoted(arg string) string {
-	if strings.ContainsAny(arg, " *;'[]") {
-		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-	}
-	return arg
-}
-
 // write writes an answer as a file for --config, with comments.
-func (a answer) write(out *bytes.Buffer, m mesh) error {
+func (a answer) write(out *bytes.Buffer, m dropIn) error {
 	comment := func(first, text string) {
 		for line := range strings.Lines(cli.Hang(first, 4, strict.OneLine(text))) {
 			out.WriteString(strings.TrimRight("# "+line, " \n") + "\n")

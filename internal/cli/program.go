@@ -110,14 +110,19 @@ func (p Program) verbLast(args []string) error {
 	return fmt.Errorf("no verb before %q: write %s", args[0], p.line(append([]string{p.Start}, args...)))
 }
 
+// Quote writes an argument as a shell reads it.
+func Quote(arg string) string {
+	if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$`*?[]#;&|<>(){}~!") {
+		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return arg
+}
+
 // line is a command line to write, as a shell reads it.
 func (p Program) line(args []string) string {
 	words := []string{p.Name}
 	for _, arg := range args {
-		if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$`*?[]#;&|<>(){}~!") {
-			arg = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-		}
-		words = append(words, arg)
+		words = append(words, Quote(arg))
 	}
 	const most = 200
 	if s := strings.Join(words, " "); len(s) <= most {

@@ -103,7 +103,7 @@ type Field struct {
 // Fields is the one table of the entry's fields that are ours.
 func Fields() []Field {
 	return []Field{
-		{"backend", forms(dataplane.Backends()), `"auto"`,
+		{"backend", decode.Form(dataplane.Backends()), `"auto"`,
 			"how rules get into the kernel, as mesh-init's --backend",
 			setChoice(func(c *Conf) *dataplane.Backend { return &c.Backend }, dataplane.Backends()...)},
 		{"beside", "nobody|other-mesh", `"nobody"`,
@@ -129,7 +129,7 @@ func Fields() []Field {
 			func(c *Conf, n strict.Node) error {
 				return setString(&c.AnnotationPrefix, n, podspec.ValidatePrefix)
 			}},
-		{"dialects", "list of " + forms(pods.Dialects()), `["intercept"]`,
+		{"dialects", "list of " + decode.Form(pods.Dialects()), `["intercept"]`,
 			"whose annotations are read: ours, and those of other meshes, as their own plugins read them; the first of which a " +
 				"pod has any decides",
 			setDialects},
@@ -154,24 +154,9 @@ func Fields() []Field {
 	}
 }
 
-// forms shows what can be chosen from.
-func forms[S ~string](all []S) string {
-	names := make([]string, len(all))
-	for i, s := range all {
-		names[i] = string(s)
-	}
-	return strings.Join(names, "|")
-}
-
 func setDialects(c *Conf, n strict.Node) error {
 	var names []string
-	err := setNames(&names, n, func(s string) error {
-		if !slices.Contains(pods.Dialects(), pods.Dialect(s)) {
-			return fmt.Errorf("%q is not one of %s", strict.Clip(s), strings.ReplaceAll(forms(pods.Dialects()), "|", ", "))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := setNames(&names, n, func(s string) error { return oneOf(pods.Dialect(s), pods.Dialects()) }); err != nil {
 		return err
 	}
 	if len(names) == 0 {
@@ -318,16 +303,20 @@ func setChoice[S ~string](to func(*Conf) *S, choices ...S) func(*Conf, strict.No
 		if err != nil {
 			return err
 		}
-		if !slices.Contains(choices, S(s)) {
-			names := make([]string, len(choices))
-			for i, choice := range choices {
-				names[i] = string(choice)
-			}
-			return fmt.Errorf("%q is not one of %s", strict.Clip(s), strings.Join(names, ", "))
+		if err := oneOf(S(s), choices); err != nil {
+			return err
 		}
 		*to(c) = S(s)
 		return nil
 	}
+}
+
+// oneOf reports a text that is none of the choices.
+func oneOf[S ~string](s S, choices []S) error {
+	if slices.Contains(choices, s) {
+		return nil
+	}
+	return fmt.Errorf("%q is not one of %s", strict.Clip(string(s)), strings.ReplaceAll(decode.Form(choices), "|", ", "))
 }
 
 func setNames(to *[]string, n strict.Node, validate func(string) error) error {

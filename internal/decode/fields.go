@@ -191,6 +191,15 @@ func (f Field) Choices() []string {
 	return nil
 }
 
+// Form is that of a field with these values, all there are.
+func Form[S ~string](values []S) string {
+	names := make([]string, len(values))
+	for i, v := range values {
+		names[i] = string(v)
+	}
+	return strings.Join(names, "|")
+}
+
 // Placeholder is what stands for a value in messages.
 func (f Field) Placeholder() string {
 	if f.IsSwitch() {
