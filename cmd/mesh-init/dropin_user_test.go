@@ -3,11 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,16 +30,9 @@ func TestDropInsWithLess(t *testing.T) {
 	}
 	run := func(uid uint32, want int, line, says string, caps ...uintptr) {
 		t.Helper()
-		cmd := exec.Command(program, strings.Fields(line)...)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &out, []string{"PATH=/usr/sbin:/usr/bin"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}, AmbientCaps: caps}
-		if err := ns.Start(cmd, nil); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		if got := cmd.ProcessState.ExitCode(); got != want || !strings.Contains(out.String(), says) {
-			t.Errorf("%s: exit code %d, want %d, and %q in\n%s", line, got, want, says, &out)
+		out, errOut, got := runAs(t, ns, uid, caps, program, line)
+		if out += errOut; got != want || !strings.Contains(out, says) {
+			t.Errorf("%s: exit code %d, want %d, and %q in\n%s", line, got, want, says, out)
 		}
 	}
 	const admin = unix.CAP_NET_ADMIN

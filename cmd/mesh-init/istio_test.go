@@ -3,12 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -32,16 +29,8 @@ func TestIstioIPTables(t *testing.T) {
 	defer ns.Close()
 	run := func(line string, env ...string) (stdout, stderr string, code int) {
 		t.Helper()
-		words := strings.Fields(line)
-		cmd := exec.Command(filepath.Join(dir, words[0]), words[1:]...)
-		var out, errOut bytes.Buffer
-		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &errOut, append(env, "PATH=/usr/sbin:/usr/bin")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		if err := ns.Start(cmd, nil); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		return out.String(), errOut.String(), cmd.ProcessState.ExitCode()
+		name, args, _ := strings.Cut(line, " ")
+		return runAs(t, ns, 65534, nil, filepath.Join(dir, name), args, env...)
 	}
 
 	var rules []string

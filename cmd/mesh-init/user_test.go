@@ -34,6 +34,21 @@ func built(t *testing.T) string {
 	return path
 }
 
+// runAs runs a program in a namespace as a user, and group, who has these capabilities and no others.
+func runAs(t *testing.T, ns *netlab.Namespace, uid uint32, caps []uintptr, program, args string, env ...string) (
+	out, errOut string, code int) {
+	t.Helper()
+	cmd := exec.Command(program, strings.Fields(args)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.Env = &stdout, &stderr, append(env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}, AmbientCaps: caps}
+	if err := ns.Start(cmd, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
 // TestUnprivileged holds what a user without privilege is told, and what works
 // for everybody.
 func TestUnprivileged(t *testing.T) {
@@ -50,20 +65,11 @@ func TestUnprivileged(t *testing.T) {
 		"apply":           13, "remove": 13, "check": 13, "status": 13, "verify": 13, "doctor": 13,
 		"apply -n /proc/1/ns/net": 13, "apply --dns on": 2,
 	} {
-		cmd := exec.Command(program, strings.Fields(args)...)
-		var out, errOut bytes.Buffer
-		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &errOut, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		if err := ns.Start(cmd, nil); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		got := cmd.ProcessState.ExitCode()
-		switch said := errOut.String(); {
+		switch out, said, got := runAs(t, ns, 65534, nil, program, args); {
 		case got != code:
-			t.Errorf("%s: exit code %d, want %d\n%s%s", args, got, code, &out, said)
-		case code == cli.ExitDone && (said != "" || out.Len() == 0):
-			t.Errorf("%s: output %q, standard error %q", args, &out, said)
+			t.Errorf("%s: exit code %d, want %d\n%s%s", args, got, code, out, said)
+		case code == cli.ExitDone && (said != "" || out == ""):
+			t.Errorf("%s: output %q, standard error %q", args, out, said)
 		case code != cli.ExitDone && (strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "mesh-init: ")):
 			t.Errorf("%s: standard error %q", args, said)
 		case code == 13 && !strings.Contains(said, "permission"):
@@ -112,16 +118,9 @@ func TestNetAdminAlone(t *testing.T) {
 	}
 	with := func(want int, caps []uintptr, args, says string) {
 		t.Helper()
-		cmd := exec.Command(program, strings.Fields(args)...)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr, cmd.Env = &out, &out, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65532, Gid: 65532}, AmbientCaps: caps}
-		if err := ns.Start(cmd, nil); err != nil {
-			t.Fatal(err)
-		}
-		_ = cmd.Wait()
-		if got := cmd.ProcessState.ExitCode(); got != want || !strings.Contains(out.String(), says) {
-			t.Errorf("%s: exit code %d, want %d, and %q in\n%s", args, got, want, says, &out)
+		out, errOut, got := runAs(t, ns, 65532, caps, program, args)
+		if out += errOut; got != want || !strings.Contains(out, says) {
+			t.Errorf("%s: exit code %d, want %d, and %q in\n%s", args, got, want, says, out)
 		}
 	}
 	admin := []uintptr{unix.CAP_NET_ADMIN}

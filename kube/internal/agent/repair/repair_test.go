@@ -44,22 +44,28 @@ func one(t *testing.T, r Repairer, p kube.Pod) Finding {
 	return all[0]
 }
 
-// TestRepair: a pod without rules gets them, one with others gets its own, and
-// nobody touches what is right.
-func TestRepair(t *testing.T) {
+// inNamespace is a Repairer of one pod, in a namespace of its own.
+func inNamespace(t *testing.T, closed *int) (r Repairer, netns string) {
+	t.Helper()
 	netlab.Require(t)
 	ns, err := netlab.NewNamespace()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ns.Close() })
+	return Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
+		return map[string]Sandbox{uids[0]: room{ns.Path(), "nameserver 10.96.0.10\n", closed}}, nil
+	}}, ns.Path()
+}
+
+// TestRepair: a pod without rules gets them, one with others gets its own, and
+// nobody touches what is right.
+func TestRepair(t *testing.T) {
 	closed := 0
-	r := Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
-		return map[string]Sandbox{uids[0]: room{ns.Path(), "nameserver 10.96.0.10\n", &closed}}, nil
-	}}
+	r, netns := inNamespace(t, &closed)
 	dry := r
 	dry.DryRun = true
-	target := dataplane.Pod{NetNS: ns.Path()}
+	target := dataplane.Pod{NetNS: netns}
 	p := pod("web", "enabled", "true", "dns", "resolvconf")
 	expect := func(r Repairer, p kube.Pod, state State, result Result, event string) {
 		t.Helper()
@@ -102,16 +108,8 @@ func TestRepair(t *testing.T) {
 
 // TestOtherMesh: a pod of another mesh that slipped by gets what that mesh's own plugin would have made of it.
 func TestOtherMesh(t *testing.T) {
-	netlab.Require(t)
-	ns, err := netlab.NewNamespace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
 	closed := 0
-	r := Repairer{Conf: cniconf.Default(), Find: func(uids []string) (map[string]Sandbox, error) {
-		return map[string]Sandbox{uids[0]: room{ns.Path(), "", &closed}}, nil
-	}}
+	r, _ := inNamespace(t, &closed)
 	uid := int64(2024)
 	p := pod("web")
 	p.Addresses = []netip.Addr{netip.MustParseAddr("10.244.0.5")}
