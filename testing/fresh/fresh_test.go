@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -144,6 +145,10 @@ func left(t *testing.T, cache string) {
 
 // TestKilled: however the script ends, all that runs on the machine ends with it.
 func TestKilled(t *testing.T) {
+	// A shell cannot trap what it was started to ignore, as under nohup. What is caught here is not ignored by children.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGHUP)
+	defer signal.Stop(caught)
 	for name, signal := range map[string]syscall.Signal{
 		"interrupted": unix.SIGINT, "terminated": unix.SIGTERM, "hung up": unix.SIGHUP, "killed": unix.SIGKILL,
 	} {
