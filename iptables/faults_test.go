@@ -153,6 +153,46 @@ func ruled(saved string) string {
 	return b.String()
 }
 
+// TestNeitherOldNorNew: what is there after a failure is neither what was there before nor what was asked for. It is
+// written again, and if that does not come about, the error says so.
+func TestNeitherOldNorNew(t *testing.T) {
+	const (
+		// The nat table is not written, and the undo does nothing.
+		half = `case $n in 1) sed '/^.nat/,$d' | REAL "$@"; echo "$0: no luck" >&2; exit 1;; 2) ;; ` +
+			`*) exec REAL "$@";; esac`
+		noLuck = `{ echo "$0: no luck" >&2; exit 1; }`
+	)
+	aloneEach(t, func(t *testing.T, v Variant) {
+		for _, tt := range []struct {
+			name, save, restore string // what goes wrong with them
+			outcome             ruleset.Outcome
+			words               string
+		}{
+			{"written at last", `[ $n = 4 ] && ` + noLuck, half, ruleset.Replaced, ""},
+			{"half written", `[ $n -gt 3 ] && [ $n -lt 9 ] && ` + noLuck, half, "", "may be in force"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				s := newSite(t, Options{Variant: v})
+				c := withDNS()
+				c.Outbound.ExcludePorts = must(ruleset.ParsePorts("1-80"))
+				s.mustApply(t, compileConfig(t, c), ruleset.Created)
+				wrap(t, "ip6tables-"+string(v)+"-save", tt.save+`; exec REAL "$@"`)
+				wrap(t, "ip6tables-"+string(v)+"-restore", tt.restore)
+				s.b = s.open(t, Options{Variant: v})
+				outcome, err := s.apply(compileConfig(t, withDNS()))
+				switch {
+				case outcome != tt.outcome, (err == nil) != (tt.words == ""):
+					t.Errorf("Apply: %q, %v; want %q, %q", outcome, err, tt.outcome, tt.words)
+				case err != nil && (!strings.Contains(err.Error(), tt.words) || !strings.Contains(err.Error(), "list the rules")):
+					t.Errorf("Apply: %v", err)
+				case err == nil:
+					s.mustBe(t, compileConfig(t, withDNS()))
+				}
+			})
+		}
+	})
+}
+
 // TestOtherFamilyFails: the IPv6 rules cannot be written when those of IPv4 are.
 // Both families are as they were, counters and all.
 func TestOtherFamilyFails(t *testing.T) {

@@ -155,14 +155,21 @@ func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome
 	defer s.end()
 	outcome, err := s.apply(ctx, want)
 	// Another program, which our lock does not keep out, can have changed what was read before it was written to, or
-	// what was written.
-	for range 3 {
-		if ctx.Err() != nil || !errors.Is(err, errChanged) && !errors.Is(err, errNotHeld) {
+	// what was written. What is there then is neither old nor new, and a program that has failed may not do so again.
+	var mixed error
+	for range 5 {
+		if errors.Is(err, errMixed) || errors.Is(err, errNotHeld) {
+			mixed = err
+		}
+		if ctx.Err() != nil || err == nil || mixed == nil && !errors.Is(err, errChanged) {
 			break
 		}
 		var again ruleset.Outcome
 		again, err = s.apply(ctx, want)
 		outcome = cmp.Or(outcome, again)
+	}
+	if err != nil && mixed != nil && !errors.Is(err, errMixed) && !errors.Is(err, errNotHeld) {
+		err = fmt.Errorf("%w; and then: %w", mixed, err)
 	}
 	return outcome, err
 }

@@ -18,6 +18,8 @@ import (
 var (
 	// errChanged reports that the tables changed between looking and writing.
 	errChanged = errors.New("another program changed the tables meanwhile")
+	// errMixed reports that so it was, and that what was written until then could not be told from what is there.
+	errMixed = errors.New("another program changed the tables meanwhile, and some of the rules may be in force")
 	// errNotHeld reports that what was written reads differently.
 	errNotHeld = errors.New("the kernel does not hold what it was given")
 )
@@ -136,7 +138,7 @@ func (s *session) undo(ctx context.Context, before map[ruleset.Family]listing, f
 	for _, g := range families() {
 		if !before[g].same(now[g]) {
 			// Not by us: what failed was meant for something else.
-			return fmt.Errorf("%s: %w: %w", f, errChanged, cause)
+			return fmt.Errorf("%s: %w: %w", f, errMixed, cause)
 		}
 	}
 	if refusal, ok := errors.AsType[*ProgramError](cause); ok && refusal.missed() {
