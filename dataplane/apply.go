@@ -68,6 +68,9 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 	if err != nil {
 		return res, err
 	}
+	if want.note, err = s.pod.note(c, time.Now()); err != nil {
+		return res, err
+	}
 	err = s.locked(ctx, func() error {
 		if res.Warnings, err = s.space.warnings(c, s.pod); err != nil {
 			return err

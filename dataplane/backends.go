@@ -36,6 +36,8 @@ type writer interface {
 	Counters(context.Context, *ruleset.Ruleset) ([]ruleset.Counter, error)
 	// Older returns the [ruleset.Ruleset.Older] of what is in force.
 	Older(context.Context) ([]ruleset.Tuple, error)
+	// Note returns the [ruleset.Ruleset.Note] of what is in force.
+	Note(context.Context) (string, error)
 }
 
 // A backend is one row of the table of backends: all that the rest of the package knows of one.

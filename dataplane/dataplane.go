@@ -74,6 +74,10 @@ type Pod struct {
 	// InPlaceOf is the name of the mesh for whose program the caller stands (beside.MeshOf). Its rules are taken over as
 	// with TakeOver if they are such as its programs write for the proxy of the configuration. Empty: for none.
 	InPlaceOf string
+	// By is who applies, as in "mesh-init v1.2.3", and Origins says where values of the configuration came from, by the
+	// fields' paths, as in "outbound.port": "--outbound-port". Apply keeps both beside the rules, for [Session.InForce].
+	By      string
+	Origins map[string]string
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }

@@ -17,6 +17,7 @@ type plan struct {
 	config intercept.Config
 	rules  ruleset.Ruleset
 	routes markroute.Want
+	note   string // to keep beside the rules
 }
 
 // newPlan compiles a configuration.
@@ -40,7 +41,7 @@ func (p plan) with(b intercept.Backstop) ruleset.Ruleset {
 	if err != nil {
 		return p.rules // no configuration is valid with a backstop alone
 	}
-	rs.Routes, rs.Families = nil, p.rules.Families
+	rs.Routes, rs.Families, rs.Note = nil, p.rules.Families, p.note
 	return rs
 }
 
@@ -48,7 +49,7 @@ func (p plan) with(b intercept.Backstop) ruleset.Ruleset {
 // connections that are known to be older than the rules.
 func (p plan) lenient(older []ruleset.Tuple) ruleset.Ruleset {
 	rs := p.rules
-	rs.Older = older
+	rs.Older, rs.Note = older, p.note
 	rs.Chains = slices.Clone(rs.Chains)
 	for i, c := range rs.Chains {
 		if c.Name == intercept.ChainBackstopStream {
@@ -70,6 +71,7 @@ func (s *space) rulesFor(p plan, b Backend) ruleset.Ruleset {
 		own, err := links.List()
 		rs = withoutConntrack(rs, own, err == nil)
 	}
+	rs.Note = p.note
 	return rs
 }
 

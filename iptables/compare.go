@@ -77,7 +77,7 @@ func (t savedTable) differences(want table, o Options) []ruleset.Difference {
 			add("chain "+c.name, "missing")
 			continue
 		}
-		wanted, saved := c.compared(), want.compared(t.chains[i].rules)
+		wanted, saved := c.compared(), want.compared(t.chains[i])
 		if slices.EqualFunc(wanted, saved, func(r rule, s savedRule) bool { return r.key() == s.key() }) {
 			continue
 		}

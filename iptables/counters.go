@@ -31,6 +31,9 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 		for _, name := range tableNames() {
 			t := have[f].table(name)
 			for _, c := range inOrder(t.ours()) {
+				if strings.HasPrefix(c.name, specPrefix) {
+					continue
+				}
 				chain, _ := partOf(c.name)
 				for i, s := range c.rules {
 					id, reason, counts := t.is(want.table(name), c.name, i, s)
@@ -66,6 +69,30 @@ func (r *Runner) Older(ctx context.Context) ([]ruleset.Tuple, error) {
 		}
 	}
 	return all, nil
+}
+
+// Note returns the [ruleset.Ruleset.Note] that is kept beside our rules. Empty: none is. Each table has the one of when
+// it was written, so it is the greatest as strings are compared: let notes begin with the time.
+func (r *Runner) Note(ctx context.Context) (note string, err error) {
+	have, err := r.look(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range families() {
+		for _, t := range have[f] {
+			for _, c := range t.ours() {
+				if !strings.HasPrefix(c.name, specPrefix) {
+					continue
+				}
+				comments := make([]string, len(c.rules))
+				for i, s := range c.rules {
+					comments[i] = s.key().Comment
+				}
+				note = max(note, ruleset.ReadNote(comments))
+			}
+		}
+	}
+	return note, nil
 }
 
 // tupleOf reads the addresses and ports of a rule that has two of each.

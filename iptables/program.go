@@ -35,13 +35,14 @@ func (c chain) compared() []rule {
 }
 
 // compared returns the rules of a chain but for those that are of one moment.
-func (t table) compared(rules []savedRule) []savedRule {
-	if len(t.moments) == 0 {
-		return rules
+func (t table) compared(c savedChain) []savedRule {
+	if len(t.moments) == 0 && !strings.HasPrefix(c.name, specPrefix) {
+		return c.rules
 	}
-	return slices.DeleteFunc(slices.Clone(rules), func(r savedRule) bool {
-		id, _ := ruleset.ParseComment(r.key().Comment)
-		return slices.Contains(t.moments, id)
+	return slices.DeleteFunc(slices.Clone(c.rules), func(r savedRule) bool {
+		comment := r.key().Comment
+		id, _ := ruleset.ParseComment(comment)
+		return slices.Contains(t.moments, id) || ruleset.IsNote(comment)
 	})
 }
 
@@ -72,8 +73,8 @@ type jump struct {
 const (
 	// prefix begins the names of all our chains.
 	prefix = "MESH_"
-	// specPrefix begins the name of an empty chain that every table of ours has. The rest is the fingerprint of the
-	// table's content. A MESH_ chain in a table without it is somebody else's.
+	// specPrefix begins the name of a chain that every table of ours has, and that no packet meets. The rest is the
+	// fingerprint of the table's content. A MESH_ chain in a table without it is somebody else's. Its rules hold the note.
 	specPrefix = prefix + "SPEC_"
 	// madePrefix begins the names of empty chains that say what of nf_tables was made for our sake, and goes with the
 	// rest: the table itself, or a base chain of it.
@@ -81,6 +82,9 @@ const (
 	madeTable  = madePrefix + "TABLE"
 	// maxChainName is XT_EXTENSION_MAXNAMELEN of linux/netfilter/x_tables.h, less the final zero.
 	maxChainName = 28
+	// maxComment is the most that the match comment takes: XT_MAX_COMMENT_LEN of linux/netfilter/xt_comment.h, less the
+	// final zero.
+	maxComment = 255
 )
 
 // compile lowers a Ruleset for one family, for the users that there are. It decides nothing about packets.
@@ -130,10 +134,22 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		if walked && !w.isPossible() {
 			return program{}, l.tooMuch(w)
 		}
-		l.table.chains = append(l.table.chains, chain{name: l.table.fingerprint()})
+		spec := chain{name: l.table.fingerprint()}
+		if o.dialect() == Standard {
+			spec.rules = notes(rs.Note)
+		}
+		l.table.chains = append(l.table.chains, spec)
 		p.tables = append(p.tables, l.table)
 	}
 	return p, nil
+}
+
+// notes are rules that no packet meets, and that hold a note.
+func notes(note string) (rules []rule) {
+	for _, comment := range ruleset.NoteComments(note, maxComment) {
+		rules = append(rules, rule{words: []string{"-j", "RETURN"}, comment: comment, moment: true})
+	}
+	return rules
 }
 
 // fill builds a table of what rs has in it.

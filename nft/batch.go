@@ -83,6 +83,11 @@ func (b *batch) fillTable(t table, name string, sets []set, filter func(*rule) b
 	for _, c := range t.chains {
 		b.addChain(t.family, name, c)
 	}
+	for _, r := range t.note {
+		if filter(&r) {
+			b.addRule(t.family, name, t.spec, r)
+		}
+	}
 	for _, c := range t.chains {
 		for i := range c.rules {
 			if r := &c.rules[i]; filter(r) {

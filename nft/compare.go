@@ -105,8 +105,9 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 	}
 	for _, kc := range kt.chains {
 		if kc.name == kt.spec {
-			if n := len(kt.rules[kc.name]); n > 0 {
-				add("chain "+kc.name, "has %d rules that are not ours", n)
+			others := slices.DeleteFunc(slices.Clone(kt.rules[kc.name]), kernelRule.isNote)
+			if len(others) > 0 {
+				add("chain "+kc.name, "has %d rules that are not ours", len(others))
 			}
 		} else if !slices.ContainsFunc(t.chains, func(c chain) bool { return c.name == kc.name }) {
 			add("chain "+kc.name, "not ours")

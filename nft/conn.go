@@ -238,7 +238,7 @@ func (conn *Conn) replace(prog program, old state, generation uint32) error {
 		t := prog[slices.IndexFunc(prog, func(t table) bool { return t.family == kt.family })]
 		there, err := conn.sets(kt.family, Table)
 		if err != nil {
-			return err
+			return orChanged(err)
 		}
 		kept := map[string]bool{}
 		var sets []set // that come with the rules
@@ -256,7 +256,7 @@ func (conn *Conn) replace(prog program, old state, generation uint32) error {
 			}
 			elements, err := conn.elements(kt.family, s.name)
 			if err != nil {
-				return err
+				return orChanged(err)
 			}
 			if !s.isOfType(there[at]) || !slices.Equal(elements, canonicalElements(s.elements())) { // somebody has changed it
 				kept[s.name] = false
@@ -288,11 +288,19 @@ func (conn *Conn) replace(prog program, old state, generation uint32) error {
 	return err
 }
 
+// orChanged is the error of a look at what has been there: if it is gone (ENOENT), somebody else has changed the tables.
+func orChanged(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return errChanged
+	}
+	return err
+}
+
 // isChange reports whether a transaction failed because somebody else changed
 // the tables first: they are of another generation (ERESTART), our table is
 // there already (EEXIST) or gone (ENOENT from its removal).
 func isChange(err error) bool {
-	return errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EEXIST) ||
+	return errors.Is(err, errChanged) || errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EEXIST) ||
 		errors.Is(err, unix.ENOENT) && isDeletion(err)
 }
 
@@ -514,6 +522,9 @@ func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 		}
 		for _, c := range t.chains {
 			for _, r := range t.rules[c.name] {
+				if r.isNote() {
+					continue
+				}
 				id, reason := ruleset.ParseComment(r.comment)
 				counters = append(counters, ruleset.Counter{
 					Chain: c.name, Rule: id, Line: id.Line(), Reason: reason, Family: family(r),
@@ -523,6 +534,26 @@ func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 		}
 	}
 	return counters, nil
+}
+
+func (conn *Conn) note(ctx context.Context) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	st, err := conn.ours()
+	if err != nil {
+		return "", err
+	}
+	for _, t := range st {
+		var comments []string
+		for _, r := range t.rules[t.spec] {
+			comments = append(comments, r.comment)
+		}
+		if note := ruleset.ReadNote(comments); note != "" {
+			return note, nil
+		}
+	}
+	return "", nil
 }
 
 // explain translates what the kernel said into the cause and the remedy.

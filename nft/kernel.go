@@ -63,6 +63,9 @@ type kernelRule struct {
 	packets, bytes uint64
 }
 
+// isNote reports whether the rule holds a part of the note.
+func (r kernelRule) isNote() bool { return ruleset.IsNote(r.comment) }
+
 // find returns our tables without their content: enough to know whether there
 // is anything and who made it.
 func (conn *Conn) find() (state, error) {
@@ -236,9 +239,7 @@ func (st state) foreign() error {
 // of them went away meanwhile.
 func (conn *Conn) load(st state) error {
 	for i := range st {
-		if err := conn.loadTable(&st[i]); errors.Is(err, unix.ENOENT) {
-			return errChanged
-		} else if err != nil {
+		if err := orChanged(conn.loadTable(&st[i])); err != nil {
 			return explain(err, "read the rules back")
 		}
 	}

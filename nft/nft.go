@@ -106,6 +106,9 @@ func (conn *Conn) Counters(ctx context.Context, _ *ruleset.Ruleset) ([]ruleset.C
 // Older returns the connections that our rules were given as older than they are ([ruleset.Ruleset.Older]).
 func (conn *Conn) Older(context.Context) ([]ruleset.Tuple, error) { return conn.olderInForce() }
 
+// Note returns the [ruleset.Ruleset.Note] that is kept beside our rules. Empty: none is.
+func (conn *Conn) Note(ctx context.Context) (string, error) { return conn.note(ctx) }
+
 // Probe asks the kernel whether it takes the rules of rs, in a transaction that
 // ends in an error on purpose, so that nothing of it comes to be. The answer
 // is nil, [ruleset.ErrPermission] or [ruleset.ErrUnsupported] with the

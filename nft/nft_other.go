@@ -35,6 +35,8 @@ func (*Conn) dormant() ([]string, error) { return nil, ruleset.ErrNeedsLinux }
 
 func (*Conn) counters(context.Context) ([]ruleset.Counter, error) { return nil, ruleset.ErrNeedsLinux }
 
+func (*Conn) note(context.Context) (string, error) { return "", ruleset.ErrNeedsLinux }
+
 func (*Conn) probe(ruleset.Ruleset, layout) error { return ruleset.ErrNeedsLinux }
 
 func (*Conn) foreignChains() ([]beside.Chain, error) { return nil, ruleset.ErrNeedsLinux }

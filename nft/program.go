@@ -32,6 +32,7 @@ type program []table
 type table struct {
 	family   nftables.TableFamily
 	spec     string // name of the chain that says what the table was made from
+	note     []rule // what is kept in that chain
 	sets     []set
 	chains   []chain
 	older    []ruleset.Tuple // what the sets of tuples hold
@@ -159,9 +160,28 @@ func compile(rs ruleset.Ruleset, lay layout) (program, error) {
 			t.chains = append(t.chains, lc)
 		}
 		t.spec = specPrefix + fingerprint(t)
+		if err := t.keep(rs.Note); err != nil {
+			return nil, err
+		}
 		prog = append(prog, t)
 	}
 	return prog, nil
+}
+
+// keep lowers a note to rules that no packet meets. It belongs neither to the fingerprint nor to what is compared.
+func (t *table) keep(note string) error {
+	for _, comment := range ruleset.NoteComments(note, ruleset.MaxComment) {
+		target, err := t.target(ruleset.Rule{Target: ruleset.Return{}}, 0)
+		if err != nil {
+			return err
+		}
+		encoded, err := encode(t.family, []stmt{target})
+		if err != nil {
+			return err
+		}
+		t.note = append(t.note, rule{"", comment, []stmt{target}, encoded})
+	}
+	return nil
 }
 
 func tableFamilies(families []ruleset.Family, lay layout) []nftables.TableFamily {
@@ -179,9 +199,10 @@ func tableFamilies(families []ruleset.Family, lay layout) []nftables.TableFamily
 	return out
 }
 
-// specPrefix begins the name of a chain without rules, hooks or callers that
-// every table of ours has. The rest of its name is the fingerprint of the
-// table's content: a name survives in every kernel and shows in every listing.
+// specPrefix begins the name of a chain without hooks or callers that every
+// table of ours has. The rest of its name is the fingerprint of the table's
+// content: a name survives in every kernel and shows in every listing. Its
+// rules hold the note.
 const specPrefix = "spec_"
 
 // fingerprint need not withstand an adversary: who can write the table can

@@ -25,6 +25,9 @@ type Ruleset struct {
 	Older []Tuple
 	// Settling has [Older] match more than the list for a time. The backend iptables knows no such time.
 	Settling Settling
+	// Note is a text that a backend keeps beside the rules, in comments, and does not compare: who has made the rules, and
+	// of what. Empty: there is none. The minimal dialect of iptables, which has no comments, keeps none.
+	Note string
 }
 
 // Settling is about the connections that open between the making of [Ruleset.Older] and the rules: they are not on the
