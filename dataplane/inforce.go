@@ -10,20 +10,25 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // InForce says what the rules in force were made of. Apply keeps it in the kernel, beside the rules.
 type InForce struct {
 	// Config is the configuration, but for what Omitted names: of that it has the default.
-	Config intercept.Config
+	Config intercept.Config `json:"config"`
 	// At is when the rules were written, and By who wrote them ([Pod.By]).
-	At time.Time
-	By string
+	At time.Time `json:"at"`
+	By string    `json:"by,omitempty"`
+	// Backend is that of the rules.
+	Backend Backend `json:"backend"`
+	// Jumps is where in the built-in chains of iptables the jumps were put ([IPTables.Jumps]).
+	Jumps iptables.Jumps `json:"jumps,omitempty"`
 	// Origins says where values of Config came from ([Pod.Origins]), by their paths.
-	Origins map[string]string
+	Origins map[string]string `json:"origins,omitempty"`
 	// Omitted are the paths of lists that were too long to be kept.
-	Omitted []string
+	Omitted []string `json:"omitted,omitempty"`
 }
 
 // ErrNotKept says that there are rules of ours, and nothing beside them that says what they were made of: an earlier
@@ -34,6 +39,7 @@ var ErrNotKept = errors.New("the configuration of the rules in force is not kept
 type kept struct {
 	At      string            `json:"at"`
 	By      string            `json:"by,omitempty"`
+	Jumps   iptables.Jumps    `json:"jumps,omitempty"`
 	Set     map[string]string `json:"set,omitempty"` // by path, what differs from the default
 	From    map[string]string `json:"from,omitempty"`
 	Omitted []string          `json:"omitted,omitempty"`
@@ -48,7 +54,7 @@ const maxKept = 4096
 
 // note is what is kept of a configuration.
 func (p Pod) note(c intercept.Config, now time.Time) (string, error) {
-	k := kept{At: now.UTC().Format(noteTime), By: p.By, Set: map[string]string{}, From: map[string]string{}}
+	k := kept{At: now.UTC().Format(noteTime), By: p.By, Jumps: p.IPTables.Jumps, Set: map[string]string{}, From: map[string]string{}}
 	left := maxKept
 	settings := decode.Settings(c, false)
 	slices.SortStableFunc(settings, func(a, b decode.Setting) int { return len(a.Text) - len(b.Text) })
@@ -81,7 +87,7 @@ func readKept(note string) (InForce, error) {
 	for _, f := range decode.Fields() {
 		fields[f.Path] = true
 	}
-	f := InForce{Config: intercept.Default(), At: at, By: k.By, Origins: k.From, Omitted: k.Omitted}
+	f := InForce{Config: intercept.Default(), At: at, By: k.By, Jumps: k.Jumps, Origins: k.From, Omitted: k.Omitted}
 	for path, text := range k.Set {
 		if !fields[path] {
 			return InForce{}, fmt.Errorf("what is kept beside the rules names a field %q that this version does not have: use "+
@@ -109,7 +115,7 @@ func (s *space) kept(ctx context.Context) (InForce, error) {
 	if err != nil {
 		return InForce{}, err
 	}
-	last := ""
+	last, by := "", Backend("")
 	for _, b := range holding {
 		w, err := s.writer(b)
 		if err != nil {
@@ -119,7 +125,9 @@ func (s *space) kept(ctx context.Context) (InForce, error) {
 		if err != nil {
 			return InForce{}, err
 		}
-		last = max(last, note)
+		if note > last {
+			last, by = note, b
+		}
 	}
 	switch {
 	case len(holding) == 0:
@@ -127,7 +135,9 @@ func (s *space) kept(ctx context.Context) (InForce, error) {
 	case last == "":
 		return InForce{}, ErrNotKept
 	}
-	return readKept(last)
+	f, err := readKept(last)
+	f.Backend = by
+	return f, err
 }
 
 // InForce is [Session.InForce] of a session of its own.

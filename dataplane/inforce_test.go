@@ -43,7 +43,7 @@ func TestInForce(t *testing.T) {
 			}
 			other := Pod{NetNS: pod.NetNS, Backend: b} // that knows nothing
 			got, err := other.InForce(ctx)
-			want := InForce{Config: c, At: began, By: "the test",
+			want := InForce{Config: c, At: began, By: "the test", Backend: b,
 				Origins: map[string]string{"outbound.excludePorts": "--outbound-exclude-ports"}}
 			if diff := cmp.Diff(want, got, cmpopts.EquateApproxTime(time.Minute), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{}),
 				cmpopts.EquateEmpty()); err != nil || diff != "" {

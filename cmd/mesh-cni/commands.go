@@ -15,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/cniwire"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/version"
 )
 
 // plane is what a [dataplane.Pod] can do; tests put another in its place.
@@ -31,6 +32,7 @@ func (in input) target() dataplane.Pod {
 		path = in.held.Name()
 	}
 	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true, Unfinished: true,
+		By: "mesh-cni " + version.Get().Version,
 		BesideOtherMesh: in.conf.BesideOtherMesh}
 }
 

@@ -13,8 +13,9 @@ import (
 func checkVerb() verb {
 	return verb{cli.Verb{
 		Name: "check", Does: "compare the rules in force with the configuration",
-		Also:  []string{"diff", "compare", "test"},
-		More:  "Give it the flags, the environment and the file that apply was given.",
+		Also: []string{"diff", "compare", "test"},
+		More: "Without a flag, variable or file of a configuration it is the one that the rules in force were\n" +
+			"made of, which apply has kept beside them.",
 		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
 		Examples: `
   Are the rules there that this configuration makes?
@@ -23,6 +24,9 @@ func checkVerb() verb {
 }
 
 func (j job) check() error {
+	if err := j.kept(); err != nil {
+		return err
+	}
 	others, err := j.foreignChains()
 	if err != nil {
 		return err

@@ -6,11 +6,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/mesh-intercept/intercept"
@@ -18,6 +21,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/verify"
 )
 
@@ -46,6 +50,8 @@ type plane interface {
 	Check(context.Context, intercept.Config) ([]intercept.Difference, error)
 	Remove(context.Context) (bool, error)
 	Status(context.Context) (dataplane.Status, error)
+	Overview(context.Context) (dataplane.Overview, error)
+	InForce(context.Context) (dataplane.InForce, error)
 	Verify(context.Context, intercept.Config) (verify.Report, error)
 	Probe(context.Context, intercept.Config) (dataplane.Report, error)
 	Foreign(context.Context) (dataplane.Foreign, error)
@@ -63,6 +69,31 @@ type job struct {
 	style cli.Style
 	// sources are where the configuration was given; none: it is the default.
 	sources []string
+	// on is the plane of another pod.
+	on func(dataplane.Pod) plane
+	// now writes before the verb ends, for one that goes on.
+	now func(text string) error
+}
+
+// kept takes the configuration that the rules in force were made of, if no other was given: mesh-init apply has kept it
+// beside them. Where it has not, the default stays.
+func (j *job) kept() error {
+	if len(j.sources) > 0 {
+		return nil
+	}
+	f, err := j.plane.InForce(j.ctx)
+	switch {
+	case errors.Is(err, dataplane.ErrNotKept), errors.Is(err, intercept.ErrNotIntercepted):
+		return nil
+	case err != nil:
+		return err
+	case len(f.Omitted) > 0:
+		return cli.UsageError{Err: fmt.Errorf("the rules in force have lists that are too long to be kept beside them (%s): give "+
+			"this verb the flags, the environment and the file that apply was given", strings.Join(f.Omitted, ", "))}
+	}
+	j.config, j.target = f.Config, f.On(j.target)
+	j.plane = j.on(j.target)
+	return nil
 }
 
 // print writes a verb's result.
@@ -119,9 +150,14 @@ func (e execution) fail(err error) int {
 
 // run does some work, prints its result, and returns the exit code. inKernel is whether the work may change a namespace.
 func (e execution) run(inKernel bool, work func(job) error) int {
+	e.s.target.By = e.console.Name + " " + version.Get().Version
 	j := job{
 		settings: e.s, ctx: e.ctx, plane: e.p.plane(e.s.target), log: e.log, out: new(bytes.Buffer),
-		style: cli.StyleFor(e.p.stdout), sources: e.sources,
+		style: cli.StyleFor(e.p.stdout), sources: e.sources, on: e.p.plane,
+		now: func(text string) error {
+			_, err := io.WriteString(e.p.stdout, text)
+			return err
+		},
 	}
 	if b := e.s.target.Backend; inKernel && b != "" && b != dataplane.BackendAuto && b != dataplane.BackendNFT {
 		// A signal ends the run as its context ends: what iptables does in several steps is undone. By nftables even a

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
@@ -55,6 +56,16 @@ func (k noKernel) Remove(context.Context) (bool, error) {
 func (k noKernel) Status(context.Context) (dataplane.Status, error) {
 	k.t.Error("status reached the kernel")
 	return dataplane.Status{}, errors.New("unreachable")
+}
+
+func (k noKernel) Overview(context.Context) (dataplane.Overview, error) {
+	k.t.Error("status reached the kernel")
+	return dataplane.Overview{}, errors.New("unreachable")
+}
+
+func (k noKernel) InForce(context.Context) (dataplane.InForce, error) {
+	k.t.Error("a look at what is in force reached the kernel")
+	return dataplane.InForce{}, errors.New("unreachable")
 }
 
 func (k noKernel) Verify(context.Context, intercept.Config) (verify.Report, error) {
@@ -511,6 +522,16 @@ func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.e
 func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
 	return dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}, p.err
 }
+func (p fakePlane) Overview(context.Context) (dataplane.Overview, error) {
+	if p.err != nil {
+		return dataplane.Overview{Verdict: dataplane.NotIntercepted}, p.err
+	}
+	return dataplane.Overview{Verdict: dataplane.Intercepting, Summary: "intercepting: as told",
+		Status: dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}}, p.err
+}
+func (p fakePlane) InForce(context.Context) (dataplane.InForce, error) {
+	return dataplane.InForce{}, dataplane.ErrNotKept
+}
 func (p fakePlane) Verify(context.Context, intercept.Config) (verify.Report, error) {
 	return p.verified, p.err
 }
@@ -635,19 +656,23 @@ func TestResults(t *testing.T) {
 		{unproven, []string{"verify", "--allow-unproven"}, 0,
 			"not proven  a lookup: no server\n            0 of 0 rules tried\n",
 			""},
-		{counted, []string{"status"}, 0, "" +
+		{counted, []string{"status"}, 0, "intercepting: as told\n\n" +
 			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
 			"prerouting:\n" +
 			"1        60      I4            the tunnel port\n" +
 			"output:\n" +
 			"12345    740700  O9    IPv4    the exempt loopback range\n" +
 			"0        0       O14           not included\n", ""},
-		{fakePlane{}, []string{"status", "-o", "json"}, 0, "[]\n", ""},
+		{fakePlane{}, []string{"status", "-o", "json"}, 0, "{\n  \"verdict\": \"intercepting\",\n" +
+			"  \"summary\": \"intercepting: as told\",\n  \"backends\": [],\n  \"counters\": [],\n" +
+			"  \"others\": {\n    \"rules\": []\n  }\n}\n", ""},
 		// Where there are no rules of ours, what is asked for as JSON is JSON all the same.
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status"}, 10, "", "mesh-init: not intercepted: "},
-		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "json"}, 10, "[]\n",
-			"mesh-init: not intercepted: "},
-		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "yaml"}, 10, "[]\n",
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "json"}, 10,
+			"{\n  \"verdict\": \"not intercepted\",\n  \"summary\": \"\",\n  \"backends\": [],\n  \"counters\": [],\n" +
+				"  \"others\": {\n    \"rules\": []\n  }\n}\n", "mesh-init: not intercepted: "},
+		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"status", "-o", "yaml"}, 10,
+			"verdict: not intercepted\nsummary: \"\"\nbackends: []\ncounters: []\nothers:\n  rules: []\n",
 			"mesh-init: not intercepted: "},
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check"}, 10, "", "mesh-init: not intercepted: "},
 		{fakePlane{err: intercept.ErrNotIntercepted}, []string{"check", "-o", "yaml"}, 10,
@@ -742,7 +767,10 @@ func TestTarget(t *testing.T) {
 		if code := p.run(t.Context(), tc.args, tc.env); code != cli.ExitDone {
 			t.Errorf("%q: exit code %d", tc.args, code)
 		}
-		if diff := cmp.Diff(tc.want, got); diff != "" {
+		if !strings.HasPrefix(got.By, "mesh-init ") {
+			t.Errorf("%q: by %q", tc.args, got.By)
+		}
+		if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreFields(dataplane.Pod{}, "By", "Origins")); diff != "" {
 			t.Errorf("%q %q (-want +got):\n%s", tc.args, tc.env, diff)
 		}
 	}

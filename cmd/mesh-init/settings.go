@@ -33,6 +33,8 @@ type settings struct {
 
 	verification verification
 	injection    injection
+	// watch is how often status looks again. Zero: it looks once.
+	watch time.Duration
 }
 
 // verification says what verify does beyond trying once.
@@ -103,8 +105,16 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 				fmt.Errorf("%q is not a duration from 0s to 1h; write one like 30s or 2m", wait.text)))
 		}
 	}
+	if watch := values[watchFlag]; in.uses(watchFlag) {
+		if s.watch, err = time.ParseDuration(watch.text); err != nil || s.watch != 0 && s.watch < 100*time.Millisecond ||
+			s.watch > time.Hour {
+			errs = append(errs, strict.Under(watch.source,
+				fmt.Errorf("%q is not a duration from 100ms to 1h; write one like 2s", watch.text)))
+		}
+	}
 	if in.uses(configFlag) {
-		s.config, err = in.configuration(values, errs, stdin)
+		s.target.Origins = map[string]string{}
+		s.config, err = in.configuration(values, errs, stdin, s.target.Origins)
 		errs = []error{err}
 	}
 	if in.uses(filenameFlag) {
@@ -144,8 +154,9 @@ func parseWait(text string) (time.Duration, error) {
 }
 
 // configuration lays the flags over the environment, that over the file, and
-// that over the defaults. Its errors follow those that there are already.
-func (in inputs) configuration(values map[string]setting, errs []error, stdin io.Reader) (intercept.Config, error) {
+// that over the defaults. Its errors follow those that there are already. origins gets where values came from.
+func (in inputs) configuration(values map[string]setting, errs []error, stdin io.Reader,
+	origins map[string]string) (intercept.Config, error) {
 	layers := decode.Over(intercept.Default())
 	layers.Errs.Add(errs...)
 	layers.Name = func(f decode.Field) string { return "--" + f.Name }
@@ -172,6 +183,11 @@ func (in inputs) configuration(values map[string]setting, errs []error, stdin io
 		servers, err := resolvers(path.text)
 		layers.Servers(servers)
 		layers.ServersUnreadable(path.source, err)
+	}
+	for _, f := range decode.Fields() {
+		if from := layers.Origin(f.Path).Source; from != "" {
+			origins[f.Path] = from
+		}
 	}
 	return layers.Done()
 }

@@ -1,51 +1,169 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os"
+	"os/signal"
 	"strconv"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/iptables"
+)
+
+const (
+	watchFlag = "watch"
+	// prometheusOutput is a value of outputFlag.
+	prometheusOutput = "prometheus"
+
+	groupStatus decode.Group = "How often"
 )
 
 func statusVerb() verb {
 	return verb{cli.Verb{
-		Name: "status", Does: "show the rules in force and what each has counted",
+		Name: "status", Does: "say whether traffic is intercepted, by which rules, and what they have counted",
 		Also: []string{"list", "show", "get", "counters", "dump"},
-		More: "NAT rules count connections, since they see the first packet of each alone. The text also\n" +
-			"lists other people's chains at the same hooks, and their rules in the same chains of iptables.",
-		Flags: kernelFlags,
+		More: "The first line is the verdict: intercepting; unserved (nobody listens at the proxy's port);\n" +
+			"taken (another's rules come first); changed (not as apply wrote them); asleep (the table is\n" +
+			"dormant). Below it are the configuration in force, with where each value came from, the\n" +
+			"proxy's ports, and what was counted, by meaning and by rule. NAT rules count connections,\n" +
+			"since they see the first packet of each alone.",
+		Flags: func() []cli.Flag {
+			return append(kernelFlags(), once(row(watchFlag, "DURATION", groupStatus, "0s",
+				"look again so often, and show how much was counted in\nbetween; 0s: look once"))...)
+		},
+		Outputs: prometheusOutput,
 		Examples: `
   What has been captured, and what has passed, by which rule?
     mesh-init status -n /run/netns/pod
+  The same, every two seconds:
+    mesh-init status -n /run/netns/pod --watch 2s
 `}, job.status}
 }
 
 func (j job) status() error {
-	status, err := j.plane.Status(j.ctx)
-	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
-		return errors.Join(j.print([]intercept.Counter{}, nil), err)
+	if j.watch > 0 {
+		return j.watchStatus()
+	}
+	o, err := j.plane.Overview(j.ctx)
+	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text && j.output != prometheusOutput {
+		return errors.Join(j.print(none(o), nil), err)
 	}
 	if err != nil {
 		return err
 	}
-	counters := status.Counters
-	if counters == nil {
-		counters = []intercept.Counter{}
-	}
-	for _, table := range status.Dormant {
+	for _, table := range o.Dormant {
 		j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
 	}
-	if status.Uncounted {
+	if o.Uncounted {
 		j.log.WarnContext(j.ctx, "this kernel, gVisor, counts nothing: each rule is in force, and each number is zero")
 	}
-	for _, w := range status.Foreign.Warnings() {
+	for _, w := range o.Foreign.Warnings() {
 		j.log.WarnContext(j.ctx, w)
 	}
-	return j.print(counters, func() string {
-		return statusText(counters) + foreignText(status.Foreign) + othersText(status.Others)
-	})
+	if j.output == prometheusOutput {
+		j.out.WriteString(metricsOf(o))
+		return nil
+	}
+	return j.print(none(o), func() string { return j.overviewText(o) })
+}
+
+// none has lists in place of nothing, as programs expect them.
+func none(o dataplane.Overview) dataplane.Overview {
+	if o.Counters == nil {
+		o.Counters = []intercept.Counter{}
+	}
+	if o.Others.Rules == nil {
+		o.Others.Rules = []iptables.OtherRule{}
+	}
+	if o.Backends == nil {
+		o.Backends = []dataplane.Backend{}
+	}
+	return o
+}
+
+func (j job) overviewText(o dataplane.Overview) string {
+	var text strings.Builder
+	text.WriteString(cli.Hang("", 2, j.verdictLine(o)))
+	for i, cause := range o.Causes {
+		if i > 0 { // the first is in the verdict
+			text.WriteString(cli.Hang("  ", 4, "also: "+strict.OneLine(cause)))
+		}
+	}
+	for _, u := range o.Unread {
+		text.WriteString(cli.Hang("  ", 4, "not seen: "+strict.OneLine(u)))
+	}
+	for _, table := range [][]cli.Row{configRows(o.InForce), portRows(o.Ports), meaningRows(o.Meanings)} {
+		if len(table) > 1 {
+			text.WriteString("\n" + cli.Table(table))
+		}
+	}
+	if len(o.Counters) > 0 {
+		text.WriteString("\n" + statusText(o.Counters))
+	}
+	return text.String() + foreignText(o.Foreign) + othersText(o.Others)
+}
+
+// verdictLine is the summary, with the verdict marked.
+func (j job) verdictLine(o dataplane.Overview) string {
+	rest := strict.OneLine(strings.TrimPrefix(o.Summary, string(o.Verdict)))
+	if o.Verdict == dataplane.Intercepting {
+		return j.style.Good(string(o.Verdict)) + rest
+	}
+	return j.style.Bad(string(o.Verdict)) + rest
+}
+
+// configRows are the fields that differ from the default, and where they came from.
+func configRows(f *dataplane.InForce) []cli.Row {
+	if f == nil {
+		return nil
+	}
+	rows := []cli.Row{{"CONFIGURATION", "VALUE", "FROM"}}
+	for _, s := range decode.Settings(f.Config, false) {
+		rows = append(rows, cli.Row{s.Field.Path, strict.OneLine(s.Text), strict.OneLine(f.Origins[s.Field.Path])})
+	}
+	for _, path := range f.Omitted {
+		rows = append(rows, cli.Row{path, "too long to be kept", strict.OneLine(f.Origins[path])})
+	}
+	if len(rows) == 1 {
+		rows = append(rows, cli.Row{"all of it", "the default", ""})
+	}
+	return rows
+}
+
+func portRows(ports []dataplane.Port) []cli.Row {
+	rows := []cli.Row{{"PORT", "FOR", "WHO LISTENS"}}
+	for _, p := range ports {
+		who := make([]string, len(p.Listeners))
+		for i, l := range p.Listeners {
+			who[i] = fmt.Sprintf("user %d at %s", l.UID, l.Address)
+			if l.PID > 0 {
+				who[i] = fmt.Sprintf("user %d (%s, process %d) at %s", l.UID, strict.OneLine(l.Process), l.PID, l.Address)
+			}
+		}
+		if len(who) == 0 {
+			who = []string{"nobody"}
+		}
+		rows = append(rows, cli.Row{p.Port.String() + "/" + strings.ToLower(p.Protocol.String()), p.For,
+			strings.Join(who, ", ")})
+	}
+	return rows
+}
+
+func meaningRows(counts []dataplane.Count) []cli.Row {
+	rows := []cli.Row{{"PACKETS", "BYTES", "MEANING"}}
+	for _, c := range counts {
+		rows = append(rows, cli.Row{strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10), string(c.Meaning)})
+	}
+	return rows
 }
 
 // statusText is one table, so that the columns of all chains agree.
@@ -61,4 +179,93 @@ func statusText(counters []intercept.Counter) string {
 		})
 	}
 	return cli.Table(rows)
+}
+
+// metricsOf is an overview in Prometheus' text format.
+func metricsOf(o dataplane.Overview) string {
+	var text strings.Builder
+	intercepting := 0
+	if o.Verdict == dataplane.Intercepting {
+		intercepting = 1
+	}
+	text.WriteString("# HELP mesh_intercepting Whether nothing is seen that keeps rules from intercepting.\n" +
+		"# TYPE mesh_intercepting gauge\n" + fmt.Sprintf("mesh_intercepting{verdict=%q} %d\n", o.Verdict, intercepting))
+	for _, m := range []struct {
+		name, help string
+		of         func(dataplane.Count) uint64
+	}{
+		{"mesh_packets_total", "Packets that rules have counted, by meaning; of NAT rules the first of each connection alone.",
+			func(c dataplane.Count) uint64 { return c.Packets }},
+		{"mesh_bytes_total", "Bytes of these packets.", func(c dataplane.Count) uint64 { return c.Bytes }},
+	} {
+		text.WriteString("# HELP " + m.name + " " + m.help + "\n# TYPE " + m.name + " counter\n")
+		for _, c := range o.Meanings {
+			fmt.Fprintf(&text, "%s{meaning=%q} %d\n", m.name, c.Meaning, m.of(c))
+		}
+	}
+	return text.String()
+}
+
+// watchStatus shows again and again what is counted, until a signal comes or the rules are gone.
+func (j job) watchStatus() error {
+	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var before *dataplane.Overview
+	last := time.Now()
+	for {
+		o, err := j.plane.Overview(ctx)
+		if ctx.Err() != nil && j.ctx.Err() == nil {
+			return nil // somebody has seen enough
+		}
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		if err := j.now(j.style.Clear() + j.watchText(o, before, now.Sub(last))); err != nil {
+			return err
+		}
+		before, last = &o, now
+		select {
+		case <-ctx.Done():
+			return context.Cause(j.ctx)
+		case <-time.After(j.watch):
+		}
+	}
+}
+
+// watchText is the verdict, and what was counted since the last look, by meaning and by rule.
+func (j job) watchText(o dataplane.Overview, before *dataplane.Overview, since time.Duration) string {
+	text := cli.Hang("", 2, j.verdictLine(o))
+	old := map[string]uint64{}
+	key := func(c intercept.Counter) string {
+		return c.Chain + "\n" + string(c.Rule) + "\n" + c.Family + "\n" + c.Reason
+	}
+	if before != nil {
+		for _, m := range before.Meanings {
+			old[string(m.Meaning)] = m.Packets
+		}
+		for _, c := range before.Counters {
+			old[key(c)] = c.Packets
+		}
+	}
+	rate := func(name string, packets uint64) string {
+		was, known := old[name]
+		if !known || packets < was || since <= 0 { // replaced since
+			return "-"
+		}
+		return strconv.FormatFloat(float64(packets-was)/since.Seconds(), 'f', 1, 64)
+	}
+	rows := []cli.Row{{"PACKETS", "PER SECOND", "MEANING"}}
+	for _, m := range o.Meanings {
+		rows = append(rows, cli.Row{strconv.FormatUint(m.Packets, 10), rate(string(m.Meaning), m.Packets), string(m.Meaning)})
+	}
+	text += "\n" + cli.Table(rows)
+	rows = []cli.Row{{"PACKETS", "PER SECOND", "RULE", "FAMILY", "REASON"}}
+	for _, c := range o.Counters {
+		if c.Packets > 0 {
+			rows = append(rows, cli.Row{strconv.FormatUint(c.Packets, 10), rate(key(c), c.Packets),
+				strict.OneLine(string(c.Rule)), c.Family, strict.OneLine(c.Reason)})
+		}
+	}
+	return text + "\n" + cli.Table(rows) + "\n"
 }

@@ -22,7 +22,8 @@ func verifyVerb() verb {
 		More: "It does what an app, the proxy and a client do, and says of each ok, failed or not\n" +
 			"proven. It sends from ports " + verify.SourcePorts.String() + ", and to addresses nobody has (RFC 5737,\n" +
 			"RFC 3849) with a hop limit of 1: what is not captured gets no further than the first\n" +
-			"router. Only what the rules send to a target outside the pod goes further, to that.",
+			"router. Only what the rules send to a target outside the pod goes further, to that. Without a\n" +
+			"flag, variable or file of a configuration it is the one that the rules in force were made of.",
 		Flags: func() []cli.Flag {
 			return append(append(configFlags(), kernelFlags()...),
 				row(verifyWaitFlag, "DURATION", groupVerify, "0s",
@@ -39,6 +40,9 @@ const again = 500 * time.Millisecond
 
 // verify says whether each thing that interception needs is there.
 func (j job) verify() error {
+	if err := j.kept(); err != nil {
+		return err
+	}
 	r, err := j.verified()
 	if err != nil {
 		return err

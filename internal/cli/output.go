@@ -84,6 +84,14 @@ func (s Style) Bad(text string) string { return s.mark("31", text) }
 // Strong marks what to read first.
 func (s Style) Strong(text string) string { return s.mark("1", text) }
 
+// Clear begins the screen of a terminal anew (ECMA-48: CUP and ED). Elsewhere it is nothing.
+func (s Style) Clear() string {
+	if !s.on {
+		return ""
+	}
+	return "\x1b[H\x1b[2J"
+}
+
 func (s Style) mark(code, text string) string {
 	if !s.on {
 		return text

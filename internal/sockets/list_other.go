@@ -15,3 +15,6 @@ func Untranslated() ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux
 
 // GoingOn fails with [ruleset.ErrNeedsLinux].
 func GoingOn([]ruleset.Tuple) ([]ruleset.Tuple, error) { return nil, ruleset.ErrNeedsLinux }
+
+// Processes needs Linux.
+func Processes(map[uint64]bool) map[uint64]Process { return nil }

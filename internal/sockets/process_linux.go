@@ -7,14 +7,6 @@ import (
 	"strings"
 )
 
-// Process is who has a socket.
-type Process struct {
-	PID  int
-	Name string
-	// UID and GID are the user and the group under which it opens files and sockets.
-	UID, GID uint32
-}
-
 // Processes finds out who has sockets, by their inodes, as far as /proc shows it: processes of other containers, and
 // those of other users without CAP_SYS_PTRACE, it does not. Of several that share a socket it is the first.
 func Processes(inodes map[uint64]bool) map[uint64]Process {

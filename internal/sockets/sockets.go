@@ -29,3 +29,11 @@ func (s Socket) Serves(to netip.AddrPort) bool {
 		local == netip.IPv4Unspecified() && to.Addr().Is4() ||
 		local == netip.IPv6Unspecified() && (to.Addr().Is6() || !s.V6Only))
 }
+
+// Process is who has a socket.
+type Process struct {
+	PID  int
+	Name string
+	// UID and GID are the user and the group under which it opens files and sockets.
+	UID, GID uint32
+}

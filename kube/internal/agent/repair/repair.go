@@ -13,6 +13,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/cniconf"
 	"github.com/mesh-intercept/intercept/internal/peers/pods"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/version"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/podspec"
@@ -161,6 +162,7 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 	f.Config = spec.Config
 	session, err := dataplane.Open(ctx,
 		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true,
+			By:              "mesh-cni-agent " + version.Get().Version,
 			BesideOtherMesh: r.Conf.BesideOtherMesh})
 	if err == nil {
 		defer func() { f.Err = errors.Join(f.Err, session.Close()) }()

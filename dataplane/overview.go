@@ -1,0 +1,333 @@
+package dataplane
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Verdict says in a word how it is with a namespace.
+type Verdict string
+
+// The verdicts, the worst first.
+const (
+	// NotIntercepted: there are no rules of ours.
+	NotIntercepted Verdict = "not intercepted"
+	// Asleep: their table is dormant, so that none is in force.
+	Asleep Verdict = "asleep"
+	// Changed: they are not as they were written.
+	Changed Verdict = "changed"
+	// Taken: another's rules take what ours capture.
+	Taken Verdict = "taken"
+	// Unserved: nobody listens at a port to which they send.
+	Unserved Verdict = "unserved"
+	// Intercepting: nothing is seen that is wrong. That it works is for Verify to prove.
+	Intercepting Verdict = "intercepting"
+)
+
+// Overview is what there is to see of a namespace without trying anything.
+type Overview struct {
+	Verdict Verdict `json:"verdict"`
+	// Summary is the verdict and the facts beside it, in one line.
+	Summary string `json:"summary"`
+	// Causes are what is wrong, the worst first, each with its remedy.
+	Causes []string `json:"causes,omitempty"`
+	Status
+	// InForce is what the rules were made of. Nil: that is not known, and Unread says why.
+	InForce *InForce `json:"inForce,omitempty"`
+	// Differences are how the rules differ from what was written.
+	Differences []string `json:"differences,omitempty"`
+	// Ports are where rules send to, and who listens there.
+	Ports []Port `json:"ports,omitempty"`
+	// Meanings are what the counters add up to.
+	Meanings []Count `json:"meanings,omitempty"`
+	// Unread says what could not be seen, and why.
+	Unread []string `json:"unread,omitempty"`
+}
+
+// Port is a port of the sidecar.
+type Port struct {
+	For      string            `json:"for"` // outbound, inbound or dns
+	Protocol ruleset.Protocol  `json:"protocol"`
+	Port     ruleset.PortRange `json:"port"`
+	// Listeners are who listens there. None: nobody does.
+	Listeners []Listener `json:"listeners"`
+}
+
+// Listener is a listening socket.
+type Listener struct {
+	Address netip.AddrPort `json:"address"`
+	UID     uint32         `json:"uid"`
+	// Process is whose it is, if that can be seen. PID 0: it cannot.
+	Process string `json:"process,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+}
+
+// Count is what the rules of one meaning have counted.
+type Count struct {
+	Meaning intercept.Meaning `json:"meaning"`
+	Packets uint64            `json:"packets"`
+	Bytes   uint64            `json:"bytes"`
+}
+
+// Overview looks at a namespace. It changes nothing, and tells what it may not see in Unread. Where there are no rules of
+// ours the error is [ruleset.ErrNotIntercepted], and the overview says the rest.
+func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
+	f, inForceErr := p.InForce(ctx)
+	if inForceErr == nil {
+		o.InForce, p = &f, f.On(p)
+	}
+	if o.Status, err = p.Status(ctx); err != nil {
+		o.Verdict = NotIntercepted
+		return o, err
+	}
+	if inForceErr != nil {
+		o.Unread = append(o.Unread, inForceErr.Error())
+	}
+	return once(ctx, p, func(s *Session) (Overview, error) {
+		return o, s.do(ctx, func() error { return s.space.overview(ctx, p, &o) })
+	})
+}
+
+// On returns the pod with the backend of the rules, and with what Apply was given besides the configuration, unless the
+// pod says otherwise.
+func (f InForce) On(p Pod) Pod {
+	if p.Backend == "" || p.Backend == BackendAuto {
+		p.Backend = f.Backend
+	}
+	if p.IPTables.Jumps == "" {
+		p.IPTables.Jumps = f.Jumps
+	}
+	return p
+}
+
+func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
+	rules := map[ruleset.RuleID]ruleset.Rule{}
+	if f := o.InForce; f != nil {
+		want, err := newPlan(f.Config)
+		if err != nil {
+			return err
+		}
+		for _, b := range o.Backends {
+			for _, c := range s.rulesFor(want, b).Chains {
+				for _, r := range c.Rules {
+					rules[r.ID] = r
+				}
+			}
+		}
+		if len(f.Omitted) == 0 {
+			diffs, err := s.check(ctx, p.Backend, want)
+			if err != nil {
+				return err
+			}
+			for _, d := range diffs {
+				o.Differences = append(o.Differences, d.String())
+			}
+		} else {
+			o.Unread = append(o.Unread, "whether the rules are as they were written: "+strings.Join(f.Omitted, ", ")+
+				" was too long to be kept beside them; mesh-init check with the flags of apply tells")
+		}
+		if o.Ports, err = portsOf(f.Config); err != nil {
+			o.Unread = append(o.Unread, "who listens: "+err.Error())
+		}
+	}
+	o.Meanings = meanings(o.Counters, rules)
+	o.conclude(time.Now())
+	return nil
+}
+
+// portsOf returns where a configuration sends to, and who listens there.
+func portsOf(c intercept.Config) ([]Port, error) {
+	var all []Port
+	if len(c.Outbound.Target) == 0 {
+		all = append(all, Port{For: "outbound", Protocol: ruleset.TCP, Port: c.Outbound.Port})
+	}
+	if c.Inbound.Mode != intercept.InboundOff {
+		all = append(all, Port{For: "inbound", Protocol: ruleset.TCP, Port: c.Inbound.Port})
+	}
+	if c.DNS.Mode != intercept.DNSOff && len(c.DNS.Target) == 0 {
+		all = append(all, Port{For: "dns", Protocol: ruleset.UDP, Port: ruleset.PortRange{First: c.DNS.Port, Last: c.DNS.Port}})
+		if c.DNS.TCP {
+			all = append(all, Port{For: "dns", Protocol: ruleset.TCP, Port: ruleset.PortRange{First: c.DNS.Port, Last: c.DNS.Port}})
+		}
+	}
+	inodes := map[uint64]bool{}
+	open := map[ruleset.Protocol][]sockets.Socket{}
+	for _, p := range all {
+		if open[p.Protocol] == nil {
+			listed, err := sockets.List(p.Protocol)
+			if err != nil {
+				return nil, err
+			}
+			open[p.Protocol] = listed
+		}
+		for _, s := range open[p.Protocol] {
+			if p.has(s) {
+				inodes[s.Inode] = true
+			}
+		}
+	}
+	processes := sockets.Processes(inodes)
+	for i, p := range all {
+		all[i].Listeners = []Listener{}
+		for _, s := range open[p.Protocol] {
+			if !p.has(s) {
+				continue
+			}
+			l := Listener{Address: s.Local, UID: s.UID}
+			if holder, known := processes[s.Inode]; known && s.Inode != 0 {
+				l.UID, l.Process, l.PID = holder.UID, holder.Name, holder.PID
+			}
+			all[i].Listeners = append(all[i].Listeners, l)
+		}
+	}
+	return all, nil
+}
+
+// has reports whether a socket is at the port, and where packets come: what arrives comes to the pod's own addresses.
+func (p Port) has(s sockets.Socket) bool {
+	port := s.Local.Port()
+	return port >= p.Port.First && port <= p.Port.Last && (p.For != "inbound" || !s.Local.Addr().IsLoopback())
+}
+
+// meanings adds up counters. rules are those in force, as far as they are known.
+func meanings(counters []ruleset.Counter, rules map[ruleset.RuleID]ruleset.Rule) []Count {
+	sums := map[intercept.Meaning]Count{}
+	for _, c := range counters {
+		_, rejects := rules[c.Rule].Target.(ruleset.Reject)
+		_, drops := rules[c.Rule].Target.(ruleset.Drop)
+		m := intercept.MeaningOf(c.Rule, rejects || drops)
+		if m == "" {
+			continue
+		}
+		sum := sums[m]
+		sums[m] = Count{m, sum.Packets + c.Packets, sum.Bytes + c.Bytes}
+	}
+	var all []Count
+	for _, m := range intercept.Meanings() {
+		if sum, there := sums[m]; there {
+			all = append(all, sum)
+		}
+	}
+	return all
+}
+
+// conclude comes to the verdict.
+func (o *Overview) conclude(now time.Time) {
+	o.Verdict = Intercepting
+	worse := func(v Verdict, cause string) {
+		if o.Verdict == Intercepting {
+			o.Verdict = v
+		}
+		o.Causes = append(o.Causes, cause)
+	}
+	for _, table := range o.Dormant {
+		worse(Asleep, "table "+table+" is dormant, so none of its rules is in force; mesh-init apply wakes it")
+	}
+	if n := len(o.Differences); n > 0 && len(o.Dormant) == 0 {
+		more := ""
+		if n > 1 {
+			more = fmt.Sprintf(", and %d more", n-1)
+		}
+		worse(Changed, o.Differences[0]+more+"; mesh-init apply puts it back")
+	}
+	for _, w := range o.Foreign.Warnings() {
+		worse(Taken, w)
+	}
+	for _, p := range o.Ports {
+		if len(p.Listeners) == 0 {
+			worse(Unserved, fmt.Sprintf("nobody listens at %s port %s, where rules send what is %s; start the sidecar, or let it "+
+				"listen there", strings.ToUpper(p.Protocol.String()), p.Port, p.what()))
+		}
+	}
+	o.Summary = string(o.Verdict) + ": "
+	if len(o.Causes) > 0 {
+		o.Summary += o.Causes[0] + "; "
+	}
+	o.Summary += strings.Join(o.facts(now), "; ")
+}
+
+func (p Port) what() string {
+	if p.For == "dns" {
+		return "looked up"
+	}
+	return p.For
+}
+
+// facts are what to know besides what is wrong.
+func (o *Overview) facts(now time.Time) []string {
+	ids, families := map[ruleset.RuleID]bool{}, map[string]bool{}
+	for _, c := range o.Counters {
+		ids[c.Rule] = true
+		if c.Family != "" {
+			families[c.Family] = true
+		}
+	}
+	rules := strconv.Itoa(len(ids)) + " rules by " + join(o.Backends)
+	if f := o.InForce; f != nil {
+		clear(families)
+		if want, err := newPlan(f.Config); err == nil {
+			for _, family := range want.rules.Families {
+				families[family.String()] = true
+			}
+		}
+	}
+	if len(families) > 0 {
+		rules += ", " + strings.Join(slices.Sorted(maps.Keys(families)), " and ")
+	}
+	if f := o.InForce; f != nil {
+		rules += ", applied " + ago(now.Sub(f.At)) + " ago"
+		if f.By != "" {
+			rules += " by " + f.By
+		}
+	}
+	facts := []string{rules}
+	if o.InForce != nil && len(o.InForce.Omitted) == 0 && len(o.Differences) == 0 {
+		facts = append(facts, "unchanged")
+	}
+	if n := len(o.Foreign.Chains); n > 0 {
+		word := ", harmless"
+		if slices.ContainsFunc(o.Foreign.Chains, func(c beside.Foreign) bool {
+			return c.Effect != beside.Harmless && c.Effect != beside.NeverReached && c.Effect != beside.Asleep
+		}) {
+			word = " that may act on what ours capture"
+		}
+		chains := "chains"
+		if n == 1 {
+			chains = "chain"
+		}
+		facts = append(facts, fmt.Sprintf("%d %s of others%s", n, chains, word))
+	}
+	return facts
+}
+
+func join(all []Backend) string {
+	text := make([]string, len(all))
+	for i, b := range all {
+		text[i] = string(b)
+	}
+	return strings.Join(text, " and ")
+}
+
+// ago writes how long ago something was, as people say it.
+func ago(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}

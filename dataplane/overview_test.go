@@ -1,0 +1,130 @@
+//go:build linux
+
+package dataplane
+
+import (
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/testing/netlab"
+)
+
+// TestOverview: a pod is broken in some way, and the first line names the cause.
+func TestOverview(t *testing.T) {
+	nft := []Backend{BackendNFT}
+	all := []Backend{BackendNFT, BackendIPTablesNFT, BackendIPTablesLegacy}
+	for _, tt := range []struct {
+		name     string
+		backends []Backend
+		sidecar  bool
+		script   string // what somebody does, with $B, the program of the backend
+		verdict  Verdict
+		says     []string // in the summary
+	}{
+		{"as it should be", all, true, "", Intercepting, []string{"rules by ", ", IPv4 and IPv6, applied ",
+			" s ago by the test; unchanged"}},
+		{"beside another", nft, true, "nft add table ip filter; nft add chain ip filter FORWARD " +
+			"'{ type filter hook output priority 0; }'; nft add rule ip filter FORWARD tcp dport 9 reject", Intercepting,
+			[]string{"; 1 chain of others that may act"}},
+		{"nobody listens", all, false, "", Unserved, []string{"nobody listens at TCP port 15001", "start the sidecar"}},
+		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
+			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
+			[]string{"OUTPUT", "missing", "mesh-init apply puts it back"}},
+		{"asleep", nft, true, "nft add table inet mesh_intercept '{ flags dormant; }'", Asleep, []string{"dormant"}},
+		{"another comes first", nft, true, "nft add table ip a; nft add chain ip a b " +
+			"'{ type nat hook output priority -199; }'; nft add rule ip a b tcp dport 80 dnat to 10.0.0.9", Changed,
+			[]string{"table ip a, chain b", "asks it first"}},
+		{"another keeps packets from conntrack", nft, true, "nft add table ip a; nft add chain ip a b " +
+			"'{ type filter hook output priority -310; }'; nft add rule ip a b tcp dport 80 notrack", Taken,
+			[]string{"chain b of table ip a"}},
+	} {
+		for _, b := range tt.backends {
+			t.Run(tt.name+", "+string(b), func(t *testing.T) {
+				t.Parallel()
+				lab := netlab.NewT(t, netlab.Options{})
+				if tt.sidecar {
+					if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				ctx, pod := t.Context(), Pod{NetNS: lab.Pod.Path(), Backend: b, By: "the test"}
+				c := intercept.Default()
+				c.Outbound.ExcludePorts = ruleset.Ports{{First: 5432, Last: 5432}}
+				if _, err := pod.Apply(ctx, c); err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.Command("sh", "-ec", "B="+string(b)+"\n"+tt.script)
+				if err := lab.Pod.Start(cmd, nil); err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Wait(); err != nil {
+					t.Fatal(err)
+				}
+				o, err := Pod{NetNS: lab.Pod.Path()}.Overview(ctx)
+				if err != nil || o.Verdict != tt.verdict || !strings.HasPrefix(o.Summary, string(tt.verdict)+": ") {
+					t.Errorf("%v: %q", err, o.Summary)
+				}
+				for _, says := range tt.says {
+					if !strings.Contains(strings.ToUpper(o.Summary), strings.ToUpper(says)) {
+						t.Errorf("%q does not say %q", o.Summary, says)
+					}
+				}
+				if tt.sidecar && o.Verdict == Intercepting && (len(o.Ports) != 2 || len(o.Ports[0].Listeners) == 0 ||
+					o.Ports[0].Listeners[0].PID == 0) {
+					t.Errorf("ports: %+v", o.Ports)
+				}
+			})
+		}
+	}
+}
+
+// TestOverviewCounts by what it means, whatever the backend.
+func TestOverviewCounts(t *testing.T) {
+	for _, b := range []Backend{BackendNFT, BackendIPTablesNFT, BackendIPTablesLegacy} {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			lab := netlab.NewT(t, netlab.Options{})
+			if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+				t.Fatal(err)
+			}
+			c := intercept.Default()
+			c.Outbound.ExcludePorts = ruleset.Ports{{First: 5432, Last: 5432}}
+			pod := Pod{NetNS: lab.Pod.Path(), Backend: b}
+			if _, err := pod.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			app, proxy := &intercept.Owner{UID: 1000, GID: 1000}, &intercept.Owner{UID: 1337, GID: 1337}
+			for _, f := range []netlab.Flow{
+				{From: netlab.FromPod, Protocol: intercept.TCP, Owner: app, Dst: netip.MustParseAddrPort("192.0.2.7:80")},
+				{From: netlab.FromPod, Protocol: intercept.TCP, Owner: app, Dst: netip.MustParseAddrPort("[2001:db8::7]:80")},
+				{From: netlab.FromPod, Protocol: intercept.TCP, Owner: app, Dst: netip.MustParseAddrPort("192.0.2.7:5432")},
+				{From: netlab.FromPod, Protocol: intercept.TCP, Owner: proxy, Dst: netip.MustParseAddrPort("192.0.2.7:443")},
+				{From: netlab.FromPeer, Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080")},
+			} {
+				f.Timeout = 10 * time.Second
+				if _, err := lab.Send(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o, err := pod.Overview(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[intercept.Meaning]uint64{}
+			for _, n := range o.Meanings {
+				got[n.Meaning] = n.Packets
+			}
+			for m, want := range map[intercept.Meaning]uint64{intercept.MeaningOutbound: 2, intercept.MeaningExcludedPort: 1,
+				intercept.MeaningProxy: 1, intercept.MeaningInbound: 1, intercept.MeaningPastProxy: 0} {
+				if got[m] != want {
+					t.Errorf("%s: %d, want %d", m, got[m], want)
+				}
+			}
+		})
+	}
+}
