@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -74,7 +75,7 @@ func (s *space) nodeEvidence(hostIPs []netip.Addr) []string {
 
 // hasSeveral reports whether the namespace has more interfaces than lo and one other.
 func hasSeveral() bool {
-	text, err := os.ReadFile("/proc/thread-self/net/dev")
+	text, err := procfile.Read("/proc/thread-self/net/dev")
 	const headings, loAndOne = 2, 2
 	return err == nil && strings.Count(string(text), "\n") > headings+loAndOne
 }
@@ -126,7 +127,7 @@ func (s *space) kubeChains() string {
 // them, nor the containerd that it starts.
 func atWork() string {
 	// The kernel shows the path that a socket was bound to, whoever can reach it, with the sockets of the namespace.
-	if text, err := os.ReadFile("/proc/thread-self/net/unix"); err == nil {
+	if text, err := procfile.Read("/proc/thread-self/net/unix"); err == nil {
 		for line := range strings.Lines(string(text)) {
 			_, socket, _ := strings.Cut(strings.TrimSpace(line), " /")
 			socket = "/" + socket

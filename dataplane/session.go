@@ -137,7 +137,7 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	s.space.chains = nil // others may have written some since
+	s.space.forget()
 	defer func() { err = s.denied(err) }()
 	if s.work == nil {
 		return s.netns.Do(fn)

@@ -47,6 +47,14 @@ func (s *space) nft() (*nft.Conn, error) {
 	return c, nil
 }
 
+// forget has what is in the namespace looked at anew: others may have written there since.
+func (s *space) forget() {
+	s.chains = nil
+	if s.sock != nil {
+		s.sock.Forget()
+	}
+}
+
 // foreignChains lists the chains of nf_tables that are not of our table, once.
 func (s *space) foreignChains() ([]beside.Chain, error) {
 	if s.chains != nil {

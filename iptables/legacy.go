@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/gvisor"
+	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -70,7 +70,7 @@ func legacyTables(f ruleset.Family) ([]string, error) {
 	if f == ruleset.IPv6 {
 		file = "ip6_tables_names"
 	}
-	names, err := os.ReadFile("/proc/thread-self/net/" + file)
+	names, err := procfile.Read("/proc/thread-self/net/" + file)
 	switch {
 	case err == nil:
 		return strings.Fields(string(names)), nil

@@ -18,28 +18,66 @@ import (
 // and reads each by itself.
 type batch struct {
 	messages []netlink.Message
-	err      error // the first that encoding met
+	data     []byte // what messages have is in it, one after the other
+	err      error  // the first that encoding met
 }
 
 func (b *batch) add(message uint16, flags netlink.HeaderFlags, family nftables.TableFamily,
 	attrs ...netlink.Attribute) {
-	m, err := request(message, flags, family, attrs)
-	b.err = errors.Join(b.err, err)
-	b.messages = append(b.messages, m)
+	if cap(b.data)-len(b.data) < room {
+		b.data = make([]byte, 0, 64<<10) // what there is stays where it is
+	}
+	begin := len(b.data)
+	data, err := appendBody(b.data, family, attrs)
+	b.data, b.err = data, errors.Join(b.err, err)
+	b.messages = append(b.messages, messageOf(message, flags, data[begin:len(data):len(data)]))
 }
+
+// room is more than most messages take.
+const room = 2 << 10
 
 // request makes a message of nf_tables.
 func request(
 	message uint16, flags netlink.HeaderFlags, family nftables.TableFamily, attrs []netlink.Attribute,
 ) (netlink.Message, error) {
-	data, err := netlink.MarshalAttributes(attrs)
+	data, err := appendBody(nil, family, attrs)
+	return messageOf(message, flags, data), err
+}
+
+func messageOf(message uint16, flags netlink.HeaderFlags, data []byte) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
 			Flags: netlink.Request | flags,
 		},
-		Data: append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...),
-	}, err
+		Data: data,
+	}
+}
+
+// appendBody writes a struct nfgenmsg, and attributes.
+func appendBody(b []byte, family nftables.TableFamily, attrs []netlink.Attribute) (_ []byte, err error) {
+	b = append(b, byte(family), unix.NFNETLINK_V0, 0, 0)
+	for _, a := range attrs {
+		if b, err = appendAttribute(b, a.Type, a.Data); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+// appendAttribute is [netlink.MarshalAttributes] for one, into what there is already.
+func appendAttribute(b []byte, typ uint16, data []byte) ([]byte, error) {
+	length := unix.NLA_HDRLEN + len(data)
+	if length > 1<<16-1 {
+		return b, fmt.Errorf("an attribute of %d bytes: %w", length, unix.EMSGSIZE)
+	}
+	b = binary.NativeEndian.AppendUint16(b, uint16(length))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, data...)
+	for len(b)%unix.NLA_ALIGNTO != 0 {
+		b = append(b, 0)
+	}
+	return b, nil
 }
 
 func text(typ uint16, s string) netlink.Attribute {
@@ -264,6 +302,9 @@ func (conn *Conn) commit(t *batch, generation uint32) error {
 		// An error of the beginning is the only answer: no privilege, or
 		// another generation.
 		if seq == final || seq == first {
+			if failure != nil {
+				conn.seen = nil
+			}
 			return failure
 		}
 	}
@@ -290,8 +331,15 @@ type messageError struct {
 func (e *messageError) Error() string { return e.err.Error() }
 func (e *messageError) Unwrap() error { return e.err }
 
-// isDeletion reports whether err is of a message that deletes a table.
+// isDeletion reports whether err is of a message that deletes something.
 func isDeletion(err error) bool {
 	var m *messageError
-	return errors.As(err, &m) && m.typ == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE
+	if !errors.As(err, &m) || m.typ>>8 != unix.NFNL_SUBSYS_NFTABLES {
+		return false
+	}
+	switch m.typ & 0xff {
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET:
+		return true
+	}
+	return false
 }

@@ -38,13 +38,19 @@ func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ru
 		return "", err
 	}
 	var unheard ruleset.Outcome // that of an attempt to which the kernel's answer was lost
+	missed := 0
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
 			return unheard, err
 		}
 		outcome, err := conn.attempt(prog)
+		missing, isMissing := errors.AsType[*missingError](err)
 		switch {
 		case errors.Is(err, errChanged):
+		case isMissing:
+			if missed++; missed > maxMissed {
+				return "", conn.blame(prog, missing.err)
+			}
 		case errors.Is(err, errUnheard):
 			unheard = outcome
 		case outcome == ruleset.Unchanged && unheard != "":
@@ -66,14 +72,20 @@ var errChanged = errors.New("the tables changed meanwhile")
 // errUnheard reports that the kernel's answer was lost, so that nobody knows whether it has done what it was asked.
 var errUnheard = errors.New("the kernel's answer was lost (ENOBUFS): there is no memory for it")
 
+// missingError reports that the kernel has not what a replacement asks for: an expression, or a set that was there when
+// its table was looked at. A look at the moment when another change comes into force can show what was before it, in
+// the generation that is after it. Then the next look, for which the change has to be over, shows what is there.
+type missingError struct{ err error }
+
+func (e *missingError) Error() string { return e.err.Error() }
+
+// maxMissed bounds how often a replacement starts over because something was missing.
+const maxMissed = 3
+
 func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
 	// another family that came up meanwhile would otherwise stay beside ours.
-	generation, err := conn.generation()
-	if err != nil {
-		return "", err
-	}
-	st, err := conn.find()
+	st, generation, err := conn.find()
 	if err != nil {
 		return "", err
 	}
@@ -97,8 +109,15 @@ func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 			return "", errChanged
 		case errors.Is(err, unix.ENOBUFS):
 			return outcome, errUnheard
+		case outcome == ruleset.Replaced && errors.Is(err, unix.ENOENT):
+			return "", &missingError{err}
 		}
 		return "", conn.blame(prog, err)
+	}
+	if outcome == ruleset.Created {
+		// The kernel acknowledges the last of the messages when it has committed all of them, and there is nothing of ours
+		// beside them (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c).
+		return outcome, nil
 	}
 	return outcome, conn.verify(prog)
 }
@@ -149,8 +168,8 @@ func (conn *Conn) verify(prog program) error {
 	return fmt.Errorf("the kernel does not hold what it was given: %s", joinDifferences(diffs))
 }
 
-func (conn *Conn) compareIfThere(prog program, read func() (state, error)) ([]ruleset.Difference, error) {
-	st, err := read()
+func (conn *Conn) compareIfThere(prog program, read func() (state, uint32, error)) ([]ruleset.Difference, error) {
+	st, _, err := read()
 	if err != nil || !prog.isIn(st) {
 		return nil, err
 	}
@@ -158,38 +177,34 @@ func (conn *Conn) compareIfThere(prog program, read func() (state, error)) ([]ru
 }
 
 // read returns the content of our tables. If they are replaced meanwhile it is
-// a mixture, or errChanged.
-func (conn *Conn) read() (state, error) {
-	st, err := conn.find()
-	if err != nil || len(st) == 0 {
-		return nil, err
+// a mixture, or errChanged. It is whole if the rules are of the generation afterwards, too.
+func (conn *Conn) read() (state, uint32, error) {
+	st, generation, err := conn.find()
+	if err == nil {
+		err = conn.load(st)
 	}
-	return st, conn.load(st)
+	return st, generation, err
 }
 
 // readAtOnce returns the content of our tables as it was at one moment.
-func (conn *Conn) readAtOnce() (state, error) {
+func (conn *Conn) readAtOnce() (state, uint32, error) {
 	for range maxAttempts {
-		before, err := conn.generation()
-		if err != nil {
-			return nil, err
-		}
-		st, err := conn.read()
+		st, before, err := conn.read()
 		if errors.Is(err, errChanged) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		after, err := conn.generation()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if after == before {
-			return st, nil
+			return st, after, nil
 		}
 	}
-	return nil, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them",
+	return nil, 0, fmt.Errorf("read the rules: the tables changed during %d attempts; another program keeps writing them",
 		maxAttempts)
 }
 
@@ -298,7 +313,8 @@ func orChanged(err error) error {
 
 // isChange reports whether a transaction failed because somebody else changed
 // the tables first: they are of another generation (ERESTART), our table is
-// there already (EEXIST) or gone (ENOENT from its removal).
+// there already (EEXIST), or it or something in it is gone (ENOENT from its removal).
+// Both are met in the right generation, too (see missingError).
 func isChange(err error) bool {
 	return errors.Is(err, errChanged) || errors.Is(err, unix.ERESTART) || errors.Is(err, unix.EEXIST) ||
 		errors.Is(err, unix.ENOENT) && isDeletion(err)
@@ -355,11 +371,7 @@ func (conn *Conn) settle(ctx context.Context, rs ruleset.Ruleset) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		generation, err := conn.generation()
-		if err != nil {
-			return err
-		}
-		st, err := conn.find()
+		st, generation, err := conn.find()
 		if err != nil {
 			return err
 		}
@@ -422,7 +434,7 @@ func (st state) layout(rs ruleset.Ruleset) layout {
 // ours returns the content of our tables, or says that there are none or that
 // they are not ours.
 func (conn *Conn) ours() (state, error) {
-	st, err := conn.readAtOnce()
+	st, _, err := conn.readAtOnce()
 	if err != nil {
 		return nil, err
 	}
@@ -437,11 +449,7 @@ func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 		if err := ctx.Err(); err != nil {
 			return removed, err
 		}
-		generation, err := conn.generation()
-		if err != nil {
-			return removed, err
-		}
-		st, err := conn.find()
+		st, generation, err := conn.find()
 		if err != nil || len(st) == 0 {
 			return removed, err
 		}
@@ -469,7 +477,7 @@ func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
 }
 
 func (conn *Conn) olderInForce() (all []ruleset.Tuple, err error) {
-	tables, err := conn.find()
+	tables, _, err := conn.find()
 	if err != nil {
 		return nil, err
 	}
@@ -492,12 +500,12 @@ func (conn *Conn) olderInForce() (all []ruleset.Tuple, err error) {
 }
 
 func (conn *Conn) holdsTable() (bool, error) {
-	st, err := conn.find()
+	st, _, err := conn.find()
 	return len(st) > 0, err
 }
 
 func (conn *Conn) dormant() (names []string, err error) {
-	st, err := conn.find()
+	st, _, err := conn.find()
 	for _, t := range st {
 		if t.isDormant() {
 			names = append(names, familyName(t.family)+" "+t.name)

@@ -4,6 +4,7 @@ package nft
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,25 +21,30 @@ import (
 type kernel struct {
 	payloads [][]byte
 	sequence uint32
-	asked    bool
+	asked    netlink.HeaderType // zero: nothing
 }
 
 func (k *kernel) Close() error { return nil }
 
 func (k *kernel) Send(m netlink.Message) error {
-	k.sequence, k.asked = m.Header.Sequence, true
+	k.sequence, k.asked = m.Header.Sequence, m.Header.Type
 	return nil
 }
 
 func (k *kernel) SendMessages(all []netlink.Message) error { return k.Send(all[len(all)-1]) }
 
 func (k *kernel) Receive() ([]netlink.Message, error) {
-	if !k.asked {
+	if k.asked == 0 {
 		return nil, io.EOF
 	}
-	k.asked = false
+	payloads := k.payloads
+	if k.asked == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN {
+		one := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0, 8, 0, unix.NFTA_GEN_ID, 0, 0, 0, 0, 1}
+		payloads = append(slices.Clone(payloads), one)
+	}
+	k.asked = 0
 	var all []netlink.Message
-	for _, p := range k.payloads {
+	for _, p := range payloads {
 		all = append(all, netlink.Message{Header: netlink.Header{Flags: netlink.Multi, Sequence: k.sequence}, Data: p})
 	}
 	return append(all, netlink.Message{Header: netlink.Header{Type: netlink.Done, Flags: netlink.Multi,
@@ -83,7 +89,7 @@ func FuzzDump(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		conn := &Conn{sock: netlink.NewConn(&kernel{payloads: [][]byte{a, b}}, 0)}
-		if st, err := conn.find(); err == nil {
+		if st, _, err := conn.find(); err == nil {
 			_ = st.foreign()
 			if conn.load(st) == nil {
 				_ = joinDifferences(prog.differences(st))

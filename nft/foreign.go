@@ -21,18 +21,18 @@ import (
 )
 
 func (conn *Conn) foreignChains() ([]beside.Chain, error) {
-	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
+	l, err := conn.look()
 	if err != nil {
 		return nil, err
 	}
 	var ours uint64
-	for _, t := range tables {
+	for _, t := range l.tables {
 		if t.name == Table {
 			ours = max(ours, t.handle)
 		}
 	}
 	of := map[tableName][]beside.Chain{}
-	for _, t := range tables {
+	for _, t := range l.tables {
 		if t.name != Table {
 			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant(),
 				Older: t.handle < ours}}
@@ -41,22 +41,22 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 	if len(of) == 0 {
 		return nil, nil
 	}
-	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
-		if len(of[in]) == 0 { // ours, or of a table that was made meanwhile
-			return
+	for _, c := range l.chains {
+		if len(of[c.in]) == 0 { // ours, or of a table that was made meanwhile
+			continue
 		}
-		o := of[in][0]
+		o := of[c.in][0]
 		o.Name, o.Base, o.Type, o.Priority, o.Drops = c.name, c.base, c.typ, c.priority, c.drops
 		if c.base {
-			o.Hook = hookName(in.family, c.hook)
+			o.Hook = hookName(c.in.family, c.hook)
 		}
-		of[in] = append(of[in], o)
-	})
+		of[c.in] = append(of[c.in], o)
+	}
 	var all []beside.Chain
-	for _, t := range tables {
+	for _, t := range l.tables {
 		all = append(all, of[t.tableName]...)
 	}
-	return all, err
+	return all, nil
 }
 
 // hookName is nft's word for a hook by its number (linux/netfilter.h, linux/netfilter_netdev.h), or nothing.

@@ -66,43 +66,78 @@ type kernelRule struct {
 // isNote reports whether the rule holds a part of the note.
 func (r kernelRule) isNote() bool { return ruleset.IsNote(r.comment) }
 
-// find returns our tables without their content: enough to know whether there
-// is anything and who made it.
-func (conn *Conn) find() (state, error) {
-	tables, err := conn.tables(unix.NFPROTO_UNSPEC)
+// listing is which tables and chains there are, anybody's.
+type listing struct {
+	// generation is that of the rules before they were listed. Where the rules are still of it, so is the listing.
+	generation uint32
+	tables     []tableHead
+	chains     []listedChain
+}
+
+type listedChain struct {
+	in tableName
+	kernelChain
+}
+
+// look lists tables and chains, or returns what was listed before if nobody has changed any rules since. See
+// [Conn.Forget].
+func (conn *Conn) look() (*listing, error) {
+	generation, err := conn.generation()
+	if err != nil || conn.seen != nil && conn.seen.generation == generation {
+		return conn.seen, err
+	}
+	l := &listing{generation: generation}
+	if l.tables, err = conn.tables(unix.NFPROTO_UNSPEC); err != nil {
+		return nil, err
+	}
+	if len(l.tables) > 0 {
+		err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+			l.chains = append(l.chains, listedChain{in, c})
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
-	var st state
-	for _, t := range tables {
+	conn.seen = l
+	return l, nil
+}
+
+// find returns our tables without their content: enough to know whether there
+// is anything and who made it. What holds of them holds in the generation.
+func (conn *Conn) find() (st state, generation uint32, err error) {
+	l, err := conn.look()
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, t := range l.tables {
 		if t.name == Table {
 			st = append(st, kernelTable{tableHead: t})
 		}
 	}
 	if len(st) == 0 {
-		return nil, nil
+		return nil, l.generation, nil
 	}
 	handles := map[tableName]uint64{}
-	for _, t := range tables {
+	for _, t := range l.tables {
 		if !t.isDormant() {
 			handles[t.tableName] = t.handle
 		}
 	}
-	err = conn.chains(unix.NFPROTO_UNSPEC, func(in tableName, c kernelChain) {
+	for _, c := range l.chains {
 		for i := range st {
-			if in.name != Table && c.isFirstNAT() && in.meets(st[i].family) && handles[in] > st[i].handle {
-				st[i].later = append(st[i].later, laterChain{in, c})
+			if c.in.name != Table && c.isFirstNAT() && c.in.meets(st[i].family) && handles[c.in] > st[i].handle {
+				st[i].later = append(st[i].later, laterChain{c.in, c.kernelChain})
 			}
-			if in.name != Table || in.family != st[i].family {
+			if c.in.name != Table || c.in.family != st[i].family {
 				continue
 			}
 			if strings.HasPrefix(c.name, specPrefix) {
 				st[i].spec = c.name
 			}
-			st[i].chains = append(st[i].chains, c)
+			st[i].chains = append(st[i].chains, c.kernelChain)
 		}
-	})
-	return st, err
+	}
+	return st, l.generation, nil
 }
 
 type tableName struct {
@@ -317,22 +352,24 @@ func appendElement(keys []string, key []byte, end bool) []string {
 // rules reads all rules of our table of one family, by chain.
 func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, error) {
 	rules := map[string][]kernelRule{}
+	var body []byte // of one rule after the other
 	err := conn.dump(unix.NFT_MSG_GETRULE, family, []netlink.Attribute{
 		text(unix.NFTA_RULE_TABLE, Table),
 	}, func(_ nftables.TableFamily, message []byte) error {
-		var chain string
+		var chain []byte
 		var r kernelRule
-		for typ, data := range attributes(message) {
+		for typ, data, rest, ok := cut(message); ok; typ, data, rest, ok = cut(rest) {
 			switch typ {
 			case unix.NFTA_RULE_CHAIN:
-				chain = zeroTerminated(data)
+				chain, _, _ = bytes.Cut(data, []byte{0})
 			case unix.NFTA_RULE_USERDATA:
 				r.comment = comment(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
-				r.body, r.packets, r.bytes = canonical(data)
+				body, r.packets, r.bytes = appendCanonical(body[:0], data)
+				r.body = string(body)
 			}
 		}
-		rules[chain] = append(rules[chain], r)
+		rules[string(chain)] = append(rules[string(chain)], r)
 		return nil
 	})
 	return rules, err
@@ -414,39 +451,50 @@ func (conn *Conn) ask(message uint16, flags netlink.HeaderFlags, family nftables
 // types. It ends at one that is cut short.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.NLA_HDRLEN {
-			length := int(binary.NativeEndian.Uint16(b))
-			typ := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-			if length < unix.NLA_HDRLEN || length > len(b) || !yield(typ, b[unix.NLA_HDRLEN:length]) {
+		for typ, data, rest, ok := cut(b); ok; typ, data, rest, ok = cut(rest) {
+			if !yield(typ, data) {
 				return
 			}
-			b = b[min(len(b), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
 		}
 	}
 }
 
-// canonical writes the expressions of a rule in a form that is the same for
+// cut takes the first netlink attribute off b, as attributes does. ok is false at the end, and at one that is cut short.
+// Where rules are read and compared nothing is made of an attribute but two slices: there are some thousand.
+func cut(b []byte) (typ uint16, data, rest []byte, ok bool) {
+	if len(b) < unix.NLA_HDRLEN {
+		return 0, nil, nil, false
+	}
+	length := int(binary.NativeEndian.Uint16(b))
+	if length < unix.NLA_HDRLEN || length > len(b) {
+		return 0, nil, nil, false
+	}
+	typ = binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+	return typ, b[unix.NLA_HDRLEN:length], b[min(len(b), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):], true
+}
+
+// appendCanonical writes the expressions of a rule in a form that is the same for
 // what was sent and for what the kernel gives back, and takes out the counts.
-func canonical(list []byte) (body string, packets, counted uint64) {
-	var b []byte
-	for _, e := range attributes(list) {
-		var name string
-		var data []byte
-		for typ, d := range attributes(e) {
+func appendCanonical(b, list []byte) (_ []byte, packets, counted uint64) {
+	for {
+		_, e, rest, ok := cut(list)
+		if !ok {
+			return b, packets, counted
+		}
+		list = rest
+		var name, data []byte
+		for typ, d, rest, ok := cut(e); ok; typ, d, rest, ok = cut(rest) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
-				name = zeroTerminated(d)
+				name, _, _ = bytes.Cut(d, []byte{0})
 			case unix.NFTA_EXPR_DATA:
 				data = d
 			}
 		}
-		if from, to, is := comparisons(name, data); is {
-			b = append(appendExpression(append(b, "cmp("...), "cmp", from), ')')
-			name, data = "cmp", to
-		}
-		b = append(append(b, name...), '(')
-		if name == "counter" {
-			for typ, d := range attributes(data) {
+		switch string(name) {
+		case "counter":
+			b = append(append(b, name...), '(')
+			for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
 				switch {
 				case len(d) != 8:
 				case typ == unix.NFTA_COUNTER_PACKETS:
@@ -455,26 +503,24 @@ func canonical(list []byte) (body string, packets, counted uint64) {
 					counted += binary.BigEndian.Uint64(d)
 				}
 			}
-		} else {
-			b = appendExpression(b, name, data)
+		case "range":
+			if from, to, is := comparisons(data); is {
+				b = append(appendExpression(append(b, "cmp("...), "cmp", from), ')')
+				b = appendExpression(append(b, "cmp("...), "cmp", to)
+				break
+			}
+			fallthrough
+		default:
+			b = appendExpression(append(append(b, name...), '('), string(name), data)
 		}
 		b = append(b, ')')
 	}
-	return string(b), packets, counted
 }
 
 // comparisons returns the two comparisons that do the same as a range that is asked for: nft(8) writes it as one
 // expression in version 1.1, and as two in 1.0.6, as we do.
-func comparisons(name string, data []byte) (from, to []byte, is bool) {
-	var values [unix.NFTA_RANGE_TO_DATA + 1][]byte
-	if name != "range" {
-		return nil, nil, false
-	}
-	for typ, d := range attributes(data) {
-		if int(typ) < len(values) {
-			values[typ] = d
-		}
-	}
+func comparisons(data []byte) (from, to []byte, is bool) {
+	values := values(data)
 	if !bytes.Equal(values[unix.NFTA_RANGE_OP], be32(unix.NFT_RANGE_EQ)) {
 		return nil, nil, false
 	}
@@ -490,17 +536,21 @@ func comparisons(name string, data []byte) (from, to []byte, is bool) {
 		comparison(unix.NFT_CMP_LTE, values[unix.NFTA_RANGE_TO_DATA]), true
 }
 
+// values are the attributes of an expression by their types. Greater ones are none of those we send; kernels may come to
+// add some.
+func values(data []byte) (all [10][]byte) {
+	for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
+		if int(typ) < len(all) {
+			all[typ] = d
+		}
+	}
+	return all
+}
+
 // appendExpression writes the attributes of an expression that are part of its
 // meaning, in the order of their types.
 func appendExpression(b []byte, name string, data []byte) []byte {
-	const most = 10
-	var values [most][]byte
-	for typ, d := range attributes(data) {
-		// Greater types are none of those we send; kernels may come to add some.
-		if typ < most {
-			values[typ] = d
-		}
-	}
+	values := values(data)
 	drop := func(typ int, why bool) {
 		if why {
 			values[typ] = nil
@@ -531,23 +581,32 @@ func appendExpression(b []byte, name string, data []byte) []byte {
 		drop(unix.NFTA_REDIR_REG_PROTO_MAX, same(unix.NFTA_REDIR_REG_PROTO_MAX, unix.NFTA_REDIR_REG_PROTO_MIN))
 	}
 	for typ, v := range values {
-		if v == nil {
-			continue
-		}
-		if !isNested(name, uint16(typ)) {
+		switch {
+		case v == nil:
+		case isNested(name, uint16(typ)):
+			b = appendData(b, v)
+		default:
 			b = appendValue(b, uint16(typ), v)
-			continue
 		}
-		// struct nft_data: a value, or a verdict with its code and chain.
-		for inner, d := range attributes(v) {
-			if inner != unix.NFTA_DATA_VERDICT {
-				b = appendValue(b, inner, d)
-				continue
-			}
-			for part, d := range attributes(d) {
-				b = appendValue(b, part, d)
-			}
+	}
+	return b
+}
+
+// appendData writes a struct nft_data: a value, or a verdict with its code and chain.
+func appendData(b, data []byte) []byte {
+	for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
+		if typ == unix.NFTA_DATA_VERDICT {
+			b = appendParts(b, d)
+		} else {
+			b = appendValue(b, typ, d)
 		}
+	}
+	return b
+}
+
+func appendParts(b, verdict []byte) []byte {
+	for typ, d, rest, ok := cut(verdict); ok; typ, d, rest, ok = cut(rest) {
+		b = appendValue(b, typ, d)
 	}
 	return b
 }
@@ -576,23 +635,24 @@ func isNested(name string, typ uint16) bool {
 
 // body returns the canonical form of a rule of ours.
 func (r rule) body() string {
-	body, _, _ := canonical(r.encoded)
-	return body
+	body, _, _ := appendCanonical(make([]byte, 0, len(r.encoded)), r.encoded)
+	return string(body)
 }
 
 // encode encodes the expressions of a rule's statements.
-func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
-	var list []netlink.Attribute
+func encode(family nftables.TableFamily, stmts []stmt) (list []byte, err error) {
 	for _, s := range stmts {
 		for _, e := range s.exprs {
 			b, err := marshal(family, e)
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_LIST_ELEM, Data: b})
+			if list, err = appendAttribute(list, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, b); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return netlink.MarshalAttributes(list)
+	return list, nil
 }
 
 // marshal encodes one expression. Two the library does not write as we need them: it leaves out the direction that a

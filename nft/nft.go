@@ -27,6 +27,8 @@ type Conn struct {
 	// only restricts Apply to one layout of tables. Nil: oneTable, and
 	// twoTables where the kernel cannot do that.
 	only *layout
+	// seen is what was listed last. Nil: nothing was.
+	seen *listing
 }
 
 // layout says which tables hold the rules of both families.
@@ -49,13 +51,17 @@ func Open() (*Conn, error) {
 	return &Conn{sock: sock}, nil
 }
 
+// Forget has the next call look at the tables anew. Else tables and chains that were listed are not listed again while
+// the rules are of the same generation, which can be that of a change that was just being made.
+func (conn *Conn) Forget() { conn.seen = nil }
+
 // Close closes the socket.
 func (conn *Conn) Close() error { return conn.sock.Close() }
 
 // Apply makes the kernel's rules those of rs, in one transaction for both
 // families: afterwards, and at every moment before, the rules are the old ones
 // or the new ones. Where the same rules are in place it writes nothing, and
-// their counters go on. It reads back what it wrote.
+// their counters go on. What has replaced other rules it reads back.
 //
 // The errors are [ruleset.ErrPermission], [ruleset.ErrUnsupported] and
 // [ruleset.ErrForeign], ctx's, or others that say what failed. An outcome beside an

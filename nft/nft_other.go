@@ -11,6 +11,9 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
+// listing is none.
+type listing struct{}
+
 func dial() (*netlink.Conn, error) { return nil, ruleset.ErrNeedsLinux }
 
 func render(ruleset.Ruleset) (string, error) { return "", ruleset.ErrNeedsLinux }

@@ -3,13 +3,14 @@
 package gvisor
 
 import (
-	"os"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/procfile"
 )
 
 // Here reports whether this process runs in gVisor. What cannot be found out is not so.
 func Here() bool {
-	version, err := os.ReadFile("/proc/version")
+	version, err := procfile.Read("/proc/version")
 	return err == nil && is(string(version))
 }
 

@@ -1,41 +1,105 @@
 package links
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"strings"
 
+	direct "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/nlsock"
 )
 
 // List lists the interfaces and their addresses. Call it on a thread that is
 // locked to the namespace.
-func List() ([]Link, error) {
-	links, err := Whole(netlink.LinkList)
+func List() (all []Link, err error) {
+	conn, err := nlsock.Dial(unix.NETLINK_ROUTE, 0)
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
 	}
-	addrs, err := Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	at := map[int32]int{} // in all, by their numbers
+	err = dump(conn, unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), unix.SizeofIfInfomsg,
+		func(header []byte, attrs []direct.Attribute) error {
+			info := nl.DeserializeIfInfomsg(header)
+			l := Link{Up: info.Flags&unix.IFF_UP != 0}
+			for _, a := range attrs {
+				switch a.Type &^ unix.NLA_F_NESTED {
+				case unix.IFLA_IFNAME:
+					l.Name = text(a.Data)
+				case unix.IFLA_PROP_LIST:
+					names, err := direct.UnmarshalAttributes(a.Data)
+					if err != nil {
+						return err
+					}
+					for _, n := range names {
+						if n.Type == unix.IFLA_ALT_IFNAME {
+							l.AltNames = append(l.AltNames, text(n.Data))
+						}
+					}
+				}
+			}
+			at[info.Index] = len(all)
+			all = append(all, l)
+			return nil
+		})
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
+	}
+	err = dump(conn, unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), unix.SizeofIfAddrmsg,
+		func(header []byte, attrs []direct.Attribute) error {
+			i, known := at[int32(binary.NativeEndian.Uint32(header[4:]))]
+			if addr := addressOf(attrs); known && addr.IsValid() {
+				all[i].Addrs = append(all[i].Addrs, addr)
+			}
+			return nil
+		})
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of the namespace: %w", err)
 	}
-	of := map[int][]netip.Addr{}
-	for _, a := range addrs {
-		if a.IPNet == nil {
-			continue // of a family that the library does not know
-		}
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			of[a.LinkIndex] = append(of[a.LinkIndex], addr)
-		}
-	}
-	all := make([]Link, len(links))
-	for i, l := range links {
-		a := l.Attrs()
-		all[i] = Link{a.Name, a.AltNames, of[a.Index], a.Flags&net.FlagUp != 0}
-	}
 	return all, nil
 }
+
+// dump makes a listing, and hands each entry's header and attributes to f.
+func dump(conn *direct.Conn, typ int, header nl.NetlinkRequestData, size int,
+	f func(header []byte, attrs []direct.Attribute) error) error {
+	replies, err := conn.Execute(direct.Message{
+		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.Dump}, Data: header.Serialize(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range replies {
+		if len(m.Data) < size {
+			return fmt.Errorf("%w: the kernel describes one in %d bytes", unix.EBADMSG, len(m.Data))
+		}
+		attrs, err := direct.UnmarshalAttributes(m.Data[size:])
+		if err == nil {
+			err = f(m.Data[:size], attrs)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addressOf is the interface's own address: the local one, and of IPv6 without a peer the one that there is.
+func addressOf(attrs []direct.Attribute) (addr netip.Addr) {
+	for _, a := range attrs {
+		if a.Type == unix.IFA_LOCAL || a.Type == unix.IFA_ADDRESS && !addr.IsValid() {
+			addr, _ = netip.AddrFromSlice(a.Data)
+		}
+	}
+	return addr
+}
+
+func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 
 // Whole makes a listing of package netlink again that a change has interrupted
 // (NLM_F_DUMP_INTR), which can have left out anything. It fails with

@@ -10,10 +10,10 @@
 package nlsock
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -92,13 +92,24 @@ func (s *socket) Send(m netlink.Message) error { return s.SendMessages([]netlink
 
 // SendMessages sends all messages in one call.
 func (s *socket) SendMessages(messages []netlink.Message) error {
-	var all []byte
+	size := 0
 	for _, m := range messages {
-		b, err := m.MarshalBinary()
-		if err != nil {
-			return err
+		size += int(m.Header.Length) // the library has set it, rounded up to four
+	}
+	all := make([]byte, 0, size) // one buffer, and not two of each message
+	for _, m := range messages {
+		end := len(all) + int(m.Header.Length)
+		if int(m.Header.Length) < unix.NLMSG_HDRLEN+len(m.Data) || end > size {
+			return fmt.Errorf("%w: a message of %d bytes, of which the header says %d", unix.EINVAL, len(m.Data),
+				m.Header.Length)
 		}
-		all = append(all, b...)
+		all = binary.NativeEndian.AppendUint32(all, m.Header.Length)
+		all = binary.NativeEndian.AppendUint16(all, uint16(m.Header.Type))
+		all = binary.NativeEndian.AppendUint16(all, uint16(m.Header.Flags))
+		all = binary.NativeEndian.AppendUint32(all, m.Header.Sequence)
+		all = binary.NativeEndian.AppendUint32(all, m.Header.PID)
+		all = append(all, m.Data...)
+		all = all[:end] // the rest is zero
 	}
 	s.question = nil
 	if len(messages) == 1 && messages[0].Header.Flags&netlink.Acknowledge == 0 {
@@ -155,7 +166,12 @@ func (s *socket) whole() (all []netlink.Message, interrupted bool, err error) {
 			interrupted = interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
 			more = m.Header.Flags&netlink.Multi != 0 && m.Header.Type != netlink.Done
 		}
-		if all = append(all, part...); !more {
+		if all == nil {
+			all = part
+		} else {
+			all = append(all, part...)
+		}
+		if !more {
 			return ended(all), interrupted, nil
 		}
 	}
@@ -215,19 +231,29 @@ func (s *socket) part(flags int) ([]netlink.Message, error) {
 
 // split takes one answer apart.
 func split(b []byte) ([]netlink.Message, error) {
-	raw, err := syscall.ParseNetlinkMessage(b)
-	if err == nil && len(raw) == 0 {
-		err = errors.New("there is no message in it")
+	n := 0
+	for rest := b; len(rest) >= unix.NLMSG_HDRLEN; n++ {
+		length := int(binary.NativeEndian.Uint32(rest))
+		if length < unix.NLMSG_HDRLEN || length > len(rest) {
+			return nil, fmt.Errorf("an answer of the kernel's of %d bytes: %w", len(b), unix.EINVAL)
+		}
+		rest = rest[min(len(rest), aligned(length)):]
 	}
-	if err != nil {
-		return nil, fmt.Errorf("an answer of the kernel's of %d bytes: %w", len(b), err)
+	if n == 0 {
+		return nil, fmt.Errorf("an answer of the kernel's of %d bytes: there is no message in it", len(b))
 	}
-	messages := make([]netlink.Message, len(raw))
-	for i, m := range raw {
-		messages[i] = netlink.Message{Data: m.Data, Header: netlink.Header{
-			Length: m.Header.Len, Type: netlink.HeaderType(m.Header.Type), Flags: netlink.HeaderFlags(m.Header.Flags),
-			Sequence: m.Header.Seq, PID: m.Header.Pid,
+	messages := make([]netlink.Message, n)
+	for i := range messages {
+		length := binary.NativeEndian.Uint32(b)
+		messages[i] = netlink.Message{Data: b[unix.NLMSG_HDRLEN:length], Header: netlink.Header{
+			Length: length, Type: netlink.HeaderType(binary.NativeEndian.Uint16(b[4:])),
+			Flags:    netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+			Sequence: binary.NativeEndian.Uint32(b[8:]), PID: binary.NativeEndian.Uint32(b[12:]),
 		}}
+		b = b[min(len(b), aligned(int(length))):]
 	}
 	return messages, nil
 }
+
+// aligned is where the message after one of so many bytes begins.
+func aligned(length int) int { return (length + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }

@@ -65,6 +65,9 @@ func waiting(p ruleset.Protocol) uint32 {
 // AnyTCP reports whether the namespace has any TCP socket, listening ones too: whether somebody is at work there.
 // Errors are those of [List].
 func AnyTCP() (bool, error) {
+	if noneInUse() {
+		return false, nil
+	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		replies, err := dump(ruleset.TCP, family, 1<<32-1)
 		if err != nil {

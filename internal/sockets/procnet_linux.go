@@ -5,10 +5,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -24,7 +24,7 @@ type listed struct {
 // readProc reads the sockets of a protocol.
 func readProc(p ruleset.Protocol) (all []listed, err error) {
 	for _, name := range []string{p.String(), p.String() + "6"} {
-		text, err := os.ReadFile("/proc/thread-self/net/" + name)
+		text, err := procfile.Read("/proc/thread-self/net/" + name)
 		if err != nil {
 			return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
 		}

@@ -3,9 +3,9 @@ package userns
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -21,7 +21,7 @@ const (
 // Mapped returns the IDs that are mapped: those that a process can have, and that the kernel takes from one. They are
 // all where the kernel has no user namespaces.
 func Mapped(k Kind) ruleset.IDs {
-	text, err := os.ReadFile("/proc/self/" + string(k) + "_map")
+	text, err := procfile.Read("/proc/self/" + string(k) + "_map")
 	if err != nil {
 		return everyone()
 	}
