@@ -76,12 +76,7 @@ const (
 // I/O and is the only place that holds the policy: backends translate what it returns.
 //
 // Each part of the policy is a file of its own. They come in the order in which packets meet their chains.
-func Compile(c Config) (Ruleset, error) {
-	if err := c.Validate(); err != nil {
-		return Ruleset{}, err
-	}
-	return c.rules(), nil
-}
+func Compile(c Config) (Ruleset, error) { return c.valid() }
 
 // rules is Compile of a Config whose fields are valid.
 func (c Config) rules() Ruleset {

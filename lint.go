@@ -99,14 +99,14 @@ func (c Config) lintDirections() (warn []string) {
 		if !d.asked {
 			continue
 		}
-		if !d.alone.capturesAnything() {
+		rs := d.alone.rules()
+		if !c.captures(rs) {
 			warn = append(warn, fmt.Sprintf("no %s connection is captured: all that %[1]s includes is excluded, or of a family "+
 				"that is not captured", d.name))
 			continue
 		}
 		for _, f := range c.families() {
-			d.alone.Families = map[Family]Families{IPv4: FamiliesIPv4, IPv6: FamiliesIPv6}[f]
-			if d.asks(f) && !d.alone.capturesAnything() {
+			if rs.Families = []Family{f}; d.asks(f) && !c.captures(rs) {
 				warn = append(warn, fmt.Sprintf("no %s connection over %s is captured: all that %[1]s includes is excluded", d.name, f))
 			}
 		}

@@ -75,6 +75,12 @@ func (e *NothingCapturedError) Is(target error) bool { return target == ErrNothi
 // the order of the fields: the errors joined by [errors.Join] are of type
 // [*FieldError], or one [*NothingCapturedError].
 func (c Config) Validate() error {
+	_, err := c.valid()
+	return err
+}
+
+// valid returns the rules of c, or what is wrong with it.
+func (c Config) valid() (Ruleset, error) {
 	v := &validator{}
 	v.proxy(c.Proxy)
 	v.outbound(c.Outbound)
@@ -109,10 +115,14 @@ func (c Config) Validate() error {
 	default:
 		v.fail("families", "%q is not one of auto, ipv4, ipv6, dual", string(c.Families))
 	}
-	if len(v.errs) == 0 && !c.capturesAnything() {
-		return errors.Join(&NothingCapturedError{c.leavesNothing()})
+	if err := v.err(); err != nil {
+		return Ruleset{}, err
 	}
-	return v.err()
+	rs := c.rules()
+	if !c.captures(rs) {
+		return Ruleset{}, errors.Join(&NothingCapturedError{c.leavesNothing()})
+	}
+	return rs, nil
 }
 
 type validator struct{ errs []*FieldError }
@@ -457,8 +467,11 @@ func validateAddr(a netip.Addr) error {
 
 // capturesAnything reports whether any connection can reach the proxy, or any lookup the resolver. What the proxy sends
 // does not count.
-func (c Config) capturesAnything() bool {
-	_, any := c.rules().Captured(c.Proxy.UIDs, c.Proxy.GIDs)
+func (c Config) capturesAnything() bool { return c.captures(c.rules()) }
+
+// captures is capturesAnything of rules of c.
+func (c Config) captures(rs Ruleset) bool {
+	_, any := rs.Captured(c.Proxy.UIDs, c.Proxy.GIDs)
 	return any
 }
 

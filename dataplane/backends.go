@@ -54,12 +54,18 @@ type backend struct {
 	holds func(*space) (bool, error)
 	// obstacle finds what stands in the way of the rules without trying them: nil if nothing is seen.
 	obstacle func(*space, ruleset.Ruleset) error
-	// try tries the rules where nothing comes of it.
-	try func(context.Context, *space, ruleset.Ruleset) Finding
+	// begin begins to try the rules where nothing comes of it. What it returns goes on from there, in the namespace, and
+	// says what was found.
+	begin func(context.Context, *space, ruleset.Ruleset) func() Finding
 	// modules are those of the kernel that provide what a need is about.
 	modules func(need) []string
 	// render returns rules as text, as the backend's program reads them. It does no I/O.
 	render func(IPTables, ruleset.Ruleset) (string, error)
+}
+
+// try tries the rules where nothing comes of it.
+func (b backend) try(ctx context.Context, s *space, rs ruleset.Ruleset) Finding {
+	return b.begin(ctx, s, rs)()
 }
 
 // backends is the one table of backends, the best first.
@@ -69,7 +75,7 @@ func backends() []backend {
 			name: BackendNFT, praise: "nftables over netlink needs no program and writes both families in one transaction",
 			open: func(s *space) (writer, error) { return s.nft() }, holds: (*space).nftHolds,
 			obstacle: (*space).nftObstacle,
-			try:      tryNFT,
+			begin:    beginNFT,
 			modules:  func(n need) []string { return n.nft },
 			render:   func(_ IPTables, rs ruleset.Ruleset) (string, error) { return nft.Render(rs) },
 		},
@@ -94,8 +100,8 @@ func ofIPTables(name Backend, v iptables.Variant, holds func(*space) (bool, erro
 		name: name, group: BackendIPTables, variant: v, praise: string(name) + " works here",
 		open: func(s *space) (writer, error) { return s.iptables(v) }, holds: holds,
 		obstacle: func(s *space, rs ruleset.Ruleset) error { return s.iptablesObstacle(v, rs) },
-		try: func(ctx context.Context, s *space, rs ruleset.Ruleset) Finding {
-			return s.tryElsewhere(ctx, name, v, rs)
+		begin: func(ctx context.Context, s *space, rs ruleset.Ruleset) func() Finding {
+			return s.beginElsewhere(ctx, name, v, rs)
 		},
 		modules: modules,
 		render:  func(how IPTables, rs ruleset.Ruleset) (string, error) { return renderIPTables(v, how, rs) },

@@ -122,10 +122,12 @@ func (s *space) allForeign() (all []beside.Chain, err error) {
 		}
 		add(err)
 	}
+	s.bare = true
 	for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		chains, err := iptables.LegacyChains(f)
 		add(err)
 		all = append(all, chains...)
+		s.bare = s.bare && err == nil && len(chains) == 0
 		if errors.Is(err, iptables.ErrHidden) { // and so are those of the other family
 			break
 		}

@@ -25,8 +25,12 @@ func (s *Session) Addresses(ctx context.Context) (all []netip.Addr, err error) {
 
 // networkWarnings warns of what the network of the calling thread's namespace makes of c. Where the network is
 // unfinished, nothing is said of lo.
-func networkWarnings(c intercept.Config, p Pod) ([]string, error) {
-	all, err := links.List()
+func (s *space) networkWarnings(c intercept.Config, p Pod) ([]string, error) {
+	routing, err := s.routing()
+	if err != nil {
+		return nil, err
+	}
+	all, err := routing.Links()
 	if err != nil {
 		return nil, err
 	}

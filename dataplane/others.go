@@ -40,15 +40,20 @@ func (s *space) others(ctx context.Context) (Others, error) {
 	return all, ctx.Err()
 }
 
-// programs are those of a variant of iptables that are here. What they do not say stays unknown.
-func (s *space) programs(ctx context.Context, v iptables.Variant) []iptables.Program {
+// programs asks those of a variant of iptables that are here, and returns what they say. What they do not say stays
+// unknown.
+func (s *space) programs(ctx context.Context, v iptables.Variant) func() []iptables.Program {
 	if v == "" {
-		return nil
+		return func() []iptables.Program { return nil }
 	}
 	r, err := s.iptables(v)
 	if err != nil {
-		return nil
+		return func() []iptables.Program { return nil }
 	}
-	programs, _ := r.Programs(ctx)
-	return programs
+	said := make(chan []iptables.Program, 1)
+	go func() { // in whatever namespace: they only tell their versions
+		programs, _ := r.Programs(ctx)
+		said <- programs
+	}()
+	return func() []iptables.Program { return <-said }
 }

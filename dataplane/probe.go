@@ -111,11 +111,9 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 			r.Present = append(r.Present, present...)
 		}
 		found := map[Backend]Finding{}
-		for _, b := range backends() {
-			rs := s.space.rulesFor(want, b.name)
-			found[b.name] = s.space.probe(ctx, b.name, rs)
-			d := Diagnosis{Finding: found[b.name], Programs: s.space.programs(ctx, b.variant),
-				Capabilities: s.space.capabilities(ctx, b, rs)}
+		for _, diagnosis := range s.space.diagnose(ctx, want) {
+			d := diagnosis()
+			found[d.Backend] = d.Finding
 			r.Backends = append(r.Backends, d)
 		}
 		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
@@ -130,7 +128,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		r.Without = s.space.warning(want, b)
 		r.Foreign = s.space.foreign(b)
-		if warn, err := networkWarnings(c, s.pod); err == nil {
+		if warn, err := s.space.networkWarnings(c, s.pod); err == nil {
 			r.Warnings = warn
 		}
 		r.Others, err = s.space.others(ctx)
@@ -262,11 +260,77 @@ func needs() []need {
 	}
 }
 
-// capabilities tries each need by itself. There is nothing to try without the
-// program or the privilege, of which the backend's own finding speaks.
-func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset) []Capability {
+// diagnose returns what finds out about each backend, the best first. The programs of all backends are at work at the
+// same time, and most of the time goes into their starting: so rules that need everything are tried first, which most
+// often shows that all is there, and what is missing is looked for only where they are refused.
+func (s *space) diagnose(ctx context.Context, want plan) (all []func() Diagnosis) {
+	for _, b := range backends() {
+		rs := s.rulesFor(want, b.name)
+		programs := s.programs(ctx, b.variant)
+		whole := func() Finding { return Finding{State: StateUnknown} }
+		if b.obstacle(s, rs) == nil {
+			whole = b.begin(ctx, s, withNeeds(rs, needs()))
+		}
+		all = append(all, func() Diagnosis {
+			if f := whole(); f.State == StateOK {
+				return Diagnosis{f, programs(), s.capabilities(ctx, b, rs, true)}
+			}
+			return Diagnosis{s.probe(ctx, b.name, rs), programs(), s.capabilities(ctx, b, rs, false)}
+		})
+	}
+	return all
+}
+
+// withNeeds adds rules that have all those needs: to the base chain at their hook, if there is one, since xtables has no
+// second.
+func withNeeds(rs ruleset.Ruleset, all []need) ruleset.Ruleset {
+	rs.Chains = slices.Clone(rs.Chains)
+	for i, n := range all {
+		c := n.chain
+		c.Name, c.Rules = fmt.Sprintf("%s_%d", c.Name, i), slices.Clone(c.Rules)
+		for j := range c.Rules {
+			c.Rules[j].ID += ruleset.RuleID(fmt.Sprintf("-%d", i))
+		}
+		at := slices.IndexFunc(rs.Chains, func(o ruleset.Chain) bool {
+			return o.Hook == c.Hook && o.Type == c.Type && (o.Priority == c.Priority || o.Type == ruleset.NATChain)
+		})
+		if at < 0 {
+			rs.Chains = append(rs.Chains, c)
+		} else {
+			rs.Chains[at].Rules = slices.Concat(rs.Chains[at].Rules, c.Rules)
+		}
+	}
+	return rs
+}
+
+// missingNeeds tries needs together, and those that are refused in two halves each, and tells what was found of those
+// that were tried by themselves. ok is false where it cannot be found out.
+func (s *space) missingNeeds(ctx context.Context, b backend, families []ruleset.Family, all []need,
+	found map[string]Finding) (ok bool) {
+	if len(all) == 0 {
+		return true
+	}
+	f := b.try(ctx, s, withNeeds(ruleset.Ruleset{Families: families}, all))
+	switch {
+	case f.State == StateOK:
+	case f.State == StateUnknown:
+		return false
+	case len(all) == 1:
+		found[all[0].name] = f
+	default:
+		half := len(all) / 2
+		return s.missingNeeds(ctx, b, families, all[:half], found) &&
+			s.missingNeeds(ctx, b, families, all[half:], found)
+	}
+	return true
+}
+
+// capabilities says which needs are met. There is nothing to try without the
+// program or the privilege, of which the backend's own finding speaks, nor where everything is known to be there.
+func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset, everything bool) []Capability {
 	all := []Capability{}
-	if b.obstacle(s, rs) != nil {
+	found := map[string]Finding{} // where something is missing
+	if !everything && (b.obstacle(s, rs) != nil || !s.missingNeeds(ctx, b, rs.Families, needs(), found)) {
 		return all
 	}
 	for _, n := range needs() {
@@ -274,9 +338,9 @@ func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset)
 		for _, chain := range rs.Chains {
 			c.Needed = c.Needed || slices.ContainsFunc(chain.Rules, func(r ruleset.Rule) bool { return n.of(chain, r) })
 		}
-		f := b.try(ctx, s, ruleset.Ruleset{Families: rs.Families, Chains: []ruleset.Chain{n.chain}})
-		if f.State == StateUnknown {
-			return all
+		f, isMissing := found[n.name]
+		if !isMissing {
+			f.State = StateOK
 		}
 		if f.State != StateOK {
 			c.State, c.Cause = f.State, f.Reason

@@ -24,6 +24,7 @@ type space struct {
 	how    IPTables
 	sock   *nft.Conn        // nil until it is needed
 	chains *[]beside.Chain  // in nf_tables; nil until they are needed
+	bare   bool             // the legacy tables were looked at, and there are none
 	routes *markroute.Conn  // nil until it is needed
 	lock   *os.File         // of the namespace, while it is held
 	hidden error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
@@ -49,9 +50,12 @@ func (s *space) nft() (*nft.Conn, error) {
 
 // forget has what is in the namespace looked at anew: others may have written there since.
 func (s *space) forget() {
-	s.chains = nil
+	s.chains, s.bare = nil, false
 	if s.sock != nil {
 		s.sock.Forget()
+	}
+	if s.routes != nil {
+		s.routes.Forget()
 	}
 }
 
@@ -166,11 +170,11 @@ func (o objects) RemoveEmpty(_ context.Context, f ruleset.Family, table string, 
 
 // holding returns the backends that have something under our names in the namespace. It reads, and runs no program.
 func (s *space) holding() (all []Backend, err error) {
-	s.chains = nil
+	s.chains, s.bare = nil, false
 	return s.holdingBeside("")
 }
 
-// holdingBeside is holding, but for one backend. Of nf_tables it goes by what was listed before, if it was.
+// holdingBeside is holding, but for one backend. It goes by what was listed before, if it was.
 func (s *space) holdingBeside(known Backend) (all []Backend, err error) {
 	for _, b := range backends() {
 		if b.name == known {
@@ -226,6 +230,9 @@ func (s *space) iptablesNFTHolds() (bool, error) {
 }
 
 func (s *space) iptablesLegacyHolds() (bool, error) {
+	if s.bare {
+		return false, nil
+	}
 	for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
 		if holds, err := iptables.LegacyHolds(f); err != nil || holds {
 			return holds, err
@@ -265,13 +272,15 @@ func (s *space) nftObstacle(ruleset.Ruleset) error {
 	return err
 }
 
-// tryNFT tries the rules in a transaction that fails in the end.
-func tryNFT(_ context.Context, s *space, rs ruleset.Ruleset) Finding {
-	c, err := s.nft()
-	if err == nil {
-		err = c.Probe(rs)
+// beginNFT tries the rules in a transaction that fails in the end.
+func beginNFT(_ context.Context, s *space, rs ruleset.Ruleset) func() Finding {
+	return func() Finding {
+		c, err := s.nft()
+		if err == nil {
+			err = c.Probe(rs)
+		}
+		return finding(BackendNFT, err)
 	}
-	return finding(BackendNFT, err)
 }
 
 // iptablesObstacle reports programs that are not there, and owners that they cannot match.
@@ -323,30 +332,43 @@ func refuseUnmapped(rs ruleset.Ruleset, uids, gids ruleset.IDs) error {
 	return nil
 }
 
-// tryElsewhere applies the rules in a network namespace made for it, so that nothing is written where they are to be:
-// to ask legacy xtables for a table is to have it from then on.
-func (s *space) tryElsewhere(ctx context.Context, b Backend, v iptables.Variant, rs ruleset.Ruleset) Finding {
+// beginElsewhere begins to apply the rules in a network namespace made for it, so that nothing is written where they are
+// to be: to ask legacy xtables for a table is to have it from then on. What it returns waits for the end.
+func (s *space) beginElsewhere(ctx context.Context, b Backend, v iptables.Variant, rs ruleset.Ruleset) func() Finding {
 	x, err := iptables.Open(iptables.Options{Variant: v, Dialect: s.dialect(v), Wait: s.how.Wait, Lock: s.lock})
 	if err != nil {
-		return missing(b, err)
+		return func() Finding { return missing(b, err) }
 	}
-	n, err := netns.New()
-	if err == nil {
-		err = n.Do(func() error {
+	var made, applied error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var n *netns.NetNS
+		if n, made = netns.New(); made != nil {
+			return
+		}
+		applied = n.Do(func() error {
 			_, err := x.Apply(ctx, rs)
 			return err
 		})
-		err = errors.Join(err, n.Close())
-	} else if errors.Is(err, syscall.EPERM) && s.gvisor {
-		err = x.Ask(ctx, rs)
-	} else if errors.Is(err, syscall.EPERM) {
-		// To list the rules takes no other namespace, and writes nothing.
-		if _, err := x.Counters(ctx, nil); errors.Is(err, ruleset.ErrUnsupported) {
-			return missing(b, err)
+		applied = errors.Join(applied, n.Close())
+	}()
+	return func() Finding {
+		<-done
+		switch isRefused := errors.Is(made, syscall.EPERM); {
+		case isRefused && s.gvisor:
+			return finding(b, x.Ask(ctx, rs))
+		case isRefused:
+			// To list the rules takes no other namespace, and writes nothing.
+			if _, err := x.Counters(ctx, nil); errors.Is(err, ruleset.ErrUnsupported) {
+				return missing(b, err)
+			}
+			return Finding{Backend: b, State: StateUnknown,
+				Reason: fmt.Sprintf(
+					"%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
+		case made != nil:
+			return finding(b, made)
 		}
-		return Finding{Backend: b, State: StateUnknown,
-			Reason: fmt.Sprintf(
-				"%s is here; it was not tried, since that takes a network namespace of its own, and CAP_SYS_ADMIN", b)}
+		return finding(b, applied)
 	}
-	return finding(b, err)
 }

@@ -12,7 +12,7 @@ import (
 // intercept.ErrUnsupported if c asks for a family the kernel does not have.
 func (s *space) warnings(c intercept.Config, p Pod) ([]string, error) {
 	warn := intercept.Lint(c)
-	network, err := networkWarnings(c, p)
+	network, err := s.networkWarnings(c, p)
 	if err != nil {
 		return nil, err
 	}

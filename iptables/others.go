@@ -58,6 +58,12 @@ func (r *Runner) Others(ctx context.Context) ([]OtherRule, error) {
 		return nil, lockIsFIFO(path)
 	}
 	var all []OtherRule
+	if !slices.ContainsFunc(families(), func(f ruleset.Family) bool {
+		tables, err := r.tables(ctx, f)
+		return err != nil || len(tables) > 0
+	}) {
+		return nil, ctx.Err() // and no program is started
+	}
 	err := r.each(ctx, func(f ruleset.Family, _ string, h goIPTables) error {
 		tables, err := r.tables(ctx, f)
 		errs := []error{err}

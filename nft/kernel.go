@@ -640,7 +640,10 @@ func (r rule) body() string {
 }
 
 // encode encodes the expressions of a rule's statements.
-func encode(family nftables.TableFamily, stmts []stmt) (list []byte, err error) {
+func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) { return appendEncoded(nil, family, stmts) }
+
+// appendEncoded is encode, behind what a list has already.
+func appendEncoded(list []byte, family nftables.TableFamily, stmts []stmt) (_ []byte, err error) {
 	for _, s := range stmts {
 		for _, e := range s.exprs {
 			b, err := marshal(family, e)

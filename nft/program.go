@@ -37,6 +37,7 @@ type table struct {
 	chains   []chain
 	older    []ruleset.Tuple // what the sets of tuples hold
 	settling ruleset.Settling
+	encoded  []byte // what rules have is in it, one after the other
 }
 
 // set holds the items of one list: inclusive ranges of keys in network byte order.
@@ -320,10 +321,14 @@ func (t *table) append(c *chain, r ruleset.Rule, f ruleset.Family, lower func(ru
 		return err
 	}
 	stmts = append(stmts, target)
-	encoded, err := encode(t.family, stmts)
-	if err != nil {
+	if cap(t.encoded)-len(t.encoded) < room {
+		t.encoded = make([]byte, 0, 32<<10) // what there is stays where it is
+	}
+	begin := len(t.encoded)
+	if t.encoded, err = appendEncoded(t.encoded, t.family, stmts); err != nil {
 		return err
 	}
+	encoded := t.encoded[begin:len(t.encoded):len(t.encoded)]
 	c.rules = append(c.rules, rule{r.ID, r.Comment(), stmts, encoded})
 	return nil
 }

@@ -32,6 +32,7 @@ func (p program) render() string {
 
 func (t table) render() string {
 	var b strings.Builder
+	b.Grow(16 << 10)
 	fmt.Fprintf(&b, "table %s %s {\n", familyName(t.family), Table)
 	if t.spec != "" {
 		fmt.Fprintf(&b, "\tchain %s {\n\t}\n\n", t.spec)

@@ -14,8 +14,8 @@ import (
 // them all is taken to capture something, and the packet is then none.
 func (rs Ruleset) Captured(proxyUIDs, proxyGIDs IDs) (Packet, bool) {
 	s := search{rs: rs, left: searchLimit}
-	// Mostly one of a few packets will do, and long lists need not be looked at value by value.
-	for _, all := range []func() flows{ordinary, s.classes} {
+	// Mostly one of two packets will do, or one of a few, and long lists need not be looked at value by value.
+	for _, all := range []func() flows{usual, ordinary, s.classes} {
 		f := all().sorted()
 		f.uids = slices.DeleteFunc(f.uids, proxyUIDs.Contains)
 		f.gids = slices.DeleteFunc(f.gids, proxyGIDs.Contains)
@@ -266,6 +266,13 @@ func special() CIDRs {
 		l = append(l, netip.MustParsePrefix(s))
 	}
 	return l
+}
+
+// usual are flows of which one is enough in most configurations.
+func usual() flows {
+	addrs := []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: 1})}
+	return flows{src: addrs, dst: slices.Clone(addrs), ports: []uint16{1}, uids: []uint32{0}, gids: []uint32{0},
+		interfaces: []string{Loopback, otherName}}
 }
 
 // ordinary are flows of which one is enough where lists are short of everything.

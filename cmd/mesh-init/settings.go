@@ -47,7 +47,7 @@ type verification struct {
 // file before the defaults. It returns all errors at once, and what it could
 // make sense of.
 func (in inputs) settings(stdin io.Reader) (settings, error) {
-	values := map[string]setting{}
+	values := make(map[string]setting, len(in.flags))
 	for _, f := range in.flags {
 		values[f.Name] = setting{Flag: f, source: "--" + f.Name, text: f.Initial}
 	}

@@ -94,7 +94,9 @@ func (p Program) read(v Verb, args []string) Line {
 	r := reader{program: p, verb: v, set: pflag.NewFlagSet(v.Name, pflag.ContinueOnError)}
 	r.set.SetOutput(io.Discard)
 	r.Flags = p.flagsOf(v)
-	register(r.set, r.Flags)
+	if len(args) > 0 {
+		register(r.set, r.Flags)
+	}
 	var switched *pflag.Flag // the switch just read
 	for len(args) > 0 {
 		arg, last := args[0], switched

@@ -20,6 +20,9 @@ type Setting struct {
 func Settings(c intercept.Config, all bool) []Setting {
 	var out []Setting
 	defaults := intercept.Default()
+	if !all && reflect.DeepEqual(c, defaults) {
+		return nil // as mostly, and to write out each field takes longer than to compile the rules
+	}
 	for _, f := range Fields() {
 		text := fieldText(&c, f.Path)
 		if all || text != fieldText(&defaults, f.Path) {

@@ -23,57 +23,67 @@ func List() (all []Link, err error) {
 		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	at := map[int32]int{} // in all, by their numbers
-	err = dump(conn, unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), unix.SizeofIfInfomsg,
-		func(header []byte, attrs []direct.Attribute) error {
-			info := nl.DeserializeIfInfomsg(header)
-			l := Link{Up: info.Flags&unix.IFF_UP != 0}
-			for _, a := range attrs {
-				switch a.Type &^ unix.NLA_F_NESTED {
-				case unix.IFLA_IFNAME:
-					l.Name = text(a.Data)
-				case unix.IFLA_PROP_LIST:
-					names, err := direct.UnmarshalAttributes(a.Data)
-					if err != nil {
-						return err
-					}
-					for _, n := range names {
-						if n.Type == unix.IFLA_ALT_IFNAME {
-							l.AltNames = append(l.AltNames, text(n.Data))
-						}
-					}
-				}
-			}
-			at[info.Index] = len(all)
-			all = append(all, l)
-			return nil
-		})
+	links, err := conn.Execute(request(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC)))
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
 	}
-	err = dump(conn, unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), unix.SizeofIfAddrmsg,
-		func(header []byte, attrs []direct.Attribute) error {
-			i, known := at[int32(binary.NativeEndian.Uint32(header[4:]))]
-			if addr := addressOf(attrs); known && addr.IsValid() {
-				all[i].Addrs = append(all[i].Addrs, addr)
+	addrs, err := conn.Execute(request(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC)))
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of the namespace: %w", err)
+	}
+	return Read(links, addrs)
+}
+
+func request(typ int, header nl.NetlinkRequestData) direct.Message {
+	return direct.Message{
+		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.Dump}, Data: header.Serialize(),
+	}
+}
+
+// Read reads what the kernel answers to RTM_GETLINK and RTM_GETADDR (rtnetlink(7)).
+func Read(links, addrs []direct.Message) (all []Link, err error) {
+	at := map[int32]int{} // in all, by their numbers
+	err = each(links, unix.SizeofIfInfomsg, func(header []byte, attrs []direct.Attribute) error {
+		info := nl.DeserializeIfInfomsg(header)
+		l := Link{Up: info.Flags&unix.IFF_UP != 0}
+		for _, a := range attrs {
+			switch a.Type &^ unix.NLA_F_NESTED {
+			case unix.IFLA_IFNAME:
+				l.Name = text(a.Data)
+			case unix.IFLA_PROP_LIST:
+				names, err := direct.UnmarshalAttributes(a.Data)
+				if err != nil {
+					return err
+				}
+				for _, n := range names {
+					if n.Type == unix.IFLA_ALT_IFNAME {
+						l.AltNames = append(l.AltNames, text(n.Data))
+					}
+				}
 			}
-			return nil
-		})
+		}
+		at[info.Index] = len(all)
+		all = append(all, l)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces of the namespace: %w", err)
+	}
+	err = each(addrs, unix.SizeofIfAddrmsg, func(header []byte, attrs []direct.Attribute) error {
+		i, known := at[int32(binary.NativeEndian.Uint32(header[4:]))]
+		if addr := addressOf(attrs); known && addr.IsValid() {
+			all[i].Addrs = append(all[i].Addrs, addr)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of the namespace: %w", err)
 	}
 	return all, nil
 }
 
-// dump makes a listing, and hands each entry's header and attributes to f.
-func dump(conn *direct.Conn, typ int, header nl.NetlinkRequestData, size int,
-	f func(header []byte, attrs []direct.Attribute) error) error {
-	replies, err := conn.Execute(direct.Message{
-		Header: direct.Header{Type: direct.HeaderType(typ), Flags: direct.Request | direct.Dump}, Data: header.Serialize(),
-	})
-	if err != nil {
-		return err
-	}
+// each hands each answer's header and attributes to f.
+func each(replies []direct.Message, size int, f func(header []byte, attrs []direct.Attribute) error) error {
 	for _, m := range replies {
 		if len(m.Data) < size {
 			return fmt.Errorf("%w: the kernel describes one in %d bytes", unix.EBADMSG, len(m.Data))

@@ -153,9 +153,9 @@ func (c *Conn) changeDetour(d detour, add bool) error {
 // for the families that each has: one with a small MTU has none. There is no route of IPv6 where that is off on lo.
 // Names are those of the interfaces, by number.
 func (c *Conn) detoursFor(families []ruleset.Family) (all []detour, names map[int]string, err error) {
-	links, err := c.get(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	links, err := c.listLinks()
 	if err != nil {
-		return nil, nil, explain("list interfaces", err)
+		return nil, nil, err
 	}
 	names = map[int]string{}
 	offOnLo := true

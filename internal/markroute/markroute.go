@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/nlsock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -47,6 +48,43 @@ type Conn struct {
 	// ruled are the families of which the last listing had rules, anybody's. The kernel makes some in every namespace, so
 	// one without has no policy routing: there a route goes to table main, whatever table it is for.
 	ruled map[ruleset.Family]bool
+	// links and addrs are what Links has listed. Nil: nothing.
+	links, addrs []direct.Message
+}
+
+// Links lists the namespace's interfaces. Add and Keep go by the same list, until Forget is called: who writes here holds
+// the lock of the namespace, so that nobody else of ours does meanwhile.
+func (c *Conn) Links() ([]links.Link, error) {
+	c.Forget()
+	list, err := c.listLinks()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := c.listAddrs()
+	if err != nil {
+		return nil, err
+	}
+	c.links, c.addrs = list, addrs
+	return links.Read(list, addrs)
+}
+
+// Forget has Add and Keep look at the interfaces anew.
+func (c *Conn) Forget() { c.links, c.addrs = nil, nil }
+
+func (c *Conn) listLinks() (_ []direct.Message, err error) {
+	if c.links != nil {
+		return c.links, nil
+	}
+	list, err := c.get(unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	return list, explain("list interfaces", err)
+}
+
+func (c *Conn) listAddrs() ([]direct.Message, error) {
+	if c.addrs != nil {
+		return c.addrs, nil
+	}
+	list, err := c.get(unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	return list, explain("list addresses", err)
 }
 
 // patience is how long the kernel may take to answer, which it does at once. The

@@ -5,6 +5,7 @@ package markroute
 import (
 	"net/netip"
 
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -16,6 +17,12 @@ func Open() (*Conn, error) { return nil, ruleset.ErrNeedsLinux }
 
 // Close does nothing.
 func (*Conn) Close() error { return nil }
+
+// Links fails with [ruleset.ErrNeedsLinux].
+func (*Conn) Links() ([]links.Link, error) { return nil, ruleset.ErrNeedsLinux }
+
+// Forget does nothing.
+func (*Conn) Forget() {}
 
 // Add fails with [ruleset.ErrNeedsLinux].
 func (*Conn) Add(Want) (added bool, undo func() error, err error) {

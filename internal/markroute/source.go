@@ -110,9 +110,9 @@ func (c *Conn) sources(want []netip.Addr) (missing, left []netip.Addr, err error
 
 // addresses lists those of all interfaces.
 func (c *Conn) addresses() (all []address, err error) {
-	replies, err := c.get(unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	replies, err := c.listAddrs()
 	if err != nil {
-		return nil, explain("list addresses", err)
+		return nil, err
 	}
 	for _, m := range replies {
 		if len(m.Data) < unix.SizeofIfAddrmsg {

@@ -15,6 +15,7 @@ import (
 // TakeOver makes ours what others have made of some routes, and of some addresses of lo, where it is wanted, and removes
 // it where it is not: Keep then knows it as ours.
 func (c *Conn) TakeOver(routes []ruleset.MarkRoute, sources []netip.Addr, w Want) error {
+	c.Forget()
 	there, _, err := c.all()
 	if err != nil {
 		return err

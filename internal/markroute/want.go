@@ -24,6 +24,9 @@ func (c *Conn) Add(w Want) (added bool, undo func() error, err error) {
 		}
 		added, undone = added || some, append(undone, undoThis)
 	}
+	if added {
+		c.Forget()
+	}
 	return added, undo, nil
 }
 
@@ -43,6 +46,7 @@ func (c *Conn) Keep(w Want) (removed bool, err error) {
 
 // Check names what differs from what is wanted.
 func (c *Conn) Check(w Want) ([]ruleset.Difference, error) {
+	c.Forget()
 	marked, err := c.checkMarked(w.Routes, w.Families)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 )
 
 // firstRead is more than most of these files have.
-const firstRead = 4 << 10
+const firstRead = 512
 
 // Read is [os.ReadFile] in four system calls: the package os would have every file watched over by epoll(7), and a second
 // thread woken for it. These files never wait. The error is an [*fs.PathError].

@@ -2,7 +2,7 @@
 package userns
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/procfile"
@@ -34,9 +34,14 @@ func everyone() ruleset.IDs { return ruleset.IDs{{First: 0, Last: ruleset.MaxID}
 func parse(text string) ruleset.IDs {
 	var ids ruleset.IDs
 	for line := range strings.Lines(text) {
-		var inside, outside, count uint32
-		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && count > 0 {
-			ids = append(ids, ruleset.IDRange{First: inside, Last: inside + count - 1})
+		words := strings.Fields(line)
+		if len(words) != 3 {
+			continue
+		}
+		inside, err := strconv.ParseUint(words[0], 10, 32)
+		count, err2 := strconv.ParseUint(words[2], 10, 32)
+		if err == nil && err2 == nil && count > 0 {
+			ids = append(ids, ruleset.IDRange{First: uint32(inside), Last: uint32(inside + count - 1)})
 		}
 	}
 	return ids
