@@ -21,10 +21,12 @@ type RuleOf struct {
 	Rule
 }
 
-// ReferenceError reports a rule of somebody else's that leads to a chain which is to go: the chain cannot.
+// ReferenceError reports a rule of somebody else's that leads to a chain, or asks a set, which is to go: it cannot.
 type ReferenceError struct {
 	// In says which chain has the rule, and To to which it leads.
 	In, To string
+	// Set is the set of ours that it asks, if it is not a chain that is to go.
+	Set string
 	// Rule is the rule as iptables-save writes it, if it is known.
 	Rule string
 }
@@ -32,13 +34,17 @@ type ReferenceError struct {
 // ReferenceTo reports that a rule of in leads to another chain.
 func ReferenceTo(in Chain, to string) *ReferenceError { return &ReferenceError{In: in.name(), To: to} }
 
-// Error names both chains, and the rule.
+// Error names both chains, or the chain and the set, and the rule.
 func (e *ReferenceError) Error() string {
 	rule := "a rule"
 	if e.Rule != "" {
 		rule = "the rule " + strconv.Quote(e.Rule)
 	}
-	return fmt.Sprintf("%s of %s is somebody else's and leads to chain %s: delete that rule first", rule, e.In, e.To)
+	what := "leads to chain " + e.To
+	if e.Set != "" {
+		what = "asks set " + e.Set
+	}
+	return fmt.Sprintf("%s of %s is somebody else's and %s: delete that rule first", rule, e.In, what)
 }
 
 // Removal returns what takes the rules of the mesh out of the tables that chains are of. What bears a name of its own is

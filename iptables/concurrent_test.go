@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
@@ -32,6 +34,9 @@ func TestConcurrentApplies(t *testing.T) {
 		first.mustApply(t, random(t, 300), ruleset.Created)
 		o := Options{Variant: v, Wait: max(DefaultWait, 100*time.Since(begun))}
 		for round := range 3 {
+			if round == 2 {
+				o.sets = 2
+			}
 			s := newSite(t, o)
 			was := s.everything(t)
 			if round == 1 {
@@ -95,7 +100,7 @@ func choice(i uint64) intercept.Config {
 }
 
 func applyForever(v Variant) {
-	o := Options{Variant: v}
+	o := Options{Variant: v, sets: 2}
 	if v == NFT {
 		sock, err := nft.Open()
 		if err != nil {
@@ -143,6 +148,30 @@ func (s site) survivors(t *testing.T) (names []string) {
 	return names
 }
 
+// mustHold fails unless each set that rules of ours ask has all that one of the configurations has in it.
+func (s site) mustHold(t *testing.T, l listing, want []map[ruleset.Family]program) {
+	t.Helper()
+	s.withSets(t, func(c *ipset.Conn) error {
+		for name := range l.asks() {
+			known := false
+			for _, w := range want {
+				for _, p := range w {
+					if i := slices.IndexFunc(p.sets, func(a asked) bool { return a.Name() == name }); i >= 0 && !known {
+						known = true
+						if found, err := c.Look(p.sets[i].Set); err != nil || found != ipset.Whole {
+							t.Errorf("set %s, which rules ask: %d, %v", name, found, err)
+						}
+					}
+				}
+			}
+			if !known {
+				t.Errorf("nobody has set %s", name)
+			}
+		}
+		return nil
+	})
+}
+
 // TestKilled: a program that applies rules is killed at random moments. What
 // it leaves in a table is always all that one of the configurations has there,
 // and the next Apply and Remove find nothing in their way.
@@ -155,11 +184,11 @@ func TestKilled(t *testing.T) {
 			rulesets = append(rulesets, rs)
 			w := map[ruleset.Family]program{}
 			for _, f := range families() {
-				w[f] = must(compile(rs, f, Options{Variant: v}, everyone()))
+				w[f] = must(compile(rs, f, Options{Variant: v, sets: 2}, everyone()))
 			}
 			want = append(want, w)
 		}
-		s := newSite(t, Options{Variant: v})
+		s := newSite(t, Options{Variant: v, sets: 2})
 		s.restore(t, foreign)
 		was, wasTheirs := s.everything(t), withoutEmpty(s.saved(t))
 		// How long it takes here to apply each of the configurations. The first time the kernel may have to load modules.
@@ -242,6 +271,7 @@ func TestKilled(t *testing.T) {
 						seen[found] = true
 					}
 				}
+				s.mustHold(t, l, want)
 			}
 			if len(seen) > 1 {
 				mixed++

@@ -35,8 +35,9 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 					continue
 				}
 				chain, _ := partOf(c.name)
+				comments := c.comments()
 				for i, s := range c.rules {
-					id, reason, counts := t.is(want.table(name), c.name, i, s)
+					id, reason, counts := t.is(want.table(name), c.name, i, s, comments[i])
 					if !counts {
 						continue
 					}
@@ -142,20 +143,19 @@ func (r *Runner) minimal(rs *ruleset.Ruleset, f ruleset.Family) program {
 	return p
 }
 
-// is finds out which rule of the policy a rule is, the one at a place in a chain: by its comment, or as the one at this
+// is finds out which rule of the policy a rule is, the one at a place in a chain: by a comment, or as the one at this
 // place in like, if like has the table's fingerprint and the same rule there. Without an ID the reason is the rule's
 // text. counts is false for rules that only lead from one part of a chain to another.
-func (t savedTable) is(like table, name string, place int, s savedRule) (id ruleset.RuleID, reason string,
-	counts bool) {
-	key := s.key()
-	if id, reason := ruleset.ParseComment(key.Comment); id != "" {
+func (t savedTable) is(like table, name string, place int, s savedRule, comment string) (id ruleset.RuleID,
+	reason string, counts bool) {
+	if id, reason := ruleset.ParseComment(comment); id != "" {
 		return id, reason, true
 	}
 	inForce := slices.ContainsFunc(like.chains,
 		func(c chain) bool { return strings.HasPrefix(c.name, specPrefix) && t.has(c.name) })
 	rules := like.chain(name).rules
-	if !inForce || place >= len(rules) || rules[place].key() != key {
-		return "", s.spec, key.Comment != plumbing
+	if !inForce || place >= len(rules) || rules[place].key() != s.key() {
+		return "", s.spec, comment != plumbing
 	}
 	r := rules[place]
 	return r.id, r.reason, r.id != ""

@@ -716,8 +716,9 @@ func TestCounters(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, c := range l.table("nat").chains {
-				for _, r := range c.rules {
-					if _, line, ok := strings.Cut(r.spec, `--comment "O`); ok {
+				for i, comment := range c.comments() {
+					r := c.rules[i]
+					if line, ok := strings.CutPrefix(comment, "O"); ok {
 						n, _, _ := strings.Cut(line, ":")
 						want[f.String()+" O"+n] += r.packets
 						if r.bytes != 100*r.packets {

@@ -111,11 +111,7 @@ func (l *lowering) flagged(copies []string, flipper string, p piece, part func()
 			return err
 		}
 		lists = append(lists, name)
-		for _, item := range items {
-			for _, words := range p.alone(item) {
-				l.lead(name, words, []string{"-g", flipper})
-			}
-		}
+		l.leadAll(name, p.lowered, items, []string{"-g", flipper})
 	}
 	leave := flipper
 	if p.target[0] == "-g" {
@@ -190,11 +186,7 @@ func (l *lowering) apart(copies []string, p piece, part func() (string, error)) 
 		if err != nil {
 			return err
 		}
-		for _, item := range p.lists[i] {
-			for _, words := range p.alone(item) {
-				l.lead(name, words, []string{"-g", next})
-			}
-		}
+		l.leadAll(name, p.lowered, p.lists[i], []string{"-g", next})
 		name = next
 	}
 	final := lowered{protos: p.protos, fixed: protoWords(p.fixed), target: p.target}
@@ -214,9 +206,16 @@ func (l *lowering) call(in string, a lowered, name string) {
 
 // unless returns from a chain with what is on a negated list.
 func (l *lowering) unless(name string, a lowered) {
-	for _, item := range a.nots {
+	l.leadAll(name, a, a.nots, []string{"-j", "RETURN"})
+}
+
+// leadAll appends such rules for each of several items. The first says so.
+func (l *lowering) leadAll(in string, a lowered, items [][]string, target []string) {
+	follow := rule{comment: l.comment(plumbing)}
+	for _, item := range items {
 		for _, words := range a.alone(item) {
-			l.lead(name, words, []string{"-j", "RETURN"})
+			l.add(in, follow, words, target)
+			follow.comment = ""
 		}
 	}
 }

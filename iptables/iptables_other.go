@@ -20,6 +20,7 @@ func (*ProgramError) askForTable(ruleset.Family)        {}
 func inGroup(*exec.Cmd)                                 {}
 func memory(name, content string) (*os.File, error)     { return nil, ruleset.ErrNeedsLinux }
 func inode(*os.File) (uint64, error)                    { return 0, ruleset.ErrNeedsLinux }
+func (*Runner) matchesSets() error                      { return ruleset.ErrNeedsLinux }
 func (program) why(_ Options, refusal error) error      { return refusal }
 
 func (*Runner) each(context.Context, func(ruleset.Family, string, goIPTables) error) error {

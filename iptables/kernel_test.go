@@ -19,6 +19,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
@@ -267,7 +268,33 @@ func (s site) everything(t testing.TB) string {
 	if s.v == NFT {
 		other = Legacy
 	}
-	return s.saved(t) + site{s.Namespace, nil, other}.saved(t) + s.run(t, "", "nft", "-nn", "-a", "list", "ruleset")
+	return s.saved(t) + site{s.Namespace, nil, other}.saved(t) + s.run(t, "", "nft", "-nn", "-a", "list", "ruleset") +
+		fmt.Sprint(s.sets(t))
+}
+
+// sets are our sets, with how many rules ask each.
+func (s site) sets(t testing.TB) (all map[string]int) {
+	t.Helper()
+	s.withSets(t, func(c *ipset.Conn) (err error) {
+		all, err = c.References()
+		return err
+	})
+	return all
+}
+
+// withSets calls f with what speaks with the kernel about sets.
+func (s site) withSets(t testing.TB, f func(*ipset.Conn) error) {
+	t.Helper()
+	err := s.Do(func() error {
+		c, err := ipset.Open()
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(c), c.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func random(t testing.TB, seed uint64) ruleset.Ruleset {
@@ -404,23 +431,37 @@ func TestTextLoadedByHandIsOurs(t *testing.T) {
 }
 
 // TestRandomWalk goes from each of some configurations to the next: what is
-// there is always what a fresh namespace would have.
+// there is always what a fresh namespace would have. Halfway short lists become sets, too.
 func TestRandomWalk(t *testing.T) {
 	variants(t, func(t *testing.T, v Variant) {
 		s := newSite(t, Options{Variant: v})
 		was := s.everything(t)
-		for seed := range uint64(15) {
+		asked := 0
+		for seed := range uint64(20) {
 			rs := random(t, 100+seed)
+			o := Options{Variant: v}
+			if seed >= 10 {
+				o.sets = 2
+				s.b = s.open(t, o)
+			}
 			s.mustApply(t, rs, "")
 			s.mustBe(t, rs)
-			fresh := newSite(t, Options{Variant: v})
+			fresh := newSite(t, o)
 			fresh.mustApply(t, rs, ruleset.Created)
 			if diff := gocmp.Diff(fresh.rules(t), s.rules(t)); diff != "" {
 				t.Fatalf("step %d: a fresh namespace (-) and this one (+) differ:\n%s", seed, diff)
 			}
+			sets := s.sets(t)
+			if diff := gocmp.Diff(fresh.sets(t), sets); diff != "" {
+				t.Fatalf("step %d: the sets of a fresh namespace (-) and of this one (+) differ:\n%s", seed, diff)
+			}
+			asked += len(sets)
 			if s.rules(t) == "" {
 				t.Fatal("nothing was compared")
 			}
+		}
+		if asked < 5 {
+			t.Errorf("there were %d sets in all", asked)
 		}
 		s.mustRemove(t)
 		checkRestored(t, s, was)

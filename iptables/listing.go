@@ -31,6 +31,26 @@ type savedRule struct {
 	packets, bytes uint64
 }
 
+// comments returns those of the rules. The rules of a list after its first have none: theirs is that of the rule before
+// them, which does the same.
+func (c savedChain) comments() []string {
+	all := make([]string, len(c.rules))
+	before := ""
+	for i, r := range c.rules {
+		words := split(r.spec)
+		target := strings.Join(words[max(slices.IndexFunc(words, isTarget), 0):], " ")
+		all[i] = r.key().Comment
+		if all[i] == "" && i > 0 && target == before {
+			all[i] = all[i-1]
+		}
+		before = target
+	}
+	return all
+}
+
+// isTarget reports whether a rule says after this word what it does.
+func isTarget(word string) bool { return word == "-j" || word == "-g" }
+
 // parse reads what iptables-save -c prints.
 func parse(text string) (listing, error) {
 	var l listing

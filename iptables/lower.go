@@ -34,6 +34,11 @@ type lowering struct {
 	flag bool
 	// lists are the rules with how long their lists are.
 	lists []list
+	// sets is from how many rules on a list is a set, and asked are the sets.
+	sets  int
+	asked []asked
+	// rule is the one that is taken apart.
+	rule ruleset.RuleID
 }
 
 func (l *lowering) comment(s string) string {
@@ -117,6 +122,7 @@ func (l *lowering) piece(r ruleset.Rule) (p piece, ok bool, err error) {
 	if !ok {
 		return piece{}, false, nil
 	}
+	l.rule = r.ID
 	if p.lowered, err = l.alternatives(of); err != nil {
 		return piece{}, false, err
 	}
@@ -213,9 +219,11 @@ func (l *lowering) inParts(here string, pieces []piece, part func() (string, err
 		}
 		rest := chains[len(chains)-1]
 		chains = chains[:len(chains)-1]
+		aside := follow
 		for _, p := range a.protos {
 			for _, item := range a.nots {
-				l.add(here, follow, p, item, []string{"-g", rest})
+				l.add(here, aside, p, item, []string{"-g", rest})
+				aside.comment = ""
 			}
 		}
 		for i, name := range chains {
@@ -247,7 +255,8 @@ func (a lowered) unconditional() bool {
 // plumbing is the comment of rules that only lead from one part of a chain to another.
 const plumbing = "go on"
 
-// multiply appends a rule for each combination of the items of the lists.
+// multiply appends a rule for each combination of the items of the lists. The first says which rule of the policy they
+// are: a packet is compared with each, and to pass a comment takes as long as half a comparison.
 func (l *lowering) multiply(here string, a lowered, like rule) {
 	combinations := [][]string{nil}
 	for _, list := range a.lists {
@@ -262,6 +271,7 @@ func (l *lowering) multiply(here string, a lowered, like rule) {
 	for _, p := range a.protos {
 		for _, c := range combinations {
 			l.add(here, like, p, a.fixed, c, a.target)
+			like.comment = ""
 		}
 	}
 }

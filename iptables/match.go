@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -265,6 +266,10 @@ func (l *lowering) ports(a *lowered, option string, ports ruleset.Ports, negated
 		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], words(p))
 		used += size
 	}
+	if l.sets > 0 && len(chunks) >= l.sets {
+		l.askSet(a, ipset.OfPorts(ports), map[string]string{"sport": "src", "dport": "dst"}[option], negated)
+		return
+	}
 	not := []string{}
 	if negated && len(chunks) == 1 {
 		not = []string{"!"}
@@ -311,6 +316,8 @@ func (l *lowering) addresses(a *lowered, option string, cidrs ruleset.CIDRs, neg
 		}
 	}
 	switch {
+	case l.sets > 0 && len(items) >= l.sets:
+		l.askSet(a, ipset.Addresses(l.family, cidrs), map[string]string{"-s": "src", "-d": "dst"}[option], negated)
 	case len(items) == 1 && strings.HasSuffix(items[0][1], "/0"):
 		// Every address. xtables keeps no condition for it.
 		a.never = a.never || negated

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 )
@@ -25,6 +26,8 @@ type machine struct {
 	tables map[string]map[string][]xrule
 	// standard is true if rules have comments.
 	standard bool
+	// sets are the lists of the rules that are sets, by their names.
+	sets map[string]ruleset.Match
 }
 
 // xrule is a rule, taken apart.
@@ -101,6 +104,8 @@ func load(text string) (*machine, error) {
 			r.text = line
 			if r.comment != "" {
 				m.standard = true
+			} else if n := len(table[chain]); n > 0 && slices.Equal(table[chain][n-1].target, r.target) {
+				r.comment = table[chain][n-1].comment // another item of its list
 			}
 			table[chain] = append(table[chain], r)
 		}
@@ -177,7 +182,7 @@ func readRule(words []string) (xrule, error) {
 		i++
 		n := 1
 		switch c.option {
-		case "--tcp-flags":
+		case "--tcp-flags", "--match-set":
 			n = 2
 		case "--nowildcard":
 			n = 0
@@ -189,7 +194,7 @@ func readRule(words []string) (xrule, error) {
 		i += n
 		needs := map[string]string{
 			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
-			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment",
+			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment", "--match-set": "set",
 			"--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
 			"--u32": "u32", "--icmp-type": "icmp", "--icmpv6-type": "icmp6",
 		}[c.option]
@@ -243,7 +248,7 @@ func readRule(words []string) (xrule, error) {
 			if c.negated {
 				return r, errors.New("a negated flag")
 			}
-		case "--uid-owner", "--gid-owner", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32":
+		case "--uid-owner", "--gid-owner", "--ctstate", "--ctdir", "--dst-type", "--length", "--u32", "--match-set":
 		case "--mark":
 			if module != "mark" && module != "connmark" {
 				return r, errors.New("a mark of what?")
@@ -262,7 +267,7 @@ func readRule(words []string) (xrule, error) {
 		switch key {
 		case "--mark":
 			key = module + key
-		case "--ctstate", "--uid-owner": // each match of conntrack has one, and each of owner
+		case "--ctstate", "--uid-owner", "--match-set": // each match of conntrack has one, and each of owner
 			key += strconv.Itoa(match)
 		}
 		if seen[key] {
@@ -689,6 +694,15 @@ func (r *run) holds(c xcondition) (bool, error) {
 			return false, errors.New("unknown protocol")
 		}
 		return r.p.Protocol == number, nil
+	case "--match-set":
+		end := map[string]netip.AddrPort{"src": r.p.Src, "dst": r.p.Dst}[c.values[1]]
+		switch list := r.sets[value].(type) {
+		case ruleset.Dst:
+			return ruleset.CIDRs(list).Contains(end.Addr()), nil
+		case ruleset.DstPort:
+			return ruleset.Ports(list).Contains(end.Port()), nil
+		}
+		return false, errors.New("an unknown set")
 	case "-s":
 		return prefix(r.p.Src.Addr())
 	case "-d":
@@ -795,7 +809,12 @@ func (r *run) holds(c xcondition) (bool, error) {
 
 // machines renders a Ruleset and loads what comes out, by family.
 func machines(rs ruleset.Ruleset, d Dialect) (map[ruleset.Family]*machine, error) {
-	inputs, err := Render(rs, Options{Dialect: d})
+	return machinesOf(rs, Options{Dialect: d})
+}
+
+// machinesOf loads what Render makes of the rules.
+func machinesOf(rs ruleset.Ruleset, o Options) (map[ruleset.Family]*machine, error) {
+	inputs, err := Render(rs, o)
 	if err != nil {
 		return nil, err
 	}
@@ -804,8 +823,36 @@ func machines(rs ruleset.Ruleset, d Dialect) (map[ruleset.Family]*machine, error
 		if all[in.Family], err = load(in.Text); err != nil {
 			return nil, fmt.Errorf("%s: %w\n%s", in.Family, err, in.Text)
 		}
+		all[in.Family].sets = setsFor(rs, in.Family)
 	}
 	return all, nil
+}
+
+// setsFor are the lists of the rules by the names that sets of them have.
+func setsFor(rs ruleset.Ruleset, f ruleset.Family) map[string]ruleset.Match {
+	all := map[string]ruleset.Match{}
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			for _, m := range r.Match {
+				if n, is := m.(ruleset.Not); is {
+					m = n.Match
+				}
+				switch m := m.(type) {
+				case ruleset.Src:
+					of := ruleset.CIDRs(m).Of(f)
+					all[ipset.Addresses(f, of).Name()] = ruleset.Dst(of)
+				case ruleset.Dst:
+					of := ruleset.CIDRs(m).Of(f)
+					all[ipset.Addresses(f, of).Name()] = ruleset.Dst(of)
+				case ruleset.SrcPort:
+					all[ipset.OfPorts(ruleset.Ports(m)).Name()] = ruleset.DstPort(m)
+				case ruleset.DstPort:
+					all[ipset.OfPorts(ruleset.Ports(m)).Name()] = m
+				}
+			}
+		}
+	}
+	return all
 }
 
 // compare fails unless xtables does with the packet what Trace foretells.

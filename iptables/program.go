@@ -15,6 +15,7 @@ import (
 type program struct {
 	family ruleset.Family
 	tables []table // in the order of tableNames
+	sets   []asked // that rules ask, each once
 }
 
 // tableNames are the tables in the order they are written in. NAT comes last, so that what it redirects finds its
@@ -39,11 +40,13 @@ func (t table) compared(c savedChain) []savedRule {
 	if len(t.moments) == 0 && !strings.HasPrefix(c.name, specPrefix) {
 		return c.rules
 	}
-	return slices.DeleteFunc(slices.Clone(c.rules), func(r savedRule) bool {
-		comment := r.key().Comment
-		id, _ := ruleset.ParseComment(comment)
-		return slices.Contains(t.moments, id) || ruleset.IsNote(comment)
-	})
+	var rules []savedRule
+	for i, comment := range c.comments() {
+		if id, _ := ruleset.ParseComment(comment); !slices.Contains(t.moments, id) && !ruleset.IsNote(comment) {
+			rules = append(rules, c.rules[i])
+		}
+	}
+	return rules
 }
 
 type chain struct {
@@ -104,7 +107,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		return program{}, err
 	}
 	for _, name := range tableNames() {
-		l := lowering{family: f, dialect: o.dialect(), users: users, gvisor: o.gvisor}
+		l := lowering{family: f, dialect: o.dialect(), users: users, gvisor: o.gvisor, sets: o.sets}
 		if err := l.fill(name, rs, homes); err != nil {
 			return program{}, err
 		}
@@ -116,7 +119,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		walked := o.Variant != Legacy // its kernel side meets each rule once
 		w := l.table.walk()
 		if walked && o.dialect() == Standard && !w.isEasy() {
-			flagged := lowering{family: f, dialect: o.dialect(), users: users, flag: true}
+			flagged := lowering{family: f, dialect: o.dialect(), users: users, flag: true, sets: o.sets}
 			if err := flagged.fill(name, rs, homes); err != nil {
 				return program{}, err
 			}
@@ -140,6 +143,7 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		}
 		l.table.chains = append(l.table.chains, spec)
 		p.tables = append(p.tables, l.table)
+		p.sets = addAsked(p.sets, l.asked)
 	}
 	return p, nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/gvisor"
@@ -38,6 +39,8 @@ type Options struct {
 	Objects Objects
 	// gvisor is true if the kernel is gVisor's.
 	gvisor bool
+	// sets is from how many rules on a list is a set that a rule asks. Zero: setFrom for a [Runner], never for [Render].
+	sets int
 }
 
 // Objects are the tables and base chains of nf_tables in the namespace. iptables-nft makes them when it writes and has
@@ -102,6 +105,7 @@ func Open(o Options) (*Runner, error) {
 	defer cancel()
 	r := &Runner{o: o, users: userns.Mapped(userns.UIDs), programs: map[ruleset.Family]programs{},
 		missing: map[ruleset.Family]error{}}
+	r.o.sets = cmp.Or(o.sets, setFrom)
 	for _, f := range families() {
 		p, err := find(ctx, o.Variant, f)
 		if err != nil {
@@ -116,14 +120,21 @@ func Open(o Options) (*Runner, error) {
 	return r, nil
 }
 
-// compile lowers rs for both families.
+// compile lowers rs for both families, without sets.
 func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error) {
+	return r.compileForm(rs, 0)
+}
+
+// compileForm lowers rs for both families, with sets of lists that would be so many rules.
+func (r *Runner) compileForm(rs ruleset.Ruleset, sets int) (map[ruleset.Family]program, error) {
 	if r.o.gvisor && r.o.dialect() != Minimal {
 		return nil, fmt.Errorf("%w: gVisor has no match comment; use --iptables-dialect minimal", ruleset.ErrUnsupported)
 	}
 	want := map[ruleset.Family]program{}
+	o := r.o
+	o.sets = sets
 	for _, f := range families() {
-		p, err := compile(rs, f, r.o, r.users)
+		p, err := compile(rs, f, o, r.users)
 		if err != nil {
 			return nil, err
 		}
@@ -132,19 +143,52 @@ func (r *Runner) compile(rs ruleset.Ruleset) (map[ruleset.Family]program, error)
 	return want, nil
 }
 
+// forms lowers rs in each form that it can have here, the best first: with sets for long lists, if the kernel has sets,
+// and with a rule for each item. A packet meets the same fate in both.
+func (r *Runner) forms(rs ruleset.Ruleset) (all []map[ruleset.Family]program, err error) {
+	if hasLong(rs, r.o.sets) && r.Sets() == nil {
+		want, err := r.compileForm(rs, r.o.sets)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, want); len(want[ruleset.IPv4].sets)+len(want[ruleset.IPv6].sets) == 0 {
+			return all, nil // not as long as it seemed
+		}
+	}
+	want, err := r.compile(rs)
+	if err != nil && len(all) > 0 {
+		return all, nil // what is too much for rules is not in force
+	}
+	return append(all, want), err
+}
+
 // Apply makes the kernel's rules those of rs. Each table of each family is one transaction: a packet meets its old
 // rules or its new ones. If one fails, those before it are undone. Where the same rules are in place it writes nothing,
 // and their counters go on. It reads back what it wrote.
 //
+// Long lists are sets that the rules ask (ipset), if the kernel has sets, and else a rule for each item.
+//
 // An outcome beside an error says what was written all the same: it then did not read as it should, or could not be
 // read before the context ended.
-func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome, error) {
-	want, err := r.compile(rs)
+func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (outcome ruleset.Outcome, err error) {
+	forms, err := r.forms(rs)
 	if err != nil {
 		return "", err
 	}
+	for i := range forms {
+		outcome, err = r.applyForms(ctx, forms[i:])
+		if outcome != "" || !errors.Is(err, ruleset.ErrUnsupported) {
+			break
+		}
+		// There may be no room for a set, or the program have no match for sets (libxt_set).
+	}
+	return outcome, err
+}
+
+// applyForms applies the first of the forms, if none is in force.
+func (r *Runner) applyForms(ctx context.Context, forms []map[ruleset.Family]program) (ruleset.Outcome, error) {
 	for _, f := range families() {
-		if err := r.missing[f]; err != nil && len(want[f].tables) > 0 {
+		if err := r.missing[f]; err != nil && len(forms[0][f].tables) > 0 {
 			return "", fmt.Errorf("%s: %w", f, err)
 		}
 	}
@@ -153,7 +197,7 @@ func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome
 		return "", err
 	}
 	defer s.end()
-	outcome, err := s.apply(ctx, want)
+	outcome, err := s.apply(ctx, forms)
 	// Another program, which our lock does not keep out, can have changed what was read before it was written to, or
 	// what was written. What is there then is neither old nor new, and a program that has failed may not do so again.
 	var mixed error
@@ -165,7 +209,7 @@ func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome
 			break
 		}
 		var again ruleset.Outcome
-		again, err = s.apply(ctx, want)
+		again, err = s.apply(ctx, forms)
 		outcome = cmp.Or(outcome, again)
 	}
 	if err != nil && mixed != nil && !errors.Is(err, errMixed) && !errors.Is(err, errNotHeld) {
@@ -174,18 +218,43 @@ func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (ruleset.Outcome
 	return outcome, err
 }
 
-// Check compares the kernel with rs and returns the differences. None: it is as Apply leaves it. It changes nothing.
-// Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
+// Check compares the kernel with rs and returns the differences. None: it is as Apply leaves it, here or where there are
+// no sets. It changes nothing. Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
 func (r *Runner) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
-	want, err := r.compile(rs)
+	forms, err := r.forms(rs)
 	if err != nil {
 		return nil, err
 	}
-	have, err := r.look(ctx)
+	s, err := r.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return r.differences(want, have), nil
+	defer s.end()
+	have, err := s.readOurs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !isAnyOurs(have) {
+		return nil, ruleset.ErrNotIntercepted
+	}
+	want := forms[0]
+	if i := slices.IndexFunc(forms, func(want map[ruleset.Family]program) bool { return isIn(want, have) }); i >= 0 {
+		want = forms[i]
+	}
+	diffs, err := s.setDifferences(want)
+	return append(r.differences(want, have), diffs...), err
+}
+
+// isIn reports whether every table of the programs is there, to go by the fingerprints.
+func isIn(want map[ruleset.Family]program, have map[ruleset.Family]listing) bool {
+	for f, p := range want {
+		for _, t := range p.tables {
+			if !have[f].table(t.name).has(t.chains[len(t.chains)-1].name) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (r *Runner) differences(want map[ruleset.Family]program, have map[ruleset.Family]listing) []ruleset.Difference {
@@ -214,9 +283,14 @@ func (r *Runner) Remove(ctx context.Context) (removed bool, err error) {
 		return false, err
 	}
 	for _, f := range families() {
-		if err := before[f].references(f); err != nil {
+		all := func(string) bool { return true }
+		if err := errors.Join(before[f].references(f), before[f].setReferences(f, all)); err != nil {
 			return false, fmt.Errorf("remove the rules: %w", err)
 		}
+	}
+	others, err := s.askedByOthers(before)
+	if err != nil {
+		return false, err
 	}
 	for _, f := range families() {
 		if !before[f].isOurs() {
@@ -234,7 +308,8 @@ func (r *Runner) Remove(ctx context.Context) (removed bool, err error) {
 			return removed, err
 		}
 	}
-	return removed, nil
+	swept, err := s.sweep(ctx, others, func(string) bool { return false })
+	return removed || swept, err
 }
 
 // look reads what is there, or says that nothing of it is ours.
@@ -248,8 +323,12 @@ func (r *Runner) look(ctx context.Context) (map[ruleset.Family]listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !have[ruleset.IPv4].isOurs() && !have[ruleset.IPv6].isOurs() {
+	if !isAnyOurs(have) {
 		return nil, ruleset.ErrNotIntercepted
 	}
 	return have, nil
+}
+
+func isAnyOurs(have map[ruleset.Family]listing) bool {
+	return have[ruleset.IPv4].isOurs() || have[ruleset.IPv6].isOurs()
 }

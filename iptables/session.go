@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/internal/nslock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -34,7 +35,8 @@ type session struct {
 	// files are for the programs: the lock of xtables, and that of the namespace. One that outlives this process keeps
 	// the others of us out until it has ended, so that it cannot write over what they do.
 	files []*os.File
-	own   []*os.File // of those, the ones to close
+	own   []*os.File  // of those, the ones to close
+	sets  *ipset.Conn // nil until it is needed
 }
 
 // begin locks the namespace, unless the caller has. What is read in order to write it must still hold when it is
@@ -70,12 +72,36 @@ func (s *session) end() {
 	for _, f := range s.own {
 		_ = f.Close() // a lock; nothing was written to it
 	}
+	if s.sets != nil {
+		_ = s.sets.Close() // a socket, of which every answer was read
+	}
 }
 
-func (s *session) apply(ctx context.Context, want map[ruleset.Family]program) (ruleset.Outcome, error) {
+func (s *session) apply(ctx context.Context, forms []map[ruleset.Family]program) (ruleset.Outcome, error) {
 	before, err := s.readOurs(ctx)
 	if err != nil {
 		return "", err
+	}
+	want := forms[0]
+	for _, form := range forms[1:] {
+		if transition(before[ruleset.IPv4], form[ruleset.IPv4], s.o)+
+			transition(before[ruleset.IPv6], form[ruleset.IPv6], s.o) == "" {
+			want = form // written where there were no sets, or by hand
+		}
+	}
+	others, err := s.askedByOthers(before)
+	if err != nil {
+		return "", err
+	}
+	inUse := func(set string) bool { return isAsked(want, set) }
+	for _, f := range families() {
+		if err := before[f].setReferences(f, func(set string) bool { return !inUse(set) }); err != nil {
+			return "", err
+		}
+	}
+	setsChanged, err := s.makeSets(want)
+	if err != nil {
+		return "", s.sweepAfter(before, err)
 	}
 	outcome := ruleset.Unchanged
 	inputs := map[ruleset.Family]string{}
@@ -98,9 +124,10 @@ func (s *session) apply(ctx context.Context, want map[ruleset.Family]program) (r
 				return err
 			}
 		}
-		return nil
+		_, err := s.sweep(ctx, others, inUse)
+		return err
 	}
-	if outcome == ruleset.Unchanged {
+	if outcome == ruleset.Unchanged && !setsChanged {
 		return outcome, tidy() // an earlier one may have been killed before it came to that
 	}
 	if before[ruleset.IPv4].isOurs() || before[ruleset.IPv6].isOurs() {
@@ -121,8 +148,26 @@ func (s *session) apply(ctx context.Context, want map[ruleset.Family]program) (r
 	return outcome, s.verify(ctx, want)
 }
 
+// sweepAfter takes out the sets that were made before something failed. Those that are mended stay so: what is in a set
+// its name says, and the rules that ask it were written for that.
+func (s *session) sweepAfter(before map[ruleset.Family]listing, cause error) error {
+	others, err := s.askedByOthers(before)
+	if err == nil {
+		_, err = s.sweep(context.Background(), others, func(string) bool { return true })
+	}
+	if err != nil {
+		return fmt.Errorf("%w; %w", cause, err)
+	}
+	return cause
+}
+
 // undo puts back what was there, in all families, after f could not be written.
 func (s *session) undo(ctx context.Context, before map[ruleset.Family]listing, f ruleset.Family, cause error) error {
+	return s.sweepAfter(before, s.undoRules(ctx, before, f, cause))
+}
+
+func (s *session) undoRules(ctx context.Context, before map[ruleset.Family]listing, f ruleset.Family,
+	cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	now, err := s.putBack(ctx, before)
@@ -176,7 +221,11 @@ func (s *session) verify(ctx context.Context, want map[ruleset.Family]program) e
 	if err != nil {
 		return fmt.Errorf("the rules are written, but could not be read back: %w", err)
 	}
-	if diffs := s.differences(want, now); len(diffs) > 0 {
+	diffs, err := s.setDifferences(want)
+	if err != nil {
+		return fmt.Errorf("the rules are written, but their sets could not be read back: %w", err)
+	}
+	if diffs = append(s.differences(want, now), diffs...); len(diffs) > 0 {
 		text := make([]string, len(diffs))
 		for i, d := range diffs {
 			text[i] = d.String()

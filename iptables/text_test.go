@@ -128,7 +128,7 @@ func TestPortsInChunks(t *testing.T) {
 		{[]ruleset.Match{ruleset.Dst(ruleset.AllCIDRs())}, []string{"MESH_C -j ACCEPT"}},
 		{[]ruleset.Match{ruleset.Not{Match: ruleset.Dst(mustCIDRs("10.0.0.0/8,192.0.2.1"))}}, []string{
 			`MESH_C -d 10.0.0.0/8 -m comment --comment "go on" -g MESH_C_1`,
-			`MESH_C -d 192.0.2.1/32 -m comment --comment "go on" -g MESH_C_1`, "MESH_C -j ACCEPT"}},
+			`MESH_C -d 192.0.2.1/32 -g MESH_C_1`, "MESH_C -j ACCEPT"}},
 	} {
 		if diff := cmp.Diff(tt.want, outputRules(t, Standard, tt.match...)); diff != "" {
 			t.Errorf("%v:\n%s", tt.match, diff)
