@@ -696,7 +696,7 @@ func (r *run) holds(c xcondition) (bool, error) {
 		return r.p.Protocol == number, nil
 	case "--match-set":
 		end := map[string]netip.AddrPort{"src": r.p.Src, "dst": r.p.Dst}[c.values[1]]
-		switch list := r.sets[value].(type) {
+		switch list := any(r.sets[value]).(type) {
 		case ruleset.Dst:
 			return ruleset.CIDRs(list).Contains(end.Addr()), nil
 		case ruleset.DstPort:
@@ -837,7 +837,7 @@ func setsFor(rs ruleset.Ruleset, f ruleset.Family) map[string]ruleset.Match {
 				if n, is := m.(ruleset.Not); is {
 					m = n.Match
 				}
-				switch m := m.(type) {
+				switch m := any(m).(type) {
 				case ruleset.Src:
 					of := ruleset.CIDRs(m).Of(f)
 					all[ipset.Addresses(f, of).Name()] = ruleset.Dst(of)

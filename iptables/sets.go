@@ -55,7 +55,7 @@ func isLong(m ruleset.Match, from int) bool {
 	if n, is := m.(ruleset.Not); is {
 		m = n.Match
 	}
-	switch m := m.(type) {
+	switch m := any(m).(type) { // no other condition has a list
 	case ruleset.Src:
 		return len(m) >= from
 	case ruleset.Dst:

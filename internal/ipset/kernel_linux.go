@@ -86,8 +86,9 @@ func judge(err error) error {
 	case unix.EPERM:
 		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
 			ruleset.ErrPermission, err)
+	default:
+		return err
 	}
-	return err
 }
 
 // ask sends a request of the subsystem, and returns the attributes of each answer.
