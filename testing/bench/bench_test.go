@@ -456,9 +456,11 @@ func tcpPairOf(b *testing.B, from side, dst netip.AddrPort, to side, port uint16
 		}
 	}
 	accepted := -1
-	err := uninterrupted(func() (err error) {
-		accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
-		return err
+	err := netlab.As(intercept.Owner{UID: to.id, GID: to.id}, func() error {
+		return uninterrupted(func() (err error) {
+			accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+			return err
+		})
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -155,7 +155,7 @@ func (n *Namespace) Socket(domain, typ int, owner *intercept.Owner) (fd int, err
 // SocketOf is [Namespace.Socket] for a protocol that is not the usual one of the domain and the type.
 func (n *Namespace) SocketOf(domain, typ, protocol int, owner *intercept.Owner) (fd int, err error) {
 	err = n.Do(func() error {
-		return as(orRoot(owner), func() error {
+		return As(orRoot(owner), func() error {
 			fd, err = unix.Socket(domain, typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 			return os.NewSyscallError("socket", err)
 		})
@@ -238,9 +238,9 @@ func (n *Namespace) Close() error {
 	return errors.Join(append(errs, n.file.Close())...)
 }
 
-// as runs f with owner as the user and group of this thread that count for
+// As runs f with owner as the user and group of this thread that count for
 // files: a socket remembers those of the thread that opened or accepted it.
-func as(owner intercept.Owner, f func() error) error {
+func As(owner intercept.Owner, f func() error) error {
 	self := intercept.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	if owner == self {
 		return f()

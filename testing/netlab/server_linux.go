@@ -118,7 +118,7 @@ func (s server) serveTCP(g *group, socket *os.File) {
 		var fd int
 		var acceptErr error
 		err = raw.Read(func(listener uintptr) bool {
-			acceptErr = as(s.owner, func() (err error) {
+			acceptErr = As(s.owner, func() (err error) {
 				fd, _, err = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 				return err
 			})
