@@ -157,6 +157,7 @@ type (
 	Redirect    = ruleset.Redirect
 	DNAT        = ruleset.DNAT
 	TProxy      = ruleset.TProxy
+	Divert      = ruleset.Divert
 	SetMark     = ruleset.SetMark
 	SetConnMark = ruleset.SetConnMark
 	Keep        = ruleset.Keep

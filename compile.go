@@ -27,7 +27,9 @@ const (
 	ChainInbound        = "inbound"         // I1-I8
 	ChainInboundCapture = "inbound_capture" // I7, O3: connections that go to the proxy
 	ChainInboundDeliver = "inbound_deliver" // I7, O3: and their packets
-	ChainMarks          = "marks"           // O3, and replies to a proxy that binds its client's address
+	ChainMarks          = "marks"
+	ChainMarksOpening   = "marks_opening" // O3, and a proxy that binds its client's address
+	ChainMarksReplies   = "marks_replies" // replies to such a proxy
 )
 
 // Names of chains for what the pod sends (compile_outbound.go).
@@ -151,6 +153,9 @@ func withOtherFamily(rs Ruleset, other Family) Ruleset {
 // hand it to a listening socket, which answers with a reset.
 func opens() []Match { return []Match{Proto{TCP}, Opens()} }
 
+// openers are the same in the order that is the quicker one for what opens none.
+func openers() []Match { return []Match{Opens(), Proto{TCP}} }
+
 // capture is a condition under which a connection goes to the proxy. It stands behind a protocol that has ports.
 type capture struct {
 	id     RuleID
@@ -178,6 +183,12 @@ const (
 // rule is one row of the policy's tables.
 func rule(id RuleID, reason string, match []Match, target Target) Rule {
 	return Rule{ID: id, Reason: reason, Match: match, Target: target}
+}
+
+// uncounted is a rule that nearly every packet meets.
+func uncounted(r Rule) Rule {
+	r.Uncounted = true
+	return r
 }
 
 func not(m Match) Match { return Not{Match: m} }

@@ -13,7 +13,8 @@ import (
 // from the same port, or from the other side. What is captured would then leave, or arrive, in clear. These chains
 // judge each packet by its flags, its sender and its addresses, and by conntrack only where a line says so.
 //
-// The order of the lines is for speed: most packets meet two rules, "opens" and "translated".
+// The order of the lines is for speed: most packets meet two rules, "opens" and "translated". A connection's packets
+// meet no more of them than testdata/ways.txt says.
 
 // Scopes of outbound lines that the backstop asks again.
 const (
@@ -67,7 +68,7 @@ func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 		match := []Match{IsFamily(c.families()[0].Other()), Proto{TCP, UDP}}
 		add(rule("B12.family", "not captured", match, Goto{Chain: ChainRejectOutput}))
 	}
-	add(rule("B4.opens", "opens a connection", opens(), Goto{Chain: ChainBackstopSyn}))
+	add(rule("B4.opens", "opens a connection", openers(), Goto{Chain: ChainBackstopSyn}))
 	chains = append(chains, c.backstopSyn()...)
 	if c.Backstop == BackstopSyn {
 		if len(r.output) > 0 {
@@ -75,7 +76,7 @@ func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 		}
 		return rules, chains
 	}
-	add(rule("B2.dnat", "translated", []Match{CTDNAT{}}, Return{}))
+	add(uncounted(rule("B2.dnat", "translated", []Match{CTDNAT{}}, Return{})))
 	if len(r.output) > 0 {
 		// Before what is inside the pod, for loopback can be included.
 		add(rule("B7.udp", "UDP, which may be rejected", []Match{Proto{UDP}}, Goto{Chain: ChainRejectOutput}))
@@ -367,7 +368,7 @@ func (c Config) backstopInput(r rejections) (rules []Rule, chains []Chain) {
 		for _, d := range c.inboundDestinations() {
 			syn = append(syn, rule("B9."+d.id, "untranslated: "+d.reason, append(opens(), d.match...), Reject{}))
 		}
-		rules = append(rules, rule("B9.opens", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
+		rules = append(rules, rule("B9.opens", "opens a connection", openers(), Goto{Chain: ChainBackstopInput}))
 		chains = append(chains, Chain{Name: ChainBackstopInput, Rules: syn})
 	}
 	if len(r.input) > 0 {
@@ -406,7 +407,7 @@ func (c Config) backstopForward(r rejections) (rules []Rule, chains []Chain) {
 	behind := len(rules) > 0
 	if c.forwards() && c.refusesUncaptured() {
 		// What goes to behind the pod, or is forwarded by it, is captured like what goes to the pod.
-		rules = append(rules, rule("B9.forward", "opens a connection", opens(), Goto{Chain: ChainBackstopInput}))
+		rules = append(rules, rule("B9.forward", "opens a connection", openers(), Goto{Chain: ChainBackstopInput}))
 	}
 	if behind {
 		virtual := in(scopeForward, "", c.excludedInInterfaces())

@@ -29,7 +29,7 @@ func (c Config) zones() []Chain {
 	}
 	chains := []Chain{{Name: ChainRawOutput, Hook: Output, Priority: PriorityRaw, Rules: c.zonesOfQueries()}}
 	if len(c.VirtualInterfaces) > 0 && c.DNS.Virtual {
-		rules := []Rule{neitherUDPNorICMP()}
+		rules := notLookups()
 		rules = append(rules, c.excludedInInterfaces()...)
 		rules = append(rules, c.fromBehind(Goto{Chain: ChainRawVirtual})...)
 		chains = append(chains,
@@ -39,14 +39,19 @@ func (c Config) zones() []Chain {
 	return chains
 }
 
-func neitherUDPNorICMP() Rule {
-	return rule("Z0.protocol", "neither UDP nor ICMP", []Match{not(Proto{UDP, ICMP, ICMPv6})}, Return{})
+// notLookups are the rules that nearly all packets meet: they can be no lookup, nor an error about one.
+func notLookups() []Rule {
+	return []Rule{
+		uncounted(rule("Z0.tcp", "TCP", []Match{Proto{TCP}}, Return{})),
+		uncounted(rule("Z0.ports", "not a name lookup", []Match{Proto{UDP}, not(DstPort{Port(dnsPort)})}, Return{})),
+		rule("Z0.protocol", "neither UDP nor ICMP", []Match{not(Proto{UDP, ICMP, ICMPv6})}, Return{}),
+	}
 }
 
 // zonesOfQueries returns the zones of what the pod sends. It follows lines O1 to O7, so that a lookup is in zone 2
 // exactly if O8 captures it.
 func (c Config) zonesOfQueries() []Rule {
-	rules := append([]Rule{neitherUDPNorICMP()}, c.notCapturedLookups()...)
+	rules := append(notLookups(), c.notCapturedLookups()...)
 	add := func(r ...Rule) { rules = append(rules, in(scopeUsual, exempt, r)...) }
 	add(c.excludedOutInterfaces(Return{})...)
 	add(c.passthrough(Return{})...)
@@ -69,7 +74,7 @@ func (c Config) zonesOfVirtual() []Rule {
 	return in("virtual", "", append(rules, rule("Z2", redirected, nil, CTZone{Zone: zoneCaptured})))
 }
 
-// notCapturedLookups are the rules that let all but captured servers' lookups go, and what is about those.
+// notCapturedLookups are the rules that let the lookups of other servers than the captured ones go, and errors.
 func (c Config) notCapturedLookups() []Rule {
 	errors := Proto{ICMP, ICMPv6}
 	rules := []Rule{
@@ -78,7 +83,6 @@ func (c Config) notCapturedLookups() []Rule {
 		rule("B10", "an error about a captured answer", []Match{errors, ICMPQuote{SrcPort: dnsPort}},
 			CTZone{Zone: zoneCaptured}),
 		rule("Z0.icmp", "other ICMP", []Match{errors}, Return{}),
-		rule("Z0.ports", "not a name lookup", []Match{Proto{UDP}, not(DstPort{Port(dnsPort)})}, Return{}),
 	}
 	switch {
 	case c.DNS.Mode == DNSResolvConf:

@@ -5,8 +5,9 @@ package intercept
 // tproxy returns the chains of mode tproxy.
 //
 // A connection is captured by its first packet, which gets a mark: the connection keeps it (conntrack's mark), so that
-// its other packets are told by it alone, whatever the lists of exclusions. Packets inside the pod arrive by lo, where
-// the proxy's own calls to the pod (O3) are told by the mark that they got when they were sent.
+// its other packets are told by it alone, whatever the lists of exclusions. Once the proxy has the connection they are
+// let on, for the kernel then finds the socket, and the route that the socket remembers. Packets inside the pod arrive
+// by lo, where the proxy's own calls to the pod (O3) are told by the mark that they got when they were sent.
 func (c Config) tproxy() []Chain {
 	if c.Inbound.Mode != InboundTProxy {
 		return nil
@@ -18,12 +19,18 @@ func (c Config) tproxy() []Chain {
 		add(c.dropInvalid()) // I3
 	}
 	if c.Inbound.Hairpin == HairpinCapture {
-		add(rule("O3.arrives", "the proxy calls its own pod", append(opens(), arrivingByLo, MetaMark(t.SelfMark)),
+		add(rule("O3.arrives", "the proxy calls its own pod", append(openers(), arrivingByLo, MetaMark(t.SelfMark)),
 			Goto{Chain: ChainInboundCapture}))
 	}
 	add(rule("O6.arrives", "inside the pod", []Match{arrivingByLo}, Return{}))
 	add(c.fromBehind(Return{})...) // I2
-	add(c.notOurs()...)            // I9
+	if !c.forwards() {
+		// Else it may need a mark to be routed here. Without a socket, as when SYN cookies are used, the proxy's listening
+		// one has to be found, and what opens a connection is for that one, too.
+		add(uncounted(rule("I7.divert", "its socket is the proxy's", []Match{ConnMark(t.SelfMark), Proto{TCP}, not(Opens()),
+			SocketOpen{Transparent: true}}, Divert{Port: c.Inbound.Port.First})))
+	}
+	add(c.notOurs()...) // I9
 	// A first packet, too: it comes again when the answer is lost, and for conntrack, which saw the answer, it is then
 	// not new.
 	add(rule("I7.known", "of a connection that the proxy has", []Match{Proto{TCP}, ConnMark(t.SelfMark)},
@@ -43,7 +50,13 @@ func (c Config) tproxy() []Chain {
 			rule("I7.captured", "captured", nil, Goto{Chain: ChainInboundDeliver}),
 		}},
 		{Name: ChainInbound, Hook: Prerouting, Priority: PriorityMangle, Rules: rules},
-		{Name: ChainMarks, Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: c.marks()},
+		{Name: ChainMarksOpening, Type: RouteChain, Rules: c.marksOfOpening()},
+		{Name: ChainMarksReplies, Type: RouteChain, Rules: c.marksOfReplies()},
+		{Name: ChainMarks, Hook: Output, Priority: PriorityMangle, Type: RouteChain, Rules: []Rule{
+			rule("marks/O3.opens", "opens a connection", openers(), Goto{Chain: ChainMarksOpening}),
+			rule("I7.client", "the proxy called from its client's address", []Match{ConnMark(t.Mark), Proto{TCP}},
+				Goto{Chain: ChainMarksReplies}),
+		}},
 	}
 }
 
@@ -76,21 +89,39 @@ func (c Config) forwarded() []Rule {
 		rule("I7.forwarded", "captured, and translated by another", match, Reject{}))
 }
 
-// scopeOfMarks stands before the IDs of outbound lines in chain marks.
-const scopeOfMarks = "marks"
+// Scopes of outbound lines that are asked where packets get marks.
+const (
+	scopeOfMarks   = "marks"
+	scopeOfReplies = "marks-replies"
+)
 
-// marks returns what mode tproxy does to packets that are sent: it marks the proxy's calls to its own pod, and brings
-// the application's replies back to a proxy that has called it from its client's address.
-func (c Config) marks() []Rule {
+// marksOfReplies returns the rules that bring the application's replies back to a proxy which has called it from its
+// client's address.
+func (c Config) marksOfReplies() []Rule {
+	return append(c.leavingAlone(scopeOfReplies), c.reply("I7.reply"))
+}
+
+// leavingAlone returns lines O1 and O2.
+func (c Config) leavingAlone(scope string) []Rule {
+	return in(scope, "", append(c.excludedOutInterfaces(Return{}), c.passthrough(Return{})...))
+}
+
+func (c Config) reply(id RuleID) Rule {
 	t := c.Inbound.TProxy
-	rules := append(c.excludedOutInterfaces(Return{}), c.passthrough(Return{})...) // O1, O2
-	rules = in(scopeOfMarks, "", rules)
+	return rule(id, "a reply to the proxy, whatever its address",
+		[]Match{Proto{TCP}, not(MetaMark(t.Mark)), ConnMark(t.Mark)}, SetMark(t.Mark))
+}
+
+// marksOfOpening returns what mode tproxy does to packets by which the pod opens connections: it marks the proxy's
+// calls to its own pod, and remembers those from its client's address.
+func (c Config) marksOfOpening() []Rule {
+	t := c.Inbound.TProxy
+	rules := c.leavingAlone(scopeOfMarks)
 	fromClient := append(opens(), MetaMark(t.Mark))
 	rules = append(rules,
 		rule("I7.from-client", "the proxy calls from its client's address", fromClient, SetConnMark(t.Mark)),
 		rule("I7.to-app", "it is for the application", fromClient, Return{}),
-		rule("I7.reply", "a reply to the proxy, whatever its address",
-			[]Match{Proto{TCP}, not(MetaMark(t.Mark)), ConnMark(t.Mark)}, SetMark(t.Mark)),
+		c.reply("I7.reply.opens"),
 	)
 	toItself := in(scopeOfMarks, "", c.toItself()) // O3
 	for i := range toItself {

@@ -177,7 +177,7 @@ func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
 			case ruleset.Reject, ruleset.Drop:
 				all = append(all, r.ID)
 			case ruleset.Accept, ruleset.Return, ruleset.Jump, ruleset.Goto, ruleset.Redirect, ruleset.DNAT, ruleset.Keep,
-				ruleset.TProxy, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
+				ruleset.TProxy, ruleset.Divert, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
 			}
 		}
 	}

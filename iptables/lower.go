@@ -141,7 +141,7 @@ func (l *lowering) piece(r ruleset.Rule) (p piece, ok bool, err error) {
 	case ruleset.Jump, ruleset.SetMark:
 		p.marks = true
 	case ruleset.Accept, ruleset.Drop, ruleset.Reject, ruleset.Redirect, ruleset.DNAT, ruleset.Keep,
-		ruleset.TProxy:
+		ruleset.TProxy, ruleset.Divert:
 	}
 	return p, !p.never, nil
 }
@@ -294,7 +294,11 @@ func (l *lowering) alternatives(r ruleset.Rule) (lowered, error) {
 		}
 	}
 	a.twoPorts = ports == 2
-	for _, m := range r.Match {
+	// The protocol comes first, for it loads the module that knows a header's fields.
+	matches := slices.Clone(r.Match)
+	protocol := reflect.TypeFor[ruleset.Proto]()
+	sort.SliceStable(matches, func(i, j int) bool { return kindOf(matches[i]) == protocol && kindOf(matches[j]) != protocol })
+	for _, m := range matches {
 		kind := kindOf(m)
 		if kinds[kind] {
 			// xtables refuses the second -d, and iptables-nft 1.8.9 drops a second --dport.

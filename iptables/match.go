@@ -111,7 +111,11 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 		// net/netfilter/xt_owner.c). The kernel takes only IDs that are mapped.
 		list(owners("--uid-owner", l.users), func(item []string) { a.fixed = append(a.fixed, item...) })
 	case ruleset.SocketOpen:
-		fix("socket", "--nowildcard")
+		if m.Transparent {
+			fix("socket", "--transparent")
+		} else {
+			fix("socket", "--nowildcard")
+		}
 	case ruleset.ToLocal:
 		fix("addrtype", "--dst-type", "LOCAL")
 	case ruleset.Length:

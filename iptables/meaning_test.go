@@ -184,7 +184,7 @@ func readRule(words []string) (xrule, error) {
 		switch c.option {
 		case "--tcp-flags", "--match-set":
 			n = 2
-		case "--nowildcard":
+		case "--nowildcard", "--transparent":
 			n = 0
 		}
 		if i+n > len(words) {
@@ -195,7 +195,7 @@ func readRule(words []string) (xrule, error) {
 		needs := map[string]string{
 			"--dports": "multiport", "--sports": "multiport", "--uid-owner": "owner", "--gid-owner": "owner",
 			"--ctstate": "conntrack", "--ctdir": "conntrack", "--comment": "comment", "--match-set": "set",
-			"--nowildcard": "socket", "--dst-type": "addrtype", "--length": "length",
+			"--nowildcard": "socket", "--transparent": "socket", "--dst-type": "addrtype", "--length": "length",
 			"--u32": "u32", "--icmp-type": "icmp", "--icmpv6-type": "icmp6",
 		}[c.option]
 		switch c.option {
@@ -244,7 +244,7 @@ func readRule(words []string) (xrule, error) {
 			if want := map[string]string{"--icmp-type": "icmp", "--icmpv6-type": "ipv6-icmp"}[c.option]; proto != want {
 				return r, fmt.Errorf("%s without its protocol before it", c.option)
 			}
-		case "--nowildcard":
+		case "--nowildcard", "--transparent":
 			if c.negated {
 				return r, errors.New("a negated flag")
 			}
@@ -393,6 +393,19 @@ func (r *run) chain(table map[string][]xrule, name string) (ends, error) {
 	return returns, nil
 }
 
+// onPort returns the port at which a table's transparent sockets listen.
+func onPort(table map[string][]xrule) ruleset.PortRange {
+	port := ruleset.Port(15006)
+	for _, rules := range table {
+		for _, r := range rules {
+			if i := slices.Index(r.target, "--on-port"); i >= 0 {
+				port, _ = ruleset.ParsePortRange(r.target[i+1])
+			}
+		}
+	}
+	return port
+}
+
 func (r *run) decide(rule xrule, f ruleset.Fate) {
 	r.out.Fate = f
 	r.out.Rule, r.out.Reason = ruleset.ParseComment(rule.comment)
@@ -410,6 +423,12 @@ func (r *run) target(table map[string][]xrule, rule xrule) (_ ends, done bool, _
 	}
 	switch name := rule.target[1]; name {
 	case "ACCEPT":
+		for i := range rule.conditions {
+			if rule.conditions[i].option == "--transparent" {
+				r.decide(rule, ruleset.Fate{Action: ruleset.Transparent, Ports: onPort(table)})
+				return stops, true, nil
+			}
+		}
 		r.decide(rule, ruleset.Fate{})
 		return accepts, true, nil
 	case "RETURN":
@@ -753,11 +772,11 @@ func (r *run) holds(c xcondition) (bool, error) {
 			return c.state != c.negated, nil
 		}
 		return r.p.Reply == reply, nil
-	case "--nowildcard":
+	case "--nowildcard", "--transparent":
 		if r.builtin != "PREROUTING" && r.builtin != "INPUT" { // net/netfilter/xt_socket.c
 			return false, errors.New("the socket match, where the kernel does not have it")
 		}
-		return r.p.Listening, nil
+		return r.p.Transparent || c.option == "--nowildcard" && r.p.Listening, nil
 	case "--dst-type":
 		if value != "LOCAL" || r.p.Hook == ruleset.Output {
 			return false, errors.New("a packet does not say this of its destination")
@@ -1189,7 +1208,7 @@ func someMatches(r *rand.Rand, longest int, base ruleset.Chain, d Dialect) (matc
 		add(ruleset.ToLocal{}, true)
 	}
 	if (base.Hook == ruleset.Prerouting || base.Hook == ruleset.Input) && one(r, 4) {
-		add(ruleset.SocketOpen{}, false)
+		add(ruleset.SocketOpen{Transparent: base.Type != ruleset.NATChain && one(r, 2)}, false)
 	}
 	if one(r, 6) {
 		add(ruleset.OutInterface(pick(r, worldInterfaces)), true)
@@ -1239,6 +1258,10 @@ func randomRuleset(r *rand.Rand, longest int, d Dialect) ruleset.Ruleset {
 				match, proto := someMatches(r, longest, base, d)
 				rule := ruleset.Rule{ID: ruleset.RuleID("O" + strconv.Itoa(line)), Reason: `rule "` + c.Name + `"`, Match: match}
 				rule.Target = someTarget(r, base, proto, zones, next)
+				if rule.Target == (ruleset.Accept{}) && slices.Contains(match,
+					ruleset.Match(ruleset.SocketOpen{Transparent: true})) {
+					rule.Target = ruleset.Divert{Port: 15006}
+				}
 				if to, is := rule.Target.(ruleset.DNAT); is {
 					rule.Match = slices.DeleteFunc(rule.Match, func(m ruleset.Match) bool {
 						return strings.Contains(m.String(),
@@ -1426,7 +1449,7 @@ func aimed(r *rand.Rand, rs ruleset.Ruleset) ruleset.Packet {
 				p.Owner = &ruleset.Owner{UID: pick(r, worldIDs), GID: pick(r, worldIDs)}
 			}
 		case ruleset.SocketOpen:
-			p.Listening = true
+			p.Listening, p.Transparent = !m.Transparent, m.Transparent
 		case ruleset.ToLocal:
 			p.Foreign = false
 		case ruleset.Length:

@@ -42,7 +42,7 @@ func (r rule) size(f ruleset.Family, header, standard int) int {
 			matches += header + 168
 		case "--u32":
 			matches += header + 1984
-		case "--nowildcard", "--dst-type", "--length", "--icmp-type", "--icmpv6-type":
+		case "--nowildcard", "--transparent", "--dst-type", "--length", "--icmp-type", "--icmpv6-type":
 			matches += header + 8
 		case "-j":
 			switch r.words[i+1] {

@@ -14,13 +14,13 @@ func (l *lowering) target(r ruleset.Rule) ([]string, error) {
 	switch t.(type) {
 	case ruleset.Accept, ruleset.Return, ruleset.Goto, ruleset.CTZone:
 	case ruleset.Drop, ruleset.Reject, ruleset.Jump, ruleset.Redirect, ruleset.DNAT, ruleset.Keep, ruleset.TProxy,
-		ruleset.SetMark, ruleset.SetConnMark:
+		ruleset.Divert, ruleset.SetMark, ruleset.SetConnMark:
 		if l.table.name == "raw" {
 			l.others = t
 		}
 	}
 	switch t := t.(type) {
-	case ruleset.Accept:
+	case ruleset.Accept, ruleset.Divert:
 		return []string{"-j", "ACCEPT"}, nil
 	case ruleset.Return:
 		return []string{"-j", "RETURN"}, nil

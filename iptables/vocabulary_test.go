@@ -85,6 +85,7 @@ func vocabulary() ruleset.Ruleset {
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, tcp, ruleset.Opens(), ruleset.DstPort(ports("80")), ruleset.Not{Match: ruleset.MPTCP{}})
 	add(ruleset.Return{}, tcp, ruleset.Older{}, ruleset.OutInterface("eth0"))
+	add(ruleset.Return{}, ruleset.Opens(), tcp)
 	// All kinds of conditions in one rule.
 	everything := []ruleset.Match{tcp, ruleset.Not{Match: ruleset.DstPort(ports("80,443"))},
 		ruleset.SrcPort(ports("1024-65535")), ruleset.Opens(),
@@ -118,6 +119,8 @@ func vocabulary() ruleset.Ruleset {
 		{ID: "I9", Reason: "to the pod", Match: []ruleset.Match{ruleset.ToLocal{}}, Target: ruleset.Jump{Chain: "sub"}},
 		{ID: "I9", Reason: "not to the pod", Match: []ruleset.Match{ruleset.Not{Match: ruleset.ToLocal{}}},
 			Target: ruleset.Return{}},
+		{ID: "I7", Reason: "its socket's", Match: []ruleset.Match{ruleset.SocketOpen{Transparent: true}},
+			Target: ruleset.Divert{Port: 15006}},
 		{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
 			Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}},
 		{ID: "I7", Reason: "tproxy of UDP", Match: []ruleset.Match{udp},

@@ -536,7 +536,7 @@ func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 				id, reason := ruleset.ParseComment(r.comment)
 				counters = append(counters, ruleset.Counter{
 					Chain: c.name, Rule: id, Line: id.Line(), Reason: reason, Family: family(r),
-					Packets: r.packets, Bytes: r.bytes,
+					Packets: r.packets, Bytes: r.bytes, Uncounted: !r.is,
 				})
 			}
 		}

@@ -28,11 +28,11 @@ func ExampleRender() {
 	// Output:
 	// 	chain output {
 	// 		type nat hook output priority -199; policy accept;
-	// 		meta nfproto ipv4 oifname == "lo" ip saddr 127.0.0.6 counter return comment "O2: the proxy's passthrough source"
-	// 		meta nfproto ipv6 oifname == "lo" ip6 saddr ::6 counter return comment "O2: the proxy's passthrough source"
+	// 		meta nfproto ipv4 oif == "lo" ip saddr 127.0.0.6 counter return comment "O2: the proxy's passthrough source"
+	// 		meta nfproto ipv6 oif == "lo" ip6 saddr ::6 counter return comment "O2: the proxy's passthrough source"
 	// 		meta skuid 1337 counter return comment "O4.uid: from the proxy (by user)"
 	// 		meta skgid 1337 counter return comment "O4.gid: from the proxy (by group)"
-	// 		oifname == "lo" counter return comment "O6: inside the pod"
+	// 		oif == "lo" counter return comment "O6: inside the pod"
 	// 		meta nfproto ipv4 ip daddr 127.0.0.1 counter return comment "O9: the exempt loopback range"
 	// 		meta nfproto ipv6 ip6 daddr ::1 counter return comment "O9: the exempt loopback range"
 	// 		meta l4proto 6 tcp flags & 0x17 == 0x2 th dport 443 tcp option mptcp missing counter redirect to :15001 comment "O11: included port"

@@ -58,8 +58,14 @@ type kernelSet struct {
 }
 
 type kernelRule struct {
-	comment        string
-	body           string // canonical
+	comment string
+	body    string // canonical
+	counted
+}
+
+// counted is what a rule has counted, if it has a counter.
+type counted struct {
+	is             bool
 	packets, bytes uint64
 }
 
@@ -365,7 +371,7 @@ func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 			case unix.NFTA_RULE_USERDATA:
 				r.comment = comment(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
-				body, r.packets, r.bytes = appendCanonical(body[:0], data)
+				body, r.counted = appendCanonical(body[:0], data)
 				r.body = string(body)
 			}
 		}
@@ -475,11 +481,11 @@ func cut(b []byte) (typ uint16, data, rest []byte, ok bool) {
 
 // appendCanonical writes the expressions of a rule in a form that is the same for
 // what was sent and for what the kernel gives back, and takes out the counts.
-func appendCanonical(b, list []byte) (_ []byte, packets, counted uint64) {
+func appendCanonical(b, list []byte) (_ []byte, c counted) {
 	for {
 		_, e, rest, ok := cut(list)
 		if !ok {
-			return b, packets, counted
+			return b, c
 		}
 		list = rest
 		var name, data []byte
@@ -494,13 +500,14 @@ func appendCanonical(b, list []byte) (_ []byte, packets, counted uint64) {
 		switch string(name) {
 		case "counter":
 			b = append(append(b, name...), '(')
+			c.is = true
 			for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
 				switch {
 				case len(d) != 8:
 				case typ == unix.NFTA_COUNTER_PACKETS:
-					packets += binary.BigEndian.Uint64(d)
+					c.packets += binary.BigEndian.Uint64(d)
 				case typ == unix.NFTA_COUNTER_BYTES:
-					counted += binary.BigEndian.Uint64(d)
+					c.bytes += binary.BigEndian.Uint64(d)
 				}
 			}
 		case "range":
@@ -635,7 +642,7 @@ func isNested(name string, typ uint16) bool {
 
 // body returns the canonical form of a rule of ours.
 func (r rule) body() string {
-	body, _, _ := appendCanonical(make([]byte, 0, len(r.encoded)), r.encoded)
+	body, _ := appendCanonical(make([]byte, 0, len(r.encoded)), r.encoded)
 	return string(body)
 }
 

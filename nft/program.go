@@ -308,14 +308,21 @@ func (t *table) lowerFor(c *chain, r ruleset.Rule, f ruleset.Family, guard ...st
 func (t *table) append(c *chain, r ruleset.Rule, f ruleset.Family, lower func(ruleset.Match) (stmt, error),
 	guard ...stmt) error {
 	stmts := guard
-	for _, m := range r.Match {
+	isProto := func(m ruleset.Match) bool { _, is := m.(ruleset.Proto); return is }
+	for i, m := range r.Match {
 		s, err := lower(m)
 		if err != nil {
 			return err
 		}
+		if flags, is := m.(ruleset.TCPFlags); is && !slices.ContainsFunc(r.Match[:i], isProto) {
+			// With "tcp flags" nft(8) would ask for the protocol first.
+			s.text = fmt.Sprintf("@th,104,8 & %#x == %#x", flags.Mask, flags.Value)
+		}
 		stmts = append(stmts, s)
 	}
-	stmts = append(stmts, stmt{"counter", []expr.Any{&expr.Counter{}}})
+	if !r.Uncounted {
+		stmts = append(stmts, stmt{"counter", []expr.Any{&expr.Counter{}}})
+	}
 	target, err := t.target(r, f)
 	if err != nil {
 		return err
@@ -355,9 +362,9 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 	case ruleset.Dst:
 		return t.address(ruleset.CIDRs(m), "daddr", 16, 24, negated)
 	case ruleset.InInterface:
-		return iface("iifname", expr.MetaKeyIIFNAME, string(m), negated), nil
+		return iface("iif", expr.MetaKeyIIF, expr.MetaKeyIIFNAME, string(m), negated), nil
 	case ruleset.OutInterface:
-		return iface("oifname", expr.MetaKeyOIFNAME, string(m), negated), nil
+		return iface("oif", expr.MetaKeyOIF, expr.MetaKeyOIFNAME, string(m), negated), nil
 	case ruleset.UID:
 		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(ruleset.IDs(m)), negated), nil
 	case ruleset.GID:
@@ -377,6 +384,10 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 		all := ruleset.IDs{{First: 0, Last: ruleset.MaxID}}
 		return t.compare("meta skuid", meta(expr.MetaKeySKUID), keyUID, idKeys(all), negated), nil
 	case ruleset.SocketOpen:
+		if m.Transparent {
+			return stmt{"socket transparent 1", []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}}}, nil
+		}
 		// What is loaded does not matter: where there is no socket nothing is.
 		return stmt{"socket transparent <= 1", []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1},
 			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: []byte{1}}}}, nil
@@ -663,17 +674,25 @@ func be32(n uint32) []byte   { return binary.BigEndian.AppendUint32(nil, n) }
 func host16(n uint16) []byte { return binaryutil.NativeEndian.PutUint16(n) }
 func host32(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
+// loopbackIndex is that of every namespace's loopback interface (LOOPBACK_IFINDEX in the kernel's include/net/flow.h).
+const loopbackIndex = 1
+
 // iface compares an interface's name. The kernel compares as many bytes as it
 // is given: all 16, zeros included, for a name, fewer for the beginning of one.
-func iface(what string, key expr.MetaKey, pattern string, negated bool) stmt {
+// For that of the loopback interface it compares the index, which takes half the time.
+func iface(what string, index, name expr.MetaKey, pattern string, negated bool) stmt {
 	op, word := equality(negated)
+	if pattern == ruleset.Loopback {
+		return stmt{fmt.Sprintf("%s %s %q", what, word, pattern),
+			append(meta(index), &expr.Cmp{Op: op, Register: 1, Data: host32(loopbackIndex)})}
+	}
 	data := make([]byte, unix.IFNAMSIZ)
 	prefix, isPrefix := strings.CutSuffix(pattern, "*")
 	if n := copy(data, prefix); isPrefix {
 		data = data[:n]
 	}
-	return stmt{fmt.Sprintf("%s %s %q", what, word, pattern),
-		append(meta(key), &expr.Cmp{Op: op, Register: 1, Data: data})}
+	return stmt{fmt.Sprintf("%sname %s %q", what, word, pattern),
+		append(meta(name), &expr.Cmp{Op: op, Register: 1, Data: data})}
 }
 
 func masked(what string, load []expr.Any, value, mask uint32, negated bool) stmt {
@@ -722,7 +741,7 @@ func ctBits(what string, key expr.CtKey, bits uint32, negated bool) stmt {
 // target lowers what happens to a packet.
 func (t *table) target(r ruleset.Rule, f ruleset.Family) (stmt, error) {
 	switch target := r.Target.(type) {
-	case ruleset.Accept:
+	case ruleset.Accept, ruleset.Divert:
 		return verdict("accept", expr.VerdictAccept, ""), nil
 	case ruleset.Return:
 		return verdict("return", expr.VerdictReturn, ""), nil

@@ -51,6 +51,9 @@ func vocabulary() ruleset.Ruleset {
 	}
 	add(ruleset.Return{}, tcp, ruleset.Opens())
 	add(ruleset.Return{}, tcp, ruleset.Not{Match: ruleset.Opens()})
+	add(ruleset.Return{}, ruleset.Opens(), tcp)
+	filter = append(filter, ruleset.Rule{ID: "O14", Reason: "not counted", Match: []ruleset.Match{tcp},
+		Target: ruleset.Return{}, Uncounted: true})
 	for _, m := range []ruleset.Match{
 		ruleset.UID(ids("1337")), ruleset.UID(ids("1000-1999")), ruleset.UID(ids("0,5-7,4294967294")),
 		ruleset.GID(ids("1337")), ruleset.GID(ids("1000-1999")), ruleset.GID(ids("0,5-7,4294967294")),
@@ -117,6 +120,8 @@ func vocabulary() ruleset.Ruleset {
 				{ID: "I9", Reason: "local", Match: []ruleset.Match{ruleset.ToLocal{}}, Target: ruleset.SetMark{Value: 1, Mask: 1}},
 				{ID: "I9", Reason: "not local", Match: []ruleset.Match{ruleset.Not{Match: ruleset.ToLocal{}}},
 					Target: ruleset.SetMark{Value: 1, Mask: 1}},
+				{ID: "I7", Reason: "its socket's", Match: []ruleset.Match{ruleset.SocketOpen{Transparent: true}},
+					Target: ruleset.Divert{Port: 15006}},
 				{ID: "I7", Reason: "tproxy", Match: []ruleset.Match{tcp},
 					Target: ruleset.TProxy{Port: 15006, Mark: ruleset.Mark{Value: 0x539, Mask: 0xfff}}}}},
 		},

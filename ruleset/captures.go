@@ -150,7 +150,7 @@ func (s *search) chain(c Chain, first int, f flows, back, done func(flows) bool)
 // target reports whether any of the flows that a rule matches are captured, by its target or later.
 func (s *search) target(t Target, f flows, rest, back, done func(flows) bool) bool {
 	switch t := t.(type) {
-	case Redirect, DNAT, TProxy:
+	case Redirect, DNAT, TProxy, Divert:
 		s.found = f.one()
 		return true
 	case Jump:

@@ -64,7 +64,11 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			if !protos.hasPorts() {
 				return errors.New("a port without a protocol that has ports")
 			}
-		case TCPFlags, TCPHeader, MPTCP, Older:
+		case TCPFlags:
+			if !r.OnlyTCP() {
+				return fmt.Errorf("%s without protocol TCP", in)
+			}
+		case TCPHeader, MPTCP, Older:
 			if len(protos) != 1 || protos[0] != TCP {
 				return fmt.Errorf("%s without protocol TCP", in)
 			}
@@ -111,6 +115,10 @@ func (r Rule) check(c Chain, chains map[string]Chain) error {
 			return fmt.Errorf("%s in a NAT chain, which sees the first packet alone", t)
 		}
 		return protos.checkOne(t)
+	case Divert:
+		if c.Type == NATChain || !slices.Contains(r.Match, Match(SocketOpen{Transparent: true})) {
+			return fmt.Errorf("%s in a NAT chain, or without a match on such a socket", t)
+		}
 	case Jump:
 		return checkJump(c, chains, t.Chain)
 	case Goto:

@@ -57,7 +57,11 @@ func TestCheckRefuses(t *testing.T) {
 	refused(t, nat(Redirect{Port(1)}, Proto{TCP, UDP}), "base", "I1", "without exactly one protocol")
 	refused(t, nat(dnat, Proto{ICMP}), "base", "I1", "without exactly one protocol")
 	refused(t, nat(TProxy{Port: 1}, Proto{TCP}), "base", "I1", "in a NAT chain")
+	refused(t, nat(Divert{Port: 1}, Proto{TCP}, SocketOpen{Transparent: true}), "base", "I1", "in a NAT chain")
 	refused(t, nat(nil), "base", "I1", "unknown target")
+	unfound := filter(Prerouting, Proto{TCP}, SocketOpen{})
+	unfound.Chains[0].Rules[0].Target = Divert{Port: 1}
+	refused(t, unfound, "base", "I1", "without a match on such a socket")
 	for _, target := range []Target{Redirect{Port(1)}, dnat} {
 		rs := filter(Output, Proto{TCP})
 		rs.Chains[0].Rules[0].Target = target
@@ -212,8 +216,10 @@ func TestRuleFor(t *testing.T) {
 func TestWords(t *testing.T) {
 	for want, got := range map[string]interface{ String() string }{
 		"of a translated connection": CTDNAT{}, "of the reply direction": CTReply, "of the original direction": CTOriginal,
-		"with an owner": HasSocket{}, "for an open socket": SocketOpen{}, "not to an address of the pod": Not{ToLocal{}},
-		"of 40 bytes": Length(40), "TCP header of 32 bytes": TCPHeader(8),
+		"with an owner": HasSocket{}, "for an open socket": SocketOpen{},
+		"for an open transparent socket": SocketOpen{Transparent: true}, "leave to the socket of :15006": Divert{Port: 15006},
+		"not to an address of the pod": Not{ToLocal{}},
+		"of 40 bytes":                  Length(40), "TCP header of 32 bytes": TCPHeader(8),
 		"not with an option of Multipath TCP": Not{MPTCP{}}, "an echo request": ICMPEcho{},
 		"an extended echo request":        ICMPEcho{Extended: true},
 		"an error about UDP from port 53": ICMPQuote{SrcPort: 53}, "of a connection that is older than the rules": Older{},

@@ -88,8 +88,9 @@ const (
 type HasSocket struct{}
 
 // SocketOpen matches arriving packets for which this host has a socket open, bound to any address or to that of the
-// packet. It is asked at hook input.
-type SocketOpen struct{}
+// packet. It is asked at hook input. With Transparent it is a socket with the option IP_TRANSPARENT, and may be asked at
+// hook prerouting, too; whether one that listens at any address is one of those is for the backend to say.
+type SocketOpen struct{ Transparent bool }
 
 // ToLocal matches packets to an address of this host. It is asked at hook prerouting.
 type ToLocal struct{}
@@ -126,7 +127,8 @@ func (t Tuple) String() string { return t.Src.String() + " > " + t.Dst.String() 
 type Older struct{}
 
 // TCPFlags matches a TCP header's flags: flags & Mask == Value. A Proto of
-// TCP has to stand before it in the same rule.
+// TCP has to stand in the same rule. Behind it, it is not asked of the packets that have other flags, which is quicker
+// where few have those.
 type TCPFlags struct{ Mask, Value uint8 }
 
 // The TCP header's flags (RFC 9293, section 3.1).
@@ -191,13 +193,19 @@ func (m IsFamily) String() string     { return Family(m).String() }
 func (m Not) String() string          { return "not " + m.Match.String() }
 func (CTDNAT) String() string         { return "of a translated connection" }
 func (HasSocket) String() string      { return "with an owner" }
-func (SocketOpen) String() string     { return "for an open socket" }
 func (ToLocal) String() string        { return "to an address of the pod" }
 func (m Length) String() string       { return fmt.Sprintf("of %d bytes", uint16(m)) }
 func (m TCPHeader) String() string    { return fmt.Sprintf("TCP header of %d bytes", 4*uint(m)) }
 func (MPTCP) String() string          { return "with an option of Multipath TCP" }
 func (m ICMPQuote) String() string    { return fmt.Sprintf("an error about UDP from port %d", m.SrcPort) }
 func (Older) String() string          { return "of a connection that is older than the rules" }
+
+func (m SocketOpen) String() string {
+	if m.Transparent {
+		return "for an open transparent socket"
+	}
+	return "for an open socket"
+}
 
 func (m ICMPEcho) String() string {
 	if m.Extended {

@@ -79,4 +79,6 @@ type Counter struct {
 	Family  string `json:"family,omitempty"`
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
+	// Uncounted is true of a rule that has no counter, so that Packets and Bytes say nothing ([Rule.Uncounted]).
+	Uncounted bool `json:"uncounted,omitempty"`
 }

@@ -13,6 +13,9 @@ type Rule struct {
 	Reason string
 	Match  []Match
 	Target Target
+	// Uncounted is true of a rule that nearly every packet meets, so that to count them costs more than it tells. A
+	// backend that can leaves its counter out.
+	Uncounted bool
 }
 
 // Comment is what stands beside the rule in the kernel: its ID and its reason. [ParseComment] reads it back.
@@ -88,7 +91,7 @@ func (r Rule) IsFamilySpecific() bool {
 	switch r.Target.(type) {
 	case DNAT, Keep:
 		return true
-	case Accept, Return, Drop, Reject, Jump, Goto, Redirect, TProxy, SetMark, SetConnMark, CTZone:
+	case Accept, Return, Drop, Reject, Jump, Goto, Redirect, TProxy, Divert, SetMark, SetConnMark, CTZone:
 	}
 	return slices.ContainsFunc(r.Match, func(m Match) bool {
 		if n, is := m.(Not); is {

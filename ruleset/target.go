@@ -6,7 +6,7 @@ import (
 )
 
 // Target is what happens to a packet: one of Accept, Return, Drop, Reject,
-// Jump, Goto, Redirect, DNAT, Keep, TProxy, SetMark, SetConnMark and CTZone.
+// Jump, Goto, Redirect, DNAT, Keep, TProxy, Divert, SetMark, SetConnMark and CTZone.
 //
 //sumtype:decl
 type Target interface {
@@ -61,6 +61,11 @@ type TProxy struct {
 	Mark Mark
 }
 
+// Divert lets a packet on to the transparent socket, of this local port, that has its connection: what TProxy has given
+// to it before. The kernel then finds the socket and the route of the connection by itself, which is quicker than
+// TProxy. A SocketOpen that is Transparent has to stand in the rule.
+type Divert struct{ Port uint16 }
+
 // SetMark sets the masked bits of the packet's mark and goes on.
 type SetMark Mark
 
@@ -85,6 +90,7 @@ func (Redirect) isTarget()    {}
 func (DNAT) isTarget()        {}
 func (Keep) isTarget()        {}
 func (TProxy) isTarget()      {}
+func (Divert) isTarget()      {}
 func (SetMark) isTarget()     {}
 func (SetConnMark) isTarget() {}
 func (CTZone) isTarget()      {}
@@ -99,6 +105,7 @@ func (t Redirect) String() string { return "redirect to :" + t.Ports.String() }
 func (t DNAT) String() string     { return "dnat to " + t.To.String() }
 func (Keep) String() string       { return "keep the destination" }
 func (t TProxy) String() string   { return fmt.Sprintf("tproxy to :%d", t.Port) }
+func (t Divert) String() string   { return fmt.Sprintf("leave to the socket of :%d", t.Port) }
 func (t SetMark) String() string  { return fmt.Sprintf("set mark %#x/%#x", t.Value, t.Mask) }
 func (t SetConnMark) String() string {
 	return fmt.Sprintf("set connection mark %#x/%#x", t.Value, t.Mask)

@@ -85,8 +85,9 @@ type Packet struct {
 	// DNAT is true of a packet of an entry that translates its destination. Dst is then where it really goes; chains
 	// before NAT, which see where it was to go, are not asked.
 	DNAT bool
-	// Listening is true of an arriving packet for which the pod has a socket open.
-	Listening bool
+	// Listening is true of an arriving packet for which the pod has a socket open, and Transparent of one for which it
+	// has a transparent one open.
+	Listening, Transparent bool
 	// Foreign is true of an arriving packet to an address that is not the pod's: a frame that a neighbour has sent to
 	// its hardware address, or one to be forwarded. What goes to many hosts, or to none, is so anyway.
 	Foreign bool
@@ -384,6 +385,9 @@ func (t *tracer) apply(r Rule) (_ verdict, done bool) {
 	case TProxy:
 		decide(Fate{Action: Transparent, Ports: Port(target.Port)})
 		return stop, true
+	case Divert:
+		decide(Fate{Action: Transparent, Ports: Port(target.Port)})
+		return stop, true
 	case Jump:
 		v := t.chain(t.rs.chain(target.Chain))
 		return v, v != next
@@ -445,7 +449,7 @@ func (t *tracer) satisfies(m Match) bool {
 	case HasSocket:
 		return p.Owner != nil
 	case SocketOpen:
-		return p.Listening
+		return p.Transparent || p.Listening && !m.Transparent
 	case CTState:
 		return p.State&m != 0
 	case CTDNAT:

@@ -40,7 +40,7 @@ func decides(r ruleset.Rule) bool {
 	case ruleset.Return, ruleset.Redirect, ruleset.DNAT, ruleset.TProxy, ruleset.Reject, ruleset.Goto, ruleset.Jump,
 		ruleset.Accept:
 		return true
-	case ruleset.Drop, ruleset.Keep, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
+	case ruleset.Drop, ruleset.Keep, ruleset.Divert, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
 	}
 	return false
 }
