@@ -13,8 +13,7 @@ import (
 // from the same port, or from the other side. What is captured would then leave, or arrive, in clear. These chains
 // judge each packet by its flags, its sender and its addresses, and by conntrack only where a line says so.
 //
-// The order of the lines is for speed: most packets meet two rules, "opens" and "translated". A connection's packets
-// meet no more of them than testdata/ways.txt says.
+// The order of the lines is for speed: most packets meet two rules, "opens" and "translated" (TestWays).
 
 // Scopes of outbound lines that the backstop asks again.
 const (
@@ -200,10 +199,12 @@ func (c Config) backstopStream() []Chain {
 		}
 	}
 	leftAlone := in(scopeStream, "", c.leftAlone())
+	slices.Reverse(leftAlone) // what goes to loopback leaves by lo, and is seldom asked
 	if len(lookups) == 0 {
 		rest = slices.Concat(leftAlone, letGo)
 	} else {
-		rest = slices.Concat(c.toResolver(scopeStream), letGo, lookups, leftAlone)
+		early, late := c.besideLookups(leftAlone)
+		rest = slices.Concat(c.toResolver(scopeStream), early, letGo, lookups, late)
 	}
 	for _, d := range c.outboundDestinations() {
 		rest = append(rest, refuse("B5."+d.id, d.reason, append([]Match{Proto{TCP}}, d.match...))...)
@@ -213,6 +214,25 @@ func (c Config) backstopStream() []Chain {
 	return append(chains,
 		Chain{Name: ChainBackstopUnowned, Rules: c.unowned()},
 		Chain{Name: ChainBackstopStream, Rules: rules})
+}
+
+// besideLookups divides lines O9 and O10, which do not hold for captured lookups. Those that say nothing of ports come
+// early for all that is no lookup, and late for lookups of which O8 captures not all.
+func (c Config) besideLookups(leftAlone []Rule) (early, late []Rule) {
+	for _, r := range leftAlone {
+		if slices.ContainsFunc(r.Match, func(m Match) bool { _, is := m.(DstPort); return is }) {
+			late = append(late, r)
+			continue
+		}
+		e := r
+		e.Match = slices.Concat(r.Match, []Match{Proto{TCP}, not(DstPort{Port(dnsPort)})})
+		early = append(early, e)
+		if len(c.toServers()) > 0 {
+			r.ID += ".dns"
+			late = append(late, r)
+		}
+	}
+	return early, late
 }
 
 // letIn returns the part of line B5 by which what answers a connection that was let in passes, conntrack or not: its

@@ -35,7 +35,8 @@ func statusVerb() verb {
 			"taken (another's rules come first); changed (not as apply wrote them); asleep (the table is\n" +
 			"dormant). Below it are the configuration in force, with where each value came from, the\n" +
 			"proxy's ports, and what was counted, by meaning and by rule. NAT rules count connections,\n" +
-			"since they see the first packet of each alone.",
+			"since they see the first packet of each alone. With nftables, rules that nearly every packet\n" +
+			"meets have no counter (-).",
 		Flags: func() []cli.Flag {
 			return append(kernelFlags(), once(row(watchFlag, "DURATION", groupStatus, "0s",
 				"look again so often, and show how much was counted in\nbetween; 0s: look once"))...)
@@ -173,9 +174,12 @@ func statusText(counters []intercept.Counter) string {
 		if i == 0 || counters[i-1].Chain != c.Chain {
 			rows = append(rows, cli.Row{strict.OneLine(c.Chain) + ":"})
 		}
+		packets, bytes := strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10)
+		if c.Uncounted {
+			packets, bytes = "-", "-"
+		}
 		rows = append(rows, cli.Row{
-			strconv.FormatUint(c.Packets, 10), strconv.FormatUint(c.Bytes, 10),
-			strict.OneLine(string(c.Rule)), c.Family, strict.OneLine(c.Reason),
+			packets, bytes, strict.OneLine(string(c.Rule)), c.Family, strict.OneLine(c.Reason),
 		})
 	}
 	return cli.Table(rows)

@@ -6,13 +6,11 @@
 package bench
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -224,23 +222,26 @@ func cidrText(n int) (s string) {
 	return s
 }
 
-// BenchmarkNewConnection connects through the redirect, under default rules
-// with more and more exclusions and, in turn, under a single redirect rule.
-// The metric x-bare is the ratio of the medians of connect(2).
+// BenchmarkNewConnection connects through the redirect, by each backend under
+// default rules with more and more exclusions and, in turn, under a single
+// redirect rule. The metric x-bare is the ratio of the medians of connect(2).
 func BenchmarkNewConnection(b *testing.B) {
 	netlab.Require(b)
-	for _, dst := range []string{"203.0.113.10:80", "[2001:db8::10]:80"} {
-		dst := netip.MustParseAddrPort(dst)
+	eachBackend(b, func(b *testing.B, backend dataplane.Backend, pod netip.Addr) {
+		dst := netip.MustParseAddrPort("203.0.113.10:80")
+		if pod.Is6() {
+			dst = netip.MustParseAddrPort("[2001:db8::10]:80")
+		}
 		bare := labWith(b, func(l *netlab.Lab) error { return bareRedirect(l, 15001) })
 		for _, n := range []int{0, 100, 1000, 5000} {
-			b.Run(fmt.Sprintf("%s/exclusions-%d", intercept.FamilyOf(dst.Addr()), n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("exclusions-%d", n), func(b *testing.B) {
 				lab := labWith(b, func(l *netlab.Lab) error {
 					c := intercept.Default()
 					for i := range n {
 						c.Outbound.ExcludeCIDRs = append(c.Outbound.ExcludeCIDRs,
 							netip.MustParsePrefix(cidr(i)[0]), netip.MustParsePrefix(cidr(i)[1]))
 					}
-					_, err := dataplane.Pod{NetNS: l.Pod.Path()}.Apply(b.Context(), c)
+					_, err := dataplane.Pod{NetNS: l.Pod.Path(), Backend: backend}.Apply(b.Context(), c)
 					return err
 				})
 				var ours, theirs []time.Duration
@@ -252,7 +253,7 @@ func BenchmarkNewConnection(b *testing.B) {
 				b.ReportMetric(float64(median(ours))/float64(median(theirs)), "x-bare")
 			})
 		}
-	}
+	})
 }
 
 func labWith(b *testing.B, rules func(*netlab.Lab) error) *netlab.Lab {
@@ -315,55 +316,6 @@ func connect(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) time.Duration {
 	return took
 }
 
-// BenchmarkTProxy sends a byte to and fro over an established inbound
-// connection in mode tproxy, with none, 100 and 1,000 port ranges excluded, in
-// turn. The metrics x-100 and x-1000 are the ratios of the medians to that
-// without.
-func BenchmarkTProxy(b *testing.B) {
-	netlab.Require(b)
-	eachBackend(b, func(b *testing.B, backend dataplane.Backend, dst netip.Addr) {
-		var pairs []pair
-		for _, n := range []int{0, 100, 1000} {
-			c := intercept.Default()
-			c.Inbound.Mode = intercept.InboundTProxy
-			// What is accepted is this process's, root's.
-			c.Proxy.UIDs, c.Proxy.AllowRoot = append(c.Proxy.UIDs, intercept.IDRange{}), true
-			for i := range n { // with gaps, so that they do not merge
-				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts,
-					intercept.PortRange{First: uint16(20000 + 3*i), Last: uint16(20001 + 3*i)})
-			}
-			lab := netlab.NewT(b, netlab.Options{})
-			if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(b.Context(), c); err != nil {
-				b.Fatal(err)
-			}
-			pairs = append(pairs, tcpPair(b, lab, netip.AddrPortFrom(dst, 8080)))
-		}
-		ratios := pingPong(b, pairs)
-		b.ReportMetric(ratios[1], "x-100")
-		b.ReportMetric(ratios[2], "x-1000")
-	})
-}
-
-// BenchmarkOtherUDP sends a datagram to and fro that is no name lookup, while
-// DNS is not captured and while it is, in turn. The metric x-off is the ratio
-// of the medians.
-func BenchmarkOtherUDP(b *testing.B) {
-	netlab.Require(b)
-	eachBackend(b, func(b *testing.B, backend dataplane.Backend, pod netip.Addr) {
-		var pairs []pair
-		for _, mode := range []intercept.DNSMode{intercept.DNSOff, intercept.DNSAll} {
-			c := intercept.Default()
-			c.DNS.Mode = mode
-			lab := netlab.NewT(b, netlab.Options{})
-			if _, err := (dataplane.Pod{NetNS: lab.Pod.Path(), Backend: backend}).Apply(b.Context(), c); err != nil {
-				b.Fatal(err)
-			}
-			pairs = append(pairs, udpPair(b, lab, pod))
-		}
-		b.ReportMetric(pingPong(b, pairs)[1], "x-off")
-	})
-}
-
 // eachBackend runs a benchmark by each backend for each address of the pod.
 func eachBackend(b *testing.B, bench func(*testing.B, dataplane.Backend, netip.Addr)) {
 	b.Helper()
@@ -379,144 +331,4 @@ func eachBackend(b *testing.B, bench func(*testing.B, dataplane.Backend, netip.A
 			})
 		}
 	}
-}
-
-// pair is the two ends of a connection, as file descriptors. They block.
-type pair [2]int
-
-// pingPong sends bytes to and fro on each of the pairs in turn, and returns the
-// ratios of the medians to the first one's. Both ends are served by one thread:
-// what one sends has arrived at the other when it is sent, so that nobody waits
-// to be woken, and what is measured is the packets' way.
-func pingPong(b *testing.B, pairs []pair) (ratios []float64) {
-	b.Helper()
-	const batch = 100
-	took := make([][]time.Duration, len(pairs))
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	buf := []byte{0}
-	for round := 0; b.Loop(); round++ {
-		for i := range pairs {
-			i = (i + round) % len(pairs) // each is first as often
-			p := pairs[i]
-			start := time.Now()
-			for range batch {
-				for _, ends := range []pair{p, {p[1], p[0]}} {
-					for _, err := range []error{
-						uninterrupted(func() error { _, err := unix.Write(ends[0], buf); return err }),
-						uninterrupted(func() error { _, err := unix.Read(ends[1], buf); return err }),
-					} {
-						if err != nil {
-							b.Fatal(err)
-						}
-					}
-				}
-			}
-			took[i] = append(took[i], time.Since(start)/batch)
-		}
-	}
-	for i := range took {
-		ratios = append(ratios, float64(median(took[i]))/float64(median(took[0])))
-	}
-	b.ReportMetric(float64(median(took[0]).Nanoseconds()), "ns/roundtrip")
-	return ratios
-}
-
-// tcpPair connects the peer to the pod, where a transparent socket at port
-// 15006 takes it.
-func tcpPair(b *testing.B, lab *netlab.Lab, dst netip.AddrPort) pair {
-	b.Helper()
-	return tcpPairOf(b, side{lab.Peer, 1000}, dst, side{lab.Pod, 1337}, 15006)
-}
-
-// side is where one end of a connection is, and whose.
-type side struct {
-	in *netlab.Namespace
-	id uint32 // user and group
-}
-
-// tcpPairOf connects one side to an address, and takes the connection at a
-// port of the other. The socket there is transparent.
-func tcpPairOf(b *testing.B, from side, dst netip.AddrPort, to side, port uint16) pair {
-	b.Helper()
-	domain, level, transparent, any := unix.AF_INET, unix.SOL_IP, unix.IP_TRANSPARENT, netip.IPv4Unspecified()
-	if dst.Addr().Is6() {
-		domain, level, transparent, any = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, netip.IPv6Unspecified()
-	}
-	listener, p0 := socket(b, to, domain, unix.SOCK_STREAM), socket(b, from, domain, unix.SOCK_STREAM)
-	for _, err := range []error{
-		unix.SetsockoptInt(listener, level, transparent, 1),
-		unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-		unix.Bind(listener, netlab.Sockaddr(netip.AddrPortFrom(any, port))),
-		unix.Listen(listener, 1),
-		uninterrupted(func() error { return unix.Connect(p0, netlab.Sockaddr(dst)) }),
-	} {
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-	accepted := -1
-	err := netlab.As(intercept.Owner{UID: to.id, GID: to.id}, func() error {
-		return uninterrupted(func() (err error) {
-			accepted, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
-			return err
-		})
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { unix.Close(accepted) })
-	for _, fd := range []int{p0, accepted} {
-		if err := unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return pair{p0, accepted}
-}
-
-// uninterrupted makes a system call again that a signal of Go's runtime has
-// interrupted. The kernel does so itself, but not for sockets with a time-out
-// (signal(7)).
-func uninterrupted(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
-// udpPair connects the pod with the peer, on a port that is nobody's.
-func udpPair(b *testing.B, lab *netlab.Lab, pod netip.Addr) pair {
-	b.Helper()
-	domain, peer := unix.AF_INET, netip.MustParseAddr("10.244.0.1")
-	if pod.Is6() {
-		domain, peer = unix.AF_INET6, netip.MustParseAddr("fd00:244::1")
-	}
-	p := pair{socket(b, side{lab.Pod, 1000}, domain, unix.SOCK_DGRAM),
-		socket(b, side{lab.Peer, 1000}, domain, unix.SOCK_DGRAM)}
-	ends := [2]unix.Sockaddr{netlab.Sockaddr(netip.AddrPortFrom(pod, 9998)), netlab.Sockaddr(netip.AddrPortFrom(peer, 9999))}
-	for i := range p {
-		if err := errors.Join(unix.Bind(p[i], ends[i]), unix.Connect(p[i], ends[1-i])); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return p
-}
-
-// socket opens a socket that blocks, but not for ever.
-func socket(b *testing.B, s side, domain, typ int) int {
-	b.Helper()
-	fd, err := s.in.Socket(domain, typ, &intercept.Owner{UID: s.id, GID: s.id})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { unix.Close(fd) })
-	timeout := unix.Timeval{Sec: 5}
-	err = errors.Join(unix.SetNonblock(fd, false),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return fd
 }
