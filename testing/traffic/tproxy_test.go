@@ -269,6 +269,45 @@ func TestTProxyEstablished(t *testing.T) {
 	})
 }
 
+// TestTProxyDiverts: the packets of a connection that the proxy has are left to its socket. Who looks at the counters
+// sees them, or that they are not counted.
+func TestTProxyDiverts(t *testing.T) {
+	each(t, func(t *testing.T, w way) {
+		lab, target := tproxyLab(t, w, netlab.SidecarConfig{})
+		for _, pod := range pods {
+			conn, got, err := lab.Dial(inbound(pod, noAddr))
+			if err != nil || conn == nil || got.Fate != transparently {
+				t.Fatalf("%s: %s, %v", pod, got, err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			counted := func(rule intercept.RuleID) (packets uint64, all bool) {
+				status, err := target.Status(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range status.Counters {
+					if c.Rule == rule {
+						packets, all = packets+c.Packets, !c.Uncounted
+					}
+				}
+				return packets, all
+			}
+			given, _ := counted("I7.deliver")
+			left, counts := counted("I7.divert")
+			const times = 20
+			for range times {
+				longLived{pod.String(), conn}.echo(t, "of an open connection")
+			}
+			if now, all := counted("I7.deliver"); now != given || !all {
+				t.Errorf("%s: %d packets are given to the proxy, and each looks for its socket", pod, now-given)
+			}
+			if now, _ := counted("I7.divert"); counts != (w != byNFT) || counts && now-left < times {
+				t.Errorf("%s: %d packets are left to the proxy's socket; counted: %t", pod, now-left, counts)
+			}
+		}
+	})
+}
+
 var noAddr netip.Addr
 
 // TestTProxyReplaceUnderLoad: clients connect from outside without a pause
