@@ -317,6 +317,9 @@ func Believe(r *rand.Rand, c intercept.Config, p *intercept.Packet) {
 		}
 		if p.Hook != intercept.Output {
 			p.Mark = 0
+			// Of what goes to others, or comes from outside to loopback, the kernel discards whatever is let on.
+			p.Transparent = p.Protocol == intercept.TCP && p.ConnMark == m.SelfMark.Value && !p.Foreign &&
+				!p.Dst.Addr().IsLoopback() && one(r, 2)
 		}
 	}
 }
