@@ -183,10 +183,10 @@ type PacketError struct {
 
 func (e *PacketError) Error() string { return "packet: " + e.Field + ": " + e.Problem }
 
-// complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6:
+// Complete returns the packet with its defaults in place, and IPv4 addresses as such where they are written as IPv6:
 // the kernel sends what goes to ::ffff:192.0.2.1 as IPv4, and what goes to 0.0.0.0 or :: to this host
 // (ip_route_output_key_hash_rcu in net/ipv4/route.c, tcp_v6_connect and udpv6_sendmsg).
-func (p Packet) complete() (Packet, error) {
+func (p Packet) Complete() (Packet, error) {
 	p.Src = netip.AddrPortFrom(p.Src.Addr().Unmap(), p.Src.Port())
 	p.Dst = netip.AddrPortFrom(p.Dst.Addr().Unmap(), p.Dst.Port())
 	switch nobody := p.Dst.Addr().IsUnspecified(); {
@@ -235,7 +235,7 @@ func (p Packet) complete() (Packet, error) {
 
 // Trace says what happens to p, and which rules led to it, as the kernel would. The error is a [*PacketError].
 func (rs Ruleset) Trace(p Packet) (Trace, error) {
-	p, err := p.complete()
+	p, err := p.Complete()
 	if err != nil {
 		return Trace{}, err
 	}

@@ -1,0 +1,684 @@
+package classes
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// A Box is packets that have, in each field, one of some values: all combinations of them.
+type Box struct {
+	space    *space
+	families []ruleset.Family
+	senders  []Sender
+	in       cell
+}
+
+// mostBoxes is how many boxes one group of packets is described by. What is beyond is counted nowhere, but said.
+const mostBoxes = 256
+
+// root is where the diagram of one kind of packets begins.
+type root struct {
+	family ruleset.Family
+	sender Sender
+	lo     bool
+	ref    ref
+}
+
+// start is the box of all packets of a kind.
+func (s *space) start(r root) Box {
+	b := Box{space: s, families: []ruleset.Family{r.family}, senders: []Sender{r.sender}}
+	a := &s.axes[Interface]
+	lo := a.on[ruleset.Loopback]
+	if r.lo {
+		b.in[Interface] = lo
+	} else {
+		b.in[Interface] = a.all().without(lo)
+	}
+	return b
+}
+
+// within returns the box of the packets that are in the cell, too; false if there are none.
+func (b Box) within(c cell) (Box, bool) {
+	for f := range c {
+		if c[f] == nil {
+			continue
+		}
+		if b.in[f] == nil {
+			b.in[f] = c[f]
+		} else {
+			b.in[f] = b.in[f].and(c[f])
+		}
+		if b.in[f].empty() {
+			return b, false
+		}
+	}
+	return b, true
+}
+
+// boxes calls f for each end of a diagram, in boxes that have no packet in common, until f is false.
+func (s *space) boxes(r ref, b Box, f func(end any, b Box) bool) bool {
+	if r < 0 {
+		return f(s.at(r), b)
+	}
+	n := s.nodes[r]
+	done := newSet(len(n.kids))
+	for i, k := range n.kids {
+		if done.has(i) {
+			continue
+		}
+		same := newSet(len(n.kids))
+		for j := i; j < len(n.kids); j++ {
+			if n.kids[j] == k {
+				same.add(j)
+				done.add(j)
+			}
+		}
+		if was := b.in[n.field]; was != nil {
+			same = same.and(was)
+		}
+		if same.empty() {
+			continue
+		}
+		part := b
+		part.in[n.field] = same
+		if !s.boxes(k, part, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// merged returns the same packets in fewer boxes.
+func merged(all []Box) []Box {
+	for again := true; again; {
+		again = false
+		for i := 0; i < len(all); i++ {
+			for j := i + 1; j < len(all); j++ {
+				if b, ok := all[i].join(all[j]); ok {
+					all[i] = b
+					all = slices.Delete(all, j, j+1)
+					again = true
+					j = i
+				}
+			}
+		}
+	}
+	return all
+}
+
+// join returns the packets of both boxes as one, if they are one.
+func (b Box) join(c Box) (Box, bool) {
+	var differ []Field
+	for f := range fieldCount {
+		if !b.same(c, f) {
+			differ = append(differ, f)
+		}
+	}
+	families, senders := slices.Equal(b.families, c.families), slices.Equal(b.senders, c.senders)
+	switch {
+	case !families && senders:
+		// The addresses of one family say nothing of packets of another.
+		if len(b.families)+len(c.families) != 2 || slices.ContainsFunc(differ, func(f Field) bool { return !f.isAddress() }) {
+			return b, false
+		}
+		for _, f := range differ {
+			if b.in[f] == nil {
+				b.in[f] = c.in[f]
+			}
+		}
+		b.families = slices.Concat(b.families, c.families)
+		slices.Sort(b.families)
+		return b, true
+	case families && !senders && len(differ) == 0:
+		b.senders = slices.Concat(b.senders, c.senders)
+		slices.Sort(b.senders)
+		return b, true
+	case families && senders && len(differ) == 1:
+		f := differ[0]
+		b.in[f] = b.all(f).or(c.all(f))
+		return b, true
+	}
+	return b, families && senders && len(differ) == 0
+}
+
+func (f Field) isAddress() bool { return f == Dst4 || f == Dst6 || f == Src4 || f == Src6 }
+
+func (b Box) all(f Field) set {
+	if b.in[f] == nil {
+		return b.space.axes[f].all()
+	}
+	return b.in[f]
+}
+
+func (b Box) same(c Box, f Field) bool {
+	if b.in[f] == nil && c.in[f] == nil {
+		return true
+	}
+	return slices.Equal(b.all(f), c.all(f))
+}
+
+// A Condition is what one field has to be: one of In, or none of NotIn.
+type Condition struct {
+	Field string   `json:"field"`
+	In    []string `json:"in,omitempty"`
+	NotIn []string `json:"notIn,omitempty"`
+}
+
+// String returns "port 80,443" or "port not 80,443".
+func (c Condition) String() string {
+	if len(c.NotIn) > 0 {
+		return c.Field + " not " + strings.Join(c.NotIn, ",")
+	}
+	return c.Field + " " + strings.Join(c.In, ",")
+}
+
+// Families are the address families of the packets.
+func (b Box) Families() []ruleset.Family { return b.families }
+
+// String returns the conditions in words.
+func (b Box) String() string {
+	var all []string
+	for _, c := range b.Conditions() {
+		all = append(all, c.String())
+	}
+	if len(all) == 0 {
+		return "all"
+	}
+	return strings.Join(all, "; ")
+}
+
+// Conditions are what the packets of the box have in common, without what all packets have, and without some fields.
+func (b Box) Conditions(without ...Field) []Condition {
+	var all []Condition
+	if len(b.families) == 1 {
+		all = append(all, Condition{Field: "family", In: []string{b.families[0].String()}})
+	}
+	if len(b.senders) < int(senderCount) {
+		c := Condition{Field: "from"}
+		for _, s := range b.senders {
+			c.In = append(c.In, s.String())
+		}
+		all = append(all, c)
+	}
+	for f := range fieldCount {
+		if slices.Contains(without, f) {
+			continue
+		}
+		var yes, no []string
+		for _, f := range f.both() {
+			if b.in[f] == nil {
+				continue
+			}
+			in, domain := b.in[f], b.domain(f)
+			if in = in.and(domain); !slices.Equal(in, domain) {
+				yes, no = append(yes, b.space.texts(f, in)...), append(no, b.space.texts(f, domain.without(in))...)
+			} else if f.isAddress() && len(b.families) > 1 {
+				yes = append(yes, "any "+ofFamily(f.family(), ruleset.IPv4, ruleset.IPv6).String())
+			}
+		}
+		c := Condition{Field: f.String(), In: yes}
+		switch {
+		case len(no) == 0:
+			continue
+		case len(no) < len(yes):
+			c.In, c.NotIn = nil, no
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// both are the fields that conditions on f are shown with: addresses of IPv4 and IPv6 are one field to people.
+func (f Field) both() []Field {
+	switch f {
+	case Dst4, Src4:
+		return []Field{f, f + 1}
+	case Dst6, Src6:
+		return nil
+	default:
+		return []Field{f}
+	}
+}
+
+func (f Field) family() ruleset.Family {
+	if f == Dst6 || f == Src6 {
+		return ruleset.IPv6
+	}
+	return ruleset.IPv4
+}
+
+// domain is what the packets of the box can have in a field, as far as other fields say.
+func (b Box) domain(f Field) set {
+	a := &b.space.axes[f]
+	all := a.all()
+	switch f {
+	case Interface:
+		if !slices.ContainsFunc(b.senders, Sender.inPod) { // what arrives by lo has been sent in the pod
+			all = all.without(a.on[ruleset.Loopback])
+		}
+	case Dst4, Dst6:
+		family := f.family()
+		on := func(l ruleset.CIDRs) set {
+			_, key := fieldOf(ruleset.Dst(l), family)
+			return a.on[key]
+		}
+		if !slices.Contains(b.senders, Forwarded) {
+			all = all.without(on(noHost()))
+			tcp := b.space.axes[Protocol].on[ruleset.Proto{ruleset.TCP}.String()]
+			if only := slices.Equal(b.all(Protocol), tcp); only || !slices.ContainsFunc(b.senders, Sender.inPod) {
+				all = all.without(on(manyHosts()))
+			}
+		}
+	default:
+	}
+	return all
+}
+
+func (s Sender) inPod() bool { return s == Process || s == Kernel }
+
+// String says who sends.
+func (s Sender) String() string {
+	switch s {
+	case Process:
+		return "a process of the pod"
+	case Kernel:
+		return "the pod's kernel"
+	case Arriving:
+		return "outside"
+	case Forwarded:
+		return "outside, to another's address"
+	case senderCount:
+	}
+	return fmt.Sprintf("sender(%d)", uint8(s))
+}
+
+// String names the field as conditions do.
+func (f Field) String() string {
+	switch f {
+	case Protocol:
+		return "protocol"
+	case ICMP:
+		return "ICMP"
+	case Conntrack:
+		return "conntrack"
+	case Flags:
+		return "TCP flags"
+	case Older:
+		return "older than the rules"
+	case MPTCP:
+		return "option of Multipath TCP"
+	case Interface:
+		return "interface"
+	case UID:
+		return "UID"
+	case GID:
+		return "GID"
+	case Mark:
+		return "mark"
+	case ConnMark:
+		return "connection mark"
+	case Dst4, Dst6:
+		return "destination"
+	case DstPort:
+		return "port"
+	case Src4, Src6:
+		return "source"
+	case SrcPort:
+		return "source port"
+	case Header:
+		return "words of the TCP header"
+	case Length:
+		return "length"
+	case Listening:
+		return "open socket"
+	case fieldCount:
+	}
+	return fmt.Sprintf("field(%d)", uint8(f))
+}
+
+// texts says atoms of a field in words, one for each range.
+func (s *space) texts(f Field, in set) []string {
+	var all []string
+	a := &s.axes[f]
+	switch f {
+	case Interface:
+		for i, name := range s.names {
+			if in.has(a.atom(number(i))) {
+				all = append(all, s.interfaceText(name))
+			}
+		}
+		return all
+	case Mark, ConnMark:
+		for i, v := range s.marks[f-Mark] {
+			if in.has(a.atom(number(i))) {
+				all = append(all, s.markText(f, v))
+			}
+		}
+		return all
+	case Flags:
+		return s.flagTexts(in)
+	default:
+	}
+	for _, r := range a.spans(in) {
+		switch f {
+		case Protocol:
+			for v := r.first.lo; v <= r.last.lo; v++ {
+				if r.last.lo-r.first.lo > 2 {
+					all = append(all, fmt.Sprintf("%d-%d", r.first.lo, r.last.lo))
+					break
+				}
+				all = append(all, ruleset.Protocol(v).String())
+			}
+		case ICMP:
+			all = append(all, icmpTexts(r)...)
+		case Conntrack:
+			for v := r.first.lo; v <= r.last.lo; v++ {
+				all = append(all, s.beliefs[v].String())
+			}
+		case Older, MPTCP, Listening:
+			for v := r.first.lo; v <= r.last.lo; v++ {
+				all = append(all, []string{"no", "yes"}[v])
+			}
+		case Dst4, Src4:
+			all = append(all, ruleset.AddrRange{First: r.first.addr(ruleset.IPv4), Last: r.last.addr(ruleset.IPv4)}.String())
+		case Dst6, Src6:
+			all = append(all, ruleset.AddrRange{First: r.first.addr(ruleset.IPv6), Last: r.last.addr(ruleset.IPv6)}.String())
+		default:
+			text := strconv.FormatUint(r.first.lo, 10)
+			if r.first != r.last {
+				text += "-" + strconv.FormatUint(r.last.lo, 10)
+			}
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// interfaceText says which interfaces a name stands for: itself, if a rule names it; those of a pattern, but for those
+// that others say more of; or all others.
+func (s *space) interfaceText(name string) string {
+	if slices.Contains(s.patterns, name) {
+		return name
+	}
+	best := ""
+	for _, p := range s.patterns {
+		if len(p) > len(best) && ruleset.InterfaceMatches(p, name) {
+			best = p
+		}
+	}
+	if best == "" {
+		return "others"
+	}
+	for _, p := range s.patterns {
+		if p != best && ruleset.InterfaceMatches(best, strings.TrimSuffix(p, "*")) {
+			return "others of " + best
+		}
+	}
+	return best
+}
+
+// markText says which marks one stands for.
+func (s *space) markText(f Field, v uint32) string {
+	var all []string
+	for _, t := range s.tests[f-Mark] {
+		if v&t.Mask == t.Value {
+			all = append(all, t.String())
+		}
+	}
+	if len(all) == 0 {
+		return "others"
+	}
+	return strings.Join(all, " and ")
+}
+
+// flagTexts says combinations of flags in words.
+func (s *space) flagTexts(in set) []string {
+	a := &s.axes[Flags]
+	var all []string
+	for i := range a.atoms {
+		if !in.has(i) {
+			continue
+		}
+		var is []string
+		for _, known := range []struct{ key, text string }{
+			{ruleset.Opens().String(), "SYN"},
+			{ruleset.TCPFlags{Mask: ruleset.RST, Value: ruleset.RST}.String(), "RST"},
+		} {
+			if on := a.on[known.key]; on != nil && on.has(i) {
+				is = append(is, known.text)
+			}
+		}
+		switch first := uint8(a.atoms[i][0].first.lo); {
+		case len(is) > 0:
+			all = append(all, strings.Join(is, " and "))
+		case len(a.atoms[i]) == 1 || first == ruleset.ACK:
+			all = append(all, flagsText(first))
+		default:
+			all = append(all, "others")
+		}
+	}
+	return all
+}
+
+func flagsText(flags uint8) string {
+	var all []string
+	for _, f := range []struct {
+		bit  uint8
+		name string
+	}{{ruleset.FIN, "FIN"}, {ruleset.SYN, "SYN"}, {ruleset.RST, "RST"}, {ruleset.PSH, "PSH"}, {ruleset.ACK, "ACK"},
+		{ruleset.URG, "URG"}} {
+		if flags&f.bit != 0 {
+			all = append(all, f.name)
+		}
+	}
+	return strings.Join(all, "+") + " alone"
+}
+
+func icmpTexts(r span) (all []string) {
+	for _, k := range []struct {
+		first, last uint64
+		text        string
+	}{{icmpEcho, icmpEcho, "echo request"}, {icmpExtendedEcho, icmpExtendedEcho, "extended echo request"},
+		{icmpOther, icmpOther, "other"}, {1, icmpEcho - 1, "error about UDP"}} {
+		first, last := max(k.first, r.first.lo), min(k.last, r.last.lo)
+		switch {
+		case first > last:
+		case k.first == k.last || first == k.first && last == k.last:
+			all = append(all, k.text)
+		case first == last:
+			all = append(all, fmt.Sprintf("%s from port %d", k.text, first))
+		default:
+			all = append(all, fmt.Sprintf("%s from ports %d-%d", k.text, first, last))
+		}
+	}
+	return all
+}
+
+// String says what conntrack knows, in the words of conntrack(8) where it has some.
+func (b belief) String() string {
+	text := "new"
+	switch {
+	case b.state == ruleset.CTInvalid:
+		return "invalid"
+	case b.state == ruleset.CTRelated && b.reply:
+		text = "related to an answer"
+	case b.state == ruleset.CTRelated && b.known:
+		text = "related and known"
+	case b.state == ruleset.CTRelated:
+		text = "related"
+	case b.reply:
+		text = "answer"
+	case b.state == ruleset.CTEstablished:
+		text = "established"
+	case b.known:
+		text = "known, without an answer"
+	}
+	if b.dnat {
+		text += ", translated"
+	}
+	return text
+}
+
+// Example is a packet that stands for its class. If Older, it is of a connection that is older than the rules
+// ([ruleset.Ruleset.Older]).
+type Example struct {
+	Packet ruleset.Packet
+	Older  bool
+}
+
+// Example returns a packet of the box, as usual a one as can be.
+func (b Box) Example() Example {
+	pick := func(f Field, usual ...value) value {
+		a := &b.space.axes[f]
+		in := b.all(f).and(b.domain(f))
+		for _, v := range usual {
+			if i := a.atom(v); i >= 0 && in.has(i) {
+				return v
+			}
+		}
+		r := a.spans(in)[0]
+		if f.isAddress() && r.first != r.last { // the first of a network is its own
+			return r.first.next()
+		}
+		return r.first
+	}
+	num := func(f Field, usual ...uint64) uint64 {
+		values := make([]value, len(usual))
+		for i, u := range usual {
+			values[i] = value{lo: u}
+		}
+		return pick(f, values...).lo
+	}
+	family, sender := b.families[0], b.senders[0]
+	addr := func(f Field, usual ...string) netip.Addr {
+		var values []value
+		for _, u := range usual {
+			if a := netip.MustParseAddr(u); ruleset.FamilyOf(a) == family {
+				values = append(values, addrValue(a))
+			}
+		}
+		return pick(f, values...).addr(family)
+	}
+	icmp := ofFamily(family, ruleset.ICMP, ruleset.ICMPv6)
+	p := ruleset.Packet{Protocol: ruleset.Protocol(num(Protocol, uint64(ruleset.TCP), uint64(ruleset.UDP), uint64(icmp)))}
+	p.Interface = b.space.names[num(Interface, 0)]
+	inside := sender.inPod() && p.Interface == ruleset.Loopback
+	src, dst := ofFamily(family, Src4, Src6), ofFamily(family, Dst4, Dst6)
+	const pod4, pod6 = "10.244.0.5", "fd00:244::5"
+	const far4, far6 = "192.0.2.1", "2001:db8::1"
+	var from, to netip.Addr
+	switch {
+	case inside:
+		from, to = addr(src, pod4, pod6, "127.0.0.1", "::1"), addr(dst, pod4, pod6, "127.0.0.1", "::1")
+	case sender == Arriving:
+		from, to = addr(src, far4, far6, "198.51.100.1", "2001:db8:1::1"), addr(dst, pod4, pod6)
+	case sender == Forwarded:
+		from, to = addr(src, "10.244.0.6", "fd00:244::6"), addr(dst, far4, far6)
+	default:
+		from, to = addr(src, pod4, pod6), addr(dst, far4, far6, "198.51.100.1", "2001:db8:1::1")
+	}
+	fromPort, toPort := uint16(0), uint16(0)
+	if p.Protocol == ruleset.TCP || p.Protocol == ruleset.UDP {
+		fromPort = uint16(num(SrcPort, 40000))
+		toPort = uint16(num(DstPort, 80, 443, 8080, 53))
+	}
+	p.Src, p.Dst = netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort)
+	switch sender {
+	case Process:
+		p.Hook, p.Owner = ruleset.Output, &ruleset.Owner{UID: uint32(num(UID, 1000)), GID: uint32(num(GID, 1000))}
+	case Kernel:
+		p.Hook = ruleset.Output
+	case Arriving, Forwarded, senderCount:
+		p.Hook, p.Foreign = ruleset.Prerouting, sender == Forwarded
+	}
+	belief := b.space.beliefs[num(Conntrack, 0)]
+	p.State, p.Known, p.Reply, p.DNAT = belief.state, belief.known, belief.reply, belief.dnat
+	p.Mark = b.space.marks[0][num(Mark, 0)]
+	p.ConnMark = b.space.marks[1][num(ConnMark, 0)]
+	p.Listening = num(Listening, 1) == 1
+	older := false
+	switch p.Protocol {
+	case ruleset.TCP:
+		p.Flags = uint8(num(Flags, uint64(ruleset.SYN), uint64(ruleset.ACK)))
+		p.TCPHeader = uint8(num(Header, firstHeader))
+		p.MPTCP = num(MPTCP, 0) == 1
+		p.Length = uint16(num(Length, ofFamily[uint64](family, 40, 60)))
+		older = num(Older, 0) == 1
+	case ruleset.ICMP, ruleset.ICMPv6:
+		switch kind := num(ICMP, icmpEcho); kind {
+		case icmpEcho:
+			p.Echo = true
+		case icmpExtendedEcho:
+			p.ExtendedEcho = true
+		default:
+			p.Quotes = uint16(kind)
+		}
+	}
+	return Example{p, older}
+}
+
+// atomsOf returns the atom of each field of a packet, which has all of them. false: there can be no such packet.
+func (s *space) atomsOf(e Example) (atoms [fieldCount]int, ok bool) {
+	p := e.Packet
+	yes := func(is bool) value {
+		if is {
+			return value{lo: 1}
+		}
+		return value{}
+	}
+	belief := slices.IndexFunc(s.beliefs, func(b belief) bool {
+		known := p.Known || b.state == ruleset.CTEstablished
+		return b.state == p.State && b.known == known && b.reply == p.Reply && b.dnat == p.DNAT
+	})
+	if belief < 0 {
+		return atoms, false
+	}
+	four, six := value{}, value{}
+	from4, from6 := value{}, value{}
+	if p.Dst.Addr().Is4() {
+		four, from4 = addrValue(p.Dst.Addr()), addrValue(p.Src.Addr())
+	} else {
+		six, from6 = addrValue(p.Dst.Addr()), addrValue(p.Src.Addr())
+	}
+	icmp := number(p.Quotes)
+	if p.Echo {
+		icmp = value{lo: icmpEcho}
+	} else if p.ExtendedEcho {
+		icmp = value{lo: icmpExtendedEcho}
+	}
+	owner := ruleset.Owner{}
+	if p.Owner != nil {
+		owner = *p.Owner
+	}
+	for f, v := range [fieldCount]value{
+		Protocol: number(uint8(p.Protocol)), ICMP: icmp, Conntrack: number(belief), Flags: number(p.Flags),
+		Older: yes(e.Older), MPTCP: yes(p.MPTCP), UID: number(owner.UID), GID: number(owner.GID),
+		Dst4: four, Dst6: six, Src4: from4, Src6: from6, DstPort: number(p.Dst.Port()), SrcPort: number(p.Src.Port()),
+		Header: number(p.TCPHeader), Length: number(p.Length), Listening: yes(p.Listening),
+	} {
+		switch Field(f) {
+		case Interface:
+			name := slices.IndexFunc(s.names, func(name string) bool {
+				return !slices.ContainsFunc(s.patterns, func(pattern string) bool {
+					return ruleset.InterfaceMatches(pattern, name) != ruleset.InterfaceMatches(pattern, p.Interface)
+				})
+			})
+			atoms[f] = s.axes[f].atom(number(name))
+		case Mark:
+			atoms[f] = s.markAtom(Mark, p.Mark)
+		case ConnMark:
+			atoms[f] = s.markAtom(ConnMark, p.ConnMark)
+		default:
+			atoms[f] = s.axes[f].atom(v)
+		}
+		if atoms[f] < 0 {
+			return atoms, false
+		}
+	}
+	return atoms, true
+}
