@@ -21,6 +21,7 @@ type setting struct {
 type inputs struct {
 	flags []cli.Flag // those of the verb
 	given []setting  // those of the environment first
+	args  []string   // those that are no flags
 	notes []string
 	errs  []error
 }
@@ -28,7 +29,7 @@ type inputs struct {
 // gather reads the command line of a verb, and the environment. It never stops
 // at an error, so that all can be reported together.
 func gather(all func() []cli.Flag, line cli.Line, environ []string) inputs {
-	in := inputs{flags: line.Flags, notes: line.Notes, errs: line.Errs}
+	in := inputs{flags: line.Flags, args: line.Args, notes: line.Notes, errs: line.Errs}
 	var fromArgs []setting
 	for _, g := range line.Given {
 		fromArgs = append(fromArgs, setting{g.Flag, g.Source, g.Text, true})

@@ -44,5 +44,6 @@ func exits() []cli.Exit {
 		exit(19, errNotProven, "verify found nothing wrong, and could not prove everything",
 			"verify says why; accept it with --allow-unproven"),
 		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
+		exit(21, errDiffers, "explain --diff found packets of another fate", ""),
 	)
 }

@@ -20,7 +20,8 @@ func explainVerb() verb {
 		Also: []string{"why", "trace", "what", "describe"},
 		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
 			"check says whether the two are the same.",
-		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix",
+		Files: "OLD NEW",
+		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix | --diff OLD NEW",
 		Flags: explainFlags,
 		Examples: `
   Why does this call of the app (not) go to the proxy?
@@ -30,6 +31,8 @@ func explainVerb() verb {
     mesh-init explain --from outside --src 10.244.2.9 --dst 10.244.1.7:8080
   What becomes of each kind of traffic?
     mesh-init explain --matrix --config mesh.yaml
+  Which packets have another fate with a new configuration?
+    mesh-init explain --diff mesh.yaml new.yaml
 `}, job.explain}
 }
 
@@ -48,8 +51,65 @@ func explainFlags() []cli.Flag {
 		row("state", "new|established|invalid", groupPacket, "new",
 			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
 		row(matrixFlag, "", groupPacket, "false",
-			"what becomes of each kind of traffic, in place of one\npacket"),
+			"what becomes of all traffic, kind by kind: proven, not\nsampled"),
+		diffRow(),
 	)...)
+}
+
+// A question is a flag of explain that asks for something else than what becomes of one packet.
+type question struct {
+	flag, about string
+	// with are the flags of a packet that it goes with.
+	with []string
+}
+
+func questions() []question {
+	return []question{
+		{matrixFlag, "is of all", nil},
+		{diffFlag, "is of all", nil},
+	}
+}
+
+// explained says what is wrong with the packet to explain, or with what is asked in its place.
+func (in inputs) explained(s settings) (errs []error) {
+	if diff := s.packet[diffFlag].text == "true"; diff && len(in.args) != 2 {
+		errs = append(errs, fmt.Errorf("--%s: it compares two files; write --%s OLD NEW", diffFlag, diffFlag))
+	} else if !diff && len(in.args) > 0 {
+		errs = append(errs, fmt.Errorf("%q is left over: files are for --%s OLD NEW", in.args[0], diffFlag))
+	}
+	asked := question{}
+	for _, q := range questions() {
+		if set := s.packet[q.flag]; !set.given || set.IsSwitch() && set.text != "true" {
+			continue
+		}
+		if asked.flag != "" {
+			errs = append(errs, fmt.Errorf("--%s: --%s asks something else; leave one of them out", q.flag, asked.flag))
+			continue
+		}
+		asked = q
+	}
+	mistaken := slices.ContainsFunc(in.errs, func(err error) bool {
+		return err != nil && slices.ContainsFunc(questions(), func(q question) bool {
+			return strings.HasPrefix(err.Error(), "--"+q.flag+": ")
+		})
+	})
+	switch {
+	case asked.flag == "" && mistaken:
+		return errs
+	case asked.flag == "":
+		if _, err := s.packet.packet(s.config); err != nil {
+			errs = append(errs, err)
+		}
+		return errs
+	}
+	for _, g := range in.given {
+		isQuestion := slices.ContainsFunc(questions(), func(q question) bool { return q.flag == g.Name })
+		if g.Group == groupPacket && !isQuestion && !slices.Contains(asked.with, g.Name) {
+			errs = append(errs, fmt.Errorf("%s: it describes one packet, and --%s %s; leave one of them out", g.source,
+				asked.flag, asked.about))
+		}
+	}
+	return errs
 }
 
 // packetFlags are the settings, by flag, that describe a packet.
@@ -63,6 +123,20 @@ var (
 )
 
 const somePort = 40000
+
+func elsewhere(f intercept.Family) netip.Addr {
+	if f == intercept.IPv4 {
+		return elsewhere4
+	}
+	return elsewhere6
+}
+
+func localhost(f intercept.Family) netip.Addr {
+	if f == intercept.IPv4 {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
 
 func (p packetFlags) given(name string) bool { return p[name].given }
 
@@ -291,8 +365,11 @@ type stepJSON struct {
 }
 
 func (j job) explain() error {
-	if j.packet[matrixFlag].text == "true" {
+	switch {
+	case j.packet[matrixFlag].text == "true":
 		return j.explainMatrix()
+	case j.packet[diffFlag].text == "true":
+		return j.explainDiff()
 	}
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
@@ -404,6 +481,9 @@ func (p packetJSON) String() string {
 	}
 	if p.State != "new" {
 		s += " (" + p.State + ")"
+	}
+	if p.From == "kernel" {
+		return s + ", leaving by " + p.Interface + ", without a process"
 	}
 	if p.UID == nil {
 		return s + ", arriving by " + p.Interface

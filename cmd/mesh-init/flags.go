@@ -111,6 +111,12 @@ func backendFlags() []cli.Flag {
 	}
 }
 
+// diffRow is the flag of verbs that can say what changes.
+func diffRow() cli.Flag {
+	return row(diffFlag, "", cli.GroupOutput, "false", "print what changes: inject, and not the manifests;\n"+
+		"explain --diff OLD NEW, which packets have another fate\nwith the configuration file NEW than with OLD")
+}
+
 // kernelFlags are the flags of verbs that look into a kernel by a backend.
 func kernelFlags() []cli.Flag {
 	return append(append(netnsFlags(), backendFlags()...),

@@ -49,11 +49,11 @@ func injectFlags() []cli.Flag {
 			"what to inject: "+strings.Join(inject.Shipped(), ", ")+", or a file"),
 		row(printProfileFlag, "", groupInject, "false", "print the profile, as a start for one of your own"),
 		row(uninjectFlag, "", groupInject, "false", "take out what was injected"),
-		row(diffFlag, "", groupInject, "false", "print what changes, and not the manifests"),
 		row(modeFlag, "auto|init|cni", groupInject, string(inject.ModeAuto),
 			"who writes a pod's rules: an init container, or mesh-cni\non the node; auto: as the profile says"),
 		row(kubernetesFlag, "VERSION", groupInject, "",
 			"the cluster's version, as in 1.28: before 1.29 there are\nno sidecars that start first and end last"),
+		diffRow(),
 	)
 	flags[0].Short = "f"
 	return flags

@@ -1,236 +1,240 @@
 package main
 
 import (
-	"net/netip"
-	"strconv"
+	"errors"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/classes"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// A class is a kind of traffic, and a packet of each family that stands for it.
-type class struct {
-	name    string
-	packets []intercept.Packet
+// cellJSON is what becomes of the first packets of one kind of flow: each is in one of the parts.
+type cellJSON struct {
+	From    classes.From    `json:"from"`
+	Where   classes.Where   `json:"where"`
+	Traffic classes.Traffic `json:"traffic"`
+	Family  string          `json:"family"`
+	Parts   []partJSON      `json:"parts"`
 }
 
-// classes are the kinds of traffic that a pod has, and those of which the configuration speaks.
-func classes(c intercept.Config) []class {
-	own := map[intercept.Family]netip.Addr{intercept.IPv4: netip.AddrFrom4([4]byte{10, 244, 0, 5}),
-		intercept.IPv6: netip.AddrFrom16([16]byte{0xfd, 0, 2, 0x44, 15: 5})}
-	app := &intercept.Owner{UID: 1000, GID: 1000}
-	for c.Proxy.UIDs.Contains(app.UID) || c.Proxy.GIDs.Contains(app.GID) || c.Outbound.ExcludeUIDs.Contains(app.UID) {
-		app = &intercept.Owner{UID: app.UID + 1, GID: app.GID + 1}
-	}
-	proxy := &intercept.Owner{UID: first(c.Proxy.UIDs), GID: first(c.Proxy.GIDs)}
-	var all []class
-	add := func(name string, make func(f intercept.Family) (intercept.Packet, bool)) {
-		k := class{name: name}
-		for _, f := range []intercept.Family{intercept.IPv4, intercept.IPv6} {
-			if p, ok := make(f); ok {
-				k.packets = append(k.packets, p)
-			}
-		}
-		if len(k.packets) > 0 {
-			all = append(all, k)
-		}
-	}
-	packet := func(hook intercept.Hook, by string, owner *intercept.Owner, proto intercept.Protocol, src,
-		dst netip.Addr, port uint16,
-	) intercept.Packet {
-		p := intercept.Packet{Hook: hook, Interface: by, Owner: owner, Protocol: proto,
-			Src: netip.AddrPortFrom(src, somePort), Dst: netip.AddrPortFrom(dst, port), Listening: hook == intercept.Prerouting}
-		if owner == proxy {
-			p.Mark = c.Proxy.Mark.Value
-		}
-		return p
-	}
-	out := func(name string, owner *intercept.Owner, proto intercept.Protocol, port uint16) {
-		add(name, func(f intercept.Family) (intercept.Packet, bool) {
-			return packet(intercept.Output, "eth0", owner, proto, own[f], elsewhere(f), port), true
-		})
-	}
-	to := func(name string, owner *intercept.Owner, proto intercept.Protocol, addrs func(intercept.Family) netip.Addr,
-		port uint16,
-	) {
-		add(name, func(f intercept.Family) (intercept.Packet, bool) {
-			dst, by := addrs(f), "eth0"
-			if !dst.IsValid() {
-				return intercept.Packet{}, false
-			}
-			src := own[f]
-			if dst == own[f] || dst.IsLoopback() {
-				src, by = dst, ruleset.Loopback
-			}
-			return packet(intercept.Output, by, owner, proto, src, dst, port), true
-		})
-	}
-	in := func(name, by string, proto intercept.Protocol, src, dst func(intercept.Family) netip.Addr, port uint16) {
-		add(name, func(f intercept.Family) (intercept.Packet, bool) {
-			if !src(f).IsValid() || !dst(f).IsValid() {
-				return intercept.Packet{}, false
-			}
-			p := packet(intercept.Prerouting, by, nil, proto, src(f), dst(f), port)
-			p.Foreign = by != "eth0"
-			return p, true
-		})
-	}
-	pod := func(f intercept.Family) netip.Addr { return own[f] }
-	server := elsewhere
-	if c.DNS.Mode == intercept.DNSResolvConf {
-		server = func(f intercept.Family) netip.Addr { return ofFamily(f, c.DNS.Servers) }
-	}
-	num := func(port uint16) string { return strconv.Itoa(int(port)) }
+// partJSON is the flows of a cell that have one fate, by rules of one line of the policy.
+type partJSON struct {
+	verdictJSON
+	// Which says which they are, of those that are in no part before: "the rest", of the last one.
+	Which   string      `json:"which"`
+	Packets packetsJSON `json:"packets"`
+}
 
-	out("app to elsewhere, TCP 80", app, intercept.TCP, 80)
-	out("app to elsewhere, UDP 443", app, intercept.UDP, 443)
-	to("app's lookup, UDP", app, intercept.UDP, server, 53)
-	to("app's lookup, TCP", app, intercept.TCP, server, 53)
-	to("app to its own pod, TCP 8080", app, intercept.TCP, pod, 8080)
-	to("app to localhost, TCP 8080", app, intercept.TCP, localhost, 8080)
-	out("root to elsewhere, TCP 80", &intercept.Owner{}, intercept.TCP, 80)
-	for _, port := range some(c.Outbound.ExcludePorts) {
-		out("app to elsewhere, TCP "+num(port)+" (excluded port)", app, intercept.TCP, port)
-	}
-	for _, port := range some(c.Outbound.IncludePorts) {
-		out("app to elsewhere, TCP "+num(port)+" (included port)", app, intercept.TCP, port)
-	}
-	inside := func(list intercept.CIDRs) func(intercept.Family) netip.Addr {
-		return func(f intercept.Family) netip.Addr { return member(f, list) }
-	}
-	if len(c.Outbound.ExcludeCIDRs) > 0 {
-		to("app to an excluded network, TCP 80", app, intercept.TCP, inside(c.Outbound.ExcludeCIDRs), 80)
-	}
-	if len(c.Outbound.IncludeCIDRs) > 0 && !c.Outbound.IncludeCIDRs.All() {
-		to("app to an included network, TCP 80", app, intercept.TCP, inside(c.Outbound.IncludeCIDRs), 80)
-	}
-	for _, ids := range []struct {
-		what string
-		list intercept.IDs
-	}{{"excluded", c.Outbound.ExcludeUIDs}, {"included", c.Outbound.IncludeUIDs}} {
-		if len(ids.list) > 0 {
-			out(ids.what+" user to elsewhere, TCP 80", &intercept.Owner{UID: first(ids.list), GID: app.GID}, intercept.TCP, 80)
+// verdictJSON is a fate and the rules that decide it. There are none where no rule does.
+type verdictJSON struct {
+	Fate   ruleset.Fate     `json:"fate"`
+	Line   string           `json:"line"`
+	Rules  []ruleset.RuleID `json:"rules"`
+	Reason string           `json:"reason"`
+}
+
+// packetsJSON are packets: those that satisfy all conditions of one of the boxes. What no condition is about does not
+// matter.
+type packetsJSON struct {
+	Boxes []boxJSON `json:"boxes"`
+	// More is true if there are boxes beyond these.
+	More    bool        `json:"more,omitempty"`
+	Example exampleJSON `json:"example"`
+}
+
+type boxJSON []classes.Condition
+
+// exampleJSON is one of the packets.
+type exampleJSON struct {
+	packetJSON
+	Flags string `json:"flags,omitempty"`
+	Older bool   `json:"olderThanRules,omitempty"`
+	MPTCP bool   `json:"mptcp,omitempty"`
+}
+
+// reasons are those of a ruleset's rules.
+type reasons map[ruleset.RuleID]string
+
+func reasonsOf(rs ruleset.Ruleset) reasons {
+	all := reasons{}
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			all[r.ID] = r.Reason
 		}
-	}
-
-	out("proxy to elsewhere, TCP 80", proxy, intercept.TCP, 80)
-	to("proxy's lookup, UDP", proxy, intercept.UDP, server, 53)
-	to("proxy to its own pod, TCP 8080", proxy, intercept.TCP, pod, 8080)
-	if c.TunnelPort != 0 {
-		to("proxy to its own pod, TCP "+num(c.TunnelPort)+" (tunnel)", proxy, intercept.TCP, pod, c.TunnelPort)
-	}
-	add("proxy to the app, passthrough source", func(f intercept.Family) (intercept.Packet, bool) {
-		src := ofFamily(f, c.PassthroughSources)
-		return packet(intercept.Output, ruleset.Loopback, proxy, intercept.TCP, src, own[f], 8080), src.IsValid()
-	})
-
-	in("client to the pod, TCP 8080", "eth0", intercept.TCP, elsewhere, pod, 8080)
-	in("client to the pod, UDP 8080", "eth0", intercept.UDP, elsewhere, pod, 8080)
-	if c.TunnelPort != 0 {
-		in("client to the pod, TCP "+num(c.TunnelPort)+" (tunnel)", "eth0", intercept.TCP, elsewhere, pod, c.TunnelPort)
-	}
-	for _, port := range some(c.Inbound.ExcludePorts) {
-		in("client to the pod, TCP "+num(port)+" (excluded port)", "eth0", intercept.TCP, elsewhere, pod, port)
-	}
-	if len(c.Inbound.ExcludeSources) > 0 {
-		in("excluded client to the pod, TCP 8080", "eth0", intercept.TCP, inside(c.Inbound.ExcludeSources), pod, 8080)
-	}
-	for _, name := range c.VirtualInterfaces {
-		by := strings.ReplaceAll(name, "*", "0")
-		guest := func(f intercept.Family) netip.Addr { return own[f].Next() }
-		in("from behind "+name+" to elsewhere, TCP 80", by, intercept.TCP, guest, elsewhere, 80)
-		in("from behind "+name+", a lookup, UDP", by, intercept.UDP, guest, server, 53)
 	}
 	return all
 }
 
-// some are the first ports of a list's ranges: enough to see that the list holds.
-func some(list intercept.Ports) (ports []uint16) {
-	const most = 4
-	for _, r := range list[:min(len(list), most)] {
-		ports = append(ports, r.First)
+func (r reasons) verdict(v classes.Verdicts) verdictJSON {
+	out := verdictJSON{v.Fate, v.Line, v.Rules, "no rule decides"}
+	if len(v.Rules) > 0 {
+		out.Reason = r[v.Rules[0]]
+	} else {
+		out.Rules = []ruleset.RuleID{}
 	}
-	return ports
+	return out
 }
 
-func elsewhere(f intercept.Family) netip.Addr {
-	if f == intercept.IPv4 {
-		return elsewhere4
+// rulesText names rules in a few columns: by the first, where they say the same for several.
+func (v verdictJSON) rulesText() string {
+	if len(v.Rules) == 1 {
+		return string(v.Rules[0])
 	}
-	return elsewhere6
+	return v.Line
 }
 
-func localhost(f intercept.Family) netip.Addr {
-	if f == intercept.IPv4 {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+func packetsOf(boxes []classes.Box, more bool, e classes.Example, without ...classes.Field) packetsJSON {
+	out := packetsJSON{More: more, Example: exampleOf(e), Boxes: make([]boxJSON, len(boxes))}
+	for i, b := range boxes {
+		out.Boxes[i] = append(boxJSON{}, b.Conditions(without...)...)
 	}
-	return netip.IPv6Loopback()
+	return out
 }
 
-func ofFamily(f intercept.Family, all []netip.Addr) netip.Addr {
-	for _, a := range all {
-		if intercept.FamilyOf(a) == f {
-			return a
+func exampleOf(e classes.Example) exampleJSON {
+	p := e.Packet
+	from := "outside"
+	switch {
+	case p.Owner != nil:
+		from = "process"
+	case p.Hook == intercept.Output:
+		from = "kernel"
+	}
+	out := exampleJSON{describe(p, from, e.Conntrack), "", e.Older, p.MPTCP}
+	if p.Protocol == intercept.TCP {
+		out.Flags = classes.FlagsText(p.Flags)
+	}
+	return out
+}
+
+// String says the packet, as far as it is not one that opens a connection, and is so.
+func (e exampleJSON) String() string {
+	s := e.packetJSON.String()
+	for _, more := range []struct {
+		is   bool
+		text string
+	}{
+		{e.Flags != "" && e.Flags != "SYN", e.Flags}, {e.MPTCP, "MPTCP"}, {e.Older, "older than the rules"},
+	} {
+		if more.is {
+			s += ", " + more.text
 		}
 	}
-	return netip.Addr{}
-}
-
-// member is an address of a list of networks, of a family.
-func member(f intercept.Family, list intercept.CIDRs) netip.Addr {
-	for _, p := range list {
-		if intercept.FamilyOf(p.Addr()) == f {
-			return p.Addr()
-		}
-	}
-	return netip.Addr{}
-}
-
-// matrixRow is what becomes of one class of traffic, in the families that Family names.
-type matrixRow struct {
-	Traffic string           `json:"traffic"`
-	Family  string           `json:"family"`
-	Fate    intercept.Fate   `json:"fate"`
-	ID      intercept.RuleID `json:"id"`
-	Reason  string           `json:"reason"`
-}
-
-// matrix is what becomes of each class of traffic.
-func matrix(c intercept.Config) ([]matrixRow, error) {
-	rs, err := intercept.Compile(c)
-	if err != nil {
-		return nil, err
-	}
-	var rows []matrixRow
-	for _, k := range classes(c) {
-		for i, p := range k.packets {
-			trace, err := rs.Trace(p)
-			if err != nil {
-				return nil, err
-			}
-			row := matrixRow{k.name, intercept.FamilyOf(p.Dst.Addr()).String(), trace.Fate, trace.Rule, trace.Reason}
-			if last := len(rows) - 1; i > 0 && rows[last].Fate == row.Fate {
-				rows[last].Family = "both"
-				continue
-			}
-			rows = append(rows, row)
-		}
-	}
-	return rows, nil
+	return s
 }
 
 func (j job) explainMatrix() error {
-	rows, err := matrix(j.config)
+	rs, err := intercept.Compile(j.config)
 	if err != nil {
 		return cli.UsageError{Err: err}
 	}
-	return j.print(rows, func() string {
-		table := []cli.Row{{"TRAFFIC", "FAMILY", "FATE", "RULE", "REASON"}}
-		for _, r := range rows {
-			table = append(table, cli.Row{r.Traffic, r.Family, r.Fate.String(), string(r.ID), r.Reason})
+	proxy := classes.Proxy{UIDs: j.config.Proxy.UIDs, GIDs: j.config.Proxy.GIDs, Mark: j.config.Proxy.Mark}
+	found, err := classes.Matrix(rs, proxy)
+	if err != nil {
+		return tooMany(err)
+	}
+	why := reasonsOf(rs)
+	cells := make([]cellJSON, len(found))
+	for i, c := range found {
+		cells[i] = cellJSON{c.From, c.Where, c.Traffic, c.Family.String(), make([]partJSON, len(c.Parts))}
+		for k, p := range c.Parts {
+			v := why.verdict(p.Verdicts)
+			if p.Line == "" && !slices.Contains(rs.Families, c.Family) {
+				v.Reason = c.Family.String() + " is not captured"
+			}
+			cells[i].Parts[k] = partJSON{v, p.Which(), packetsOf(p.Boxes, p.More, p.Example, classes.Beginning()...)}
 		}
-		return cli.Table(table)
-	})
+	}
+	return j.print(cells, func() string { return matrixText(cells) })
+}
+
+// tooMany makes of classes that are too many to be told apart a mistake in what was asked.
+func tooMany(err error) error {
+	if _, is := errors.AsType[*classes.TooManyError](err); is {
+		return cli.UsageError{Err: err}
+	}
+	return err
+}
+
+// matrixText is the table. Kinds of traffic, and families, of which the same is said have one line.
+func matrixText(cells []cellJSON) string {
+	type line struct {
+		heading string
+		traffic []string
+		family  string
+		rows    []cli.Row
+	}
+	same := func(a, b []cli.Row, without int) bool {
+		return slices.EqualFunc(a, b, func(a, b cli.Row) bool {
+			for i := range a {
+				if i != without && a[i] != b[i] {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	const which = 2
+	var lines []line
+	for _, c := range cells {
+		l := line{heading: heading(c), traffic: []string{string(c.Traffic)}, family: c.Family}
+		for _, p := range c.Parts {
+			l.rows = append(l.rows, cli.Row{p.Fate.String(), p.rulesText(), shorten(p.Which), p.Reason})
+		}
+		if len(lines) > 0 { // the other family of the same traffic
+			last := &lines[len(lines)-1]
+			if last.heading == l.heading && last.traffic[0] == l.traffic[0] && same(last.rows, l.rows, which) {
+				last.family = "both"
+				for i, row := range l.rows {
+					if is := last.rows[i]; is[which] != row[which] {
+						is[which] += ", or " + row[which]
+					}
+				}
+				continue
+			}
+		}
+		lines = append(lines, l)
+	}
+	var joined []line
+	for _, l := range lines {
+		i := slices.IndexFunc(joined, func(o line) bool {
+			return o.heading == l.heading && o.family == l.family && same(o.rows, l.rows, -1)
+		})
+		if i < 0 {
+			joined = append(joined, l)
+			continue
+		}
+		joined[i].traffic = append(joined[i].traffic, l.traffic...)
+	}
+	table := []cli.Row{{"TRAFFIC", "FAMILY", "FATE", "RULE", "WHICH", "REASON"}}
+	for i, l := range joined {
+		if i == 0 || joined[i-1].heading != l.heading {
+			table = append(table, cli.Row{l.heading + ":"})
+		}
+		for k, row := range l.rows {
+			first := cli.Row{"", ""}
+			if k == 0 {
+				first = cli.Row{strings.Join(l.traffic, ", "), l.family}
+			}
+			table = append(table, append(first, row...))
+		}
+	}
+	return "What becomes of the first packet of every flow. Of several lines for one kind of traffic the first\n" +
+		"that fits says it. DNS is TCP and UDP to port 53, which TCP and UDP here leave out.\n\n" + cli.Table(table)
+}
+
+// heading says whose flows a cell has, and where they go.
+func heading(c cellJSON) string {
+	who := map[classes.From]string{
+		classes.FromApp: "the app", classes.FromProxy: "the proxy", classes.FromKernel: "no process (the kernel)",
+		classes.FromOutside: "outside",
+	}[c.From]
+	where := map[classes.Where]string{
+		classes.Outbound: "out of the pod", classes.Self: "to the pod's own address", classes.Loopback: "to loopback",
+		classes.Inbound: "into the pod", classes.Through: "through the pod, to another's address",
+	}[c.Where]
+	return "from " + who + " " + where
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ import (
 // settings is what the inputs come to.
 type settings struct {
 	config    intercept.Config
+	before    intercept.Config // the one that config is compared with
 	target    dataplane.Pod
 	dryRun    bool
 	foreign   string // the mesh whose rules to remove, or none
@@ -112,7 +114,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 				fmt.Errorf("%q is not a duration from 100ms to 1h; write one like 2s", watch.text)))
 		}
 	}
-	if in.uses(configFlag) {
+	if values[diffFlag].text == "true" && in.uses(configFlag) && len(in.args) == 2 {
+		s.before, s.config, err = in.configurations(values, errs, stdin)
+		errs = []error{err}
+	} else if in.uses(configFlag) {
 		s.target.Origins = map[string]string{}
 		s.config, err = in.configuration(values, errs, stdin, s.target.Origins)
 		errs = []error{err}
@@ -125,18 +130,9 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, err)
 		}
 	}
-	if in.uses(dstFlag) && values[matrixFlag].text == "true" {
-		for _, g := range in.given {
-			if g.Group == groupPacket && g.Name != matrixFlag {
-				errs = append(errs, fmt.Errorf("%s: it describes one packet, and --%s is of all; leave one of them out",
-					g.source, matrixFlag))
-			}
-		}
-	} else if in.uses(dstFlag) {
+	if in.uses(dstFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.
-		if _, err := s.packet.packet(s.config); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, in.explained(s)...)
 	}
 	return s, errors.Join(errs...)
 }
@@ -190,6 +186,30 @@ func (in inputs) configuration(values map[string]setting, errs []error, stdin io
 		}
 	}
 	return layers.Done()
+}
+
+// configurations are those of the two files that explain --diff names. Both are under the flags and the environment.
+func (in inputs) configurations(values map[string]setting, errs []error, stdin io.Reader) (
+	before, after intercept.Config, err error,
+) {
+	diff, files := values[diffFlag], in.args
+	if config := values[configFlag]; config.given {
+		errs = append(errs, fmt.Errorf("%s: --%s names both files; leave it out", config.source, diffFlag))
+	}
+	if files[0] == "-" && files[1] == "-" {
+		errs = append(errs, fmt.Errorf("%s: both files are standard input, which can be read once", diff.source))
+		files = nil
+	}
+	all := [2]intercept.Config{}
+	for i, file := range files {
+		with := maps.Clone(values)
+		of := with[configFlag]
+		of.source, of.text = diff.source, file
+		with[configFlag] = of
+		all[i], err = in.configuration(with, errs, stdin, map[string]string{})
+		errs = []error{err}
+	}
+	return all[0], all[1], errors.Join(errs...)
 }
 
 func resolvers(path string) ([]netip.Addr, error) {

@@ -16,6 +16,8 @@ type Box struct {
 	families []ruleset.Family
 	senders  []Sender
 	in       cell
+	// base is what is said of the packets elsewhere, and not among their conditions.
+	base *cell
 }
 
 // mostBoxes is how many boxes one group of packets is described by. What is beyond is counted nowhere, but said.
@@ -181,9 +183,17 @@ func (c Condition) String() string {
 func (b Box) Families() []ruleset.Family { return b.families }
 
 // String returns the conditions in words.
-func (b Box) String() string {
+func (b Box) String() string { return words(b.Conditions()) }
+
+// Beginning returns the conditions in words, of packets that are known to begin a flow.
+func (b Box) Beginning() string { return words(b.Conditions(Beginning()...)) }
+
+// Beginning are the fields that are the same for all that begins a flow: see [Change.First].
+func Beginning() []Field { return []Field{Conntrack, Flags, Older} }
+
+func words(conditions []Condition) string {
 	var all []string
-	for _, c := range b.Conditions() {
+	for _, c := range conditions {
 		all = append(all, c.String())
 	}
 	if len(all) == 0 {
@@ -195,10 +205,10 @@ func (b Box) String() string {
 // Conditions are what the packets of the box have in common, without what all packets have, and without some fields.
 func (b Box) Conditions(without ...Field) []Condition {
 	var all []Condition
-	if len(b.families) == 1 {
+	if b.base == nil && len(b.families) == 1 {
 		all = append(all, Condition{Field: "family", In: []string{b.families[0].String()}})
 	}
-	if len(b.senders) < int(senderCount) {
+	if b.base == nil && len(b.senders) < int(senderCount) {
 		c := Condition{Field: "from"}
 		for _, s := range b.senders {
 			c.In = append(c.In, s.String())
@@ -275,6 +285,9 @@ func (b Box) domain(f Field) set {
 			}
 		}
 	default:
+	}
+	if b.base != nil && b.base[f] != nil {
+		all = all.and(b.base[f])
 	}
 	return all
 }
@@ -457,7 +470,7 @@ func (s *space) flagTexts(in set) []string {
 		case len(is) > 0:
 			all = append(all, strings.Join(is, " and "))
 		case len(a.atoms[i]) == 1 || first == ruleset.ACK:
-			all = append(all, flagsText(first))
+			all = append(all, FlagsText(first)+" alone")
 		default:
 			all = append(all, "others")
 		}
@@ -465,7 +478,8 @@ func (s *space) flagTexts(in set) []string {
 	return all
 }
 
-func flagsText(flags uint8) string {
+// FlagsText names flags of TCP: "SYN+ACK".
+func FlagsText(flags uint8) string {
 	var all []string
 	for _, f := range []struct {
 		bit  uint8
@@ -476,7 +490,7 @@ func flagsText(flags uint8) string {
 			all = append(all, f.name)
 		}
 	}
-	return strings.Join(all, "+") + " alone"
+	return strings.Join(all, "+")
 }
 
 func icmpTexts(r span) (all []string) {
@@ -499,16 +513,16 @@ func icmpTexts(r span) (all []string) {
 	return all
 }
 
-// String says what conntrack knows, in the words of conntrack(8) where it has some.
+// String says what conntrack knows: "new", "established+translated".
 func (b belief) String() string {
 	text := "new"
 	switch {
 	case b.state == ruleset.CTInvalid:
 		return "invalid"
 	case b.state == ruleset.CTRelated && b.reply:
-		text = "related to an answer"
+		text = "related-answer"
 	case b.state == ruleset.CTRelated && b.known:
-		text = "related and known"
+		text = "related-known"
 	case b.state == ruleset.CTRelated:
 		text = "related"
 	case b.reply:
@@ -516,10 +530,10 @@ func (b belief) String() string {
 	case b.state == ruleset.CTEstablished:
 		text = "established"
 	case b.known:
-		text = "known, without an answer"
+		text = "unanswered"
 	}
 	if b.dnat {
-		text += ", translated"
+		text += "+translated"
 	}
 	return text
 }
@@ -529,6 +543,8 @@ func (b belief) String() string {
 type Example struct {
 	Packet ruleset.Packet
 	Older  bool
+	// Conntrack says what conntrack knows of it: "new", "invalid".
+	Conntrack string
 }
 
 // Example returns a packet of the box, as usual a one as can be.
@@ -619,7 +635,7 @@ func (b Box) Example() Example {
 			p.Quotes = uint16(kind)
 		}
 	}
-	return Example{p, older}
+	return Example{p, older, belief.String()}
 }
 
 // atomsOf returns the atom of each field of a packet, which has all of them. false: there can be no such packet.

@@ -87,6 +87,9 @@ func (p Program) complete(c *cobra.Command, v Verb) {
 	if v.Arg != "" {
 		args = strings.Split(v.Arg, "|")
 	}
+	if v.Files != "" {
+		return // the shell completes files
+	}
 	c.ValidArgsFunction = func(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(given) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -17,7 +17,7 @@ type Line struct {
 	Flags []Flag
 	// Given are the flags, in the order in which each is first given.
 	Given []Given
-	// Args are the arguments that are no flags, of a verb that takes one.
+	// Args are the arguments that are no flags, of a verb that takes some.
 	Args []string
 	// Notes say which names are deprecated, and what to write instead.
 	Notes []string
@@ -239,11 +239,14 @@ func (r *reader) fail(source, format string, args ...any) {
 
 func (r *reader) leftOver(args ...string) {
 	for _, arg := range args {
-		if r.verb.Arg != "" && len(r.Args) == 0 {
+		if r.verb.Arg != "" && len(r.Args) == 0 || len(r.Args) < len(strings.Fields(r.verb.Files)) {
 			r.Args = append(r.Args, arg)
 			continue
 		}
 		takes := "flags only"
+		if r.verb.Files != "" {
+			takes = "flags, and " + r.verb.Files
+		}
 		if r.verb.Arg != "" {
 			takes = "one argument, " + r.verb.Arg
 		}

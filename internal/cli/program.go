@@ -21,6 +21,8 @@ type Verb struct {
 	// Arg stands for the one argument that it takes; "": it takes flags only.
 	// Words joined by | are all there are.
 	Arg string
+	// Files are words for the files that it can take besides flags, as in "OLD NEW"; it says itself which it needs.
+	Files string
 	// Needs are the flags that it does not work without, for its own help.
 	Needs string
 	// Flags returns its own, besides those of the program; nil: it has none. It is
@@ -234,16 +236,20 @@ func (p Program) flagsOf(v Verb) []Flag {
 
 // AllFlags are the flags of all verbs, in the order of the help.
 func (p Program) AllFlags() []Flag {
-	var all []Flag
+	var all, output []Flag
 	for _, v := range p.Verbs {
 		if v.Flags == nil {
 			continue
 		}
 		for _, f := range v.Flags() {
-			if _, twice := Find(all, f.Name); !twice {
-				all = append(all, f)
+			to := &all
+			if f.Group == GroupOutput {
+				to = &output
+			}
+			if _, twice := Find(*to, f.Name); !twice {
+				*to = append(*to, f)
 			}
 		}
 	}
-	return append(append(all, p.Flags...), helpFlag())
+	return append(slices.Concat(all, output, p.Flags), helpFlag())
 }

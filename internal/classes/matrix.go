@@ -1,0 +1,306 @@
+package classes
+
+import (
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// Proxy is who the proxy is: a socket whose user or group is listed, or that carries the mark. See intercept.Proxy.
+type Proxy struct {
+	UIDs, GIDs ruleset.IDs
+	Mark       ruleset.Mark
+}
+
+// From is who begins a flow.
+type From string
+
+// Who begins flows.
+const (
+	FromApp     From = "app"     // a process that is not the proxy
+	FromProxy   From = "proxy"   // a process that is
+	FromKernel  From = "kernel"  // no process: a subflow of Multipath TCP, an answer
+	FromOutside From = "outside" // another pod or host
+)
+
+// Where is where a flow goes.
+type Where string
+
+// Where flows go.
+const (
+	Outbound Where = "outbound" // out of the pod
+	Self     Where = "self"     // to an address of the pod's own
+	Loopback Where = "loopback" // to a loopback address
+	Inbound  Where = "inbound"  // into the pod
+	Through  Where = "through"  // through the pod, to somebody else's address
+)
+
+// Traffic is a kind of flow.
+type Traffic string
+
+// The kinds.
+const (
+	TCP   Traffic = "TCP" // but for port 53
+	UDP   Traffic = "UDP" // but for port 53
+	DNS   Traffic = "DNS" // TCP and UDP port 53
+	Other Traffic = "other"
+)
+
+// A Cell is the flows of one kind, and what becomes of them: each of them is in one of the parts.
+type Cell struct {
+	From    From
+	Where   Where
+	Traffic Traffic
+	Family  ruleset.Family
+	Parts   []Part
+}
+
+// A Part is the flows of a cell that have one fate, by rules of one line of the policy.
+type Part struct {
+	Verdicts
+	// Rest is true of the last part: the flows that are in no other.
+	Rest bool
+	// Boxes are the flows. Their conditions are those beyond what all of the cell have in common.
+	Boxes   []Box
+	More    bool
+	Example Example
+	// left are the boxes without conditions that say nothing of flows which are in no part before.
+	left []Box
+}
+
+// Which says which flows of its cell a part is, of those that are in no part before it.
+func (p Part) Which() string {
+	if p.Rest {
+		return "the rest"
+	}
+	var all []string
+	for _, b := range p.left {
+		all = append(all, b.Beginning())
+	}
+	if p.More {
+		all = append(all, "and more")
+	}
+	return strings.Join(all, ", or ")
+}
+
+const dnsPort = 53
+
+// Matrix returns what becomes of the first packet of every flow. The error is a [*TooManyError].
+func Matrix(rs ruleset.Ruleset, proxy Proxy) (_ []Cell, err error) {
+	dns := ruleset.DstPort{ruleset.Port(dnsPort)}
+	more := []ruleset.Match{ruleset.Proto{ruleset.UDP}, dns}
+	var known []ruleset.Match
+	if len(proxy.UIDs) > 0 {
+		known = append(known, ruleset.UID(proxy.UIDs))
+	}
+	if len(proxy.GIDs) > 0 {
+		known = append(known, ruleset.GID(proxy.GIDs))
+	}
+	if proxy.Mark.Mask != 0 {
+		known = append(known, ruleset.MetaMark(proxy.Mark))
+	}
+	c, err := New(append(more, known...), rs)
+	if err != nil {
+		return nil, err
+	}
+	defer bounded(&err)
+	s := c.space
+
+	// The proxy is known by any of its properties, and the app has none of them.
+	app, isProxy := cell{}, []cell{}
+	for _, m := range known {
+		yes, no := s.split(m, ruleset.IPv4)
+		by := app
+		by.restrict(yes)
+		isProxy = append(isProxy, by)
+		app.restrict(no)
+	}
+	tcp, notTCP := s.split(ruleset.Proto{ruleset.TCP}, ruleset.IPv4)
+	udp, notUDP := s.split(ruleset.Proto{ruleset.UDP}, ruleset.IPv4)
+	lookup, noLookup := s.split(dns, ruleset.IPv4)
+	first := s.flows()
+	order := map[ruleset.RuleID]int{}
+	for _, chain := range rs.Chains {
+		for _, r := range chain.Rules {
+			order[r.ID] = len(order)
+		}
+	}
+
+	var cells []Cell
+	for _, from := range []struct {
+		name   From
+		sender Sender
+		cells  []cell
+		where  []Where
+	}{
+		{FromApp, Process, []cell{app}, []Where{Outbound, Self, Loopback}},
+		{FromProxy, Process, isProxy, []Where{Outbound, Self, Loopback}},
+		{FromKernel, Kernel, []cell{{}}, []Where{Outbound, Self, Loopback}},
+		{FromOutside, Arriving, []cell{{}}, []Where{Inbound}},
+		{FromOutside, Forwarded, []cell{{}}, []Where{Through}},
+	} {
+		for _, where := range from.where {
+			for _, traffic := range []struct {
+				name  Traffic
+				cells []cell
+			}{
+				{TCP, []cell{first[0].cell.with(tcp, noLookup)}},
+				{UDP, []cell{first[1].cell.with(udp, noLookup)}},
+				{DNS, []cell{first[0].cell.with(tcp, lookup), first[1].cell.with(udp, lookup)}},
+				{Other, []cell{first[1].cell.with(notTCP, notUDP)}},
+			} {
+				for _, r := range c.roots[0] {
+					if r.sender != from.sender || r.lo != (where == Self || where == Loopback) {
+						continue
+					}
+					inside, outside := s.split(ruleset.Dst(loopback()), r.family)
+					dst := outside
+					if where == Loopback {
+						dst = inside
+					}
+					var starts []Box
+					for _, who := range from.cells {
+						for _, what := range traffic.cells {
+							if b, can := s.start(r).within(who.with(dst)); can {
+								if b, can = b.within(what); can {
+									starts = append(starts, b)
+								}
+							}
+						}
+					}
+					cells = append(cells, Cell{from.name, where, traffic.name, r.family, s.parts(r, starts, order)})
+				}
+			}
+		}
+	}
+	return cells, nil
+}
+
+// parts returns what becomes of the packets of some boxes of a root, in the order of the rules.
+func (s *space) parts(r root, starts []Box, order map[ruleset.RuleID]int) []Part {
+	type key struct {
+		fate ruleset.Fate
+		line string
+	}
+	never := s.end(nil)
+	lines := s.mapped(r.ref, func(end any) ref {
+		o := end.(outcome) //nolint:errcheck // the roots have no other ends
+		if o.never {
+			return never
+		}
+		return s.end(key{o.fate, o.rule.Line()})
+	})
+	var parts []Part
+	index := map[key]int{}
+	for _, b := range starts {
+		s.endsOf(r.ref, b.in, func(end any) {
+			o := end.(outcome) //nolint:errcheck // the roots have no other ends
+			if o.never {
+				return
+			}
+			k := key{o.fate, o.rule.Line()}
+			i, is := index[k]
+			if !is {
+				i = len(parts)
+				index[k] = i
+				parts = append(parts, Part{Verdicts: Verdicts{Fate: k.fate, Line: k.line}})
+			}
+			parts[i].add(o.rule)
+		})
+	}
+	hull := cell{} // what the packets have in common, field by field
+	for f := range fieldCount {
+		for i, b := range starts {
+			if i == 0 {
+				hull[f] = b.all(f)
+			} else {
+				hull[f] = hull[f].or(b.all(f))
+			}
+		}
+	}
+	for k, i := range index {
+		for _, b := range starts {
+			b.base = &hull
+			s.gather(lines, b, k, &parts[i].Boxes, &parts[i].More)
+		}
+	}
+	for i := range parts {
+		sortBoxes(parts[i].Boxes)
+		parts[i].Example = parts[i].Boxes[0].Example()
+	}
+	sort.SliceStable(parts, func(i, j int) bool { return parts[i].asked(order) < parts[j].asked(order) })
+	before := map[any]bool{nil: true}
+	for i := range parts {
+		for _, b := range parts[i].Boxes {
+			for f := range fieldCount {
+				if b.in[f] == nil || !s.decided(lines, b, f, starts, before) {
+					continue
+				}
+				b.in[f] = nil
+			}
+			parts[i].left = append(parts[i].left, b)
+		}
+		parts[i].left = merged(parts[i].left)
+		parts[i].Rest = i == len(parts)-1
+		before[key{parts[i].Fate, parts[i].Line}] = true
+	}
+	return parts
+}
+
+// asked is the place of the first rule of the part.
+func (p Part) asked(order map[ruleset.RuleID]int) int {
+	least := len(order) // no rule decides on what none matches
+	for _, id := range p.Rules {
+		least = min(least, order[id])
+	}
+	return least
+}
+
+// decided reports whether the packets that only the condition on a field keeps out of a box have one of the ends, as far
+// as they are in one of the boxes to start from.
+func (s *space) decided(r ref, b Box, f Field, starts []Box, ends map[any]bool) bool {
+	b.in[f] = s.axes[f].all().without(b.in[f])
+	for _, start := range starts {
+		more, can := start.within(b.in)
+		if !can {
+			continue
+		}
+		other := false
+		s.endsOf(r, more.in, func(end any) { other = other || !ends[end] })
+		if other {
+			return false
+		}
+	}
+	return true
+}
+
+// split returns the packets that satisfy a condition, and the others.
+func (s *space) split(m ruleset.Match, family ruleset.Family) (yes, no cell) {
+	f, key := fieldOf(m, family)
+	yes[f] = s.axes[f].on[key]
+	no[f] = s.axes[f].all().without(yes[f])
+	return yes, no
+}
+
+// restrict leaves in the cell what is in another, too.
+func (c *cell) restrict(other cell) {
+	for f := range other {
+		switch {
+		case other[f] == nil:
+		case c[f] == nil:
+			c[f] = slices.Clone(other[f])
+		default:
+			c[f] = c[f].and(other[f])
+		}
+	}
+}
+
+// with returns what is in all of the cells.
+func (c cell) with(others ...cell) cell {
+	for _, o := range others {
+		c.restrict(o)
+	}
+	return c
+}
