@@ -112,7 +112,7 @@ func exampleOf(e classes.Example) exampleJSON {
 
 // String says the packet, as far as it is not one that opens a connection, and is so.
 func (e exampleJSON) String() string {
-	s := e.packetJSON.String()
+	all := []string{e.packetJSON.String()}
 	for _, more := range []struct {
 		is   bool
 		text string
@@ -120,10 +120,10 @@ func (e exampleJSON) String() string {
 		{e.Flags != "" && e.Flags != "SYN", e.Flags}, {e.MPTCP, "MPTCP"}, {e.Older, "older than the rules"},
 	} {
 		if more.is {
-			s += ", " + more.text
+			all = append(all, more.text)
 		}
 	}
-	return s
+	return strings.Join(all, ", ")
 }
 
 func (j job) explainMatrix() error {

@@ -634,6 +634,7 @@ func (b Box) Example() Example {
 		default:
 			p.Quotes = uint16(kind)
 		}
+	default:
 	}
 	return Example{p, older, belief.String()}
 }

@@ -133,7 +133,7 @@ func (c *Classes) Diff() (_ []Change, err error) {
 	index := map[group]int{}
 	for i, r := range c.roots[0] {
 		pairs := s.joined(r.ref, c.roots[1][i].ref, func(a, b any) ref {
-			p := pair{a.(outcome), b.(outcome)} //nolint:errcheck // the roots have no other ends
+			p := pair{a.(outcome), b.(outcome)}
 			if p.before.fate == p.after.fate {
 				return same
 			}
@@ -232,18 +232,16 @@ func (s *space) flows() []part {
 	on := func(m ruleset.Match) (set, set) {
 		f, key := fieldOf(m, ruleset.IPv4)
 		in := s.axes[f].on[key]
+		if in == nil { // no rule asks for it
+			in = newSet(len(s.axes[f].atoms))
+		}
 		return in, s.axes[f].all().without(in)
 	}
 	tcp, other := on(ruleset.Proto{ruleset.TCP})
 	syn, noSyn := on(ruleset.Opens())
 	fresh := s.beliefSet(func(b belief) bool { return b == belief{state: ruleset.CTNew} })
 	stale := s.axes[Conntrack].all().without(fresh)
-	yes, no := s.axes[Older].all(), s.axes[Older].all()
-	if on := s.axes[Older].on[ruleset.Older{}.String()]; on != nil {
-		yes, no = on, no.without(on)
-	} else {
-		yes = newSet(len(s.axes[Older].atoms))
-	}
+	yes, no := on(ruleset.Older{})
 	return []part{
 		{true, cell{Protocol: tcp, Conntrack: fresh, Flags: syn, Older: no}},
 		{true, cell{Protocol: other, Conntrack: fresh}},

@@ -186,7 +186,7 @@ func (s *space) parts(r root, starts []Box, order map[ruleset.RuleID]int) []Part
 	}
 	never := s.end(nil)
 	lines := s.mapped(r.ref, func(end any) ref {
-		o := end.(outcome) //nolint:errcheck // the roots have no other ends
+		o := end.(outcome)
 		if o.never {
 			return never
 		}
@@ -196,7 +196,7 @@ func (s *space) parts(r root, starts []Box, order map[ruleset.RuleID]int) []Part
 	index := map[key]int{}
 	for _, b := range starts {
 		s.endsOf(r.ref, b.in, func(end any) {
-			o := end.(outcome) //nolint:errcheck // the roots have no other ends
+			o := end.(outcome)
 			if o.never {
 				return
 			}

@@ -98,18 +98,20 @@ func (s *space) root(rules familyRules, sender Sender, lo bool) ref {
 		r = w.hooks([]ruleset.Hook{ruleset.Output}, r)
 	}
 	r = s.mapped(r, func(end any) ref {
-		o := end.(outcome) //nolint:errcheck // these diagrams have no other ends
+		o := end.(outcome)
 		return s.end(outcome{fate: o.fate, rule: o.rule, decided: true})
 	})
 	// What there cannot be.
 	never := s.end(outcome{never: true})
-	if sender == Process || sender == Kernel {
+	switch sender {
+	case Process, Kernel:
 		r = s.choose(s.literals(rules.family, ruleset.Dst(noHost())), never, r)
 		r = s.choose(s.literals(rules.family, ruleset.Proto{ruleset.TCP}, ruleset.Dst(manyHosts())), never, r)
-	} else if sender == Arriving {
+	case Arriving:
 		// They are nobody's own address.
 		r = s.choose(s.literals(rules.family, ruleset.Dst(noHost())), never, r)
 		r = s.choose(s.literals(rules.family, ruleset.Dst(manyHosts())), never, r)
+	case Forwarded, senderCount:
 	}
 	return r
 }
@@ -158,8 +160,8 @@ func (w *walker) hooks(hooks []ruleset.Hook, after ref) ref {
 	})
 	// The destination is where the packet really goes; chains before NAT saw where it was to go.
 	translated := w.believedBy(func(b belief) bool { return b.dnat && !b.reply })
-	for i := len(bases) - 1; i >= 0; i-- {
-		c, m := bases[i], strong
+	for _, c := range slices.Backward(bases) {
+		m := strong
 		switch {
 		case w.arrived && (c.Type == ruleset.NATChain || c.Priority == ruleset.PriorityRaw):
 			continue
@@ -193,9 +195,9 @@ func (w *walker) chain(c ruleset.Chain, back, done ref, m mode, base int) ref {
 		return r
 	}
 	next := back
-	for i := len(c.Rules) - 1; i >= 0; i-- {
-		if all, can := w.conditions(c.Rules[i]); can {
-			next = w.choose(all, w.target(c.Rules[i], next, back, done, m, base), next)
+	for _, r := range slices.Backward(c.Rules) {
+		if all, can := w.conditions(r); can {
+			next = w.choose(all, w.target(r, next, back, done, m, base), next)
 		}
 	}
 	w.memo[k] = next
@@ -226,7 +228,9 @@ func (w *walker) conditions(r ruleset.Rule) (all []literal, can bool) {
 			holds = w.sender != Forwarded
 		case ruleset.IsFamily:
 			holds = true // else Rule.For had left the rule out
-		default:
+		case ruleset.Proto, ruleset.SrcPort, ruleset.DstPort, ruleset.Src, ruleset.Dst, ruleset.MetaMark, ruleset.ConnMark,
+			ruleset.CTState, ruleset.CTDNAT, ruleset.CTDirection, ruleset.SocketOpen, ruleset.Length, ruleset.TCPFlags,
+			ruleset.TCPHeader, ruleset.MPTCP, ruleset.ICMPEcho, ruleset.ICMPQuote, ruleset.Older, ruleset.Not:
 			always = false
 		}
 		if always {
@@ -299,7 +303,7 @@ func (w *walker) target(r ruleset.Rule, next, back, done ref, m mode, base int) 
 // unless returns r, with an outcome for packets of which nothing after decides.
 func (w *walker) unless(r ref, o outcome) ref {
 	return w.mapped(r, func(end any) ref {
-		later := end.(outcome) //nolint:errcheck // these diagrams have no other ends
+		later := end.(outcome)
 		// In one base chain the last return says why a packet passes; of several the first one does.
 		if later.decided || later.weak != 0 && later.weak == o.weak {
 			return w.end(later)
