@@ -2,6 +2,7 @@ package classes
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -12,13 +13,28 @@ import (
 
 // A Box is packets that have, in each field, one of some values: all combinations of them.
 type Box struct {
-	space    *space
-	families []ruleset.Family
-	senders  []Sender
-	in       cell
+	space *space
+	// families and senders have a bit for each.
+	families, senders uint8
+	in                cell
 	// base is what is said of the packets elsewhere, and not among their conditions.
-	base *cell
+	base cell
 }
+
+func familyBit(f ruleset.Family) uint8 { return ofFamily[uint8](f, 1, 2) }
+
+// family is one that the packets have.
+func (b Box) family() ruleset.Family {
+	if b.families&1 != 0 {
+		return ruleset.IPv4
+	}
+	return ruleset.IPv6
+}
+
+func (b Box) isFrom(s Sender) bool { return b.senders&(1<<s) != 0 }
+
+// inPod reports whether the pod sends some of the packets.
+func (b Box) inPod() bool { return b.isFrom(Process) || b.isFrom(Kernel) }
 
 // mostBoxes is how many boxes one group of packets is described by. What is beyond is counted nowhere, but said.
 const mostBoxes = 256
@@ -33,29 +49,19 @@ type root struct {
 
 // start is the box of all packets of a kind.
 func (s *space) start(r root) Box {
-	b := Box{space: s, families: []ruleset.Family{r.family}, senders: []Sender{r.sender}}
 	a := &s.axes[Interface]
-	lo := a.on[ruleset.Loopback]
-	if r.lo {
-		b.in[Interface] = lo
-	} else {
-		b.in[Interface] = a.all().without(lo)
+	by := a.on[ruleset.Loopback]
+	if !r.lo {
+		by = a.all().without(by)
 	}
-	return b
+	return Box{space: s, families: familyBit(r.family), senders: 1 << r.sender, in: cell(nil).but(Interface, by)}
 }
 
 // within returns the box of the packets that are in the cell, too; false if there are none.
 func (b Box) within(c cell) (Box, bool) {
-	for f := range c {
-		if c[f] == nil {
-			continue
-		}
-		if b.in[f] == nil {
-			b.in[f] = c[f]
-		} else {
-			b.in[f] = b.in[f].and(c[f])
-		}
-		if b.in[f].empty() {
+	b.in = b.in.with(c)
+	for _, in := range b.in {
+		if in != nil && in.empty() {
 			return b, false
 		}
 	}
@@ -87,7 +93,7 @@ func (s *space) boxes(r ref, b Box, f func(end any, b Box) bool) bool {
 			continue
 		}
 		part := b
-		part.in[n.field] = same
+		part.in = b.in.but(n.field, same)
 		if !s.boxes(k, part, f) {
 			return false
 		}
@@ -121,28 +127,26 @@ func (b Box) join(c Box) (Box, bool) {
 			differ = append(differ, f)
 		}
 	}
-	families, senders := slices.Equal(b.families, c.families), slices.Equal(b.senders, c.senders)
+	families, senders := b.families == c.families, b.senders == c.senders
 	switch {
 	case !families && senders:
 		// The addresses of one family say nothing of packets of another.
-		if len(b.families)+len(c.families) != 2 || slices.ContainsFunc(differ, func(f Field) bool { return !f.isAddress() }) {
+		if b.families&c.families != 0 || slices.ContainsFunc(differ, func(f Field) bool { return !f.isAddress() }) {
 			return b, false
 		}
 		for _, f := range differ {
 			if b.in[f] == nil {
-				b.in[f] = c.in[f]
+				b.in = b.in.but(f, c.in[f])
 			}
 		}
-		b.families = slices.Concat(b.families, c.families)
-		slices.Sort(b.families)
+		b.families |= c.families
 		return b, true
 	case families && !senders && len(differ) == 0:
-		b.senders = slices.Concat(b.senders, c.senders)
-		slices.Sort(b.senders)
+		b.senders |= c.senders
 		return b, true
 	case families && senders && len(differ) == 1:
 		f := differ[0]
-		b.in[f] = b.all(f).or(c.all(f))
+		b.in = b.in.but(f, b.all(f).or(c.all(f)))
 		return b, true
 	}
 	return b, families && senders && len(differ) == 0
@@ -179,9 +183,6 @@ func (c Condition) String() string {
 	return c.Field + " " + strings.Join(c.In, ",")
 }
 
-// Families are the address families of the packets.
-func (b Box) Families() []ruleset.Family { return b.families }
-
 // String returns the conditions in words.
 func (b Box) String() string { return words(b.Conditions()) }
 
@@ -205,13 +206,15 @@ func words(conditions []Condition) string {
 // Conditions are what the packets of the box have in common, without what all packets have, and without some fields.
 func (b Box) Conditions(without ...Field) []Condition {
 	var all []Condition
-	if b.base == nil && len(b.families) == 1 {
-		all = append(all, Condition{Field: "family", In: []string{b.families[0].String()}})
+	if b.base == nil && b.families != 3 {
+		all = append(all, Condition{Field: "family", In: []string{b.family().String()}})
 	}
-	if b.base == nil && len(b.senders) < int(senderCount) {
+	if b.base == nil && b.senders != 1<<senderCount-1 {
 		c := Condition{Field: "from"}
-		for _, s := range b.senders {
-			c.In = append(c.In, s.String())
+		for s := range senderCount {
+			if b.isFrom(s) {
+				c.In = append(c.In, s.String())
+			}
 		}
 		all = append(all, c)
 	}
@@ -227,7 +230,7 @@ func (b Box) Conditions(without ...Field) []Condition {
 			in, domain := b.in[f], b.domain(f)
 			if in = in.and(domain); !slices.Equal(in, domain) {
 				yes, no = append(yes, b.space.texts(f, in)...), append(no, b.space.texts(f, domain.without(in))...)
-			} else if f.isAddress() && len(b.families) > 1 {
+			} else if f.isAddress() && b.families == 3 {
 				yes = append(yes, "any "+ofFamily(f.family(), ruleset.IPv4, ruleset.IPv6).String())
 			}
 		}
@@ -268,7 +271,7 @@ func (b Box) domain(f Field) set {
 	all := a.all()
 	switch f {
 	case Interface:
-		if !slices.ContainsFunc(b.senders, Sender.inPod) { // what arrives by lo has been sent in the pod
+		if !b.inPod() { // what arrives by lo has been sent in the pod
 			all = all.without(a.on[ruleset.Loopback])
 		}
 	case Dst4, Dst6:
@@ -277,17 +280,17 @@ func (b Box) domain(f Field) set {
 			_, key := fieldOf(ruleset.Dst(l), family)
 			return a.on[key]
 		}
-		if !slices.Contains(b.senders, Forwarded) {
+		if !b.isFrom(Forwarded) {
 			all = all.without(on(noHost()))
 			tcp := b.space.axes[Protocol].on[ruleset.Proto{ruleset.TCP}.String()]
-			if only := slices.Equal(b.all(Protocol), tcp); only || !slices.ContainsFunc(b.senders, Sender.inPod) {
+			if only := slices.Equal(b.all(Protocol), tcp); only || !b.inPod() {
 				all = all.without(on(manyHosts()))
 			}
 		}
 	default:
 	}
-	if b.base != nil && b.base[f] != nil {
-		all = all.and(b.base[f])
+	if base := b.base.of(f); base != nil {
+		all = all.and(base)
 	}
 	return all
 }
@@ -570,7 +573,7 @@ func (b Box) Example() Example {
 		}
 		return pick(f, values...).lo
 	}
-	family, sender := b.families[0], b.senders[0]
+	family, sender := b.family(), Sender(bits.TrailingZeros8(b.senders))
 	addr := func(f Field, usual ...string) netip.Addr {
 		var values []value
 		for _, u := range usual {

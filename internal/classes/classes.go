@@ -242,12 +242,13 @@ func (s *space) flows() []part {
 	fresh := s.beliefSet(func(b belief) bool { return b == belief{state: ruleset.CTNew} })
 	stale := s.axes[Conntrack].all().without(fresh)
 	yes, no := on(ruleset.Older{})
+	opens := cell(nil).but(Conntrack, fresh).but(Protocol, tcp)
 	return []part{
-		{true, cell{Protocol: tcp, Conntrack: fresh, Flags: syn, Older: no}},
-		{true, cell{Protocol: other, Conntrack: fresh}},
-		{false, cell{Conntrack: stale}},
-		{false, cell{Protocol: tcp, Conntrack: fresh, Flags: noSyn}},
-		{false, cell{Protocol: tcp, Conntrack: fresh, Flags: syn, Older: yes}},
+		{true, opens.but(Flags, syn).but(Older, no)},
+		{true, cell(nil).but(Conntrack, fresh).but(Protocol, other)},
+		{false, cell(nil).but(Conntrack, stale)},
+		{false, opens.but(Flags, noSyn)},
+		{false, opens.but(Flags, syn).but(Older, yes)},
 	}
 }
 

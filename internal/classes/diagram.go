@@ -271,7 +271,7 @@ func (d *diagram) endsOf(r ref, cell cell, f func(end any)) {
 		}
 		n := d.nodes[r]
 		for i, k := range n.kids {
-			if in := cell[n.field]; in == nil || in.has(i) {
+			if in := cell.of(n.field); in == nil || in.has(i) {
 				walk(k)
 			}
 		}

@@ -1,7 +1,6 @@
 package classes
 
 import (
-	"slices"
 	"sort"
 	"strings"
 
@@ -109,13 +108,12 @@ func Matrix(rs ruleset.Ruleset, proxy Proxy) (_ []Cell, err error) {
 	s := c.space
 
 	// The proxy is known by any of its properties, and the app has none of them.
-	app, isProxy := cell{}, []cell{}
+	var app cell
+	var isProxy []cell
 	for _, m := range known {
 		yes, no := s.split(m, ruleset.IPv4)
-		by := app
-		by.restrict(yes)
-		isProxy = append(isProxy, by)
-		app.restrict(no)
+		isProxy = append(isProxy, app.with(yes))
+		app = app.with(no)
 	}
 	tcp, notTCP := s.split(ruleset.Proto{ruleset.TCP}, ruleset.IPv4)
 	udp, notUDP := s.split(ruleset.Proto{ruleset.UDP}, ruleset.IPv4)
@@ -137,9 +135,9 @@ func Matrix(rs ruleset.Ruleset, proxy Proxy) (_ []Cell, err error) {
 	}{
 		{FromApp, Process, []cell{app}, []Where{Outbound, Self, Loopback}},
 		{FromProxy, Process, isProxy, []Where{Outbound, Self, Loopback}},
-		{FromKernel, Kernel, []cell{{}}, []Where{Outbound, Self, Loopback}},
-		{FromOutside, Arriving, []cell{{}}, []Where{Inbound}},
-		{FromOutside, Forwarded, []cell{{}}, []Where{Through}},
+		{FromKernel, Kernel, []cell{nil}, []Where{Outbound, Self, Loopback}},
+		{FromOutside, Arriving, []cell{nil}, []Where{Inbound}},
+		{FromOutside, Forwarded, []cell{nil}, []Where{Through}},
 	} {
 		for _, where := range from.where {
 			for _, traffic := range []struct {
@@ -210,19 +208,16 @@ func (s *space) parts(r root, starts []Box, order map[ruleset.RuleID]int) []Part
 			parts[i].add(o.rule)
 		})
 	}
-	hull := cell{} // what the packets have in common, field by field
+	hull := make(cell, fieldCount) // what the packets have in common, field by field
 	for f := range fieldCount {
-		for i, b := range starts {
-			if i == 0 {
-				hull[f] = b.all(f)
-			} else {
-				hull[f] = hull[f].or(b.all(f))
-			}
+		hull[f] = newSet(len(s.axes[f].atoms))
+		for _, b := range starts {
+			hull[f] = hull[f].or(b.all(f))
 		}
 	}
 	for k, i := range index {
 		for _, b := range starts {
-			b.base = &hull
+			b.base = hull
 			s.gather(lines, b, k, &parts[i].Boxes, &parts[i].More)
 		}
 	}
@@ -238,7 +233,7 @@ func (s *space) parts(r root, starts []Box, order map[ruleset.RuleID]int) []Part
 				if b.in[f] == nil || !s.decided(lines, b, f, starts, before) {
 					continue
 				}
-				b.in[f] = nil
+				b.in = b.in.but(f, nil)
 			}
 			parts[i].left = append(parts[i].left, b)
 		}
@@ -261,7 +256,7 @@ func (p Part) asked(order map[ruleset.RuleID]int) int {
 // decided reports whether the packets that only the condition on a field keeps out of a box have one of the ends, as far
 // as they are in one of the boxes to start from.
 func (s *space) decided(r ref, b Box, f Field, starts []Box, ends map[any]bool) bool {
-	b.in[f] = s.axes[f].all().without(b.in[f])
+	b.in = b.in.but(f, s.axes[f].all().without(b.in[f]))
 	for _, start := range starts {
 		more, can := start.within(b.in)
 		if !can {
@@ -279,28 +274,6 @@ func (s *space) decided(r ref, b Box, f Field, starts []Box, ends map[any]bool) 
 // split returns the packets that satisfy a condition, and the others.
 func (s *space) split(m ruleset.Match, family ruleset.Family) (yes, no cell) {
 	f, key := fieldOf(m, family)
-	yes[f] = s.axes[f].on[key]
-	no[f] = s.axes[f].all().without(yes[f])
-	return yes, no
-}
-
-// restrict leaves in the cell what is in another, too.
-func (c *cell) restrict(other cell) {
-	for f := range other {
-		switch {
-		case other[f] == nil:
-		case c[f] == nil:
-			c[f] = slices.Clone(other[f])
-		default:
-			c[f] = c[f].and(other[f])
-		}
-	}
-}
-
-// with returns what is in all of the cells.
-func (c cell) with(others ...cell) cell {
-	for _, o := range others {
-		c.restrict(o)
-	}
-	return c
+	in := s.axes[f].on[key]
+	return yes.but(f, in), no.but(f, s.axes[f].all().without(in))
 }

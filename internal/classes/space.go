@@ -38,8 +38,42 @@ const (
 	noField = fieldCount
 )
 
-// A cell is the packets whose fields have one of the atoms each; nil: any.
-type cell [fieldCount]set
+// A cell is the packets whose fields have one of the atoms each; nil: any. It does not change once it is made. The nil
+// cell is of all packets.
+type cell []set
+
+// of returns what the cell says of a field.
+func (c cell) of(f Field) set {
+	if c == nil {
+		return nil
+	}
+	return c[f]
+}
+
+// but returns the cell with another word on a field.
+func (c cell) but(f Field, in set) cell {
+	out := make(cell, fieldCount)
+	copy(out, c)
+	out[f] = in
+	return out
+}
+
+// with returns what is in all of the cells.
+func (c cell) with(others ...cell) cell {
+	out := append(make(cell, 0, fieldCount), c...)[:fieldCount]
+	for _, o := range others {
+		for f, in := range o {
+			switch {
+			case in == nil:
+			case out[f] == nil:
+				out[f] = in
+			default:
+				out[f] = out[f].and(in)
+			}
+		}
+	}
+	return out
+}
 
 // Sender is who sends a packet, as far as rules can know it.
 type Sender uint8
