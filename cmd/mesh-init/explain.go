@@ -21,7 +21,8 @@ func explainVerb() verb {
 		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
 			"check says whether the two are the same.",
 		Files: "OLD NEW",
-		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix | --diff OLD NEW",
+		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix | --diff OLD NEW |\n" +
+			"         --why-not ADDRESS:PORT | --flows FILE",
 		Flags: explainFlags,
 		Examples: `
   Why does this call of the app (not) go to the proxy?
@@ -31,6 +32,10 @@ func explainVerb() verb {
     mesh-init explain --from outside --src 10.244.2.9 --dst 10.244.1.7:8080
   What becomes of each kind of traffic?
     mesh-init explain --matrix --config mesh.yaml
+  Which change would send this call to the proxy, or let it go?
+    mesh-init explain --why-not 10.1.2.3:443 --config mesh.yaml
+  What becomes of the flows that tcpdump shows?
+    tcpdump -nr pod.pcap | mesh-init explain --flows - --config mesh.yaml
   Which packets have another fate with a new configuration?
     mesh-init explain --diff mesh.yaml new.yaml
 `}, job.explain}
@@ -52,6 +57,11 @@ func explainFlags() []cli.Flag {
 			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
 		row(matrixFlag, "", groupPacket, "false",
 			"what becomes of all traffic, kind by kind: proven, not\nsampled"),
+		row(flowsFlag, "FILE", groupPacket, "",
+			"what becomes of many flows, one a line: tcp ADDRESS:PORT\n-> ADDRESS:PORT, or lines of tcpdump -n, conntrack -L,\n"+
+				"hubble observe, pwru; - for standard input"),
+		row(whyNotFlag, "ADDRESS:PORT", groupPacket, "",
+			"the smallest changes of the configuration that would\nsend this packet to the proxy, or let it go"),
 		diffRow(),
 	)...)
 }
@@ -63,10 +73,17 @@ type question struct {
 	with []string
 }
 
+// packetNames are the flags that describe one packet.
+func packetNames() []string {
+	return []string{"from", dstFlag, "src", "proto", "uid", "gid", "mark", "interface", "to-self", "state"}
+}
+
 func questions() []question {
 	return []question{
 		{matrixFlag, "is of all", nil},
 		{diffFlag, "is of all", nil},
+		{flowsFlag, "has its own", flowFlags()},
+		{whyNotFlag, "names where it goes", slices.DeleteFunc(packetNames(), func(name string) bool { return name == dstFlag })},
 	}
 }
 
@@ -96,6 +113,10 @@ func (in inputs) explained(s settings) (errs []error) {
 	switch {
 	case asked.flag == "" && mistaken:
 		return errs
+	case asked.flag == whyNotFlag:
+		if _, err := s.packet.whyNotPacket().packet(s.config); err != nil {
+			errs = append(errs, strict.Reworded(err, "--"+dstFlag, "--"+whyNotFlag))
+		}
 	case asked.flag == "":
 		if _, err := s.packet.packet(s.config); err != nil {
 			errs = append(errs, err)
@@ -370,6 +391,10 @@ func (j job) explain() error {
 		return j.explainMatrix()
 	case j.packet[diffFlag].text == "true":
 		return j.explainDiff()
+	case j.packet.given(flowsFlag):
+		return j.explainFlows()
+	case j.packet.given(whyNotFlag):
+		return j.explainWhyNot()
 	}
 	rs, err := intercept.Compile(j.config)
 	if err != nil {

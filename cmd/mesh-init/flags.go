@@ -25,6 +25,7 @@ const (
 	dryRunFlag     = "dry-run"
 	dstFlag        = "dst"
 	filenameFlag   = "filename"
+	flowsFlag      = "flows"
 	foreignFlag    = "foreign"
 	takeOverFlag   = "take-over"
 	kubernetesFlag = "kubernetes-version"
@@ -40,6 +41,7 @@ const (
 	uninjectFlag   = "uninject"
 	waitFlag       = "iptables-wait"
 	verifyWaitFlag = "wait"
+	whyNotFlag     = "why-not"
 
 	printProfileFlag = "print-profile"
 

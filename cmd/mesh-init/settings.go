@@ -30,6 +30,7 @@ type settings struct {
 	logLevel  string
 	logFormat string
 	packet    packetFlags
+	flows     []byte // what --flows names
 	// resolvConf is the path of the namespace's resolv.conf. Empty: it is not known.
 	resolvConf string
 
@@ -133,6 +134,11 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	if in.uses(dstFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.
 		errs = append(errs, in.explained(s)...)
+		if flows := values[flowsFlag]; flows.given {
+			if s.flows, err = readFlows(flows, stdin); err != nil {
+				errs = append(errs, err)
+			}
+		}
 	}
 	return s, errors.Join(errs...)
 }

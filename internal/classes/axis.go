@@ -223,3 +223,11 @@ func where(first, last int, has func(int) bool) (all []span) {
 	}
 	return all
 }
+
+// size is how many values a set of atoms has.
+func (a *axis) size(s set) (n float64) {
+	for _, r := range a.spans(s) {
+		n += float64(r.last.hi-r.first.hi)*(1<<64) + float64(r.last.lo) - float64(r.first.lo) + 1
+	}
+	return n
+}

@@ -271,3 +271,39 @@ func (b Box) unusual() int {
 func sortBoxes(all []Box) {
 	sort.SliceStable(all, func(i, j int) bool { return all[i].unusual() < all[j].unusual() })
 }
+
+// Share returns which part of all that begins a flow some changes are about: of the values of each field, as if all were
+// as frequent. It says which of two changes is the smaller one.
+func Share(changes []Change) (sum float64) {
+	for _, c := range changes {
+		for _, b := range c.Boxes {
+			if c.First {
+				sum += b.share()
+			}
+		}
+	}
+	return sum
+}
+
+func (b Box) share() float64 {
+	share := 0.0
+	for _, family := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		if b.families&familyBit(family) == 0 {
+			continue
+		}
+		part := 0.5
+		for f := range fieldCount {
+			if f.isAddress() && f.family() != family {
+				continue
+			}
+			part *= b.space.axes[f].size(b.all(f)) / b.space.axes[f].size(b.space.axes[f].all())
+		}
+		share += part
+	}
+	for s := range senderCount {
+		if !b.isFrom(s) {
+			share -= share / float64(senderCount)
+		}
+	}
+	return share
+}

@@ -65,6 +65,24 @@ func (f Format) Write(w io.Writer, v any, text func() string) error {
 	return err
 }
 
+// WriteLine writes one of many results: JSON on a line of its own, YAML as a document of its own.
+func (f Format) WriteLine(w io.Writer, v any) error {
+	if f == YAML {
+		if _, err := io.WriteString(w, "---\n"); err != nil {
+			return err
+		}
+		return f.Write(w, v, nil)
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(strict.EscapeJSON(b.Bytes()))
+	return err
+}
+
 // Style marks words for a terminal. The zero Style marks nothing.
 type Style struct{ on bool }
 

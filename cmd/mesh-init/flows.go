@@ -1,0 +1,171 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/flowline"
+	"github.com/mesh-intercept/intercept/internal/infile"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// The bounds of explain --flows: some seconds, and some hundred megabytes.
+const (
+	maxFlowsFile = 32 << 20
+	maxFlows     = 100_000
+)
+
+// flowFlags are the flags of a packet that hold for all flows whose lines say nothing else.
+func flowFlags() []string { return []string{"from", "uid", "gid", "mark", "interface", "state"} }
+
+// flowJSON is what becomes of the flow of one line, or why the line cannot be read.
+type flowJSON struct {
+	// Number is that of the line in its file, from 1 on.
+	Number int               `json:"number"`
+	Fate   *intercept.Fate   `json:"fate,omitempty"`
+	ID     *intercept.RuleID `json:"id,omitempty"`
+	Reason string            `json:"reason,omitempty"`
+	Packet *packetJSON       `json:"packet,omitempty"`
+	Error  string            `json:"error,omitempty"`
+}
+
+// readFlows reads the file that --flows names.
+func readFlows(from setting, stdin io.Reader) ([]byte, error) {
+	data, err := yamldoc.ReadWithin(from.text, stdin, maxFlowsFile)
+	if errors.Is(err, infile.ErrTooLarge) {
+		err = fmt.Errorf("%w; give it in parts", err)
+	}
+	return data, strict.Under(from.source, err)
+}
+
+func (j job) explainFlows() error {
+	rs, err := intercept.Compile(j.config)
+	if err != nil {
+		return cli.UsageError{Err: err}
+	}
+	var all []flowJSON
+	var unread []string
+	number := 0
+	for line := range strings.Lines(string(j.flows)) {
+		number++
+		if len(all) == maxFlows {
+			return cli.UsageError{Err: fmt.Errorf("--%s: over %d flows; give them in parts", flowsFlag, maxFlows)}
+		}
+		f, err := flowline.Parse(line)
+		if errors.Is(err, flowline.ErrNoFlow) {
+			continue
+		}
+		explained := flowJSON{Number: number}
+		if err == nil {
+			err = j.explainFlow(rs, f, &explained)
+		}
+		if err != nil {
+			explained.Error = strict.OneLine(err.Error())
+			unread = append(unread, strconv.Itoa(number))
+		}
+		all = append(all, explained)
+	}
+	if err := j.printFlows(all); err != nil {
+		return err
+	}
+	if n := len(unread); n > 0 {
+		const most = 10
+		lines := strings.Join(unread[:min(n, most)], ", ")
+		if n > most {
+			lines += ", …"
+		}
+		return cli.UsageError{Err: fmt.Errorf("--%s: %d of %d flows cannot be read; lines %s", flowsFlag, n, len(all), lines)}
+	}
+	return nil
+}
+
+// explainFlow says what becomes of the packet that begins a flow.
+func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) error {
+	p := packetFlags{}
+	maps.Copy(p, j.packet)
+	set := func(name, text string) {
+		s := p[name]
+		s.text, s.given = text, true
+		p[name] = s
+	}
+	if f.Protocol != "tcp" && f.Protocol != "udp" && f.Protocol != "icmp" {
+		return fmt.Errorf("protocol %s; explain knows tcp, udp and icmp", f.Protocol)
+	}
+	set("proto", f.Protocol)
+	dst, src := f.Dst.String(), f.Src.String()
+	if f.Protocol == "icmp" {
+		dst, src = f.Dst.Addr().String(), f.Src.Addr().String()
+	}
+	set(dstFlag, dst)
+	set("src", src)
+	switch from := p["from"].text; {
+	case f.Way == flowline.In && f.Interface != ruleset.Loopback:
+		set("from", "outside")
+		for _, name := range []string{"uid", "gid", "mark"} { // they are for those flows that the pod sends
+			p[name] = setting{Flag: p[name].Flag, text: p[name].Initial}
+		}
+	case f.Way != "" && from == "outside":
+		set("from", "app")
+	}
+	if f.Interface != "" {
+		set("interface", f.Interface)
+	}
+	for _, s := range f.Settings {
+		if !slices.Contains(flowFlags(), s.Name) {
+			return fmt.Errorf("%q is not one of %s", strict.Clip(s.Name), strings.Join(flowFlags(), ", "))
+		}
+		if err := p[s.Name].Plausible(s.Value); err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+		set(s.Name, s.Value)
+	}
+	if f.Src.Addr() == f.Dst.Addr() && !p.given("interface") && p["from"].text != "outside" {
+		set("interface", ruleset.Loopback)
+	}
+	packet, err := p.packet(j.config)
+	if err != nil {
+		return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "--"), "\n--", "; "))
+	}
+	state := p["state"].text
+	if state == "established" {
+		rs.Older = []ruleset.Tuple{{Src: packet.Src, Dst: packet.Dst}}
+	}
+	trace, err := rs.Trace(packet)
+	if of, is := errors.AsType[*ruleset.PacketError](err); is {
+		return errors.New(of.Problem)
+	}
+	e := explain(j.config, packet, trace)
+	described := describe(packet, p["from"].text, state)
+	to.Fate, to.ID, to.Reason, to.Packet = &e.Fate, &e.ID, e.Reason, &described
+	return nil
+}
+
+// printFlows prints the flows, one a line: those of JSON, too.
+func (j job) printFlows(all []flowJSON) error {
+	if j.output != cli.Text {
+		for _, f := range all {
+			if err := j.output.WriteLine(j.out, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := []cli.Row{{"LINE", "FATE", "RULE", "FLOW"}}
+	for _, f := range all {
+		row := cli.Row{strconv.Itoa(f.Number), "", "", "cannot be read: " + f.Error}
+		if f.Error == "" {
+			row = cli.Row{row[0], f.Fate.String(), string(*f.ID), strict.OneLine(f.Packet.String())}
+		}
+		table = append(table, row)
+	}
+	return j.print(nil, func() string { return cli.Table(table) })
+}
