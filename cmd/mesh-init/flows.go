@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -159,13 +160,15 @@ func (j job) printFlows(all []flowJSON) error {
 		}
 		return nil
 	}
-	table := []cli.Row{{"LINE", "FATE", "RULE", "FLOW"}}
+	var b strings.Builder
+	row := func(line, fate, rule, flow string) { fmt.Fprintf(&b, "%-6s %-17s %-14s %s\n", line, fate, rule, flow) }
+	row("LINE", "FATE", "RULE", "FLOW")
 	for _, f := range all {
-		row := cli.Row{strconv.Itoa(f.Number), "", "", "cannot be read: " + f.Error}
-		if f.Error == "" {
-			row = cli.Row{row[0], f.Fate.String(), string(*f.ID), strict.OneLine(f.Packet.String())}
+		if f.Error != "" {
+			row(strconv.Itoa(f.Number), "-", "-", "cannot be read: "+f.Error)
+			continue
 		}
-		table = append(table, row)
+		row(strconv.Itoa(f.Number), f.Fate.String(), cmp.Or(string(*f.ID), "-"), strict.OneLine(f.Packet.String()))
 	}
-	return j.print(nil, func() string { return cli.Table(table) })
+	return j.print(nil, b.String)
 }

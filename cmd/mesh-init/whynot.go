@@ -1,16 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/classes"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/whynot"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // whyNotJSON is what explain --why-not says.
@@ -59,8 +62,8 @@ func (j job) explainWhyNot() error {
 		return cli.UsageError{Err: err}
 	}
 	trace, err := rs.Trace(packet)
-	if err != nil {
-		return cli.UsageError{Err: strict.Under("--"+whyNotFlag, err)}
+	if of, is := errors.AsType[*ruleset.PacketError](err); is {
+		return cli.UsageError{Err: fmt.Errorf("--%s: %s", whyNotFlag, of.Problem)}
 	}
 	found, err := whynot.Find(j.config, packet)
 	if err != nil {
@@ -97,7 +100,7 @@ func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (whyNo
 		}
 		out.Flows++
 		out.Which = append(out.Which, fmt.Sprintf("%s becomes %s: %s", change.Before.Fate, change.After.Fate,
-			shorten(change.Boxes[0].Beginning())))
+			boxJSON(change.Boxes[0].Conditions(classes.Beginning()...)).text()))
 	}
 	return out, nil
 }
@@ -135,6 +138,10 @@ func (w whyNotJSON) text(style cli.Style) string {
 		for _, text := range c.Which {
 			b.WriteString(cli.Hang(label, 12, text))
 			label = "            "
+		}
+		if c.Flows+c.Others == 0 {
+			b.WriteString(label + "too many classes of packets to tell them apart\n")
+			continue
 		}
 		fmt.Fprintf(&b, "            (%s of new connections and flows, and %d of other packets)\n",
 			count(c.Flows, "class"), c.Others)

@@ -19,7 +19,8 @@ type Change struct {
 	Trace intercept.Trace
 	// Steps is how many fields differ.
 	Steps int
-	// Changes are all packets that have another fate then, the one in question among them.
+	// Changes are all packets that have another fate then, the one in question among them. None: they are too many to
+	// be told apart.
 	Changes []classes.Change
 	// Share is which part of all that begins a flow they are, by fields.
 	Share float64
@@ -31,6 +32,9 @@ const (
 	mostTries = 400
 	most      = 8 // changes of which it is said what else they change
 )
+
+// unknownShare is that of a change of which it would take too long to say what else it changes: more than all.
+const unknownShare = 2
 
 // Captured reports whether a fate is that of what goes to the proxy.
 func Captured(f intercept.Fate) bool {
@@ -65,7 +69,7 @@ func Find(c intercept.Config, p intercept.Packet) ([]Change, error) {
 	}
 	found := s.found
 	for i := range found {
-		if i == 2*most {
+		if i == most+most/2 {
 			found = found[:i]
 			break
 		}
@@ -74,13 +78,12 @@ func Find(c intercept.Config, p intercept.Packet) ([]Change, error) {
 			return nil, err
 		}
 		all, err := classes.New(nil, before, after)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			found[i].Changes, err = all.Diff()
 		}
-		if found[i].Changes, err = all.Diff(); err != nil {
-			return nil, err
+		if found[i].Share = classes.Share(found[i].Changes); err != nil {
+			found[i].Share = unknownShare // there are too many classes: the change does what it does all the same
 		}
-		found[i].Share = classes.Share(found[i].Changes)
 	}
 	sort.SliceStable(found, func(i, j int) bool { return found[i].Share < found[j].Share })
 	return found[:min(most, len(found))], nil
@@ -247,7 +250,6 @@ func captureInbound(c intercept.Config, p intercept.Packet) []edit {
 		func(c *intercept.Config) { c.Inbound.ExcludeSources = without(c.Inbound.ExcludeSources, holds(src)) },
 		func(c *intercept.Config) { c.Inbound.IncludePorts = with(c.Inbound.IncludePorts, intercept.Port(port)) },
 		func(c *intercept.Config) { c.Inbound.CaptureForwarded = true },
-		func(c *intercept.Config) { c.VirtualInterfaces = with(c.VirtualInterfaces, p.Interface) },
 		func(c *intercept.Config) {
 			if c.TunnelPort == port {
 				c.TunnelPort = 0
