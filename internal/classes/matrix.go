@@ -126,50 +126,48 @@ func Matrix(rs ruleset.Ruleset, proxy Proxy) (_ []Cell, err error) {
 		}
 	}
 
+	kinds := []Traffic{TCP, UDP, DNS, Other}
+	traffic := [][]cell{
+		{first[0].cell.with(tcp, noLookup)},
+		{first[1].cell.with(udp, noLookup)},
+		{first[0].cell.with(tcp, lookup), first[1].cell.with(udp, lookup)},
+		{first[1].cell.with(notTCP, notUDP)},
+	}
 	var cells []Cell
-	for _, from := range []struct {
-		name   From
+	for _, row := range []struct {
+		from   From
 		sender Sender
-		cells  []cell
-		where  []Where
+		where  Where
 	}{
-		{FromApp, Process, []cell{app}, []Where{Outbound, Self, Loopback}},
-		{FromProxy, Process, isProxy, []Where{Outbound, Self, Loopback}},
-		{FromKernel, Kernel, []cell{nil}, []Where{Outbound, Self, Loopback}},
-		{FromOutside, Arriving, []cell{nil}, []Where{Inbound}},
-		{FromOutside, Forwarded, []cell{nil}, []Where{Through}},
+		{FromApp, Process, Outbound}, {FromApp, Process, Self}, {FromApp, Process, Loopback},
+		{FromProxy, Process, Outbound}, {FromProxy, Process, Self}, {FromProxy, Process, Loopback},
+		{FromKernel, Kernel, Outbound}, {FromKernel, Kernel, Self}, {FromKernel, Kernel, Loopback},
+		{FromOutside, Arriving, Inbound}, {FromOutside, Forwarded, Through},
 	} {
-		for _, where := range from.where {
-			for _, traffic := range []struct {
-				name  Traffic
-				cells []cell
-			}{
-				{TCP, []cell{first[0].cell.with(tcp, noLookup)}},
-				{UDP, []cell{first[1].cell.with(udp, noLookup)}},
-				{DNS, []cell{first[0].cell.with(tcp, lookup), first[1].cell.with(udp, lookup)}},
-				{Other, []cell{first[1].cell.with(notTCP, notUDP)}},
-			} {
-				for _, r := range c.roots[0] {
-					if r.sender != from.sender || r.lo != (where == Self || where == Loopback) {
-						continue
-					}
-					inside, outside := s.split(ruleset.Dst(loopback()), r.family)
-					dst := outside
-					if where == Loopback {
-						dst = inside
-					}
-					var starts []Box
-					for _, who := range from.cells {
-						for _, what := range traffic.cells {
-							if b, can := s.start(r).within(who.with(dst)); can {
-								if b, can = b.within(what); can {
-									starts = append(starts, b)
-								}
-							}
+		who := []cell{nil}
+		if row.from == FromApp {
+			who = []cell{app}
+		} else if row.from == FromProxy {
+			who = isProxy
+		}
+		for k, kind := range kinds {
+			for _, r := range c.roots[0] {
+				if r.sender != row.sender || r.lo != (row.where == Self || row.where == Loopback) {
+					continue
+				}
+				to, far := s.split(ruleset.Dst(loopback()), r.family)
+				if row.where != Loopback {
+					to = far
+				}
+				var starts []Box
+				for _, by := range who {
+					for _, what := range traffic[k] {
+						if b, can := s.start(r).within(by.with(to, what)); can {
+							starts = append(starts, b)
 						}
 					}
-					cells = append(cells, Cell{from.name, where, traffic.name, r.family, s.parts(r, starts, order)})
 				}
+				cells = append(cells, Cell{row.from, row.where, kind, r.family, s.parts(r, starts, order)})
 			}
 		}
 	}

@@ -149,7 +149,6 @@ func manyHosts() ruleset.CIDRs { return networks("224.0.0.0/4", "255.255.255.255
 func noHost() ruleset.CIDRs    { return networks("0.0.0.0/32", "::/128") }
 func loopback() ruleset.CIDRs  { return networks("127.0.0.0/8", "::1/128") }
 
-func upTo(last uint64) []span          { return fromTo(0, last) }
 func fromTo(first, last uint64) []span { return []span{{value{lo: first}, value{lo: last}}} }
 
 // ipv6 is all of it but the addresses that are IPv4 written as IPv6: the kernel sends those as IPv4.
@@ -160,28 +159,40 @@ func ipv6() []span {
 	return []span{{value{}, first.previous()}, {after, value{^uint64(0), ^uint64(0)}}}
 }
 
+// tests are the conditions on each field, once each.
+type tests struct {
+	of    [fieldCount][]test
+	known map[condition]bool
+}
+
+type condition struct {
+	field Field
+	key   string
+}
+
+// isNew reports whether a condition has not been met before.
+func (t *tests) isNew(f Field, key string) bool {
+	k := condition{f, key}
+	was := t.known[k]
+	t.known[k] = true
+	return !was
+}
+
+func (t *tests) add(f Field, key string, spans []span) { t.of[f] = append(t.of[f], test{key, spans}) }
+
 // newSpace cuts the fields by the conditions of the rules, and by more.
 func newSpace(rules []familyRules, more []ruleset.Match) *space {
 	s := &space{diagram: *newDiagram(), beliefs: beliefs()}
-	var tests [fieldCount][]test
-	known := [fieldCount]map[string]bool{}
-	add := func(f Field, key string, spans func() []span) {
-		if known[f] == nil {
-			known[f] = map[string]bool{}
-		}
-		if !known[f][key] {
-			known[f][key] = true
-			tests[f] = append(tests[f], test{key, spans()})
-		}
-	}
-	for _, m := range append([]ruleset.Match{
+	all := tests{known: map[condition]bool{}}
+	more = append([]ruleset.Match{
 		ruleset.Dst(manyHosts()), ruleset.Dst(noHost()), ruleset.Dst(loopback()), ruleset.Opens(),
 		ruleset.Proto{ruleset.TCP}, ruleset.OutInterface(ruleset.Loopback),
-	}, more...) {
-		s.collect(m, ruleset.IPv4, add)
-		s.collect(m, ruleset.IPv6, add)
+	}, more...)
+	for _, m := range more {
+		s.collect(m, ruleset.IPv4, &all)
+		s.collect(m, ruleset.IPv6, &all)
 	}
-	var setMarks [2][]ruleset.Mark
+	var set [2][]ruleset.Mark
 	for _, r := range rules {
 		for _, c := range r.chains {
 			for _, rule := range c.Rules {
@@ -189,118 +200,110 @@ func newSpace(rules []familyRules, more []ruleset.Match) *space {
 					if n, is := m.(ruleset.Not); is {
 						m = n.Match
 					}
-					s.collect(m, r.family, add)
+					s.collect(m, r.family, &all)
 				}
-				switch t := rule.Target.(type) {
-				case ruleset.SetMark:
-					setMarks[0] = append(setMarks[0], ruleset.Mark(t))
-				case ruleset.SetConnMark:
-					setMarks[1] = append(setMarks[1], ruleset.Mark(t))
-				case ruleset.Accept, ruleset.Return, ruleset.Drop, ruleset.Reject, ruleset.Jump, ruleset.Goto,
-					ruleset.Redirect, ruleset.DNAT, ruleset.Keep, ruleset.TProxy, ruleset.CTZone:
+				if m, is := rule.Target.(ruleset.SetMark); is {
+					set[0] = append(set[0], ruleset.Mark(m))
+				}
+				if m, is := rule.Target.(ruleset.SetConnMark); is {
+					set[1] = append(set[1], ruleset.Mark(m))
 				}
 			}
 		}
 	}
 	for i := range s.beliefs { // they are few, and not all of what asks for them is a condition of a rule
-		add(Conntrack, s.beliefs[i].String(), func() []span { return fromTo(uint64(i), uint64(i)) })
+		all.add(Conntrack, s.beliefs[i].String(), fromTo(uint64(i), uint64(i)))
 	}
 	s.names = interfaceNames(s.patterns)
 	for _, p := range s.patterns {
-		add(Interface, p, func() []span {
-			return where(0, len(s.names)-1, func(i int) bool { return ruleset.InterfaceMatches(p, s.names[i]) })
-		})
+		all.add(Interface, p, where(0, len(s.names)-1, func(i int) bool { return ruleset.InterfaceMatches(p, s.names[i]) }))
 	}
 	for i, f := range []Field{Mark, ConnMark} {
-		s.tests[i] = closed(s.tests[i], setMarks[i])
+		s.tests[i] = closed(s.tests[i], set[i])
 		s.marks[i] = markValues(s.tests[i])
 		for _, m := range s.tests[i] {
-			add(f, m.String(), func() []span {
-				return where(0, len(s.marks[i])-1, func(k int) bool { return s.marks[i][k]&m.Mask == m.Value })
-			})
+			all.add(f, m.String(), where(0, len(s.marks[i])-1, func(k int) bool { return s.marks[i][k]&m.Mask == m.Value }))
 		}
 	}
-	for f, domain := range [fieldCount][]span{
-		Protocol: fromTo(1, 255), ICMP: upTo(icmpExtendedEcho), Conntrack: upTo(uint64(len(s.beliefs) - 1)),
-		Flags: fromTo(1, 255), Older: upTo(1), MPTCP: upTo(1), Interface: upTo(uint64(len(s.names) - 1)),
-		UID: upTo(1<<32 - 1), GID: upTo(1<<32 - 1), Mark: upTo(uint64(len(s.marks[0]) - 1)),
-		ConnMark: upTo(uint64(len(s.marks[1]) - 1)), Dst4: upTo(1<<32 - 1), Src4: upTo(1<<32 - 1), Dst6: ipv6(), Src6: ipv6(),
-		DstPort: upTo(1<<16 - 1), SrcPort: upTo(1<<16 - 1), Header: fromTo(firstHeader, lastHeader),
-		Length: fromTo(1, 1<<16-1), Listening: upTo(1),
-	} {
-		s.axes[f] = cut(domain, tests[f])
+	const port, id = 1<<16 - 1, 1<<32 - 1
+	first := [fieldCount]uint64{Protocol: 1, Flags: 1, Header: firstHeader, Length: 1}
+	last := [fieldCount]uint64{
+		Protocol: 255, ICMP: icmpExtendedEcho, Flags: 255, Older: 1, MPTCP: 1, UID: id, GID: id, Dst4: id, Src4: id,
+		DstPort: port, SrcPort: port, Header: lastHeader, Length: port, Listening: 1,
+	}
+	last[Conntrack], last[Interface] = uint64(len(s.beliefs)-1), uint64(len(s.names)-1)
+	last[Mark], last[ConnMark] = uint64(len(s.marks[0])-1), uint64(len(s.marks[1])-1)
+	for f := range fieldCount {
+		domain := fromTo(first[f], last[f])
+		if f == Dst6 || f == Src6 {
+			domain = ipv6()
+		}
+		s.axes[f] = cut(domain, all.of[f])
 	}
 	return s
 }
 
 // collect adds the test that a condition is.
-func (s *space) collect(m ruleset.Match, family ruleset.Family, add func(Field, string, func() []span)) {
+func (s *space) collect(m ruleset.Match, family ruleset.Family, to *tests) {
 	f, key := fieldOf(m, family)
+	if f == noField || !to.isNew(f, key) {
+		return
+	}
+	var spans []span
+	believed := func(has func(belief) bool) {
+		spans = where(0, len(s.beliefs)-1, func(i int) bool { return has(s.beliefs[i]) })
+	}
 	switch m := m.(type) {
 	case ruleset.Proto:
-		add(f, key, func() []span {
-			return where(1, 255, func(i int) bool { return slices.Contains(m, ruleset.Protocol(i)) })
-		})
+		spans = where(1, 255, func(i int) bool { return slices.Contains(m, ruleset.Protocol(i)) })
 	case ruleset.SrcPort:
-		add(f, key, func() []span { return numbers(ruleset.Ports(m).Merge()) })
+		spans = numbers(ruleset.Ports(m).Merge())
 	case ruleset.DstPort:
-		add(f, key, func() []span { return numbers(ruleset.Ports(m).Merge()) })
+		spans = numbers(ruleset.Ports(m).Merge())
 	case ruleset.Src:
-		add(f, key, func() []span { return addresses(ruleset.CIDRs(m).Of(family)) })
+		spans = addresses(ruleset.CIDRs(m).Of(family))
 	case ruleset.Dst:
-		add(f, key, func() []span { return addresses(ruleset.CIDRs(m).Of(family)) })
+		spans = addresses(ruleset.CIDRs(m).Of(family))
 	case ruleset.UID:
-		add(f, key, func() []span { return numbers(ruleset.IDs(m).Merge()) })
+		spans = numbers(ruleset.IDs(m).Merge())
 	case ruleset.GID:
-		add(f, key, func() []span { return numbers(ruleset.IDs(m).Merge()) })
-	case ruleset.InInterface:
-		s.pattern(string(m))
-	case ruleset.OutInterface:
-		s.pattern(string(m))
+		spans = numbers(ruleset.IDs(m).Merge())
+	case ruleset.InInterface, ruleset.OutInterface:
+		s.patterns = append(s.patterns, key)
+		return
 	case ruleset.MetaMark:
 		s.tests[0] = append(s.tests[0], ruleset.Mark(m))
+		return
 	case ruleset.ConnMark:
 		s.tests[1] = append(s.tests[1], ruleset.Mark(m))
+		return
 	case ruleset.CTState:
-		add(f, key, s.believed(func(b belief) bool { return b.state&m != 0 }))
+		believed(func(b belief) bool { return b.state&m != 0 })
 	case ruleset.CTDNAT:
-		add(f, key, s.believed(func(b belief) bool { return b.dnat && b.state != ruleset.CTInvalid }))
+		believed(func(b belief) bool { return b.dnat })
 	case ruleset.CTDirection:
-		add(f, key, s.believed(func(b belief) bool {
-			return b.state != ruleset.CTInvalid && b.reply == (m == ruleset.CTReply)
-		}))
+		believed(func(b belief) bool { return b.state != ruleset.CTInvalid && b.reply == (m == ruleset.CTReply) })
 	case ruleset.TCPFlags:
-		add(f, key, func() []span { return where(1, 255, func(i int) bool { return uint8(i)&m.Mask == m.Value }) })
+		spans = where(1, 255, func(i int) bool { return uint8(i)&m.Mask == m.Value })
 	case ruleset.Length:
-		add(f, key, func() []span { return fromTo(uint64(m), uint64(m)) })
+		spans = fromTo(uint64(m), uint64(m))
 	case ruleset.TCPHeader:
-		add(f, key, func() []span { return fromTo(uint64(m), uint64(m)) })
+		spans = fromTo(uint64(m), uint64(m))
 	case ruleset.ICMPEcho:
-		kind := uint64(icmpEcho)
-		if m.Extended {
-			kind = icmpExtendedEcho
+		if spans = fromTo(icmpEcho, icmpEcho); m.Extended {
+			spans = fromTo(icmpExtendedEcho, icmpExtendedEcho)
 		}
-		add(f, key, func() []span { return fromTo(kind, kind) })
 	case ruleset.ICMPQuote:
-		add(f, key, func() []span { return fromTo(uint64(m.SrcPort), uint64(m.SrcPort)) })
+		spans = fromTo(uint64(m.SrcPort), uint64(m.SrcPort))
 	case ruleset.MPTCP, ruleset.Older, ruleset.SocketOpen:
-		add(f, key, func() []span { return fromTo(1, 1) })
+		spans = fromTo(1, 1)
 	case ruleset.HasSocket, ruleset.ToLocal, ruleset.IsFamily, ruleset.Not:
-		// They are of all packets of a sender and a family, or of none.
+		// They have no field.
 	}
+	to.add(f, key, spans)
 }
 
-func (s *space) pattern(p string) {
-	if !slices.Contains(s.patterns, p) {
-		s.patterns = append(s.patterns, p)
-	}
-}
-
-func (s *space) believed(has func(belief) bool) func() []span {
-	return func() []span { return where(0, len(s.beliefs)-1, func(i int) bool { return has(s.beliefs[i]) }) }
-}
-
-// beliefSet are the atoms of what conntrack can say that have a property. It has to be one of the axis.
+// beliefSet are the atoms of what conntrack can say that have a property.
 func (s *space) beliefSet(has func(belief) bool) set {
 	out := newSet(len(s.axes[Conntrack].atoms))
 	for i, b := range s.beliefs {
@@ -314,21 +317,22 @@ func (s *space) beliefSet(has func(belief) bool) set {
 // fieldOf returns the field that a condition is about, and the text by which its axis knows it. Conditions that are of
 // all packets of a sender and a family, or of none, have no field.
 func fieldOf(m ruleset.Match, family ruleset.Family) (Field, string) {
+	field := Field(noField)
 	switch m := m.(type) {
 	case ruleset.Proto:
-		return Protocol, m.String()
+		field = Protocol
 	case ruleset.SrcPort:
-		return SrcPort, m.String()
+		field = SrcPort
 	case ruleset.DstPort:
-		return DstPort, m.String()
+		field = DstPort
 	case ruleset.Src:
-		return ofFamily(family, Src4, Src6), m.String()
+		field = ofFamily(family, Src4, Src6)
 	case ruleset.Dst:
-		return ofFamily(family, Dst4, Dst6), m.String()
+		field = ofFamily(family, Dst4, Dst6)
 	case ruleset.UID:
-		return UID, m.String()
+		field = UID
 	case ruleset.GID:
-		return GID, m.String()
+		field = GID
 	case ruleset.InInterface:
 		return Interface, string(m)
 	case ruleset.OutInterface:
@@ -338,24 +342,25 @@ func fieldOf(m ruleset.Match, family ruleset.Family) (Field, string) {
 	case ruleset.ConnMark:
 		return ConnMark, ruleset.Mark(m).String()
 	case ruleset.CTState, ruleset.CTDNAT, ruleset.CTDirection:
-		return Conntrack, m.String()
+		field = Conntrack
 	case ruleset.TCPFlags:
-		return Flags, m.String()
+		field = Flags
 	case ruleset.Length:
-		return Length, m.String()
+		field = Length
 	case ruleset.TCPHeader:
-		return Header, m.String()
+		field = Header
 	case ruleset.ICMPEcho, ruleset.ICMPQuote:
-		return ICMP, m.String()
+		field = ICMP
 	case ruleset.MPTCP:
-		return MPTCP, m.String()
+		field = MPTCP
 	case ruleset.Older:
-		return Older, m.String()
+		field = Older
 	case ruleset.SocketOpen:
-		return Listening, m.String()
+		field = Listening
 	case ruleset.HasSocket, ruleset.ToLocal, ruleset.IsFamily, ruleset.Not:
+		return noField, ""
 	}
-	return noField, ""
+	return field, m.String()
 }
 
 func ofFamily[T any](f ruleset.Family, four, six T) T {
