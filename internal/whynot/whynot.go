@@ -4,11 +4,13 @@ package whynot
 
 import (
 	"net/netip"
-	"slices"
+	"reflect"
 	"sort"
+	"strconv"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/classes"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -108,7 +110,9 @@ func (s *search) from(a attempt, step int) (more []attempt) {
 			return nil
 		}
 		c := a.config
-		edit(&c)
+		if !edit.apply(&c) {
+			continue
+		}
 		rs, err := intercept.Compile(c)
 		if err != nil {
 			continue // the change is none that can be made
@@ -127,188 +131,155 @@ func (s *search) from(a attempt, step int) (more []attempt) {
 	return more
 }
 
-type edit = func(*intercept.Config)
+// An edit changes one field, by its path and in its text form.
+type edit struct {
+	path string
+	do   action
+	text string
+}
 
-// edits are the changes of one field that can matter to a packet: each takes it out of a list, or puts it on one.
+// action is what an edit does with its text.
+type action byte
+
+const (
+	set    action = iota // the field is that
+	add                  // a list has that, too
+	remove               // a list has no item that holds that
+	drop                 // a list has no item of that number
+)
+
+// edits are the changes of one field that can matter to a packet.
 func edits(c intercept.Config, p intercept.Packet, capture bool) []edit {
-	if p.Hook == intercept.Output {
-		if capture {
-			return captureOutbound(c, p)
+	dst, src := p.Dst.Addr().String(), p.Src.Addr().String()
+	port := strconv.Itoa(int(p.Dst.Port()))
+	var uid, gid string
+	if p.Owner != nil {
+		uid, gid = strconv.FormatUint(uint64(p.Owner.UID), 10), strconv.FormatUint(uint64(p.Owner.GID), 10)
+	}
+	arrives := p.Hook != intercept.Output
+	var all []edit
+	switch {
+	case capture:
+		// From behind the pod it is outbound, too.
+		all = []edit{
+			{"families", set, string(intercept.FamiliesAuto)},
+			{"outbound.excludePorts", remove, port}, {"outbound.excludeCIDRs", remove, dst},
+			{"outbound.includeCIDRs", add, dst}, {"outbound.includePorts", add, port},
+			{"dns.mode", set, string(intercept.DNSAll)}, {"dns.servers", add, dst}, {"dns.tcp", set, "true"},
+			{"dns.virtual", set, "true"}, {"loopback", set, intercept.Default().Loopback.String()},
+			{"inbound.hairpin", set, string(intercept.HairpinCapture)}, {"passthroughSources", remove, src},
+			{"excludeInterfaces", remove, p.Interface},
 		}
-		return passOutbound(c, p)
+		if p.Owner != nil {
+			all = append(all, edit{"outbound.excludeUIDs", remove, uid}, edit{"outbound.excludeGIDs", remove, gid},
+				edit{"outbound.includeUIDs", add, uid}, edit{"outbound.includeGIDs", add, gid},
+				edit{"proxy.uids", remove, uid}, edit{"proxy.gids", remove, gid}, edit{"proxy.mark", set, "none"})
+		}
+		for i := range c.Outbound.Exclude {
+			all = append(all, edit{"outbound.exclude", drop, strconv.Itoa(i)})
+		}
+		if arrives {
+			all = append(all, edit{"inbound.mode", set, string(intercept.InboundRedirect)},
+				edit{"inbound.excludePorts", remove, port}, edit{"inbound.excludeSources", remove, src},
+				edit{"inbound.includePorts", add, port}, edit{"inbound.captureForwarded", set, "true"})
+			if c.TunnelPort == p.Dst.Port() {
+				all = append(all, edit{"tunnelPort", set, "0"})
+			}
+			for i := range c.Inbound.Exclude {
+				all = append(all, edit{"inbound.exclude", drop, strconv.Itoa(i)})
+			}
+		}
+	case arrives:
+		one := intercept.InboundExclusion{Sources: single(p.Src.Addr()), Ports: intercept.Ports{intercept.Port(p.Dst.Port())}}
+		all = []edit{
+			{"inbound.exclude", add, one.String()}, {"inbound.excludePorts", add, port}, {"inbound.excludeSources", add, src},
+			{"inbound.includePorts", remove, port}, {"inbound.mode", set, string(intercept.InboundOff)},
+			{"inbound.captureForwarded", set, "false"},
+		}
 	}
 	if capture {
-		return append(captureInbound(c, p), captureOutbound(c, p)...) // from behind the pod it is outbound
-	}
-	return append(passInbound(c, p), passOutbound(c, p)...)
-}
-
-func passOutbound(c intercept.Config, p intercept.Packet) []edit {
-	addr, port := single(p.Dst.Addr()), p.Dst.Port()
-	all := []edit{
-		func(c *intercept.Config) {
-			e := intercept.Exclusion{Protocol: p.Protocol, CIDRs: intercept.CIDRs{addr}, Ports: intercept.Ports{intercept.Port(port)}}
-			c.Outbound.Exclude = with(c.Outbound.Exclude, e)
-		},
-		func(c *intercept.Config) {
-			c.Outbound.ExcludePorts = with(c.Outbound.ExcludePorts, intercept.Port(port))
-		},
-		func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = with(c.Outbound.ExcludeCIDRs, addr) },
-		func(c *intercept.Config) {
-			c.Outbound.IncludeCIDRs = without(c.Outbound.IncludeCIDRs, holds(p.Dst.Addr()))
-		},
-		func(c *intercept.Config) { c.Outbound.IncludePorts = less(c.Outbound.IncludePorts, port) },
-		func(c *intercept.Config) { c.Inbound.Hairpin = intercept.HairpinPass },
-		func(c *intercept.Config) { c.DNS.Mode = intercept.DNSOff },
-		func(c *intercept.Config) { c.DNS.TCP = false },
-		func(c *intercept.Config) { c.DNS.Servers = without(c.DNS.Servers, is(p.Dst.Addr())) },
-	}
-	if p.Owner != nil {
-		uid, gid := p.Owner.UID, p.Owner.GID
-		all = append(all,
-			func(c *intercept.Config) {
-				c.Outbound.Exclude = with(c.Outbound.Exclude, intercept.Exclusion{Protocol: p.Protocol, CIDRs: intercept.CIDRs{addr},
-					Ports: intercept.Ports{intercept.Port(port)}, UIDs: intercept.IDs{intercept.ID(uid)}})
-			},
-			func(c *intercept.Config) { c.Outbound.ExcludeUIDs = with(c.Outbound.ExcludeUIDs, intercept.ID(uid)) },
-			func(c *intercept.Config) { c.Outbound.IncludeUIDs = withoutID(c.Outbound.IncludeUIDs, uid) },
-			func(c *intercept.Config) { c.Outbound.IncludeGIDs = withoutID(c.Outbound.IncludeGIDs, gid) },
-		)
-	}
-	if p.Interface != ruleset.Loopback {
-		all = append(all, func(c *intercept.Config) { c.ExcludeInterfaces = with(c.ExcludeInterfaces, p.Interface) })
-	}
-	return all
-}
-
-func passInbound(_ intercept.Config, p intercept.Packet) []edit {
-	client, port := single(p.Src.Addr()), p.Dst.Port()
-	return []edit{
-		func(c *intercept.Config) {
-			e := intercept.InboundExclusion{Sources: intercept.CIDRs{client}, Ports: intercept.Ports{intercept.Port(port)}}
-			c.Inbound.Exclude = with(c.Inbound.Exclude, e)
-		},
-		func(c *intercept.Config) { c.Inbound.ExcludePorts = with(c.Inbound.ExcludePorts, intercept.Port(port)) },
-		func(c *intercept.Config) { c.Inbound.ExcludeSources = with(c.Inbound.ExcludeSources, client) },
-		func(c *intercept.Config) { c.Inbound.IncludePorts = less(c.Inbound.IncludePorts, port) },
-		func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundOff },
-		func(c *intercept.Config) { c.Inbound.CaptureForwarded = false },
-	}
-}
-
-func captureOutbound(c intercept.Config, p intercept.Packet) []edit {
-	dst, port := p.Dst.Addr(), p.Dst.Port()
-	all := []edit{
-		func(c *intercept.Config) { c.Families = intercept.FamiliesAuto },
-		func(c *intercept.Config) { c.Outbound.ExcludePorts = less(c.Outbound.ExcludePorts, port) },
-		func(c *intercept.Config) { c.Outbound.ExcludeCIDRs = without(c.Outbound.ExcludeCIDRs, holds(dst)) },
-		func(c *intercept.Config) { c.Outbound.IncludeCIDRs = with(c.Outbound.IncludeCIDRs, single(dst)) },
-		func(c *intercept.Config) {
-			c.Outbound.IncludePorts = with(c.Outbound.IncludePorts, intercept.Port(port))
-		},
-		func(c *intercept.Config) { c.DNS.Mode = intercept.DNSAll },
-		func(c *intercept.Config) { c.DNS.Servers = with(c.DNS.Servers, dst) },
-		func(c *intercept.Config) { c.DNS.TCP = true },
-		func(c *intercept.Config) { c.DNS.Virtual = true },
-		func(c *intercept.Config) { c.Loopback = intercept.Default().Loopback },
-		func(c *intercept.Config) { c.Inbound.Hairpin = intercept.HairpinCapture },
-		func(c *intercept.Config) {
-			c.PassthroughSources = without(c.PassthroughSources, is(p.Src.Addr()))
-		},
-		func(c *intercept.Config) {
-			c.ExcludeInterfaces = without(c.ExcludeInterfaces, func(s string) bool {
-				return ruleset.InterfaceMatches(s, p.Interface)
-			})
-		},
-	}
-	for i := range c.Outbound.Exclude {
-		all = append(all, func(c *intercept.Config) {
-			c.Outbound.Exclude = slices.Delete(slices.Clone(c.Outbound.Exclude), i, i+1)
-		})
-	}
-	if p.Owner == nil {
 		return all
 	}
-	uid, gid := p.Owner.UID, p.Owner.GID
-	return append(all,
-		func(c *intercept.Config) { c.Outbound.ExcludeUIDs = withoutID(c.Outbound.ExcludeUIDs, uid) },
-		func(c *intercept.Config) { c.Outbound.ExcludeGIDs = withoutID(c.Outbound.ExcludeGIDs, gid) },
-		func(c *intercept.Config) { c.Outbound.IncludeUIDs = with(c.Outbound.IncludeUIDs, intercept.ID(uid)) },
-		func(c *intercept.Config) { c.Outbound.IncludeGIDs = with(c.Outbound.IncludeGIDs, intercept.ID(gid)) },
-		func(c *intercept.Config) { c.Proxy.UIDs = withoutID(c.Proxy.UIDs, uid) },
-		func(c *intercept.Config) { c.Proxy.GIDs = withoutID(c.Proxy.GIDs, gid) },
-		func(c *intercept.Config) { c.Proxy.Mark = intercept.Mark{} },
-	)
-}
-
-func captureInbound(c intercept.Config, p intercept.Packet) []edit {
-	src, port := p.Src.Addr(), p.Dst.Port()
-	all := []edit{
-		func(c *intercept.Config) { c.Families = intercept.FamiliesAuto },
-		func(c *intercept.Config) { c.Inbound.Mode = intercept.InboundRedirect },
-		func(c *intercept.Config) { c.Inbound.ExcludePorts = less(c.Inbound.ExcludePorts, port) },
-		func(c *intercept.Config) { c.Inbound.ExcludeSources = without(c.Inbound.ExcludeSources, holds(src)) },
-		func(c *intercept.Config) { c.Inbound.IncludePorts = with(c.Inbound.IncludePorts, intercept.Port(port)) },
-		func(c *intercept.Config) { c.Inbound.CaptureForwarded = true },
-		func(c *intercept.Config) {
-			if c.TunnelPort == port {
-				c.TunnelPort = 0
-			}
-		},
+	one := intercept.Exclusion{Protocol: p.Protocol, CIDRs: single(p.Dst.Addr()),
+		Ports: intercept.Ports{intercept.Port(p.Dst.Port())}}
+	all = append(all, edit{"outbound.exclude", add, one.String()}, edit{"outbound.excludePorts", add, port},
+		edit{"outbound.excludeCIDRs", add, dst}, edit{"outbound.includeCIDRs", remove, dst},
+		edit{"outbound.includePorts", remove, port}, edit{"inbound.hairpin", set, string(intercept.HairpinPass)},
+		edit{"dns.mode", set, string(intercept.DNSOff)}, edit{"dns.tcp", set, "false"}, edit{"dns.servers", remove, dst})
+	if p.Owner != nil {
+		one.UIDs = intercept.IDs{intercept.ID(p.Owner.UID)}
+		all = append(all, edit{"outbound.exclude", add, one.String()}, edit{"outbound.excludeUIDs", add, uid},
+			edit{"outbound.includeUIDs", remove, uid}, edit{"outbound.includeGIDs", remove, gid})
 	}
-	for i := range c.Inbound.Exclude {
-		all = append(all, func(c *intercept.Config) {
-			c.Inbound.Exclude = slices.Delete(slices.Clone(c.Inbound.Exclude), i, i+1)
-		})
+	if p.Interface != ruleset.Loopback {
+		all = append(all, edit{"excludeInterfaces", add, p.Interface})
 	}
 	return all
 }
 
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+func single(a netip.Addr) intercept.CIDRs { return intercept.CIDRs{netip.PrefixFrom(a, a.BitLen())} }
 
-func holds(a netip.Addr) func(netip.Prefix) bool {
-	return func(p netip.Prefix) bool { return p.Contains(a) }
-}
-
-func is(a netip.Addr) func(netip.Addr) bool { return func(b netip.Addr) bool { return a == b } }
-
-// with is a list with one item more. The list that is all has it.
-func with[L ~[]E, E any](list L, item E) L { return append(slices.Clip(list), item) }
-
-func without[L ~[]E, E any](list L, has func(E) bool) L {
-	return slices.DeleteFunc(slices.Clone(list), has)
-}
-
-// less is a list of ports without one of them.
-func less(list intercept.Ports, port uint16) (out intercept.Ports) {
-	for _, r := range list {
-		if port < r.First || port > r.Last {
-			out = append(out, r)
-			continue
+// apply changes a configuration. It is false if the field cannot be that.
+func (e edit) apply(c *intercept.Config) bool {
+	v := strict.Lookup(reflect.ValueOf(c).Elem(), e.path)
+	switch e.do {
+	case set:
+		return strict.SetText(v.Addr().Interface(), e.text) == nil
+	case add:
+		more := reflect.New(v.Type())
+		if strict.SetText(more.Interface(), e.text) != nil {
+			return false
 		}
-		if r.First < port {
-			out = append(out, intercept.PortRange{First: r.First, Last: port - 1})
+		v.Set(reflect.AppendSlice(v.Slice3(0, v.Len(), v.Len()), more.Elem()))
+	case remove, drop:
+		less := reflect.MakeSlice(v.Type(), 0, v.Len()) // the list may be another configuration's, too
+		for i := range v.Len() {
+			less = reflect.AppendSlice(less, e.rest(v, i))
 		}
-		if port < r.Last {
-			out = append(out, intercept.PortRange{First: port + 1, Last: r.Last})
-		}
+		v.Set(less)
 	}
-	return out
+	return true
 }
 
-// withoutID is a list of IDs without one of them.
-func withoutID(list intercept.IDs, id uint32) (out intercept.IDs) {
-	for _, r := range list {
-		if id < r.First || id > r.Last {
-			out = append(out, r)
-			continue
+// rest returns what is left of an item of a list.
+func (e edit) rest(list reflect.Value, i int) reflect.Value {
+	here, none := list.Slice(i, i+1), list.Slice(i, i)
+	gone := false
+	switch item := list.Index(i).Interface().(type) {
+	case intercept.PortRange:
+		n, err := strconv.ParseUint(e.text, 10, 16)
+		if port := uint16(n); err == nil && item.First <= port && port <= item.Last {
+			return reflect.ValueOf(around(item, port))
 		}
-		if r.First < id {
-			out = append(out, intercept.IDRange{First: r.First, Last: id - 1})
+	case intercept.IDRange:
+		n, err := strconv.ParseUint(e.text, 10, 32)
+		if id := uint32(n); err == nil && item.First <= id && id <= item.Last {
+			return reflect.ValueOf(around(item, id))
 		}
-		if id < r.Last {
-			out = append(out, intercept.IDRange{First: id + 1, Last: r.Last})
-		}
+	case netip.Prefix:
+		a, err := netip.ParseAddr(e.text)
+		gone = err == nil && item.Contains(a)
+	case netip.Addr:
+		gone = item.String() == e.text
+	case string:
+		gone = ruleset.InterfaceMatches(item, e.text)
+	default:
+		gone = strconv.Itoa(i) == e.text
+	}
+	if gone {
+		return none
+	}
+	return here
+}
+
+// around returns a range without one of its values.
+func around[R ~struct{ First, Last N }, N uint16 | uint32](r R, n N) (out []R) {
+	ends := struct{ First, Last N }(r)
+	if ends.First < n {
+		out = append(out, R{ends.First, n - 1})
+	}
+	if n < ends.Last {
+		out = append(out, R{n + 1, ends.Last})
 	}
 	return out
 }
