@@ -357,63 +357,78 @@ func (f Field) String() string {
 	return fmt.Sprintf("field(%d)", uint8(f))
 }
 
-// texts says atoms of a field in words, one for each range.
-func (s *space) texts(f Field, in set) []string {
-	var all []string
+// texts says atoms of a field in words: ranges of numbers and addresses, and names of what has some.
+func (s *space) texts(f Field, in set) (all []string) {
 	a := &s.axes[f]
 	switch f {
-	case Interface:
-		for i, name := range s.names {
-			if in.has(a.atom(number(i))) {
-				all = append(all, s.interfaceText(name))
-			}
+	case Dst4, Dst6, Src4, Src6:
+		for _, r := range a.spans(in) {
+			ends := ruleset.AddrRange{First: r.first.addr(f.family()), Last: r.last.addr(f.family())}
+			all = append(all, ends.String())
 		}
-		return all
-	case Mark, ConnMark:
-		for i, v := range s.marks[f-Mark] {
-			if in.has(a.atom(number(i))) {
-				all = append(all, s.markText(f, v))
-			}
+	case DstPort, SrcPort, UID, GID, Header, Length:
+		for _, r := range a.spans(in) {
+			all = append(all, numberText(r))
 		}
-		return all
-	case Flags:
-		return s.flagTexts(in)
-	default:
-	}
-	for _, r := range a.spans(in) {
-		switch f {
-		case Protocol:
+	case Protocol:
+		for _, r := range a.spans(in) {
+			if r.last.lo-r.first.lo > 2 {
+				all = append(all, numberText(r))
+				continue
+			}
 			for v := r.first.lo; v <= r.last.lo; v++ {
-				if r.last.lo-r.first.lo > 2 {
-					all = append(all, fmt.Sprintf("%d-%d", r.first.lo, r.last.lo))
-					break
-				}
 				all = append(all, ruleset.Protocol(v).String())
 			}
-		case ICMP:
-			all = append(all, icmpTexts(r)...)
-		case Conntrack:
-			for v := r.first.lo; v <= r.last.lo; v++ {
-				all = append(all, s.beliefs[v].String())
+		}
+	default:
+		for i, spans := range a.atoms {
+			if in.has(i) {
+				all = append(all, s.name(f, spans[0].first.lo))
 			}
-		case Older, MPTCP, Listening:
-			for v := r.first.lo; v <= r.last.lo; v++ {
-				all = append(all, []string{"no", "yes"}[v])
-			}
-		case Dst4, Src4:
-			all = append(all, ruleset.AddrRange{First: r.first.addr(ruleset.IPv4), Last: r.last.addr(ruleset.IPv4)}.String())
-		case Dst6, Src6:
-			all = append(all, ruleset.AddrRange{First: r.first.addr(ruleset.IPv6), Last: r.last.addr(ruleset.IPv6)}.String())
-		default:
-			text := strconv.FormatUint(r.first.lo, 10)
-			if r.first != r.last {
-				text += "-" + strconv.FormatUint(r.last.lo, 10)
-			}
-			all = append(all, text)
 		}
 	}
 	return all
 }
+
+func numberText(r span) string {
+	text := strconv.FormatUint(r.first.lo, 10)
+	if r.first != r.last {
+		text += "-" + strconv.FormatUint(r.last.lo, 10)
+	}
+	return text
+}
+
+// name is that of an atom by its first value.
+func (s *space) name(f Field, first uint64) string {
+	switch f {
+	case Interface:
+		return s.interfaceText(s.names[first])
+	case Mark, ConnMark:
+		return s.markText(f, s.marks[f-Mark][first])
+	case Conntrack:
+		return s.beliefs[first].String()
+	case Flags:
+		if first != uint64(ruleset.FIN) { // which no rule asks for by itself
+			return FlagsText(uint8(first))
+		}
+	case ICMP:
+		switch first {
+		case icmpEcho:
+			return "echo request"
+		case icmpExtendedEcho:
+			return "extended echo request"
+		case icmpOther:
+		default:
+			return "error about UDP from port " + strconv.FormatUint(first, 10)
+		}
+	default:
+		return []string{"no", "yes"}[first]
+	}
+	return others
+}
+
+// others is the name of what no condition speaks of.
+const others = "others"
 
 // interfaceText says which interfaces a name stands for: itself, if a rule names it; those of a pattern, but for those
 // that others say more of; or all others.
@@ -428,11 +443,11 @@ func (s *space) interfaceText(name string) string {
 		}
 	}
 	if best == "" {
-		return "others"
+		return others
 	}
 	for _, p := range s.patterns {
 		if p != best && ruleset.InterfaceMatches(best, strings.TrimSuffix(p, "*")) {
-			return "others of " + best
+			return others + " of " + best
 		}
 	}
 	return best
@@ -447,38 +462,9 @@ func (s *space) markText(f Field, v uint32) string {
 		}
 	}
 	if len(all) == 0 {
-		return "others"
+		return others
 	}
 	return strings.Join(all, " and ")
-}
-
-// flagTexts says combinations of flags in words.
-func (s *space) flagTexts(in set) []string {
-	a := &s.axes[Flags]
-	var all []string
-	for i := range a.atoms {
-		if !in.has(i) {
-			continue
-		}
-		var is []string
-		for _, known := range []struct{ key, text string }{
-			{ruleset.Opens().String(), "SYN"},
-			{ruleset.TCPFlags{Mask: ruleset.RST, Value: ruleset.RST}.String(), "RST"},
-		} {
-			if on := a.on[known.key]; on != nil && on.has(i) {
-				is = append(is, known.text)
-			}
-		}
-		switch first := uint8(a.atoms[i][0].first.lo); {
-		case len(is) > 0:
-			all = append(all, strings.Join(is, " and "))
-		case len(a.atoms[i]) == 1 || first == ruleset.ACK:
-			all = append(all, FlagsText(first)+" alone")
-		default:
-			all = append(all, "others")
-		}
-	}
-	return all
 }
 
 // FlagsText names flags of TCP: "SYN+ACK".
@@ -494,26 +480,6 @@ func FlagsText(flags uint8) string {
 		}
 	}
 	return strings.Join(all, "+")
-}
-
-func icmpTexts(r span) (all []string) {
-	for _, k := range []struct {
-		first, last uint64
-		text        string
-	}{{icmpEcho, icmpEcho, "echo request"}, {icmpExtendedEcho, icmpExtendedEcho, "extended echo request"},
-		{icmpOther, icmpOther, "other"}, {1, icmpEcho - 1, "error about UDP"}} {
-		first, last := max(k.first, r.first.lo), min(k.last, r.last.lo)
-		switch {
-		case first > last:
-		case k.first == k.last || first == k.first && last == k.last:
-			all = append(all, k.text)
-		case first == last:
-			all = append(all, fmt.Sprintf("%s from port %d", k.text, first))
-		default:
-			all = append(all, fmt.Sprintf("%s from ports %d-%d", k.text, first, last))
-		}
-	}
-	return all
 }
 
 // String says what conntrack knows: "new", "established+translated".

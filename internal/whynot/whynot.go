@@ -148,73 +148,119 @@ const (
 	drop                 // a list has no item of that number
 )
 
-// edits are the changes of one field that can matter to a packet.
-func edits(c intercept.Config, p intercept.Packet, capture bool) []edit {
-	dst, src := p.Dst.Addr().String(), p.Src.Addr().String()
-	port := strconv.Itoa(int(p.Dst.Port()))
-	var uid, gid string
-	if p.Owner != nil {
-		uid, gid = strconv.FormatUint(uint64(p.Owner.UID), 10), strconv.FormatUint(uint64(p.Owner.GID), 10)
+// A row is an edit for some packets. Its text is one of the words of a packet, or stands for itself.
+type row struct {
+	capture  bool // it is to capture a packet, else to let one go
+	arriving bool // it is for what arrives alone
+	edit
+}
+
+// The words of a packet.
+const (
+	wordDst       = "DST"
+	wordSrc       = "SRC"
+	wordPort      = "PORT"
+	wordUID       = "UID"
+	wordGID       = "GID"
+	wordInterface = "INTERFACE"
+	wordExact     = "EXACT" // an exclusion of what goes there
+	wordOwn       = "OWN"   // and of its user
+	wordClient    = "CLIENT"
+)
+
+// rows are the changes of one field that can matter to a packet.
+func rows() []row {
+	return []row{
+		{true, false, edit{"families", set, "auto"}},
+		{true, false, edit{"outbound.excludePorts", remove, wordPort}},
+		{true, false, edit{"outbound.excludeCIDRs", remove, wordDst}},
+		{true, false, edit{"outbound.includeCIDRs", add, wordDst}},
+		{true, false, edit{"outbound.includePorts", add, wordPort}},
+		{true, false, edit{"dns.mode", set, "all"}},
+		{true, false, edit{"dns.servers", add, wordDst}},
+		{true, false, edit{"dns.tcp", set, "true"}},
+		{true, false, edit{"dns.virtual", set, "true"}},
+		{true, false, edit{"loopback", set, "127.0.0.1,::1"}},
+		{true, false, edit{"inbound.hairpin", set, "capture"}},
+		{true, false, edit{"passthroughSources", remove, wordSrc}},
+		{true, false, edit{"excludeInterfaces", remove, wordInterface}},
+		{true, false, edit{"outbound.excludeUIDs", remove, wordUID}},
+		{true, false, edit{"outbound.excludeGIDs", remove, wordGID}},
+		{true, false, edit{"outbound.includeUIDs", add, wordUID}},
+		{true, false, edit{"outbound.includeGIDs", add, wordGID}},
+		{true, false, edit{"proxy.uids", remove, wordUID}},
+		{true, false, edit{"proxy.gids", remove, wordGID}},
+		{true, false, edit{"proxy.mark", set, "none"}},
+		{true, true, edit{"inbound.mode", set, "redirect"}},
+		{true, true, edit{"inbound.excludePorts", remove, wordPort}},
+		{true, true, edit{"inbound.excludeSources", remove, wordSrc}},
+		{true, true, edit{"inbound.includePorts", add, wordPort}},
+		{true, true, edit{"inbound.captureForwarded", set, "true"}},
+		{true, true, edit{"tunnelPort", set, "0"}},
+
+		{false, true, edit{"inbound.exclude", add, wordClient}},
+		{false, true, edit{"inbound.excludePorts", add, wordPort}},
+		{false, true, edit{"inbound.excludeSources", add, wordSrc}},
+		{false, true, edit{"inbound.includePorts", remove, wordPort}},
+		{false, true, edit{"inbound.mode", set, "off"}},
+		{false, true, edit{"inbound.captureForwarded", set, "false"}},
+		{false, false, edit{"outbound.exclude", add, wordExact}},
+		{false, false, edit{"outbound.exclude", add, wordOwn}},
+		{false, false, edit{"outbound.excludePorts", add, wordPort}},
+		{false, false, edit{"outbound.excludeCIDRs", add, wordDst}},
+		{false, false, edit{"outbound.excludeUIDs", add, wordUID}},
+		{false, false, edit{"outbound.includeCIDRs", remove, wordDst}},
+		{false, false, edit{"outbound.includePorts", remove, wordPort}},
+		{false, false, edit{"outbound.includeUIDs", remove, wordUID}},
+		{false, false, edit{"outbound.includeGIDs", remove, wordGID}},
+		{false, false, edit{"excludeInterfaces", add, wordInterface}},
+		{false, false, edit{"inbound.hairpin", set, "pass"}},
+		{false, false, edit{"dns.mode", set, "off"}},
+		{false, false, edit{"dns.tcp", set, "false"}},
+		{false, false, edit{"dns.servers", remove, wordDst}},
 	}
-	arrives := p.Hook != intercept.Output
-	var all []edit
-	switch {
-	case capture:
-		// From behind the pod it is outbound, too.
-		all = []edit{
-			{"families", set, string(intercept.FamiliesAuto)},
-			{"outbound.excludePorts", remove, port}, {"outbound.excludeCIDRs", remove, dst},
-			{"outbound.includeCIDRs", add, dst}, {"outbound.includePorts", add, port},
-			{"dns.mode", set, string(intercept.DNSAll)}, {"dns.servers", add, dst}, {"dns.tcp", set, "true"},
-			{"dns.virtual", set, "true"}, {"loopback", set, intercept.Default().Loopback.String()},
-			{"inbound.hairpin", set, string(intercept.HairpinCapture)}, {"passthroughSources", remove, src},
-			{"excludeInterfaces", remove, p.Interface},
+}
+
+// edits are those rows for a packet. What comes from behind the pod is outbound, too.
+func edits(c intercept.Config, p intercept.Packet, capture bool) (all []edit) {
+	words := wordsOf(p)
+	for _, r := range rows() {
+		text, isWord := words[r.text]
+		if !isWord {
+			text = r.text
 		}
-		if p.Owner != nil {
-			all = append(all, edit{"outbound.excludeUIDs", remove, uid}, edit{"outbound.excludeGIDs", remove, gid},
-				edit{"outbound.includeUIDs", add, uid}, edit{"outbound.includeGIDs", add, gid},
-				edit{"proxy.uids", remove, uid}, edit{"proxy.gids", remove, gid}, edit{"proxy.mark", set, "none"})
+		if r.capture != capture || r.arriving && p.Hook == intercept.Output || text == "" {
+			continue
 		}
-		for i := range c.Outbound.Exclude {
-			all = append(all, edit{"outbound.exclude", drop, strconv.Itoa(i)})
-		}
-		if arrives {
-			all = append(all, edit{"inbound.mode", set, string(intercept.InboundRedirect)},
-				edit{"inbound.excludePorts", remove, port}, edit{"inbound.excludeSources", remove, src},
-				edit{"inbound.includePorts", add, port}, edit{"inbound.captureForwarded", set, "true"})
-			if c.TunnelPort == p.Dst.Port() {
-				all = append(all, edit{"tunnelPort", set, "0"})
-			}
-			for i := range c.Inbound.Exclude {
-				all = append(all, edit{"inbound.exclude", drop, strconv.Itoa(i)})
-			}
-		}
-	case arrives:
-		one := intercept.InboundExclusion{Sources: single(p.Src.Addr()), Ports: intercept.Ports{intercept.Port(p.Dst.Port())}}
-		all = []edit{
-			{"inbound.exclude", add, one.String()}, {"inbound.excludePorts", add, port}, {"inbound.excludeSources", add, src},
-			{"inbound.includePorts", remove, port}, {"inbound.mode", set, string(intercept.InboundOff)},
-			{"inbound.captureForwarded", set, "false"},
-		}
+		all = append(all, edit{r.path, r.do, text})
 	}
 	if capture {
-		return all
-	}
-	one := intercept.Exclusion{Protocol: p.Protocol, CIDRs: single(p.Dst.Addr()),
-		Ports: intercept.Ports{intercept.Port(p.Dst.Port())}}
-	all = append(all, edit{"outbound.exclude", add, one.String()}, edit{"outbound.excludePorts", add, port},
-		edit{"outbound.excludeCIDRs", add, dst}, edit{"outbound.includeCIDRs", remove, dst},
-		edit{"outbound.includePorts", remove, port}, edit{"inbound.hairpin", set, string(intercept.HairpinPass)},
-		edit{"dns.mode", set, string(intercept.DNSOff)}, edit{"dns.tcp", set, "false"}, edit{"dns.servers", remove, dst})
-	if p.Owner != nil {
-		one.UIDs = intercept.IDs{intercept.ID(p.Owner.UID)}
-		all = append(all, edit{"outbound.exclude", add, one.String()}, edit{"outbound.excludeUIDs", add, uid},
-			edit{"outbound.includeUIDs", remove, uid}, edit{"outbound.includeGIDs", remove, gid})
-	}
-	if p.Interface != ruleset.Loopback {
-		all = append(all, edit{"excludeInterfaces", add, p.Interface})
+		for i := range max(len(c.Outbound.Exclude), len(c.Inbound.Exclude)) {
+			n := strconv.Itoa(i)
+			all = append(all, edit{"outbound.exclude", drop, n}, edit{"inbound.exclude", drop, n})
+		}
 	}
 	return all
+}
+
+// wordsOf are a packet's words. A word that it does not have is empty.
+func wordsOf(p intercept.Packet) map[string]string {
+	port := intercept.Ports{intercept.Port(p.Dst.Port())}
+	one := intercept.Exclusion{Protocol: p.Protocol, CIDRs: single(p.Dst.Addr()), Ports: port}
+	words := map[string]string{
+		wordDst: p.Dst.Addr().String(), wordSrc: p.Src.Addr().String(), wordPort: port.String(), wordUID: "", wordGID: "",
+		wordExact: one.String(), wordOwn: "", wordInterface: p.Interface,
+		wordClient: intercept.InboundExclusion{Sources: single(p.Src.Addr()), Ports: port}.String(),
+	}
+	if p.Owner != nil {
+		one.UIDs = intercept.IDs{intercept.ID(p.Owner.UID)}
+		words[wordUID], words[wordOwn] = one.UIDs.String(), one.String()
+		words[wordGID] = intercept.IDs{intercept.ID(p.Owner.GID)}.String()
+	}
+	if p.Interface == ruleset.Loopback {
+		words[wordInterface] = ""
+	}
+	return words
 }
 
 func single(a netip.Addr) intercept.CIDRs { return intercept.CIDRs{netip.PrefixFrom(a, a.BitLen())} }
