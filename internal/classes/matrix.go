@@ -145,10 +145,12 @@ func Matrix(rs ruleset.Ruleset, proxy Proxy) (_ []Cell, err error) {
 		{FromOutside, Arriving, Inbound}, {FromOutside, Forwarded, Through},
 	} {
 		who := []cell{nil}
-		if row.from == FromApp {
+		switch row.from {
+		case FromApp:
 			who = []cell{app}
-		} else if row.from == FromProxy {
+		case FromProxy:
 			who = isProxy
+		case FromKernel, FromOutside:
 		}
 		for k, kind := range kinds {
 			for _, r := range c.roots[0] {

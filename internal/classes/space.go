@@ -317,7 +317,7 @@ func (s *space) beliefSet(has func(belief) bool) set {
 // fieldOf returns the field that a condition is about, and the text by which its axis knows it. Conditions that are of
 // all packets of a sender and a family, or of none, have no field.
 func fieldOf(m ruleset.Match, family ruleset.Family) (Field, string) {
-	field := Field(noField)
+	field := noField
 	switch m := m.(type) {
 	case ruleset.Proto:
 		field = Protocol
