@@ -422,7 +422,7 @@ func (s *space) name(f Field, first uint64) string {
 			return "error about UDP from port " + strconv.FormatUint(first, 10)
 		}
 	default:
-		return []string{"no", "yes"}[first]
+		return []string{"no", "yes", "a transparent one"}[first]
 	}
 	return others
 }
@@ -585,7 +585,8 @@ func (b Box) Example() Example {
 	p.State, p.Known, p.Reply, p.DNAT = belief.state, belief.known, belief.reply, belief.dnat
 	p.Mark = b.space.marks[0][num(Mark, 0)]
 	p.ConnMark = b.space.marks[1][num(ConnMark, 0)]
-	p.Listening = num(Listening, 1) == 1
+	socket := num(Listening, openSocket)
+	p.Listening, p.Transparent = socket >= openSocket, socket == transparentSocket
 	older := false
 	switch p.Protocol {
 	case ruleset.TCP:
@@ -641,11 +642,15 @@ func (s *space) atomsOf(e Example) (atoms [fieldCount]int, ok bool) {
 	if p.Owner != nil {
 		owner = *p.Owner
 	}
+	socket := yes(p.Listening)
+	if p.Transparent {
+		socket = number(uint8(transparentSocket))
+	}
 	for f, v := range [fieldCount]value{
 		Protocol: number(uint8(p.Protocol)), ICMP: icmp, Conntrack: number(belief), Flags: number(p.Flags),
 		Older: yes(e.Older), MPTCP: yes(p.MPTCP), UID: number(owner.UID), GID: number(owner.GID),
 		Dst4: four, Dst6: six, Src4: from4, Src6: from6, DstPort: number(p.Dst.Port()), SrcPort: number(p.Src.Port()),
-		Header: number(p.TCPHeader), Length: number(p.Length), Listening: yes(p.Listening),
+		Header: number(p.TCPHeader), Length: number(p.Length), Listening: socket,
 	} {
 		switch Field(f) {
 		case Interface:

@@ -286,6 +286,8 @@ func (w *walker) target(r ruleset.Rule, next, back, done ref, m mode, base int) 
 		return decide(ruleset.Fate{Action: ruleset.Translated, To: t.To})
 	case ruleset.TProxy:
 		return decide(ruleset.Fate{Action: ruleset.Transparent, Ports: ruleset.Port(t.Port)})
+	case ruleset.Divert:
+		return decide(ruleset.Fate{Action: ruleset.Transparent, Ports: ruleset.Port(t.Port)})
 	case ruleset.Jump:
 		return w.chain(w.chains[t.Chain], next, done, m, base)
 	case ruleset.Goto:

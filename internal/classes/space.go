@@ -38,6 +38,12 @@ const (
 	noField = fieldCount
 )
 
+// The values of Listening; zero: no socket is open.
+const (
+	openSocket        = 1
+	transparentSocket = 2
+)
+
 // A cell is the packets whose fields have one of the atoms each; nil: any. It does not change once it is made. The nil
 // cell is of all packets.
 type cell []set
@@ -229,7 +235,7 @@ func newSpace(rules []familyRules, more []ruleset.Match) *space {
 	first := [fieldCount]uint64{Protocol: 1, Flags: 1, Header: firstHeader, Length: 1}
 	last := [fieldCount]uint64{
 		Protocol: 255, ICMP: icmpExtendedEcho, Flags: 255, Older: 1, MPTCP: 1, UID: id, GID: id, Dst4: id, Src4: id,
-		DstPort: port, SrcPort: port, Header: lastHeader, Length: port, Listening: 1,
+		DstPort: port, SrcPort: port, Header: lastHeader, Length: port, Listening: transparentSocket,
 	}
 	last[Conntrack], last[Interface] = uint64(len(s.beliefs)-1), uint64(len(s.names)-1)
 	last[Mark], last[ConnMark] = uint64(len(s.marks[0])-1), uint64(len(s.marks[1])-1)
@@ -295,8 +301,12 @@ func (s *space) collect(m ruleset.Match, family ruleset.Family, to *tests) {
 		}
 	case ruleset.ICMPQuote:
 		spans = fromTo(uint64(m.SrcPort), uint64(m.SrcPort))
-	case ruleset.MPTCP, ruleset.Older, ruleset.SocketOpen:
+	case ruleset.MPTCP, ruleset.Older:
 		spans = fromTo(1, 1)
+	case ruleset.SocketOpen:
+		if spans = fromTo(openSocket, transparentSocket); m.Transparent {
+			spans = fromTo(transparentSocket, transparentSocket)
+		}
 	case ruleset.HasSocket, ruleset.ToLocal, ruleset.IsFamily, ruleset.Not:
 		// They have no field.
 	}
