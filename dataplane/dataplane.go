@@ -176,6 +176,13 @@ func (p Pod) RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (Rem
 	return once(ctx, p, func(s *Session) (Removal, error) { return s.RemoveForeign(ctx, m, dryRun) })
 }
 
+// Do is [Session.Do] in a session of its own. Like Probe it is allowed in the host's network namespace.
+func (p Pod) Do(ctx context.Context, fn func() error) error {
+	p.AllowHostNetNS = true
+	_, err := once(ctx, p, func(s *Session) (struct{}, error) { return struct{}{}, s.Do(ctx, fn) })
+	return err
+}
+
 // Probe is [Session.Probe] in a session of its own. It is allowed in the host's network namespace: it writes nothing.
 func (p Pod) Probe(ctx context.Context, c intercept.Config) (Report, error) {
 	p.AllowHostNetNS = true

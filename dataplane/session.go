@@ -160,6 +160,10 @@ func (s *Session) do(ctx context.Context, fn func() error) (err error) {
 	return err
 }
 
+// Do runs fn on the thread that is in the namespace, for a look that the session has no method for. fn starts no
+// goroutine that counts on being there, and ends when ctx does.
+func (s *Session) Do(ctx context.Context, fn func() error) error { return s.do(ctx, fn) }
+
 // denied adds to a refusal for want of privilege, if this process has what it takes, that something else refuses.
 func (s *Session) denied(err error) error {
 	if !errors.Is(err, ruleset.ErrPermission) || errors.Is(err, iptables.ErrHidden) {

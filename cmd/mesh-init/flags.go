@@ -32,6 +32,8 @@ const (
 	logFormatFlag  = "log-format"
 	matrixFlag     = "matrix"
 	logLevelFlag   = "log-level"
+	maskFlag       = "mask"
+	timeoutFlag    = "timeout"
 	hostIPsFlag    = "host-ips"
 	modeFlag       = "inject-mode"
 	netnsFlag      = "netns"

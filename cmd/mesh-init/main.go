@@ -63,6 +63,7 @@ type plane interface {
 	Foreign(context.Context) (dataplane.Foreign, error)
 	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)
 	Arrive(ctx context.Context, listen, to netip.AddrPort) error
+	Do(ctx context.Context, fn func() error) error
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

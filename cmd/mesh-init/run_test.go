@@ -88,6 +88,11 @@ func (k noKernel) Arrive(context.Context, netip.AddrPort, netip.AddrPort) error 
 	return errors.New("unreachable")
 }
 
+func (k noKernel) Do(context.Context, func() error) error {
+	k.t.Error("support reached the kernel")
+	return errors.New("unreachable")
+}
+
 func (k noKernel) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	k.t.Error("doctor reached the kernel")
 	return dataplane.Report{}, errors.New("unreachable")
@@ -536,6 +541,8 @@ func (p fakePlane) Verify(context.Context, intercept.Config) (verify.Report, err
 	return p.verified, p.err
 }
 func (p fakePlane) Arrive(context.Context, netip.AddrPort, netip.AddrPort) error { return p.err }
+
+func (p fakePlane) Do(_ context.Context, fn func() error) error { return fn() }
 
 func (p fakePlane) Probe(context.Context, intercept.Config) (dataplane.Report, error) {
 	return p.report, p.err

@@ -37,7 +37,8 @@ type settings struct {
 	verification verification
 	injection    injection
 	// watch is how often status looks again. Zero: it looks once.
-	watch time.Duration
+	watch   time.Duration
+	support supportFlags
 }
 
 // verification says what verify does beyond trying once.
@@ -113,6 +114,12 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			s.watch > time.Hour {
 			errs = append(errs, strict.Under(watch.source,
 				fmt.Errorf("%q is not a duration from 100ms to 1h; write one like 2s", watch.text)))
+		}
+	}
+	if timeout := values[timeoutFlag]; in.uses(timeoutFlag) {
+		s.support.mask = values[maskFlag].text == "true"
+		if s.support.timeout, err = parseWait(timeout.text); err != nil {
+			errs = append(errs, strict.Under(timeout.source, err))
 		}
 	}
 	if values[diffFlag].text == "true" && in.uses(configFlag) && len(in.args) == 2 {

@@ -24,6 +24,7 @@ func verbs() []verb {
 		explainVerb(),
 		verifyVerb(),
 		doctorVerb(),
+		supportVerb(),
 		injectVerb(),
 		versionVerb(),
 	}
