@@ -35,7 +35,7 @@ func applyFlags() []cli.Flag {
 			"nf_conntrack_tcp_timeout_close_wait"))
 	all = append(all, row("set-sysctls", "", groupWhere, "false",
 		"set the namespace's sysctls that the configuration\nneeds; else apply names them and fails"))
-	return append(all, dryRun()...)
+	return append(append(all, dryRun()...), runFlags()...)
 }
 
 func (j job) apply() error {
@@ -54,6 +54,7 @@ func (j job) apply() error {
 		j.log.WarnContext(j.ctx, w)
 	}
 	rules, families := countRules(rs), familyNames(rs)
+	j.did.outcome, j.did.backend, j.did.rules = string(r.Outcome), r.Backend, rules
 	return j.print(struct {
 		dataplane.Result
 		Rules    int      `json:"rules"`

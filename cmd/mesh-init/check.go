@@ -16,7 +16,7 @@ func checkVerb() verb {
 		Also: []string{"diff", "compare", "test"},
 		More: "Without a flag, variable or file of a configuration it is the one that the rules in force were\n" +
 			"made of, which apply has kept beside them.",
-		Flags: func() []cli.Flag { return append(configFlags(), kernelFlags()...) },
+		Flags: func() []cli.Flag { return append(append(configFlags(), kernelFlags()...), runFlags()...) },
 		Examples: `
   Are the rules there that this configuration makes?
     mesh-init check --config mesh.yaml
@@ -48,6 +48,10 @@ func (j job) check() error {
 	}
 	if err != nil {
 		return err
+	}
+	j.did.outcome = "ok"
+	if len(differences) > 0 {
+		j.did.outcome = "drifted"
 	}
 	list := make([]difference, len(differences))
 	for i, d := range differences {

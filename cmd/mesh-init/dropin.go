@@ -121,9 +121,10 @@ func (p program) standIn(ctx context.Context, d dropIn, args, env []string) int 
 	r, err := d.read(args, p.world(ctx, env))
 	r.Pod.TakeOver, r.Pod.InPlaceOf = r.Pod.TakeOver || takeOver, d.mesh
 	s := settings{config: r.Config, target: r.Pod, output: cli.Text, foreign: noMesh, dryRun: r.DryRun,
-		logFormat: r.LogFormat, logLevel: r.LogLevel}
+		logFormat: r.LogFormat, logLevel: r.LogLevel, terminationLog: terminationLogPath}
 	e := p.execution(ctx, s, r.Warnings)
 	e.console.Name += " " + d.name
+	e.verb = d.name
 	e.console.Exits = d.allExits()
 	if err != nil {
 		return e.fail(misread(err))

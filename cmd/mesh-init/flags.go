@@ -34,6 +34,10 @@ const (
 	logLevelFlag   = "log-level"
 	maskFlag       = "mask"
 	timeoutFlag    = "timeout"
+
+	terminationLogFlag = "termination-log"
+	metricsFileFlag    = "metrics-file"
+
 	hostIPsFlag    = "host-ips"
 	modeFlag       = "inject-mode"
 	netnsFlag      = "netns"
@@ -146,6 +150,19 @@ func besideFlags() []cli.Flag {
 		row(besideFlag, "nobody|"+otherMesh, groupWhere, "nobody",
 			"other-mesh: apply although rules of another mesh are in\nforce; else that is an error (mesh-init remove --foreign\n"+
 				"takes them out)")}
+}
+
+// terminationLogPath is where Kubernetes has a container say why it ended (terminationMessagePath).
+const terminationLogPath = "/dev/termination-log"
+
+// runFlags are the flags of verbs that an init container or a job runs.
+func runFlags() []cli.Flag {
+	return []cli.Flag{
+		row(terminationLogFlag, "PATH", cli.GroupOutput, terminationLogPath,
+			"a file to write the error of a failed run to, if it is\nthere (kubectl describe pod shows it); none: nowhere"),
+		row(metricsFileFlag, "FILE", cli.GroupOutput, "none",
+			"a file for metrics of the run, which the textfile\ncollector of Prometheus' node exporter reads; none: none"),
+	}
 }
 
 // outputFlags are the flags of all verbs.

@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
@@ -80,6 +81,8 @@ type job struct {
 	on func(dataplane.Pod) plane
 	// now writes before the verb ends, for one that goes on.
 	now func(text string) error
+	// did is where the verb says what came of it, for the log and the metrics.
+	did *did
 }
 
 // kept takes the configuration that the rules in force were made of, if no other was given: mesh-init apply has kept it
@@ -119,6 +122,7 @@ func (p program) do(ctx context.Context, v verb, line cli.Line, env []string) in
 	in := gather(func() []cli.Flag { return p.commandLine(nil).AllFlags() }, line, env)
 	s, err := in.settings(p.stdin)
 	e := p.execution(ctx, s, in.notes)
+	e.verb = v.Name
 	if err != nil {
 		return e.fail(cli.UsageError{Err: err})
 	}
@@ -135,11 +139,15 @@ type execution struct {
 	log     *slog.Logger
 	// sources are the job's.
 	sources []string
+	// verb is the verb's name, and did what came of it.
+	verb string
+	did  *did
 }
 
 // execution begins one: it says the warnings that there are.
 func (p program) execution(ctx context.Context, s settings, warnings []string) execution {
-	e := execution{p: p, s: s, ctx: ctx, console: p.console(), log: newLogger(s.logFormat, s.logLevel, p.stderr)}
+	e := execution{p: p, s: s, ctx: ctx, console: p.console(), log: newLogger(s.logFormat, s.logLevel, p.stderr),
+		did: &did{start: time.Now()}}
 	for _, w := range warnings {
 		e.log.WarnContext(ctx, w)
 	}
@@ -148,6 +156,12 @@ func (p program) execution(ctx context.Context, s settings, warnings []string) e
 
 // fail reports an error, in the log's form if that is JSON, and returns the exit code.
 func (e execution) fail(err error) int {
+	code := e.report(err)
+	e.finish(code, err)
+	return code
+}
+
+func (e execution) report(err error) int {
 	errorLog := e.log
 	if e.s.logFormat != "json" {
 		errorLog = nil
@@ -160,7 +174,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	e.s.target.By = e.console.Name + " " + version.Get().Version
 	j := job{
 		settings: e.s, ctx: e.ctx, plane: e.p.plane(e.s.target), log: e.log, out: new(bytes.Buffer),
-		style: cli.StyleFor(e.p.stdout), sources: e.sources, on: e.p.plane,
+		style: cli.StyleFor(e.p.stdout), sources: e.sources, on: e.p.plane, did: e.did,
 		now: func(text string) error {
 			_, err := io.WriteString(e.p.stdout, text)
 			return err
@@ -180,6 +194,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	if err != nil {
 		return e.fail(err)
 	}
+	e.finish(cli.ExitDone, nil)
 	return cli.ExitDone
 }
 

@@ -29,8 +29,10 @@ type settings struct {
 	output    cli.Format
 	logLevel  string
 	logFormat string
-	packet    packetFlags
 	flows     []byte // what --flows names
+	// terminationLog is where the error of a run that failed goes, and metricsFile where its metrics do. Empty: nowhere.
+	terminationLog, metricsFile string
+	packet                      packetFlags
 	// resolvConf is the path of the namespace's resolv.conf. Empty: it is not known.
 	resolvConf string
 
@@ -80,6 +82,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		logLevel:  values[logLevelFlag].text,
 		logFormat: values[logFormatFlag].text,
 		packet:    packetFlags(values),
+
+		terminationLog: notNone(values[terminationLogFlag].text),
+		metricsFile:    notNone(values[metricsFileFlag].text),
+
 		verification: verification{
 			allowUnproven: values["allow-unproven"].text == "true",
 		},
@@ -148,6 +154,14 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		}
 	}
 	return s, errors.Join(errs...)
+}
+
+// notNone is a path, or nothing if it is the word none.
+func notNone(path string) string {
+	if path == "none" {
+		return ""
+	}
+	return path
 }
 
 // parseWait reads a time to wait. iptables-restore counts it in seconds.

@@ -25,7 +25,7 @@ func verifyVerb() verb {
 			"router. Only what the rules send to a target outside the pod goes further, to that. Without a\n" +
 			"flag, variable or file of a configuration it is the one that the rules in force were made of.",
 		Flags: func() []cli.Flag {
-			return append(append(configFlags(), kernelFlags()...),
+			return append(append(append(configFlags(), kernelFlags()...), runFlags()...),
 				row(verifyWaitFlag, "DURATION", groupVerify, "0s",
 					"try again until it works, for so long; for an init\ncontainer that validates"),
 				row("listen", "", groupVerify, "false",
@@ -47,6 +47,7 @@ func (j job) verify() error {
 	if err != nil {
 		return err
 	}
+	j.did.outcome, j.did.rules = string(r.Verdict), r.Coverage.Rules
 	others, err := j.foreignChains()
 	if err != nil {
 		return err

@@ -84,16 +84,25 @@ func (c Console) Print(ctx context.Context, text string) int {
 	return ExitDone
 }
 
-// Fail reports an error, each of those joined on a line of its own, and
-// returns the exit code for it. log is nil unless logs are JSON: then errors
-// are, too, so that all of standard error can be parsed.
-func (c Console) Fail(ctx context.Context, log *slog.Logger, err error) int {
+// Lines are what Fail says of an error, without the program's name: a line for each of those joined, with what to do.
+func (c Console) Lines(err error) (lines []string) {
 	exit := ExitFor(c.Exits, err)
 	for _, e := range flatten(err) {
 		line := e.Error()
 		if exit.Remedy != "" && errors.Is(e, exit.Err) {
 			line += "; " + exit.Remedy
 		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// Fail reports an error, each of those joined on a line of its own, and
+// returns the exit code for it. log is nil unless logs are JSON: then errors
+// are, too, so that all of standard error can be parsed.
+func (c Console) Fail(ctx context.Context, log *slog.Logger, err error) int {
+	exit := ExitFor(c.Exits, err)
+	for _, line := range c.Lines(err) {
 		if log != nil {
 			log.LogAttrs(ctx, slog.LevelError, line, slog.Int("exit", exit.Code))
 		} else {
