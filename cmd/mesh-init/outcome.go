@@ -43,11 +43,11 @@ func (e execution) finish(code int, err error) {
 			slog.Float64("seconds", took.Seconds()))
 	}
 	if err != nil && e.s.terminationLog != "" {
-		text := ""
+		var text strings.Builder
 		for _, line := range e.console.Lines(err) {
-			text += e.console.Name + ": " + strict.OneLine(line) + "\n"
+			text.WriteString(e.console.Name + ": " + strict.OneLine(line) + "\n")
 		}
-		if err := writeTermination(e.s.terminationLog, text); err != nil {
+		if err := writeTermination(e.s.terminationLog, text.String()); err != nil {
 			e.log.WarnContext(e.ctx, "the termination message could not be written: "+err.Error())
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/picture"
 )
 
 func renderVerb() verb {
@@ -10,11 +11,16 @@ func renderVerb() verb {
 		Name: "render", Does: "print the rules for the configuration; no privilege needed",
 		Also: []string{"print", "preview", "generate", "export", "save"},
 		More: "The text is for people and for nft -f; with --backend iptables, -nft or -legacy, for\n" +
-			"iptables-restore --noflush. Routes that go with them are commands of ip in comments.",
-		Flags: func() []cli.Flag { return append(configFlags(), backendFlags()...) },
+			"iptables-restore --noflush. Routes that go with them are commands of ip in comments.\n" +
+			"With -o mermaid, dot or svg it is a picture: the chains in the order in which packets meet\n" +
+			"them, their rules, and the proxy's ports.",
+		Flags:   func() []cli.Flag { return append(configFlags(), backendFlags()...) },
+		Outputs: "mermaid|dot|svg",
 		Examples: `
   The rules as text, without touching anything:
     mesh-init render --outbound-include-cidrs 10.0.0.0/8,fd00::/8
+  The way of packets through them, as a picture:
+    mesh-init render --dns all -o svg > rules.svg
 `}, job.render}
 }
 
@@ -26,6 +32,11 @@ func (j job) render() error {
 	}
 	for _, w := range append(intercept.Lint(j.config), warnings...) {
 		j.log.WarnContext(j.ctx, w)
+	}
+	if draw := map[cli.Format]func(intercept.Ruleset) string{
+		"mermaid": picture.Mermaid, "dot": picture.DOT, "svg": picture.SVG}[j.output]; draw != nil {
+		j.out.WriteString(draw(rs))
+		return nil
 	}
 	if j.output == cli.Text {
 		text, err := j.target.Render(rs)
