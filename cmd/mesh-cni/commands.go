@@ -64,7 +64,6 @@ func (p *plugin) add(ctx context.Context, in input) error {
 	r := report{in: in, command: "ADD", begun: p.begun}
 	v, err := in.judge(ctx)
 	if err == nil && v.skip == "" {
-		// It reads back what it wrote, and fails if that is not there.
 		r.applied, err = p.plane(in.target()).Apply(ctx, v.spec.Config)
 		err = in.there(err)
 		if errors.Is(err, dataplane.ErrHostNetNS) {

@@ -1,3 +1,8 @@
+// A call is over before a limit on its processors matters.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command mesh-cni is a chained CNI plugin that sends the connections of
 // annotated pods through their sidecar. The container runtime runs it: see
 // docs/cni.md.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -49,6 +50,20 @@ type Injector struct {
 // Run starts a program and waits for its end, as cmd.Run does. started, if it is not nil, is called in between. The
 // program gets a signal, Kill, when this process ends. What the program leaves running goes on to have faults.
 func (i *Injector) Run(cmd *exec.Cmd, started func()) error {
+	n := 0
+	return watch(cmd, only(unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_RECVMSG), started,
+		func(asked notification) (errno unix.Errno) {
+			errno, is := i.judge(asked, n)
+			if is {
+				n++
+			}
+			return errno
+		})
+}
+
+// watch starts a program, asks judge about the system calls that a filter picks, and waits for the program's end. A
+// call goes on if judge has no error for it.
+func watch(cmd *exec.Cmd, filter []unix.SockFilter, started func(), judge func(notification) unix.Errno) error {
 	attr := unix.SysProcAttr{}
 	if cmd.SysProcAttr != nil {
 		attr = *cmd.SysProcAttr
@@ -59,14 +74,21 @@ func (i *Injector) Run(cmd *exec.Cmd, started func()) error {
 	go func() {
 		// A filter is a thread's for ever, and its children's: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		listener, err := install()
+		own := uint32(unix.Gettid())
+		// While this thread asks about a call that the runtime does not know to wait, as those of a fork are, nobody can stop
+		// the world: who answers would be stopped, too.
+		gc := debug.SetGCPercent(-1)
+		listener, err := install(filter)
 		if err == nil {
-			if err = cmd.Start(); err != nil {
-				unix.Close(listener)
-			} else {
-				go i.serve(listener)
-			}
+			go serve(listener, func(asked notification) unix.Errno {
+				if asked.pid == own {
+					return 0
+				}
+				return judge(asked)
+			})
+			err = cmd.Start()
 		}
+		debug.SetGCPercent(gc)
 		if err == nil {
 			if started != nil {
 				started()
@@ -78,22 +100,24 @@ func (i *Injector) Run(cmd *exec.Cmd, started func()) error {
 	return <-done
 }
 
-// The system calls that are asked about.
-func calls() []uint32 {
-	return []uint32{unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_RECVMSG}
+// only is a filter that asks about these system calls.
+func only(calls ...uint32) []unix.SockFilter {
+	return choose(calls, unix.SECCOMP_RET_USER_NOTIF, unix.SECCOMP_RET_ALLOW)
+}
+
+// choose is a filter that does one thing for some system calls, and another for others.
+func choose(calls []uint32, those, others uint32) []unix.SockFilter {
+	const numberAt = 0 // of struct seccomp_data
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: numberAt}}
+	for n, call := range calls {
+		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call,
+			Jt: uint8(len(calls) - n)})
+	}
+	return append(filter, unix.SockFilter{Code: unix.BPF_RET, K: others}, unix.SockFilter{Code: unix.BPF_RET, K: those})
 }
 
 // install has the calling thread ask, and returns where.
-func install() (listener int, err error) {
-	const numberAt = 0 // of struct seccomp_data
-	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: numberAt}}
-	all := calls()
-	for n, call := range all {
-		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call,
-			Jt: uint8(len(all) - n)})
-	}
-	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ALLOW},
-		unix.SockFilter{Code: unix.BPF_RET, K: unix.SECCOMP_RET_USER_NOTIF})
+func install(filter []unix.SockFilter) (listener int, err error) {
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER,
 		uintptr(unsafe.Pointer(&prog)))
@@ -122,9 +146,9 @@ type response struct {
 }
 
 // serve answers until nobody is left who asks.
-func (i *Injector) serve(listener int) {
+func serve(listener int, judge func(notification) unix.Errno) {
 	defer unix.Close(listener)
-	for n := 0; ; {
+	for {
 		fds := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); errors.Is(err, unix.EINTR) {
 			continue
@@ -137,11 +161,8 @@ func (i *Injector) serve(listener int) {
 			continue // who asked is gone
 		}
 		answer := response{id: asked.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
-		if errno, is := i.judge(asked, n); is {
-			n++
-			if errno != 0 {
-				answer.error, answer.flags = -int32(errno), 0
-			}
+		if errno := judge(asked); errno != 0 {
+			answer.error, answer.flags = -int32(errno), 0
 		}
 		_ = ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&answer)) // it can be gone by now
 	}
