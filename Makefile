@@ -29,7 +29,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench profile fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -100,6 +100,10 @@ race: deps ## run all tests under the race detector, which takes a C compiler
 
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) $(PACKAGES)
+
+# PROFILEFLAGS are those of testing/profile, as in PROFILEFLAGS="-again -config mesh.yaml".
+profile: ## write CPU, heap and trace profiles of an apply into bin/profile, and say how to look at them (root)
+	go run ./testing/profile $(PROFILEFLAGS)
 
 # KEEP is what takes the inputs that reach more code into testdata. Empty: nothing does.
 KEEP := ./testing/corpus
