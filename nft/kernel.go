@@ -647,7 +647,9 @@ func (r rule) body() string {
 }
 
 // encode encodes the expressions of a rule's statements.
-func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) { return appendEncoded(nil, family, stmts) }
+func encode(family nftables.TableFamily, stmts []stmt) ([]byte, error) {
+	return appendEncoded(nil, family, stmts)
+}
 
 // appendEncoded is encode, behind what a list has already.
 func appendEncoded(list []byte, family nftables.TableFamily, stmts []stmt) (_ []byte, err error) {

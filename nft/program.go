@@ -37,7 +37,6 @@ type table struct {
 	chains   []chain
 	older    []ruleset.Tuple // what the sets of tuples hold
 	settling ruleset.Settling
-	encoded  []byte // what rules have is in it, one after the other
 }
 
 // set holds the items of one list: inclusive ranges of keys in network byte order.
@@ -64,7 +63,7 @@ type rule struct {
 	id      ruleset.RuleID
 	comment string
 	stmts   []stmt
-	encoded []byte // the statements' expressions, as the kernel takes them
+	encoded []byte // the statements' expressions, as the kernel takes them; nil for text alone
 }
 
 // stmt is one statement of a rule, as nft(8) reads it and as the kernel does.
@@ -140,8 +139,41 @@ func (k keyType) text(r keyRange) string {
 	return fmt.Sprint(r.first[0])
 }
 
-// compile lowers a Ruleset. It decides nothing about packets.
+// compile lowers a Ruleset, and encodes it for the kernel.
 func compile(rs ruleset.Ruleset, lay layout) (program, error) {
+	prog, err := lower(rs, lay)
+	for i := range prog {
+		if err == nil {
+			err = prog[i].encode()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return prog, nil
+}
+
+// encode encodes the rules, one behind the other.
+func (t *table) encode() (err error) {
+	var all []byte
+	for _, c := range t.chains {
+		for i := range c.rules {
+			r := &c.rules[i]
+			if cap(all)-len(all) < room {
+				all = make([]byte, 0, 32<<10) // what there is stays where it is
+			}
+			begin := len(all)
+			if all, err = appendEncoded(all, t.family, r.stmts); err != nil {
+				return &ruleset.RuleError{Chain: c.name, Rule: r.id, Err: err}
+			}
+			r.encoded = all[begin:len(all):len(all)]
+		}
+	}
+	return nil
+}
+
+// lower is compile for text alone. It decides nothing about packets.
+func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 	if err := rs.Check(); err != nil {
 		return nil, err
 	}
@@ -328,15 +360,7 @@ func (t *table) append(c *chain, r ruleset.Rule, f ruleset.Family, lower func(ru
 		return err
 	}
 	stmts = append(stmts, target)
-	if cap(t.encoded)-len(t.encoded) < room {
-		t.encoded = make([]byte, 0, 32<<10) // what there is stays where it is
-	}
-	begin := len(t.encoded)
-	if t.encoded, err = appendEncoded(t.encoded, t.family, stmts); err != nil {
-		return err
-	}
-	encoded := t.encoded[begin:len(t.encoded):len(t.encoded)]
-	c.rules = append(c.rules, rule{r.ID, r.Comment(), stmts, encoded})
+	c.rules = append(c.rules, rule{id: r.ID, comment: r.Comment(), stmts: stmts})
 	return nil
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func render(rs ruleset.Ruleset) (string, error) {
-	prog, err := compile(rs, oneTable)
+	prog, err := lower(rs, oneTable)
 	if err != nil {
 		return "", err
 	}
