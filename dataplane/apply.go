@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -101,6 +103,7 @@ func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, er
 		res.Foreign = foreignTo(res.Backend, chains, unlisted)
 		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
 		res.Warnings = append(res.Warnings, s.space.warning(want, res.Backend)...)
+		res.Warnings = append(res.Warnings, s.space.slowLists(want, res.Backend)...)
 		if s.space.hidden != nil {
 			res.Warnings = append(res.Warnings, "rules of ours that iptables-legacy has, of an earlier apply, would stay: "+
 				s.space.hidden.Error())
@@ -157,6 +160,11 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	}
 	if err = s.removeOthers(ctx, choice.Backend); err != nil {
 		return choice, outcome, err
+	}
+	if choice.Backend == BackendNFT { // the others see to theirs, and somebody may have been killed
+		if _, _, err = iptables.SweepSets(); err != nil {
+			return choice, outcome, err
+		}
 	}
 	// Whatever the outcome: somebody who was killed may have left some.
 	removed, err := routing.Keep(want.routes)
@@ -383,7 +391,15 @@ func (s *space) removeAll(ctx context.Context, want Backend) (removed bool, err 
 		return removed, err
 	}
 	routes, err := routing.Keep(markroute.Want{})
-	return removed || routes, err
+	if err != nil {
+		return removed || routes, err
+	}
+	swept, left, err := iptables.SweepSets()
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("all is removed but the sets %s: rules of others ask them, which have to go first",
+			strings.Join(left, ", "))
+	}
+	return removed || routes || swept, err
 }
 
 func (s *space) removeRules(ctx context.Context, want Backend) (removed bool, err error) {

@@ -78,10 +78,10 @@ type Capability struct {
 	Needed bool `json:"needed"`
 	// Errno is the kernel's answer, such as ENOENT, if it gave one.
 	Errno string `json:"errno,omitempty"`
-	// Cause is the error in words.
+	// Cause is the error in words, or how it is done if there are several ways.
 	Cause string `json:"cause,omitempty"`
-	// Modules are those that provide it, if it is missing: those that the kernel was asked for in vain, or else those that
-	// are known to.
+	// Modules are those that provide it, if it is missing, or a better way to do it: those that the kernel was asked for in
+	// vain, or else those that are known to.
 	Modules []string `json:"modules,omitempty"`
 }
 
@@ -147,7 +147,7 @@ func modules(r Report) []string {
 			continue
 		}
 		for _, c := range d.Capabilities {
-			if c.State == StateMissing {
+			if c.State == StateMissing || c.Needed { // of those that are not missing, some would be better with them
 				all = append(all, c.Modules...)
 			}
 		}
@@ -230,6 +230,8 @@ func needs() []need {
 		{"lists of ports", in(filter, output, ruleset.PriorityFilter, pass, tcp,
 			ruleset.DstPort{ruleset.Port(1), ruleset.Port(3), {First: 5, Last: 7}}),
 			hasMatch(ruleset.DstPort{}, ruleset.SrcPort{}), []string{"nf_tables"}, []string{"xt_multiport", "xt_tcpudp"}},
+		{longLists, in(filter, output, ruleset.PriorityFilter, pass, ruleset.Proto{ruleset.TCP}, ruleset.Dst(long())),
+			hasLong, []string{"nf_tables"}, []string{"xt_set", "ip_set", "ip_set_hash_net", "ip_set_bitmap_port"}},
 		{"conntrack zones", in(filter, output, ruleset.PriorityRaw, ruleset.CTZone{Zone: 1}),
 			hasTarget(ruleset.CTZone{}), []string{"nft_ct", "nf_conntrack"}, []string{"iptable_raw", "ip6table_raw", "xt_CT"}},
 		{"conntrack states", in(filter, arriving, ruleset.PriorityMangle, drop, ruleset.CTInvalid),
@@ -350,6 +352,9 @@ func (s *space) capabilities(ctx context.Context, b backend, rs ruleset.Ruleset,
 			c.Modules, c.Cause = lacks.Modules, lacks.Error()
 		} else if f.State == StateMissing && !s.gvisor {
 			c.Modules = b.modules(n)
+		}
+		if n.name == longLists && c.State == StateOK && b.variant != "" {
+			c.Cause, c.Modules = s.sets(b.variant)
 		}
 		all = append(all, c)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/ipset"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -161,10 +162,12 @@ func (l listing) setReferences(f ruleset.Family, goes func(set string) bool) err
 // openSets returns what speaks with the kernel about sets, or nil if it has none.
 func (s *session) openSets() (*ipset.Conn, error) {
 	if s.sets == nil && !s.o.gvisor && ipset.Loaded() {
-		var err error
-		if s.sets, err = ipset.Open(); err != nil {
-			return nil, err
+		c, err := ipset.Open()
+		if errors.Is(err, ruleset.ErrUnsupported) {
+			return nil, nil
 		}
+		s.sets = c
+		return c, err
 	}
 	return s.sets, nil
 }
@@ -264,10 +267,13 @@ func (s *session) sweep(ctx context.Context, others map[string]int, inUse func(s
 // SweepSets takes out the sets of ours that no rule asks, in the namespace of the calling thread, without a program:
 // somebody may have been killed after they were made. It reports whether there were any. left are those that rules ask.
 func SweepSets() (swept bool, left []string, err error) {
-	if !ipset.Loaded() {
+	if gvisor.Here() || !ipset.Loaded() {
 		return false, nil, nil
 	}
 	c, err := ipset.Open()
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		return false, nil, nil
+	}
 	if err != nil {
 		return false, nil, err
 	}

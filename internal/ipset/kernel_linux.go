@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -25,11 +26,12 @@ import (
 // Conn speaks with the kernel about the sets of the namespace in which it was opened. It is for one goroutine at a time.
 type Conn struct{ sock *netlink.Conn }
 
-// Open opens a Conn for the namespace of the calling thread.
+// Open opens a Conn for the namespace of the calling thread. Where the kernel has no netlink for netfilter, and so no
+// sets, the error is a [ruleset.ModulesError].
 func Open() (*Conn, error) {
 	sock, err := nlsock.Dial(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open a socket for sets: %w", err)
+		return nil, fmt.Errorf("open a socket for sets: %w", judge(err))
 	}
 	return &Conn{sock}, nil
 }
@@ -51,13 +53,17 @@ func Loaded() bool {
 // Can asks whether the kernel has the types of sets that are made here. It loads their modules. The error is a
 // [ruleset.ModulesError], or [ruleset.ErrPermission].
 func (c *Conn) Can() error {
-	for typ, family := range map[string]byte{hashNet: unix.NFPROTO_IPV4, bitmapPort: unix.NFPROTO_UNSPEC} {
+	for _, s := range []Set{{family: ruleset.IPv4}, {}} {
 		_, err := c.ask(nl.IPSET_CMD_TYPE, netlink.Request, func(e *netlink.AttributeEncoder) {
-			e.String(nl.IPSET_ATTR_TYPENAME, typ)
-			e.Uint8(nl.IPSET_ATTR_FAMILY, family)
+			e.String(nl.IPSET_ATTR_TYPENAME, s.typeName())
+			e.Uint8(nl.IPSET_ATTR_FAMILY, s.kernelFamily())
 		})
+		if err = judge(err); errors.Is(err, ruleset.ErrUnsupported) {
+			return &ruleset.ModulesError{What: "sets " + s.typeName(),
+				Modules: []string{"ip_set", "ip_set_" + strings.ReplaceAll(s.typeName(), ":", "_")}, Err: err}
+		}
 		if err != nil {
-			return judge(err)
+			return err
 		}
 	}
 	return nil
@@ -76,7 +82,7 @@ func judge(err error) error {
 		err = nl.IPSetError(errno)
 	}
 	switch errno {
-	case nl.IPSET_ERR_FIND_TYPE, unix.EINVAL: // so says nfnetlink.c of a subsystem that is not there
+	case nl.IPSET_ERR_FIND_TYPE, unix.EPROTONOSUPPORT, unix.EINVAL: // so says nfnetlink.c of a subsystem that is not there
 		return &ruleset.ModulesError{What: "sets of addresses and ports",
 			Modules: []string{"ip_set", "ip_set_hash_net", "ip_set_bitmap_port"}, Err: err}
 	case nl.IPSET_ERR_MAX_SETS:
