@@ -82,7 +82,9 @@ func backends() []backend {
 		ofIPTables(BackendIPTablesNFT, iptables.NFT, (*space).iptablesNFTHolds, func(n need) []string {
 			all := append([]string{"nft_compat"}, n.nft...)
 			for _, m := range n.iptables {
-				if strings.HasPrefix(m, "xt_") || strings.HasPrefix(m, "ipt_") || strings.HasPrefix(m, "ip6t_") {
+				if slices.ContainsFunc([]string{"xt_", "ipt_", "ip6t_", "ip_set"}, func(of string) bool {
+					return strings.HasPrefix(m, of)
+				}) {
 					all = append(all, m)
 				}
 			}

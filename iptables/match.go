@@ -313,15 +313,19 @@ func protoWords(words []string) []string {
 
 // addresses lowers a list of prefixes of the family.
 func (l *lowering) addresses(a *lowered, option string, cidrs ruleset.CIDRs, negated bool) {
-	var items [][]string
+	var prefixes ruleset.CIDRs
 	for _, r := range cidrs.Merge() {
-		for _, p := range r.Prefixes() {
-			items = append(items, []string{option, p.String()})
-		}
+		prefixes = append(prefixes, r.Prefixes()...)
+	}
+	if l.sets > 0 && len(prefixes) >= l.sets {
+		l.askSet(a, ipset.Addresses(l.family, prefixes), map[string]string{"-s": "src", "-d": "dst"}[option], negated)
+		return
+	}
+	var items [][]string
+	for _, p := range prefixes {
+		items = append(items, []string{option, p.String()})
 	}
 	switch {
-	case l.sets > 0 && len(items) >= l.sets:
-		l.askSet(a, ipset.Addresses(l.family, cidrs), map[string]string{"-s": "src", "-d": "dst"}[option], negated)
 	case len(items) == 1 && strings.HasSuffix(items[0][1], "/0"):
 		// Every address. xtables keeps no condition for it.
 		a.never = a.never || negated

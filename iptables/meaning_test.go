@@ -847,6 +847,14 @@ func machinesOf(rs ruleset.Ruleset, o Options) (map[ruleset.Family]*machine, err
 	return all, nil
 }
 
+// merged are the prefixes of a list, ascending.
+func merged(list ruleset.CIDRs) (all ruleset.CIDRs) {
+	for _, r := range list.Merge() {
+		all = append(all, r.Prefixes()...)
+	}
+	return all
+}
+
 // setsFor are the lists of the rules by the names that sets of them have.
 func setsFor(rs ruleset.Ruleset, f ruleset.Family) map[string]ruleset.Match {
 	all := map[string]ruleset.Match{}
@@ -859,10 +867,10 @@ func setsFor(rs ruleset.Ruleset, f ruleset.Family) map[string]ruleset.Match {
 				switch m := any(m).(type) {
 				case ruleset.Src:
 					of := ruleset.CIDRs(m).Of(f)
-					all[ipset.Addresses(f, of).Name()] = ruleset.Dst(of)
+					all[ipset.Addresses(f, merged(of)).Name()] = ruleset.Dst(of)
 				case ruleset.Dst:
 					of := ruleset.CIDRs(m).Of(f)
-					all[ipset.Addresses(f, of).Name()] = ruleset.Dst(of)
+					all[ipset.Addresses(f, merged(of)).Name()] = ruleset.Dst(of)
 				case ruleset.SrcPort:
 					all[ipset.OfPorts(ruleset.Ports(m)).Name()] = ruleset.DstPort(m)
 				case ruleset.DstPort:

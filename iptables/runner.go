@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
+	"sync"
 	"time"
 
 	"github.com/mesh-intercept/intercept/internal/gvisor"
@@ -143,23 +143,24 @@ func (r *Runner) compileForm(rs ruleset.Ruleset, sets int) (map[ruleset.Family]p
 	return want, nil
 }
 
-// forms lowers rs in each form that it can have here, the best first: with sets for long lists, if the kernel has sets,
-// and with a rule for each item. A packet meets the same fate in both.
-func (r *Runner) forms(rs ruleset.Ruleset) (all []map[ruleset.Family]program, err error) {
+// A form is what rs can be in the kernel, by family. A packet meets the same fate in each.
+type form = map[ruleset.Family]program
+
+// forms lowers rs in the best form that it can have here: with sets for long lists, if the kernel has sets. plain is then
+// the other one, with a rule for each item, which takes a while: it is nil if the best is that, or if it is too much for
+// rules.
+func (r *Runner) forms(rs ruleset.Ruleset) (best form, plain func() form, err error) {
 	if hasLong(rs, r.o.sets) && r.Sets() == nil {
-		want, err := r.compileForm(rs, r.o.sets)
-		if err != nil {
-			return nil, err
-		}
-		if all = append(all, want); len(want[ruleset.IPv4].sets)+len(want[ruleset.IPv6].sets) == 0 {
-			return all, nil // not as long as it seemed
+		best, err = r.compileForm(rs, r.o.sets)
+		if err != nil || len(best[ruleset.IPv4].sets)+len(best[ruleset.IPv6].sets) > 0 {
+			return best, sync.OnceValue(func() form {
+				plain, _ := r.compile(rs) // what is too much for rules is not in force
+				return plain
+			}), err
 		}
 	}
-	want, err := r.compile(rs)
-	if err != nil && len(all) > 0 {
-		return all, nil // what is too much for rules is not in force
-	}
-	return append(all, want), err
+	best, err = r.compile(rs)
+	return best, func() form { return nil }, err
 }
 
 // Apply makes the kernel's rules those of rs. Each table of each family is one transaction: a packet meets its old
@@ -171,24 +172,22 @@ func (r *Runner) forms(rs ruleset.Ruleset) (all []map[ruleset.Family]program, er
 // An outcome beside an error says what was written all the same: it then did not read as it should, or could not be
 // read before the context ended.
 func (r *Runner) Apply(ctx context.Context, rs ruleset.Ruleset) (outcome ruleset.Outcome, err error) {
-	forms, err := r.forms(rs)
+	best, plain, err := r.forms(rs)
 	if err != nil {
 		return "", err
 	}
-	for i := range forms {
-		outcome, err = r.applyForms(ctx, forms[i:])
-		if outcome != "" || !errors.Is(err, ruleset.ErrUnsupported) {
-			break
-		}
+	outcome, err = r.applyForm(ctx, best, plain)
+	if outcome == "" && errors.Is(err, ruleset.ErrUnsupported) && plain() != nil {
 		// There may be no room for a set, or the program have no match for sets (libxt_set).
+		return r.applyForm(ctx, plain(), func() form { return nil })
 	}
 	return outcome, err
 }
 
-// applyForms applies the first of the forms, if none is in force.
-func (r *Runner) applyForms(ctx context.Context, forms []map[ruleset.Family]program) (ruleset.Outcome, error) {
+// applyForm applies a form, if the other is not in force.
+func (r *Runner) applyForm(ctx context.Context, want form, other func() form) (ruleset.Outcome, error) {
 	for _, f := range families() {
-		if err := r.missing[f]; err != nil && len(forms[0][f].tables) > 0 {
+		if err := r.missing[f]; err != nil && len(want[f].tables) > 0 {
 			return "", fmt.Errorf("%s: %w", f, err)
 		}
 	}
@@ -197,7 +196,7 @@ func (r *Runner) applyForms(ctx context.Context, forms []map[ruleset.Family]prog
 		return "", err
 	}
 	defer s.end()
-	outcome, err := s.apply(ctx, forms)
+	outcome, err := s.apply(ctx, want, other)
 	// Another program, which our lock does not keep out, can have changed what was read before it was written to, or
 	// what was written. What is there then is neither old nor new, and a program that has failed may not do so again.
 	var mixed error
@@ -209,7 +208,7 @@ func (r *Runner) applyForms(ctx context.Context, forms []map[ruleset.Family]prog
 			break
 		}
 		var again ruleset.Outcome
-		again, err = s.apply(ctx, forms)
+		again, err = s.apply(ctx, want, other)
 		outcome = cmp.Or(outcome, again)
 	}
 	if err != nil && mixed != nil && !errors.Is(err, errMixed) && !errors.Is(err, errNotHeld) {
@@ -221,7 +220,7 @@ func (r *Runner) applyForms(ctx context.Context, forms []map[ruleset.Family]prog
 // Check compares the kernel with rs and returns the differences. None: it is as Apply leaves it, here or where there are
 // no sets. It changes nothing. Where there is nothing of ours the error is [ruleset.ErrNotIntercepted].
 func (r *Runner) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Difference, error) {
-	forms, err := r.forms(rs)
+	want, plain, err := r.forms(rs)
 	if err != nil {
 		return nil, err
 	}
@@ -237,16 +236,17 @@ func (r *Runner) Check(ctx context.Context, rs ruleset.Ruleset) ([]ruleset.Diffe
 	if !isAnyOurs(have) {
 		return nil, ruleset.ErrNotIntercepted
 	}
-	want := forms[0]
-	if i := slices.IndexFunc(forms, func(want map[ruleset.Family]program) bool { return isIn(want, have) }); i >= 0 {
-		want = forms[i]
+	if !isIn(want, have) {
+		if other := plain(); other != nil && isIn(other, have) {
+			want = other
+		}
 	}
 	diffs, err := s.setDifferences(want)
 	return append(r.differences(want, have), diffs...), err
 }
 
 // isIn reports whether every table of the programs is there, to go by the fingerprints.
-func isIn(want map[ruleset.Family]program, have map[ruleset.Family]listing) bool {
+func isIn(want form, have map[ruleset.Family]listing) bool {
 	for f, p := range want {
 		for _, t := range p.tables {
 			if !have[f].table(t.name).has(t.chains[len(t.chains)-1].name) {

@@ -77,16 +77,14 @@ func (s *session) end() {
 	}
 }
 
-func (s *session) apply(ctx context.Context, forms []map[ruleset.Family]program) (ruleset.Outcome, error) {
+func (s *session) apply(ctx context.Context, want form, other func() form) (ruleset.Outcome, error) {
 	before, err := s.readOurs(ctx)
 	if err != nil {
 		return "", err
 	}
-	want := forms[0]
-	for _, form := range forms[1:] {
-		if transition(before[ruleset.IPv4], form[ruleset.IPv4], s.o)+
-			transition(before[ruleset.IPv6], form[ruleset.IPv6], s.o) == "" {
-			want = form // written where there were no sets, or by hand
+	if isAnyOurs(before) && !isIn(want, before) {
+		if plain := other(); plain != nil && isIn(plain, before) && len(s.differences(plain, before)) == 0 {
+			want = plain // written where there were no sets, or by hand
 		}
 	}
 	others, err := s.askedByOthers(before)

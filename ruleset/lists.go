@@ -160,16 +160,24 @@ func (r AddrRange) String() string {
 	if r.First == r.Last {
 		return r.First.String()
 	}
-	// If it is a CIDR, then one as long as what both ends have in common.
-	p := netip.PrefixFrom(r.First, commonBits(r.First, r.Last))
-	if p == p.Masked() && lastAddr(p) == r.Last {
+	if p, is := r.prefix(); is {
 		return p.String()
 	}
 	return r.First.String() + "-" + r.Last.String()
 }
 
+// prefix returns the prefix that holds the same addresses, if there is one: it is as long as what both ends have in
+// common.
+func (r AddrRange) prefix() (p netip.Prefix, is bool) {
+	p = netip.PrefixFrom(r.First, commonBits(r.First, r.Last))
+	return p, p == p.Masked() && lastAddr(p) == r.Last
+}
+
 // Prefixes returns the fewest prefixes that hold the same addresses.
 func (r AddrRange) Prefixes() CIDRs {
+	if p, is := r.prefix(); is {
+		return CIDRs{p}
+	}
 	var prefixes CIDRs
 	for first := r.First; first.IsValid() && first.Compare(r.Last) <= 0; {
 		p := netip.PrefixFrom(first, first.BitLen())

@@ -12,6 +12,8 @@ func renderVerb() verb {
 		Also: []string{"print", "preview", "generate", "export", "save"},
 		More: "The text is for people and for nft -f; with --backend iptables, -nft or -legacy, for\n" +
 			"iptables-restore --noflush. Routes that go with them are commands of ip in comments.\n" +
+			"With iptables a list is a rule for each item, so that it takes no other program to\n" +
+			"load. apply makes sets of long lists where the kernel has them; check takes either.\n" +
 			"With -o mermaid, dot or svg it is a picture: the chains in the order in which packets meet\n" +
 			"them, their rules, and the proxy's ports.",
 		Flags:   func() []cli.Flag { return append(configFlags(), backendFlags()...) },

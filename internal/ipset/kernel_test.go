@@ -79,7 +79,7 @@ func TestMake(t *testing.T) {
 		}
 		all = append(all, OfPorts(ruleset.AllPorts()),
 			Addresses(ruleset.IPv4, ruleset.CIDRs{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("192.0.2.1/32")}),
-			Addresses(ruleset.IPv6, ruleset.CIDRs{netip.MustParsePrefix("8000::/1"), netip.MustParsePrefix("::1/128")}))
+			Addresses(ruleset.IPv6, ruleset.CIDRs{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("8000::/1")}))
 		var names []string
 		for _, s := range all {
 			for i, want := range []bool{true, false} {
@@ -210,16 +210,16 @@ func TestOtherType(t *testing.T) {
 	})
 }
 
-// TestNames: names are short enough for the kernel, tell contents apart, and do not depend on the order.
+// TestNames: names are short enough for the kernel, tell contents apart, and those of ports do not depend on the order.
 func TestNames(t *testing.T) {
 	a, b := nets(ruleset.IPv6, 50), nets(ruleset.IPv6, 51)
 	if x, y := Addresses(ruleset.IPv6, a), Addresses(ruleset.IPv6, b); x.name == y.name {
 		t.Error(x.name)
 	}
-	x := Addresses(ruleset.IPv6, b)
-	slices.Reverse(b)
-	if y := Addresses(ruleset.IPv6, b); x.name != y.name {
-		t.Errorf("%s and %s", x.name, y.name)
+	x, p := Addresses(ruleset.IPv6, b), ports(9)
+	slices.Reverse(p)
+	if a, b := OfPorts(ports(9)), OfPorts(p); a.name != b.name {
+		t.Errorf("%s and %s", a.name, b.name)
 	}
 	const most = 31 // IPSET_MAXNAMELEN, less the final zero
 	for _, name := range []string{x.name, OfPorts(ports(3)).name} {

@@ -20,24 +20,22 @@ import (
 type Set struct {
 	name   string
 	family ruleset.Family // 0: of ports
-	nets   []netip.Prefix // ascending; none holds another
+	nets   ruleset.CIDRs  // ascending; none holds another
 	ports  ruleset.Ports  // ascending
 }
 
 // Prefix begins the names of all sets of ours, and of chains of ours.
 const Prefix = "MESH_"
 
-// Addresses returns the set of a list of networks of a family, which is not every address: the kernel's sets of networks
-// (hash:net) have no /0.
-func Addresses(f ruleset.Family, cidrs ruleset.CIDRs) Set {
-	s := Set{family: f}
-	for _, r := range cidrs.Merge() {
-		s.nets = append(s.nets, r.Prefixes()...)
-	}
+// Addresses returns the set of a list of networks of a family, ascending, of which none holds another. It is not every
+// address: the kernel's sets of networks (hash:net) have no /0.
+func Addresses(f ruleset.Family, nets ruleset.CIDRs) Set {
+	s := Set{family: f, nets: nets}
 	sum := fnv.New64a()
+	var b []byte
 	for _, p := range s.nets {
-		b, _ := p.MarshalBinary() // which never fails
-		_, _ = sum.Write(b)       // nor does a hash.Hash
+		b, _ = p.AppendBinary(b[:0]) // which never fails
+		_, _ = sum.Write(b)          // nor does a hash.Hash
 	}
 	s.name = Prefix + f.String() + "_" + hex.EncodeToString(sum.Sum(nil))
 	return s
