@@ -82,7 +82,7 @@ func (c Config) backstopOutput(r rejections) (rules []Rule, chains []Chain) {
 	}
 	add(rule("B2.lo", "inside the pod", []Match{leavingByLo}, Return{}))
 	add(in("B2", "", c.excludedOutInterfaces(Return{}))...)
-	add(rule("B5.stream", "goes on with a connection", []Match{Proto{TCP}}, Goto{Chain: ChainBackstopStream}))
+	add(uncounted(rule("B5.stream", "goes on with a connection", []Match{Proto{TCP}}, Goto{Chain: ChainBackstopStream})))
 	chains = append(chains, c.backstopStream()...)
 	if c.Outbound.OtherProtocols == TreatmentReject {
 		if len(r.output) == 0 {
@@ -211,6 +211,11 @@ func (c Config) backstopStream() []Chain {
 	}
 	rules, chains := c.sent(scopeStream, c.repliesOfTProxy(), rest, ChainBackstopStreamIncluded, FilterChain,
 		"O1", "O2", "O6")
+	for i, r := range rules {
+		if r.ID.Line() == "O4" {
+			rules[i] = uncounted(r)
+		}
+	}
 	return append(chains,
 		Chain{Name: ChainBackstopUnowned, Rules: c.unowned()},
 		Chain{Name: ChainBackstopStream, Rules: rules})
