@@ -1,6 +1,9 @@
 package intercept
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A Meaning is what it means for a packet or a connection that the rule of some line of the policy decides about it.
 type Meaning string
@@ -55,7 +58,8 @@ func MeaningOf(id RuleID, rejects bool) Meaning {
 	}
 	switch line {
 	case "I7", "O14":
-		if detail == "known" || detail == "reply" || detail == "mark" || detail == "keep" {
+		detail, _, _ = strings.Cut(detail, ".")
+		if slices.Contains([]string{"known", "divert", "client", "reply", "mark", "keep"}, detail) {
 			return meaningOnItsWay // of a connection that was counted before
 		}
 	}

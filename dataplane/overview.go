@@ -204,6 +204,10 @@ func (p Port) has(s sockets.Socket) bool {
 func meanings(counters []ruleset.Counter, rules map[ruleset.RuleID]ruleset.Rule) []Count {
 	sums := map[intercept.Meaning]Count{}
 	for _, c := range counters {
+		_, goesOn := rules[c.Rule].Target.(ruleset.Goto)
+		if goesOn {
+			continue // the rule that decides counts the packet, too
+		}
 		_, rejects := rules[c.Rule].Target.(ruleset.Reject)
 		_, drops := rules[c.Rule].Target.(ruleset.Drop)
 		m := intercept.MeaningOf(c.Rule, rejects || drops)
