@@ -104,12 +104,12 @@ func Read(s Sources) (Result, error) {
 	}
 	l := decode.Over(defaults)
 	if s.Data != nil {
-		doc, err := yamldoc.Parse(s.Data)
+		doc, err := yamldoc.ParseLong(s.Data)
 		l.Document("data", doc, err)
 	}
 	if s.File != "" {
 		data, err := yamldoc.ReadFile(s.File, nil)
-		doc, parseErr := yamldoc.Parse(data)
+		doc, parseErr := yamldoc.ParseLong(data)
 		if err == nil {
 			err = parseErr
 		}

@@ -4,6 +4,7 @@
 package infile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,7 @@ func read(path string, most int64, within time.Duration) ([]byte, error) {
 		}
 	}
 	// One more than the limit tells a file that is too long from one that fits.
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	data, err := readAll(f, most+1)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("%s: %w: %d bytes came within %v", path, ErrStalled, len(data), within)
@@ -59,6 +60,16 @@ func read(path string, most int64, within time.Duration) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNoWriter)
 	}
 	return data, nil
+}
+
+// readAll is [io.ReadAll] of at most so many bytes, into one piece of the size that the file says that it has.
+func readAll(f *os.File, most int64) ([]byte, error) {
+	var b bytes.Buffer
+	if info, err := f.Stat(); err == nil {
+		b.Grow(int(min(max(info.Size(), 0), most)) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(io.LimitReader(f, most))
+	return b.Bytes(), err
 }
 
 // open opens a file without waiting for anybody. It looks first: to open a device

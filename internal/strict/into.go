@@ -168,36 +168,47 @@ func (d *decoder) textList(path string, n Node, v reflect.Value) {
 		return
 	case Null, List:
 	}
-	texts := make([]string, len(n.Items))
-	for i, item := range n.Items {
+	size := 0
+	for item := range n.each() {
+		size += len(item.Text) + 1
+	}
+	var texts strings.Builder
+	texts.Grow(size)
+	i := 0
+	for item := range n.each() {
 		var err error
-		texts[i] = Tidy(item.Text)
+		text := Tidy(item.Text)
 		switch {
 		case item.Kind == Null:
 			err = errors.New("no value; remove the item")
 		case item.Kind != Scalar:
 			err = fmt.Errorf("%s where one value belongs", item.Kind)
-		case strings.ContainsAny(texts[i], ",\n"):
+		case strings.ContainsAny(text, ",\n"):
 			err = fmt.Errorf("%q: write one item an entry", Clip(item.Text))
 		}
 		if err != nil {
 			d.fail(fmt.Sprintf("%s[%d]", path, i), item.Line, err)
 			return
 		}
+		if i > 0 {
+			texts.WriteByte(',')
+		}
+		texts.WriteString(text)
+		i++
 	}
-	if len(texts) == 0 {
+	if n.isEmpty() {
 		v.SetZero()
 		return
 	}
 	fresh := reflect.New(v.Type())
-	err := SetText(fresh.Interface(), strings.Join(texts, ","))
+	err := SetText(fresh.Interface(), texts.String())
 	if err == nil {
 		v.Set(fresh.Elem())
 		return
 	}
 	// Which items are they, and on which lines?
 	found := false
-	for _, item := range n.Items {
+	for item := range n.each() {
 		if err := SetText(fresh.Interface(), item.Text); err != nil {
 			found = true
 			d.fail(path, item.Line, err)
@@ -213,12 +224,13 @@ func (d *decoder) list(path string, n Node, v reflect.Value) {
 		d.fail(path, n.Line, fmt.Errorf("%s where a list belongs: write [%s]", n.Kind, Clip(n.Text)))
 		return
 	}
-	if len(n.Items) == 0 {
+	if n.isEmpty() {
 		v.SetZero()
 		return
 	}
-	fresh := reflect.MakeSlice(v.Type(), len(n.Items), len(n.Items))
-	for i, item := range n.Items {
+	items := slices.Collect(n.each())
+	fresh := reflect.MakeSlice(v.Type(), len(items), len(items))
+	for i, item := range items {
 		d.value(fmt.Sprintf("%s[%d]", path, i), item, fresh.Index(i))
 	}
 	v.Set(fresh)

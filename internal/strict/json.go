@@ -6,10 +6,29 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // MaxDepth is how deep a document may be nested: more than a configuration needs.
 const MaxDepth = 16
+
+// maxValues is how many values a document can have.
+const maxValues = 2 * MaxItems
+
+func tooMany() error { return fmt.Errorf("there are over %d values", maxValues) }
+
+// Bounded refuses a document that may have more values than there can be, before anything is made of them. before are
+// texts of which one stands before each value, and another may stand behind it.
+func Bounded(data []byte, before ...string) error {
+	count := 0
+	for _, b := range before {
+		count += bytes.Count(data, []byte(b))
+	}
+	if count > 2*maxValues {
+		return &Error{Err: tooMany()}
+	}
+	return nil
+}
 
 // ParseJSON reads one JSON document. A field that is there twice is an error,
 // and so is what follows the document. What is written on one line has no line
@@ -29,15 +48,21 @@ func ParseJSONFrom(data []byte, line int) (Node, error) { return ParseJSONWithin
 
 // ParseJSONWithin is [ParseJSONFrom] of a document that may be nested so deep.
 func ParseJSONWithin(data []byte, line, depth int) (Node, error) {
+	return withFlats(data, line).whole(depth)
+}
+
+// ParseLongJSON is [ParseJSON] for who reads [Node.Long].
+func ParseLongJSON(data []byte) (Node, error) {
+	p := withFlats(data, firstLine(data))
+	p.long = true
+	return p.whole(MaxDepth)
+}
+
+func withFlats(data []byte, line int) *parser {
 	p := newParser(data, line)
-	n, err := p.node("", depth)
-	if err != nil {
-		return Node{}, err
-	}
-	if _, err := p.d.Token(); !errors.Is(err, io.EOF) {
-		return Node{}, p.fail(errors.New("more after the end of the JSON"))
-	}
-	return n, p.errs.Err()
+	p.flats = flats(data, false)
+	p.d = decoderOf(&withoutFlats{data: data, flats: p.flats})
+	return p
 }
 
 // Member is one field of a JSON object whose value has not been looked at.
@@ -86,12 +111,32 @@ type parser struct {
 	// seen is how many bytes the line at has been counted up to. Lines are not
 	// counted if that is 0.
 	seen, at int
+	// flats are the flat arrays that have not come yet.
+	flats []flat
+	long  bool // they become Node.Long
+	count int  // of values
 }
 
 func newParser(data []byte, line int) *parser {
-	d := json.NewDecoder(bytes.NewReader(data))
+	return &parser{data: data, at: line, d: decoderOf(bytes.NewReader(data))}
+}
+
+func decoderOf(r io.Reader) *json.Decoder {
+	d := json.NewDecoder(r)
 	d.UseNumber()
-	return &parser{data: data, d: d, at: line}
+	return d
+}
+
+// whole reads the one value that there is.
+func (p *parser) whole(depth int) (Node, error) {
+	n, err := p.node("", depth)
+	if err != nil {
+		return Node{}, err
+	}
+	if _, err := p.d.Token(); !errors.Is(err, io.EOF) {
+		return Node{}, p.fail(errors.New("more after the end of the JSON"))
+	}
+	return n, p.errs.Err()
 }
 
 // line is where the token ends that was read last.
@@ -111,6 +156,9 @@ func (p *parser) node(path string, depth int) (Node, error) {
 		return Node{}, p.malformed(err)
 	}
 	line := p.line()
+	if p.count++; p.count > maxValues {
+		return Node{}, p.fail(tooMany())
+	}
 	switch t := token.(type) {
 	case nil:
 		return Node{Line: line}, nil
@@ -127,6 +175,14 @@ func (p *parser) node(path string, depth int) (Node, error) {
 	n := Node{Kind: List, Line: line}
 	if token == json.Delim('{') {
 		n, err = p.mapping(path, line, depth)
+	} else if at := int(p.d.InputOffset()) - 1; len(p.flats) > 0 && p.flats[0].begin == at {
+		if p.count += p.flats[0].count; p.count > maxValues {
+			return Node{}, p.fail(tooMany())
+		}
+		if n.Long = p.flats[0].items(p.data, line); !p.long {
+			n.Items, n.Long = slices.AppendSeq(make([]Node, 0, p.flats[0].count), n.Long), nil
+		}
+		p.flats = p.flats[1:]
 	} else {
 		for p.d.More() {
 			var item Node

@@ -2,26 +2,41 @@ package strict
 
 import (
 	"fmt"
+	"iter"
 	"strings"
+	"sync"
 )
+
+// MaxItems is how many items a list can have, and a document values: more than any kernel takes rules for, and few
+// enough that what is made of them fits in memory.
+const MaxItems = 1_000_000
 
 // ParseList reads the text form of a list: items that commas or lines separate
 // ([Tidy]), "none" for an empty list and "*" for all. all gives the meaning of that; where it is
 // nil, "*" is an item like others. what is the word for one item. Bad items are
 // reported all at once.
 func ParseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (E, error)) (L, error) {
-	switch s = oneLine(Tidy(s), ","); {
-	case s == "":
-		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
-	case s == "none":
-		return nil, nil
-	case s == "*" && all != nil:
-		return all(), nil
+	count, first := 0, ""
+	for item := range items(s, ',') {
+		if count++; count == 1 {
+			first = item
+		}
 	}
-	list := make(L, 0, 1+strings.Count(s, ","))
+	switch {
+	case count == 0:
+		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
+	case count == 1 && first == "none":
+		return nil, nil
+	case count == 1 && first == "*" && all != nil:
+		return all(), nil
+	case count > MaxItems:
+		return nil, fmt.Errorf("a list of %d items: there can be %d", count, MaxItems)
+	}
+	list := make(L, 0, count)
 	var errs Errors
-	for item := range strings.SplitSeq(s, ",") {
-		e, err := parseItem(strings.TrimSpace(item), what, s, all != nil, parse)
+	whole := sync.OnceValue(func() string { return Clip(oneLine(Tidy(s), ",")) })
+	for item := range items(s, ',') {
+		e, err := parseItem(item, what, whole, all != nil, parse)
 		if err != nil {
 			errs.Add(err)
 			continue
@@ -34,29 +49,74 @@ func ParseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (
 	return list, nil
 }
 
-func parseItem[E any](item, what, of string, hasAll bool, parse func(string) (E, error)) (e E, err error) {
+// items yields the items of a list as [oneLine] would separate them in its tidy text ([Tidy]).
+func items(text string, separator byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		begun, ended := false, false // there was a line; the last one ended with a separator
+		for line := range strings.SplitSeq(text, "\n") {
+			line = tidyLine(line)
+			if line == "" {
+				continue
+			}
+			if begun && !ended && line[0] == separator {
+				if line = line[1:]; line == "" {
+					ended = true
+					continue
+				}
+			}
+			begun, ended = true, line[len(line)-1] == separator
+			if ended {
+				line = line[:len(line)-1]
+			}
+			for more := true; more; {
+				at := strings.IndexByte(line, separator)
+				item := line
+				if more = at >= 0; more {
+					item, line = line[:at], line[at+1:]
+				}
+				if !yield(strings.TrimSpace(item)) {
+					return
+				}
+			}
+		}
+		if ended {
+			yield("")
+		}
+	}
+}
+
+func parseItem[E any](item, what string, of func() string, hasAll bool, parse func(string) (E, error)) (e E, err error) {
 	switch {
 	case item == "":
-		return e, fmt.Errorf("empty item in %q; remove the extra comma", Clip(of))
+		return e, fmt.Errorf("empty item in %q; remove the extra comma", of())
 	case item == "*" && hasAll:
-		return e, fmt.Errorf(`"*" in %q: it means all and stands alone`, Clip(of))
+		return e, fmt.Errorf(`"*" in %q: it means all and stands alone`, of())
 	case item == "none":
-		return e, fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, Clip(of))
+		return e, fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, of())
 	case strings.HasPrefix(item, "-"):
 		return e, fmt.Errorf("%q looks like a flag, not like one %s", Clip(item), what)
 	}
-	if words := strings.FieldsFunc(item, func(r rune) bool { return r == ';' || r == ' ' || r == '\t' }); len(words) > 1 {
+	if parts := wrongly(item); len(parts) > 1 {
 		hint := ""
 		if begin, _, semicolon := strings.Cut(item, ";"); semicolon && what == nameItem {
 			hint = ", or " + Clip(begin) + "* for an interface that has the semicolon in its name"
 		}
 		return e, fmt.Errorf("%q: commas separate the items of a list; write %s%s", Clip(item),
-			Clip(strings.Join(words, ",")), hint)
+			Clip(strings.Join(parts, ",")), hint)
 	}
 	if len(item) > maxItem {
 		return e, fmt.Errorf("%q is too long for one %s", Clip(item), what)
 	}
 	return parse(item)
+}
+
+// wrongly are the parts of an item in which something else than commas separates items.
+func wrongly(item string) []string {
+	const others = "; \t"
+	if !strings.ContainsAny(item, others) {
+		return nil
+	}
+	return strings.FieldsFunc(item, func(r rune) bool { return strings.ContainsRune(others, r) })
 }
 
 // nameItem is the word for an item that is the name of an interface, which can have a semicolon.

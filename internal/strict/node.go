@@ -2,6 +2,8 @@ package strict
 
 import (
 	"fmt"
+	"iter"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -28,7 +30,21 @@ type Node struct {
 	Line   int
 	Items  []Node
 	Fields []Field
+	// Long yields the items of a list that is too long for each to be a Node for long; Items has none then. Only who asks
+	// for it gets it, as from [ParseLongJSON]. Nil: the items are Items.
+	Long iter.Seq[Node]
 }
+
+// each yields the items.
+func (n Node) each() iter.Seq[Node] {
+	if n.Long != nil {
+		return n.Long
+	}
+	return slices.Values(n.Items)
+}
+
+// isEmpty reports whether a list has no items.
+func (n Node) isEmpty() bool { return n.Long == nil && len(n.Items) == 0 }
 
 // Field is one field of a mapping.
 type Field struct {
@@ -56,8 +72,12 @@ func (n Node) At(path string) Node {
 			return n
 		}
 		n = n.Value(name)
-		if i, err := strconv.Atoi(strings.TrimSuffix(index, "]")); err == nil && i < len(n.Items) {
-			n = n.Items[i]
+		i, err := strconv.Atoi(strings.TrimSuffix(index, "]"))
+		for item := range n.each() {
+			if i--; err == nil && i < 0 {
+				n = item
+				break
+			}
 		}
 	}
 	return n
@@ -76,7 +96,7 @@ func (n Node) Quote() string {
 	switch {
 	case n.Kind == Null:
 		return "null"
-	case n.Kind == List && len(n.Items) == 0:
+	case n.Kind == List && n.isEmpty():
 		return "[]"
 	case n.Kind != Scalar:
 		return string(n.Kind)

@@ -2,6 +2,7 @@ package strict
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -19,7 +20,9 @@ func SetText(target any, text string) error {
 		*s = text
 		return nil
 	}
-	text = Tidy(text)
+	if v := reflect.TypeOf(target); v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Slice {
+		text = Tidy(text) // a list can be long, and who reads it passes over the rest
+	}
 	switch t := target.(type) {
 	case interface{ Set(string) error }: // port ranges, lists, marks
 		return t.Set(text)
@@ -66,6 +69,43 @@ func SetText(target any, text string) error {
 	return fmt.Errorf("cannot be set: no text form of a %T is known", target)
 }
 
+// SetLines is [SetText] of a list that is a file of its own. Its errors name the lines, and are of type [*Error].
+func SetLines(target any, text string) error {
+	err := SetText(target, text)
+	if err == nil {
+		return nil
+	}
+	if Tidy(text) == "" {
+		return &Error{Err: errors.New(`there is nothing in it; write "none" for an empty list`)}
+	}
+	// Which lines are they? Those that are only counted are not looked for.
+	all := Flatten(err)
+	var named []error
+	line := 0
+	for one := range strings.SplitSeq(text, "\n") {
+		line++
+		if len(named) == len(all) || len(named) == Most {
+			break
+		}
+		// What separates items may stand at the end of a line, or at the beginning.
+		if one = strings.Trim(tidyLine(one), ",; \t"); one == "" {
+			continue
+		}
+		for _, e := range Flatten(SetText(reflect.New(reflect.TypeOf(target).Elem()).Interface(), one)) {
+			named = append(named, &Error{Line: line, Err: e})
+		}
+	}
+	if len(named) == 0 {
+		return err
+	}
+	var errs Errors
+	errs.Add(named...)
+	if left := all[len(all)-1]; len(all) > Most {
+		errs.Add(left)
+	}
+	return errs.Err()
+}
+
 // Tidy leaves out of a text what means nothing where it stands on several lines,
 // as a block of YAML does: white space around a line, empty lines, and comments,
 // which begin with a # at the beginning of a line or behind white space.
@@ -75,16 +115,21 @@ func Tidy(text string) string {
 	}
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
-		for at := 0; at < len(line); at++ {
-			if line[at] == '#' && (at == 0 || line[at-1] == ' ' || line[at-1] == '\t') {
-				line = line[:at]
-			}
-		}
-		if line = strings.TrimSpace(line); line != "" {
+		if line = tidyLine(line); line != "" {
 			lines = append(lines, line)
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// tidyLine is a line without comment and without white space around it.
+func tidyLine(line string) string {
+	for at := strings.IndexByte(line, '#'); at >= 0 && at < len(line); at++ {
+		if line[at] == '#' && (at == 0 || line[at-1] == ' ' || line[at-1] == '\t') {
+			line = line[:at]
+		}
+	}
+	return strings.TrimSpace(line)
 }
 
 // oneLine makes one line of a tidy text: the end of a line separates items as the
@@ -157,7 +202,8 @@ func setList[E any](list *[]E, what, text string, parse func(string) (E, error))
 // setRules reads structs that have a text form, separated by semicolons.
 func setRules(list reflect.Value, text string) error {
 	list.SetZero()
-	if strings.TrimSpace(text) == "none" {
+	text = Tidy(text)
+	if text == "none" {
 		return nil
 	}
 	var errs Errors

@@ -8,8 +8,8 @@ import (
 	"github.com/mesh-intercept/intercept/internal/infile"
 )
 
-// MaxFile is more than any configuration needs: 100,000 CIDRs take half of it.
-const MaxFile = 4 << 20
+// MaxFile is more than any configuration needs: a million CIDRs take half of it.
+const MaxFile = 64 << 20
 
 // pipeTime is how long a FIFO is read whose writer does not come to an end.
 const pipeTime = 5 * time.Second

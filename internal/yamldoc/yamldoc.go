@@ -52,6 +52,9 @@ func Document(data []byte) (strict.Node, error) {
 
 // parseYAML reads one YAML document. With none there is io.EOF.
 func parseYAML(data []byte) (strict.Node, error) {
+	if err := bounded(data); err != nil {
+		return strict.Node{}, err
+	}
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	root, err := decode(d)
 	if err != nil {
@@ -71,6 +74,9 @@ func parseYAML(data []byte) (strict.Node, error) {
 	}
 	return n, c.errs.Err()
 }
+
+// bounded refuses a document of which the library would make too much.
+func bounded(data []byte) error { return strict.Bounded(data, "\n", ",", "- ", ": ", "[", "{") }
 
 // decode parses the next document. The parser panics on some malformed input
 // that it does not foresee; that is an error like others.
@@ -142,6 +148,9 @@ type converter struct {
 	errs strict.Errors // fields that are there twice
 	// copied is how many nodes aliases have stood for.
 	copied, inAlias int
+	// cuts are what has been left out of lists, and mended is how many of them are back.
+	cuts   []cut
+	mended int
 }
 
 // maxCopied is more than a file needs that repeats its lists by aliases. Ten
@@ -164,6 +173,9 @@ func (c *converter) node(path string, y *yaml.Node, depth int) (strict.Node, err
 	n := strict.Node{Line: y.Line}
 	switch y.Kind {
 	case yaml.AliasNode:
+		if len(c.cuts) > 0 {
+			return n, errNotShort // a list that is there twice would be mended once
+		}
 		if depth == 0 { // it may be inside what it stands for
 			return fail("nested too deep")
 		}
@@ -188,7 +200,7 @@ func (c *converter) node(path string, y *yaml.Node, depth int) (strict.Node, err
 				return n, err
 			}
 		}
-		return n, nil
+		return c.mend(y, n), nil
 	case yaml.MappingNode:
 		if depth == 0 {
 			return fail("nested too deep")
