@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // manyProxies is more IDs than a proxy has. A wider list has apps' in it.
@@ -17,8 +18,7 @@ func Lint(c Config) []string {
 	o := c.Outbound
 
 	for _, f := range c.families() {
-		included, excluded := o.IncludeCIDRs.Of(f), o.ExcludeCIDRs.Of(f)
-		if len(included) > 0 && covers(excluded, included) {
+		if included := o.IncludeCIDRs.Of(f); len(included) > 0 && covers(o.ExcludeCIDRs, included) {
 			say("outbound.excludeCIDRs excludes everything of %s that outbound.includeCIDRs includes: no connection of it is "+
 				"captured", f)
 		}
@@ -114,13 +114,15 @@ func (c Config) lintDirections() (warn []string) {
 	return warn
 }
 
-// covers reports whether every address of inner is in outer.
+// covers reports whether every address of inner, which has one, is in outer.
 func covers(outer, inner CIDRs) bool {
+	if !outer.Contains(inner[0].Addr()) {
+		return false // as mostly, and a long list need not be sorted for it
+	}
 	ranges := outer.Merge()
 	return !slices.ContainsFunc(inner.Merge(), func(in AddrRange) bool {
-		return !slices.ContainsFunc(ranges, func(r AddrRange) bool {
-			return r.First.Compare(in.First) <= 0 && in.Last.Compare(r.Last) <= 0
-		})
+		i := sort.Search(len(ranges), func(i int) bool { return in.Last.Compare(ranges[i].Last) <= 0 })
+		return i == len(ranges) || ranges[i].First.Compare(in.First) > 0
 	})
 }
 

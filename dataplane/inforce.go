@@ -56,7 +56,7 @@ const maxKept = 4096
 func (p Pod) note(c intercept.Config, now time.Time) (string, error) {
 	k := kept{At: now.UTC().Format(noteTime), By: p.By, Jumps: p.IPTables.Jumps, Set: map[string]string{}, From: map[string]string{}}
 	left := maxKept
-	settings := decode.Settings(c, false)
+	settings := decode.Settings(decode.Clipped(c, maxKept), false) // a list of so many items is too long by itself
 	slices.SortStableFunc(settings, func(a, b decode.Setting) int { return len(a.Text) - len(b.Text) })
 	for _, s := range settings {
 		if len(s.Text) > left {

@@ -168,10 +168,6 @@ func (s set) byteOrder() uint32 {
 	return bigEndian
 }
 
-// maxElements is the room for a message's list of elements: an attribute's
-// length has 16 bits, and the list is one.
-const maxElements = 1<<16 - 1024
-
 func (b *batch) addSet(family nftables.TableFamily, table string, s set, id uint32) {
 	typ := s.key.datatype()
 	b.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
@@ -195,55 +191,10 @@ func (b *batch) deleteSet(family nftables.TableFamily, table, name string) {
 	b.add(unix.NFT_MSG_DELSET, 0, family, text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, name))
 }
 
-// addElements adds the elements of a set that is there, or that the batch adds: more then has its number.
-func (b *batch) addElements(family nftables.TableFamily, table string, s set, more ...netlink.Attribute) {
-	var list []netlink.Attribute
-	size := 0
-	flush := func() {
-		if len(list) > 0 {
-			attrs := []netlink.Attribute{
-				text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, s.name),
-				b.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list...),
-			}
-			b.add(unix.NFT_MSG_NEWSETELEM, netlink.Create, family, append(attrs, more...)...)
-		}
-		list, size = nil, 0
-	}
-	for _, e := range s.elements() {
-		attrs := e.attributes(b)
-		if s.timeout > 0 {
-			attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_ELEM_TIMEOUT,
-				Data: binary.BigEndian.AppendUint64(nil, uint64(s.timeout.Milliseconds()))})
-		}
-		elem := b.nested(unix.NFTA_LIST_ELEM, attrs...)
-		if size += unix.NLA_HDRLEN + len(elem.Data); size > maxElements {
-			flush()
-			size = unix.NLA_HDRLEN + len(elem.Data)
-		}
-		list = append(list, elem)
-	}
-	flush()
-}
-
 // emptySet takes all elements out of a set, if there are any.
 func (b *batch) emptySet(family nftables.TableFamily, table, name string) {
 	b.add(unix.NFT_MSG_DELSETELEM, 0, family,
 		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, name))
-}
-
-func (e element) attributes(b *batch) []netlink.Attribute {
-	attrs := make([]netlink.Attribute, 0, 3)
-	if e.end {
-		attrs = append(attrs, number(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
-	}
-	attrs = append(attrs, b.nested(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: e.key}))
-	if e.open {
-		// For nft(8), which would else expect an end.
-		attrs = append(attrs, netlink.Attribute{Type: unix.NFTA_SET_ELEM_USERDATA,
-			Data: userdata.AppendUint32(nil, userdata.NFTNL_UDATA_SET_ELEM_FLAGS,
-				userdata.NFTNL_UDATA_SET_ELEM_F_INTERVAL_OPEN)})
-	}
-	return attrs
 }
 
 func (b *batch) addRule(family nftables.TableFamily, table, chain string, r rule) {

@@ -81,7 +81,7 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		if s.key.isOfOneMoment() {
 			continue
 		}
-		if want := canonicalElements(s.elements()); !slices.Equal(ks.elements, want) {
+		if want := s.elements(); !ks.elements.equal(want) {
 			add("set "+s.name, "%s", elementsProblem(want, ks.elements))
 		}
 	}
@@ -168,16 +168,8 @@ func (c chain) ruleDifferences(kernel []kernelRule) []ruleset.Difference {
 	return rulediff.Chain(c.name, want, have)
 }
 
-func elementsProblem(want, have []string) string {
-	count := func(a, b []string) (n int) {
-		for _, e := range a {
-			if _, found := slices.BinarySearch(b, e); !found && strings.HasSuffix(e, "+") {
-				n++
-			}
-		}
-		return n
-	}
-	missing, extra := count(want, have), count(have, want)
+func elementsProblem(want, have elements) string {
+	missing, extra := want.without(have), have.without(want)
 	if missing == 0 && extra == 0 {
 		return "its ranges end elsewhere"
 	}

@@ -273,7 +273,7 @@ func (conn *Conn) replace(prog program, old state, generation uint32) error {
 			if err != nil {
 				return orChanged(err)
 			}
-			if !s.isOfType(there[at]) || !slices.Equal(elements, canonicalElements(s.elements())) { // somebody has changed it
+			if !s.isOfType(there[at]) || !elements.equal(s.elements()) { // somebody has changed it
 				kept[s.name] = false
 				sets = append(sets, s)
 			}
@@ -485,7 +485,7 @@ func (conn *Conn) olderInForce() (all []ruleset.Tuple, err error) {
 		sets, err := conn.sets(t.family, Table)
 		for _, s := range sets {
 			if err == nil && (strings.HasPrefix(s.name, keyTuple4.prefix()) || strings.HasPrefix(s.name, keyTuple6.prefix())) {
-				err = conn.eachKey(t.family, Table, s.name, func(key []byte) {
+				err = conn.eachElement(t.family, Table, s.name, func(key []byte, _ bool) {
 					if tuple, ok := tupleOf(key); ok {
 						all = append(all, tuple)
 					}

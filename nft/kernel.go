@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -54,7 +53,7 @@ type kernelSet struct {
 	key      uint32 // number of the type, as nft(8) has it
 	flags    uint32
 	more     bool     // it does something for each element, such as to count or to limit
-	elements []string // sorted
+	elements elements // sorted
 }
 
 type kernelRule struct {
@@ -301,58 +300,6 @@ func (conn *Conn) loadTable(t *kernelTable) (err error) {
 		}
 	}
 	return nil
-}
-
-// elements reads the elements of a set, as canonicalElements writes ours.
-func (conn *Conn) elements(family nftables.TableFamily, set string) ([]string, error) {
-	var keys []string
-	err := conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
-		text(unix.NFTA_SET_ELEM_LIST_TABLE, Table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
-	}, func(_ nftables.TableFamily, message []byte) error {
-		for typ, list := range attributes(message) {
-			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				continue
-			}
-			for _, elem := range attributes(list) {
-				var key []byte
-				end := false
-				for typ, data := range attributes(elem) {
-					switch typ {
-					case unix.NFTA_SET_ELEM_KEY:
-						for _, key = range attributes(data) {
-						}
-					case unix.NFTA_SET_ELEM_FLAGS:
-						end = len(data) == 4 && binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
-					}
-				}
-				keys = appendElement(keys, key, end)
-			}
-		}
-		return nil
-	})
-	slices.Sort(keys)
-	return keys, err
-}
-
-func canonicalElements(elems []element) []string {
-	keys := make([]string, 0, len(elems))
-	for _, e := range elems {
-		keys = appendElement(keys, e.key, e.end)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-// appendElement leaves out the end mark that nft(8) puts before the first
-// range: it excludes nothing.
-func appendElement(keys []string, key []byte, end bool) []string {
-	switch {
-	case !end:
-		return append(keys, string(key)+"+")
-	case len(bytes.Trim(key, "\x00")) > 0:
-		return append(keys, string(key)+"-")
-	}
-	return keys
 }
 
 // rules reads all rules of our table of one family, by chain.

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -37,17 +36,8 @@ type table struct {
 	chains   []chain
 	older    []ruleset.Tuple // what the sets of tuples hold
 	settling ruleset.Settling
+	lists    lists
 }
-
-// set holds the items of one list: inclusive ranges of keys in network byte order.
-type set struct {
-	name    string
-	key     keyType
-	ranges  []keyRange
-	timeout time.Duration // after which they are out of the set again; zero: they stay
-}
-
-type keyRange struct{ first, last []byte }
 
 type chain struct {
 	name     string
@@ -198,7 +188,7 @@ func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 		}
 		prog = append(prog, t)
 	}
-	return prog, nil
+	return prog, prog.fits(bufferSize)
 }
 
 // keep lowers a note to rules that no packet meets. It belongs neither to the fingerprint nor to what is compared.
@@ -247,13 +237,10 @@ func fingerprint(t table) string {
 	_, _ = io.WriteString(h, t.render()) // a hash.Hash never fails
 	for _, s := range sets {
 		if s.key.isOfOneMoment() {
-			s.ranges = nil
+			s.ranges = ranges{}
 		}
-		_, _ = fmt.Fprintf(h, "%s %d", s.name, len(s.ranges))
-		for _, r := range s.ranges {
-			_, _ = h.Write(r.first)
-			_, _ = h.Write(r.last)
-		}
+		_, _ = fmt.Fprintf(h, "%s %d", s.name, s.ranges.len())
+		_, _ = h.Write(s.ranges.bytes)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
@@ -306,11 +293,11 @@ func states() map[uint32]string {
 func stateName(key []byte) string { return states()[binary.NativeEndian.Uint32(key)] }
 
 // stateKeys are the states of the packets whose connections count as older for a time.
-func stateKeys(s ruleset.Settling) (keys []keyRange) {
+func stateKeys(s ruleset.Settling) (keys ranges) {
 	for _, state := range slices.Sorted(maps.Keys(states())) {
 		if s.For > 0 && (!s.Tracked || state == expr.CtStateBitESTABLISHED) {
 			key := binary.NativeEndian.AppendUint32(nil, state)
-			keys = append(keys, keyRange{key, key})
+			keys.add(key, key)
 		}
 	}
 	return keys
@@ -329,7 +316,7 @@ func nfproto(f ruleset.Family) stmt {
 }
 
 func (t *table) lowerFor(c *chain, r ruleset.Rule, f ruleset.Family, guard ...stmt) error {
-	r, ok := r.For(f)
+	r, ok := t.lists.family(r, f).For(f)
 	if !ok {
 		return nil
 	}
@@ -372,9 +359,9 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 	}
 	switch m := m.(type) {
 	case ruleset.Proto:
-		var keys []keyRange
+		var keys ranges
 		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
-			keys = append(keys, keyRange{[]byte{byte(p)}, []byte{byte(p)}})
+			keys.add([]byte{byte(p)}, []byte{byte(p)})
 		}
 		return t.compare("meta l4proto", meta(expr.MetaKeyL4PROTO), keyProto, keys, negated), nil
 	case ruleset.SrcPort:
@@ -523,14 +510,14 @@ func register(n uint32) uint32 {
 }
 
 // tupleKeys returns the keys of the tuples of one family.
-func tupleKeys(tuples []ruleset.Tuple, f ruleset.Family) (keys []keyRange) {
+func tupleKeys(tuples []ruleset.Tuple, f ruleset.Family) (keys ranges) {
 	end := func(key []byte, a netip.AddrPort) []byte {
 		return append(binary.BigEndian.AppendUint16(append(key, a.Addr().AsSlice()...), a.Port()), 0, 0)
 	}
 	for _, tuple := range tuples {
 		if ruleset.FamilyOf(tuple.Src.Addr()) == f {
 			key := end(end(nil, tuple.Src), tuple.Dst)
-			keys = append(keys, keyRange{key, key})
+			keys.add(key, key)
 		}
 	}
 	return keys
@@ -571,7 +558,7 @@ func network(offset, length uint32) []expr.Any {
 // compare asks whether what load leaves in register 1 is one of keys: a
 // comparison for one key, and a set, whose cost does not grow with the list,
 // for more.
-func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRange, negated bool) stmt {
+func (t *table) compare(what string, load []expr.Any, key keyType, keys ranges, negated bool) stmt {
 	op, _ := equality(negated)
 	text := func(value string) string {
 		if negated {
@@ -579,34 +566,34 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRan
 		}
 		return what + " " + value
 	}
-	single := len(keys) == 1 && slices.Equal(keys[0].first, keys[0].last)
+	single, one := keys.isOne(), keys.at(0)
 	if key == keyUID || key == keyGID {
 		// IDs are loaded in host byte order, in which ranges do not sort.
 		if single {
-			host := binaryutil.NativeEndian.PutUint32(binary.BigEndian.Uint32(keys[0].first))
-			return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
+			host := binaryutil.NativeEndian.PutUint32(binary.BigEndian.Uint32(one.first))
+			return stmt{text(key.text(one)), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
 		}
 		load = append(load, &expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4})
 	}
 	switch {
 	case single:
-		return stmt{text(key.text(keys[0])), append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].first})}
-	case len(keys) > 1 || key == keyIPv4 || key == keyIPv6: // below
-	case bytes.Count(keys[0].first, []byte{0}) == len(keys[0].first):
+		return stmt{text(key.text(one)), append(load, &expr.Cmp{Op: op, Register: 1, Data: one.first})}
+	case keys.len() > 1 || key == keyIPv4 || key == keyIPv6: // below
+	case bytes.Count(one.first, []byte{0}) == len(one.first):
 		// One comparison does, which every version of nft(8) writes the same.
 		word, op := "<= ", expr.CmpOpLte
 		if negated {
 			word, op = "> ", expr.CmpOpGt
 		}
-		return stmt{what + " " + word + key.text(keyRange{keys[0].last, keys[0].last}),
-			append(load, &expr.Cmp{Op: op, Register: 1, Data: keys[0].last})}
+		return stmt{what + " " + word + key.text(keyRange{one.last, one.last}),
+			append(load, &expr.Cmp{Op: op, Register: 1, Data: one.last})}
 	case negated:
-		return stmt{text(key.text(keys[0])), append(load,
-			&expr.Range{Op: op, Register: 1, FromData: keys[0].first, ToData: keys[0].last})}
+		return stmt{text(key.text(one)), append(load,
+			&expr.Range{Op: op, Register: 1, FromData: one.first, ToData: one.last})}
 	default:
-		return stmt{text(key.text(keys[0])), append(load,
-			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: keys[0].first},
-			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: keys[0].last})}
+		return stmt{text(key.text(one)), append(load,
+			&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: one.first},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: one.last})}
 	}
 	name := t.set(key, keys)
 	return stmt{text("@" + name), append(load, &expr.Lookup{SourceRegister: 1, SetName: name, Invert: negated})}
@@ -614,15 +601,13 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys []keyRan
 
 // set returns the name of a set with these keys. Rules that ask for the same
 // keys share it.
-func (t *table) set(key keyType, keys []keyRange) string {
+func (t *table) set(key keyType, keys ranges) string {
 	n := 1
 	for _, s := range t.sets {
 		if s.key != key {
 			continue
 		}
-		if slices.EqualFunc(s.ranges, keys, func(a, b keyRange) bool {
-			return slices.Equal(a.first, b.first) && slices.Equal(a.last, b.last)
-		}) {
+		if s.ranges.equal(keys) {
 			return s.name
 		}
 		n++
@@ -630,7 +615,7 @@ func (t *table) set(key keyType, keys []keyRange) string {
 	name := fmt.Sprintf("%s_%d", key.prefix(), n)
 	if key.isInterval() {
 		// It is put there before the rules that ask it, beside those of the rules that they replace (see write).
-		name = fmt.Sprintf("%s_%016x", key.prefix(), sum(keys))
+		name = fmt.Sprintf("%s_%016x", key.prefix(), keys.sum())
 	}
 	s := set{name: name, key: key, ranges: keys}
 	if key == keySettling {
@@ -640,57 +625,16 @@ func (t *table) set(key keyType, keys []keyRange) string {
 	return name
 }
 
-// sum tells lists of ranges apart.
-func sum(keys []keyRange) uint64 {
-	h := fnv.New64a()
-	for _, r := range keys {
-		_, _ = h.Write(r.first)
-		_, _ = h.Write(r.last)
-	}
-	return h.Sum64()
-}
-
 func (t *table) address(list ruleset.CIDRs, field string, offset4, offset6 uint32, negated bool) (stmt, error) {
-	keys, key, err := addressKeys(list)
-	switch {
-	case err != nil:
-		return stmt{}, err
-	case key == keyIPv4:
-		return t.compare("ip "+field, network(offset4, 4), key, keys, negated), nil
+	first := ruleset.FamilyOf(list[0].Addr())
+	if slices.ContainsFunc(list, func(p netip.Prefix) bool { return ruleset.FamilyOf(p.Addr()) != first }) {
+		return stmt{}, fmt.Errorf("addresses of both families in one rule: %s", list)
 	}
-	return t.compare("ip6 "+field, network(offset6, 16), key, keys, negated), nil
-}
-
-func addressKeys(list ruleset.CIDRs) ([]keyRange, keyType, error) {
-	merged := list.Merge()
-	keys := make([]keyRange, len(merged))
-	for i, r := range merged {
-		keys[i] = keyRange{r.First.AsSlice(), r.Last.AsSlice()}
+	keys := t.lists.addresses(list, first)
+	if first == ruleset.IPv4 {
+		return t.compare("ip "+field, network(offset4, 4), keyIPv4, keys, negated), nil
 	}
-	// Merge puts IPv4 before IPv6.
-	switch first, last := merged[0].First, merged[len(merged)-1].First; {
-	case first.Is4() != last.Is4():
-		return nil, 0, fmt.Errorf("addresses of both families in one rule: %s", list)
-	case first.Is4():
-		return keys, keyIPv4, nil
-	}
-	return keys, keyIPv6, nil
-}
-
-func portKeys(list ruleset.Ports) []keyRange {
-	var keys []keyRange
-	for _, r := range list.Merge() {
-		keys = append(keys, keyRange{be16(r.First), be16(r.Last)})
-	}
-	return keys
-}
-
-func idKeys(list ruleset.IDs) []keyRange {
-	var keys []keyRange
-	for _, r := range list.Merge() {
-		keys = append(keys, keyRange{be32(r.First), be32(r.Last)})
-	}
-	return keys
+	return t.compare("ip6 "+field, network(offset6, 16), keyIPv6, keys, negated), nil
 }
 
 func be16(n uint16) []byte   { return binary.BigEndian.AppendUint16(nil, n) }
@@ -893,40 +837,4 @@ func (t *table) reject(tcp bool) stmt {
 	}
 	return stmt{"reject with icmpx port-unreachable", []expr.Any{
 		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}
-}
-
-// element is one key of a set, or a mark at it.
-type element struct {
-	key  []byte
-	end  bool // the first key that is not in the range before
-	open bool // the range that begins here has no end
-}
-
-// elements returns the set's keys as the kernel takes them: an interval set
-// gets the start of each range and the key after its end, unless there is none.
-func (s set) elements() []element {
-	elems := make([]element, 0, 2*len(s.ranges))
-	for _, r := range s.ranges {
-		if !s.key.isInterval() {
-			elems = append(elems, element{key: r.first})
-			continue
-		}
-		end, ok := increment(r.last)
-		elems = append(elems, element{key: r.first, open: !ok})
-		if ok {
-			elems = append(elems, element{key: end, end: true})
-		}
-	}
-	return elems
-}
-
-// increment returns the key after key. ok is false after the greatest.
-func increment(key []byte) (_ []byte, ok bool) {
-	next := slices.Clone(key)
-	for i := len(next) - 1; i >= 0; i-- {
-		if next[i]++; next[i] != 0 {
-			return next, true
-		}
-	}
-	return nil, false
 }

@@ -45,13 +45,13 @@ func (t table) render() string {
 		if s.key == keySettling {
 			b.WriteString("\t\tflags timeout\n")
 		}
-		if len(s.ranges) > 0 { // nft(8) reads no empty list
+		if s.ranges.len() > 0 { // nft(8) reads no empty list
 			b.WriteString("\t\telements = { ")
-			for i, r := range s.ranges {
+			for i := range s.ranges.len() {
 				if i > 0 {
 					b.WriteString(", ")
 				}
-				b.WriteString(s.key.text(r))
+				b.WriteString(s.key.text(s.ranges.at(i)))
 				if s.timeout > 0 {
 					fmt.Fprintf(&b, " timeout %dms", s.timeout.Milliseconds())
 				}

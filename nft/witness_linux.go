@@ -75,7 +75,7 @@ func notes(ports ruleset.PortRange) []expr.Any {
 }
 
 func (w *Witness) senders() (all []Sender, err error) {
-	err = w.conn.eachKey(nftables.TableFamilyINet, w.table, witnessSet, func(key []byte) {
+	err = w.conn.eachElement(nftables.TableFamilyINet, w.table, witnessSet, func(key []byte, _ bool) {
 		if len(key) < keyLength {
 			return
 		}
@@ -96,28 +96,4 @@ func (w *Witness) remove() error {
 		err = nil
 	}
 	return explain(err, "remove the table that notes who sends")
-}
-
-// eachKey reads the keys of a set's elements.
-func (conn *Conn) eachKey(family nftables.TableFamily, table, set string, f func([]byte)) error {
-	return conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
-		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
-	}, func(_ nftables.TableFamily, message []byte) error {
-		for typ, list := range attributes(message) {
-			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				continue
-			}
-			for _, elem := range attributes(list) {
-				for typ, data := range attributes(elem) {
-					if typ != unix.NFTA_SET_ELEM_KEY {
-						continue
-					}
-					for _, key := range attributes(data) {
-						f(key)
-					}
-				}
-			}
-		}
-		return nil
-	})
 }

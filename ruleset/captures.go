@@ -196,9 +196,9 @@ func (s *search) divide(f flows, m Match) (yes, no flows) {
 	case DstPort:
 		yes.ports, no.ports = divideBy(s, f.ports, Ports(m).Merge(), cmp.Compare)
 	case Src:
-		yes.src, no.src = divideBy(s, f.src, CIDRs(m).Merge(), netip.Addr.Compare)
+		yes.src, no.src = s.byAddress(f.src, CIDRs(m))
 	case Dst:
-		yes.dst, no.dst = divideBy(s, f.dst, CIDRs(m).Merge(), netip.Addr.Compare)
+		yes.dst, no.dst = s.byAddress(f.dst, CIDRs(m))
 	case UID:
 		if yes.uids, no.uids = divideBy(s, f.uids, IDs(m).Merge(), cmp.Compare); f.packet.Owner == nil {
 			yes, no = flows{}, f
@@ -222,6 +222,17 @@ func (s *search) divide(f flows, m Match) (yes, no flows) {
 		}
 	}
 	return yes, no
+}
+
+// byAddress divides ordered addresses by whether they are in a list. Few are looked for in the list as it is: it can be
+// long.
+func (s *search) byAddress(all []netip.Addr, list CIDRs) (yes, no []netip.Addr) {
+	const few = 16
+	if len(all) > few {
+		return divideBy(s, all, list.Merge(), netip.Addr.Compare)
+	}
+	s.left -= len(all) + len(list)
+	return divide(all, list.Contains)
 }
 
 func (s *search) byInterface(f flows, pattern string, hook Hook) (yes, no []string) {

@@ -25,6 +25,8 @@ func Port(p uint16) PortRange { return PortRange{p, p} }
 // String returns "80" or "8000-8010".
 func (r PortRange) String() string { return rangeString(r.First, r.Last) }
 
+func appendPorts(b []byte, r PortRange) []byte { return appendRange(b, r.First, r.Last) }
+
 // ParsePortRange reads "80" or "8000-8010".
 func ParsePortRange(s string) (PortRange, error) {
 	first, last, err := parseRange(s, 16)
@@ -74,6 +76,8 @@ func ID(id uint32) IDRange { return IDRange{id, id} }
 // String returns "1337" or "1000-1999".
 func (r IDRange) String() string { return rangeString(r.First, r.Last) }
 
+func appendIDs(b []byte, r IDRange) []byte { return appendRange(b, r.First, r.Last) }
+
 // MaxID is the greatest user or group ID. The one above it, 2^32-1, means
 // "no change" to chown(2) and setreuid(2) and is nobody's.
 const MaxID = 1<<32 - 2
@@ -110,10 +114,25 @@ func (c CIDRs) Contains(addr netip.Addr) bool {
 	return slices.ContainsFunc(c, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Of returns the prefixes of one family.
+// Of returns the prefixes of one family. Where those stand together it is a part of the list itself.
 func (c CIDRs) Of(f Family) CIDRs {
-	var out CIDRs
-	for _, p := range c {
+	count, first, last := 0, 0, 0
+	for i, p := range c {
+		if FamilyOf(p.Addr()) == f {
+			if count++; count == 1 {
+				first = i
+			}
+			last = i
+		}
+	}
+	switch count {
+	case 0:
+		return nil
+	case last - first + 1:
+		return c[first : last+1 : last+1]
+	}
+	out := make(CIDRs, 0, count)
+	for _, p := range c[first : last+1] {
 		if FamilyOf(p.Addr()) == f {
 			out = append(out, p)
 		}
@@ -124,13 +143,13 @@ func (c CIDRs) Of(f Family) CIDRs {
 // Merge returns the same ports in ascending ranges that neither overlap nor
 // touch.
 func (p Ports) Merge() Ports {
-	return merge(p, func(r PortRange) (uint16, uint16) { return r.First, r.Last },
+	return merge(slices.Clone(p), func(r PortRange) (uint16, uint16) { return r.First, r.Last },
 		func(a, b uint16) PortRange { return PortRange{a, b} }, nextInt, cmp.Compare)
 }
 
 // Merge returns the same IDs in ascending ranges that neither overlap nor touch.
 func (l IDs) Merge() IDs {
-	return merge(l, func(r IDRange) (uint32, uint32) { return r.First, r.Last },
+	return merge(slices.Clone(l), func(r IDRange) (uint32, uint32) { return r.First, r.Last },
 		func(a, b uint32) IDRange { return IDRange{a, b} }, nextInt, cmp.Compare)
 }
 
@@ -232,18 +251,20 @@ func lastAddr(p netip.Prefix) netip.Addr {
 
 func nextInt[N uint16 | uint32](n N) N { return n + 1 }
 
-// merge sorts ranges and joins those that overlap or touch. next gives the
+// merge sorts the ranges that it is given and joins those that overlap or touch, in their place. next gives the
 // value after one; after the greatest it gives one that is smaller, or invalid.
 func merge[R any, V comparable](ranges []R, ends func(R) (V, V), join func(first, last V) R, next func(V) V,
 	compare func(V, V) int) []R {
-	sorted := slices.Clone(ranges)
-	sort.Slice(sorted, func(i, j int) bool {
-		x, _ := ends(sorted[i])
-		y, _ := ends(sorted[j])
+	before := func(i, j int) bool {
+		x, _ := ends(ranges[i])
+		y, _ := ends(ranges[j])
 		return compare(x, y) < 0
-	})
-	out := sorted[:0]
-	for _, r := range sorted {
+	}
+	if !sort.SliceIsSorted(ranges, before) { // most are, and long ones take their time
+		sort.Slice(ranges, before)
+	}
+	out := ranges[:0]
+	for _, r := range ranges {
 		if len(out) > 0 {
 			first, last := ends(out[len(out)-1])
 			f, l := ends(r)
@@ -382,11 +403,15 @@ func ValidatePrefix(p netip.Prefix) error {
 }
 
 func rangeString[N uint16 | uint32](first, last N) string {
-	s := strconv.FormatUint(uint64(first), 10)
+	return string(appendRange(nil, first, last))
+}
+
+func appendRange[N uint16 | uint32](b []byte, first, last N) []byte {
+	b = strconv.AppendUint(b, uint64(first), 10)
 	if first != last {
-		s += "-" + strconv.FormatUint(uint64(last), 10)
+		b = strconv.AppendUint(append(b, '-'), uint64(last), 10)
 	}
-	return s
+	return b
 }
 
 // String returns the text form of the list.
@@ -394,38 +419,46 @@ func (p Ports) String() string {
 	if p.All() {
 		return "*"
 	}
-	return listString(p, PortRange.String)
+	return listString(p, appendPorts)
 }
 
 // String returns the text form of the list.
-func (l IDs) String() string { return listString(l, IDRange.String) }
+func (l IDs) String() string { return listString(l, appendIDs) }
 
 // String returns the text form of the list.
 func (c CIDRs) String() string {
 	if len(c) == 2 && c.All() {
 		return "*"
 	}
-	return listString(c, prefixString)
+	return listString(c, appendPrefix)
 }
 
 // prefixString writes a single address without its prefix length, if it can be
 // read like that.
-func prefixString(p netip.Prefix) string {
+func prefixString(p netip.Prefix) string { return string(appendPrefix(nil, p)) }
+
+func appendPrefix(b []byte, p netip.Prefix) []byte {
 	if p.IsSingleIP() && networkBits(p.Addr()) == p.Bits() {
-		return p.Addr().String()
+		return p.Addr().AppendTo(b)
 	}
-	return p.String()
+	return p.AppendTo(b)
 }
 
-func listString[E any](list []E, str func(E) string) string {
+func listString[E any](list []E, appendTo func([]byte, E) []byte) string {
 	if len(list) == 0 {
 		return "none"
 	}
-	s := make([]string, len(list))
+	var b []byte
 	for i, e := range list {
-		s[i] = str(e)
+		if i > 0 {
+			b = append(b, ',')
+		}
+		if cap(b)-len(b) < 64 { // more than an item takes
+			b = slices.Grow(b, len(b)+64)
+		}
+		b = appendTo(b, e)
 	}
-	return strings.Join(s, ",")
+	return string(b)
 }
 
 // Set makes the list a flag value (flag.Value).

@@ -32,8 +32,19 @@ func Settings(c intercept.Config, all bool) []Setting {
 	return out
 }
 
+// Clipped is a configuration of whose lists only so many items are left.
+func Clipped(c intercept.Config, most int) intercept.Config {
+	for _, f := range Fields() {
+		if f.IsList() {
+			list := fieldOf(&c, f.Path)
+			list.Set(list.Slice(0, min(most, list.Len())))
+		}
+	}
+	return c
+}
+
 func fieldText(c *intercept.Config, path string) string {
-	return strict.Text(strict.Lookup(reflect.ValueOf(c).Elem(), path).Interface())
+	return strict.Text(fieldOf(c, path).Interface())
 }
 
 // Arg is the setting on a command line.
