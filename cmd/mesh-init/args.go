@@ -14,6 +14,8 @@ type setting struct {
 	source string
 	text   string
 	given  bool
+	// texts are those that are joined in text. Nil: it is no flag that was given.
+	texts []string
 }
 
 // inputs is what the command line and the environment say, before any of it
@@ -32,7 +34,7 @@ func gather(all func() []cli.Flag, line cli.Line, environ []string) inputs {
 	in := inputs{flags: line.Flags, args: line.Args, notes: line.Notes, errs: line.Errs}
 	var fromArgs []setting
 	for _, g := range line.Given {
-		fromArgs = append(fromArgs, setting{g.Flag, g.Source, g.Text, true})
+		fromArgs = append(fromArgs, setting{g.Flag, g.Source, g.Text, true, g.Texts})
 	}
 	in.readEnv(all, environ, fromArgs)
 	in.given = append(in.given, fromArgs...)
@@ -100,6 +102,6 @@ func (in *inputs) readEnv(all func() []cli.Flag, environ []string, fromArgs []se
 			in.errs = append(in.errs, fmt.Errorf("%s: %w", v.Name, err))
 			continue
 		}
-		in.given = append(in.given, setting{f, v.Name, text, true})
+		in.given = append(in.given, setting{f, v.Name, text, true, nil})
 	}
 }

@@ -54,6 +54,7 @@ const (
 	patchOutput = "patch" // a value of outputFlag
 
 	serversField = "dns.servers"
+	longestField = "outbound.excludeCIDRs" // the list that can be long
 )
 
 // row is a flag that sets no field of the configuration.
@@ -75,6 +76,9 @@ func configFlags() []cli.Flag {
 	var all []cli.Flag
 	for _, f := range decode.Fields() {
 		flag := cli.Flag{Field: f}
+		if f.Path == longestField { // of flags alone: an annotation names no file
+			flag.Usage += ";\n@FILE: those in a file, one a line, # for comments, as for\neach flag with a list; @- for standard input"
+		}
 		for _, name := range f.Deprecated {
 			flag.Old = append(flag.Old, cli.OldName{Name: name})
 		}

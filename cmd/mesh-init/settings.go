@@ -192,12 +192,26 @@ func (in inputs) configuration(values map[string]setting, errs []error, stdin io
 			if name == "-" {
 				name = "standard input"
 			}
-			doc, err := yamldoc.Parse(data)
+			doc, err := yamldoc.ParseLong(data)
 			layers.Document(name, doc, err)
 		}
 	}
+	taken := values[configFlag].text == "-"
+	list := func(path string) ([]byte, error) {
+		if path == "-" && taken {
+			return nil, errors.New("standard input can be read once, and is read already")
+		}
+		taken = taken || path == "-"
+		return yamldoc.ReadFile(path, stdin)
+	}
 	for _, s := range in.given {
-		if s.Path != "" {
+		switch {
+		case s.Path == "":
+		case s.inFiles():
+			pieces, err := s.pieces(list)
+			layers.Unreadable(s.source, s.Path, err)
+			layers.List(s.Field, pieces)
+		default:
 			layers.Text(s.source, s.Field, s.text)
 		}
 	}
@@ -237,6 +251,32 @@ func (in inputs) configurations(values map[string]setting, errs []error, stdin i
 		errs = []error{err}
 	}
 	return all[0], all[1], errors.Join(errs...)
+}
+
+// fileMark begins the name of a file that has a list.
+const fileMark = "@"
+
+// inFiles reports whether any of the texts of a list's flag names a file. A variable names none.
+func (s setting) inFiles() bool {
+	return s.IsList() && slices.ContainsFunc(s.texts, func(text string) bool { return strings.HasPrefix(text, fileMark) })
+}
+
+// pieces are the texts of a list's flag, those of files read.
+func (s setting) pieces(read func(path string) ([]byte, error)) (all []decode.Piece, err error) {
+	for _, text := range s.texts {
+		path, is := strings.CutPrefix(text, fileMark)
+		if !is {
+			all = append(all, decode.Piece{Source: s.source, Text: text})
+			continue
+		}
+		data, failed := read(path)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			continue
+		}
+		all = append(all, decode.Piece{Source: s.source + " " + text, Text: string(data), Lines: true})
+	}
+	return all, err
 }
 
 func resolvers(path string) ([]netip.Addr, error) {

@@ -32,6 +32,8 @@ type Given struct {
 	// Source is where: "--dns", or the name of an environment variable.
 	Source string
 	Text   string
+	// Texts are those that are joined in Text, of a flag that can be given again.
+	Texts []string
 }
 
 // Text returns the value that a flag was given, or the one that holds otherwise.
@@ -228,7 +230,7 @@ func (r *reader) finish() {
 		case f.Name == helpName:
 			r.help = given[0] == "true"
 		default:
-			r.Given = append(r.Given, Given{f, source, v.String()})
+			r.Given = append(r.Given, Given{f, source, v.String(), given})
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // unreadable is the error of a value that could not be read. Its text begins
@@ -31,6 +32,9 @@ func Split(err error) (source string, rest error) {
 		return "", err
 	}
 	if e, ok := errors.AsType[*unreadable](err); ok && e.alone {
+		if field.Line > 0 {
+			return field.Source, &strict.Error{Line: field.Line, Err: field.Err}
+		}
 		return field.Source, field.Err
 	}
 	without := *field

@@ -86,14 +86,18 @@ func (l *Layers) Text(source string, f Field, text string) {
 func (l *Layers) Unreadable(source, path string, err error) {
 	for _, e := range strict.Flatten(err) {
 		l.mark(path)
-		l.Errs.Add(&unreadable{&intercept.FieldError{Field: path, Source: source, Err: e}, true})
+		field := &intercept.FieldError{Field: path, Source: source, Err: e}
+		if at, ok := errors.AsType[*strict.Error](e); ok {
+			field.Line, field.Err = at.Line, at.Err
+		}
+		l.Errs.Add(&unreadable{field, true})
 	}
 }
 
 // SetField sets the field of c at a path such as "outbound.excludePorts" from
 // its text form. On error it leaves the field as it is.
 func SetField(c *intercept.Config, path, text string) error {
-	v := strict.Lookup(reflect.ValueOf(c).Elem(), path)
+	v := fieldOf(c, path)
 	fresh := reflect.New(v.Type())
 	if err := strict.SetText(fresh.Interface(), text); err != nil {
 		return err
