@@ -33,6 +33,7 @@ import (
 )
 
 func main() {
+	collectLate()
 	dataplane.TakeUpCapabilities()
 	os.Exit(run(context.Background(), calledAs(os.Args), os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
