@@ -445,6 +445,9 @@ func (conn *Conn) ours() (state, error) {
 }
 
 func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
+	if err := conn.removeTrace(); err != nil {
+		return false, err
+	}
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
 			return removed, err

@@ -61,3 +61,9 @@ func (*Witness) create(ruleset.PortRange) error { return ruleset.ErrNeedsLinux }
 func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }
 
 func (*Witness) remove() error { return ruleset.ErrNeedsLinux }
+
+func (*Tracer) create([]ruleset.Chain) error { return ruleset.ErrNeedsLinux }
+
+func (*Tracer) remove() error { return ruleset.ErrNeedsLinux }
+
+func (*Conn) words(context.Context) (map[Place]Words, error) { return nil, ruleset.ErrNeedsLinux }

@@ -18,6 +18,9 @@ var errNotVerified = errors.New("interception does not work as this configuratio
 // errNotProven reports that nothing failed, and that not all could be tried.
 var errNotProven = errors.New("not all of what this configuration asks is proven")
 
+// errNoPacket reports that there was nothing to trace.
+var errNoPacket = errors.New("no packet of the flow was seen")
+
 // exits is the one table of exit codes.
 func exits() []cli.Exit {
 	exit := func(code int, err error, meaning, remedy string) cli.Exit {
@@ -45,5 +48,7 @@ func exits() []cli.Exit {
 			"verify says why; accept it with --allow-unproven"),
 		exit(20, dataplane.ErrOtherMesh, "refused: rules of another mesh are in the namespace", ""),
 		exit(21, errDiffers, "explain --diff found packets of another fate", ""),
+		exit(22, errNoPacket, "trace saw no packet of the flow in its time",
+			"make the connection while it runs, give it longer with --for, or leave out flags that describe the flow"),
 	)
 }

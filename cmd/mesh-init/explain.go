@@ -17,7 +17,7 @@ import (
 func explainVerb() verb {
 	return verb{cli.Verb{
 		Name: "explain", Does: "say what happens to a packet and why; no privilege needed",
-		Also: []string{"why", "trace", "what", "describe"},
+		Also: []string{"why", "what", "describe"},
 		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
 			"check says whether the two are the same.",
 		Files: "OLD NEW",

@@ -66,6 +66,7 @@ type plane interface {
 	RemoveForeign(ctx context.Context, m beside.Mesh, dryRun bool) (dataplane.Removal, error)
 	Arrive(ctx context.Context, listen, to netip.AddrPort) error
 	Do(ctx context.Context, fn func() error) error
+	Trace(context.Context, dataplane.TraceOptions) (dataplane.TraceSummary, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

@@ -39,8 +39,9 @@ type settings struct {
 	verification verification
 	injection    injection
 	// watch is how often status looks again. Zero: it looks once.
-	watch   time.Duration
-	support supportFlags
+	watch       time.Duration
+	support     supportFlags
+	observation observation
 }
 
 // verification says what verify does beyond trying once.
@@ -136,6 +137,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		s.config, err = in.configuration(values, errs, stdin, s.target.Origins)
 		errs = []error{err}
 	}
+	if in.uses(forFlag) {
+		s.observation, err = observationOf(values)
+		errs = append(errs, err)
+	}
 	if in.uses(filenameFlag) {
 		s.injection = injectionOf(values)
 		if err := s.injection.read(stdin); !slices.ContainsFunc(in.errs, func(e error) bool { // it may be given twice
@@ -144,7 +149,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, err)
 		}
 	}
-	if in.uses(dstFlag) {
+	if in.uses(matrixFlag) {
 		// Whatever is wrong with the packet belongs among the other errors.
 		errs = append(errs, in.explained(s)...)
 		if flows := values[flowsFlag]; flows.given {

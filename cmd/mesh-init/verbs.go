@@ -23,6 +23,7 @@ func verbs() []verb {
 		renderVerb(),
 		explainVerb(),
 		verifyVerb(),
+		traceVerb(),
 		doctorVerb(),
 		supportVerb(),
 		injectVerb(),

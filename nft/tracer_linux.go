@@ -1,0 +1,184 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// tableOwner is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h.
+const tableOwner = 2
+
+func (t *Tracer) create(chains []ruleset.Chain) error {
+	lowered := table{family: nftables.TableFamilyINet}
+	for _, c := range chains {
+		lc := chain{name: c.Name, hook: c.Hook, priority: c.Priority, typ: c.Type}
+		for _, r := range c.Rules {
+			if err := lowered.lower(&lc, r); err != nil {
+				return &ruleset.RuleError{Chain: c.Name, Rule: r.ID, Err: err}
+			}
+		}
+		for i := range lc.rules {
+			r := &lc.rules[i]
+			if r.id == NotTraced {
+				continue
+			}
+			var err error
+			// Before the rule's target, which ends it.
+			r.stmts = slices.Insert(r.stmts, len(r.stmts)-1, stmt{"meta nftrace set 1", []expr.Any{
+				&expr.Immediate{Register: 1, Data: []byte{1}},
+				&expr.Meta{Key: expr.MetaKeyNFTRACE, SourceRegister: true, Register: 1}}})
+			if r.encoded, err = encode(lowered.family, r.stmts); err != nil {
+				return err
+			}
+		}
+		lowered.chains = append(lowered.chains, lc)
+	}
+	// What a killed one has left on an old kernel goes first; it has no owner.
+	if err := t.conn.removeTrace(); err != nil {
+		return err
+	}
+	t.owned = true
+	err := t.add(lowered, tableOwner)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) { // before Linux 5.12
+		t.owned = false
+		err = t.add(lowered, 0)
+	}
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EPERM) && t.conn.othersTrace() {
+		return fmt.Errorf("another mesh-init trace is at work in this namespace (table inet %s): %w", TraceTable,
+			ruleset.ErrLocked)
+	}
+	return explain(err, "make a table that says which packets to trace")
+}
+
+func (t *Tracer) add(lowered table, flags uint32) error {
+	b := &batch{}
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, lowered.family, text(unix.NFTA_TABLE_NAME, TraceTable),
+		number(unix.NFTA_TABLE_FLAGS, flags))
+	for i, s := range lowered.sets {
+		b.addSet(lowered.family, TraceTable, s, uint32(i+1))
+	}
+	for _, c := range lowered.chains {
+		b.addChain(lowered.family, TraceTable, c)
+		for _, r := range c.rules {
+			b.addRule(lowered.family, TraceTable, c.name, r)
+		}
+	}
+	lost, err := t.conn.insist(b)
+	if lost && errors.Is(err, unix.EEXIST) {
+		err = nil
+	}
+	return err
+}
+
+func (t *Tracer) remove() error {
+	b := &batch{}
+	b.deleteTable(nftables.TableFamilyINet, TraceTable)
+	_, err := t.conn.insist(b)
+	if errors.Is(err, unix.ENOENT) { // somebody else has
+		err = nil
+	}
+	return explain(err, "remove the table that says which packets to trace")
+}
+
+// othersTrace reports whether there is a table of a tracer that goes on.
+func (conn *Conn) othersTrace() bool {
+	tables, err := conn.tables(nftables.TableFamilyINet)
+	return err == nil && slices.ContainsFunc(tables, func(t tableHead) bool {
+		return t.name == TraceTable && t.flags&tableOwner != 0
+	})
+}
+
+// removeTrace removes a tracer's table that nobody owns.
+func (conn *Conn) removeTrace() error {
+	tables, err := conn.tables(nftables.TableFamilyINet)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if t.name != TraceTable || t.flags&tableOwner != 0 {
+			continue
+		}
+		b := &batch{}
+		b.deleteTable(t.family, t.name)
+		if _, err := conn.insist(b); err != nil && !errors.Is(err, unix.ENOENT) {
+			return explain(err, "remove what an earlier mesh-init trace has left")
+		}
+	}
+	return nil
+}
+
+func (conn *Conn) words(ctx context.Context) (map[Place]Words, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	all := map[Place]Words{}
+	err := conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(f nftables.TableFamily, message []byte) error {
+		at := Place{Family: uint8(f)}
+		var r beside.Rule
+		rejects := false
+		for typ, data := range attributes(message) {
+			switch typ {
+			case unix.NFTA_RULE_TABLE:
+				at.Table = zeroTerminated(data)
+			case unix.NFTA_RULE_HANDLE:
+				if len(data) == 8 {
+					at.Handle = binary.BigEndian.Uint64(data)
+				}
+			case unix.NFTA_RULE_USERDATA:
+				r.Comment = comment(data)
+			case unix.NFTA_RULE_EXPRESSIONS:
+				readActs(&r, data)
+				rejects = isReject(data)
+			}
+		}
+		w := Words{Comment: r.Comment}
+		for _, a := range r.Acts {
+			w.Does = append(w.Does, string(a))
+		}
+		if r.Else != "" {
+			w.Does = append(w.Does, r.Else)
+		}
+		if rejects {
+			w.Does = append(w.Does, Rejects)
+		}
+		all[at] = w
+		return nil
+	})
+	return all, explain(err, "list the rules")
+}
+
+// isReject reports whether expressions reject, in nft's words or in those of xtables.
+func isReject(list []byte) bool {
+	for _, e := range attributes(list) {
+		var name string
+		var data []byte
+		for typ, d := range attributes(e) {
+			switch typ {
+			case unix.NFTA_EXPR_NAME:
+				name = zeroTerminated(d)
+			case unix.NFTA_EXPR_DATA:
+				data = d
+			}
+		}
+		if name == "reject" {
+			return true
+		}
+		for typ, d := range attributes(data) {
+			if name == "target" && typ == unix.NFTA_TARGET_NAME && zeroTerminated(d) == "REJECT" {
+				return true
+			}
+		}
+	}
+	return false
+}
