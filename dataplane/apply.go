@@ -66,28 +66,32 @@ var errReplaced = errors.New("they have replaced those of an earlier configurati
 // another, and while others do. What another backend of ours had put there is removed. If it fails, or ctx ends, it
 // undoes what it has changed; what it could not undo is said by an [*UndoError].
 func (s *Session) Apply(ctx context.Context, c intercept.Config) (res Result, err error) {
+	return s.applyAs(ctx, s.pod, c)
+}
+
+func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res Result, err error) {
 	want, err := newPlan(c)
 	if err != nil {
 		return res, err
 	}
-	if want.note, err = s.pod.note(c, time.Now()); err != nil {
+	if want.note, err = p.note(c, time.Now()); err != nil {
 		return res, err
 	}
 	err = s.locked(ctx, func() error {
-		if res.Warnings, err = s.space.warnings(c, s.pod); err != nil {
+		if res.Warnings, err = s.space.warnings(c, p); err != nil {
 			return err
 		}
 		chains, unlisted := s.space.allForeign()
 		var replaced []beside.Mesh
-		if !s.pod.BesideOtherMesh {
-			replaced, err = s.pod.replaced(foreignTo(BackendNFT, chains, unlisted), chains, c)
+		if !p.BesideOtherMesh {
+			replaced, err = p.replaced(foreignTo(BackendNFT, chains, unlisted), chains, c)
 			if err != nil {
 				return err
 			}
 		}
 		res.Warnings = append(res.Warnings, resolversInPod(want)...)
 		var done effects
-		res.Choice, res.Outcome, err = s.space.apply(ctx, s.pod, want, &done)
+		res.Choice, res.Outcome, err = s.space.apply(ctx, p, want, &done)
 		if err != nil {
 			return done.undo(err)
 		}

@@ -116,4 +116,3 @@ func (s *space) names(ctx context.Context, legacy bool) (n tracing.Names, err er
 func (p Pod) Trace(ctx context.Context, o TraceOptions) (TraceSummary, error) {
 	return once(ctx, p, func(s *Session) (TraceSummary, error) { return s.Trace(ctx, o) })
 }
-

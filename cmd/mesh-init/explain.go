@@ -42,17 +42,7 @@ func explainVerb() verb {
 }
 
 func explainFlags() []cli.Flag {
-	return append(configFlags(), once(
-		row("from", "app|proxy|outside", groupPacket, "app", "who sends it; outside: it arrives in the pod"),
-		row(dstFlag, "ADDRESS:PORT", groupPacket, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
-		row("src", "ADDRESS[:PORT]", groupPacket, "", "where it comes from"),
-		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol; icmp: an echo request, as ping sends it"),
-		row("uid", "ID", groupPacket, "1000", "the app's user"),
-		row("gid", "ID", groupPacket, "1000", "the app's group"),
-		row("mark", "NUMBER", groupPacket, "0", "the mark of the sender's socket (SO_MARK)"),
-		row("interface", "NAME", groupPacket, "",
-			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"),
-		row("to-self", "", groupPacket, "false", "the destination is the pod's own address"),
+	return append(append(configFlags(), packetRows()...), once(
 		row("state", "new|established|invalid", groupPacket, "new",
 			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
 		row(matrixFlag, "", groupPacket, "false",
@@ -64,6 +54,22 @@ func explainFlags() []cli.Flag {
 			"the smallest changes of the configuration that would\nsend this packet to the proxy, or let it go"),
 		diffRow(),
 	)...)
+}
+
+// packetRows are the flags that describe a packet, to explain or to trace. The defaults are those of a packet to explain.
+func packetRows() []cli.Flag {
+	return once(
+		row("from", "app|proxy|outside", groupPacket, "app", "who sends it; outside: it arrives in the pod"),
+		row(dstFlag, "ADDRESS:PORT", groupPacket, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
+		row("src", "ADDRESS[:PORT]", groupPacket, "", "where it comes from"),
+		row("proto", "tcp|udp|icmp", groupPacket, "tcp", "its protocol; icmp: an echo request, as ping sends it"),
+		row("uid", "ID", groupPacket, "1000", "the app's user"),
+		row("gid", "ID", groupPacket, "1000", "the app's group"),
+		row("mark", "NUMBER", groupPacket, "0", "the mark of the sender's socket (SO_MARK)"),
+		row("interface", "NAME", groupPacket, "",
+			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"),
+		row("to-self", "", groupPacket, "false", "the destination is the pod's own address"),
+	)
 }
 
 // A question is a flag of explain that asks for something else than what becomes of one packet.

@@ -11,7 +11,7 @@ import (
 const (
 	groupSource decode.Group = "Configuration file"
 	groupWhere  decode.Group = "Where and how"
-	groupPacket decode.Group = "The packet to explain"
+	groupPacket decode.Group = "The packet to explain; to trace, what is not given can be any"
 )
 
 // The flags that the code itself has to name.

@@ -67,6 +67,7 @@ type plane interface {
 	Arrive(ctx context.Context, listen, to netip.AddrPort) error
 	Do(ctx context.Context, fn func() error) error
 	Trace(context.Context, dataplane.TraceOptions) (dataplane.TraceSummary, error)
+	Watch(context.Context, dataplane.WatchOptions) (dataplane.WatchSummary, error)
 }
 
 // job is one verb's work: what it is to do, and where its result goes.

@@ -83,6 +83,16 @@ func (k noKernel) RemoveForeign(context.Context, beside.Mesh, bool) (dataplane.R
 	return dataplane.Removal{}, errors.New("unreachable")
 }
 
+func (k noKernel) Trace(context.Context, dataplane.TraceOptions) (dataplane.TraceSummary, error) {
+	k.t.Error("trace reached the kernel")
+	return dataplane.TraceSummary{}, errors.New("unreachable")
+}
+
+func (k noKernel) Watch(context.Context, dataplane.WatchOptions) (dataplane.WatchSummary, error) {
+	k.t.Error("watch reached the kernel")
+	return dataplane.WatchSummary{}, errors.New("unreachable")
+}
+
 func (k noKernel) Arrive(context.Context, netip.AddrPort, netip.AddrPort) error {
 	k.t.Error("a validator reached the kernel")
 	return errors.New("unreachable")
@@ -522,6 +532,12 @@ func (p fakePlane) Apply(context.Context, intercept.Config) (dataplane.Result, e
 }
 func (p fakePlane) Check(context.Context, intercept.Config) ([]intercept.Difference, error) {
 	return p.differences, p.err
+}
+func (p fakePlane) Trace(context.Context, dataplane.TraceOptions) (dataplane.TraceSummary, error) {
+	return dataplane.TraceSummary{}, p.err
+}
+func (p fakePlane) Watch(context.Context, dataplane.WatchOptions) (dataplane.WatchSummary, error) {
+	return dataplane.WatchSummary{}, p.err
 }
 func (p fakePlane) Remove(context.Context) (bool, error) { return p.removed, p.err }
 func (p fakePlane) Status(context.Context) (dataplane.Status, error) {

@@ -26,14 +26,16 @@ import (
 )
 
 const (
-	groupTrace decode.Group = "What to trace"
+	groupTrace decode.Group = "How long and how much to look"
 
 	forFlag   = "for"
 	countFlag = "count"
 	pcapFlag  = "pcap"
 
-	maxFor   = 10 * time.Minute
-	maxCount = 100000
+	defaultFor = 10 * time.Second
+	maxFor     = 10 * time.Minute
+	maxWatch   = 24 * time.Hour
+	maxCount   = 100000
 )
 
 func traceVerb() verb {
@@ -53,22 +55,17 @@ func traceVerb() verb {
 }
 
 func traceFlags() []cli.Flag {
-	return append(netnsFlags(), once(
-		row("from", "app|proxy|outside", groupTrace, "",
-			"app: what the pod sends, less what the proxy does;\nproxy; outside: what arrives in the pod"),
-		row(dstFlag, "ADDRESS[:PORT]", groupTrace, "", "where it goes, as in 10.1.2.3:443 or [fd00::1]:443"),
-		row("src", "ADDRESS[:PORT]", groupTrace, "", "where it comes from"),
-		row("proto", "tcp|udp|icmp", groupTrace, "", "its protocol; tcp if a port is given"),
-		row("uid", "ID", groupTrace, "", "the user whose socket sends it"),
-		row("gid", "ID", groupTrace, "", "the group whose socket sends it"),
-		row("mark", "NUMBER", groupTrace, "", "the mark of the sender's socket (SO_MARK)"),
-		row("interface", "NAME", groupTrace, "", "the one it leaves or arrives by"),
-		row("to-self", "", groupTrace, "false", "it goes to an address of the pod's own"),
-		row(forFlag, "DURATION", groupTrace, "10s", "for how long, at most 10m; Ctrl-C ends it earlier"),
+	return append(append(netnsFlags(), packetRows()...), append(forFlags(), once(
 		row(countFlag, "NUMBER", groupTrace, "100", "how many packets at most"),
 		row(pcapFlag, "FILE", groupTrace, "",
 			"also write the packets' headers there, with comments\nthat name rules and fate (pcapng, as Wireshark reads)"),
-	)...)
+	)...)...)
+}
+
+// forFlags are the flags of verbs that look for a time.
+func forFlags() []cli.Flag {
+	return once(row(forFlag, "DURATION", groupTrace, "",
+		"for how long; trace: 10s if not given, at most 10m;\nwatch: until Ctrl-C, or so long, at most 24h"))
 }
 
 // observation says what to look at, and for how long.
@@ -78,6 +75,7 @@ type observation struct {
 	during time.Duration
 	count  int
 	pcap   string
+	repair bool
 }
 
 // observationOf reads the flags of trace and watch.
@@ -87,19 +85,37 @@ func observationOf(values map[string]setting) (o observation, all error) {
 		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{name}, args...)...))
 	}
 	text := func(name string) string { return values[name].text }
-	var err error
-	if o.during, err = time.ParseDuration(text(forFlag)); err != nil || o.during <= 0 {
-		fail(forFlag, "%q is not a duration; write one like 30s or 2m", text(forFlag))
-	} else if values[countFlag].Name != "" && o.during > maxFor {
-		fail(forFlag, "%s is longer than 10m", o.during)
+	_, traces := values[countFlag]
+	if o.during = maxWatch; traces {
+		o.during = defaultFor
 	}
-	if _, is := values[countFlag]; !is {
+	var err error
+	if text(forFlag) != "" {
+		o.during, err = time.ParseDuration(text(forFlag))
+	}
+	switch {
+	case err != nil || o.during <= 0:
+		fail(forFlag, "%q is not a duration; write one like 30s or 2m", text(forFlag))
+	case traces && o.during > maxFor:
+		fail(forFlag, "%s is longer than 10m; take a shorter time", text(forFlag))
+	case o.during > maxWatch:
+		fail(forFlag, "%s is longer than 24h; take a shorter time", text(forFlag))
+	}
+	if !traces {
+		o.repair = text(repairFlag) == "true"
 		return o, errors.Join(errs...)
 	}
 	if o.count, err = strconv.Atoi(text(countFlag)); err != nil || o.count < 1 || o.count > maxCount {
 		fail(countFlag, "%q is not a number from 1 to %d", text(countFlag), maxCount)
 	}
-	o.pcap, o.from, o.flow.Interface = text(pcapFlag), text("from"), text("interface")
+	o.pcap = text(pcapFlag)
+	text = func(name string) string { // what is not given is any; the defaults are those of a packet to explain
+		if !values[name].given {
+			return ""
+		}
+		return values[name].text
+	}
+	o.from, o.flow.Interface = text("from"), text("interface")
 	if o.flow.Interface != "" {
 		if err := ruleset.ValidateInterface(o.flow.Interface); err != nil {
 			fail("interface", "%w", err)
@@ -279,7 +295,7 @@ func (j job) tell(v any, text func() string) error {
 		b.WriteString(text())
 	}
 	if err == nil {
-		_, err = j.live.Write(b.Bytes())
+		err = j.now(b.String())
 	}
 	if err != nil {
 		return fmt.Errorf("the result could not be written: %w", err)

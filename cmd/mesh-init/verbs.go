@@ -24,6 +24,7 @@ func verbs() []verb {
 		explainVerb(),
 		verifyVerb(),
 		traceVerb(),
+		watchVerb(),
 		doctorVerb(),
 		supportVerb(),
 		injectVerb(),

@@ -93,6 +93,25 @@ type Trace struct {
 	Header Header
 }
 
+// FamilyName is nft's word for a family of tables.
+func FamilyName(f uint8) string {
+	switch f {
+	case 1:
+		return "inet"
+	case 2:
+		return "ip"
+	case 3:
+		return "arp"
+	case 5:
+		return "netdev"
+	case 7:
+		return "bridge"
+	case 10:
+		return "ip6"
+	}
+	return strconv.Itoa(int(f))
+}
+
 // Log is a packet that the legacy xtables have logged since it is traced.
 type Log struct {
 	Table, Chain string
@@ -203,7 +222,9 @@ type Flow struct {
 }
 
 // Translated reports where the destination has been sent by NAT, and whether it has been.
-func (f Flow) Translated() (to netip.AddrPort, is bool) { return f.Reply.Src, f.Reply.Src != f.Original.Dst }
+func (f Flow) Translated() (to netip.AddrPort, is bool) {
+	return f.Reply.Src, f.Reply.Src != f.Original.Dst
+}
 
 // Rules is a change of nf_tables' rules: one message of those about a transaction, or with By the end of one.
 type Rules struct {

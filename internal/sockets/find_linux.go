@@ -38,6 +38,24 @@ func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, er
 	if gvisor.Here() {
 		return findInProc(p, peer, func(l netip.AddrPort) bool { return l == local })
 	}
+	s, far, ok, err := ask(p, local, peer)
+	// Where the connection has gone the kernel tells of the socket that listens.
+	return s, ok && far == peer, err
+}
+
+// FindSender finds the namespace's socket that sends from an end to a peer, connected or not. ok is false if there is
+// none. Errors are those of [List].
+func FindSender(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
+	if p != ruleset.UDP || gvisor.Here() {
+		return Find(p, local, peer)
+	}
+	// Of UDP the kernel asks for the ends as of a packet that arrives (udp_dump_one in net/ipv4/udp_diag.c).
+	s, _, ok, err = ask(p, peer, local)
+	return s, ok && s.Local.Port() == local.Port(), err
+}
+
+// ask asks for one socket.
+func ask(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, far netip.AddrPort, ok bool, err error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
 	message := make([]byte, 56)
 	message[0], message[1] = unix.AF_INET, uint8(p)
@@ -58,13 +76,12 @@ func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, er
 	replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return s, false, nil
+		return s, far, false, nil
 	case err != nil:
-		return s, false, fmt.Errorf("find a %s socket of the namespace: %w", p, explain(err))
+		return s, far, false, fmt.Errorf("find a %s socket of the namespace: %w", p, explain(err))
 	case len(replies) == 0:
-		return s, false, nil
+		return s, far, false, nil
 	}
-	s, far, err := parse(replies[0])
-	// Where the connection has gone the kernel tells of the socket that listens.
-	return s, err == nil && far == peer, err
+	s, far, err = parse(replies[0])
+	return s, far, err == nil, err
 }

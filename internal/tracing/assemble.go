@@ -131,13 +131,13 @@ type Assembler struct {
 // assembly is a packet that is not complete.
 type assembly struct {
 	Packet
-	same   string
-	id     uint32
-	hooks  []string // at which it was seen to come in
-	first  nfevents.Ends
-	last   nfevents.Ends
-	heard  time.Time
-	after  []Record // what is told after it
+	same  string
+	id    uint32
+	hooks []string // at which it was seen to come in
+	first nfevents.Ends
+	last  nfevents.Ends
+	heard time.Time
+	after []Record // what is told after it
 }
 
 // Add takes an event, and returns what is to be told at once.
@@ -169,10 +169,10 @@ func (a *Assembler) trace(at time.Time, t *nfevents.Trace) (out []Record) {
 		return nil
 	}
 	p.heard = at
-	if marker || t.Kind == nfevents.Return && t.Handle == 0 { // a chain that was called has come to its end
+	if marker || t.Handle == 0 && t.Kind != nfevents.Policy { // a chain that was called has come to its end
 		return out
 	}
-	s := Step{Family: familyName(t.Family), Table: t.Table, Chain: t.Chain, Verdict: t.Verdict.String(), To: t.To,
+	s := Step{Family: nfevents.FamilyName(t.Family), Table: t.Table, Chain: t.Chain, Verdict: t.Verdict.String(), To: t.To,
 		Policy: t.Kind == nfevents.Policy}
 	if t.Kind == nfevents.Return {
 		s.Verdict = nfevents.Returned.String()
@@ -213,7 +213,10 @@ func (a *Assembler) log(at time.Time, l *nfevents.Log) []Record {
 	}
 	if s.Number != 0 {
 		text, known := a.Names.Legacy[place]
-		if !known && l.Kind == nfevents.Rule {
+		switch {
+		case !known && l.Kind == nfevents.Return: // a chain that was called has come to its end
+			return out
+		case !known:
 			a.Unnamed++
 		}
 		s.Rule, s.Reason = ruleset.ParseComment(text.Comment)
@@ -518,24 +521,6 @@ func flagsOf(h nfevents.Header) string {
 		}
 	}
 	return strings.Join(names, ",")
-}
-
-func familyName(f uint8) string {
-	switch f {
-	case 1:
-		return "inet"
-	case 2:
-		return "ip"
-	case 3:
-		return "arp"
-	case 5:
-		return "netdev"
-	case 7:
-		return "bridge"
-	case 10:
-		return "ip6"
-	}
-	return strconv.Itoa(int(f))
 }
 
 func clone(h nfevents.Header) nfevents.Header {

@@ -132,4 +132,3 @@ func (t *Tracer) Run(ctx context.Context, count int, names func() (Names, error)
 		}
 	}
 }
-

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
+
+const (
+	repairFlag = "repair"
+)
+
+func watchVerb() verb {
+	return verb{cli.Verb{
+		Name: "watch", Does: "tell of changed rules and of new connections as they happen",
+		Also: []string{"events", "live", "tail", "observe"},
+		More: "It says who changes rules, whether ours are still as their configuration makes them, and\n" +
+			"where each new connection goes. What goes past the proxy although its sender's connections\n" +
+			"are captured is marked, with the user, the process and the rule.",
+		Flags: func() []cli.Flag {
+			return append(append(kernelFlags(), forFlags()...), once(
+				row(repairFlag, "", groupTrace, "false",
+					"apply the configuration that is kept beside the rules\nagain when they are not as it makes them, removed too"))...)
+		},
+		Examples: `
+  Who changes the rules of this pod, and what goes past the proxy?
+    mesh-init watch -n pid:4711
+  Keep the rules as they are, and log what happens, as lines of JSON:
+    mesh-init watch -n pid:4711 --repair -o json
+`}, job.watch}
+}
+
+// watch tells of events, and at the end how many there were.
+func (j job) watch() error {
+	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, j.observation.during)
+	defer cancel()
+	switch kept, err := j.plane.InForce(ctx); {
+	case errors.Is(err, dataplane.ErrNotKept):
+		j.log.WarnContext(ctx, "it is neither seen whether the rules are as they should be, nor by which rule connections pass",
+			"why", err.Error())
+	case err == nil && len(kept.Omitted) > 0:
+		j.log.WarnContext(ctx, "lists too long to be kept beside the rules are not known: the rules are not compared, nor repaired",
+			"fields", strings.Join(kept.Omitted, ", "))
+	}
+	summary, err := j.plane.Watch(ctx, dataplane.WatchOptions{
+		Repair: j.observation.repair,
+		Tell:   func(r dataplane.WatchRecord) error { return j.tell(r, func() string { return watchText(r, j.style) }) },
+	})
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf("%d connections captured, %d passed, %d of these uncaptured; %d changes of rules", summary.Captured,
+		summary.Passed, summary.Uncaptured, summary.Changes)
+	if summary.Lost > 0 {
+		text += fmt.Sprintf("; %d events were lost", summary.Lost)
+	}
+	j.log.InfoContext(j.ctx, text)
+	switch summary.State {
+	case "drifted", "failed":
+		return errDrifted
+	case "gone":
+		return intercept.ErrNotIntercepted
+	}
+	return nil
+}
+
+// watchText says an event in a line, and its details in lines below.
+func watchText(r dataplane.WatchRecord, style cli.Style) string {
+	switch {
+	case r.Rules != nil:
+		text := fmt.Sprintf("%s rules changed by %s (process %d on the node):", r.Rules.At.Format(clock), strict.OneLine(r.Rules.By),
+			r.Rules.PID)
+		for i, t := range r.Rules.Tables {
+			if i > 0 {
+				text += ","
+			}
+			text += " table " + t.Family + " " + strict.OneLine(t.Name)
+			if t.Added+t.Removed > 0 {
+				text += fmt.Sprintf(" (%d rules added, %d removed)", t.Added, t.Removed)
+			}
+		}
+		return text + "\n"
+	case r.State != nil:
+		s := r.State
+		text := s.At.Format(clock) + " our rules: "
+		if s.State == "ok" || s.State == "repaired" {
+			text += style.Good(s.State)
+		} else {
+			text += style.Bad(s.State)
+		}
+		if s.Detail != "" {
+			text += ": " + strict.OneLine(s.Detail)
+		}
+		text += "\n"
+		for _, d := range s.Differences {
+			text += cli.Hang("  ", 2, strict.OneLine(d))
+		}
+		if s.More > 0 {
+			text += fmt.Sprintf("  and %d more\n", s.More)
+		}
+		return text
+	case r.Flow != nil:
+		return flowText(*r.Flow, style)
+	case r.More != nil:
+		return fmt.Sprintf("%s and more connections in the last second: %d captured, %d passed\n", r.More.At.Format(clock),
+			r.More.Captured, r.More.Passed)
+	case r.Lost != nil:
+		return fmt.Sprintf("%s %d events were lost: there were more than could be read\n", r.Lost.At.Format(clock), r.Lost.Events)
+	}
+	return ""
+}
+
+func flowText(f dataplane.WatchFlow, style cli.Style) string {
+	from := endText(f.Src)
+	if f.Sender != nil {
+		from = "user " + strconv.FormatUint(uint64(f.Sender.UID), 10)
+		if f.Sender.PID != 0 {
+			from += fmt.Sprintf(" (%s, process %d)", strict.OneLine(f.Sender.Program), f.Sender.PID)
+		}
+	}
+	text := fmt.Sprintf("%s %s -> %s %s ", f.At.Format(clock), from, endText(f.Dst), strings.ToUpper(f.Protocol.String()))
+	fate := "passed"
+	switch {
+	case f.Captured && f.To.IsValid():
+		fate = "captured by port " + strconv.Itoa(int(f.To.Port()))
+	case f.Captured:
+		fate = "captured, " + f.Fate
+	case f.To.IsValid():
+		fate = "sent to " + f.To.String() + " by another's NAT"
+	}
+	if f.Uncaptured {
+		text += style.Bad(fate)
+	} else {
+		text += fate
+	}
+	switch {
+	case f.Unexpected:
+		text += ", although " + string(f.Rule) + " captures it (" + f.Reason + "): the rules have drifted, another's rule came " +
+			"first, or the connection is older than the rules"
+	case f.Rule != "":
+		text += ": " + string(f.Rule) + " (" + f.Reason + ")"
+	}
+	return text + "\n"
+}

@@ -1,0 +1,22 @@
+package watching
+
+import (
+	"github.com/mesh-intercept/intercept/internal/nfevents"
+	"github.com/mesh-intercept/intercept/internal/sockets"
+)
+
+// senderOf finds whose socket sends so, in the network namespace of the calling thread. withProcess also looks for the
+// process, which takes a walk over /proc.
+func senderOf(e nfevents.Ends, withProcess bool) *Sender {
+	s, ok, err := sockets.FindSender(e.Protocol, e.Src, e.Dst)
+	if err != nil || !ok {
+		return nil
+	}
+	out := &Sender{UID: s.UID, Mark: s.Mark}
+	if withProcess && s.Inode != 0 {
+		if p, found := sockets.Processes(map[uint64]bool{s.Inode: true})[s.Inode]; found {
+			out.PID, out.Program, out.GID = p.PID, p.Name, &p.GID
+		}
+	}
+	return out
+}
