@@ -38,8 +38,8 @@ type settings struct {
 
 	verification verification
 	injection    injection
-	// watch is how often status looks again. Zero: it looks once.
-	watch       time.Duration
+	// every is how often status looks again. Zero: it looks once.
+	every       time.Duration
 	support     supportFlags
 	observation observation
 }
@@ -117,8 +117,8 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		}
 	}
 	if watch := values[watchFlag]; in.uses(watchFlag) {
-		if s.watch, err = time.ParseDuration(watch.text); err != nil || s.watch != 0 && s.watch < 100*time.Millisecond ||
-			s.watch > time.Hour {
+		if s.every, err = time.ParseDuration(watch.text); err != nil || s.every != 0 && s.every < 100*time.Millisecond ||
+			s.every > time.Hour {
 			errs = append(errs, strict.Under(watch.source,
 				fmt.Errorf("%q is not a duration from 100ms to 1h; write one like 2s", watch.text)))
 		}

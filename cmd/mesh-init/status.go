@@ -51,7 +51,7 @@ func statusVerb() verb {
 }
 
 func (j job) status() error {
-	if j.watch > 0 {
+	if j.every > 0 {
 		return j.watchStatus()
 	}
 	o, err := j.plane.Overview(j.ctx)
@@ -232,7 +232,7 @@ func (j job) watchStatus() error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(j.ctx)
-		case <-time.After(j.watch):
+		case <-time.After(j.every):
 		}
 	}
 }

@@ -37,22 +37,26 @@ func watchVerb() verb {
     mesh-init watch -n pid:4711
   Keep the rules as they are, and log what happens, as lines of JSON:
     mesh-init watch -n pid:4711 --repair -o json
-`}, job.watch}
+`}, job.watchNamespace}
 }
 
-// watch tells of events, and at the end how many there were.
-func (j job) watch() error {
+// watchNamespace tells of events, and at the end how many there were.
+func (j job) watchNamespace() error {
 	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, j.observation.during)
 	defer cancel()
-	switch kept, err := j.plane.InForce(ctx); {
+	kept, err := j.plane.InForce(ctx)
+	switch {
 	case errors.Is(err, dataplane.ErrNotKept):
 		j.log.WarnContext(ctx, "it is neither seen whether the rules are as they should be, nor by which rule connections pass",
 			"why", err.Error())
 	case err == nil && len(kept.Omitted) > 0:
 		j.log.WarnContext(ctx, "lists too long to be kept beside the rules are not known: the rules are not compared, nor repaired",
 			"fields", strings.Join(kept.Omitted, ", "))
+	}
+	if err == nil { // it is compared, and repaired, as it was written
+		j.plane = j.on(kept.On(j.target))
 	}
 	summary, err := j.plane.Watch(ctx, dataplane.WatchOptions{
 		Repair: j.observation.repair,
@@ -80,18 +84,14 @@ func (j job) watch() error {
 func watchText(r dataplane.WatchRecord, style cli.Style) string {
 	switch {
 	case r.Rules != nil:
-		text := fmt.Sprintf("%s rules changed by %s (process %d on the node):", r.Rules.At.Format(clock), strict.OneLine(r.Rules.By),
-			r.Rules.PID)
+		tables := make([]string, len(r.Rules.Tables))
 		for i, t := range r.Rules.Tables {
-			if i > 0 {
-				text += ","
-			}
-			text += " table " + t.Family + " " + strict.OneLine(t.Name)
-			if t.Added+t.Removed > 0 {
-				text += fmt.Sprintf(" (%d rules added, %d removed)", t.Added, t.Removed)
+			if tables[i] = t.Family + " " + strict.OneLine(t.Name); t.Added+t.Removed > 0 {
+				tables[i] += fmt.Sprintf(" (%d rules added, %d removed)", t.Added, t.Removed)
 			}
 		}
-		return text + "\n"
+		return fmt.Sprintf("%s rules changed by %s (process %d on the node): table %s\n", r.Rules.At.Format(clock),
+			strict.OneLine(r.Rules.By), r.Rules.PID, strings.Join(tables, ", "))
 	case r.State != nil:
 		s := r.State
 		text := s.At.Format(clock) + " our rules: "
@@ -103,14 +103,14 @@ func watchText(r dataplane.WatchRecord, style cli.Style) string {
 		if s.Detail != "" {
 			text += ": " + strict.OneLine(s.Detail)
 		}
-		text += "\n"
+		lines := []string{text + "\n"}
 		for _, d := range s.Differences {
-			text += cli.Hang("  ", 2, strict.OneLine(d))
+			lines = append(lines, cli.Hang("  ", 2, strict.OneLine(d)))
 		}
 		if s.More > 0 {
-			text += fmt.Sprintf("  and %d more\n", s.More)
+			lines = append(lines, fmt.Sprintf("  and %d more\n", s.More))
 		}
-		return text
+		return strings.Join(lines, "")
 	case r.Flow != nil:
 		return flowText(*r.Flow, style)
 	case r.More != nil:

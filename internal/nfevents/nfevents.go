@@ -359,9 +359,10 @@ func decodeTrace(family uint8, body []byte) *Trace {
 			t.Kind = Kind(number[uint32](data))
 		case 5:
 			for typ, data := range attributes(data) {
-				if typ == 1 {
+				switch typ {
+				case 1:
 					t.Verdict = Verdict(number[uint32](data))
-				} else if typ == 2 {
+				case 2:
 					t.To = text(data)
 				}
 			}

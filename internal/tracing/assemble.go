@@ -447,13 +447,12 @@ func (p Packet) Comment() string {
 	if p.After != nil {
 		text += fmt.Sprintf("; NAT: %s -> %s", p.After.Src, p.After.Dst)
 	}
+	steps := make([]string, len(p.Steps))
 	for i, s := range p.Steps {
-		if i == 0 {
-			text += "; path: "
-		} else {
-			text += " | "
-		}
-		text += s.String()
+		steps[i] = s.String()
+	}
+	if len(steps) > 0 {
+		text += "; path: " + strings.Join(steps, " | ")
 	}
 	return text
 }
