@@ -65,8 +65,13 @@ func (b *lockedBuffer) String() string {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
+	return newHostWith(t, kubeapi.Options{StreamLists: true})
+}
+
+func newHostWith(t *testing.T, o kubeapi.Options) *host {
+	t.Helper()
 	root := t.TempDir()
-	h := &host{root: root, api: kubeapi.New(t, kubeapi.Options{StreamLists: true}), log: &lockedBuffer{}}
+	h := &host{root: root, api: kubeapi.New(t, o), log: &lockedBuffer{}}
 	h.list, h.plugin, h.socket = filepath.Join(root, "net.d", "10-calico.conflist"),
 		filepath.Join(root, "bin", "mesh-cni"), filepath.Join(root, "run", "agent.sock")
 	source, conf := filepath.Join(root, "mesh-cni"), filepath.Join(root, "plugin.json")

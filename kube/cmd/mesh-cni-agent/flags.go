@@ -36,10 +36,11 @@ type settings struct {
 
 // The headings of the help.
 const (
-	groupNode   decode.Group = "The node"
-	groupAPI    decode.Group = "The API server"
-	groupRepair decode.Group = "Running pods"
-	groupEnd    decode.Group = "Start and end"
+	groupNode    decode.Group = "The node"
+	groupAPI     decode.Group = "The API server"
+	groupRepair  decode.Group = "Running pods"
+	groupAnswers decode.Group = "Questions about pods (docs/agent.md)"
+	groupEnd     decode.Group = "Start and end"
 )
 
 func row(name, form string, group decode.Group, initial, usage string) cli.Flag {
@@ -52,7 +53,7 @@ func agentFlags() []cli.Flag {
 	return []cli.Flag{
 		row("cni-conf-dir", "DIR", groupNode, "/etc/cni/net.d", "the node's CNI configuration"),
 		row("cni-bin-dir", "DIR", groupNode, "/opt/cni/bin", "the node's CNI plugins"),
-		row("plugin", "FILE", groupNode, besideUs(), "the plugin to install"),
+		row("plugin", "FILE", groupNode, besideUs(cniconf.PluginType), "the plugin to install"),
 		row("plugin-conf", "FILE", groupNode, "", "fields of the plugin's entry, as JSON (docs/cni.md)"),
 		row("socket", "PATH", groupNode, "/run/mesh-cni/agent.sock",
 			"UNIX socket for the plugin; the node and this pod\nhave to call it the same"),
@@ -73,6 +74,11 @@ func agentFlags() []cli.Flag {
 			"how often running pods are looked at even if nothing\nchanged"),
 
 		row("listen", "ADDRESS", groupEnd, ":9992", "address of /healthz, /readyz and /metrics"),
+		row("answers", "ADDRESS", groupAnswers, "none",
+			"address at which questions about pods are answered over\nHTTPS, as in 127.0.0.1:9993; none: they are not"),
+		row("answer-socket", "PATH", groupAnswers, "none",
+			"UNIX socket at which root is answered; none: it is not"),
+		row("mesh-init", "FILE", groupAnswers, besideUs("mesh-init"), "the program that looks into a pod"),
 		row("startup-taint", "KEY", groupEnd, "",
 			"taint to take off the node once ready; it needs the\nright to patch nodes"),
 		row("keep-on-exit", "", groupEnd, "false", "leave plugin and entry in place at the end, as for\nan upgrade"),
@@ -88,13 +94,13 @@ func outputFlags() []cli.Flag {
 	return []cli.Flag{cli.OutputFlag(cli.OldName{Name: "json", Means: string(cli.JSON)})}
 }
 
-// besideUs is the plugin of the same image.
-func besideUs() string {
+// besideUs is another program of the same image.
+func besideUs(program string) string {
 	self, err := os.Executable()
 	if err != nil {
-		return "/" + cniconf.PluginType
+		return "/" + program
 	}
-	return filepath.Join(filepath.Dir(self), cniconf.PluginType)
+	return filepath.Join(filepath.Dir(self), program)
 }
 
 // settle makes settings of what a verb is given, and reports all that is wrong.
@@ -181,6 +187,16 @@ func settle(line cli.Line, running bool, env []string) (settings, error) {
 		i >= 0 {
 		s.Node = strings.TrimPrefix(env[i], "NODE_NAME=")
 	}
+	if s.AnswerListen = strings.TrimPrefix(text("answers"), "none"); s.AnswerListen != "" {
+		if _, _, err := net.SplitHostPort(s.AnswerListen); err != nil {
+			fail("--answers: %q is not an address and a port, as in 127.0.0.1:9993", s.AnswerListen)
+		}
+	}
+	if s.AnswerSocket = strings.TrimPrefix(text("answer-socket"), "none"); s.AnswerSocket != "" &&
+		!filepath.IsAbs(s.AnswerSocket) {
+		fail("--answer-socket: %q is not an absolute path", s.AnswerSocket)
+	}
+	s.MeshInit = text("mesh-init")
 	if s.Node == "" {
 		fail("--node: empty, and NODE_NAME is not set; write the node's name (fieldRef spec.nodeName)")
 	}

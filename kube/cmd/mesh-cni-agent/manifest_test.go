@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -28,6 +29,7 @@ func TestManifest(t *testing.T) {
 	}
 	var set appsv1.DaemonSet
 	var settings corev1.ConfigMap
+	var rights []string
 	for part := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		var kind struct{ Kind string }
 		if err := yaml.Unmarshal(part, &kind); err != nil {
@@ -45,6 +47,20 @@ func TestManifest(t *testing.T) {
 		if err := yaml.UnmarshalStrict(part, object); err != nil {
 			t.Errorf("%s: %v", kind.Kind, err)
 		}
+		if role, is := object.(*rbacv1.ClusterRole); is {
+			for _, r := range role.Rules {
+				rights = append(rights, fmt.Sprintf("%s: %s of %s in %q", role.Name, r.Verbs, r.Resources, r.APIGroups))
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{
+		`mesh-cni-agent: [list watch] of [pods] in [""]`,
+		`mesh-cni-agent: [create] of [events] in ["events.k8s.io"]`,
+		`mesh-cni-agent: [create] of [tokenreviews] in ["authentication.k8s.io"]`,
+		`mesh-cni-agent: [create] of [subjectaccessreviews] in ["authorization.k8s.io"]`,
+		`kubectl-intercept: [get list create] of [pods/intercept] in [""]`,
+	}, rights); diff != "" {
+		t.Errorf("rights in all namespaces: %s", diff)
 	}
 	container := set.Spec.Template.Spec.Containers[0]
 	conf := filepath.Join(t.TempDir(), "plugin.json")
@@ -62,6 +78,9 @@ func TestManifest(t *testing.T) {
 		}
 		if host, port, err := net.SplitHostPort(s.Listen); err != nil || host != ip || port != "9992" {
 			t.Errorf("listen at %q, %v", s.Listen, err)
+		}
+		if s.AnswerListen != "127.0.0.1:9993" || s.AnswerSocket != "/run/mesh-cni/answers.sock" {
+			t.Errorf("answers at %q and %q", s.AnswerListen, s.AnswerSocket)
 		}
 	}
 	if container.Command[0] != "/mesh-cni-agent" {

@@ -24,7 +24,6 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/agent/metrics"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/probe"
 	"github.com/mesh-intercept/intercept/kube/internal/agent/repair"
-	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
 	"github.com/mesh-intercept/intercept/kube/internal/conflist"
 	"github.com/mesh-intercept/intercept/kube/internal/web"
 	"github.com/mesh-intercept/intercept/podspec"
@@ -41,6 +40,11 @@ type Settings struct {
 	InitNames []string
 	// Listen is the address of health and metrics.
 	Listen string
+	// AnswerSocket is the path of the UNIX socket at which root is answered, and AnswerListen the address at which others are
+	// over HTTPS. Empty: nobody is.
+	AnswerSocket, AnswerListen string
+	// MeshInit is the program that says how it is with a pod.
+	MeshInit string
 	// Taint is the key of a startup taint to take off the node once the agent
 	// is ready. Empty: none.
 	Taint string
@@ -162,6 +166,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	doors, err := a.openDoors(ctx)
+	if err != nil {
+		return errors.Join(err, listener.Close(), socket.Close())
+	}
 	a.log.InfoContext(ctx, "listening", "web", listener.Addr().String(), "socket", a.s.Conf.AgentSocket)
 
 	// Plugins are answered until our entry is out.
@@ -179,6 +187,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return web.ServeSmall(ctx, listener, web.Health(a.Ready, a.metrics.Handler()))
 	})
 	must("socket", func(ctx context.Context) error { return a.serveSocket(ctx, socket) })
+	for _, d := range doors {
+		must("answers", func(ctx context.Context) error {
+			return web.Serve(ctx, d.listener, d.server, web.Limits{Each: d.each, Most: 64, End: 3 * time.Second})
+		})
+	}
 	all.Go(func() { a.pods.Run(last) })
 	all.Go(func() { a.events.Run(last) })
 	all.Go(func() { a.probeLoop(ctx) })
@@ -311,7 +324,7 @@ func (a *Agent) taintLoop(ctx context.Context) {
 // repairLoop looks at the running pods when they are known, when they change,
 // and every now and then.
 func (a *Agent) repairLoop(ctx context.Context) {
-	r := repair.Repairer{Conf: a.s.Conf, Find: repair.FromProc(sandbox.Finder{Proc: a.s.Proc}), DryRun: a.s.DryRun}
+	r := a.repairer()
 	for ctx.Err() == nil {
 		if a.pods.Ready() != nil {
 			wait(ctx, 200*time.Millisecond, nil)

@@ -46,6 +46,8 @@ type Options struct {
 	GoneInStream bool
 	// Objects is whether it keeps objects of every kind, as in objects.go.
 	Objects bool
+	// Reviews answers TokenReviews and SubjectAccessReviews: nil, and nobody may ask for one.
+	Reviews http.Handler
 }
 
 // Stats counts what clients have asked for.
@@ -266,6 +268,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.daemonSet(w, strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/")+"/")
 	case strings.HasPrefix(r.URL.Path, "/api/v1/nodes/"):
 		s.patchNode(w, r)
+	case strings.HasPrefix(r.URL.Path, "/apis/auth") && s.o.Reviews != nil:
+		s.o.Reviews.ServeHTTP(w, r)
 	case s.o.Objects:
 		s.object(w, r)
 	default:

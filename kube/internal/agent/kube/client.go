@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,9 +45,10 @@ type Access struct {
 
 // Client speaks to the API server. It has no more of the API than it uses.
 type Client struct {
-	core, events rest.Interface
-	params       runtime.ParameterCodec
-	timeout      time.Duration // of a single request; watches have none
+	core, events                  rest.Interface
+	authentication, authorization rest.Interface
+	params                        runtime.ParameterCodec
+	timeout                       time.Duration // of a single request; watches have none
 }
 
 // ErrNoServer reports that nobody said where the API server is.
@@ -75,7 +78,8 @@ func NewClient(a Access) (*Client, error) {
 		}
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), eventsv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), eventsv1.AddToScheme(scheme),
+		authenticationv1.AddToScheme(scheme), authorizationv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -87,20 +91,26 @@ func NewClient(a Access) (*Client, error) {
 	// rest's own BearerTokenFile keeps a token for most of a minute even if the
 	// server refuses it. This one reads the file again at once.
 	base.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(a.TokenFile)))
-	group := func(path string, gv schema.GroupVersion) (rest.Interface, error) {
-		c := base
-		c.APIPath, c.GroupVersion = path, &gv
-		return rest.RESTClientFor(&c)
+	c := &Client{params: runtime.NewParameterCodec(scheme), timeout: 15 * time.Second}
+	for _, g := range []struct {
+		client *rest.Interface
+		gv     schema.GroupVersion
+	}{
+		{&c.core, corev1.SchemeGroupVersion}, {&c.events, eventsv1.SchemeGroupVersion},
+		{&c.authentication, authenticationv1.SchemeGroupVersion}, {&c.authorization, authorizationv1.SchemeGroupVersion},
+	} {
+		config := base
+		config.APIPath, config.GroupVersion = "/apis", &g.gv
+		if g.gv.Group == "" {
+			config.APIPath = "/api"
+		}
+		client, err := rest.RESTClientFor(&config)
+		if err != nil {
+			return nil, fmt.Errorf("API server %s: %w", a.Server, err)
+		}
+		*g.client = client
 	}
-	core, err := group("/api", corev1.SchemeGroupVersion)
-	if err != nil {
-		return nil, fmt.Errorf("API server %s: %w", a.Server, err)
-	}
-	events, err := group("/apis", eventsv1.SchemeGroupVersion)
-	if err != nil {
-		return nil, fmt.Errorf("API server %s: %w", a.Server, err)
-	}
-	return &Client{core, events, runtime.NewParameterCodec(scheme), 15 * time.Second}, nil
+	return c, nil
 }
 
 func (c *Client) within(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -85,14 +85,23 @@ func FromProc(f sandbox.Finder) func([]string) (map[string]Sandbox, error) {
 	}
 }
 
-// concerns reports whether a pod's rules are this node's agent's affair. It
-// goes by what the plugin goes by.
-func (r Repairer) concerns(p kube.Pod) bool {
-	if p.Finished || p.Facts.HostNetwork || slices.Contains(r.Conf.ExcludeNamespaces, p.Namespace) {
-		return false
-	}
+// Aside says why a pod's rules are not this node's agent's affair, or returns "" if they are. It goes by what the
+// plugin goes by.
+func (r Repairer) Aside(p kube.Pod) string {
 	d := r.dialect(p)
-	return d != "" && (d != pods.Intercept || !p.Facts.InitContainer) // other meshes' init containers are in their dialects
+	switch {
+	case p.Finished:
+		return "it has ended"
+	case p.Facts.HostNetwork:
+		return "it is in the node's own network (hostNetwork)"
+	case slices.Contains(r.Conf.ExcludeNamespaces, p.Namespace):
+		return "the plugin leaves its namespace alone (excludeNamespaces)"
+	case d == "":
+		return "no annotation of it asks for interception (" + r.Conf.AnnotationPrefix + "/enabled)"
+	case d == pods.Intercept && p.Facts.InitContainer: // other meshes' init containers are in their dialects
+		return "an init container of its own intercepts it"
+	}
+	return ""
 }
 
 // dialect is whose annotations a pod has.
@@ -103,7 +112,7 @@ func (r Repairer) dialect(p kube.Pod) pods.Dialect {
 // Run looks at pods, all of a node, and repairs. The error is about the node;
 // what is wrong with a pod is in its finding.
 func (r Repairer) Run(ctx context.Context, all []kube.Pod) (findings []Finding, err error) {
-	ours := slices.DeleteFunc(slices.Clone(all), func(p kube.Pod) bool { return !r.concerns(p) })
+	ours := slices.DeleteFunc(slices.Clone(all), func(p kube.Pod) bool { return r.Aside(p) != "" })
 	if len(ours) == 0 {
 		return nil, nil
 	}

@@ -1,0 +1,308 @@
+// Package answer answers questions about the pods of a node: with what mesh-init says in their network namespaces, and
+// with what they ask for, which mesh-init cannot know.
+package answer
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/kube"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/repair"
+	"github.com/mesh-intercept/intercept/kube/internal/agent/sandbox"
+	"github.com/mesh-intercept/intercept/kube/internal/answers"
+)
+
+// Server answers.
+type Server struct {
+	// Node is the node's name.
+	Node string
+	// Pods are those of the node, and Ready is nil once they are known.
+	Pods  func() []kube.Pod
+	Ready func() error
+	// Repairer says what pods ask for, and finds their sandboxes. Nothing is repaired.
+	Repairer repair.Repairer
+	// Program is mesh-init's path.
+	Program string
+	// Slots is how many questions are answered at a time, by its capacity; the others wait.
+	Slots chan struct{}
+}
+
+// longest is how long a question may take to answer, the wait for others included.
+const longest = 90 * time.Second
+
+// Handler serves questions. allow says whether who asks may have what is asked for; its error is an [answers.Refusal].
+func (s Server) Handler(allow func(*http.Request, answers.Access) error) http.Handler {
+	mux := http.NewServeMux()
+	serve := func(pattern string, access func(*http.Request) answers.Access,
+		do func(context.Context, *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), longest)
+			defer cancel()
+			err := allow(r.WithContext(ctx), access(r))
+			var answer any
+			if err == nil {
+				answer, err = s.inTurn(ctx, r, do)
+			}
+			write(w, answer, err)
+		})
+	}
+	serve("GET /v1/pods", func(r *http.Request) answers.Access {
+		return answers.Access{Verb: "list", Namespace: r.FormValue("namespace")}
+	}, func(ctx context.Context, r *http.Request) (any, error) { return s.list(ctx, r.FormValue("namespace")) })
+	for _, v := range answers.Verbs() {
+		serve(v.Method()+" /v1/namespaces/{namespace}/pods/{pod}/"+v.Name, func(r *http.Request) answers.Access {
+			return v.Access(r.PathValue("namespace"), r.PathValue("pod"))
+		}, func(ctx context.Context, r *http.Request) (any, error) { return s.answer(ctx, v, r) })
+	}
+	return mux
+}
+
+// inTurn does what is asked for when others are done.
+func (s Server) inTurn(ctx context.Context, r *http.Request, do func(context.Context, *http.Request) (any, error)) (any,
+	error) {
+	if err := s.Ready(); err != nil {
+		return nil, answers.Refuse(http.StatusServiceUnavailable, "%v", err)
+	}
+	select {
+	case s.Slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, answers.Refuse(http.StatusServiceUnavailable, "too many ask at the same time; try again")
+	}
+	defer func() { <-s.Slots }()
+	return do(ctx, r)
+}
+
+func write(w http.ResponseWriter, answer any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		refusal, is := errors.AsType[*answers.Refusal](err)
+		if !is {
+			refusal = answers.Refuse(http.StatusInternalServerError, "%v", err)
+		}
+		w.WriteHeader(refusal.Status)
+		answer = refusal
+	}
+	_ = json.NewEncoder(w).Encode(answer) // who asked has gone
+}
+
+// list looks at all pods of the node, or of a namespace.
+func (s Server) list(ctx context.Context, namespace string) (answers.List, error) {
+	all := s.Pods()
+	if namespace != "" {
+		all = slices.DeleteFunc(all, func(p kube.Pod) bool { return p.Namespace != namespace })
+	}
+	looks, err := s.look(ctx, all)
+	l := answers.List{Pods: []answers.Row{}}
+	for _, look := range looks {
+		l.Pods = append(l.Pods, look.row)
+	}
+	answers.Sort(l.Pods)
+	return l, err
+}
+
+// look is how a pod was found.
+type look struct {
+	row answers.Row
+	// config is what it asks for, or else what its rules were made of. Nil: neither is known.
+	config *intercept.Config
+}
+
+// look looks at pods: what they ask for, and what is in force.
+func (s Server) look(ctx context.Context, all []kube.Pod) ([]look, error) {
+	r := s.Repairer
+	r.DryRun = true
+	findings, err := r.Run(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]repair.Finding{}
+	for _, f := range findings {
+		found[f.Pod.UID] = f
+	}
+	var others []string
+	for _, p := range all {
+		if _, asks := found[p.UID]; !asks {
+			others = append(others, p.RuntimeUID)
+		}
+	}
+	var sandboxes map[string]repair.Sandbox
+	unopened := map[string]error{}
+	if len(others) > 0 {
+		if sandboxes, err = r.Find(others); err != nil {
+			for _, e := range strict.Flatten(err) {
+				failed, of := errors.AsType[*sandbox.Error](e)
+				if !of {
+					return nil, err
+				}
+				unopened[failed.UID] = failed.Err
+			}
+		}
+	}
+	defer func() {
+		for _, s := range sandboxes {
+			_ = s.Close() // it was only read
+		}
+	}()
+	var looks []look
+	for _, p := range all {
+		row := answers.Row{Namespace: p.Namespace, Name: p.Name, Node: s.Node}
+		if f, asks := found[p.UID]; asks {
+			l := look{row: row}
+			l.row.State, l.row.Why = stateOf(f)
+			if f.Config.Backstop != "" {
+				l.config = &f.Config
+			}
+			looks = append(looks, l)
+			continue
+		}
+		if why := unopened[p.RuntimeUID]; why != nil {
+			row.State, row.Why = answers.Unknown, why.Error()
+			looks = append(looks, look{row: row})
+			continue
+		}
+		looks = append(looks, s.glance(ctx, p, row, sandboxes[p.RuntimeUID]))
+	}
+	return looks, nil
+}
+
+// stateOf says a finding in the words of answers.
+func stateOf(f repair.Finding) (answers.State, string) {
+	why := ""
+	if f.Err != nil {
+		why = f.Err.Error()
+	}
+	switch f.State {
+	case repair.Missing:
+		return answers.NotIntercepted, "it asks for interception, and none of the rules is there; the agent puts them there " +
+			"unless it is told not to repair"
+	case repair.Changed:
+		return answers.Changed, differences(f.Differences)
+	case repair.Refused:
+		return answers.Refused, why
+	case repair.Waiting:
+		return answers.Waiting, "it has no process yet"
+	case repair.Converged:
+		return answers.Intercepting, ""
+	case repair.Unknown:
+	}
+	return answers.Unknown, why
+}
+
+func differences(all []intercept.Difference) string {
+	if len(all) == 0 {
+		return ""
+	}
+	why := all[0].String()
+	if n := len(all) - 1; n > 0 {
+		why += fmt.Sprintf(", and %d more differences", n)
+	}
+	return why
+}
+
+// glance looks at a pod that does not ask the agent for interception: its rules may be its init container's.
+func (s Server) glance(ctx context.Context, p kube.Pod, row answers.Row, in repair.Sandbox) look {
+	aside := s.Repairer.Aside(p)
+	l := look{row: row}
+	l.row.State, l.row.Why = answers.LeftAlone, aside
+	if p.Finished || p.Facts.HostNetwork {
+		return l
+	}
+	if in == nil {
+		l.row.State, l.row.Why = answers.Waiting, "no process of it is there"
+		return l
+	}
+	pod := dataplane.Pod{NetNS: in.NetNS(), IsPod: true}
+	var diffs []intercept.Difference
+	f, err := pod.InForce(ctx)
+	if err == nil {
+		l.config = &f.Config
+		if len(f.Omitted) == 0 {
+			diffs, err = pod.Check(ctx, f.Config)
+		}
+	}
+	switch {
+	case errors.Is(err, intercept.ErrNotIntercepted) && p.Facts.InitContainer:
+		l.row.State, l.row.Why = answers.NotIntercepted, "it has an init container that intercepts, and none of the rules is there"
+	case errors.Is(err, intercept.ErrNotIntercepted):
+	case errors.Is(err, dataplane.ErrNotKept):
+		l.row.State, l.row.Why = answers.Intercepting, err.Error()
+	case err != nil:
+		l.row.State, l.row.Why = answers.Unknown, strict.Reworded(err, in.NetNS(), "of the pod").Error()
+	case len(diffs) > 0:
+		l.row.State, l.row.Why = answers.Changed, differences(diffs)
+	default:
+		l.row.State, l.row.Why = answers.Intercepting, ""
+	}
+	return l
+}
+
+// answer has mesh-init carry out a verb in a pod's namespace.
+func (s Server) answer(ctx context.Context, v answers.Verb, r *http.Request) (answers.Answer, error) {
+	args, err := flags(v, r)
+	if err != nil {
+		return answers.Answer{}, err
+	}
+	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
+	all := s.Pods()
+	i := slices.IndexFunc(all, func(p kube.Pod) bool { return p.Namespace == namespace && p.Name == name })
+	if i < 0 {
+		return answers.Answer{}, answers.Refuse(http.StatusNotFound, "node %s has no pod %s/%s", s.Node, namespace, name)
+	}
+	pod := all[i]
+	looks, err := s.look(ctx, []kube.Pod{pod})
+	if err != nil {
+		return answers.Answer{}, err
+	}
+	a := answers.Answer{Row: looks[0].row}
+	if pod.Finished || pod.Facts.HostNetwork || a.State == answers.Waiting {
+		return answers.Answer{}, answers.Refuse(http.StatusConflict, "%s", a.Row)
+	}
+	if v.Name == "explain" && looks[0].config == nil {
+		return answers.Answer{}, answers.Refuse(http.StatusConflict, "%s; so there is no configuration to explain", a.Row)
+	}
+	sandboxes, err := s.Repairer.Find([]string{pod.RuntimeUID})
+	in, there := sandboxes[pod.RuntimeUID]
+	if !there {
+		return answers.Answer{}, answers.Refuse(http.StatusConflict, "%s/%s: no process of it is there any more (%v)", namespace,
+			name, cmp.Or(err, errGone))
+	}
+	defer func() { _ = in.Close() }() // it was only read
+	err = s.run(ctx, &a, v, args, in, looks[0].config)
+	return a, err
+}
+
+var errGone = errors.New("it has ended")
+
+// maxFlag is longer than any value that makes sense, in bytes.
+const maxFlag = 4096
+
+// flags are what a question says of the verb, as arguments.
+func flags(v answers.Verb, r *http.Request) ([]string, error) {
+	values := r.URL.Query()
+	args := []string{v.Name}
+	for _, name := range v.Flags {
+		given := values[name]
+		delete(values, name)
+		for _, text := range given {
+			if len(text) > maxFlag || strings.ContainsRune(text, 0) {
+				return nil, answers.Refuse(http.StatusBadRequest, "%s: too long, or not a text", name)
+			}
+			args = append(args, "--"+name+"="+text)
+		}
+	}
+	for name := range values {
+		return nil, answers.Refuse(http.StatusBadRequest, "%s takes no %q here; it takes %s", v.Name, strict.Clip(name),
+			strings.Join(v.Flags, ", "))
+	}
+	return args, nil
+}

@@ -1,0 +1,172 @@
+// Package answers is what the agent of a node is asked about the node's pods, and what it answers: over HTTP, one JSON
+// document an answer.
+//
+//	GET  /v1/pods?namespace=shop                    the node's pods, or those of a namespace: a [List]
+//	GET  /v1/namespaces/shop/pods/web/status        what mesh-init status says of a pod: an [Answer]
+//	GET  /v1/namespaces/shop/pods/web/explain?dst=10.1.2.3:443
+//	POST /v1/namespaces/shop/pods/web/verify?output=json
+//
+// The parameters of a verb are flags of mesh-init. What is refused has another status than 200, and a [Refusal].
+package answers
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
+
+// State says in a word how it is with a pod.
+type State string
+
+// The states.
+const (
+	Refused        State = "refused"         // what it asks for cannot be done
+	NotIntercepted State = "not intercepted" // it asks for rules, and there are none
+	Asleep         State = "asleep"          // its rules are in a table that is dormant
+	Changed        State = "changed"         // its rules are others than it asks for, or than were written
+	Taken          State = "taken"           // another's rules take what ours capture
+	Unserved       State = "unserved"        // nobody listens at a port to which its rules send
+	Unknown        State = "unknown"         // the kernel did not say
+	Waiting        State = "waiting"         // it has no process yet, or none any more
+	Intercepting   State = "intercepting"    // nothing is seen that is wrong
+	LeftAlone      State = "left alone"      // it asks for nothing, and has no rules
+)
+
+// States are all of them, the most trouble first.
+func States() []State {
+	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Unserved, Unknown, Waiting, Intercepting, LeftAlone}
+}
+
+// Trouble reports whether somebody has to see to it.
+func (s State) Trouble() bool { return s != Intercepting && s != LeftAlone && s != Waiting }
+
+// Row is how it is with a pod, as a look at it finds: without trying anything.
+type Row struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node"`
+	State     State  `json:"state"`
+	// Why is what is behind the state. Empty: the state says it all.
+	Why string `json:"why,omitempty"`
+}
+
+// String is the row in a line.
+func (r Row) String() string {
+	s := fmt.Sprintf("%s/%s: %s", r.Namespace, r.Name, r.State)
+	if r.Why != "" {
+		s += ": " + r.Why
+	}
+	return strict.OneLine(s)
+}
+
+// Sort sorts rows by trouble, and those of one state by namespace and name.
+func Sort(rows []Row) {
+	rank := map[State]int{}
+	for i, s := range States() {
+		rank[s] = i + 1 // those of a later version have 0, and come first
+	}
+	slices.SortFunc(rows, func(a, b Row) int {
+		return cmp.Or(cmp.Compare(rank[a.State], rank[b.State]), strings.Compare(a.Namespace, b.Namespace),
+			strings.Compare(a.Name, b.Name))
+	})
+}
+
+// List is the pods of a node.
+type List struct {
+	Pods []Row `json:"pods"`
+}
+
+// Answer is what a verb of mesh-init says of a pod.
+type Answer struct {
+	Row
+	// Exit is the verb's exit code, as mesh-init has them.
+	Exit   int    `json:"exit"`
+	Stdout string `json:"stdout"`
+	Stderr string `json:"stderr"`
+}
+
+// Refusal is why there is no answer.
+type Refusal struct {
+	Status  int    `json:"status"` // of HTTP
+	Message string `json:"message"`
+}
+
+func (r *Refusal) Error() string { return r.Message }
+
+// Refuse makes a refusal.
+func Refuse(status int, format string, args ...any) *Refusal {
+	return &Refusal{status, fmt.Sprintf(format, args...)}
+}
+
+// Verb is a verb of mesh-init that an agent carries out for others.
+type Verb struct {
+	Name string
+	// Acts is whether it does more than look: it is asked for by POST, and takes the right to create.
+	Acts bool
+	// Configured is whether it is told the configuration.
+	Configured bool
+	// Flags are those of mesh-init that may be given. None of them names a file or a namespace.
+	Flags []string
+}
+
+// Verbs are all of them.
+func Verbs() []Verb {
+	return []Verb{
+		{Name: "status", Flags: []string{"output"}},
+		{Name: "check", Configured: true, Flags: []string{"output"}},
+		{Name: "verify", Acts: true, Configured: true, Flags: []string{"output", "wait", "allow-unproven"}},
+		{Name: "explain", Configured: true, Flags: []string{"output", "dst", "src", "from", "proto", "uid", "gid", "mark",
+			"interface", "to-self", "state", "matrix"}},
+	}
+}
+
+// Find returns a verb by its name.
+func Find(name string) (Verb, bool) {
+	all := Verbs()
+	i := slices.IndexFunc(all, func(v Verb) bool { return v.Name == name })
+	if i < 0 {
+		return Verb{}, false
+	}
+	return all[i], true
+}
+
+// Method is the verb's of HTTP.
+func (v Verb) Method() string {
+	if v.Acts {
+		return http.MethodPost
+	}
+	return http.MethodGet
+}
+
+// Access is what an asker needs the right to: a verb of Kubernetes on the subresource intercept of pods, as RBAC grants
+// it.
+type Access struct {
+	Verb string // get, create or list
+	// Namespace is the pod's. Empty, with list: all of them.
+	Namespace string
+	// Name is the pod's. Empty with list.
+	Name string
+}
+
+// The resource of [Access].
+const (
+	Resource    = "pods"
+	Subresource = "intercept"
+)
+
+// Audience is for whom tokens are made with which agents are asked: the API server takes no such token, so an agent can do
+// nothing with it.
+const Audience = "mesh-cni-agent"
+
+// Access is what the verb takes of an asker.
+func (v Verb) Access(namespace, name string) Access {
+	a := Access{Verb: "get", Namespace: namespace, Name: name}
+	if v.Acts {
+		a.Verb = "create"
+	}
+	return a
+}
