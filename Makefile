@@ -35,9 +35,9 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
 # Without what gRPC keeps for tracing, which takes three megabytes.
-build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe and bin/mesh-injector, static and stripped
+build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
 	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
-	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o ../bin/ ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector
+	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o ../bin/ ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \

@@ -4,19 +4,31 @@ package cniwire
 
 import (
 	"net"
-	"path/filepath"
+	"os"
 	"testing"
+
+	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// TestOfRoot: what root listens at answers its own processes.
+// TestOfRoot: a connection of another user's is closed, whatever the socket's mode, and the next is root's.
 func TestOfRoot(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "run", "a.sock")
-	l, err := Listen(path)
+	netlab.Require(t)
+	socket := open(t)
+	l, err := Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	conn, err := net.Dial("unix", path)
+	if err := os.Chmod(socket, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	var stranger *os.File
+	as(t, nobody, func() { stranger, err = connect(socket) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,5 +37,15 @@ func TestOfRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken.Close()
+	defer taken.Close()
+	if n, err := stranger.Read(make([]byte, 1)); n > 0 || err == nil {
+		t.Errorf("another user's connection is open: %d, %v", n, err)
+	}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	b := make([]byte, 1)
+	if _, err := taken.Read(b); err != nil || b[0] != 'x' {
+		t.Errorf("root's: %q, %v", b, err)
+	}
 }

@@ -52,7 +52,8 @@ func reviews(t *testing.T, asked *lockedBuffer) http.Handler {
 		}
 		reply(w, review)
 	})
-	mux.HandleFunc("POST /apis/authorization.k8s.io/v1/subjectaccessreviews", func(w http.ResponseWriter, r *http.Request) {
+	const access = "POST /apis/authorization.k8s.io/v1/subjectaccessreviews"
+	mux.HandleFunc(access, func(w http.ResponseWriter, r *http.Request) {
 		var review authorizationv1.SubjectAccessReview
 		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
 			t.Error(err)
@@ -127,8 +128,8 @@ func TestAnswers(t *testing.T) {
 		}
 		return a
 	}
-	if got, want := list(), `default/own: not intercepted: it has an init container that intercepts, and none of the rules is there
-default/web: not intercepted: it asks for interception, and none of the rules is there; the agent puts them there unless it is told not to repair
+	if got, want := list(), `default/own: not intercepted: its init container should have intercepted it, and has not
+default/web: not intercepted: it asks for interception, and has no rules; the agent repairs that unless told not to
 default/bad: waiting: it has no process yet
 default/late: waiting: it has no process yet
 default/host: left alone: it is in the node's own network (hostNetwork)
@@ -141,8 +142,9 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 	}
 
 	// A network that leads nowhere, and rules, of which mesh-init says more.
-	if out, err := exec.Command("nsenter", "--net="+netns, "sh", "-ec", "ip link set lo up; ip link add eth0 type veth peer far; "+
-		"ip address add 198.51.100.7/24 dev eth0; ip link set eth0 up; ip link set far up; ip route add default via 198.51.100.1").
+	if out, err := exec.Command("nsenter", "--net="+netns, "sh", "-ec", "ip link set lo up; "+
+		"ip link add eth0 type veth peer far; ip link set far up; "+
+		"ip address add 198.51.100.7/24 dev eth0; ip link set eth0 up; ip route add default via 198.51.100.1").
 		CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -167,7 +169,8 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 		!strings.HasPrefix(a.Stdout, "redirect(15001)") {
 		t.Errorf("explain: %+v", a)
 	}
-	if a := ask("explain", "web", map[string]string{"dst": "nonsense"}); a.Exit != 2 || !strings.Contains(a.Stderr, "nonsense") {
+	if a := ask("explain", "web", map[string]string{"dst": "nonsense"}); a.Exit != 2 ||
+		!strings.Contains(a.Stderr, "nonsense") {
 		t.Errorf("explain nonsense: %+v", a)
 	}
 	// Others than the pod asks for.
@@ -176,7 +179,8 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 	if _, err := (dataplane.Pod{NetNS: netns}).Apply(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	if a := ask("check", "web", nil); a.Exit != 11 || a.State != answers.Changed || !strings.Contains(a.Why, "more differences") {
+	if a := ask("check", "web", nil); a.Exit != 11 || a.State != answers.Changed ||
+		!strings.Contains(a.Why, "more differences") {
 		t.Errorf("other rules: %+v", a)
 	}
 
@@ -207,7 +211,8 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 		refused(byToken(token), status, "web", nil, 401, "--audience mesh-cni-agent")
 	}
 	refused(byToken("reader"), verify, "web", nil, 403, "reader may not create pods/intercept in namespace default")
-	if a, err := byToken("reader").Ask(t.Context(), status, "default", "web", nil); err != nil || a.State != answers.Changed {
+	if a, err := byToken("reader").Ask(t.Context(), status, "default", "web", nil); err != nil ||
+		a.State != answers.Changed {
 		t.Errorf("a reader: %+v, %v", a, err)
 	}
 	if _, err := byToken("reader").List(t.Context(), ""); err == nil ||

@@ -40,8 +40,8 @@ type Settings struct {
 	InitNames []string
 	// Listen is the address of health and metrics.
 	Listen string
-	// AnswerSocket is the path of the UNIX socket at which root is answered, and AnswerListen the address at which others are
-	// over HTTPS. Empty: nobody is.
+	// AnswerSocket is the path of the UNIX socket at which root is answered, and AnswerListen the address at which
+	// others are, over HTTPS. Empty: nobody is.
 	AnswerSocket, AnswerListen string
 	// MeshInit is the program that says how it is with a pod.
 	MeshInit string

@@ -47,7 +47,8 @@ func (a *Agent) openDoors(ctx context.Context) (doors []door, err error) {
 		Program: a.s.MeshInit, Slots: make(chan struct{}, atOnce)}
 	open := func(l net.Listener, each int, allow func(*http.Request, answers.Access) error) {
 		doors = append(doors, door{l, &http.Server{Handler: s.Handler(allow), ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}, each})
+			ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute,
+			MaxHeaderBytes: 64 << 10}, each})
 	}
 	if path := a.s.AnswerSocket; path != "" {
 		l, err := cniwire.Listen(path)

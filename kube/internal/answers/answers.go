@@ -104,23 +104,46 @@ func Refuse(status int, format string, args ...any) *Refusal {
 
 // Verb is a verb of mesh-init that an agent carries out for others.
 type Verb struct {
-	Name string
+	Name, Does string
 	// Acts is whether it does more than look: it is asked for by POST, and takes the right to create.
 	Acts bool
 	// Configured is whether it is told the configuration.
 	Configured bool
 	// Flags are those of mesh-init that may be given. None of them names a file or a namespace.
-	Flags []string
+	Flags []Flag
+}
+
+// Flag is a flag of a verb.
+type Flag struct {
+	Name string
+	// Form is how its value is written. Empty: it is given or not.
+	Form string
+	// Does is what it is for, in a few words.
+	Does string
 }
 
 // Verbs are all of them.
 func Verbs() []Verb {
+	output := Flag{"output", "text|json|yaml", "form of the result"}
 	return []Verb{
-		{Name: "status", Flags: []string{"output"}},
-		{Name: "check", Configured: true, Flags: []string{"output"}},
-		{Name: "verify", Acts: true, Configured: true, Flags: []string{"output", "wait", "allow-unproven"}},
-		{Name: "explain", Configured: true, Flags: []string{"output", "dst", "src", "from", "proto", "uid", "gid", "mark",
-			"interface", "to-self", "state", "matrix"}},
+		{Name: "status", Does: "say whether a pod is intercepted, by which rules, and what they have counted",
+			Flags: []Flag{output}},
+		{Name: "check", Does: "compare the rules in force with what the pod asks for", Configured: true,
+			Flags: []Flag{output}},
+		{Name: "verify", Does: "prove that interception works, by connections and lookups in the pod", Acts: true,
+			Configured: true, Flags: []Flag{output, {"wait", "DURATION", "try again until it works, for so long"},
+				{"allow-unproven", "", "end with 0 although something is not proven"}}},
+		{Name: "explain", Does: "say what happens to a packet of the pod, and why", Configured: true, Flags: []Flag{output,
+			{"dst", "ADDRESS:PORT", "where it goes, as in 10.1.2.3:443"},
+			{"src", "ADDRESS[:PORT]", "where it comes from"},
+			{"from", "app|proxy|outside", "who sends it"},
+			{"proto", "tcp|udp|icmp", "its protocol"},
+			{"uid", "ID", "the app's user"}, {"gid", "ID", "the app's group"},
+			{"mark", "NUMBER", "the mark of the sender's socket"},
+			{"interface", "NAME", "the one it leaves or arrives by"},
+			{"to-self", "", "the destination is the pod's own address"},
+			{"state", "new|established|invalid", "what conntrack calls it"},
+			{"matrix", "", "what becomes of each kind of traffic, in place of one packet"}}},
 	}
 }
 
@@ -158,8 +181,8 @@ const (
 	Subresource = "intercept"
 )
 
-// Audience is for whom tokens are made with which agents are asked: the API server takes no such token, so an agent can do
-// nothing with it.
+// Audience is for whom tokens are made with which agents are asked: the API server takes no such token, so an agent can
+// do nothing with it.
 const Audience = "mesh-cni-agent"
 
 // Access is what the verb takes of an asker.

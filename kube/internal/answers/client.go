@@ -38,7 +38,8 @@ var ErrNoAnswer = errors.New("what came back is not an agent's answer")
 
 // Ask asks what a verb says of a pod. flags are the verb's, by name. The error is a [Refusal], [ErrNoAnswer], or one of
 // package net/http.
-func (c Client) Ask(ctx context.Context, v Verb, namespace, name string, flags map[string]string) (a Answer, err error) {
+func (c Client) Ask(ctx context.Context, v Verb, namespace, name string, flags map[string]string) (a Answer,
+	err error) {
 	values := url.Values{}
 	for flag, text := range flags {
 		values.Set(flag, text)
@@ -72,6 +73,9 @@ func (c Client) do(ctx context.Context, method, path string, values url.Values, 
 		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
 	resp, err := c.HTTP.Do(req)
+	if failed, is := errors.AsType[*url.Error](err); is {
+		return failed.Err // the URL says nothing to who asked
+	}
 	if err != nil {
 		return err
 	}

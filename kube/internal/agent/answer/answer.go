@@ -183,8 +183,8 @@ func stateOf(f repair.Finding) (answers.State, string) {
 	}
 	switch f.State {
 	case repair.Missing:
-		return answers.NotIntercepted, "it asks for interception, and none of the rules is there; the agent puts them there " +
-			"unless it is told not to repair"
+		return answers.NotIntercepted,
+			"it asks for interception, and has no rules; the agent repairs that unless told not to"
 	case repair.Changed:
 		return answers.Changed, differences(f.Differences)
 	case repair.Refused:
@@ -232,7 +232,7 @@ func (s Server) glance(ctx context.Context, p kube.Pod, row answers.Row, in repa
 	}
 	switch {
 	case errors.Is(err, intercept.ErrNotIntercepted) && p.Facts.InitContainer:
-		l.row.State, l.row.Why = answers.NotIntercepted, "it has an init container that intercepts, and none of the rules is there"
+		l.row.State, l.row.Why = answers.NotIntercepted, "its init container should have intercepted it, and has not"
 	case errors.Is(err, intercept.ErrNotIntercepted):
 	case errors.Is(err, dataplane.ErrNotKept):
 		l.row.State, l.row.Why = answers.Intercepting, err.Error()
@@ -273,8 +273,8 @@ func (s Server) answer(ctx context.Context, v answers.Verb, r *http.Request) (an
 	sandboxes, err := s.Repairer.Find([]string{pod.RuntimeUID})
 	in, there := sandboxes[pod.RuntimeUID]
 	if !there {
-		return answers.Answer{}, answers.Refuse(http.StatusConflict, "%s/%s: no process of it is there any more (%v)", namespace,
-			name, cmp.Or(err, errGone))
+		return answers.Answer{}, answers.Refuse(http.StatusConflict, "%s/%s: no process of it is there any more (%v)",
+			namespace, name, cmp.Or(err, errGone))
 	}
 	defer func() { _ = in.Close() }() // it was only read
 	err = s.run(ctx, &a, v, args, in, looks[0].config)
@@ -289,20 +289,20 @@ const maxFlag = 4096
 // flags are what a question says of the verb, as arguments.
 func flags(v answers.Verb, r *http.Request) ([]string, error) {
 	values := r.URL.Query()
-	args := []string{v.Name}
-	for _, name := range v.Flags {
-		given := values[name]
-		delete(values, name)
-		for _, text := range given {
+	args, names := []string{v.Name}, make([]string, len(v.Flags))
+	for i, f := range v.Flags {
+		names[i] = f.Name
+		for _, text := range values[f.Name] {
 			if len(text) > maxFlag || strings.ContainsRune(text, 0) {
-				return nil, answers.Refuse(http.StatusBadRequest, "%s: too long, or not a text", name)
+				return nil, answers.Refuse(http.StatusBadRequest, "%s: too long, or not a text", f.Name)
 			}
-			args = append(args, "--"+name+"="+text)
+			args = append(args, "--"+f.Name+"="+text)
 		}
+		delete(values, f.Name)
 	}
 	for name := range values {
 		return nil, answers.Refuse(http.StatusBadRequest, "%s takes no %q here; it takes %s", v.Name, strict.Clip(name),
-			strings.Join(v.Flags, ", "))
+			strings.Join(names, ", "))
 	}
 	return args, nil
 }

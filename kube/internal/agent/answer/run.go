@@ -19,8 +19,8 @@ import (
 // maxOutput is how much of what mesh-init prints is kept, in bytes.
 const maxOutput = 4 << 20
 
-// run runs mesh-init in a process of its own: that has what a verb says, and if something goes wrong in a pod's namespace,
-// it is that process's end and not the agent's.
+// run runs mesh-init in a process of its own: that has what a verb says, and if something goes wrong in a pod's
+// namespace, it is that process's end and not the agent's.
 func (s Server) run(ctx context.Context, a *answers.Answer, v answers.Verb, args []string, in repair.Sandbox,
 	config *intercept.Config) error {
 	cmd := exec.CommandContext(ctx, s.Program)

@@ -55,8 +55,8 @@ func (r *Reviewer) Allow(req *http.Request, a answers.Access) error {
 	user, err := r.user(ctx, token)
 	switch {
 	case errors.Is(err, errNoToken):
-		return answers.Refuse(http.StatusUnauthorized, "the API server does not know this token, or it is not for the audience "+
-			"%s: kubectl create token NAME --audience %s makes one that is", answers.Audience, answers.Audience)
+		return answers.Refuse(http.StatusUnauthorized, "the API server does not know this token, or it is not for the "+
+			"audience %s: kubectl create token NAME --audience %s makes one that is", answers.Audience, answers.Audience)
 	case err != nil:
 		return answers.Refuse(http.StatusServiceUnavailable, "whose token this is could not be asked: %v", err)
 	}
@@ -78,8 +78,8 @@ func (r *Reviewer) Allow(req *http.Request, a answers.Access) error {
 		if a.Namespace == "" {
 			where = "in all namespaces"
 		}
-		return answers.Refuse(http.StatusForbidden, "%s may not %s %s/%s %s: grant it by a Role (docs/agent.md)", user.Username,
-			a.Verb, answers.Resource, answers.Subresource, where)
+		return answers.Refuse(http.StatusForbidden, "%s may not %s %s/%s %s: grant it by a Role (docs/agent.md)",
+			user.Username, a.Verb, answers.Resource, answers.Subresource, where)
 	}
 	return nil
 }
