@@ -125,12 +125,12 @@ func count(t *testing.T, ns *netlab.Namespace, dir, run string) limits {
 	}
 	cmd := inside("mesh-init", strings.Fields(run)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	switch {
-	case run == "hello":
+	switch run {
+	case "hello":
 		cmd = inside("hello")
-	case run == helloOutside:
+	case helloOutside:
 		cmd = exec.Command(filepath.Join(dir, "hello"))
-	case run == cniMeshed, run == cniOther, run == cniVersion:
+	case cniMeshed, cniOther, cniVersion:
 		command, enabled, _ := strings.Cut(run, " ")
 		cmd = exec.Command(filepath.Join(dir, "mesh-cni"))
 		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, "CNI_COMMAND="+command, "CNI_CONTAINERID=0123456789ab",
