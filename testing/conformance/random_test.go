@@ -74,6 +74,9 @@ type pod struct {
 func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64) {
 	r := rand.New(rand.NewPCG(seed, 42))
 	c := gen.Config(r)
+	if seed%5 == 0 {
+		lengthen(&c)
+	}
 	rs, err := intercept.Compile(c)
 	if err != nil {
 		t.Errorf("seed %d: %v", seed, err)
@@ -108,6 +111,30 @@ func compareRandom(t *testing.T, pods []pod, seed uint64) (sent, captured uint64
 		}
 	}
 	return
+}
+
+// lengthen makes the lists so long that the backends of iptables have sets for them.
+func lengthen(c *intercept.Config) {
+	nets := func(list *intercept.CIDRs) {
+		for i := byte(0); len(*list) > 0 && i < 40; i++ {
+			*list = append(*list, netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, i, 0}), 25),
+				netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xee, i}), 25+int(i%8)))
+		}
+	}
+	ports := func(list *intercept.Ports) {
+		for i := uint16(0); len(*list) > 0 && !list.All() && i < 300; i++ {
+			*list = append(*list, intercept.PortRange{First: 30000 + 3*i, Last: 30001 + 3*i})
+		}
+	}
+	nets(&c.Outbound.IncludeCIDRs)
+	nets(&c.Outbound.ExcludeCIDRs)
+	ports(&c.Outbound.ExcludePorts)
+	ports(&c.Inbound.ExcludePorts)
+	ports(&c.Inbound.IncludePorts)
+	for i := range c.Outbound.Exclude {
+		nets(&c.Outbound.Exclude[i].CIDRs)
+		ports(&c.Outbound.Exclude[i].Ports)
+	}
 }
 
 // flowOf is the flow that a generated packet begins. Some go by the second
