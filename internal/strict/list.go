@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"sync"
 )
 
 // MaxItems is how many items a list can have, and a document values: more than any kernel takes rules for, and few
@@ -16,37 +15,62 @@ const MaxItems = 1_000_000
 // nil, "*" is an item like others. what is the word for one item. Bad items are
 // reported all at once.
 func ParseList[E any, L ~[]E](s, what string, all func() L, parse func(string) (E, error)) (L, error) {
-	count, first := 0, ""
+	count, alone, err := countItems(s, what)
+	switch {
+	case err != nil || alone == "none":
+		return nil, err
+	case alone == "*" && all != nil:
+		return all(), nil
+	}
+	list := make(L, 0, count)
+	err = eachItem(s, what, all != nil, func(item string) error {
+		e, err := parse(item)
+		if err == nil {
+			list = append(list, e)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// countItems returns how many items a list has, and the one that stands alone.
+func countItems(s, what string) (count int, alone string, err error) {
 	for item := range items(s, ',') {
 		if count++; count == 1 {
-			first = item
+			alone = item
 		}
 	}
 	switch {
 	case count == 0:
-		return nil, fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
-	case count == 1 && first == "none":
-		return nil, nil
-	case count == 1 && first == "*" && all != nil:
-		return all(), nil
+		return 0, "", fmt.Errorf(`empty %s list; write "none" for an empty list`, what)
 	case count > MaxItems:
-		return nil, fmt.Errorf("a list of %d items: there can be %d", count, MaxItems)
+		return 0, "", fmt.Errorf("a list of %d items: there can be %d", count, MaxItems)
+	case count > 1:
+		alone = ""
 	}
-	list := make(L, 0, count)
+	return count, alone, nil
+}
+
+// eachItem hands the items of a list to parse that can be one, and returns what is wrong with any.
+func eachItem(s, what string, hasAll bool, parse func(string) error) error {
 	var errs Errors
-	whole := sync.OnceValue(func() string { return Clip(oneLine(Tidy(s), ",")) })
+	whole := ""
 	for item := range items(s, ',') {
-		e, err := parseItem(item, what, whole, all != nil, parse)
+		if whole == "" && (item == "" || item == "*" || item == "none") {
+			whole = Clip(oneLine(Tidy(s), ","))
+		}
+		err := checkItem(item, what, whole, hasAll)
+		if err == nil {
+			err = parse(item)
+		}
 		if err != nil {
 			errs.Add(err)
-			continue
 		}
-		list = append(list, e)
 	}
-	if !errs.None() {
-		return nil, errs.Err()
-	}
-	return list, nil
+	return errs.Err()
 }
 
 // items yields the items of a list as [oneLine] would separate them in its tidy text ([Tidy]).
@@ -85,29 +109,29 @@ func items(text string, separator byte) iter.Seq[string] {
 	}
 }
 
-func parseItem[E any](item, what string, of func() string, hasAll bool, parse func(string) (E, error)) (e E, err error) {
+func checkItem(item, what, of string, hasAll bool) error {
 	switch {
 	case item == "":
-		return e, fmt.Errorf("empty item in %q; remove the extra comma", of())
+		return fmt.Errorf("empty item in %q; remove the extra comma", of)
 	case item == "*" && hasAll:
-		return e, fmt.Errorf(`"*" in %q: it means all and stands alone`, of())
+		return fmt.Errorf(`"*" in %q: it means all and stands alone`, of)
 	case item == "none":
-		return e, fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, of())
+		return fmt.Errorf(`"none" in %q: it means an empty list and stands alone`, of)
 	case strings.HasPrefix(item, "-"):
-		return e, fmt.Errorf("%q looks like a flag, not like one %s", Clip(item), what)
+		return fmt.Errorf("%q looks like a flag, not like one %s", Clip(item), what)
 	}
 	if parts := wrongly(item); len(parts) > 1 {
 		hint := ""
 		if begin, _, semicolon := strings.Cut(item, ";"); semicolon && what == nameItem {
 			hint = ", or " + Clip(begin) + "* for an interface that has the semicolon in its name"
 		}
-		return e, fmt.Errorf("%q: commas separate the items of a list; write %s%s", Clip(item),
+		return fmt.Errorf("%q: commas separate the items of a list; write %s%s", Clip(item),
 			Clip(strings.Join(parts, ",")), hint)
 	}
 	if len(item) > maxItem {
-		return e, fmt.Errorf("%q is too long for one %s", Clip(item), what)
+		return fmt.Errorf("%q is too long for one %s", Clip(item), what)
 	}
-	return parse(item)
+	return nil
 }
 
 // wrongly are the parts of an item in which something else than commas separates items.

@@ -2,12 +2,11 @@ package yamldoc
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
 	"iter"
-	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 
@@ -87,7 +86,7 @@ func shorten(data []byte) (text []byte, cuts []cut) {
 	for _, r := range runs(data) {
 		all = append(all, found{cut{from: r.second, to: r.last}, r.first, r.items(data)})
 	}
-	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.first, b.first) })
+	sort.Slice(all, func(i, j int) bool { return all[i].first < all[j].first })
 	at, line := 0, 1
 	for _, f := range all {
 		if f.first < at {
