@@ -79,9 +79,9 @@ type question struct {
 	with []string
 }
 
-// packetNames are the flags that describe one packet.
+// packetNames are the flags that describe a packet which begins a flow, without where it goes.
 func packetNames() []string {
-	return []string{"from", dstFlag, "src", "proto", "uid", "gid", "mark", "interface", "to-self", "state"}
+	return []string{"from", "src", "proto", "uid", "gid", "mark", "interface", "to-self"}
 }
 
 func questions() []question {
@@ -89,7 +89,7 @@ func questions() []question {
 		{matrixFlag, "is of all", nil},
 		{diffFlag, "is of all", nil},
 		{flowsFlag, "has its own", flowFlags()},
-		{whyNotFlag, "names where it goes", slices.DeleteFunc(packetNames(), func(name string) bool { return name == dstFlag })},
+		{whyNotFlag, "names where it goes", packetNames()},
 	}
 }
 
