@@ -238,7 +238,8 @@ func (b Box) Conditions(without ...Field) []Condition {
 		switch {
 		case len(no) == 0:
 			continue
-		case len(no) < len(yes):
+		case slices.Contains(no, others):
+		case len(no) < len(yes) || slices.Contains(yes, others):
 			c.In, c.NotIn = nil, no
 		}
 		all = append(all, c)
