@@ -205,7 +205,7 @@ func (s *space) gather(r ref, b Box, end any, all *[]Box, more *bool) {
 		if end != true {
 			return true
 		}
-		if len(found) >= mostBoxes {
+		if len(*all)+len(found) >= mostBoxes {
 			*more = true
 			return false
 		}

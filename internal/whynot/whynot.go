@@ -69,7 +69,7 @@ func Find(c intercept.Config, p intercept.Packet) ([]Change, error) {
 		}
 		at = next
 	}
-	found := s.found
+	found, many := s.found, false
 	for i := range found {
 		if i == most+most/2 {
 			found = found[:i]
@@ -79,12 +79,15 @@ func Find(c intercept.Config, p intercept.Packet) ([]Change, error) {
 		if err != nil {
 			return nil, err
 		}
+		if found[i].Share = unknownShare; many {
+			continue
+		}
 		all, err := classes.New(nil, before, after)
 		if err == nil {
 			found[i].Changes, err = all.Diff()
 		}
-		if found[i].Share = classes.Share(found[i].Changes); err != nil {
-			found[i].Share = unknownShare // there are too many classes: the change does what it does all the same
+		if many = err != nil; !many {
+			found[i].Share = classes.Share(found[i].Changes)
 		}
 	}
 	sort.SliceStable(found, func(i, j int) bool { return found[i].Share < found[j].Share })

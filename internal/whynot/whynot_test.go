@@ -164,3 +164,17 @@ func TestFindRandom(t *testing.T) {
 		t.Errorf("%d changes found", found)
 	}
 }
+
+// TestFindAmongMany: where there are too many classes to say what else a change changes, it is found all the same.
+func TestFindAmongMany(t *testing.T) {
+	c := intercept.Default()
+	for i := range 1500 {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1})
+		c.Outbound.Exclude = append(c.Outbound.Exclude, intercept.Exclusion{CIDRs: intercept.CIDRs{netip.PrefixFrom(a, 32)},
+			Ports: intercept.Ports{intercept.Port(uint16(1000 + i))}, UIDs: intercept.IDs{intercept.ID(uint32(2000 + i))}})
+	}
+	found, err := Find(c, call("10.1.2.3:443"))
+	if err != nil || len(found) < 3 || found[0].Changes != nil {
+		t.Errorf("%d found (%v)", len(found), err)
+	}
+}
