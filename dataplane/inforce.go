@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
@@ -57,7 +57,7 @@ func (p Pod) note(c intercept.Config, now time.Time) (string, error) {
 	k := kept{At: now.UTC().Format(noteTime), By: p.By, Jumps: p.IPTables.Jumps, Set: map[string]string{}, From: map[string]string{}}
 	left := maxKept
 	settings := decode.Settings(decode.Clipped(c, maxKept), false) // a list of so many items is too long by itself
-	slices.SortStableFunc(settings, func(a, b decode.Setting) int { return len(a.Text) - len(b.Text) })
+	sort.SliceStable(settings, func(i, j int) bool { return len(settings[i].Text) < len(settings[j].Text) })
 	for _, s := range settings {
 		if len(s.Text) > left {
 			k.Omitted = append(k.Omitted, s.Field.Path)
