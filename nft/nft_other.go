@@ -67,3 +67,5 @@ func (*Tracer) create([]ruleset.Chain) error { return ruleset.ErrNeedsLinux }
 func (*Tracer) remove() error { return ruleset.ErrNeedsLinux }
 
 func (*Conn) words(context.Context) (map[Place]Words, error) { return nil, ruleset.ErrNeedsLinux }
+
+func (*Conn) hasTrace() (bool, error) { return false, ruleset.ErrNeedsLinux }

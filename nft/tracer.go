@@ -45,6 +45,9 @@ func (t *Tracer) Owned() bool { return t.owned }
 // Close takes the table away.
 func (t *Tracer) Close() error { return errors.Join(t.remove(), t.conn.Close()) }
 
+// Traces reports whether there is a table of a [Tracer].
+func (conn *Conn) Traces() (bool, error) { return conn.hasTrace() }
+
 // Place is where a rule of nf_tables is: what a traced packet is told to have met. Family is as in nfproto of
 // linux/netfilter.h.
 type Place struct {

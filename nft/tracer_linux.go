@@ -54,7 +54,11 @@ func (t *Tracer) create(chains []ruleset.Chain) error {
 		t.owned = false
 		err = t.add(lowered, 0)
 	}
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EPERM) && t.conn.othersTrace() {
+	there := false
+	if errors.Is(err, unix.EPERM) { // so says the kernel of another's table, and of want of privilege
+		there, _ = t.conn.hasTrace()
+	}
+	if there || errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("another mesh-init trace is at work in this namespace (table inet %s): %w", TraceTable,
 			ruleset.ErrLocked)
 	}
@@ -91,12 +95,10 @@ func (t *Tracer) remove() error {
 	return explain(err, "remove the table that says which packets to trace")
 }
 
-// othersTrace reports whether there is a table of a tracer that goes on.
-func (conn *Conn) othersTrace() bool {
+// hasTrace reports whether there is a table of a tracer.
+func (conn *Conn) hasTrace() (bool, error) {
 	tables, err := conn.tables(nftables.TableFamilyINet)
-	return err == nil && slices.ContainsFunc(tables, func(t tableHead) bool {
-		return t.name == TraceTable && t.flags&tableOwner != 0
-	})
+	return slices.ContainsFunc(tables, func(t tableHead) bool { return t.name == TraceTable }), err
 }
 
 // removeTrace removes a tracer's table that nobody owns.

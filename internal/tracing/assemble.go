@@ -404,8 +404,8 @@ func (p *assembly) decide() {
 			p.Fate = "tproxy"
 			break
 		}
-		// What lets it go is the last rule of ours that does not go on.
-		for i := range slices.Backward(p.Steps) {
+		// What lets it go is the first rule of ours that does not go on: the chains that look again come later.
+		for i := range p.Steps {
 			s := &p.Steps[i]
 			if s.Rule != "" && (s.Verdict == nfevents.Returned.String() || s.Verdict == nfevents.Accept.String() ||
 				s.Verdict == "" && slices.Contains(s.does, "RETURN")) && strings.HasPrefix(s.Rule.Line(), lineOf(p.Hook)) {
