@@ -21,6 +21,9 @@ var errNotProven = errors.New("not all of what this configuration asks is proven
 // errNoPacket reports that there was nothing to trace.
 var errNoPacket = errors.New("no packet of the flow was seen")
 
+// errFindings reports that lint found something.
+var errFindings = errors.New("lint found what will go wrong")
+
 // exits is the one table of exit codes.
 func exits() []cli.Exit {
 	exit := func(code int, err error, meaning, remedy string) cli.Exit {
@@ -50,5 +53,6 @@ func exits() []cli.Exit {
 		exit(21, errDiffers, "explain --diff found packets of another fate", ""),
 		exit(22, errNoPacket, "trace saw no packet of the flow in its time",
 			"make the connection while it runs, give it longer with --for, or leave out flags that describe the flow"),
+		exit(23, errFindings, "lint found something in manifests that will go wrong", ""),
 	)
 }

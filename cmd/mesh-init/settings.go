@@ -17,6 +17,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/podspec/inject"
 )
 
 // settings is what the inputs come to.
@@ -42,6 +43,8 @@ type settings struct {
 	every       time.Duration
 	support     supportFlags
 	observation observation
+	// manifests are what lint looks at.
+	manifests []inject.Source
 }
 
 // verification says what verify does beyond trying once.
@@ -141,7 +144,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		s.observation, err = observationOf(values)
 		errs = append(errs, err)
 	}
-	if in.uses(filenameFlag) {
+	if in.uses(filenameFlag) && !in.uses(profileFlag) {
+		s.manifests, err = manifestsAt(values[filenameFlag].text, stdin)
+		errs = append(errs, strict.Under("--"+filenameFlag, err))
+	} else if in.uses(filenameFlag) {
 		s.injection = injectionOf(values)
 		if err := s.injection.read(stdin); !slices.ContainsFunc(in.errs, func(e error) bool { // it may be given twice
 			return e != nil && strings.HasPrefix(e.Error(), "--"+filenameFlag+": ")

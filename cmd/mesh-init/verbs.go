@@ -28,6 +28,7 @@ func verbs() []verb {
 		doctorVerb(),
 		supportVerb(),
 		injectVerb(),
+		lintVerb(),
 		versionVerb(),
 	}
 }

@@ -1,0 +1,65 @@
+package inject_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/mesh-intercept/intercept/podspec/inject"
+)
+
+// TestLintSources: what cannot be read is an error that names the source and the line; Services are known across sources,
+// and those of another namespace are others'.
+func TestLintSources(t *testing.T) {
+	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"x","labels":{"l":"m"},"annotations":
+		{"intercept.mesh/enabled":"true"}},"spec":{"containers":[{"name":"c","ports":[{"containerPort":80,"name":"h"}]}]}}`
+	service := `{"apiVersion":"v1","kind":"Service","metadata":{"name":"s","namespace":"x"},"spec":{"clusterIP":"None",
+		"selector":{"l":"m"},"ports":[{"port":7,"targetPort":"h"}]}}`
+	lint := func(texts ...string) (string, error) {
+		var sources []inject.Source
+		for i, text := range texts {
+			sources = append(sources, inject.Source{Name: string(rune('a' + i)), Text: []byte(text)})
+		}
+		found, _, err := inject.Lint(sources)
+		all := ""
+		for _, f := range found {
+			all += f.File + " " + f.ID + " " + f.Object + "\n"
+		}
+		return all, err
+	}
+	if got, err := lint(pod, service); err != nil || got != "b headless-port service/x/s\n" {
+		t.Errorf("%v: %q", err, got)
+	}
+	for _, other := range []string{strings.Replace(service, `"x"`, `"y"`, 1), strings.Replace(service, `"m"`, `"n"`, 1),
+		strings.Replace(service, `"None"`, `"10.0.0.1"`, 1), strings.Replace(service, `"port":7`, `"port":80`, 1)} {
+		if got, err := lint(pod, other); err != nil || got != "" {
+			t.Errorf("%s: %v: %q", other, err, got)
+		}
+	}
+	if _, err := lint(pod, "a: [\n"); err == nil || !strings.Contains(err.Error(), "b") {
+		t.Errorf("%v", err)
+	}
+}
+
+// FuzzLint: any text is an error, or has findings that say all they have to.
+func FuzzLint(f *testing.F) {
+	script, err := os.ReadFile("../../cmd/mesh-init/testdata/script/lint.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for file := range strings.SplitSeq(string(script), "\n-- ") {
+		_, text, _ := strings.Cut(file, " --\n")
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		found, pods, err := inject.Lint([]inject.Source{{Name: "a", Text: []byte(text)}})
+		if err != nil && (found != nil || pods != 0) {
+			t.Errorf("%v, and %v", err, found)
+		}
+		for _, one := range found {
+			if one.ID == "" || one.Field == "" || one.Object == "" || one.Happens == "" || strings.Contains(one.String(), "\n") {
+				t.Errorf("%+v", one)
+			}
+		}
+	})
+}
