@@ -8,7 +8,7 @@ PACKAGES := ./... ./kube/...
 SIZES    := mesh-init:9300000 mesh-cni:7400000 mesh-probe:12500000 mesh-injector:40000000
 # What is not in the way of packets or of a start is not inlined: that makes mesh-init half a megabyte smaller, and no
 # slower. testing/program has the same list.
-PLAIN    := github.com golang.org go.yaml.in encoding fmt log regexp text
+PLAIN    := github.com golang.org go.yaml.in crypto encoding fmt log net os reflect regexp syscall text time
 SMALL    := $(foreach p,$(PLAIN),-gcflags='$(p)/...=-l')
 # What the programs say they are: make build VERSION=v1.2.3, else the last tag and what came after it.
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)

@@ -25,7 +25,7 @@ func Build(output, source string) error {
 		return fmt.Errorf("look for the directory of %s: %w", module, err)
 	}
 	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", output}
-	for plain := range strings.FieldsSeq("github.com golang.org go.yaml.in encoding fmt log regexp text") {
+	for plain := range strings.FieldsSeq("github.com golang.org go.yaml.in crypto encoding fmt log net os reflect regexp syscall text time") {
 		args = append(args, "-gcflags", plain+"/...=-l")
 	}
 	cmd := exec.Command("go", append(args, "./"+source)...)
