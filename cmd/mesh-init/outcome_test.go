@@ -75,8 +75,8 @@ func TestTerminationLog(t *testing.T) {
 	}
 }
 
-// TestMetricsFile: its text is Prometheus', it is written in one step, and that it cannot be written is said and changes
-// nothing.
+// TestMetricsFile: its text is Prometheus', it is written in one step, and that it cannot be written is said and
+// changes nothing.
 func TestMetricsFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "mesh.prom")
@@ -91,7 +91,8 @@ func TestMetricsFile(t *testing.T) {
 		{applied, "apply", 0, []string{`last_run_info{verb="apply",outcome="created",backend="nft",version="`,
 			`last_run_exit_code{verb="apply"} 0`, `rules{verb="apply"} `}},
 		{fakePlane{err: intercept.ErrLocked}, "apply", 17, []string{`outcome="failed",backend=""`, `_code{verb="apply"} 17`}},
-		{fakePlane{differences: []intercept.Difference{{}}}, "check", 11, []string{`outcome="drifted"`, `_code{verb="check"} 11`}},
+		{fakePlane{differences: []intercept.Difference{{}}}, "check", 11, []string{`outcome="drifted"`,
+			`_code{verb="check"} 11`}},
 		{fakePlane{}, "check", 0, []string{`outcome="ok"`}},
 		{fakePlane{verified: verify.Report{Verdict: verify.NotProven, Coverage: verify.Coverage{Rules: 7}}}, "verify", 19,
 			[]string{`outcome="not proven"`, `rules{verb="verify"} 7`}},

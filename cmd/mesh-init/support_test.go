@@ -85,7 +85,8 @@ func TestSupport(t *testing.T) {
 		!strings.HasPrefix(errs["status"], "not intercepted") {
 		t.Fatalf("without rules: exit code %d, errors %q", code, errs)
 	}
-	if _, said, code := mesh("apply", "--outbound-exclude-cidrs", "81.2.7.0/24", "--exclude-interfaces", "acme7"); code != 0 {
+	if _, said, code := mesh("apply", "--outbound-exclude-cidrs", "81.2.7.0/24", "--exclude-interfaces",
+		"acme7"); code != 0 {
 		t.Fatal(said)
 	}
 	text, said, code := mesh("support", "--dns", "all", "--dns-port", "5300")
@@ -93,7 +94,8 @@ func TestSupport(t *testing.T) {
 	if code != cli.ExitDone || len(errs) != 0 || said != "" {
 		t.Errorf("exit code %d, %q, errors %q", code, said, errs)
 	}
-	for _, want := range []string{`"81.2.7.9/24"`, `"2a02:77::5/64"`, `"81.2.7.9/32"`, `"0x5/0xff"`, `"10-20"`, `"blackhole"`,
+	for _, want := range []string{`"81.2.7.9/24"`, `"2a02:77::5/64"`, `"81.2.7.9/32"`, `"0x5/0xff"`, `"10-20"`,
+		`"blackhole"`,
 		`"acme7"`, `"gateway": "81.2.7.1"`, `the word of alice`, `"net/ipv4/conf/all/rp_filter"`, `"CapEff"`, `"port": 5300`,
 		`"O12"`} {
 		if !strings.Contains(text, want) {
@@ -146,7 +148,8 @@ func TestSupportUnprivileged(t *testing.T) {
 		t.Errorf("with NET_ADMIN: exit code %d, errors %q", code, errs)
 	}
 	text, said, code = runAs(t, ns, 65534, nil, program, "support -n "+ns.Path())
-	if _, errs := supportOf(t, text); code != cli.ExitDone || said != "" || !strings.Contains(errs["routes"], "permission") {
+	if _, errs := supportOf(t, text); code != cli.ExitDone || said != "" || !strings.Contains(errs["routes"],
+		"permission") {
 		t.Errorf("where it may not enter: exit code %d, %q, errors %q", code, said, errs)
 	}
 }
@@ -160,12 +163,14 @@ func TestSupportUsage(t *testing.T) {
 		"support --mask=perhaps":  "--mask",
 		"support now":             "now",
 	} {
-		if r := invoke(t, "", nil, strings.Fields(args)...); r.code != cli.ExitUsage || r.out != "" || !strings.Contains(r.stderr, want) {
+		if r := invoke(t, "", nil, strings.Fields(args)...); r.code != cli.ExitUsage || r.out != "" ||
+			!strings.Contains(r.stderr, want) {
 			t.Errorf("%s: exit code %d, %q", args, r.code, r.stderr)
 		}
 	}
 	var out, errOut bytes.Buffer
-	if code := run(t.Context(), []string{"support", "-n", "/nowhere"}, nil, nil, &out, &errOut); code != 16 || out.Len() > 0 {
+	if code := run(t.Context(), []string{"support", "-n", "/nowhere"}, nil, nil, &out, &errOut); code != 16 ||
+		out.Len() > 0 {
 		t.Errorf("no namespace: exit code %d, %q", code, &errOut)
 	}
 }
@@ -179,7 +184,8 @@ func (slowPlane) Do(_ context.Context, _ func() error) error { select {} }
 func TestSupportTimeout(t *testing.T) {
 	r := invokeOn(t, slowPlane{}, "", nil, "support", "--timeout", "1s")
 	_, errs := supportOf(t, r.out)
-	if r.code != cli.ExitDone || !strings.Contains(errs["interfaces"], "within 1s") || !strings.Contains(errs["doctor"], "--timeout") ||
+	if r.code != cli.ExitDone || !strings.Contains(errs["interfaces"], "within 1s") || !strings.Contains(errs["doctor"],
+		"--timeout") ||
 		errs["given"] != "" || errs["process"] != "" {
 		t.Errorf("exit code %d, %q", r.code, errs)
 	}

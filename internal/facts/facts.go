@@ -1,5 +1,5 @@
-// Package facts reads what a bug report needs to know of a network namespace and of the process that looks: over netlink
-// and from /proc, without a program, and without privilege as far as the kernel answers.
+// Package facts reads what a bug report needs to know of a network namespace and of the process that looks: over
+// netlink and from /proc, without a program, and without privilege as far as the kernel answers.
 //
 // Call its functions on a thread that is locked to the namespace.
 package facts

@@ -134,5 +134,6 @@ func Key() (key [2]uint64, err error) {
 	if err == nil && n < len(random) {
 		err = errors.New("too few of them")
 	}
-	return [2]uint64{binary.NativeEndian.Uint64(random[:]), binary.NativeEndian.Uint64(random[8:])}, wrap("ask for random bytes", err)
+	return [2]uint64{binary.NativeEndian.Uint64(random[:]), binary.NativeEndian.Uint64(random[8:])},
+		wrap("ask for random bytes", err)
 }

@@ -50,7 +50,8 @@ type picture struct {
 	ways    []way
 }
 
-// maxLines is how many rules of a chain are shown, and maxLine how long a line may be, in letters, but for a long target.
+// maxLines is how many rules of a chain are shown, and maxLine how long a line may be, in letters, but for a long
+// target.
 const (
 	maxLines = 16
 	maxLine  = 64
@@ -171,7 +172,7 @@ func (d *drawing) chain(last string, c ruleset.Chain) string {
 			case ruleset.Goto:
 				d.sideChain(from, t.Chain, "goto", visit)
 			case ruleset.Accept, ruleset.Return, ruleset.Drop, ruleset.Reject, ruleset.Keep, ruleset.SetMark,
-				ruleset.SetConnMark, ruleset.CTZone:
+				ruleset.SetConnMark, ruleset.CTZone, ruleset.Divert:
 			}
 			if to == "" {
 				continue

@@ -59,7 +59,8 @@ func rulesets(t *testing.T) map[string]ruleset.Ruleset {
 func TestMermaid(t *testing.T) {
 	// Quoted texts have no character that ends them, and nothing that is read as markup but <br/>.
 	const text = `"(?:[^"<>&#` + "`" + `]|<br/>|#(?:35|96|quot|lt|gt|amp);)*"`
-	boxes := regexp.MustCompile(`^        (n\d+)(?:\[` + text + `\]|\(\[` + text + `\]\)|\{\{` + text + `\}\}|\[\[` + text +
+	boxes := regexp.MustCompile(`^        (n\d+)(?:\[` + text + `\]|\(\[` + text + `\]\)|\{\{` + text + `\}\}|\[\[` +
+		text +
 		`\]\]|\[/` + text + `/\])$`)
 	ways := regexp.MustCompile(`^    (n\d+) (?:-->|-\.->\|(?:jump|goto)\||==>\|` + text + `\|) (n\d+)$`)
 	group := regexp.MustCompile(`^    subgraph g\d+\[` + text + `\]$`)
@@ -98,7 +99,8 @@ func TestMermaid(t *testing.T) {
 // TestDOT: each line is one of a grammar that the programs of Graphviz read; where they are, they read it.
 func TestDOT(t *testing.T) {
 	const text = `"(?:[^"\\]|\\[l"\\])*"`
-	line := regexp.MustCompile(`^(digraph intercept \{|    label=` + text + `|    rankdir=TB|    node \[shape=box, fontname="monospace"\]|` +
+	line := regexp.MustCompile(`^(digraph intercept \{|    label=` + text +
+		`|    rankdir=TB|    node \[shape=box, fontname="monospace"\]|` +
 		`    subgraph cluster_\d+ \{|        label=` + text + `|        n\d+ \[shape=[a-z]+, label=` + text + `\]|` +
 		`    n\d+ -> n\d+ \[style=(?:solid|dashed), label=` + text + `\]|    \}|\})$`)
 	program, err := exec.LookPath("dot")
@@ -189,7 +191,8 @@ func TestSVG(t *testing.T) {
 		if titles != 2 || texts < 4 {
 			t.Errorf("%s: %d titles, %d texts", name, titles, texts)
 		}
-		for _, want := range []string{"prefers-color-scheme:dark", `<title id="title">The way`, "a process in the pod sends"} {
+		for _, want := range []string{"prefers-color-scheme:dark", `<title id="title">The way`,
+			"a process in the pod sends"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("%s: there is no %s", name, want)
 			}

@@ -66,10 +66,12 @@ func SVG(rs ruleset.Ruleset) string {
 			x := right + 8*(1+(lanes[right]-1)%4)
 			fmt.Fprintf(&body, `<path class="capture" d="M%d %dH%dV%dH%d" marker-end="url(#tip)"/>`+"\n", right,
 				from.y+lineGap/2+4*(lanes[right]%4), x, to.y+to.height/2, right+2)
-			fmt.Fprintf(&body, `<text class="on" x="%d" y="%d">%s</text>`+"\n", right+margin, to.y+to.height/2+4, xmlText(w.label))
+			fmt.Fprintf(&body, `<text class="on" x="%d" y="%d">%s</text>`+"\n", right+margin, to.y+to.height/2+4,
+				xmlText(w.label))
 		case to.kind == side:
 			x := to.x - indent/2
-			fmt.Fprintf(&body, `<path class="jump" d="M%d %dV%dH%d" marker-end="url(#tip)"/>`+"\n", x, max(from.y+from.height, 0),
+			fmt.Fprintf(&body, `<path class="jump" d="M%d %dV%dH%d" marker-end="url(#tip)"/>`+"\n", x, max(from.y+from.height,
+				0),
 				to.y+lineGap, to.x-2)
 		default:
 			x := to.x + padding
@@ -123,7 +125,8 @@ func (p place) draw(b *strings.Builder) {
 	if p.kind == event || p.kind == track {
 		round = 13
 	}
-	fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d" rx="%d"/>`+"\n", p.kind, p.x, p.y, p.width, p.height,
+	fmt.Fprintf(b, `<rect class="%s" x="%d" y="%d" width="%d" height="%d" rx="%d"/>`+"\n", p.kind, p.x, p.y, p.width,
+		p.height,
 		round)
 	for i, l := range p.texts() {
 		class := "rule"

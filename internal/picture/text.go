@@ -49,7 +49,8 @@ func (w way) isJump() bool { return w.label == "jump" || w.label == "goto" }
 
 // mermaidText is a text within quotes: what Mermaid, or HTML, would read is written by its number.
 func mermaidText(s string) string {
-	return strings.NewReplacer("#", "#35;", `"`, "#quot;", "<", "#lt;", ">", "#gt;", "&", "#amp;", "`", "#96;", "\n", " ").Replace(s)
+	return strings.NewReplacer("#", "#35;", `"`, "#quot;", "<", "#lt;", ">", "#gt;", "&", "#amp;", "`", "#96;", "\n",
+		" ").Replace(s)
 }
 
 // label is all that stands in a box.
@@ -68,7 +69,8 @@ func label(x box, newline string, escape func(string) string) string {
 func DOT(rs ruleset.Ruleset) string {
 	p := of(rs)
 	var b strings.Builder
-	fmt.Fprintf(&b, "digraph intercept {\n    label=\"%s\"\n    rankdir=TB\n    node [shape=box, fontname=\"monospace\"]\n",
+	fmt.Fprintf(&b,
+		"digraph intercept {\n    label=\"%s\"\n    rankdir=TB\n    node [shape=box, fontname=\"monospace\"]\n",
 		dotText(p.title))
 	for i, c := range p.columns {
 		fmt.Fprintf(&b, "    subgraph cluster_%d {\n        label=\"%s\"\n", i+1, dotText(c.title))

@@ -12,8 +12,8 @@ import (
 )
 
 // Mask hides addresses, names and secrets in all parts. What is the same before is the same after, and addresses of one
-// network are in one network after: so rules can still be read. key makes it impossible to find out which address it was
-// by trying all of them; it is to be random and forgotten.
+// network are in one network after: so rules can still be read. key makes it impossible to find out which address it
+// was by trying all of them; it is to be random and forgotten.
 func (d *Document) Mask(key [2]uint64) {
 	m := masker{key: key, names: map[string]string{}, count: map[string]int{}, addrs: map[netip.Addr]netip.Addr{}}
 	m.whole, m.begin = known()
@@ -117,7 +117,8 @@ func isCommonProcess(name string) bool {
 
 func isCommonTable(name string) bool {
 	switch strings.ToLower(name) {
-	case "filter", "nat", "mangle", "raw", "security", "input", "output", "forward", "prerouting", "postrouting", "ingress":
+	case "filter", "nat", "mangle", "raw", "security", "input", "output", "forward", "prerouting", "postrouting",
+		"ingress":
 		return true
 	}
 	return false
@@ -126,11 +127,13 @@ func isCommonTable(name string) bool {
 // isCommonTarget reports what everybody's rules jump to.
 func isCommonTarget(name string) bool {
 	switch name {
-	case "ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "TPROXY", "MARK", "CONNMARK", "LOG",
+	case "ACCEPT", "DROP", "RETURN", "REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "TPROXY", "MARK", "CONNMARK",
+		"LOG",
 		"NFLOG", "NFQUEUE", "CT", "TCPMSS", "TRACE":
 		return true
 	}
-	for _, prefix := range []string{"MESH_", "KUBE-", "CNI-", "cali-", "DOCKER", "ISTIO_", "PROXY_INIT_", "KUMA_", "CILIUM_",
+	for _, prefix := range []string{"MESH_", "KUBE-", "CNI-", "cali-", "DOCKER", "ISTIO_", "PROXY_INIT_", "KUMA_",
+		"CILIUM_",
 		"LIBVIRT_"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
@@ -158,8 +161,8 @@ func (m masker) node(n strict.Node) strict.Node {
 	return n
 }
 
-// text hides what a text says: names that were learned, addresses, files, what looks like an ID, and what follows a word
-// for a secret or a comment.
+// text hides what a text says: names that were learned, addresses, files, what looks like an ID, and what follows a
+// word for a secret or a comment.
 func (m masker) text(s string) string {
 	if known, ok := m.names[s]; ok {
 		return known
@@ -280,7 +283,8 @@ func isSecret(word string) bool {
 	return false
 }
 
-// address returns what stands for the address with which s begins, and how long that is in s. Zero: it begins with none.
+// address returns what stands for the address with which s begins, and how long that is in s. Zero: it begins with
+// none.
 func (m masker) address(s string) (masked string, length int) {
 	for length < len(s) && strings.IndexByte("0123456789abcdefABCDEF:.", s[length]) >= 0 {
 		length++

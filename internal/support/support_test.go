@@ -22,8 +22,9 @@ func TestText(t *testing.T) {
 	m.names["acme0"], m.names["payroll"], m.names["/srv/acme.yaml"] = "interface-1", "process-1", "file-1"
 	for text, want := range map[string]string{
 		"8.8.8.8": "~", "8.8.8.8:53": "~:53", "[2a02::7]:53": "[~]:53", "8.8.8.8-8.8.8.9": "~-~", "2a02::7/128": "~/128",
-		"to 8.8.8.8.": "to ~.", "2a02::7: refused": "~: refused", "8.8.8.8,9.9.9.9": "~,~", "ip-8.8.8.8.ec2": "ip-8.8.8.8.ec2",
-		"ip-8.8.8.8": "ip-~", "addr=8.8.8.8": "addr=~", "(8.8.8.8)": "(~)",
+		"to 8.8.8.8.": "to ~.", "2a02::7: refused": "~: refused", "8.8.8.8,9.9.9.9": "~,~",
+		"ip-8.8.8.8.ec2": "ip-8.8.8.8.ec2",
+		"ip-8.8.8.8":     "ip-~", "addr=8.8.8.8": "addr=~", "(8.8.8.8)": "(~)",
 		"0::/0 2001:db8::1 127.0.0.1:15001 0.0.0.0/0 ::/0 224.0.0.1": "0::/0 2001:db8::1 127.0.0.1:15001 0.0.0.0/0 ::/0 224.0.0.1",
 		"acme0": "interface-1", "by acme0.": "by interface-1.", "I1.acme0 acme01": "I1.interface-1 acme01",
 		"payroll, process 7": "process-1, process 7", "/srv/acme.yaml": "file-1", "read /home/al/x": "read file-1",
@@ -32,8 +33,9 @@ func TestText(t *testing.T) {
 		"00:11:22:aa:bb:cc":                    "mac-1",
 		"7f3c0b9e-1d2f-4a5b-8c6d-0123456789ab": "id-1", "x 0123456789abcdef0123456789abcdef": "x id-2",
 		"token=abc password: \"x y\" done": "token=secret password: secret done", "Bearer eyJ0": "Bearer secret",
-		`-m comment --comment "al \" x" -j ACME`: `-m comment --comment "masked" -j chain-1`,
-		`comment "al" drop`:                      `comment "masked" drop`, "--comment al -j DROP": `--comment "masked" -j DROP`,
+		`-m comment --comment "al \" x" -j ACME`:                 `-m comment --comment "masked" -j chain-1`,
+		`comment "al" drop`:                                      `comment "masked" drop`,
+		"--comment al -j DROP":                                   `--comment "masked" -j DROP`,
 		"redirect(15001) by O12 (every destination is included)": "redirect(15001) by O12 (every destination is included)",
 	} {
 		m := m
@@ -55,8 +57,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestAddresses: two addresses begin with the same bits as before, so each has its own, networks stay networks, and what
-// is private or of a link is so still.
+// TestAddresses: two addresses begin with the same bits as before, so each has its own, networks stay networks, and
+// what is private or of a link is so still.
 func TestAddresses(t *testing.T) {
 	m := testMasker()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -66,7 +68,8 @@ func TestAddresses(t *testing.T) {
 		}
 		return bits
 	}
-	for _, text := range []string{"10.1.2.3", "172.20.1.2", "192.168.7.1", "8.8.8.8", "100.70.1.1", "172.64.1.1", "fd00::7",
+	for _, text := range []string{"10.1.2.3", "172.20.1.2", "192.168.7.1", "8.8.8.8", "100.70.1.1", "172.64.1.1",
+		"fd00::7",
 		"fe80::1:2", "2a02::7", "169.254.169.254"} {
 		a := netip.MustParseAddr(text)
 		got := m.addr(a)
@@ -108,7 +111,8 @@ func TestBounds(t *testing.T) {
 	for i := range long {
 		long[i] = "x"
 	}
-	p := NewPart(map[string]any{"a": map[string]any{"list": long}, "text": strings.Repeat("é", 5000)}, errors.New("not\nall"))
+	p := NewPart(map[string]any{"a": map[string]any{"list": long}, "text": strings.Repeat("é", 5000)},
+		errors.New("not\nall"))
 	text, err := json.Marshal(p)
 	if err != nil || p.Omitted["a.list"] != 1000-maxItems || len(text) > maxText*2+maxItems*8 || p.Error != `not\nall` ||
 		!json.Valid(text) {
@@ -135,7 +139,8 @@ func TestBounds(t *testing.T) {
 
 // FuzzText: any text is hidden without a panic, and what comes out hides nothing more.
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"8.8.8.8/24", "comment \"", "a: [::1]:80", "--comment", "/", "-", "-j -", "token=", "1:2:3:4:5:6"} {
+	for _, s := range []string{"8.8.8.8/24", "comment \"", "a: [::1]:80", "--comment", "/", "-", "-j -", "token=",
+		"1:2:3:4:5:6"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

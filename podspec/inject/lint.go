@@ -46,9 +46,9 @@ type Source struct {
 	Text []byte
 }
 
-// Lint looks at the pods in manifests that ask for interception, by annotations or by asking for a sidecar, and says what
-// will go wrong with them. pods is how many there are. The Services of all sources are known to all. The error is that of
-// sources that cannot be read.
+// Lint looks at the pods in manifests that ask for interception, by annotations or by asking for a sidecar, and says
+// what will go wrong with them. pods is how many there are. The Services of all sources are known to all. The error is
+// that of sources that cannot be read.
 func Lint(sources []Source) (all []Finding, pods int, err error) {
 	var objects []linted
 	var errs strict.Errors
@@ -77,6 +77,7 @@ func Lint(sources []Source) (all []Finding, pods int, err error) {
 	if err := errs.Err(); err != nil {
 		return nil, 0, err
 	}
+	services := slices.DeleteFunc(slices.Clone(objects), func(o linted) bool { return !o.translates() })
 	for _, o := range objects {
 		w := find(o.object)
 		if w == nil {
@@ -87,7 +88,7 @@ func Lint(sources []Source) (all []Finding, pods int, err error) {
 			continue
 		}
 		pods++
-		o.services = objects
+		o.services = services
 		o.all()
 		all = append(all, o.found...)
 	}
@@ -103,8 +104,9 @@ type linted struct {
 	// relayed is whether an injector moves the probes to a relay, or has.
 	relayed bool
 	// waits is whether the sidecar is still to be added.
-	waits    bool
-	config   intercept.Config
+	waits  bool
+	config intercept.Config
+	// services are the headless ones that have another port than their pods.
 	services []linted
 	found    []Finding
 }
@@ -200,8 +202,8 @@ func (o *linted) all() {
 	o.speaksFirst()
 }
 
-// users: what the proxy's user or group sends is not captured. One of several containers that run as it may be the proxy,
-// unless that is still to be added.
+// users: what the proxy's user or group sends is not captured. One of several containers that run as it may be the
+// proxy, unless that is still to be added.
 func (o *linted) users() {
 	all, at := o.containers()
 	var names []string
@@ -290,13 +292,24 @@ func (o *linted) nameservers() {
 	}
 }
 
+func textAt(n *yaml.Node, keys ...string) string { return yamldoc.Text(yamldoc.Get(n, keys...)) }
+
+// translates reports whether an object is a Service that would have to translate a port, and does not.
+func (o *linted) translates() bool {
+	spec := yamldoc.Get(o.object, "spec")
+	return textAt(o.object, "kind") == "Service" && textAt(spec, "clusterIP") == "None" &&
+		slices.ContainsFunc(yamldoc.Items(yamldoc.Get(spec, "ports")), func(p *yaml.Node) bool {
+			target := yamldoc.Text(yamldoc.Get(p, "targetPort"))
+			return target != "" && target != yamldoc.Text(yamldoc.Get(p, "port"))
+		})
+}
+
 // headless: a Service without an address translates no port, so clients come to the pod at the Service's.
 func (o *linted) headless() {
 	all, _ := o.containers()
 	for _, s := range o.services {
 		spec := yamldoc.Get(s.object, "spec")
-		if yamldoc.Text(yamldoc.Get(s.object, "kind")) != "Service" || yamldoc.Text(yamldoc.Get(spec, "clusterIP")) != "None" ||
-			yamldoc.Text(yamldoc.Get(s.object, "metadata", "namespace")) != yamldoc.Text(yamldoc.Get(o.object, "metadata", "namespace")) ||
+		if textAt(s.object, "metadata", "namespace") != textAt(o.object, "metadata", "namespace") ||
 			!selects(texts(yamldoc.Get(spec, "selector")), texts(yamldoc.Get(o.pod, "metadata", "labels"))) {
 			continue
 		}
@@ -316,7 +329,8 @@ func (o *linted) headless() {
 			if has(target) && !has(yamldoc.Text(n)) {
 				s := s // what is wrong stands in the Service
 				s.prefix, s.found = "", nil
-				s.find("headless-port", fmt.Sprintf("spec.ports[%d].port", i), n, "give the Service the port that the container has",
+				s.find("headless-port", fmt.Sprintf("spec.ports[%d].port", i), n,
+					"give the Service the port that the container has",
 					"a headless Service translates no port: clients of %s come to port %d of its pods, which is captured, and where "+
 						"no container listens", o.name(), port)
 				o.found = append(o.found, s.found...)
@@ -353,14 +367,16 @@ func (o *linted) speaksFirst() {
 	for i, c := range all {
 		image, _, _ := strings.Cut(yamldoc.Text(yamldoc.Get(c, "image")), "@")
 		image = image[strings.LastIndex(image, "/")+1:]
-		if image, _, _ = strings.Cut(image, ":"); !detects || !slices.Contains([]string{"mysql", "mariadb", "percona"}, image) {
+		if image, _, _ = strings.Cut(image, ":"); !detects || !slices.Contains([]string{"mysql", "mariadb", "percona"},
+			image) {
 			continue
 		}
 		for k, p := range yamldoc.Items(yamldoc.Get(c, "ports")) {
 			n := yamldoc.Get(p, "containerPort")
 			if port := portOf(c, yamldoc.Text(n)); port != 0 && o.captured(port) && !opaque.Contains(port) {
 				o.find("server-speaks-first", fmt.Sprintf("%s.ports[%d].containerPort", at[i], k), n,
-					fmt.Sprintf("add %d to config.linkerd.io/opaque-ports, or to %s/inbound-exclude-ports", port, podspec.DefaultPrefix),
+					fmt.Sprintf("add %d to config.linkerd.io/opaque-ports, or to %s/inbound-exclude-ports", port,
+						podspec.DefaultPrefix),
 					"%s speaks first at port %d, and the proxy waits there for the client to say which protocol it is: each "+
 						"connection stands still until that times out", image, port)
 			}

@@ -8,8 +8,8 @@ import (
 	"github.com/mesh-intercept/intercept/podspec/inject"
 )
 
-// TestLintSources: what cannot be read is an error that names the source and the line; Services are known across sources,
-// and those of another namespace are others'.
+// TestLintSources: what cannot be read is an error that names the source and the line; Services are known across
+// sources, and those of another namespace are others'.
 func TestLintSources(t *testing.T) {
 	pod := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"x","labels":{"l":"m"},"annotations":
 		{"intercept.mesh/enabled":"true"}},"spec":{"containers":[{"name":"c","ports":[{"containerPort":80,"name":"h"}]}]}}`
