@@ -237,6 +237,13 @@ writer create pods/intercept of "default"/"web", [people]
 `; got != want {
 		t.Errorf("the API server was asked\n%s", got)
 	}
+	_, counted := h.get("/metrics")
+	for _, want := range []string{`{result="answered",verb="verify"} 2`, `{result="refused",verb="verify"} 2`,
+		`{result="answered",verb="check"} 2`} {
+		if !strings.Contains(counted, "mesh_cni_answers_total"+want+"\n") {
+			t.Errorf("not counted: %s", want)
+		}
+	}
 	resp, err := http.Get("http://" + at + "/v1/pods") // without TLS there is no answer
 	if err == nil {
 		text, _ := io.ReadAll(resp.Body)

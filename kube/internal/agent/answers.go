@@ -44,7 +44,7 @@ func (a *Agent) openDoors(ctx context.Context) (doors []door, err error) {
 		}
 	}()
 	s := answer.Server{Node: a.s.Node, Pods: a.pods.All, Ready: a.pods.Ready, Repairer: a.repairer(),
-		Program: a.s.MeshInit, Slots: make(chan struct{}, atOnce)}
+		Program: a.s.MeshInit, Slots: make(chan struct{}, atOnce), Count: a.metrics.Answer}
 	open := func(l net.Listener, each int, allow func(*http.Request, answers.Access) error) {
 		doors = append(doors, door{l, &http.Server{Handler: s.Handler(allow), ReadHeaderTimeout: 5 * time.Second,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute,

@@ -35,6 +35,8 @@ type Server struct {
 	Program string
 	// Slots is how many questions are answered at a time, by its capacity; the others wait.
 	Slots chan struct{}
+	// Count counts a question by its verb and by what became of it.
+	Count func(verb, result string)
 }
 
 // longest is how long a question may take to answer, the wait for others included.
@@ -43,7 +45,7 @@ const longest = 90 * time.Second
 // Handler serves questions. allow says whether who asks may have what is asked for; its error is an [answers.Refusal].
 func (s Server) Handler(allow func(*http.Request, answers.Access) error) http.Handler {
 	mux := http.NewServeMux()
-	serve := func(pattern string, access func(*http.Request) answers.Access,
+	serve := func(verb, pattern string, access func(*http.Request) answers.Access,
 		do func(context.Context, *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), longest)
@@ -53,14 +55,14 @@ func (s Server) Handler(allow func(*http.Request, answers.Access) error) http.Ha
 			if err == nil {
 				answer, err = s.inTurn(ctx, r, do)
 			}
-			write(w, answer, err)
+			s.Count(verb, write(w, answer, err))
 		})
 	}
-	serve("GET /v1/pods", func(r *http.Request) answers.Access {
+	serve("list", "GET /v1/pods", func(r *http.Request) answers.Access {
 		return answers.Access{Verb: "list", Namespace: r.FormValue("namespace")}
 	}, func(ctx context.Context, r *http.Request) (any, error) { return s.list(ctx, r.FormValue("namespace")) })
 	for _, v := range answers.Verbs() {
-		serve(v.Method()+" /v1/namespaces/{namespace}/pods/{pod}/"+v.Name, func(r *http.Request) answers.Access {
+		serve(v.Name, v.Method()+" /v1/namespaces/{namespace}/pods/{pod}/"+v.Name, func(r *http.Request) answers.Access {
 			return v.Access(r.PathValue("namespace"), r.PathValue("pod"))
 		}, func(ctx context.Context, r *http.Request) (any, error) { return s.answer(ctx, v, r) })
 	}
@@ -82,17 +84,21 @@ func (s Server) inTurn(ctx context.Context, r *http.Request, do func(context.Con
 	return do(ctx, r)
 }
 
-func write(w http.ResponseWriter, answer any, err error) {
+// write writes an answer, and returns what became of the question.
+func write(w http.ResponseWriter, answer any, err error) (result string) {
 	w.Header().Set("Content-Type", "application/json")
+	result = "answered"
 	if err != nil {
 		refusal, is := errors.AsType[*answers.Refusal](err)
+		result = "refused"
 		if !is {
-			refusal = answers.Refuse(http.StatusInternalServerError, "%v", err)
+			refusal, result = answers.Refuse(http.StatusInternalServerError, "%v", err), "failed"
 		}
 		w.WriteHeader(refusal.Status)
 		answer = refusal
 	}
 	_ = json.NewEncoder(w).Encode(answer) // who asked has gone
+	return result
 }
 
 // list looks at all pods of the node, or of a namespace.

@@ -24,6 +24,8 @@ type Metrics struct {
 	// Adds by result and reason, and how long they took.
 	adds    *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
+	// Answers to questions about pods, by verb and result.
+	answers *prometheus.CounterVec
 
 	// Writes of our entry, by reason.
 	Writes *prometheus.CounterVec
@@ -54,6 +56,7 @@ func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		calls:    counter("mesh_cni_calls_total", "Calls of the plugin other than ADD.", "command", "result"),
+		answers:  counter("mesh_cni_answers_total", "Questions about pods, by what became of them.", "verb", "result"),
 		adds:     counter("mesh_cni_adds_total", "ADDs of the plugin: pods started.", "result", "reason"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "mesh_cni_add_seconds", Help: "How long ADDs took in the plugin.",
@@ -79,7 +82,7 @@ func New() *Metrics {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "mesh_cni_build_info", Help: "1, with what was built.",
 		ConstLabels: prometheus.Labels{"version": v.Version, "revision": v.Revision, "goversion": v.Go}})
 	build.Set(1)
-	m.registry.MustRegister(m.calls, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.Warnings,
+	m.registry.MustRegister(m.calls, m.answers, m.adds, m.seconds, m.Writes, m.Repairs, m.Drift, m.Pods, m.Warnings,
 		m.EventsDropped, m.Ready, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What is to be alerted on is there before it first happens.
@@ -115,6 +118,10 @@ func (m *Metrics) Record(r cniwire.Record) {
 		m.calls.WithLabelValues(known(r.Command, "DEL", "CHECK", "STATUS", "GC", "VERSION"), result).Inc()
 	}
 }
+
+// Answer counts a question about pods, by its verb (list is one, too) and by what became of it: answered, refused or
+// failed.
+func (m *Metrics) Answer(verb, result string) { m.answers.WithLabelValues(verb, result).Inc() }
 
 func known(s string, all ...string) string {
 	if slices.Contains(all, s) {
