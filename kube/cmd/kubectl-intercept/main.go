@@ -261,7 +261,7 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 	p.code = a.Exit
 	text := a.Stdout
 	form := cmp.Or(flags["output"], string(cli.Text))
-	if a.State != "" && a.State != answers.Intercepting && form == string(cli.Text) {
+	if a.State.OfRequest() && form == string(cli.Text) {
 		text = a.String() + "\n" + text // what mesh-init in the pod cannot know
 	}
 	_, err = io.WriteString(p.stdout, text)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,7 @@ func TestAnswers(t *testing.T) {
 
 	const webUID, ownUID, plainUID = podUID, "1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0", "2f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 	netns := h.unmeshed(t, webUID)
-	h.unmeshed(t, ownUID)
+	ownNetNS := h.unmeshed(t, ownUID)
 	h.unmeshed(t, plainUID)
 	web, own, plain := meshed("web", webUID), meshed("own", ownUID), meshed("plain", plainUID)
 	own.Annotations, plain.Annotations = nil, nil
@@ -151,10 +152,17 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 	if _, err := (dataplane.Pod{NetNS: netns}).Apply(t.Context(), intercept.Default()); err != nil {
 		t.Fatal(err)
 	}
-	if got := list(); !strings.Contains(got, "\ndefault/web: intercepting\n") {
+	elsewhere := intercept.Default() // the proxy is no process of the pod, so nobody has to listen in it
+	elsewhere.Outbound.Target = []netip.AddrPort{netip.MustParseAddrPort("198.51.100.9:15001")}
+	elsewhere.Families, elsewhere.Inbound.Mode = intercept.FamiliesIPv4, intercept.InboundOff
+	if _, err := (dataplane.Pod{NetNS: ownNetNS}).Apply(t.Context(), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(); !strings.HasPrefix(got, "default/web: unserved: nobody listens at TCP port 15001, ") ||
+		!strings.Contains(got, "\ndefault/own: intercepting\n") {
 		t.Errorf("with rules:\n%s", got)
 	}
-	if a := ask("status", "web", map[string]string{"output": "json"}); a.Exit != 0 || a.State != answers.Intercepting ||
+	if a := ask("status", "web", map[string]string{"output": "json"}); a.Exit != 0 || a.State != answers.Unserved ||
 		!json.Valid([]byte(a.Stdout)) || !strings.Contains(a.Stdout, `"O12"`) {
 		t.Errorf("status: %+v", a)
 	}
@@ -168,6 +176,10 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 	if a := ask("explain", "web", map[string]string{"dst": "192.0.2.1:443"}); a.Exit != 0 ||
 		!strings.HasPrefix(a.Stdout, "redirect(15001)") {
 		t.Errorf("explain: %+v", a)
+	}
+	if a := ask("explain", "own", map[string]string{"dst": "192.0.2.1:443"}); a.Exit != 0 ||
+		!strings.Contains(a.Stdout, "198.51.100.9:15001") {
+		t.Errorf("explain, of what is kept beside the rules: %+v", a)
 	}
 	if a := ask("explain", "web", map[string]string{"dst": "nonsense"}); a.Exit != 2 ||
 		!strings.Contains(a.Stderr, "nonsense") {

@@ -31,7 +31,8 @@ func files() map[string][]byte {
 	if err != nil || failed != nil {
 		panic(fmt.Sprint(err, failed)) // plain data always has a text
 	}
-	const head = "# Alerts on the nodes' agents, for the Prometheus operator.\n# go run ./kube/deploy/monitoring writes this file.\n"
+	const head = "# Alerts on the nodes' agents, for the Prometheus operator.\n" +
+		"# go run ./kube/deploy/monitoring writes this file.\n"
 	return map[string][]byte{"prometheusrule.yaml": append([]byte(head), rules...), "dashboard.json": append(board, '\n')}
 }
 

@@ -22,7 +22,7 @@ import (
 // State says in a word how it is with a pod.
 type State string
 
-// The states.
+// The states: those of mesh-init status (dataplane.Verdict), and what else there is to say of a pod.
 const (
 	Refused        State = "refused"         // what it asks for cannot be done
 	NotIntercepted State = "not intercepted" // it asks for rules, and there are none
@@ -41,8 +41,10 @@ func States() []State {
 	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Unserved, Unknown, Waiting, Intercepting, LeftAlone}
 }
 
-// Trouble reports whether somebody has to see to it.
-func (s State) Trouble() bool { return s != Intercepting && s != LeftAlone && s != Waiting }
+// OfRequest reports whether the state follows from what a pod asks for, which mesh-init in the pod does not know.
+func (s State) OfRequest() bool {
+	return s == Refused || s == NotIntercepted || s == Changed || s == LeftAlone
+}
 
 // Row is how it is with a pod, as a look at it finds: without trying anything.
 type Row struct {
@@ -124,10 +126,11 @@ type Flag struct {
 
 // Verbs are all of them.
 func Verbs() []Verb {
-	output := Flag{"output", "text|json|yaml", "form of the result"}
+	const does = "form of the result"
+	output := Flag{"output", "text|json|yaml", does}
 	return []Verb{
 		{Name: "status", Does: "say whether a pod is intercepted, by which rules, and what they have counted",
-			Flags: []Flag{output}},
+			Flags: []Flag{{"output", "text|json|yaml|prometheus", does}}},
 		{Name: "check", Does: "compare the rules in force with what the pod asks for", Configured: true,
 			Flags: []Flag{output}},
 		{Name: "verify", Does: "prove that interception works, by connections and lookups in the pod", Acts: true,

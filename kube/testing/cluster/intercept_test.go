@@ -86,6 +86,8 @@ func TestKubectlIntercept(t *testing.T) {
 	for _, name := range []string{"early", "stripped"} {
 		expect(10, "default/"+name+": "+none+": it asks for interception, and has no rules", "status", name)
 	}
+	expect(10, "default deaf node-1 unserved nobody listens at TCP port 15001", "status")
+	expect(0, "unserved: nobody listens at TCP port 15001", "status", "deaf")
 	expect(18, "nobody listens at 127.0.0.1:15001", "verify", "deaf")
 	expect(0, "redirect(15001)", "explain", "web", "--dst", "203.0.113.7:80")
 	expect(1, "default/plain: left alone: no annotation of it asks for interception", "explain", "plain", "--dst",
@@ -95,7 +97,8 @@ func TestKubectlIntercept(t *testing.T) {
 	// Without an agent a container of the pod looks.
 	c.kubectl("delete", "daemonset", "-n", "mesh-system", "mesh-cni-agent", "--timeout=60s")
 	expect(1, "node node-1 has no agent that runs", "status", "web")
-	expect(0, "O12", "status", "web", "--image", imageName)
+	expect(0, "intercepting: ", "status", "web", "--image", imageName)
+	expect(18, "nobody listens at 127.0.0.1:15001", "verify", "deaf", "--image", imageName)
 	expect(10, "", "status", "stripped", "--image", imageName)
 	c.kubectl("delete", "pods", "--all", "--timeout=60s")
 }

@@ -121,6 +121,8 @@ type look struct {
 	row answers.Row
 	// config is what it asks for, or else what its rules were made of. Nil: neither is known.
 	config *intercept.Config
+	// open is whether what is in the pod's namespace is still to be looked at.
+	open bool
 }
 
 // look looks at pods: what they ask for, and what is in force.
@@ -131,52 +133,51 @@ func (s Server) look(ctx context.Context, all []kube.Pod) ([]look, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]repair.Finding{}
-	for _, f := range findings {
-		found[f.Pod.UID] = f
-	}
-	var others []string
-	for _, p := range all {
-		if _, asks := found[p.UID]; !asks {
-			others = append(others, p.RuntimeUID)
-		}
-	}
-	var sandboxes map[string]repair.Sandbox
-	unopened := map[string]error{}
-	if len(others) > 0 {
-		if sandboxes, err = r.Find(others); err != nil {
-			for _, e := range strict.Flatten(err) {
-				failed, of := errors.AsType[*sandbox.Error](e)
-				if !of {
-					return nil, err
-				}
-				unopened[failed.UID] = failed.Err
+	looks := make([]look, len(all))
+	var open []string // pods of which what they ask for does not say it all
+	for i, p := range all {
+		looks[i].row = answers.Row{Namespace: p.Namespace, Name: p.Name, Node: s.Node, State: answers.LeftAlone,
+			Why: r.Aside(p)}
+		f := slices.IndexFunc(findings, func(f repair.Finding) bool { return f.Pod.UID == p.UID })
+		if f >= 0 {
+			looks[i].row.State, looks[i].row.Why = stateOf(findings[f])
+			if findings[f].Config.Backstop != "" {
+				looks[i].config = &findings[f].Config
 			}
 		}
+		looks[i].open = !p.Finished && !p.Facts.HostNetwork && (f < 0 || looks[i].row.State == answers.Intercepting)
+		if looks[i].open {
+			open = append(open, p.RuntimeUID)
+		}
 	}
+	if len(open) == 0 {
+		return looks, nil
+	}
+	sandboxes, err := r.Find(open)
 	defer func() {
 		for _, s := range sandboxes {
 			_ = s.Close() // it was only read
 		}
 	}()
-	var looks []look
-	for _, p := range all {
-		row := answers.Row{Namespace: p.Namespace, Name: p.Name, Node: s.Node}
-		if f, asks := found[p.UID]; asks {
-			l := look{row: row}
-			l.row.State, l.row.Why = stateOf(f)
-			if f.Config.Backstop != "" {
-				l.config = &f.Config
-			}
-			looks = append(looks, l)
-			continue
+	unopened := map[string]error{}
+	for _, e := range strict.Flatten(err) {
+		failed, of := errors.AsType[*sandbox.Error](e)
+		if !of {
+			return nil, err
 		}
-		if why := unopened[p.RuntimeUID]; why != nil {
-			row.State, row.Why = answers.Unknown, why.Error()
-			looks = append(looks, look{row: row})
-			continue
+		unopened[failed.UID] = failed.Err
+	}
+	for i, p := range all {
+		l := &looks[i]
+		switch in := sandboxes[p.RuntimeUID]; {
+		case !l.open:
+		case unopened[p.RuntimeUID] != nil:
+			l.row.State, l.row.Why = answers.Unknown, unopened[p.RuntimeUID].Error()
+		case in == nil:
+			l.row.State, l.row.Why = answers.Waiting, "no process of it is there"
+		default:
+			l.glance(ctx, p, in)
 		}
-		looks = append(looks, s.glance(ctx, p, row, sandboxes[p.RuntimeUID]))
 	}
 	return looks, nil
 }
@@ -215,41 +216,32 @@ func differences(all []intercept.Difference) string {
 	return why
 }
 
-// glance looks at a pod that does not ask the agent for interception: its rules may be its init container's.
-func (s Server) glance(ctx context.Context, p kube.Pod, row answers.Row, in repair.Sandbox) look {
-	aside := s.Repairer.Aside(p)
-	l := look{row: row}
-	l.row.State, l.row.Why = answers.LeftAlone, aside
-	if p.Finished || p.Facts.HostNetwork {
-		return l
-	}
-	if in == nil {
-		l.row.State, l.row.Why = answers.Waiting, "no process of it is there"
-		return l
-	}
-	pod := dataplane.Pod{NetNS: in.NetNS(), IsPod: true}
-	var diffs []intercept.Difference
-	f, err := pod.InForce(ctx)
-	if err == nil {
-		l.config = &f.Config
-		if len(f.Omitted) == 0 {
-			diffs, err = pod.Check(ctx, f.Config)
-		}
-	}
+// glance looks into a pod's namespace.
+func (l *look) glance(ctx context.Context, p kube.Pod, in repair.Sandbox) {
+	o, err := dataplane.Pod{NetNS: in.NetNS(), IsPod: true}.Overview(ctx)
 	switch {
+	case errors.Is(err, intercept.ErrNotIntercepted) && l.config != nil:
+		l.row.State, l.row.Why = answers.NotIntercepted, "somebody has just taken its rules out"
+		return
 	case errors.Is(err, intercept.ErrNotIntercepted) && p.Facts.InitContainer:
 		l.row.State, l.row.Why = answers.NotIntercepted, "its init container should have intercepted it, and has not"
-	case errors.Is(err, intercept.ErrNotIntercepted):
-	case errors.Is(err, dataplane.ErrNotKept):
-		l.row.State, l.row.Why = answers.Intercepting, err.Error()
+		return
+	case errors.Is(err, intercept.ErrNotIntercepted): // nobody wants it to be
+		return
 	case err != nil:
 		l.row.State, l.row.Why = answers.Unknown, strict.Reworded(err, in.NetNS(), "of the pod").Error()
-	case len(diffs) > 0:
-		l.row.State, l.row.Why = answers.Changed, differences(diffs)
-	default:
-		l.row.State, l.row.Why = answers.Intercepting, ""
+		return
 	}
-	return l
+	l.row.State, l.row.Why = answers.State(o.Verdict), ""
+	if n := len(o.Causes); n > 0 {
+		l.row.Why = o.Causes[0]
+		if n > 1 {
+			l.row.Why += fmt.Sprintf("; and %d more", n-1)
+		}
+	}
+	if l.config == nil && o.InForce != nil {
+		l.config = &o.InForce.Config
+	}
 }
 
 // answer has mesh-init carry out a verb in a pod's namespace.
