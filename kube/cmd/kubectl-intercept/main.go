@@ -261,8 +261,9 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 	p.code = a.Exit
 	text := a.Stdout
 	form := cmp.Or(flags["output"], string(cli.Text))
-	if a.State.OfRequest() && form == string(cli.Text) {
-		text = a.String() + "\n" + text // what mesh-init in the pod cannot know
+	known := v.Name == "status" && !a.State.OfRequest() // mesh-init begins with it itself
+	if a.State != "" && a.State != answers.Intercepting && !known && form == string(cli.Text) {
+		text = a.String() + "\n" + text
 	}
 	_, err = io.WriteString(p.stdout, text)
 	fmt.Fprint(p.stderr, a.Stderr)

@@ -55,6 +55,10 @@ func TestKubectlIntercept(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Import(imageArchive, imageName)
+	c.Await("the service account of pods", func() bool {
+		_, err := c.try("get", "serviceaccount", "default")
+		return err == nil
+	})
 	c.apply(pod("early", "", "enabled", "true")) // before the plugin is there
 	c.ready("early")
 	c.apply(deploy(t, "            - --keep-on-exit\n", "            - --keep-on-exit\n            - --dry-run\n"))
@@ -88,7 +92,7 @@ func TestKubectlIntercept(t *testing.T) {
 	}
 	expect(10, "default deaf node-1 unserved nobody listens at TCP port 15001", "status")
 	expect(0, "unserved: nobody listens at TCP port 15001", "status", "deaf")
-	expect(18, "nobody listens at 127.0.0.1:15001", "verify", "deaf")
+	expect(18, "default/deaf: unserved: nobody listens at TCP port 15001", "verify", "deaf")
 	expect(0, "redirect(15001)", "explain", "web", "--dst", "203.0.113.7:80")
 	expect(1, "default/plain: left alone: no annotation of it asks for interception", "explain", "plain", "--dst",
 		"203.0.113.7:80")
