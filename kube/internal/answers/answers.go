@@ -146,6 +146,7 @@ func Verbs() []Verb {
 			{"interface", "NAME", "the one it leaves or arrives by"},
 			{"to-self", "", "the destination is the pod's own address"},
 			{"state", "new|established|invalid", "what conntrack calls it"},
+			{"why-not", "ADDRESS:PORT", "which change of the configuration would give it the other fate"},
 			{"matrix", "", "what becomes of each kind of traffic, in place of one packet"}}},
 	}
 }
