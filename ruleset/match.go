@@ -178,7 +178,9 @@ func (ICMPQuote) isMatch()    {}
 func (Older) isMatch()        {}
 func (Not) isMatch()          {}
 
-func (m Proto) String() string        { return "protocol " + listString(m, func(b []byte, p Protocol) []byte { return append(b, p.String()...) }) }
+func (m Proto) String() string {
+	return "protocol " + listString(m, func(b []byte, p Protocol) []byte { return append(b, p.String()...) })
+}
 func (m SrcPort) String() string      { return "source port " + Ports(m).String() }
 func (m DstPort) String() string      { return "port " + Ports(m).String() }
 func (m Src) String() string          { return "source " + CIDRs(m).String() }
