@@ -274,12 +274,14 @@ func TestAsk(t *testing.T) {
 	c.expect(0, "|the counters\n", "status", "pod/web", "-n", "shop")
 	c.expect(0, "|shop/cart: not intercepted: none is there\nthe counters\n", "status", "cart")
 	c.expect(0, "|the counters\n", "status", "cart", "-o", "json")
+	c.expect(0, "|the counters\n", "support", "cart", "--mask")
 	c.expect(18, "mesh-init: it does not work\n|failed  an app\n", "verify", "web", "--allow-unproven", "--wait", "2s")
 	c.expect(0, "|the counters\n", "explain", "web", "--dst", "10.1.2.3:443", "--to-self")
 	if got, want := strings.Join(c.asked, "\n"), `node-1: GET /v1/namespaces/shop/pods/web/status
 node-1: GET /v1/namespaces/shop/pods/web/status
 node-2: GET /v1/namespaces/shop/pods/cart/status
 node-2: GET /v1/namespaces/shop/pods/cart/status?output=json
+node-2: GET /v1/namespaces/shop/pods/cart/support?mask=true
 node-1: POST /v1/namespaces/shop/pods/web/verify?allow-unproven=true&wait=2s
 node-1: GET /v1/namespaces/shop/pods/web/explain?dst=10.1.2.3%3A443&to-self=true`; got != want {
 		t.Errorf("agents were asked\n%s", got)
@@ -362,7 +364,7 @@ func TestUsage(t *testing.T) {
 	c.has(2, "2 pods; name one", "status", "a", "b")
 	c.has(2, "leave out web", "status", "-A", "web")
 	c.has(2, "--no-agent needs --image", "status", "web", "--no-agent")
-	c.has(2, `"sttus" is no verb; verbs are status, check, verify, explain`, "sttus")
+	c.has(2, `"sttus" is no verb; verbs are status, check, verify, explain, support`, "sttus")
 	c.has(2, "unknown flag: --nonsense", "status", "--nonsense")
 	c.has(2, `"xml" is none of text, json, yaml`, "status", "-A", "-o", "xml")
 	c.has(0, "kubectl intercept [command]", "--help")

@@ -185,6 +185,10 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 		!strings.Contains(a.Stderr, "nonsense") {
 		t.Errorf("explain nonsense: %+v", a)
 	}
+	if a := ask("support", "web", map[string]string{"mask": "true"}); a.Exit != 0 || !json.Valid([]byte(a.Stdout)) ||
+		!strings.Contains(a.Stdout, `"masked": true`) {
+		t.Errorf("support: %d, %s", a.Exit, a.Stderr)
+	}
 	// Others than the pod asks for.
 	other := intercept.Default()
 	other.Outbound.Port = intercept.PortRange{First: 16001, Last: 16001}

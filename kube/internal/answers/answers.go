@@ -111,6 +111,8 @@ type Verb struct {
 	Acts bool
 	// Configured is whether it is told the configuration.
 	Configured bool
+	// Document is whether its result is one for programs, whatever the form.
+	Document bool
 	// Flags are those of mesh-init that may be given. None of them names a file or a namespace.
 	Flags []Flag
 }
@@ -148,6 +150,8 @@ func Verbs() []Verb {
 			{"state", "new|established|invalid", "what conntrack calls it"},
 			{"why-not", "ADDRESS:PORT", "which change of the configuration would give it the other fate"},
 			{"matrix", "", "what becomes of each kind of traffic, in place of one packet"}}},
+		{Name: "support", Does: "write down all that a bug report about a pod needs, as one document", Configured: true,
+			Document: true, Flags: []Flag{{"output", "json|yaml", does}, {"mask", "", "hide addresses, names and secrets"}}},
 	}
 }
 
