@@ -108,10 +108,17 @@ func (c *Conn) ask(command int, flags netlink.HeaderFlags, fill func(*netlink.At
 		return nil, err
 	}
 	head := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg
-	messages, err := c.sock.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | command), Flags: flags},
-		Data:   append(head, attrs...),
-	})
+	var messages []netlink.Message
+	const attempts = 5
+	for range attempts {
+		messages, err = c.sock.Execute(netlink.Message{
+			Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_IPSET<<8 | command), Flags: flags},
+			Data:   append(head, attrs...),
+		})
+		if flags&netlink.Acknowledge != 0 || !errors.Is(err, unix.ENOBUFS) {
+			break // a question can be asked again
+		}
+	}
 	for _, m := range messages {
 		answers = append(answers, m.Data[min(len(head), len(m.Data)):])
 	}

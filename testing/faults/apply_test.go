@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -112,6 +113,11 @@ func TestEachCall(t *testing.T) {
 	}
 	first, second := intercept.Default(), intercept.Default()
 	second.Inbound.Mode, second.DNS.Mode = intercept.InboundTProxy, intercept.DNSAll
+	for i := range byte(40) { // so long that the backends of iptables have sets for them
+		second.Outbound.ExcludeCIDRs = append(second.Outbound.ExcludeCIDRs,
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, i, 0}), 25),
+			netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0xee, i}), 25))
+	}
 	for _, b := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT,
 		dataplane.BackendIPTablesLegacy} {
 		t.Run(string(b), func(t *testing.T) {
