@@ -101,11 +101,7 @@ func (s *space) names(ctx context.Context, legacy bool) (n tracing.Names, err er
 	if err != nil {
 		return n, err
 	}
-	texts, err := w.Texts(ctx)
-	n.Legacy = map[tracing.LegacyPlace]tracing.LegacyText{}
-	for at, t := range texts {
-		n.Legacy[tracing.LegacyPlace(at)] = tracing.LegacyText(t)
-	}
+	n.Legacy, err = w.Texts(ctx)
 	if errors.Is(err, ruleset.ErrNotIntercepted) { // they went meanwhile
 		err = nil
 	}

@@ -33,7 +33,7 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 	}
 	of := map[tableName][]beside.Chain{}
 	for _, t := range l.tables {
-		if t.name != Table {
+		if t.name != Table && t.name != TraceTable { // that of a trace at work judges nothing
 			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant(),
 				Older: t.handle < ours}}
 		}

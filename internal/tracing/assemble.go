@@ -10,6 +10,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -96,20 +97,10 @@ type Connection struct {
 // Names says what rules are called.
 type Names struct {
 	NFT    map[nft.Place]nft.Words
-	Legacy map[LegacyPlace]LegacyText
+	Legacy map[iptables.Place]iptables.Text
 	// Interface names one by its number.
 	Interface func(uint32) string
 }
-
-// LegacyPlace is where a rule of iptables-legacy is.
-type LegacyPlace struct {
-	Family       ruleset.Family
-	Table, Chain string
-	Number       int
-}
-
-// LegacyText is a rule of iptables-legacy as iptables-save prints it, and its comment.
-type LegacyText struct{ Rule, Comment string }
 
 const (
 	// idle is for how long nothing has to be heard of a packet for it to be complete.
@@ -200,7 +191,7 @@ func (a *Assembler) log(at time.Time, l *nfevents.Log) []Record {
 	}
 	p.heard = at
 	s := Step{Family: "ip", Table: l.Table, Chain: l.Chain, Policy: l.Kind == nfevents.Policy}
-	place := LegacyPlace{ruleset.IPv4, l.Table, l.Chain, l.Number}
+	place := iptables.Place{Family: ruleset.IPv4, Table: l.Table, Chain: l.Chain, Number: l.Number}
 	if p.Src.Addr().Is6() {
 		s.Family, place.Family = "ip6", ruleset.IPv6
 	}
