@@ -283,9 +283,9 @@ func (a *Assembler) name(index uint32) string {
 }
 
 func (a *Assembler) find(is func(*assembly) bool) *assembly {
-	for _, p := range slices.Backward(a.pending) {
-		if is(p) {
-			return p
+	for i := len(a.pending) - 1; i >= 0; i-- { // the last first; slices.Backward is two kilobytes larger
+		if is(a.pending[i]) {
+			return a.pending[i]
 		}
 	}
 	return nil
@@ -336,7 +336,7 @@ func (a *Assembler) know(e nfevents.Ends) {
 
 // Due returns the packets of which nothing has been heard for a while. With all it returns the others, too.
 func (a *Assembler) Due(now time.Time, all bool) (out []Record) {
-	for _, p := range slices.Clone(a.pending) {
+	for _, p := range append([]*assembly(nil), a.pending...) {
 		if all || now.Sub(p.heard) >= idle {
 			out = append(out, a.end(p)...)
 		}
@@ -346,7 +346,8 @@ func (a *Assembler) Due(now time.Time, all bool) (out []Record) {
 
 // end completes a packet.
 func (a *Assembler) end(p *assembly) []Record {
-	a.pending = slices.DeleteFunc(a.pending, func(o *assembly) bool { return o == p })
+	i := slices.Index(a.pending, p)
+	a.pending = append(a.pending[:i:i], a.pending[i+1:]...)
 	a.know(p.first)
 	if p.last != p.first {
 		p.After = &Ends{p.last.Src, p.last.Dst}
@@ -358,9 +359,11 @@ func (a *Assembler) end(p *assembly) []Record {
 // decide finds the fate and what decided it.
 func (p *assembly) decide() {
 	did := func(acts ...string) *Step {
-		for i := range slices.Backward(p.Steps) {
-			if slices.ContainsFunc(p.Steps[i].does, func(d string) bool { return slices.Contains(acts, d) }) {
-				return &p.Steps[i]
+		for i := len(p.Steps) - 1; i >= 0; i-- {
+			for _, act := range acts {
+				if slices.Contains(p.Steps[i].does, act) {
+					return &p.Steps[i]
+				}
 			}
 		}
 		return nil
