@@ -283,12 +283,13 @@ func (a *Assembler) name(index uint32) string {
 }
 
 func (a *Assembler) find(is func(*assembly) bool) *assembly {
-	for i := len(a.pending) - 1; i >= 0; i-- { // the last first; slices.Backward is two kilobytes larger
-		if is(a.pending[i]) {
-			return a.pending[i]
+	var last *assembly
+	for _, p := range a.pending {
+		if is(p) {
+			last = p
 		}
 	}
-	return nil
+	return last
 }
 
 func (p *assembly) step(s Step) {
