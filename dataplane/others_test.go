@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func TestOthers(t *testing.T) {
 	for i, name := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
 		netlab.RequireProgram(t, name)
 		cmd := exec.Command(name, "-t", "nat", "-A", "OUTPUT", "-o", "dummy7", "-j", "ACCEPT")
-		cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE=/dev/null")
+		cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
 		if err := lab.Pod.Start(cmd, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -138,8 +139,8 @@ func Run(t *testing.T, n *netlab.Namespace, c Command) {
 	t.Helper()
 	netlab.RequireProgram(t, c.Args[0])
 	cmd := exec.Command(c.Args[0], c.Args[1:]...)
-	// The lock is one file for all pods of these tests, which run beside each other.
-	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE=/dev/null")
+	// Else the lock would be one file for all pods of these tests, which run beside each other.
+	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
 	var out bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(c.Stdin), &out, &out
 	err := n.Start(cmd, nil)

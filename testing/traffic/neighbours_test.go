@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -156,7 +157,7 @@ func inPodRun(t *testing.T, lab *netlab.Lab, input, name string, args ...string)
 	t.Helper()
 	netlab.RequireProgram(t, name)
 	cmd := exec.Command(name, args...)
-	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE=/dev/null")
+	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
 	cmd.Stdin = strings.NewReader(input)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
