@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -391,6 +392,7 @@ func TestAddStorm(t *testing.T) {
 		pods = append(pods, namespace(t))
 	}
 	var wg sync.WaitGroup
+	var again atomic.Int64
 	for i, pod := range pods {
 		wg.Go(func() {
 			call{command: "ADD", annotations: meshed, netns: pod.Path(), logs: log}.run(t).passed(t, fmt.Sprint("pod ", i),
@@ -400,8 +402,17 @@ func TestAddStorm(t *testing.T) {
 			continue // each waits for those before it, and none waits for long
 		}
 		wg.Go(func() {
-			call{command: "ADD", annotations: meshed, netns: one.Path(), logs: log}.run(t).passed(t, "the one pod",
-				result("1.0.0"))
+			add := call{command: "ADD", annotations: meshed, netns: one.Path(), logs: log}
+			o := add.run(t)
+			// Where the machine stands still for as long as a call waits, it is to be made again, as runtimes do.
+			for range 3 {
+				if !strings.Contains(o.stdout, tryAgain) {
+					break
+				}
+				again.Add(1)
+				o = add.run(t)
+			}
+			o.passed(t, "the one pod", result("1.0.0"))
 		})
 	}
 	wg.Wait()
@@ -410,10 +421,13 @@ func TestAddStorm(t *testing.T) {
 			t.Errorf("pod %d has no rules", i)
 		}
 	}
-	if records := readLog(t, log); len(records) != 70 {
-		t.Errorf("%d records", len(records))
+	if records := readLog(t, log); len(records) != 70+int(again.Load()) {
+		t.Errorf("%d records, with %d calls made again", len(records), again.Load())
 	}
 }
+
+// tryAgain is in an answer with the code by which a runtime is asked to come again (the CNI specification, "Error").
+const tryAgain = `"code":11,`
 
 // TestKilled: an ADD that is killed leaves the rules or none, and the next one
 // is as if there had been none before.
