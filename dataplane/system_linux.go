@@ -9,7 +9,9 @@ import (
 func hasIPv6() bool {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return false
+		// Where there is no memory for a socket, or somebody forbids it, nobody knows: without rules for IPv6 it would go
+		// past the proxy.
+		return !errors.Is(err, unix.EAFNOSUPPORT)
 	}
 	_ = unix.Close(fd)
 	return true
