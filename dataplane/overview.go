@@ -87,16 +87,18 @@ func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 	if inForceErr == nil {
 		o.InForce, p = &f, f.On(p)
 	}
-	if o.Status, err = p.Status(ctx); err != nil {
-		o.Verdict = NotIntercepted
-		return o, err
-	}
-	if inForceErr != nil {
-		o.Unread = append(o.Unread, inForceErr.Error())
-	}
-	return once(ctx, p, func(s *Session) (Overview, error) {
-		return o, s.do(ctx, func() error { return s.space.overview(ctx, p, &o) })
+	o.Verdict = NotIntercepted
+	_, err = once(ctx, p, func(s *Session) (_ struct{}, err error) {
+		if o.Status, err = s.Status(ctx); err != nil {
+			return struct{}{}, err
+		}
+		o.Verdict = "" // which it comes to at the end
+		if inForceErr != nil {
+			o.Unread = append(o.Unread, inForceErr.Error())
+		}
+		return struct{}{}, s.do(ctx, func() error { return s.space.overview(ctx, p, &o) })
 	})
+	return o, err
 }
 
 // On returns the pod with the backend of the rules, and with what Apply was given besides the configuration, unless the
@@ -112,11 +114,14 @@ func (f InForce) On(p Pod) Pod {
 }
 
 func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
-	rules := map[ruleset.RuleID]ruleset.Rule{}
+	rules, families := map[ruleset.RuleID]ruleset.Rule{}, map[string]bool{}
 	if f := o.InForce; f != nil {
 		want, err := newPlan(f.Config)
 		if err != nil {
 			return err
+		}
+		for _, family := range want.rules.Families {
+			families[family.String()] = true
 		}
 		for _, b := range o.Backends {
 			for _, c := range s.rulesFor(want, b).Chains {
@@ -141,8 +146,13 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 			o.Unread = append(o.Unread, "who listens: "+err.Error())
 		}
 	}
+	for _, c := range o.Counters {
+		if o.InForce == nil && c.Family != "" {
+			families[c.Family] = true
+		}
+	}
 	o.Meanings = meanings(o.Counters, rules)
-	o.conclude(time.Now())
+	o.conclude(time.Now(), slices.Sorted(maps.Keys(families)))
 	return nil
 }
 
@@ -226,8 +236,8 @@ func meanings(counters []ruleset.Counter, rules map[ruleset.RuleID]ruleset.Rule)
 	return all
 }
 
-// conclude comes to the verdict.
-func (o *Overview) conclude(now time.Time) {
+// conclude comes to the verdict. families are those of the rules, as far as they are known.
+func (o *Overview) conclude(now time.Time, families []string) {
 	o.Verdict = Intercepting
 	worse := func(v Verdict, cause string) {
 		if o.Verdict == Intercepting {
@@ -258,7 +268,7 @@ func (o *Overview) conclude(now time.Time) {
 	if len(o.Causes) > 0 {
 		o.Summary += o.Causes[0] + "; "
 	}
-	o.Summary += strings.Join(o.facts(now), "; ")
+	o.Summary += strings.Join(o.facts(now, families), "; ")
 }
 
 func (p Port) what() string {
@@ -269,25 +279,14 @@ func (p Port) what() string {
 }
 
 // facts are what to know besides what is wrong.
-func (o *Overview) facts(now time.Time) []string {
-	ids, families := map[ruleset.RuleID]bool{}, map[string]bool{}
+func (o *Overview) facts(now time.Time, families []string) []string {
+	ids := map[ruleset.RuleID]bool{}
 	for _, c := range o.Counters {
 		ids[c.Rule] = true
-		if c.Family != "" {
-			families[c.Family] = true
-		}
 	}
 	rules := strconv.Itoa(len(ids)) + " rules by " + join(o.Backends)
-	if f := o.InForce; f != nil {
-		clear(families)
-		if want, err := newPlan(f.Config); err == nil {
-			for _, family := range want.rules.Families {
-				families[family.String()] = true
-			}
-		}
-	}
 	if len(families) > 0 {
-		rules += ", " + strings.Join(slices.Sorted(maps.Keys(families)), " and ")
+		rules += ", " + strings.Join(families, " and ")
 	}
 	if f := o.InForce; f != nil {
 		rules += ", applied " + ago(now.Sub(f.At)) + " ago"

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -84,27 +85,9 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 	if len(index) == 0 {
 		return nil
 	}
-	err := conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(f nftables.TableFamily, message []byte) error {
-		in := key{family: familyName(f)}
-		var r beside.Rule
-		for typ, data := range attributes(message) {
-			switch typ {
-			case unix.NFTA_RULE_TABLE:
-				in.table = zeroTerminated(data)
-			case unix.NFTA_RULE_CHAIN:
-				in.chain = zeroTerminated(data)
-			case unix.NFTA_RULE_HANDLE:
-				if len(data) == 8 {
-					r.Handle = binary.BigEndian.Uint64(data)
-				}
-			case unix.NFTA_RULE_USERDATA:
-				r.Comment = comment(data)
-			case unix.NFTA_RULE_EXPRESSIONS:
-				readActs(&r, data)
-			}
-		}
+	err := conn.anyRules(func(in tableName, chain string, r beside.Rule, _ []byte) {
 		r.Idle = r.Idle && r.Comment == "" && len(r.Acts) == 0 && len(r.To) == 0 && !r.Mapped
-		i, known := index[in]
+		i, known := index[key{familyName(in.family), in.name, chain}]
 		if known && r.Else != "" {
 			chains[i].Else = append(chains[i].Else, r.Else)
 		}
@@ -114,9 +97,36 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 		case known && r.Idle && chains[i].Base:
 			chains[i].Idle = append(chains[i].Idle, r)
 		}
-		return nil
 	})
 	return explain(err, "list the rules of others")
+}
+
+// anyRules hands on every rule of the namespace: its table, its chain, what is known of it, and its expressions.
+func (conn *Conn) anyRules(f func(in tableName, chain string, r beside.Rule, expressions []byte)) error {
+	return conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(family nftables.TableFamily, message []byte) error {
+		in, chain := tableName{family: family}, ""
+		var r beside.Rule
+		var expressions []byte
+		for typ, data := range nlattr.All(message) {
+			switch typ {
+			case unix.NFTA_RULE_TABLE:
+				in.name = zeroTerminated(data)
+			case unix.NFTA_RULE_CHAIN:
+				chain = zeroTerminated(data)
+			case unix.NFTA_RULE_HANDLE:
+				if len(data) == 8 {
+					r.Handle = binary.BigEndian.Uint64(data)
+				}
+			case unix.NFTA_RULE_USERDATA:
+				r.Comment = comment(data)
+			case unix.NFTA_RULE_EXPRESSIONS:
+				expressions = data
+				readActs(&r, data)
+			}
+		}
+		f(in, chain, r, expressions)
+		return nil
+	})
 }
 
 // readActs reads what the expressions of a rule do, and where they lead.
@@ -128,7 +138,7 @@ func readActs(r *beside.Rule, list []byte) {
 	}
 	loaded := map[string][]byte{} // what registers hold
 	addPort := func(register []byte) {
-		for typ, d := range attributes(loaded[string(register)]) {
+		for typ, d := range nlattr.All(loaded[string(register)]) {
 			if typ == unix.NFTA_DATA_VALUE && len(d) >= 2 {
 				r.Ports = append(r.Ports, binary.BigEndian.Uint16(d))
 			}
@@ -136,15 +146,15 @@ func readActs(r *beside.Rule, list []byte) {
 	}
 	var by []byte  // the register that has the interface by which a packet arrives
 	var index bool // it has its number
-	for _, e := range attributes(list) {
+	for _, e := range nlattr.All(list) {
 		var name string
 		var values map[uint16][]byte
-		for typ, d := range attributes(e) {
+		for typ, d := range nlattr.All(e) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
 				name = zeroTerminated(d)
 			case unix.NFTA_EXPR_DATA:
-				values = maps.Collect(attributes(d))
+				values = maps.Collect(nlattr.All(d))
 			}
 		}
 		is := func(typ uint16, n uint32) bool {
@@ -223,7 +233,7 @@ func readActs(r *beside.Rule, list []byte) {
 
 // interfaceOf reads the struct nft_data with which the name of an interface is compared, or its number.
 func interfaceOf(data []byte, index bool) string {
-	for typ, d := range attributes(data) {
+	for typ, d := range nlattr.All(data) {
 		switch {
 		case typ != unix.NFTA_DATA_VALUE:
 		case index && len(d) == 4:
@@ -251,11 +261,11 @@ const (
 
 // readVerdict reads a struct nft_data.
 func readVerdict(r *beside.Rule, data []byte, add func(beside.Act)) {
-	for typ, d := range attributes(data) {
+	for typ, d := range nlattr.All(data) {
 		if typ != unix.NFTA_DATA_VERDICT {
 			continue
 		}
-		for typ, d := range attributes(d) {
+		for typ, d := range nlattr.All(d) {
 			switch {
 			case typ == unix.NFTA_VERDICT_CHAIN:
 				r.To = append(r.To, zeroTerminated(d))

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 
 	"github.com/google/nftables"
@@ -16,6 +15,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -177,7 +177,7 @@ func (conn *Conn) tables(family nftables.TableFamily) (tables []tableHead, err e
 	const handle = 4 // NFTA_TABLE_HANDLE
 	err = conn.dump(unix.NFT_MSG_GETTABLE, family, nil, func(family nftables.TableFamily, message []byte) error {
 		t := tableHead{tableName: tableName{family: family}}
-		for typ, data := range attributes(message) {
+		for typ, data := range nlattr.All(message) {
 			switch {
 			case typ == unix.NFTA_TABLE_NAME:
 				t.name = zeroTerminated(data)
@@ -199,7 +199,7 @@ func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelCh
 	err := conn.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
 		in := tableName{family: family}
 		var c kernelChain
-		for typ, data := range attributes(message) {
+		for typ, data := range nlattr.All(message) {
 			switch typ {
 			case unix.NFTA_CHAIN_TABLE:
 				in.name = zeroTerminated(data)
@@ -215,7 +215,7 @@ func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelCh
 				c.drops = len(data) == 4 && binary.BigEndian.Uint32(data) != uint32(nftables.ChainPolicyAccept)
 			case unix.NFTA_CHAIN_HOOK:
 				c.base = true
-				for typ, data := range attributes(data) {
+				for typ, data := range nlattr.All(data) {
 					switch {
 					case typ == unix.NFTA_HOOK_DEV, typ == hookDevs:
 						c.device = true
@@ -240,7 +240,7 @@ func (conn *Conn) sets(family nftables.TableFamily, table string) (sets []kernel
 	err = conn.dump(unix.NFT_MSG_GETSET, family, []netlink.Attribute{text(unix.NFTA_SET_TABLE, table)},
 		func(_ nftables.TableFamily, message []byte) error {
 			var s kernelSet
-			for typ, data := range attributes(message) {
+			for typ, data := range nlattr.All(message) {
 				switch {
 				case typ == unix.NFTA_SET_NAME:
 					s.name = zeroTerminated(data)
@@ -311,7 +311,7 @@ func (conn *Conn) rules(family nftables.TableFamily) (map[string][]kernelRule, e
 	}, func(_ nftables.TableFamily, message []byte) error {
 		var chain []byte
 		var r kernelRule
-		for typ, data, rest, ok := cut(message); ok; typ, data, rest, ok = cut(rest) {
+		for typ, data, rest, ok := nlattr.Cut(message); ok; typ, data, rest, ok = nlattr.Cut(rest) {
 			switch typ {
 			case unix.NFTA_RULE_CHAIN:
 				chain, _, _ = bytes.Cut(data, []byte{0})
@@ -346,7 +346,7 @@ func comment(data []byte) string {
 // that changes rules in the namespace, anybody's, makes a new one.
 func (conn *Conn) generation() (id uint32, err error) {
 	err = conn.ask(unix.NFT_MSG_GETGEN, 0, unix.AF_UNSPEC, nil, func(_ nftables.TableFamily, message []byte) error {
-		for typ, data := range attributes(message) {
+		for typ, data := range nlattr.All(message) {
 			if typ == unix.NFTA_GEN_ID && len(data) == 4 {
 				id = binary.BigEndian.Uint32(data)
 			}
@@ -400,43 +400,17 @@ func (conn *Conn) ask(message uint16, flags netlink.HeaderFlags, family nftables
 	return nil
 }
 
-// attributes yields the netlink attributes in b, without the flags of their
-// types. It ends at one that is cut short.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for typ, data, rest, ok := cut(b); ok; typ, data, rest, ok = cut(rest) {
-			if !yield(typ, data) {
-				return
-			}
-		}
-	}
-}
-
-// cut takes the first netlink attribute off b, as attributes does. ok is false at the end, and at one that is cut short.
-// Where rules are read and compared nothing is made of an attribute but two slices: there are some thousand.
-func cut(b []byte) (typ uint16, data, rest []byte, ok bool) {
-	if len(b) < unix.NLA_HDRLEN {
-		return 0, nil, nil, false
-	}
-	length := int(binary.NativeEndian.Uint16(b))
-	if length < unix.NLA_HDRLEN || length > len(b) {
-		return 0, nil, nil, false
-	}
-	typ = binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-	return typ, b[unix.NLA_HDRLEN:length], b[min(len(b), (length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):], true
-}
-
 // appendCanonical writes the expressions of a rule in a form that is the same for
 // what was sent and for what the kernel gives back, and takes out the counts.
 func appendCanonical(b, list []byte) (_ []byte, c counted) {
 	for {
-		_, e, rest, ok := cut(list)
+		_, e, rest, ok := nlattr.Cut(list)
 		if !ok {
 			return b, c
 		}
 		list = rest
 		var name, data []byte
-		for typ, d, rest, ok := cut(e); ok; typ, d, rest, ok = cut(rest) {
+		for typ, d, rest, ok := nlattr.Cut(e); ok; typ, d, rest, ok = nlattr.Cut(rest) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
 				name, _, _ = bytes.Cut(d, []byte{0})
@@ -448,7 +422,7 @@ func appendCanonical(b, list []byte) (_ []byte, c counted) {
 		case "counter":
 			b = append(append(b, name...), '(')
 			c.is = true
-			for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
+			for typ, d, rest, ok := nlattr.Cut(data); ok; typ, d, rest, ok = nlattr.Cut(rest) {
 				switch {
 				case len(d) != 8:
 				case typ == unix.NFTA_COUNTER_PACKETS:
@@ -493,7 +467,7 @@ func comparisons(data []byte) (from, to []byte, is bool) {
 // values are the attributes of an expression by their types. Greater ones are none of those we send; kernels may come to
 // add some.
 func values(data []byte) (all [10][]byte) {
-	for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
+	for typ, d, rest, ok := nlattr.Cut(data); ok; typ, d, rest, ok = nlattr.Cut(rest) {
 		if int(typ) < len(all) {
 			all[typ] = d
 		}
@@ -548,7 +522,7 @@ func appendExpression(b []byte, name string, data []byte) []byte {
 
 // appendData writes a struct nft_data: a value, or a verdict with its code and chain.
 func appendData(b, data []byte) []byte {
-	for typ, d, rest, ok := cut(data); ok; typ, d, rest, ok = cut(rest) {
+	for typ, d, rest, ok := nlattr.Cut(data); ok; typ, d, rest, ok = nlattr.Cut(rest) {
 		if typ == unix.NFTA_DATA_VERDICT {
 			b = appendParts(b, d)
 		} else {
@@ -559,7 +533,7 @@ func appendData(b, data []byte) []byte {
 }
 
 func appendParts(b, verdict []byte) []byte {
-	for typ, d, rest, ok := cut(verdict); ok; typ, d, rest, ok = cut(rest) {
+	for typ, d, rest, ok := nlattr.Cut(verdict); ok; typ, d, rest, ok = nlattr.Cut(rest) {
 		b = appendValue(b, typ, d)
 	}
 	return b

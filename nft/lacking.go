@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -61,9 +62,9 @@ type namedExpression struct {
 
 // expressionsOf returns each expression in a list of them.
 func expressionsOf(list []byte) (all []namedExpression) {
-	for _, elem := range attributes(list) {
+	for _, elem := range nlattr.All(list) {
 		var e namedExpression
-		for typ, data := range attributes(elem) {
+		for typ, data := range nlattr.All(elem) {
 			if typ == unix.NFTA_EXPR_NAME {
 				e.name = zeroTerminated(data)
 			}

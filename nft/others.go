@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -42,7 +43,7 @@ func (conn *Conn) countRules(f ruleset.Family, prefix string) (map[string]map[st
 	err = conn.dump(unix.NFT_MSG_GETRULE, tableFamily(f), nil, func(_ nftables.TableFamily, message []byte) error {
 		var table, chain string
 		var r beside.Rule
-		for typ, data := range attributes(message) {
+		for typ, data := range nlattr.All(message) {
 			switch typ {
 			case unix.NFTA_RULE_TABLE:
 				table = zeroTerminated(data)
@@ -94,7 +95,7 @@ func (conn *Conn) emptying(f ruleset.Family, table string, chains []string, andT
 	used := map[string]bool{}
 	err = conn.dump(unix.NFT_MSG_GETRULE, family, nil, func(_ nftables.TableFamily, message []byte) error {
 		var in, chain string
-		for typ, data := range attributes(message) {
+		for typ, data := range nlattr.All(message) {
 			switch typ {
 			case unix.NFTA_RULE_TABLE:
 				in = zeroTerminated(data)

@@ -18,6 +18,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -477,11 +478,11 @@ func (conn *Conn) eachElement(family nftables.TableFamily, table, set string, f 
 	return conn.dump(unix.NFT_MSG_GETSETELEM, family, []netlink.Attribute{
 		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}, func(_ nftables.TableFamily, message []byte) error {
-		for typ, list, rest, ok := cut(message); ok; typ, list, rest, ok = cut(rest) {
+		for typ, list, rest, ok := nlattr.Cut(message); ok; typ, list, rest, ok = nlattr.Cut(rest) {
 			if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
 			}
-			for _, elem, rest, ok := cut(list); ok; _, elem, rest, ok = cut(rest) {
+			for _, elem, rest, ok := nlattr.Cut(list); ok; _, elem, rest, ok = nlattr.Cut(rest) {
 				key, end := element(elem)
 				f(key, end)
 			}
@@ -492,10 +493,10 @@ func (conn *Conn) eachElement(family nftables.TableFamily, table, set string, f 
 
 // element returns the key of an element, and whether it is the end of a range.
 func element(attrs []byte) (key []byte, end bool) {
-	for typ, data, rest, ok := cut(attrs); ok; typ, data, rest, ok = cut(rest) {
+	for typ, data, rest, ok := nlattr.Cut(attrs); ok; typ, data, rest, ok = nlattr.Cut(rest) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
-			for _, value, rest, ok := cut(data); ok; _, value, rest, ok = cut(rest) {
+			for _, value, rest, ok := nlattr.Cut(data); ok; _, value, rest, ok = nlattr.Cut(rest) {
 				key = value
 			}
 		case unix.NFTA_SET_ELEM_FLAGS:

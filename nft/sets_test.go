@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -179,11 +180,11 @@ func TestListIsReadWithoutAllocations(t *testing.T) {
 		allocs := testing.AllocsPerRun(2, func() {
 			e.bytes = e.bytes[:0]
 			for _, m := range b.messages {
-				for typ, list, rest, ok := cut(m.Data[4:]); ok; typ, list, rest, ok = cut(rest) {
+				for typ, list, rest, ok := nlattr.Cut(m.Data[4:]); ok; typ, list, rest, ok = nlattr.Cut(rest) {
 					if typ != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 						continue
 					}
-					for _, elem, rest, ok := cut(list); ok; _, elem, rest, ok = cut(rest) {
+					for _, elem, rest, ok := nlattr.Cut(list); ok; _, elem, rest, ok = nlattr.Cut(rest) {
 						e.add(element(elem))
 					}
 				}

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -125,25 +125,7 @@ func (conn *Conn) words(ctx context.Context) (map[Place]Words, error) {
 		return nil, err
 	}
 	all := map[Place]Words{}
-	err := conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(f nftables.TableFamily, message []byte) error {
-		at := Place{Family: uint8(f)}
-		var r beside.Rule
-		rejects := false
-		for typ, data := range attributes(message) {
-			switch typ {
-			case unix.NFTA_RULE_TABLE:
-				at.Table = zeroTerminated(data)
-			case unix.NFTA_RULE_HANDLE:
-				if len(data) == 8 {
-					at.Handle = binary.BigEndian.Uint64(data)
-				}
-			case unix.NFTA_RULE_USERDATA:
-				r.Comment = comment(data)
-			case unix.NFTA_RULE_EXPRESSIONS:
-				readActs(&r, data)
-				rejects = isReject(data)
-			}
-		}
+	err := conn.anyRules(func(in tableName, _ string, r beside.Rule, expressions []byte) {
 		w := Words{Comment: r.Comment}
 		for _, a := range r.Acts {
 			w.Does = append(w.Does, string(a))
@@ -151,21 +133,20 @@ func (conn *Conn) words(ctx context.Context) (map[Place]Words, error) {
 		if r.Else != "" {
 			w.Does = append(w.Does, r.Else)
 		}
-		if rejects {
+		if isReject(expressions) {
 			w.Does = append(w.Does, Rejects)
 		}
-		all[at] = w
-		return nil
+		all[Place{Family: uint8(in.family), Table: in.name, Handle: r.Handle}] = w
 	})
 	return all, explain(err, "list the rules")
 }
 
 // isReject reports whether expressions reject, in nft's words or in those of xtables.
 func isReject(list []byte) bool {
-	for _, e := range attributes(list) {
+	for _, e := range nlattr.All(list) {
 		var name string
 		var data []byte
-		for typ, d := range attributes(e) {
+		for typ, d := range nlattr.All(e) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
 				name = zeroTerminated(d)
@@ -176,7 +157,7 @@ func isReject(list []byte) bool {
 		if name == "reject" {
 			return true
 		}
-		for typ, d := range attributes(data) {
+		for typ, d := range nlattr.All(data) {
 			if name == "target" && typ == unix.NFTA_TARGET_NAME && zeroTerminated(d) == "REJECT" {
 				return true
 			}

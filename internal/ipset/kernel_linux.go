@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"os"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/internal/nlsock"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -135,21 +135,6 @@ func (c *Conn) change(command int, fill func(*netlink.AttributeEncoder)) error {
 	return err
 }
 
-// attributes are those of an answer, or those in one of them, by their types. A library would make five objects for each
-// of a set's members. What is no attribute ends them: who lists finds too few members then.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.NLA_HDRLEN {
-			size := int(binary.NativeEndian.Uint16(b))
-			typ := binary.NativeEndian.Uint16(b[2:]) &^ (netlink.Nested | netlink.NetByteOrder)
-			if size < unix.NLA_HDRLEN || size > len(b) || !yield(typ, b[unix.NLA_HDRLEN:size]) {
-				return
-			}
-			b = b[min(attrSize(size-unix.NLA_HDRLEN), len(b)):]
-		}
-	}
-}
-
 // References returns by how many rules each set of ours is asked, by its name. Where the kernel has no sets there are
 // none.
 func (c *Conn) References() (map[string]int, error) {
@@ -167,13 +152,13 @@ func (c *Conn) References() (map[string]int, error) {
 	all := map[string]int{}
 	for _, answer := range answers {
 		name := ""
-		for typ, value := range attributes(answer) {
+		for typ, value := range nlattr.All(answer) {
 			switch {
 			case typ == nl.IPSET_ATTR_SETNAME && IsOurs(text(value)):
 				name = text(value)
 				all[name] = 0
 			case typ == nl.IPSET_ATTR_DATA && name != "":
-				for typ, value := range attributes(value) {
+				for typ, value := range nlattr.All(value) {
 					if typ == nl.IPSET_ATTR_REFERENCES && len(value) == 4 {
 						all[name] = int(binary.BigEndian.Uint32(value))
 					}
@@ -197,7 +182,7 @@ func (c *Conn) Look(s Set) (Content, error) {
 	}
 	members, odd := 0, false
 	for _, answer := range answers {
-		for typ, value := range attributes(answer) {
+		for typ, value := range nlattr.All(answer) {
 			switch typ {
 			case nl.IPSET_ATTR_TYPENAME:
 				odd = odd || text(value) != s.typeName()
@@ -206,7 +191,7 @@ func (c *Conn) Look(s Set) (Content, error) {
 			case nl.IPSET_ATTR_DATA:
 				odd = odd || !isPlain(value)
 			case nl.IPSET_ATTR_ADT:
-				for _, member := range attributes(value) {
+				for _, member := range nlattr.All(value) {
 					members++
 					odd = odd || !s.holds(member)
 				}
@@ -224,7 +209,7 @@ func text(value []byte) string { return string(bytes.TrimSuffix(value, []byte{0}
 
 // isPlain reports whether members of a set stay, and stand for themselves alone.
 func isPlain(header []byte) bool {
-	for typ := range attributes(header) {
+	for typ := range nlattr.All(header) {
 		switch typ {
 		case nl.IPSET_ATTR_TIMEOUT, nl.IPSET_ATTR_NETMASK, nl.IPSET_ATTR_MARKMASK, nl.IPSET_ATTR_CADT_FLAGS:
 			return false
@@ -237,10 +222,10 @@ func isPlain(header []byte) bool {
 func (s Set) holds(member []byte) bool {
 	var addr netip.Addr
 	port, bits := -1, -1
-	for typ, value := range attributes(member) {
+	for typ, value := range nlattr.All(member) {
 		switch {
 		case typ == nl.IPSET_ATTR_IP:
-			for _, a := range attributes(value) {
+			for _, a := range nlattr.All(value) {
 				addr, _ = netip.AddrFromSlice(a)
 			}
 		case typ == nl.IPSET_ATTR_CIDR && len(value) == 1:

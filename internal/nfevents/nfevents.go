@@ -6,11 +6,11 @@ package nfevents
 
 import (
 	"encoding/binary"
-	"iter"
 	"net/netip"
 	"strconv"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -273,20 +273,6 @@ func Decode(b []byte) (all []Event) {
 	return all
 }
 
-// attributes yields the attributes in b. It ends at one that is cut short.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
-	const head, flags = 4, 3 << 14
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= head {
-			length := int(binary.NativeEndian.Uint16(b))
-			if length < head || length > len(b) || !yield(binary.NativeEndian.Uint16(b[2:])&^flags, b[head:length]) {
-				return
-			}
-			b = b[min(len(b), (length+3)&^3):]
-		}
-	}
-}
-
 func text(b []byte) string {
 	s, _, _ := strings.Cut(string(b), "\x00")
 	return s
@@ -315,7 +301,7 @@ func decodeNFT(message uint16, family uint8, body []byte) (*Trace, *Rules) {
 		return decodeTrace(family, body), nil
 	case message == newGen:
 		var r Rules
-		for typ, data := range attributes(body) {
+		for typ, data := range nlattr.All(body) {
 			switch typ {
 			case genID:
 				r.Generation = number[uint32](data)
@@ -328,7 +314,7 @@ func decodeNFT(message uint16, family uint8, body []byte) (*Trace, *Rules) {
 		return nil, &r
 	case message <= delSetElem, message <= delObject && message > newGen:
 		r := Rules{Family: family}
-		for typ, data := range attributes(body) {
+		for typ, data := range nlattr.All(body) {
 			if typ == tableOf {
 				r.Table = text(data)
 			}
@@ -347,7 +333,7 @@ func decodeNFT(message uint16, family uint8, body []byte) (*Trace, *Rules) {
 // decodeTrace reads enum nft_trace_attributes.
 func decodeTrace(family uint8, body []byte) *Trace {
 	t := Trace{Family: family, Verdict: Continue}
-	for typ, data := range attributes(body) {
+	for typ, data := range nlattr.All(body) {
 		switch typ {
 		case 1:
 			t.Table = text(data)
@@ -358,7 +344,7 @@ func decodeTrace(family uint8, body []byte) *Trace {
 		case 4:
 			t.Kind = Kind(number[uint32](data))
 		case 5:
-			for typ, data := range attributes(data) {
+			for typ, data := range nlattr.All(data) {
 				switch typ {
 				case 1:
 					t.Verdict = Verdict(number[uint32](data))
@@ -409,7 +395,7 @@ func decodeFlow(message, flags uint16, body []byte) *Flow {
 	default:
 		return nil
 	}
-	for typ, data := range attributes(body) {
+	for typ, data := range nlattr.All(body) {
 		switch typ {
 		case 1:
 			f.Original = decodeTuple(data)
@@ -418,8 +404,8 @@ func decodeFlow(message, flags uint16, body []byte) *Flow {
 		case 3:
 			f.Status = number[uint32](data)
 		case 4:
-			for typ, data := range attributes(data) {
-				for inner, data := range attributes(data) {
+			for typ, data := range nlattr.All(data) {
+				for inner, data := range nlattr.All(data) {
 					if typ == 1 && inner == 1 && len(data) == 1 {
 						f.TCPState = tcpState(data[0])
 					}
@@ -438,8 +424,8 @@ func decodeFlow(message, flags uint16, body []byte) *Flow {
 func decodeTuple(body []byte) (e Ends) {
 	var src, dst netip.Addr
 	var from, to uint16
-	for part, data := range attributes(body) {
-		for typ, data := range attributes(data) {
+	for part, data := range nlattr.All(body) {
+		for typ, data := range nlattr.All(data) {
 			addr, isAddr := netip.AddrFromSlice(data)
 			switch {
 			case part == 1 && isAddr && (typ == 1 || typ == 3):
@@ -468,7 +454,7 @@ func decodeLog(message uint16, body []byte) *Log {
 	}
 	var l Log
 	isTrace := false
-	for typ, data := range attributes(body) {
+	for typ, data := range nlattr.All(body) {
 		switch typ {
 		case 2:
 			l.Header.Mark = number[uint32](data)
