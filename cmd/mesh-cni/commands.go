@@ -32,7 +32,7 @@ func (in input) target() dataplane.Pod {
 		path = in.held.Name()
 	}
 	return dataplane.Pod{NetNS: path, Backend: in.conf.Backend, SetSysctls: true, IsPod: true, Unfinished: true,
-		By:              "mesh-cni " + version.Get().Version,
+		By:              "mesh-cni " + version.Short(),
 		BesideOtherMesh: in.conf.BesideOtherMesh}
 }
 

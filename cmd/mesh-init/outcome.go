@@ -118,7 +118,7 @@ func (d did) metrics(verb string, code int, took time.Duration) string {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n%s%s %s\n", name, help, name, name, labels, value)
 	}
 	gauge("last_run_info", fmt.Sprintf("{verb=%q,outcome=%q,backend=%q,version=%q}", verb, d.outcome, d.backend,
-		version.Get().Version), "What came of the last run.", "1")
+		version.Short()), "What came of the last run.", "1")
 	gauge("last_run_exit_code", labels, "The exit code of the last run; 0 is success.", strconv.Itoa(code))
 	gauge("last_run_duration_seconds", labels, "How long the last run took.", number(took.Seconds()))
 	gauge("last_run_timestamp_seconds", labels, "When the last run ended, in seconds since 1970.",

@@ -230,7 +230,7 @@ func (j job) trace() (err error) {
 		if where == "" {
 			where = "the pod"
 		}
-		if capture, err = pcapng.NewWriter(file, "mesh-init "+version.Get().Version, where); err != nil {
+		if capture, err = pcapng.NewWriter(file, "mesh-init "+version.Short(), where); err != nil {
 			return fmt.Errorf("--%s: %w", pcapFlag, err)
 		}
 	}

@@ -30,6 +30,14 @@ func Get() Info {
 	return of(stamped, info)
 }
 
+// Short is the Version of Get. What make build has made needs nothing read for it.
+func Short() string {
+	if stamped != "" {
+		return stamped
+	}
+	return Get().Version
+}
+
 func of(stamped string, info *debug.BuildInfo) Info {
 	v := Info{Version: "unknown", Revision: "unknown", Go: runtime.Version()}
 	switch {

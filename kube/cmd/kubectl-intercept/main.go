@@ -219,7 +219,7 @@ func (p *program) config() (*rest.Config, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	config.UserAgent = "kubectl-intercept/" + version.Get().Version
+	config.UserAgent = "kubectl-intercept/" + version.Short()
 	namespace, _, err := loader.Namespace()
 	return config, namespace, err
 }

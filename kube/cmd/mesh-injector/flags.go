@@ -121,7 +121,7 @@ func settle(line cli.Line, env []string) (s injector.Settings, level slog.Level,
 	if err != nil {
 		fail("--kubeconfig: %w", err)
 	} else {
-		s.API.UserAgent, s.API.QPS, s.API.Burst = "mesh-injector/"+version.Get().Version, 50, 100
+		s.API.UserAgent, s.API.QPS, s.API.Burst = "mesh-injector/"+version.Short(), 50, 100
 	}
 	return s, level, errors.Join(errs...)
 }

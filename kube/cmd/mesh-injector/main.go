@@ -51,7 +51,7 @@ func program(
 						return console.Fail(ctx, nil, cli.UsageError{Err: err})
 					}
 					log := logger(console.Stderr, level)
-					log.InfoContext(ctx, "starting", "version", version.Get().Version, "namespace", s.Namespace,
+					log.InfoContext(ctx, "starting", "version", version.Short(), "namespace", s.Namespace,
 						"webhook", s.Webhook)
 					if err := start(ctx, s, log); err != nil {
 						return console.Fail(ctx, log, err)

@@ -150,7 +150,7 @@ func serve(ctx context.Context, s relay.Settings, listen string) error {
 	if err != nil {
 		return fmt.Errorf("listen for probes: %w; --listen names another address", err)
 	}
-	s.Log.InfoContext(ctx, "answering probes", "version", version.Get().Version, "listen", l.Addr().String(), "pod", s.Pod,
+	s.Log.InfoContext(ctx, "answering probes", "version", version.Short(), "listen", l.Addr().String(), "pod", s.Pod,
 		"probes", len(s.Probes.Probes))
 	return relay.New(s).Serve(ctx, l)
 }

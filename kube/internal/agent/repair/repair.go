@@ -171,7 +171,7 @@ func (r Repairer) look(ctx context.Context, p kube.Pod, s Sandbox) (f Finding) {
 	f.Config = spec.Config
 	session, err := dataplane.Open(ctx,
 		dataplane.Pod{NetNS: s.NetNS(), Backend: r.Conf.Backend, SetSysctls: true, IsPod: true,
-			By:              "mesh-cni-agent " + version.Get().Version,
+			By:              "mesh-cni-agent " + version.Short(),
 			BesideOtherMesh: r.Conf.BesideOtherMesh})
 	if err == nil {
 		defer func() { f.Err = errors.Join(f.Err, session.Close()) }()
