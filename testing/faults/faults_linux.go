@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -61,6 +62,10 @@ func (i *Injector) Run(cmd *exec.Cmd, started func()) error {
 		})
 }
 
+// starting is held by who has the garbage collector off: the percentage is the process's, and two that set it at the
+// same time would leave it off for ever.
+var starting sync.Mutex
+
 // watch starts a program, asks judge about the system calls that a filter picks, and waits for the program's end. A
 // call goes on if judge has no error for it.
 func watch(cmd *exec.Cmd, filter []unix.SockFilter, started func(), judge func(notification) unix.Errno) error {
@@ -77,6 +82,7 @@ func watch(cmd *exec.Cmd, filter []unix.SockFilter, started func(), judge func(n
 		own := uint32(unix.Gettid())
 		// While this thread asks about a call that the runtime does not know to wait, as those of a fork are, nobody can stop
 		// the world: who answers would be stopped, too.
+		starting.Lock()
 		gc := debug.SetGCPercent(-1)
 		listener, err := install(filter)
 		if err == nil {
@@ -89,6 +95,7 @@ func watch(cmd *exec.Cmd, filter []unix.SockFilter, started func(), judge func(n
 			err = cmd.Start()
 		}
 		debug.SetGCPercent(gc)
+		starting.Unlock()
 		if err == nil {
 			if started != nil {
 				started()

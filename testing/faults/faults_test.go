@@ -5,7 +5,9 @@ package faults
 import (
 	"fmt"
 	"os/exec"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -47,6 +49,25 @@ func TestRun(t *testing.T) {
 	}}
 	if out, err := list(interrupted, "ip link show lo"); err != nil || out != want || interrupted.Interrupted.Load() == 0 {
 		t.Errorf("%d calls interrupted: %v\n%s", interrupted.Interrupted.Load(), err, out)
+	}
+}
+
+// TestRunAtOnce: programs that are started at the same time leave the garbage collector on.
+func TestRunAtOnce(t *testing.T) {
+	const percent = 90
+	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	i := &Injector{Choose: func(Call) Fault { return None }}
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if err := i.Run(exec.CommandContext(t.Context(), "true"), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if got := debug.SetGCPercent(percent); got != percent {
+		t.Errorf("it is at %d %%", got)
 	}
 }
 

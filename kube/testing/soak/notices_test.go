@@ -90,7 +90,7 @@ func TestNoticesWhatIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, left := range []string{"nft add table inet x; nft add chain inet x y", "ip rule add fwmark 7 lookup 7",
-		"iptables-legacy -t nat -N X"} {
+		"iptables-legacy -w 5 -t nat -N X"} {
 		if err := run(p.lab.Pod, nil, "sh", "-ec", left); err != nil {
 			t.Fatal(err)
 		}

@@ -81,7 +81,7 @@ func (p *pod) live(a *agent, goOn func(round int) bool) error {
 	if p.backend == dataplane.BackendIPTablesLegacy {
 		// Its tables are there once somebody has asked for them.
 		if err := run(p.lab.Pod, nil, "sh", "-ec", `for p in iptables-legacy ip6tables-legacy; do
-			for t in raw mangle nat filter; do $p -t $t -L -n >/dev/null; done; done`); err != nil {
+			for t in raw mangle nat filter; do $p -w 5 -t $t -L -n >/dev/null; done; done`); err != nil {
 			return err
 		}
 	}
