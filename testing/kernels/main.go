@@ -36,7 +36,8 @@ func suites() []suite {
 	return []suite{
 		{pkg: "nft", pure: "^Fuzz"},
 		{"iptables", "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
-		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"}, {pkg: "testing/conformance"},
+		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"},
+		{pkg: "internal/ipset"}, {pkg: "internal/sockets"}, {pkg: "testing/conformance"},
 		{pkg: "testing/traffic"}, {pkg: "testing/pods"},
 	}
 }
