@@ -18,11 +18,12 @@ func explainVerb() verb {
 	return verb{cli.Verb{
 		Name: "explain", Does: "say what happens to a packet and why; no privilege needed",
 		Also: []string{"why", "what", "describe"},
-		More: "It follows the rules that this configuration makes, not those in a kernel:\n" +
-			"check says whether the two are the same.",
+		More: "It follows the rules that this configuration makes, not those in a kernel. With --live it\n" +
+			"takes the configuration that is in force in a network namespace, and its first line says\n" +
+			"whether the rules are as they were written, and in force.",
 		Files: "OLD NEW",
-		Needs: "--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix | --diff OLD NEW |\n" +
-			"         --why-not ADDRESS:PORT | --flows FILE",
+		Needs: "[--live] {--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix |\n" +
+			"         --why-not ADDRESS:PORT | --flows FILE} | --diff {OLD | --live} NEW",
 		Flags: explainFlags,
 		Examples: `
   Why does this call of the app (not) go to the proxy?
@@ -38,11 +39,15 @@ func explainVerb() verb {
     tcpdump -nr pod.pcap | mesh-init explain --flows - --config mesh.yaml
   Which packets have another fate with a new configuration?
     mesh-init explain --diff mesh.yaml new.yaml
+  Why does this pod's call (not) go to the proxy? What would a new configuration change in it?
+    mesh-init explain --live -n /run/netns/pod --dst 10.1.2.3:443
+    mesh-init explain --diff --live -n /run/netns/pod new.yaml
 `}, job.explain}
 }
 
 func explainFlags() []cli.Flag {
-	return append(append(configFlags(), packetRows()...), once(
+	from := append(configFlags(), once(liveRow())...)
+	return append(append(append(from, netnsFlags()...), packetRows()...), once(
 		row("state", "new|established|invalid", groupPacket, "new",
 			"new: opens a connection; established: of one that was\nthere before the rules; invalid: conntrack calls it so"),
 		row(matrixFlag, "", groupPacket, "false",
@@ -95,9 +100,15 @@ func questions() []question {
 
 // explained says what is wrong with the packet to explain, or with what is asked in its place.
 func (in inputs) explained(s settings) (errs []error) {
-	if diff := s.packet[diffFlag].text == "true"; diff && len(in.args) != 2 {
+	errs = in.besideLive(s)
+	diff, live := s.packet[diffFlag].text == "true", s.packet[liveFlag].text == "true"
+	switch {
+	case diff && live && len(in.args) != 1:
+		errs = append(errs, fmt.Errorf("--%[1]s: with --%[2]s it compares what is in force with one file; write --%[1]s --%[2]s NEW",
+			diffFlag, liveFlag))
+	case diff && !live && len(in.args) != 2:
 		errs = append(errs, fmt.Errorf("--%s: it compares two files; write --%s OLD NEW", diffFlag, diffFlag))
-	} else if !diff && len(in.args) > 0 {
+	case !diff && len(in.args) > 0:
 		errs = append(errs, fmt.Errorf("%q is left over: files are for --%s OLD NEW", in.args[0], diffFlag))
 	}
 	asked := question{}
@@ -392,6 +403,11 @@ type stepJSON struct {
 }
 
 func (j job) explain() error {
+	if j.packet[liveFlag].text == "true" {
+		if err := j.takeLive(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case j.packet[matrixFlag].text == "true":
 		return j.explainMatrix()
@@ -423,7 +439,7 @@ func (j job) explain() error {
 	e := explain(j.config, packet, trace)
 	e.Packet = describe(packet, j.packet["from"].text, j.packet["state"].text)
 	e.Sources = j.sources
-	return j.print(e, func() string { return e.text(j.style) })
+	return j.print(e, func() string { return e.text(j.style, j.configText()) })
 }
 
 func explain(c intercept.Config, p intercept.Packet, t intercept.Trace) explanation {
@@ -523,11 +539,7 @@ func (p packetJSON) String() string {
 		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
 }
 
-func (e explanation) text(style cli.Style) string {
-	config := "the defaults, since none was given"
-	if len(e.Sources) > 0 {
-		config = strings.Join(e.Sources, ", ") + "; the rest are the defaults"
-	}
+func (e explanation) text(style cli.Style, config string) string {
 	decided := e.Reason
 	if e.ID != "" {
 		decided = string(e.ID) + ": " + e.Reason

@@ -44,9 +44,17 @@ func TestExplainSchema(t *testing.T) {
 		{"whyNot", "--why-not 10.1.2.3:443", ""},
 		{"whyNot", "--why-not 10.1.2.3:443 --families ipv6", ""},
 		{"whyNot", "--why-not 10.1.2.3:443 --proto udp", ""},
+		{"live", "--live --dst 10.1.2.3:443", ""},
+		{"live", "--live --matrix", ""},
+		{"live", "--live --why-not 10.1.2.3:5432", ""},
+		{"live", "--live --diff " + dir + "/new.yaml", ""},
 		{"flow", "--flows -", "tcp 10.0.0.1:1 -> 10.0.0.2:2\nx\nudp [fd00::1]:1 -> [fd00::2]:2 from=outside\n"},
 	} {
-		r := invoke(t, tc.stdin, nil, append([]string{"explain", "-o", "json"}, strings.Fields(tc.args)...)...)
+		plane := plane(noKernel{t})
+		if tc.part == "live" {
+			plane = fakePlane{live: changed()}
+		}
+		r := invokeOn(t, plane, tc.stdin, nil, append([]string{"explain", "-o", "json"}, strings.Fields(tc.args)...)...)
 		docs := []string{r.out}
 		if tc.part == "flow" {
 			docs = strings.Split(strings.TrimSpace(r.out), "\n")
@@ -62,7 +70,7 @@ func TestExplainSchema(t *testing.T) {
 					t.Errorf("%s: %v", tc.args, err)
 				}
 			}
-			for _, other := range []string{"explanation", "matrix", "diff", "whyNot", "flow"} {
+			for _, other := range []string{"explanation", "matrix", "diff", "whyNot", "flow", "live"} {
 				if other != tc.part && schema("#/$defs/"+other).Validate(doc) == nil {
 					t.Errorf("%s is taken for a result of the kind %s", tc.args, other)
 				}

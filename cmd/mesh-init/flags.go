@@ -29,6 +29,7 @@ const (
 	foreignFlag    = "foreign"
 	takeOverFlag   = "take-over"
 	kubernetesFlag = "kubernetes-version"
+	liveFlag       = "live"
 	logFormatFlag  = "log-format"
 	matrixFlag     = "matrix"
 	logLevelFlag   = "log-level"
@@ -126,7 +127,7 @@ func backendFlags() []cli.Flag {
 // diffRow is the flag of verbs that can say what changes.
 func diffRow() cli.Flag {
 	return row(diffFlag, "", cli.GroupOutput, "false", "print what changes: inject, and not the manifests;\n"+
-		"explain --diff OLD NEW, which packets have another fate\nwith the configuration file NEW than with OLD")
+		"explain --diff OLD NEW, which packets have another fate\nwith the configuration file NEW than with OLD, or with\n--live than by what is in force")
 }
 
 // kernelFlags are the flags of verbs that look into a kernel by a backend.

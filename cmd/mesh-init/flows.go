@@ -153,6 +153,11 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 // printFlows prints the flows, one a line: those of JSON, too.
 func (j job) printFlows(all []flowJSON) error {
 	if j.output != cli.Text {
+		if j.live != nil {
+			if err := j.output.WriteLine(j.out, *j.live); err != nil {
+				return err
+			}
+		}
 		for _, f := range all {
 			if err := j.output.WriteLine(j.out, f); err != nil {
 				return err

@@ -84,6 +84,8 @@ type job struct {
 	on func(dataplane.Pod) plane
 	// now writes before the verb ends, for one that goes on.
 	now func(text string) error
+	// live is how it is with the rules in force, where something is explained by their configuration. Nil: it is not.
+	live *liveJSON
 	// did is where the verb says what came of it, for the log and the metrics.
 	did *did
 }
@@ -100,17 +102,34 @@ func (j *job) kept() error {
 		return nil
 	case err != nil:
 		return err
-	case len(f.Omitted) > 0:
-		return cli.UsageError{Err: fmt.Errorf("the rules in force have lists that are too long to be kept beside them (%s): give "+
-			"this verb the flags, the environment and the file that apply was given", strings.Join(f.Omitted, ", "))}
+	}
+	if err := whole(f); err != nil {
+		return err
 	}
 	j.config, j.target = f.Config, f.On(j.target)
 	j.plane = j.on(j.target)
 	return nil
 }
 
+// giveAgain is what to do where the configuration in force is not known.
+const giveAgain = "give this verb the flags, the environment and the file that apply was given"
+
+// whole is an error if not all of the configuration in force is known.
+func whole(f dataplane.InForce) error {
+	if len(f.Omitted) == 0 {
+		return nil
+	}
+	return cli.UsageError{Err: fmt.Errorf("the rules in force have lists that are too long to be kept beside them (%s): %s",
+		strings.Join(f.Omitted, ", "), giveAgain)}
+}
+
 // print writes a verb's result.
-func (j job) print(v any, text func() string) error { return j.output.Write(j.out, v, text) }
+func (j job) print(v any, text func() string) error {
+	if j.live != nil {
+		return j.live.print(j, v, text)
+	}
+	return j.output.Write(j.out, v, text)
+}
 
 func (p program) console() cli.Console {
 	return cli.Console{Name: "mesh-init", Stdout: p.stdout, Stderr: p.stderr, Exits: exits()}

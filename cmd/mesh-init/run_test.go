@@ -524,6 +524,7 @@ type fakePlane struct {
 	differences []intercept.Difference
 	removed     bool
 	counters    []intercept.Counter
+	live        *dataplane.Overview
 	err         error
 }
 
@@ -546,6 +547,9 @@ func (p fakePlane) Status(context.Context) (dataplane.Status, error) {
 func (p fakePlane) Overview(context.Context) (dataplane.Overview, error) {
 	if p.err != nil {
 		return dataplane.Overview{Verdict: dataplane.NotIntercepted}, p.err
+	}
+	if p.live != nil {
+		return *p.live, nil
 	}
 	return dataplane.Overview{Verdict: dataplane.Intercepting, Summary: "intercepting: as told",
 		Status: dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}}, p.err

@@ -132,10 +132,13 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, strict.Under(timeout.source, err))
 		}
 	}
-	if values[diffFlag].text == "true" && in.uses(configFlag) && len(in.args) == 2 {
-		s.before, s.config, err = in.configurations(values, errs, stdin)
+	live, diff := values[liveFlag].text == "true", values[diffFlag].text == "true"
+	if files := in.args; in.uses(configFlag) && diff && (len(files) == 2 || live && len(files) == 1) {
+		var all []intercept.Config
+		all, err = in.configurations(values, errs, stdin)
+		s.before, s.config = all[0], all[len(all)-1]
 		errs = []error{err}
-	} else if in.uses(configFlag) {
+	} else if in.uses(configFlag) && !live {
 		s.target.Origins = map[string]string{}
 		s.config, err = in.configuration(values, errs, stdin, s.target.Origins)
 		errs = []error{err}
@@ -240,19 +243,19 @@ func (in inputs) configuration(values map[string]setting, errs []error, stdin io
 	return layers.Done()
 }
 
-// configurations are those of the two files that explain --diff names. Both are under the flags and the environment.
+// configurations are those of the files that explain --diff names. All are under the flags and the environment.
 func (in inputs) configurations(values map[string]setting, errs []error, stdin io.Reader) (
-	before, after intercept.Config, err error,
+	all []intercept.Config, err error,
 ) {
 	diff, files := values[diffFlag], in.args
-	if config := values[configFlag]; config.given {
+	if config := values[configFlag]; config.given && len(files) > 1 {
 		errs = append(errs, fmt.Errorf("%s: --%s names both files; leave it out", config.source, diffFlag))
 	}
-	if files[0] == "-" && files[1] == "-" {
+	all = make([]intercept.Config, len(files))
+	if len(files) > 1 && files[0] == "-" && files[1] == "-" {
 		errs = append(errs, fmt.Errorf("%s: both files are standard input, which can be read once", diff.source))
 		files = nil
 	}
-	all := [2]intercept.Config{}
 	for i, file := range files {
 		with := maps.Clone(values)
 		of := with[configFlag]
@@ -261,7 +264,7 @@ func (in inputs) configurations(values map[string]setting, errs []error, stdin i
 		all[i], err = in.configuration(with, errs, stdin, map[string]string{})
 		errs = []error{err}
 	}
-	return all[0], all[1], errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 // fileMark begins the name of a file that has a list.

@@ -93,15 +93,7 @@ func none(o dataplane.Overview) dataplane.Overview {
 
 func (j job) overviewText(o dataplane.Overview) string {
 	var text strings.Builder
-	text.WriteString(cli.Hang("", 2, j.verdictLine(o)))
-	for i, cause := range o.Causes {
-		if i > 0 { // the first is in the verdict
-			text.WriteString(cli.Hang("  ", 4, "also: "+strict.OneLine(cause)))
-		}
-	}
-	for _, u := range o.Unread {
-		text.WriteString(cli.Hang("  ", 4, "not seen: "+strict.OneLine(u)))
-	}
+	text.WriteString(headText(o, j.style))
 	for _, table := range [][]cli.Row{configRows(o.InForce), portRows(o.Ports), meaningRows(o.Meanings)} {
 		if len(table) > 1 {
 			text.WriteString("\n" + cli.Table(table))
@@ -114,12 +106,12 @@ func (j job) overviewText(o dataplane.Overview) string {
 }
 
 // verdictLine is the summary, with the verdict marked.
-func (j job) verdictLine(o dataplane.Overview) string {
+func verdictLine(o dataplane.Overview, style cli.Style) string {
 	rest := strict.OneLine(strings.TrimPrefix(o.Summary, string(o.Verdict)))
 	if o.Verdict == dataplane.Intercepting {
-		return j.style.Good(string(o.Verdict)) + rest
+		return style.Good(string(o.Verdict)) + rest
 	}
-	return j.style.Bad(string(o.Verdict)) + rest
+	return style.Bad(string(o.Verdict)) + rest
 }
 
 // configRows are the fields that differ from the default, and where they came from.
@@ -239,7 +231,7 @@ func (j job) watchStatus() error {
 
 // watchText is the verdict, and what was counted since the last look, by meaning and by rule.
 func (j job) watchText(o dataplane.Overview, before *dataplane.Overview, since time.Duration) string {
-	text := cli.Hang("", 2, j.verdictLine(o))
+	text := cli.Hang("", 2, verdictLine(o, j.style))
 	old := map[string]uint64{}
 	key := func(c intercept.Counter) string {
 		return c.Chain + "\n" + string(c.Rule) + "\n" + c.Family + "\n" + c.Reason

@@ -63,7 +63,7 @@ func TestUnprivileged(t *testing.T) {
 		"help": 0, "version -o yaml": 0, "render": 0, "explain --dst 10.1.2.3:443": 0, "completion bash": 0,
 		"apply --dry-run": 0,
 		"apply":           13, "remove": 13, "check": 13, "status": 13, "verify": 13, "doctor": 13,
-		"trace": 13, "watch": 13,
+		"trace": 13, "watch": 13, "explain --live --dst 10.1.2.3:443": 13,
 		"apply -n /proc/1/ns/net": 13, "apply --dns on": 2,
 	} {
 		switch out, said, got := runAs(t, ns, 65534, nil, program, args); {

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
+
+// liveRow is the flag of explain that takes the configuration from a kernel.
+func liveRow() cli.Flag {
+	return row(liveFlag, "", groupSource, "false",
+		"explain by the configuration that is in force in a\nnetwork namespace (--netns), not by one given here")
+}
+
+// liveJSON is how it is with the rules in force by whose configuration something is explained.
+type liveJSON struct {
+	Verdict dataplane.Verdict `json:"verdict"`
+	Summary string            `json:"summary"`
+	// Holds is whether what is explained is what happens. It is false where the rules in force are not as they were
+	// written, sleep, or come after another's: then it is what they would do.
+	Holds bool `json:"holds"`
+	// Causes are what is wrong, the worst first.
+	Causes []string `json:"causes,omitempty"`
+	// Unread says what could not be seen, and why.
+	Unread []string `json:"unread,omitempty"`
+	// At is when the rules were written, and By who wrote them.
+	At time.Time `json:"at"`
+	By string    `json:"by,omitempty"`
+	// Explained is what explain says. Nil: that follows on other lines.
+	Explained any `json:"explained,omitempty"`
+
+	text func(cli.Style) string
+}
+
+// takeLive takes the configuration that is in force in the namespace. With --diff it is the one to compare with.
+func (j *job) takeLive() error {
+	o, err := j.plane.Overview(j.ctx)
+	if err != nil {
+		return err
+	}
+	if o.InForce == nil { // the overview has the reason as a text
+		_, err := j.plane.InForce(j.ctx)
+		if err == nil {
+			err = dataplane.ErrNotKept // somebody has written it since
+		}
+		if errors.Is(err, dataplane.ErrNotKept) {
+			err = cli.UsageError{Err: fmt.Errorf("--%s: %w: %s, without --%s; or apply again, by a backend that keeps it", liveFlag,
+				err, giveAgain, liveFlag)}
+		}
+		return err
+	}
+	if err := whole(*o.InForce); err != nil {
+		return err
+	}
+	f := o.InForce
+	if j.packet[diffFlag].text == "true" {
+		j.before = f.Config
+	} else {
+		j.config = f.Config
+	}
+	for _, from := range f.Origins {
+		j.sources = append(j.sources, from)
+	}
+	slices.Sort(j.sources)
+	j.sources = slices.Compact(j.sources)
+	if o.Foreign.Error != "" {
+		o.Unread = append(o.Unread, "all chains of others: "+o.Foreign.Error)
+	}
+	j.live = &liveJSON{
+		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict == dataplane.Intercepting || o.Verdict == dataplane.Unserved,
+		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By,
+	}
+	j.live.text = func(style cli.Style) string {
+		if j.live.Holds {
+			o.Causes = nil // who listens is nothing to the rules; the summary has the worst
+			return headText(o, style) + "\n"
+		}
+		return headText(o, style) + "What follows is what our rules do by themselves, as they were written.\n\n"
+	}
+	return nil
+}
+
+// configText says where the configuration is from by which a packet is explained.
+func (j job) configText() string {
+	all := strings.Join(j.sources, ", ") + "; the rest are the defaults"
+	switch {
+	case j.live != nil && len(decode.Settings(j.config, false)) == 0:
+		return "what is in force: the defaults"
+	case j.live != nil && len(j.sources) == 0:
+		return "what is in force"
+	case j.live != nil:
+		return "what is in force: " + all
+	case len(j.sources) == 0:
+		return "the defaults, since none was given"
+	}
+	return all
+}
+
+// besideLive says what is wrong with what is given beside --live, or with what needs it.
+func (in inputs) besideLive(s settings) (errs []error) {
+	live, diff := s.packet[liveFlag], s.packet[diffFlag].text == "true"
+	for _, g := range in.given {
+		switch {
+		case live.text == "true" && (g.Path != "" || g.Name == configFlag || g.Name == resolvConfFlag && !diff):
+			errs = append(errs, fmt.Errorf("%s: --%s takes the configuration in force and no other; %s", g.source, liveFlag,
+				map[bool]string{true: "leave it out", false: "unset it"}[strings.HasPrefix(g.source, "--")]))
+		case live.text != "true" && g.source == "--"+g.Name && isOf(netnsFlags(), g.Name):
+			errs = append(errs, fmt.Errorf("%s: explain does not use it without --%s; add that, or leave it out", g.source, liveFlag))
+		}
+	}
+	return errs
+}
+
+func isOf(all []cli.Flag, name string) bool {
+	_, is := cli.Find(all, name)
+	return is
+}
+
+// print writes what is explained, with how it is with the rules.
+func (l liveJSON) print(j job, v any, text func() string) error {
+	l.Explained = v
+	return j.output.Write(j.out, l, func() string { return l.text(j.style) + text() })
+}
+
+// headText is the verdict, and what else is wrong or was not seen.
+func headText(o dataplane.Overview, style cli.Style) string {
+	var text strings.Builder
+	text.WriteString(cli.Hang("", 2, verdictLine(o, style)))
+	for i, cause := range o.Causes {
+		if i > 0 { // the first is in the verdict
+			text.WriteString(cli.Hang("  ", 4, "also: "+strict.OneLine(cause)))
+		}
+	}
+	for _, u := range o.Unread {
+		text.WriteString(cli.Hang("  ", 4, "not seen: "+strict.OneLine(u)))
+	}
+	return text.String()
+}
