@@ -445,7 +445,8 @@ func (conn *Conn) ours() (state, error) {
 }
 
 func (conn *Conn) remove(ctx context.Context) (removed bool, err error) {
-	if err := conn.removeTrace(); err != nil {
+	left := func(name string) bool { return isTrace(name) || strings.HasPrefix(name, witnessPrefix) }
+	if err := conn.removeLeft(left); err != nil {
 		return false, err
 	}
 	for range maxAttempts {

@@ -4,6 +4,7 @@ package nft
 
 import (
 	"context"
+	"time"
 
 	"github.com/mdlayher/netlink"
 
@@ -56,7 +57,7 @@ func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal
 
 func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }
 
-func (*Witness) create(ruleset.PortRange) error { return ruleset.ErrNeedsLinux }
+func (*Witness) create(ruleset.PortRange, time.Time) error { return ruleset.ErrNeedsLinux }
 
 func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }
 

@@ -45,15 +45,11 @@ func (t *Tracer) create(chains []ruleset.Chain) error {
 		lowered.chains = append(lowered.chains, lc)
 	}
 	// What a killed one has left on an old kernel goes first; it has no owner.
-	if err := t.conn.removeTrace(); err != nil {
+	if err := t.conn.removeLeft(isTrace); err != nil {
 		return err
 	}
-	t.owned = true
-	err := t.add(lowered, tableOwner)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) { // before Linux 5.12
-		t.owned = false
-		err = t.add(lowered, 0)
-	}
+	var err error
+	t.owned, err = owned(func(flags uint32) error { return t.add(lowered, flags) })
 	there := false
 	if errors.Is(err, unix.EPERM) { // so says the kernel of another's table, and of want of privilege
 		there, _ = t.conn.hasTrace()
@@ -101,20 +97,31 @@ func (conn *Conn) hasTrace() (bool, error) {
 	return slices.ContainsFunc(tables, func(t tableHead) bool { return t.name == TraceTable }), err
 }
 
-// removeTrace removes a tracer's table that nobody owns.
-func (conn *Conn) removeTrace() error {
+func isTrace(name string) bool { return name == TraceTable }
+
+// owned makes a table that the kernel takes away with the socket or, before Linux 5.12, one that it does not.
+func owned(create func(flags uint32) error) (bool, error) {
+	err := create(tableOwner)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return true, err
+	}
+	return false, create(0)
+}
+
+// removeLeft removes the tables of these names that nobody owns: what a tracer or a witness has left that was killed.
+func (conn *Conn) removeLeft(is func(name string) bool) error {
 	tables, err := conn.tables(nftables.TableFamilyINet)
 	if err != nil {
 		return err
 	}
 	for _, t := range tables {
-		if t.name != TraceTable || t.flags&tableOwner != 0 {
+		if !is(t.name) || t.flags&tableOwner != 0 {
 			continue
 		}
 		b := &batch{}
 		b.deleteTable(t.family, t.name)
 		if _, err := conn.insist(b); err != nil && !errors.Is(err, unix.ENOENT) {
-			return explain(err, "remove what an earlier mesh-init trace has left")
+			return explain(err, "remove table "+t.name+", which an earlier mesh-init has left")
 		}
 	}
 	return nil

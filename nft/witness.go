@@ -4,15 +4,31 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // A Witness notes who sends packets to some ports: a table of its own, with a set that its one chain adds to. It judges
 // no packet. The kernel takes the table away with the socket, however the process ends (NFT_TABLE_F_OWNER, Linux 5.12).
+// Before, that of a process that is killed is left until [OpenWitness] is called ten minutes later, or [Conn.Remove].
 type Witness struct {
 	conn  *Conn
 	table string
+}
+
+// witnessPrefix begins the names of witnesses' tables. When it was made follows, in seconds since 1970, in base 16.
+const witnessPrefix = Table + "_verify_"
+
+// isLeft reports whether a table is that of a witness that cannot be at work any more.
+func isLeft(name string, now time.Time) bool {
+	const longest = 10 * time.Minute
+	text, is := strings.CutPrefix(name, witnessPrefix)
+	at, _, _ := strings.Cut(text, "_")
+	seconds, err := strconv.ParseInt(at, 16, 64)
+	return is && err == nil && now.Sub(time.Unix(seconds, 0)).Abs() > longest
 }
 
 // Sender is whose a socket is that has sent to a port, over TCP or UDP. Of TCP only what is sent once a connection is
@@ -31,8 +47,9 @@ func OpenWitness(ports ruleset.PortRange) (*Witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Witness{conn, fmt.Sprintf("%s_verify_%08x", Table, rand.Uint32())}
-	if err := w.create(ports); err != nil {
+	now := time.Now()
+	w := &Witness{conn, fmt.Sprintf("%s%x_%08x", witnessPrefix, now.Unix(), rand.Uint32())}
+	if err := w.create(ports, now); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return w, nil

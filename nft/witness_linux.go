@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,16 +21,23 @@ const (
 	mostSenders = 1 << 14
 )
 
-func (w *Witness) create(ports ruleset.PortRange) error {
+func (w *Witness) create(ports ruleset.PortRange, now time.Time) error {
+	if err := w.conn.removeLeft(func(name string) bool { return isLeft(name, now) }); err != nil {
+		return err
+	}
+	_, err := owned(func(flags uint32) error { return w.add(ports, flags) })
+	return explain(err, "make a table that notes who sends")
+}
+
+func (w *Witness) add(ports ruleset.PortRange, flags uint32) error {
 	const (
 		family  = nftables.TableFamilyINet
-		owner   = 2    // NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h
 		dynamic = 0x20 // NFT_SET_EVAL
 		chosen  = "sent"
 	)
 	t := &batch{}
 	t.add(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, family, text(unix.NFTA_TABLE_NAME, w.table),
-		number(unix.NFTA_TABLE_FLAGS, owner))
+		number(unix.NFTA_TABLE_FLAGS, flags))
 	t.addChain(family, w.table, chain{name: chosen, hook: ruleset.Output, priority: ruleset.PriorityRaw - 1,
 		typ: ruleset.FilterChain})
 	t.add(unix.NFT_MSG_NEWSET, netlink.Create, family,
@@ -53,7 +61,7 @@ func (w *Witness) create(ports ruleset.PortRange) error {
 	if lost && errors.Is(err, unix.EEXIST) {
 		err = nil
 	}
-	return explain(err, "make a table that notes who sends")
+	return err
 }
 
 func isProtocol(p ruleset.Protocol) []expr.Any {
