@@ -29,7 +29,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench profile fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -100,6 +100,27 @@ race: deps ## run all tests under the race detector, which takes a C compiler
 
 bench: ## run the benchmarks (BENCH, BENCHFLAGS), in benchstat's format
 	@go test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) $(PACKAGES)
+
+# What docs/performance.md shows, and no more, so that it takes minutes. It is in place when it is whole.
+FIGURES := docs/img/bench.txt
+MEASURE := go test -run '^$$' ./testing/bench -benchtime
+figures: ## measure again what docs/performance.md shows, and write its tables and plots: six minutes on a quiet machine (root)
+	@{ echo "kernel: $$(uname -r)"; echo "go: $$(go env GOVERSION)"; echo "processors: $$(nproc)"; \
+	echo "load: $$(cut -d ' ' -f 1 /proc/loadavg)" && \
+	$(MEASURE) 40x -bench '^BenchmarkProcess$$/^(apply|apply-again|remove|explain|render|doctor)$$|^BenchmarkExclusions$$/.*/^n=(0|100|1000|5000)$$' && \
+	$(MEASURE) 8x -bench '^BenchmarkExclusions$$/.*/^n=50000$$' && \
+	go test -run '^$$' ./testing/cni -benchtime 40x -bench '^BenchmarkAdd$$/^(meshed|other)$$' && \
+	$(MEASURE) 30x -bench '^BenchmarkLists$$/.*/-5000$$' && \
+	$(MEASURE) 8x -bench '^BenchmarkLists$$/^apply$$/-50000$$' && \
+	$(MEASURE) 30x -bench '^BenchmarkLongListsIPTables$$/.*/^nft$$' && \
+	$(MEASURE) 1500x -bench '^BenchmarkNewConnection(IPTables)?$$' && \
+	$(MEASURE) 3s -bench '^Benchmark(BesideDNS|Backstop)$$/^nft$$/^IPv4$$/^(udp|captured|proxy|excluded)$$|^BenchmarkTProxy$$/^nft$$/^IPv4$$' && \
+	$(MEASURE) 8x -bench '^BenchmarkAtOnce$$'; } > $(FIGURES).new
+	@mv $(FIGURES).new $(FIGURES)
+	@$(MAKE) --no-print-directory plots
+
+plots: ## write the tables of docs/performance.md and its plots in docs/img, of the figures in docs/img
+	cd tools/plots && GOWORK=off go run . -docs $(CURDIR)/docs && GOWORK=off go test $(TESTFLAGS) .
 
 # PROFILEFLAGS are those of testing/profile, as in PROFILEFLAGS="-again -config mesh.yaml".
 profile: ## write CPU, heap and trace profiles of an apply into bin/profile, and say how to look at them (root)

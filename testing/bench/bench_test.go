@@ -25,6 +25,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/testing/netlab"
+	"github.com/mesh-intercept/intercept/testing/program"
 )
 
 const hello = `package main
@@ -34,23 +35,38 @@ import "fmt"
 func main() { fmt.Println("hello, world") }
 `
 
-// build compiles a Go program as the Makefile does, and writes it as whoever
-// unpacks an image does: the page cache then holds it in larger pieces than what
-// the linker wrote, and it starts faster.
-func build(b *testing.B, output, source string) {
+// programs builds mesh-init as it ships and a hello world, in dir.
+func programs(b *testing.B, dir string) {
 	b.Helper()
-	linked := output + ".linked"
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", linked, source)
+	for _, name := range []string{"mesh-init", "hello"} {
+		linked := filepath.Join(dir, name+".linked")
+		if name == "hello" {
+			buildHello(b, linked)
+		} else if err := program.Build(linked, "cmd/"+name); err != nil {
+			b.Fatal(err)
+		}
+		// It is written as whoever unpacks an image does: the page cache then holds it in larger pieces than what the
+		// linker wrote, and it starts faster.
+		text, err := os.ReadFile(linked)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), text, 0o755)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func buildHello(tb testing.TB, output string) {
+	tb.Helper()
+	source := output + ".go"
+	if err := os.WriteFile(source, []byte(hello), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("%s: %v\n%s", cmd, err, out)
-	}
-	text, err := os.ReadFile(linked)
-	if err == nil {
-		err = os.WriteFile(output, text, 0o755)
-	}
-	if err != nil {
-		b.Fatal(err)
+		tb.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
 }
 
@@ -59,11 +75,7 @@ func build(b *testing.B, output, source string) {
 func BenchmarkProcess(b *testing.B) {
 	netlab.Require(b)
 	dir := b.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "hello.go"), []byte(hello), 0o644); err != nil {
-		b.Fatal(err)
-	}
-	build(b, filepath.Join(dir, "hello"), filepath.Join(dir, "hello.go"))
-	build(b, filepath.Join(dir, "mesh-init"), "github.com/mesh-intercept/intercept/cmd/mesh-init")
+	programs(b, dir)
 	many := filepath.Join(dir, "many.yaml")
 	if err := os.WriteFile(many, []byte("outbound: {excludeCIDRs: ["+cidrText(5000)+"]}\n"), 0o644); err != nil {
 		b.Fatal(err)
@@ -109,13 +121,9 @@ func BenchmarkProcess(b *testing.B) {
 func BenchmarkAtOnce(b *testing.B) {
 	netlab.Require(b)
 	dir := b.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "hello.go"), []byte(hello), 0o644); err != nil {
-		b.Fatal(err)
-	}
-	build(b, filepath.Join(dir, "hello"), filepath.Join(dir, "hello.go"))
-	build(b, filepath.Join(dir, "mesh-init"), "github.com/mesh-intercept/intercept/cmd/mesh-init")
+	programs(b, dir)
 	for _, n := range []int{1, 2, 4, 16, 64, 250} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			var took [2]time.Duration
 			for b.Loop() {
 				all := make([]*netlab.Namespace, n)
@@ -189,7 +197,7 @@ func BenchmarkIPTables(b *testing.B) {
 	netlab.Require(b)
 	dir := b.TempDir()
 	meshInit, many := filepath.Join(dir, "mesh-init"), filepath.Join(dir, "many.yaml")
-	build(b, meshInit, "github.com/mesh-intercept/intercept/cmd/mesh-init")
+	programs(b, dir)
 	if err := os.WriteFile(many, []byte("outbound: {excludeCIDRs: ["+cidrText(1000)+"]}\n"), 0o644); err != nil {
 		b.Fatal(err)
 	}
@@ -288,7 +296,7 @@ func BenchmarkNewConnection(b *testing.B) {
 		}
 		bare := labWith(b, func(l *netlab.Lab) error { return bareRedirect(l, 15001) })
 		for _, n := range []int{0, 100, 1000, 5000} {
-			b.Run(fmt.Sprintf("exclusions-%d", n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 				lab := labWith(b, func(l *netlab.Lab) error {
 					c := intercept.Default()
 					for i := range n {

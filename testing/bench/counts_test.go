@@ -49,15 +49,7 @@ func TestCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "hello.go"), []byte(hello), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	goBuild := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "hello"),
-		filepath.Join(dir, "hello.go"))
-	goBuild.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := goBuild.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	buildHello(t, filepath.Join(dir, "hello"))
 	for _, tt := range []run{
 		{"version", nil, "version", limits{24, 0, 150}},
 		{"apply", nil, "apply", limits{113, 30820, 400}},

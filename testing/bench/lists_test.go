@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 	"github.com/mesh-intercept/intercept/testing/program"
 )
@@ -155,6 +156,44 @@ func BenchmarkLists(b *testing.B) {
 					b.ReportMetric(float64(median(faults)), "faults")
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkExclusions applies lists of excluded networks by each backend, from a file with one a line: once into an empty
+// namespace, and again, in turn with a hello world. The metrics x-hello and again-x-hello are the ratios of the medians.
+func BenchmarkExclusions(b *testing.B) {
+	netlab.Require(b)
+	dir := b.TempDir()
+	programs(b, dir)
+	for _, backend := range []dataplane.Backend{
+		dataplane.BackendNFT, dataplane.BackendIPTablesNFT, dataplane.BackendIPTablesLegacy} {
+		for _, n := range []int{0, 100, 1000, 5000, 50_000} {
+			args := []string{"apply", "--backend", string(backend)}
+			if n > 0 {
+				args = append(args, waysOf(b, n)["file"]...)
+			}
+			b.Run(fmt.Sprintf("backend=%s/n=%d", backend, n), func(b *testing.B) {
+				var took [3][]time.Duration
+				for b.Loop() {
+					ns, err := netlab.NewNamespace()
+					if err != nil {
+						b.Fatal(err)
+					}
+					for i, run := range [][]string{append([]string{"mesh-init"}, args...), append([]string{"mesh-init"}, args...),
+						{"hello"}} {
+						took[i] = append(took[i], process(b, ns, filepath.Join(dir, run[0]), run[1:]...))
+					}
+					if err := ns.Close(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				first, again, hello := median(took[0]), median(took[1]), median(took[2])
+				b.ReportMetric(float64(first)/float64(time.Millisecond), "ms")
+				b.ReportMetric(float64(first)/float64(hello), "x-hello")
+				b.ReportMetric(float64(again)/float64(time.Millisecond), "again-ms")
+				b.ReportMetric(float64(again)/float64(hello), "again-x-hello")
+			})
 		}
 	}
 }

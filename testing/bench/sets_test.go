@@ -71,7 +71,7 @@ func BenchmarkLongListsIPTables(b *testing.B) {
 	netlab.Require(b)
 	dir := b.TempDir()
 	meshInit, many := filepath.Join(dir, "mesh-init"), filepath.Join(dir, "many.yaml")
-	build(b, meshInit, "github.com/mesh-intercept/intercept/cmd/mesh-init")
+	programs(b, dir)
 	if err := os.WriteFile(many, []byte("outbound: {excludeCIDRs: ["+cidrText(5000)+"]}\n"), 0o644); err != nil {
 		b.Fatal(err)
 	}
