@@ -14,6 +14,8 @@ SMALL    := $(foreach p,$(PLAIN),-gcflags='$(p)/...=-l')
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 STAMP    := $(if $(VERSION),-X $(MODULE)/internal/version.stamped=$(VERSION))
 IMAGE    ?= localhost/intercept:dev
+# Where make build writes.
+BIN      ?= bin
 FUZZTIME ?= 30s
 MINUTES  ?= 10
 BENCH    ?= .
@@ -29,15 +31,15 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image demo deps test cni cluster valid kernels gvisor peers injected race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image images demo deps test cni cluster valid kernels gvisor peers injected race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
 
 # Without what gRPC keeps for tracing, which takes three megabytes.
 build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
-	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o bin/ ./cmd/mesh-init ./cmd/mesh-cni
-	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o ../bin/ ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
+	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o $(BIN)/ ./cmd/mesh-init ./cmd/mesh-cni
+	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o $(abspath $(BIN))/ ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \
@@ -47,7 +49,16 @@ size: build ## fail if a binary has grown over its limit
 	done
 
 image: build ## write bin/intercept-image.tar, a container image for docker, podman, ctr or kind to load
-	go run ./kube/deploy/image -name '$(IMAGE)' -o bin/intercept-image.tar bin/mesh-init bin/mesh-cni bin/mesh-cni-agent bin/mesh-probe bin/mesh-injector
+	go run ./kube/deploy/image -name '$(IMAGE)' -version '$(VERSION)' -o bin/intercept-image.tar $(BIN)
+
+# A release says which commit it is of, whatever GOFLAGS says. The same commit and the same Go make the same bytes.
+DIST   ?= dist
+ARCHES ?= amd64 arm64
+images: ## write dist/images: the container image for ARCHES (amd64 arm64) as an OCI index, with SBOM and provenance
+	@mkdir -p '$(DIST)/images'
+	for arch in $(ARCHES); do GOARCH=$$arch GOFLAGS=-buildvcs=true $(MAKE) --no-print-directory build BIN='$(DIST)/bin/linux_'$$arch || exit 1; done
+	go run ./kube/deploy/image -index -name '$(IMAGE)' -version '$(VERSION)' -o '$(DIST)/images/intercept.tar' \
+		$(foreach arch,$(ARCHES),'$(DIST)/bin/linux_$(arch)') > '$(DIST)/images/intercept.digest'
 
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
@@ -149,6 +160,7 @@ vet:
 	go vet $(PACKAGES)
 	go vet -tags cluster ./kube/testing/cluster
 	go vet -tags gvisor ./testing/gvisor
+	go vet -tags release ./kube/testing/release
 
 # The systems that people write webhooks on, which is where the library has to build.
 OTHERS := darwin/amd64 darwin/arm64 windows/amd64

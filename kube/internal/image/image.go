@@ -35,6 +35,12 @@ type Image struct {
 	// Grants are the capabilities (capabilities(7)) that a user other than root has in some of the Files, where the
 	// container may have them. The program has to make them effective: without them it starts, too.
 	Grants map[string][]int
+	// Texts are files that are no programs, by their paths as those of Files.
+	Texts map[string][]byte
+	// Labels say what it is, by the names of the OCI's annotations. What has no label has none.
+	Labels map[string]string
+	// Created is when its source was written; zero: 1970, so that it says nothing.
+	Created time.Time
 }
 
 // Archive returns the image in the form of `docker save`, which docker, podman,
@@ -46,25 +52,9 @@ func Archive(i Image) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name of the image: %w", err)
 	}
-	files, err := i.layer()
-	if err != nil {
-		return nil, err
-	}
-	created := v1.Time{Time: time.Unix(0, 0).UTC()}
-	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{
-		Architecture: i.Architecture,
-		OS:           "linux",
-		Created:      created,
-		Config:       v1.Config{Entrypoint: i.Entrypoint},
-		RootFS:       v1.RootFS{Type: "layers"},
-	})
-	if err != nil {
-		return nil, err
-	}
-	image, err = mutate.Append(image, mutate.Addendum{
-		// Not compressed, since what gzip makes of it differs between releases of Go.
-		Layer:   static.NewLayer(files, types.DockerUncompressedLayer),
-		History: v1.History{Created: created},
+	// Not compressed, since what gzip makes of it differs between releases of Go.
+	image, err := i.build(types.DockerManifestSchema2, func(files []byte) (v1.Layer, error) {
+		return static.NewLayer(files, types.DockerUncompressedLayer), nil
 	})
 	if err != nil {
 		return nil, err
@@ -74,20 +64,58 @@ func Archive(i Image) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// layer returns a tar of programs and links to them, which belong to root and carry no time.
+// build makes the image, of the one layer that is made of its files.
+func (i Image) build(manifest types.MediaType, layer func(files []byte) (v1.Layer, error)) (v1.Image, error) {
+	files, err := i.layer()
+	if err != nil {
+		return nil, err
+	}
+	packed, err := layer(files)
+	if err != nil {
+		return nil, err
+	}
+	created := v1.Time{Time: time.Unix(0, 0).UTC()}
+	if !i.Created.IsZero() {
+		created.Time = i.Created.UTC()
+	}
+	return assemble(manifest, v1.ConfigFile{
+		Architecture: i.Architecture,
+		OS:           "linux",
+		Created:      created,
+		Config:       v1.Config{Entrypoint: i.Entrypoint, Labels: i.Labels},
+		RootFS:       v1.RootFS{Type: "layers"},
+	}, mutate.Addendum{Layer: packed, History: v1.History{Created: created}})
+}
+
+// assemble makes an image of its configuration and its layers.
+func assemble(manifest types.MediaType, config v1.ConfigFile, layers ...mutate.Addendum) (v1.Image, error) {
+	kind := types.DockerConfigJSON
+	if manifest == types.OCIManifestSchema1 {
+		kind = types.OCIConfigJSON
+	}
+	image, err := mutate.ConfigFile(mutate.ConfigMediaType(mutate.MediaType(empty.Image, manifest), kind), &config)
+	if err != nil {
+		return nil, err
+	}
+	return mutate.Append(image, layers...)
+}
+
+// layer returns a tar of programs, texts and links, which belong to root and carry no time.
 func (i Image) layer() ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, path := range slices.Sorted(maps.Keys(i.Files)) {
-		header := tar.Header{Name: path, Mode: 0o755, Size: int64(len(i.Files[path])), Format: tar.FormatUSTAR}
+		header := tar.Header{Name: path, Mode: 0o755, Format: tar.FormatUSTAR}
 		if grants := i.Grants[path]; len(grants) > 0 {
 			header.Format = tar.FormatPAX
 			header.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": permitted(grants)}
 		}
-		if err := w.WriteHeader(&header); err != nil {
+		if err := writeFile(w, header, i.Files[path]); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(i.Files[path]); err != nil {
+	}
+	for _, path := range slices.Sorted(maps.Keys(i.Texts)) {
+		if err := writeFile(w, tar.Header{Name: path, Mode: 0o644, Format: tar.FormatUSTAR}, i.Texts[path]); err != nil {
 			return nil, err
 		}
 	}

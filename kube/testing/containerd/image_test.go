@@ -3,20 +3,20 @@
 package containerd_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/kube/internal/image"
+	"github.com/mesh-intercept/intercept/kube/internal/shipped"
 	"github.com/mesh-intercept/intercept/kube/testing/node"
 	"github.com/mesh-intercept/intercept/testing/program"
 )
 
 // TestContainerdInit: linkerd's init containers, which are not root, run from our image under a real runtime. The image
-// is as kube/deploy/image makes it.
+// is as make image and make images make it, and is also run by its digest.
 func TestContainerdInit(t *testing.T) {
 	n := newNode(t, nil)
 	ctx := t.Context()
@@ -24,23 +24,29 @@ func TestContainerdInit(t *testing.T) {
 	n.must(program.Build(built, "cmd/mesh-init"))
 	text, err := os.ReadFile(built)
 	n.must(err)
-	const netAdmin, netRaw, name = 12, 13, "localhost/mesh/init:1"
-	i := image.Image{Name: name, Architecture: runtime.GOARCH, Entrypoint: []string{"/mesh-init"},
-		Files: map[string][]byte{"mesh-init": text}, Grants: map[string][]int{"mesh-init": {netAdmin, netRaw}},
-		Links: map[string]string{}}
-	for _, path := range peers.Programs() {
-		i.Links[strings.TrimPrefix(path, "/")] = "/mesh-init"
-	}
-	archive, err := image.Archive(i)
+	const name = "localhost/mesh/init:1"
+	made, err := shipped.Image(name, "v0", map[string][]byte{"mesh-init": text})
+	n.must(err)
+	archive, err := image.Archive(made.Image)
 	n.must(err, os.WriteFile(n.Path("mesh-init.tar"), archive, 0o600))
 	n.Import(n.Path("mesh-init.tar"), name)
+	// The same as registries have it, for another architecture, too.
+	const released = "localhost/mesh/released:1"
+	made.Name = released
+	elsewhere := made
+	elsewhere.Architecture, elsewhere.Files = "s390x", map[string][]byte{"mesh-init": []byte("not for here")}
+	var index bytes.Buffer
+	digest, err := image.Index(&index, made.Labels, elsewhere, made)
+	n.must(err, os.WriteFile(n.Path("released.tar"), index.Bytes(), 0o600))
+	n.Import(n.Path("released.tar"), released)
+	byDigest := n.ByDigest(released, digest)
 
 	meshed, app, _, _ := n.pod("linkerd", asking())
-	validator := node.Init{Name: "validator", Image: name, Command: []string{"/usr/lib/linkerd/linkerd2-network-validator"},
+	validator := node.Init{Name: "validator", Image: byDigest, Command: []string{"/usr/lib/linkerd/linkerd2-network-validator"},
 		Args: []string{"--timeout", "200ms", "--listen-addr", "0.0.0.0:15002"}}
 	inits := []node.Init{
 		{Name: "entry-point", Image: name, Capabilities: []string{"NET_ADMIN", "NET_RAW"}},
-		{Name: "command", Image: name, Capabilities: []string{"NET_ADMIN", "NET_RAW"},
+		{Name: "command", Image: byDigest, Capabilities: []string{"NET_ADMIN", "NET_RAW"},
 			Command: []string{"/usr/lib/linkerd/linkerd2-proxy-init"}},
 	}
 	if code, err := n.CRI.Complete(ctx, meshed, validator); err != nil || code != 95 {

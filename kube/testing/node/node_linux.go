@@ -329,7 +329,30 @@ func (n *Node) Import(archive, name string) {
 	if err != nil {
 		n.t.Fatalf("import the image %s: %v: %s", name, err, out)
 	}
-	n.Await("the image", func() bool {
+	n.awaitImage(name)
+}
+
+// ByDigest makes an image that was imported known by its digest, as if it had been pulled by that, and returns that name. It
+// fails if the image has another digest.
+func (n *Node) ByDigest(name, digest string) string {
+	n.t.Helper()
+	repository, _, _ := strings.Cut(name, ":")
+	as := repository + "@" + digest
+	ctr := []string{"--address", n.Path("containerd.sock"), "-n", "k8s.io", "images"}
+	list, err := exec.Command("ctr", append(ctr, "list", "name=="+name)...).CombinedOutput()
+	if err != nil || !strings.Contains(string(list), digest) {
+		n.t.Fatalf("the image %s has not the digest %s: %v: %s", name, digest, err, list)
+	}
+	if out, err := exec.Command("ctr", append(ctr, "tag", name, as)...).CombinedOutput(); err != nil {
+		n.t.Fatalf("name %s by its digest: %v: %s", name, err, out)
+	}
+	n.awaitImage(as)
+	return as
+}
+
+func (n *Node) awaitImage(name string) {
+	n.t.Helper()
+	n.Await("the image "+name, func() bool {
 		f, err := n.CRI.call(n.t.Context(), "ImageService/ImageStatus", message{}.sub(1, message{}.text(1, name)))
 		return err == nil && f.text(1) != ""
 	})
