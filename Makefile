@@ -38,8 +38,8 @@ help: ## list the targets
 
 # Without what gRPC keeps for tracing, which takes three megabytes.
 build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
-	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o $(BIN)/ ./cmd/mesh-init ./cmd/mesh-cni
-	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o $(abspath $(BIN))/ ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
+	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o '$(BIN)/' ./cmd/mesh-init ./cmd/mesh-cni
+	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o '$(abspath $(BIN))/' ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \

@@ -76,7 +76,7 @@ func TestARM64(t *testing.T) {
 		"mesh-init version", "mesh-init help", "mesh-init render --dns all", "mesh-init render -o json --inbound-mode tproxy",
 		"mesh-init render --backend iptables-legacy", "mesh-init explain --uid 1000 --dst 10.1.2.3:443",
 		"mesh-init explain --why-not 10.1.2.3:443", "mesh-init explain --matrix", "mesh-init completion bash",
-		"mesh-cni --version", "mesh-cni-agent --version", "mesh-cni-agent help", "mesh-probe --version",
+		"mesh-cni --version", "mesh-cni-agent --version", "mesh-probe --version",
 		"mesh-injector --version", "kubectl-intercept --help",
 	} {
 		words := strings.Fields(line)
