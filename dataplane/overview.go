@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -29,6 +30,12 @@ const (
 	Changed Verdict = "changed"
 	// Taken: another's rules take what ours capture.
 	Taken Verdict = "taken"
+	// Partial: part of the traffic does not come to the proxy, such as that of the other family.
+	Partial Verdict = "partial"
+	// Shared: an app runs as the proxy's user or group, and passes as the proxy.
+	Shared Verdict = "shared"
+	// Full: connection tracking has no room for new connections.
+	Full Verdict = "full"
 	// Unserved: nobody listens at a port to which they send.
 	Unserved Verdict = "unserved"
 	// Intercepting: nothing is seen that is wrong. That it works is for Verify to prove.
@@ -53,6 +60,8 @@ type Overview struct {
 	Meanings []Count `json:"meanings,omitempty"`
 	// Unread says what could not be seen, and why.
 	Unread []string `json:"unread,omitempty"`
+	// unkept is true of rules beside which nothing says what they were made of ([ErrNotKept]).
+	unkept bool
 }
 
 // Port is a port of the sidecar.
@@ -89,12 +98,16 @@ func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 	}
 	o.Verdict = NotIntercepted
 	_, err = once(ctx, p, func(s *Session) (_ struct{}, err error) {
-		if o.Status, err = s.Status(ctx); err != nil {
+		if o.Status, err = s.Status(ctx); errors.Is(err, ruleset.ErrNotIntercepted) {
+			return struct{}{}, s.unintercepted(ctx, err)
+		}
+		if err != nil {
 			return struct{}{}, err
 		}
 		o.Verdict = "" // which it comes to at the end
 		if inForceErr != nil {
 			o.Unread = append(o.Unread, inForceErr.Error())
+			o.unkept = errors.Is(inForceErr, ErrNotKept)
 		}
 		return struct{}{}, s.do(ctx, func() error { return s.space.overview(ctx, p, &o) })
 	})
@@ -114,6 +127,7 @@ func (f InForce) On(p Pod) Pod {
 }
 
 func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
+	var found trouble
 	rules, families := map[ruleset.RuleID]ruleset.Rule{}, map[string]bool{}
 	if f := o.InForce; f != nil {
 		want, err := newPlan(f.Config)
@@ -145,6 +159,9 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 		if o.Ports, err = portsOf(f.Config); err != nil {
 			o.Unread = append(o.Unread, "who listens: "+err.Error())
 		}
+		var unread []string
+		found, unread = s.trouble(p, f.Config, o.Ports)
+		o.Unread = append(o.Unread, unread...)
 	}
 	for _, c := range o.Counters {
 		if o.InForce == nil && c.Family != "" {
@@ -152,7 +169,7 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 		}
 	}
 	o.Meanings = meanings(o.Counters, rules)
-	o.conclude(time.Now(), slices.Sorted(maps.Keys(families)))
+	o.conclude(time.Now(), p.By, found, slices.Sorted(maps.Keys(families)))
 	return nil
 }
 
@@ -236,8 +253,9 @@ func meanings(counters []ruleset.Counter, rules map[ruleset.RuleID]ruleset.Rule)
 	return all
 }
 
-// conclude comes to the verdict. families are those of the rules, as far as they are known.
-func (o *Overview) conclude(now time.Time, families []string) {
+// conclude comes to the verdict. version is the program's own, and families are those of the rules, as far as they are
+// known.
+func (o *Overview) conclude(now time.Time, version string, found trouble, families []string) {
 	o.Verdict = Intercepting
 	worse := func(v Verdict, cause string) {
 		if o.Verdict == Intercepting {
@@ -253,10 +271,24 @@ func (o *Overview) conclude(now time.Time, families []string) {
 		if n > 1 {
 			more = fmt.Sprintf(", and %d more", n-1)
 		}
-		worse(Changed, o.Differences[0]+more+"; mesh-init apply puts it back")
+		if by := o.InForce.By; isOtherVersion(by, version) {
+			worse(Changed, fmt.Sprintf("written by %s, and %s makes other rules (%s%s); mesh-init apply replaces them in one "+
+				"step", by, version, o.Differences[0], more))
+		} else {
+			worse(Changed, o.Differences[0]+more+"; mesh-init apply puts it back")
+		}
 	}
 	for _, w := range o.Foreign.Warnings() {
 		worse(Taken, w)
+	}
+	for _, w := range found.partial {
+		worse(Partial, w)
+	}
+	if found.shared != "" {
+		worse(Shared, found.shared)
+	}
+	if found.full != "" {
+		worse(Full, found.full)
 	}
 	for _, p := range o.Ports {
 		if len(p.Listeners) == 0 {
@@ -269,6 +301,13 @@ func (o *Overview) conclude(now time.Time, families []string) {
 		o.Summary += o.Causes[0] + "; "
 	}
 	o.Summary += strings.Join(o.facts(now, families), "; ")
+}
+
+// isOtherVersion reports whether two programs, as in "mesh-cni v1.2.3", are of different versions, if both have one.
+func isOtherVersion(a, b string) bool {
+	_, of, known := strings.Cut(a, " ")
+	_, other, alsoKnown := strings.Cut(b, " ")
+	return known && alsoKnown && of != other
 }
 
 func (p Port) what() string {
@@ -297,6 +336,9 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 	facts := []string{rules}
 	if o.InForce != nil && len(o.InForce.Omitted) == 0 && len(o.Differences) == 0 {
 		facts = append(facts, "unchanged")
+	}
+	if o.unkept {
+		facts = append(facts, "by a version, or in a dialect, that keeps no configuration beside them")
 	}
 	if n := len(o.Foreign.Chains); n > 0 {
 		word := ", harmless"

@@ -111,7 +111,11 @@ func (t savedTable) differences(want table, o Options) []ruleset.Difference {
 			if !slices.ContainsFunc(want.jumps, func(j jump) bool { return j.builtin == name }) {
 				add("chain "+name, "leads to a chain of ours, but should not")
 			} else {
-				add("chain "+name, "does not lead to our chain exactly once, "+where+" of its rules")
+				problem := "does not lead to our chain exactly once, " + where + " of its rules"
+				if rules := t.chain(name).rules; where == "first" && len(rules) > 0 && !rules[0].isJump() {
+					problem += "; another's is first: " + rules[0].spec
+				}
+				add("chain "+name, problem)
 			}
 		}
 	}

@@ -692,6 +692,8 @@ func TestCheckNamesDifferences(t *testing.T) {
 		{"jump three times", "-A OUTPUT " + jump + "\n-I OUTPUT 1 " + jump, "does not lead to our chain exactly once"},
 		{"jump moved", "-I OUTPUT 1 -p tcp --dport 1 -j ACCEPT",
 			"does not lead to our chain exactly once, first of its rules"},
+		{"another's rule first", "-I OUTPUT 1 -p tcp --dport 1 -j ACCEPT",
+			"first of its rules; another's is first: -p tcp -m tcp --dport 1 -j ACCEPT"},
 		{"jump with a condition", "-D OUTPUT " + jump + "\n-I OUTPUT 1 -p tcp " + jump,
 			"does not lead to our chain exactly once"},
 		{"jump to another chain of ours",

@@ -32,11 +32,12 @@ func statusVerb() verb {
 		Name: "status", Does: "say whether traffic is intercepted, by which rules, and what they have counted",
 		Also: []string{"list", "show", "get", "counters", "dump"},
 		More: "The first line is the verdict: intercepting; unserved (nobody listens at the proxy's port);\n" +
-			"taken (another's rules come first); changed (not as apply wrote them); asleep (the table is\n" +
-			"dormant). Below it are the configuration in force, with where each value came from, the\n" +
-			"proxy's ports, and what was counted, by meaning and by rule. NAT rules count connections,\n" +
-			"since they see the first packet of each alone. With nftables, rules that nearly every packet\n" +
-			"meets have no counter (-).",
+			"full (connection tracking has no room); shared (an app runs as the proxy's user); partial\n" +
+			"(part of the traffic is not captured); taken (another's rules come first); changed (not as\n" +
+			"apply wrote them); asleep (the table is dormant). Below it are the configuration in force, with\n" +
+			"where each value came from, the proxy's ports, and what was counted, by meaning and by rule.\n" +
+			"NAT rules count connections, since they see the first packet of each alone. With nftables,\n" +
+			"rules that nearly every packet meets have no counter (-).",
 		Flags: func() []cli.Flag {
 			return append(kernelFlags(), once(row(watchFlag, "DURATION", groupStatus, "0s",
 				"look again so often, and show how much was counted in\nbetween; 0s: look once"))...)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -70,7 +71,7 @@ func (j job) explainWhyNot() error {
 		return tooMany(err)
 	}
 	e := explain(j.config, packet, trace)
-	out := whyNotJSON{whynot.Captured(trace.Fate), trace.Fate, trace.Rule, e.Reason,
+	out := whyNotJSON{whynot.Captured(trace.Fate), trace.Fate, trace.Rule, whyNot(j.config.DNS, packet, trace, e.Reason),
 		describe(packet, flags["from"].text, flags["state"].text), []whyNotChange{}}
 	for _, c := range found {
 		change, err := changeOf(j.config, c, packet)
@@ -147,4 +148,17 @@ func (w whyNotJSON) text(style cli.Style) string {
 			count(c.Flows, "class"), c.Others)
 	}
 	return b.String()
+}
+
+// whyNot is the reason of a rule, or what the rule does not know: that a lookup is of a server that nobody has listed.
+func whyNot(dns intercept.DNS, p intercept.Packet, trace intercept.Trace, reason string) string {
+	if trace.Line != "O14" || p.Protocol != intercept.UDP || p.Dst.Port() != 53 || dns.Mode != intercept.DNSResolvConf {
+		return reason
+	}
+	listed := make([]string, len(dns.Servers))
+	for i, a := range dns.Servers {
+		listed[i] = a.String()
+	}
+	return fmt.Sprintf("%s is none of the servers whose lookups are captured (%s)", p.Dst.Addr(),
+		cmp.Or(strict.Clip(strings.Join(listed, ", ")), "none"))
 }

@@ -18,3 +18,6 @@ func GoingOn([]ruleset.Tuple) ([]ruleset.Tuple, error) { return nil, ruleset.Err
 
 // Processes needs Linux.
 func Processes(map[uint64]bool) map[uint64]Process { return nil }
+
+// Beside needs Linux.
+func Beside([]int, func(Process) bool) Process { return Process{} }

@@ -73,7 +73,7 @@ func exitOf(s answers.State) int {
 		return 10
 	case answers.Changed:
 		return 11
-	case answers.Refused, answers.Taken, answers.Unserved:
+	case answers.Refused, answers.Taken, answers.Partial, answers.Shared, answers.Full, answers.Unserved:
 		return 18
 	case answers.Unknown:
 		return 19

@@ -29,6 +29,9 @@ const (
 	Asleep         State = "asleep"          // its rules are in a table that is dormant
 	Changed        State = "changed"         // its rules are others than it asks for, or than were written
 	Taken          State = "taken"           // another's rules take what ours capture
+	Partial        State = "partial"         // part of its traffic does not come to the proxy
+	Shared         State = "shared"          // an app in it runs as the proxy's user or group
+	Full           State = "full"            // connection tracking has no room for new connections
 	Unserved       State = "unserved"        // nobody listens at a port to which its rules send
 	Unknown        State = "unknown"         // the kernel did not say
 	Waiting        State = "waiting"         // it has no process yet, or none any more
@@ -38,7 +41,7 @@ const (
 
 // States are all of them, the most trouble first.
 func States() []State {
-	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Unserved, Unknown, Waiting, Intercepting, LeftAlone}
+	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Partial, Shared, Full, Unserved, Unknown, Waiting, Intercepting, LeftAlone}
 }
 
 // OfRequest reports whether the state follows from what a pod asks for, which mesh-init in the pod does not know.

@@ -1,0 +1,136 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/internal/procfile"
+	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/ruleset"
+)
+
+// trouble is what the rules do not say about themselves, and what keeps traffic from the proxy all the same.
+type trouble struct {
+	// partial are parts of the traffic that do not come to the proxy.
+	partial []string
+	// shared says who passes as the proxy. Empty: nobody is seen.
+	shared string
+	// full says that connection tracking has no room. Empty: it has.
+	full string
+}
+
+// trouble looks for it. What cannot be seen is in unread.
+func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unread []string) {
+	var err error
+	if t.partial, err = s.networkWarnings(c, p); err != nil {
+		unread = append(unread, "the interfaces: "+err.Error())
+	}
+	t.shared = passingAsProxy(c.Proxy, ports)
+	used, most, err := tracked()
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission): // gVisor, or a user namespace's
+	case err != nil:
+		unread = append(unread, "how full connection tracking is: "+err.Error())
+	default:
+		t.full = fullness(used, most)
+	}
+	return t, unread
+}
+
+// nearlyFull is how much of the table of connection tracking is in use when new connections are about to fail, in percent.
+const nearlyFull = 95
+
+// fullness says that connection tracking has no room, or hardly any.
+func fullness(used, most uint64) string {
+	if most == 0 || used*100 < most*nearlyFull { // 0: there is no limit
+		return ""
+	}
+	full := "full"
+	if used < most {
+		full = "nearly full"
+	}
+	return fmt.Sprintf("connection tracking is %s (%d of %d entries): when it is, new connections fail; raise "+
+		"net.netfilter.nf_conntrack_max on the node, and see with conntrack -L whose entries they are", full, used, most)
+}
+
+// tracked returns how many entries connection tracking has in the namespace, and how many it may have: the limit is the
+// node's, and holds for each namespace by itself.
+func tracked() (used, most uint64, err error) {
+	for name, to := range map[string]*uint64{"count": &used, "max": &most} {
+		text, err := procfile.Read("/proc/sys/net/netfilter/nf_conntrack_" + name)
+		if err == nil {
+			*to, err = strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	return used, most, nil
+}
+
+// sandbox is how Kubernetes' runtimes call the process that holds a pod's namespaces. It may run as the user of the pod's
+// security context, and sends nothing.
+const sandbox = "pause"
+
+// passingAsProxy says which process runs as the proxy's user or group, in another container than who listens at the
+// proxy's ports. Processes of the proxy's own container are the proxy's business.
+func passingAsProxy(proxy intercept.Proxy, ports []Port) string {
+	var known []int
+	for _, p := range ports {
+		for _, l := range p.Listeners {
+			if l.PID > 0 {
+				known = append(known, l.PID)
+			}
+		}
+	}
+	if len(known) == 0 {
+		return ""
+	}
+	found := sockets.Beside(known, func(p sockets.Process) bool {
+		return p.Name != sandbox && (proxy.UIDs.Contains(p.UID) || proxy.GIDs.Contains(p.GID))
+	})
+	if found.PID == 0 {
+		return ""
+	}
+	by, whom := "by O4.uid", fmt.Sprintf("user %d", found.UID)
+	if !proxy.UIDs.Contains(found.UID) {
+		by, whom = "by O4.gid", fmt.Sprintf("group %d", found.GID)
+	}
+	return fmt.Sprintf("%s (process %d) runs as the proxy's %s, but not in its container: what it sends passes as the "+
+		"proxy's, %s; give the proxy a user and a group of its own", found.Name, found.PID, whom, by)
+}
+
+// unintercepted adds to [ruleset.ErrNotIntercepted] whose namespace this seems to be: what else is in it.
+func (s *Session) unintercepted(ctx context.Context, err error) error {
+	_ = s.do(ctx, func() error { // it is no more than a help
+		if m := otherMesh(s.space.foreign(BackendNFT)); m != nil {
+			err = fmt.Errorf("%w; %w", err, m)
+		}
+		if all, failed := links.List(); failed == nil {
+			err = fmt.Errorf("%w; %s", err, whose(all))
+		}
+		return nil
+	})
+	return err
+}
+
+// whose says by which addresses a namespace is to be known.
+func whose(all []links.Link) string {
+	var found []string
+	for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+		if a := globalAddr(all, f); a != (netip.Addr{}) {
+			found = append(found, a.String())
+		}
+	}
+	if len(found) == 0 {
+		return "no interface of it but lo has an address, as in no pod that is ready"
+	}
+	return "its address is " + strings.Join(found, " and ")
+}
