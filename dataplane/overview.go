@@ -42,6 +42,11 @@ const (
 	Intercepting Verdict = "intercepting"
 )
 
+// RulesHold reports whether the rules are in force as they were written, and nothing of others comes before them.
+func (v Verdict) RulesHold() bool {
+	return slices.Contains([]Verdict{Partial, Shared, Full, Unserved, Intercepting}, v)
+}
+
 // Overview is what there is to see of a namespace without trying anything.
 type Overview struct {
 	Verdict Verdict `json:"verdict"`

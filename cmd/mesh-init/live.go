@@ -74,7 +74,7 @@ func (j *job) takeLive() error {
 		o.Unread = append(o.Unread, "all chains of others: "+o.Foreign.Error)
 	}
 	j.live = &liveJSON{
-		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict == dataplane.Intercepting || o.Verdict == dataplane.Unserved,
+		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict.RulesHold(),
 		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By,
 	}
 	j.live.text = func(style cli.Style) string {
