@@ -31,7 +31,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image images demo deps test cni cluster valid kernels gvisor peers injected race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image images demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
@@ -104,6 +104,10 @@ injected: ## write again the init containers that Istio's own injector makes, fo
 
 valid: ## hold what mesh-init inject writes to Kubernetes' own validation and to Envoy's own types; minutes the first time
 	cd tools/inject && GOWORK=off go test $(TESTFLAGS) ./...
+
+# Kubernetes' schemas come with its modules, fifty megabytes the first time.
+chart: ## lint deploy/chart, render every profile and hold it to three versions of Kubernetes; MESH_TEST_UPDATE=1 writes deploy/ again
+	cd tools/chart && GOWORK=off go test $(TESTFLAGS) ./...
 
 race: deps ## run all tests under the race detector, which takes a C compiler
 	@testing/deps race
