@@ -34,16 +34,28 @@ func same(t *testing.T, path, want string) {
 	}
 }
 
-func TestManifests(t *testing.T) {
+// manifest is one of the plain manifests.
+type manifest struct{ file, part, text string }
+
+func manifests(t *testing.T) (all []manifest) {
+	t.Helper()
+	texts, err := render(t, newest)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, p := range plain {
-		texts, err := render(t, newest)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var parts []string
 		for _, name := range p.templates {
 			parts = append(parts, strings.TrimSpace(texts[name])+"\n")
 		}
-		same(t, deploy+p.file, p.head+strings.Join(parts, "---\n"))
+		all = append(all, manifest{p.file, p.part, p.head + strings.Join(parts, "---\n")})
+	}
+	return all
+}
+
+// TestManifests: deploy/ has the plain manifests as the chart makes them.
+func TestManifests(t *testing.T) {
+	for _, m := range manifests(t) {
+		same(t, deploy+m.file, m.text)
 	}
 }

@@ -1,5 +1,5 @@
 // Command monitoring writes deploy/monitoring: alerts on the metrics of the nodes' agents, as a PrometheusRule, and a
-// dashboard of them for Grafana. Neither names a pod: kubectl intercept status -A does.
+// dashboard of them for Grafana. The chart has the same files. Neither names a pod: kubectl intercept status -A does.
 package main
 
 import (
@@ -12,17 +12,22 @@ import (
 )
 
 func main() {
-	dir := "deploy/monitoring"
+	all := dirs()
 	if len(os.Args) > 1 {
-		dir = os.Args[1]
+		all = os.Args[1:]
 	}
-	for name, text := range files() {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			fmt.Fprintln(os.Stderr, "monitoring:", err)
-			os.Exit(1)
+	for _, dir := range all {
+		for name, text := range files() {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+				fmt.Fprintln(os.Stderr, "monitoring:", err)
+				os.Exit(1)
+			}
 		}
 	}
 }
+
+// dirs are where the files are: for those who apply them, and in the chart.
+func dirs() []string { return []string{"deploy/monitoring", "deploy/chart/files"} }
 
 // files are the files, by name.
 func files() map[string][]byte {

@@ -14,17 +14,19 @@ import (
 	"github.com/mesh-intercept/intercept/kube/internal/agent/metrics"
 )
 
-// TestFiles: deploy/monitoring is what the program writes. MESH_TEST_UPDATE=1 writes it.
+// TestFiles: both directories have what the program writes. MESH_TEST_UPDATE=1 writes it.
 func TestFiles(t *testing.T) {
-	for name, want := range files() {
-		path := filepath.Join("../../../deploy/monitoring", name)
-		if os.Getenv("MESH_TEST_UPDATE") != "" {
-			if err := os.WriteFile(path, want, 0o644); err != nil {
-				t.Fatal(err)
+	for _, dir := range dirs() {
+		for name, want := range files() {
+			path := filepath.Join("../../..", dir, name)
+			if os.Getenv("MESH_TEST_UPDATE") != "" {
+				if err := os.WriteFile(path, want, 0o644); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s is not what go run ./kube/deploy/monitoring writes (%v)", path, err)
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s is not what go run ./kube/deploy/monitoring writes (%v)", path, err)
+			}
 		}
 	}
 }
