@@ -132,7 +132,7 @@ func causes() (all []cause) {
 		{"^bullseye", `^dataplane\.TestReferenceUnseen$`,
 			"iptables-nft-save 1.8.7 crashes (\"double free\") where a table has two chains at one hook; " +
 				"apply and remove say so, and change nothing"},
-		{"^bullseye$", `^testing/traffic\.TestOpenings/MPTCP/`,
+		{"^bullseye$", `^testing/traffic\.(TestOpenings/MPTCP/|TestSubflow)`,
 			"Debian's Linux 5.10 is built without Multipath TCP (CONFIG_MPTCP)"},
 	} {
 		all = append(all, cause{regexp.MustCompile(c[0]), regexp.MustCompile(c[1]), c[2]})

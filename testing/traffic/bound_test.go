@@ -94,23 +94,27 @@ func TestLinkLocal(t *testing.T) {
 // linkLocal returns a link-local address of an interface.
 func linkLocal(t *testing.T, ns *netlab.Namespace, name string) (found netip.Addr) {
 	t.Helper()
-	err := ns.Do(func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
-		for _, a := range addrs {
-			if addr, ok := netip.AddrFromSlice(a.IP); ok && addr.IsLinkLocalUnicast() {
-				found = addr
+	for end := time.Now().Add(10 * time.Second); ; <-time.After(10 * time.Millisecond) { // it comes to be in its own time
+		err := ns.Do(func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
 			}
+			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			for _, a := range addrs {
+				if addr, ok := netip.AddrFromSlice(a.IP); ok && addr.IsLinkLocalUnicast() {
+					found = addr
+				}
+			}
+			return err
+		})
+		if err != nil || !found.IsValid() && time.Now().After(end) {
+			t.Fatalf("%s has no link-local address: %v", name, err)
 		}
-		return err
-	})
-	if err != nil || !found.IsValid() {
-		t.Fatalf("%s has no link-local address: %v", name, err)
+		if found.IsValid() {
+			return found
+		}
 	}
-	return found
 }
 
 // call connects to a link-local address by eth0, as the app, and returns who

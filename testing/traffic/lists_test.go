@@ -100,7 +100,9 @@ func openings(ns *netlab.Namespace, owner *intercept.Owner, from, to netip.AddrP
 		}
 		src := netip.AddrPortFrom(from.Addr(), from.Port()+n%60_000)
 		err = unix.Sendto(fd, netlab.Segment{Src: src, Dst: to, Flags: intercept.SYN}.Packet(), 0, netlab.Sockaddr(to))
-		if err == unix.EPERM || err == unix.ECONNREFUSED { // rejected
+		switch err {
+		case unix.EPERM, unix.ECONNREFUSED, // rejected
+			unix.EAGAIN: // those before it are still on their way
 			err = nil
 		}
 	}
