@@ -31,10 +31,10 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image images demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-9s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-10s %s\n' "$$name" "$$does"; done
 
 # Without what gRPC keeps for tracing, which takes three megabytes.
 build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
@@ -59,6 +59,46 @@ images: ## write dist/images: the container image for ARCHES (amd64 arm64) as an
 	for arch in $(ARCHES); do GOARCH=$$arch GOFLAGS=-buildvcs=true $(MAKE) --no-print-directory build BIN='$(DIST)/bin/linux_'$$arch || exit 1; done
 	go run ./kube/deploy/image -index -name '$(IMAGE)' -version '$(VERSION)' -o '$(DIST)/images/intercept.tar' \
 		$(foreach arch,$(ARCHES),'$(DIST)/bin/linux_$(arch)') > '$(DIST)/images/intercept.digest'
+
+# Versions as dpkg and rpm order them: v1.2.3-rc.1 is 1.2.3~rc.1, before 1.2.3; what came after a tag is 1.2.3+4.g0a1b2c3, after
+# it. Without a tag it is before all.
+AS_PACKAGED := s/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/+dirty/; s/-/~/g; /^[0-9]+\./!s/^/0.0.0~/
+NFPM = $(RELEASE_TOOL) nfpm
+packages: ## write dist/packages: mesh-init as .deb and .rpm, for ARCHES, from what make images has built
+	@mkdir -p '$(DIST)/packages' '$(DIST)/files'
+	gzip -9nc packaging/mesh-init.8 > '$(DIST)/files/mesh-init.8.gz'
+	for shell in bash zsh fish; do '$(DIST)/bin/linux_'$$(go env GOHOSTARCH)/mesh-init completion $$shell > '$(DIST)/files/'$$shell || exit 1; done
+	export PACKAGE_VERSION="$$(echo '$(VERSION)' | sed -E '$(AS_PACKAGED)')" PACKAGE_FILES='$(DIST)/files' \
+		PACKAGE_TIME="$$(TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd)" && \
+	for arch in $(ARCHES); do for kind in deb rpm; do \
+		PACKAGE_ARCH=$$arch PACKAGE_FROM='$(DIST)/bin/linux_'$$arch $(NFPM) package -f packaging/nfpm.yaml -p $$kind -t '$(DIST)/packages/' || exit 1; \
+	done; done
+
+# The systems that have kubectl-intercept, besides Linux.
+LAPTOPS ?= darwin/amd64 darwin/arm64 windows/amd64
+release: images ## write dist/release: archives, packages, the image, SBOMs and their sums, from the last commit
+	rm -rf '$(DIST)/packages'
+	@$(MAKE) --no-print-directory packages
+	for other in $(LAPTOPS); do mkdir -p '$(DIST)/bin/'$${other%/*}_$${other#*/} && (cd kube && \
+		GOOS=$${other%/*} GOARCH=$${other#*/} GOWORK=off CGO_ENABLED=0 go build -buildvcs=true -trimpath -ldflags '-s -w $(STAMP)' \
+		-o '$(abspath $(DIST))/bin/'$${other%/*}_$${other#*/}/ ./cmd/kubectl-intercept) || exit 1; done
+	tools/release/collect '$(DIST)' '$(VERSION)' '$(ARCHES)' '$(LAPTOPS)'
+
+released: release ## the same, and test it: built again in another folder, run, installed on new machines (root)
+	@testing/deps test release
+	MESH_TEST_REQUIRE=1 go test -count=1 -timeout 40m $(TESTFLAGS) -tags release ./kube/testing/release
+
+RELEASE_TOOL := GOWORK=off go tool -modfile='$(CURDIR)/tools/release/go.mod'
+workflows: ## check .github/workflows with actionlint
+	$(RELEASE_TOOL) actionlint
+
+vulnerable: ## say which known vulnerabilities the programs and the library reach, and compare modules with their sums
+	GOWORK=off go mod verify && cd kube && GOWORK=off go mod verify
+	$(RELEASE_TOOL) govulncheck ./...
+	cd kube && $(RELEASE_TOOL) govulncheck ./...
+
+compatible: ## compare the library with that of the last tag: fail if a program that compiled would not
+	tools/release/compatible
 
 demo: build ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
