@@ -69,7 +69,7 @@ packages: ## write dist/packages: mesh-init as .deb and .rpm, for ARCHES, from w
 	gzip -9nc packaging/mesh-init.8 > '$(DIST)/files/mesh-init.8.gz'
 	for shell in bash zsh fish; do '$(DIST)/bin/linux_'$$(go env GOHOSTARCH)/mesh-init completion $$shell > '$(DIST)/files/'$$shell || exit 1; done
 	export PACKAGE_VERSION="$$(echo '$(VERSION)' | sed -E '$(AS_PACKAGED)')" PACKAGE_FILES='$(DIST)/files' \
-		PACKAGE_TIME="$$(TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd)" && \
+		SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" && \
 	for arch in $(ARCHES); do for kind in deb rpm; do \
 		PACKAGE_ARCH=$$arch PACKAGE_FROM='$(DIST)/bin/linux_'$$arch $(NFPM) package -f packaging/nfpm.yaml -p $$kind -t '$(DIST)/packages/' || exit 1; \
 	done; done
