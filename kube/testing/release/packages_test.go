@@ -80,7 +80,7 @@ func TestDeb(t *testing.T) {
 		cmd.Dir = "/"
 		return output(t, cmd)
 	}
-	in("/usr/bin/apt-get", "-qq", "install", "-y", "--no-download", "./mesh-init.deb")
+	in("/usr/bin/apt-get", "-qq", "install", "-y", "/mesh-init.deb")
 	output(t, exec.Command("rm", root+"/mesh-init.deb"))
 	if diff := cmp.Diff(packaged("vendor-completions"), files(t, root)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
