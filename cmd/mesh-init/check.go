@@ -56,6 +56,7 @@ func (j job) check() error {
 	list := make([]difference, len(differences))
 	for i, d := range differences {
 		list[i] = difference{d.What, d.Problem}
+		j.did.causes = append(j.did.causes, d.String())
 	}
 	err = j.print(result{len(list) == 0, list, others}, func() string {
 		if len(differences) == 0 {

@@ -24,6 +24,8 @@ type did struct {
 	outcome string
 	backend dataplane.Backend
 	rules   int
+	// causes are what a termination message says besides the error, the worst first.
+	causes []string
 }
 
 // finish says how a run ended, where nobody reads standard output: in the log, in the container's termination message
@@ -44,7 +46,7 @@ func (e execution) finish(code int, err error) {
 	}
 	if err != nil && e.s.terminationLog != "" {
 		var text strings.Builder
-		for _, line := range e.console.Lines(err) {
+		for _, line := range append(e.console.Lines(err), d.causes...) {
 			text.WriteString(e.console.Name + ": " + strict.OneLine(line) + "\n")
 		}
 		if err := writeTermination(e.s.terminationLog, text.String()); err != nil {
@@ -87,8 +89,12 @@ func writeTermination(path, text string) error {
 	return err
 }
 
-// replaceFile writes a file in one step: who reads it meanwhile has the old one or the new one.
+// replaceFile writes a file in one step: who reads it meanwhile has the old one or the new one. What is there and is no
+// plain file, such as a device or a symbolic link, stays.
 func replaceFile(path, text string) error {
+	if before, err := os.Lstat(path); err == nil && !before.Mode().IsRegular() {
+		return fmt.Errorf("%s is there and is not a regular file", path)
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err

@@ -58,6 +58,16 @@ func TestTerminationLog(t *testing.T) {
 		t.Errorf("%d bytes: …%q", len(read(path)), read(path)[len(read(path))-10:])
 	}
 
+	// What check and verify found is named.
+	drifted := fakePlane{differences: []intercept.Difference{{What: "chain output, rule O12", Problem: "missing"}}}
+	if invokeOn(t, drifted, "", nil, "check", "--termination-log", path); !strings.Contains(read(path), "rule O12: missing") {
+		t.Errorf("%q", read(path))
+	}
+	failed := fakePlane{verified: verify.Report{Verdict: verify.Failed, Verdicts: []verify.Verdict{{Verdict: verify.Failed,
+		What: "the listener"}}}}
+	if invokeOn(t, failed, "", nil, "verify", "--termination-log", path); !strings.Contains(read(path), "failed: the listener") {
+		t.Errorf("%q", read(path))
+	}
 	absent := filepath.Join(dir, "absent")
 	if invokeOn(t, failing, "", nil, "apply", "--termination-log", absent); read(absent) != "" {
 		t.Error("a file was made")
@@ -116,6 +126,17 @@ func TestMetricsFile(t *testing.T) {
 	}
 	if files, _ := os.ReadDir(dir); len(files) != 1 {
 		t.Errorf("there are %v", files)
+	}
+	// What is no plain file stays: a link here, and /dev/null as well.
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if r := invokeOn(t, applied, "", nil, "apply", "--metrics-file", link); !strings.Contains(r.stderr, "not a regular file") {
+		t.Errorf("%q", r.stderr)
+	}
+	if to, err := os.Readlink(link); err != nil || to != path {
+		t.Error("it is another file now", to, err)
 	}
 	r := invokeOn(t, applied, "", nil, "apply", "--metrics-file", filepath.Join(dir, "none", "x"))
 	if r.code != 0 || !strings.Contains(r.stderr, "the metrics could not be written") {

@@ -125,6 +125,9 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, strict.Under(watch.source,
 				fmt.Errorf("%q is not a duration from 100ms to 1h; write one like 2s", watch.text)))
 		}
+		if out := values[outputFlag]; s.every > 0 && slices.Contains([]string{"json", "yaml", prometheusOutput}, out.text) {
+			errs = append(errs, fmt.Errorf("%s: it shows text; leave it out for %s %s", watch.source, out.source, out.text))
+		}
 	}
 	if timeout := values[timeoutFlag]; in.uses(timeoutFlag) {
 		s.support.mask = values[maskFlag].text == "true"

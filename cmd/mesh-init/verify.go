@@ -48,6 +48,11 @@ func (j job) verify() error {
 		return err
 	}
 	j.did.outcome, j.did.rules = string(r.Verdict), r.Coverage.Rules
+	for _, v := range r.Verdicts {
+		if v.Verdict == r.Verdict && v.Verdict != verify.OK {
+			j.did.causes = append(j.did.causes, string(v.Verdict)+": "+v.String())
+		}
+	}
 	others, err := j.foreignChains()
 	if err != nil {
 		return err

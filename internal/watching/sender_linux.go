@@ -9,7 +9,8 @@ import (
 // process, which takes a walk over /proc.
 func senderOf(e nfevents.Ends, withProcess bool) *Sender {
 	s, ok, err := sockets.FindSender(e.Protocol, e.Src, e.Dst)
-	if err != nil || !ok {
+	// Of a socket that its process has closed the kernel says that it is user 0's (inet_diag(7): there is no inode).
+	if err != nil || !ok || s.Inode == 0 && s.UID == 0 {
 		return nil
 	}
 	out := &Sender{UID: s.UID, Mark: s.Mark}
