@@ -21,6 +21,9 @@ var errNotProven = errors.New("not all of what this configuration asks is proven
 // errNoPacket reports that there was nothing to trace.
 var errNoPacket = errors.New("no packet of the flow was seen")
 
+// errTrouble reports that status --all found namespaces in trouble.
+var errTrouble = errors.New("network namespaces in trouble")
+
 // errFindings reports that lint found something.
 var errFindings = errors.New("lint found what will go wrong")
 
@@ -54,5 +57,6 @@ func exits() []cli.Exit {
 		exit(22, errNoPacket, "trace saw no packet of the flow in its time",
 			"make the connection while it runs, give it longer with --for, or leave out flags that describe the flow"),
 		exit(23, errFindings, "lint found something in manifests that will go wrong", ""),
+		exit(24, errTrouble, "status --all found a namespace that is not intercepted as it should be, or not seen", ""),
 	)
 }

@@ -16,6 +16,7 @@ const (
 
 // The flags that the code itself has to name.
 const (
+	allFlag        = "all"
 	allowHostFlag  = "allow-host-netns"
 	backendFlag    = "backend"
 	besideFlag     = "beside"
@@ -122,6 +123,12 @@ func backendFlags() []cli.Flag {
 			"first: our rules come before the others of the built-in\nchains; last: after them; last-inbound, last-outbound:\n"+
 				"after them in one direction"),
 	}
+}
+
+// timeoutRow is the flag of verbs that read much.
+func timeoutRow() cli.Flag {
+	return row(timeoutFlag, "DURATION", groupWhere, "30s",
+		"how long to read, with support or status --all; what has\nnot been read by then is left out, and named")
 }
 
 // diffRow is the flag of verbs that can say what changes.

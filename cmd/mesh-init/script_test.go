@@ -4,9 +4,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -19,7 +23,22 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"mesh-init", "linkerd2-proxy-init", "linkerd2-network-validator", "kumactl"} {
 		all[name] = main
 	}
+	all["listen-at"] = listenAt
 	testscript.Main(m, all)
+}
+
+// listenAt listens at TCP ports, says so, and stays until it is killed.
+func listenAt() {
+	for _, port := range os.Args[1:] {
+		if _, err := net.Listen("tcp", ":"+port); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	fmt.Println("ready")
+	<-ended
 }
 
 // scriptCommands are the words that the scripts have besides testscript's.

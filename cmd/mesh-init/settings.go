@@ -40,8 +40,12 @@ type settings struct {
 	verification verification
 	injection    injection
 	// every is how often status looks again. Zero: it looks once.
-	every       time.Duration
-	support     supportFlags
+	every time.Duration
+	// timeout is how long to read, and mask is whether support hides what is nobody's business.
+	timeout time.Duration
+	mask    bool
+	// all is whether status looks into every namespace of the node.
+	all         bool
 	observation observation
 	// manifests are what lint looks at.
 	manifests []inject.Source
@@ -129,9 +133,13 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			errs = append(errs, fmt.Errorf("%s: it shows text; leave it out for %s %s", watch.source, out.source, out.text))
 		}
 	}
+	if in.uses(allFlag) {
+		s.all = values[allFlag].text == "true"
+		errs = append(errs, in.besideAll(s.all)...)
+	}
 	if timeout := values[timeoutFlag]; in.uses(timeoutFlag) {
-		s.support.mask = values[maskFlag].text == "true"
-		if s.support.timeout, err = parseWait(timeout.text); err != nil {
+		s.mask = values[maskFlag].text == "true"
+		if s.timeout, err = parseWait(timeout.text); err != nil {
 			errs = append(errs, strict.Under(timeout.source, err))
 		}
 	}

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -21,7 +23,8 @@ import (
 
 const (
 	watchFlag = "watch"
-	// prometheusOutput is a value of outputFlag.
+	// wideOutput and prometheusOutput are values of outputFlag.
+	wideOutput       = "wide"
 	prometheusOutput = "prometheus"
 
 	groupStatus decode.Group = "How often"
@@ -34,24 +37,42 @@ func statusVerb() verb {
 		More: "The first line is the verdict: intercepting; unserved (nobody listens at the proxy's port);\n" +
 			"full (connection tracking has no room); shared (an app runs as the proxy's user); partial\n" +
 			"(part of the traffic is not captured); taken (another's rules come first); changed (not as\n" +
-			"apply wrote them); asleep (the table is dormant). Below it are the configuration in force, with\n" +
-			"where each value came from, the proxy's ports, and what was counted, by meaning and by rule.\n" +
-			"NAT rules count connections, since they see the first packet of each alone. With nftables,\n" +
-			"rules that nearly every packet meets have no counter (-).",
+			"apply wrote them); asleep (the table is dormant). Below it are the configuration in force, the\n" +
+			"proxy's ports, and what was counted, by what it means. With -o wide it also says where each\n" +
+			"value came from, what each rule has counted, and which chains and rules of others are there\n" +
+			"that are not in the way. NAT rules count connections, since they see the first packet of each\n" +
+			"alone. With nftables, rules that nearly every packet meets have no counter (-).\n\n" +
+			"With --all it looks into every network namespace of the node, and prints a line for each, the\n" +
+			"most trouble first.",
 		Flags: func() []cli.Flag {
-			return append(kernelFlags(), once(row(watchFlag, "DURATION", groupStatus, "0s",
-				"look again so often, and show how much was counted in\nbetween; 0s: look once"))...)
+			return append(append(kernelFlags(), once(
+				row(allFlag, "", groupWhere, "false",
+					"every network namespace of the node, a line for each, by\nthe names of pods"),
+				row(watchFlag, "DURATION", groupStatus, "0s",
+					"look again so often, and show how much was counted in\nbetween; 0s: look once"))...),
+				timeoutRow())
 		},
-		Outputs: prometheusOutput,
+		Outputs: wideOutput + "|" + prometheusOutput,
 		Examples: `
-  What has been captured, and what has passed, by which rule?
+  What has been captured, and what has passed?
     mesh-init status -n /run/netns/pod
+  By which rule?
+    mesh-init status -n /run/netns/pod -o wide
   The same, every two seconds:
     mesh-init status -n /run/netns/pod --watch 2s
+  Which pods of this node are in trouble?
+    mesh-init status --all
 `}, job.status}
 }
 
 func (j job) status() error {
+	wide := j.output == wideOutput
+	if wide {
+		j.output = cli.Text
+	}
+	if j.all {
+		return j.statusOfAll(wide)
+	}
 	if j.every > 0 {
 		return j.watchStatus()
 	}
@@ -75,7 +96,7 @@ func (j job) status() error {
 		j.out.WriteString(metricsOf(o))
 		return nil
 	}
-	return j.print(none(o), func() string { return j.overviewText(o) })
+	return j.print(none(o), func() string { return j.overviewText(o, wide) })
 }
 
 // none has lists in place of nothing, as programs expect them.
@@ -92,18 +113,22 @@ func none(o dataplane.Overview) dataplane.Overview {
 	return o
 }
 
-func (j job) overviewText(o dataplane.Overview) string {
-	var text strings.Builder
-	text.WriteString(headText(o, j.style))
-	for _, table := range [][]cli.Row{configRows(o.InForce), portRows(o.Ports), meaningRows(o.Meanings)} {
+// overviewText is the verdict, and what it comes from. The rules one by one, and those of others, are too much for most.
+func (j job) overviewText(o dataplane.Overview, wide bool) string {
+	if !wide { // what others have there is of interest where it is in the way
+		o.Foreign.Chains = slices.DeleteFunc(slices.Clone(o.Foreign.Chains), func(c beside.Foreign) bool { return c.Warning() == "" })
+		o.Others.Rules = slices.DeleteFunc(slices.Clone(o.Others.Rules), func(r iptables.OtherRule) bool { return !r.Earlier })
+	}
+	text := headText(o, j.style)
+	for _, table := range [][]cli.Row{configRows(o.InForce, wide), portRows(o.Ports), meaningRows(o.Meanings)} {
 		if len(table) > 1 {
-			text.WriteString("\n" + cli.Table(table))
+			text += "\n" + cli.Table(table)
 		}
 	}
-	if len(o.Counters) > 0 {
-		text.WriteString("\n" + statusText(o.Counters))
+	if len(o.Counters) > 0 && (wide || len(o.Meanings) == 0) { // where no rule has a meaning, there is nothing shorter
+		text += "\n" + statusText(o.Counters)
 	}
-	return text.String() + foreignText(o.Foreign) + othersText(o.Others)
+	return text + foreignText(o.Foreign) + othersText(o.Others)
 }
 
 // verdictLine is the summary, with the verdict marked.
@@ -116,19 +141,26 @@ func verdictLine(o dataplane.Overview, style cli.Style) string {
 }
 
 // configRows are the fields that differ from the default, and where they came from.
-func configRows(f *dataplane.InForce) []cli.Row {
+func configRows(f *dataplane.InForce, wide bool) (rows []cli.Row) {
 	if f == nil {
 		return nil
 	}
-	rows := []cli.Row{{"CONFIGURATION", "VALUE", "FROM"}}
+	add := func(path, value, from string) {
+		row := cli.Row{path, value}
+		if wide {
+			row = append(row, from)
+		}
+		rows = append(rows, row)
+	}
+	add("CONFIGURATION", "VALUE", "FROM")
 	for _, s := range decode.Settings(f.Config, false) {
-		rows = append(rows, cli.Row{s.Field.Path, strict.OneLine(s.Text), strict.OneLine(f.Origins[s.Field.Path])})
+		add(s.Field.Path, strict.OneLine(s.Text), strict.OneLine(f.Origins[s.Field.Path]))
 	}
 	for _, path := range f.Omitted {
-		rows = append(rows, cli.Row{path, "too long to be kept", strict.OneLine(f.Origins[path])})
+		add(path, "too long to be kept", strict.OneLine(f.Origins[path]))
 	}
 	if len(rows) == 1 {
-		rows = append(rows, cli.Row{"all of it", "the default", ""})
+		add("all of it", "the default", "")
 	}
 	return rows
 }

@@ -17,12 +17,6 @@ import (
 
 const groupSupport decode.Group = "What a bug report has"
 
-// supportFlags are what support is asked for.
-type supportFlags struct {
-	mask    bool
-	timeout time.Duration
-}
-
 func supportVerb() verb {
 	return verb{cli.Verb{
 		Name: "support", Does: "write down all that a bug report needs, as one document",
@@ -36,8 +30,7 @@ func supportVerb() verb {
 				row(maskFlag, "", groupSupport, "false",
 					"hide addresses, names and secrets; the same address is\nthe same everywhere, and in one network with the others\n"+
 						"of its network"),
-				row(timeoutFlag, "DURATION", groupSupport, "30s",
-					"how long to read; what has not been read by then is\nleft out, and named"))
+				timeoutRow())
 		},
 		Examples: `
   What shall be attached to a bug report?
@@ -105,12 +98,12 @@ func orNil[T any](value T, err error) (any, error) {
 }
 
 func (j job) support() error {
-	ctx, cancel := context.WithTimeout(j.ctx, j.settings.support.timeout)
+	ctx, cancel := context.WithTimeout(j.ctx, j.timeout)
 	defer cancel()
 	doc := support.Document{Version: support.Version, At: time.Now().UTC().Truncate(time.Second), Tool: version.Get(),
 		Parts: map[string]*support.Part{}}
 	sections := j.sections()
-	late := fmt.Sprintf("it was not read within %s: wait longer with --%s", j.settings.support.timeout, timeoutFlag)
+	late := fmt.Sprintf("it was not read within %s: wait longer with --%s", j.timeout, timeoutFlag)
 	type result struct {
 		name  string
 		value any
@@ -154,7 +147,7 @@ func (j job) support() error {
 	if j.ctx.Err() != nil {
 		return j.ctx.Err()
 	}
-	if j.settings.support.mask {
+	if j.mask {
 		key, err := facts.Key()
 		if err != nil {
 			return err

@@ -130,7 +130,7 @@ func TestNetAdminAlone(t *testing.T) {
 		with(0, admin, "apply"+flags, "created: ")
 		with(0, admin, "apply"+flags, "unchanged: ")
 		with(0, admin, "check"+flags, "ok")
-		with(0, admin, "status", "O12")
+		with(0, admin, "status -o wide", "O12")
 		with(0, admin, "remove", "removed")
 		with(10, admin, "status", "as far as can be seen: ")
 		with(10, admin, "check"+flags, "CAP_DAC_READ_SEARCH")

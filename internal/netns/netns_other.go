@@ -30,3 +30,15 @@ func (*NetNS) Same(*NetNS) bool { return false }
 
 // IsOfOwnUser fails with [ruleset.ErrNeedsLinux].
 func (*NetNS) IsOfOwnUser() (bool, error) { return false, ruleset.ErrNeedsLinux }
+
+// inode is of Linux.
+type inode struct{}
+
+// List fails with [ruleset.ErrNeedsLinux].
+func List() ([]Found, int, error) { return nil, 0, ruleset.ErrNeedsLinux }
+
+// IsThere is false.
+func (Found) IsThere() bool { return false }
+
+// Hostname is "".
+func (Found) Hostname() string { return "" }

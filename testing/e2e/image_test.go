@@ -310,7 +310,7 @@ func TestImageWithIPTables(t *testing.T) {
 			c.expect(t, lab, 0, []string{"unchanged: ", " by iptables-legacy ", "after iptables-nft was found to be unable"},
 				"apply", "--backend", "iptables")
 			c.expect(t, lab, 0, []string{"ok"}, "check", "--backend", "iptables-legacy")
-			c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status")
+			c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status", "-o", "wide")
 			c.expect(t, lab, 0, []string{"removed"}, "remove")
 			fates(t, lab, false)
 			c.expect(t, lab, 10, nil, "status")
@@ -351,7 +351,7 @@ func TestImageFromScratch(t *testing.T) {
 	fates(t, lab, true)
 	c.expect(t, lab, 0, []string{"unchanged: "}, "apply")
 	c.expect(t, lab, 0, []string{"ok"}, "check")
-	c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status")
+	c.expect(t, lab, 0, []string{" O12 ", " I7 "}, "status", "-o", "wide")
 	for _, verb := range []string{"apply", "check", "status", "remove"} {
 		without.expect(t, lab, 13, []string{"CAP_NET_ADMIN"}, verb)
 	}

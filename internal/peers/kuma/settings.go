@@ -136,7 +136,7 @@ func settings() []setting {
 		{flag: "max-retries", path: "retry.maxRetries", form: number, initial: "4", idle: noRetry},
 		{flag: "sleep-between-retries", path: "retry.sleepBetweenRetries", form: word, initial: "2s", idle: noRetry},
 		{flag: "iptables-logs", path: "log.enabled", form: truth, initial: "false",
-			idle: "mesh-init status shows what each rule has counted, mesh-init explain a packet's way"},
+			idle: "mesh-init status shows what each rule has counted (-o wide), mesh-init explain a packet's way"},
 		{flag: "disable-comments", path: keyNoComments, form: truth, initial: "false"},
 		{flag: "exclude-inbound-ips", path: keyIn + keyExcludeIPs, form: list},
 		{flag: "exclude-outbound-ips", path: keyOut + keyExcludeIPs, form: list},

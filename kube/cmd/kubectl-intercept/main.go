@@ -262,7 +262,7 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 	text := a.Stdout
 	form := cmp.Or(flags["output"], string(cli.Text))
 	known := v.Name == "status" && !a.State.OfRequest() // mesh-init begins with it itself
-	if a.State != "" && a.State != answers.Intercepting && !known && !v.Document && form == string(cli.Text) {
+	if a.State != "" && a.State != answers.Intercepting && !known && !v.Document && (form == string(cli.Text) || form == "wide") {
 		text = a.String() + "\n" + text
 	}
 	_, err = io.WriteString(p.stdout, text)

@@ -135,7 +135,7 @@ func Verbs() []Verb {
 	output := Flag{"output", "text|json|yaml", does}
 	return []Verb{
 		{Name: "status", Does: "say whether a pod is intercepted, by which rules, and what they have counted",
-			Flags: []Flag{{"output", "text|json|yaml|prometheus", does}}},
+			Flags: []Flag{{"output", "text|wide|json|yaml|prometheus", does}}},
 		{Name: "check", Does: "compare the rules in force with what the pod asks for", Configured: true,
 			Flags: []Flag{output}},
 		{Name: "verify", Does: "prove that interception works, by connections and lookups in the pod", Acts: true,

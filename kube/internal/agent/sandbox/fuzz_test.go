@@ -3,6 +3,8 @@ package sandbox
 import (
 	"strings"
 	"testing"
+
+	"github.com/mesh-intercept/intercept/internal/netns"
 )
 
 // FuzzProc holds that no name of a process or a cgroup makes a panic, and that a
@@ -12,7 +14,7 @@ func FuzzProc(f *testing.F) {
 	f.Add("12:pids:/kubepods-pod"+strings.ReplaceAll(uid, "-", "_")+".slice\n", "7 (a) Z")
 	f.Add("0::/pod0123456789abcdef0123456789abcdef:/x", ")")
 	f.Fuzz(func(t *testing.T, cgroup, stat string) {
-		if got := podUID(cgroup); got != "" && (len(got) != 36 && len(got) != 32 ||
+		if got := netns.PodUID(cgroup); got != "" && (len(got) != 36 && len(got) != 32 ||
 			strings.Trim(got, "0123456789abcdef-") != "" || !strings.Contains(strings.ReplaceAll(cgroup, "_", "-"), got)) {
 			t.Fatalf("%q: %q", cgroup, got)
 		}

@@ -10,13 +10,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/netns"
 )
 
 // Sandbox is a pod's network namespace, held open.
@@ -25,15 +26,15 @@ type Sandbox struct {
 	UID string
 	// PID is that of the process it was found by: the pod's oldest.
 	PID   int
-	netns *os.File
+	space *os.File // the namespace
 	root  *os.File // of the file system of that process
 }
 
 // NetNS is the path of the namespace, as long as the Sandbox is open.
-func (s Sandbox) NetNS() string { return fmt.Sprintf("/proc/self/fd/%d", s.netns.Fd()) }
+func (s Sandbox) NetNS() string { return fmt.Sprintf("/proc/self/fd/%d", s.space.Fd()) }
 
 // Close lets go of the namespace.
-func (s Sandbox) Close() error { return errors.Join(s.netns.Close(), s.root.Close()) }
+func (s Sandbox) Close() error { return errors.Join(s.space.Close(), s.root.Close()) }
 
 // ErrNoFile reports something in a pod that is no file to read: reading could wait for the pod for ever.
 var ErrNoFile = errors.New("not a regular file")
@@ -181,7 +182,7 @@ func (f Finder) process(pid int) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	p := process{pid: pid, uid: podUID(string(cgroup))}
+	p := process{pid: pid, uid: netns.PodUID(string(cgroup))}
 	if p.uid == "" {
 		return p, nil
 	}
@@ -199,15 +200,15 @@ func (f Finder) process(pid int) (process, error) {
 // open opens a process's namespace, if it is still the same process then: its
 // number may have become another's.
 func (f Finder) open(p process) (Sandbox, error) {
-	netns, err := os.Open(f.path(p.pid, "ns/net"))
+	space, err := os.Open(f.path(p.pid, "ns/net"))
 	if err != nil {
 		return Sandbox{}, err
 	}
 	root, err := os.OpenFile(f.path(p.pid, "root"), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return Sandbox{}, errors.Join(err, netns.Close())
+		return Sandbox{}, errors.Join(err, space.Close())
 	}
-	s := Sandbox{UID: p.uid, PID: p.pid, netns: netns, root: root}
+	s := Sandbox{UID: p.uid, PID: p.pid, space: space, root: root}
 	now, err := f.process(p.pid)
 	if err == nil && now != p {
 		err = os.ErrNotExist
@@ -216,29 +217,6 @@ func (f Finder) open(p process) (Sandbox, error) {
 		return Sandbox{}, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// ofPod is a pod's part of a cgroup's path: of kubelet's driver cgroupfs
-// (kubepods/burstable/podUID/…), or of systemd
-// (kubepods-burstable-podUID.slice/…, with _ for -). The UID of a static pod is
-// a hash. In a cgroup namespace of our own the path begins with /.. instead.
-var ofPod = regexp.MustCompile(
-	`(?:^|[/-])pod([0-9a-f]{8}([-_])[0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}|[0-9a-f]{32})` +
-		`(?:\.slice)?(?:/|$)`)
-
-// podUID reads the UID of a pod from /proc/PID/cgroup, or returns "".
-func podUID(cgroup string) string {
-	for line := range strings.Lines(cgroup) {
-		// Its number, controllers and path, of which the last can have colons.
-		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
-		path := parts[len(parts)-1]
-		// The outermost: a kubelet inside a pod has pods of its own, which are
-		// that one's affair.
-		if m := ofPod.FindStringSubmatch(path); m != nil {
-			return strings.ReplaceAll(m[1], "_", "-")
-		}
-	}
-	return ""
 }
 
 // startTime reads field 22 of /proc/PID/stat, and whether the process lives.

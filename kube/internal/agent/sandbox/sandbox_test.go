@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,31 +14,6 @@ import (
 )
 
 const uid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
-
-func TestPodUID(t *testing.T) {
-	under := strings.ReplaceAll(uid, "-", "_")
-	const hash = "0123456789abcdef0123456789abcdef" // of a static pod
-	for cgroup, want := range map[string]string{
-		"0::/kubepods/besteffort/pod" + uid + "/3f2a\n": uid,
-		"0::/kubepods/pod" + uid + "\n":                 uid,
-		"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + under +
-			".slice/cri-containerd-3f2a.scope\n": uid,
-		"0::/kubepods.slice/kubepods-pod" + under + ".slice/crio-3f2a.scope/container\n": uid,
-		"0::/../../pod" + uid + "/3f2a\n":                                                uid,
-		"0::/../cri-containerd-3f2a.scope\n":                                             "",
-		"12:pids:/kubepods/burstable/pod" + uid + "/3f2a\n1:name=systemd:/x\n":           uid,
-		"1:name=systemd:/x\n12:cpu,cpuacct:/kubepods/pod" + hash + "/3f2a\n":             hash,
-		"0::/system.slice/podman.service\n":                                              "",
-		"0::/user/pod1234\n":                                                             "",
-		"0::/xpod" + uid + "\n":                                                          "",
-		"":                                                                               "",
-		"garbage":                                                                        "",
-	} {
-		if got := podUID(cgroup); got != want {
-			t.Errorf("%q: %q, want %q", cgroup, got, want)
-		}
-	}
-}
 
 func TestStartTime(t *testing.T) {
 	for stat, want := range map[string]string{

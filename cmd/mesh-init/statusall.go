@@ -1,0 +1,305 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/dataplane"
+	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/facts"
+	"github.com/mesh-intercept/intercept/internal/netns"
+	"github.com/mesh-intercept/intercept/internal/strict"
+)
+
+// What else there is to say of a namespace of the node, besides the verdicts of status.
+const (
+	// unknown: it could not be looked at.
+	unknown dataplane.Verdict = "unknown"
+	// leftAlone: there are no rules of ours, and nothing says that there should be; or it is the node's own.
+	leftAlone dataplane.Verdict = "left alone"
+	// gone: it ended while it was looked at.
+	gone dataplane.Verdict = "gone"
+)
+
+// states are all that a namespace can be in, the most trouble first, and whether it is trouble.
+func states() []struct {
+	state   dataplane.Verdict
+	trouble bool
+} {
+	return []struct {
+		state   dataplane.Verdict
+		trouble bool
+	}{
+		{dataplane.NotIntercepted, true}, {dataplane.Asleep, true}, {dataplane.Changed, true}, {dataplane.Taken, true},
+		{dataplane.Partial, true}, {dataplane.Shared, true}, {dataplane.Full, true}, {dataplane.Unserved, true}, {unknown, true}, {dataplane.Intercepting, false}, {leftAlone, false}, {gone, false},
+	}
+}
+
+// nodeRow is how it is with a network namespace of the node, as a look at it finds: without trying anything.
+type nodeRow struct {
+	// Namespace and Name are the pod's. Without a Namespace, Name is what a container calls itself.
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	// NetNS is what --netns takes for it.
+	NetNS string            `json:"netns"`
+	State dataplane.Verdict `json:"state"`
+	// Why is what is behind the state. Empty: the state says it all.
+	Why string `json:"why,omitempty"`
+	// Summary is what status says first. Empty: there are no rules of ours, or they were not seen.
+	Summary string `json:"summary,omitempty"`
+	// File keeps the namespace, and PID and Process are in it. Empty, or 0: none is seen.
+	File    string `json:"file,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Process string `json:"process,omitempty"`
+	// PodUID and Container are whose that process is.
+	PodUID    string `json:"podUID,omitempty"`
+	Container string `json:"container,omitempty"`
+}
+
+const (
+	// looksAtOnce is how many namespaces are looked at at a time.
+	looksAtOnce = 8
+	// longestLook is how long one may take to answer.
+	longestLook = 10 * time.Second
+)
+
+// besideAll says what is wrong with what is given beside --all.
+func (in inputs) besideAll(all bool) (errs []error) {
+	for _, g := range in.given {
+		if all && (g.source == "--"+netnsFlag || g.Name == watchFlag) {
+			errs = append(errs, fmt.Errorf("%s: it is of one namespace, and --%s looks into every one; leave one of them out", g.source,
+				allFlag))
+		}
+	}
+	return errs
+}
+
+// statusOfAll says how it is with each network namespace of the node.
+func (j job) statusOfAll(wide bool) error {
+	found, hidden, err := netns.List()
+	if err != nil {
+		return err
+	}
+	if hidden > 0 {
+		j.log.WarnContext(j.ctx, fmt.Sprintf("%d processes are hidden from this user, and so may be namespaces: it takes "+
+			"CAP_SYS_PTRACE", hidden))
+	}
+	rows := j.lookAtAll(found, netns.PodNames(netns.PodLogs))
+	sortRows(rows)
+	if j.output == prometheusOutput {
+		j.out.WriteString(metricsOfAll(rows))
+	} else if err := j.print(rows, func() string { return rowsText(rows, wide) }); err != nil {
+		return err
+	}
+	return troubleIn(rows)
+}
+
+// troubleIn is an error if there is trouble.
+func troubleIn(rows []nodeRow) error {
+	n := 0
+	for _, s := range states() {
+		if s.trouble {
+			n += countState(rows, s.state)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d", errTrouble, n, len(rows))
+}
+
+func countState(rows []nodeRow, state dataplane.Verdict) (n int) {
+	for _, r := range rows {
+		if r.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// sortRows sorts by trouble, and what is in one state by namespace and name.
+func sortRows(rows []nodeRow) {
+	rank := map[dataplane.Verdict]int{}
+	for i, s := range states() {
+		rank[s.state] = i
+	}
+	sort.SliceStable(rows, func(i, k int) bool {
+		a, b := rows[i], rows[k]
+		return cmp.Or(cmp.Compare(rank[a.State], rank[b.State]), strings.Compare(a.Namespace, b.Namespace),
+			strings.Compare(a.Name, b.Name), strings.Compare(a.NetNS, b.NetNS)) < 0
+	})
+}
+
+// lookAtAll looks at namespaces, some at a time. One that does not answer is left behind: the program ends, and the
+// others are not kept waiting.
+func (j job) lookAtAll(found []netns.Found, names map[string]netns.PodName) []nodeRow {
+	ctx, cancel := context.WithTimeout(j.ctx, j.timeout)
+	defer cancel()
+	type result struct {
+		at  int
+		row nodeRow
+	}
+	results := make(chan result, len(found))
+	slots := make(chan struct{}, looksAtOnce)
+	for i, f := range found {
+		row := rowOf(f, names)
+		go func() {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+				results <- result{i, j.lookWithin(ctx, longestLook, f, row)}
+			case <-ctx.Done():
+				row.State, row.Why = unknown, fmt.Sprintf("it was not looked at within %s: wait longer with --%s", j.timeout, timeoutFlag)
+				results <- result{i, row}
+			}
+		}()
+	}
+	rows := make([]nodeRow, len(found))
+	for range found {
+		r := <-results
+		rows[r.at] = r.row
+	}
+	return rows
+}
+
+// rowOf is what is known of a namespace before it is looked at.
+func rowOf(f netns.Found, names map[string]netns.PodName) nodeRow {
+	row := nodeRow{NetNS: shortSpec(f), File: f.Path, PID: f.PID, Process: f.Process, PodUID: f.PodUID, Container: f.Container}
+	if name, known := names[f.PodUID]; known {
+		row.Namespace, row.Name = name.Namespace, name.Name
+	}
+	return row
+}
+
+// lookWithin looks at a namespace for so long, and a moment more: what ends with its context says so.
+func (j job) lookWithin(ctx context.Context, most time.Duration, f netns.Found, row nodeRow) nodeRow {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	done := make(chan nodeRow, 1)
+	go func() { done <- j.lookAt(ctx, f, row) }()
+	select {
+	case row = <-done:
+		return row
+	case <-ctx.Done():
+	}
+	select {
+	case row = <-done:
+	case <-time.After(time.Second):
+		row.State, row.Why = unknown, late(most)
+	}
+	return row
+}
+
+func late(most time.Duration) string { return fmt.Sprintf("it did not answer within %s", most) }
+
+// lookAt looks at a namespace.
+func (j job) lookAt(ctx context.Context, f netns.Found, row nodeRow) nodeRow {
+	if row.Name == "" && (f.PodUID != "" || f.Container != "") {
+		row.Name = f.Hostname()
+	}
+	target := j.target
+	target.NetNS = f.Spec()
+	in := j.on(target)
+	o, err := in.Overview(ctx)
+	switch {
+	case errors.Is(err, intercept.ErrNotIntercepted):
+		row.State, row.Why = bare(ctx, in)
+	case errors.Is(err, dataplane.ErrHostNetNS):
+		row.State, row.Why = leftAlone, strict.Reworded(err, target.NetNS, "it").Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		row.State, row.Why = unknown, late(longestLook)
+	case err != nil:
+		row.State, row.Why = unknown, err.Error()
+	default:
+		row.State, row.Summary = o.Verdict, o.Summary
+		if n := len(o.Causes); n > 0 {
+			row.Why = o.Causes[0]
+			if n > 1 {
+				row.Why += fmt.Sprintf("; and %d more", n-1)
+			}
+		}
+	}
+	if !f.IsThere() { // what was looked at may be another by now, of the same number
+		row.State, row.Why, row.Summary = gone, "it ended while it was looked at", ""
+	}
+	return row
+}
+
+// bare says how it is with a namespace without rules of ours: trouble, if a proxy waits there for what nobody sends to
+// it.
+func bare(ctx context.Context, in plane) (state dataplane.Verdict, why string) {
+	var listeners []facts.Listener
+	if err := in.Do(ctx, func() (err error) {
+		listeners, err = facts.Listeners()
+		return err
+	}); err != nil {
+		return leftAlone, "there are no rules of ours; whether a proxy waits there is not known: " + err.Error()
+	}
+	usual := intercept.Default()
+	if !listensAt(listeners, usual.Outbound.Port) || !listensAt(listeners, usual.Inbound.Port) {
+		return leftAlone, ""
+	}
+	others, err := in.Foreign(ctx)
+	if meshes := beside.Meshes(others.Chains); err == nil && len(meshes) > 0 {
+		return leftAlone, "there are no rules of ours, and those of another mesh: " + meshes[0].Title
+	}
+	return dataplane.NotIntercepted, fmt.Sprintf("there are no rules of ours, and a proxy waits at the ports %s and %s; "+
+		"mesh-init apply puts them in force", usual.Outbound.Port, usual.Inbound.Port)
+}
+
+// listensAt is whether somebody listens at a port, over TCP, where the proxy would.
+func listensAt(all []facts.Listener, port intercept.PortRange) bool {
+	for _, l := range all {
+		at, err := netip.ParseAddrPort(l.Address)
+		if err == nil && l.Protocol == intercept.TCP.String() && at.Port() >= port.First && at.Port() <= port.Last {
+			return true
+		}
+	}
+	return false
+}
+
+// rowsText is a table of namespaces. Wide, it has a process of each, and all that status says first.
+func rowsText(rows []nodeRow, wide bool) string {
+	table := []cli.Row{{"NAMESPACE", "POD", "NETNS", "STATE", "WHY"}}
+	if wide {
+		table = []cli.Row{{"NAMESPACE", "POD", "NETNS", "PROCESS", "STATUS"}}
+	}
+	for _, r := range rows {
+		row := cli.Row{r.Namespace, strict.OneLine(r.Name), strict.OneLine(r.NetNS), string(r.State), strict.OneLine(r.Why)}
+		if wide {
+			status := cmp.Or(r.Summary, strings.TrimSuffix(string(r.State)+": "+r.Why, ": "))
+			row = append(row[:3], strict.OneLine(r.Process), strict.OneLine(status))
+		}
+		table = append(table, row)
+	}
+	return cli.Table(table)
+}
+
+// shortSpec is what --netns takes for a namespace: a name that people have given it, rather than a number, and a number
+// rather than what container runtimes make up.
+func shortSpec(f netns.Found) string {
+	const longest = 20
+	if name, is := strings.CutPrefix(f.Path, "/run/netns/"); is && len(name) <= longest {
+		return name
+	}
+	return f.Spec()
+}
+
+// metricsOfAll counts namespaces by their states, in Prometheus' text format: no name is a label.
+func metricsOfAll(rows []nodeRow) string {
+	var text strings.Builder
+	text.WriteString("# HELP mesh_namespaces Network namespaces of the node, by how it is with them.\n" +
+		"# TYPE mesh_namespaces gauge\n")
+	for _, s := range states() {
+		fmt.Fprintf(&text, "mesh_namespaces{state=%q} %d\n", s.state, countState(rows, s.state))
+	}
+	return text.String()
+}
