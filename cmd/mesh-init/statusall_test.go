@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/netns"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -157,6 +159,17 @@ func TestStatusOfAllIsAList(t *testing.T) {
 	var out strings.Builder
 	p := program{strings.NewReader(""), &out, io.Discard, func(dataplane.Pod) plane { return fakePlane{} }}
 	code := p.run(t.Context(), []string{"status", "--all", "-o", "json"}, []string{"MESH_NETNS=/of/all/verbs"})
+	schema, err := jsonschema.NewCompiler().Compile("../../docs/status.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(out.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(doc); err != nil {
+		t.Error(err)
+	}
 	var rows []nodeRow
 	if err := json.Unmarshal([]byte(out.String()), &rows); err != nil || code != 0 && code != 24 { // one of others can end meanwhile
 		t.Fatalf("exit code %d, %v", code, err)
