@@ -76,6 +76,7 @@ packages: ## write dist/packages: mesh-init as .deb and .rpm, for ARCHES, from w
 
 # The systems that have kubectl-intercept, besides Linux.
 LAPTOPS ?= darwin/amd64 darwin/arm64 windows/amd64
+release: IMAGE := ghcr.io/mesh-intercept/intercept:$(VERSION)
 release: images ## write dist/release: archives, packages, the image, SBOMs and their sums, from the last commit
 	rm -rf '$(DIST)/packages'
 	@$(MAKE) --no-print-directory packages

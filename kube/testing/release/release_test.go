@@ -49,7 +49,8 @@ func TestReproducible(t *testing.T) {
 	}
 	folder := filepath.Join(t.TempDir(), "another folder")
 	output(t, exec.Command("git", "clone", "-q", "--no-hardlinks", source, folder))
-	again := exec.Command("make", "images", "VERSION="+version(t))
+	again := exec.Command("make", "images", "VERSION="+version(t),
+		"IMAGE=ghcr.io/mesh-intercept/intercept:"+version(t))
 	again.Dir = folder
 	output(t, again)
 	const digest = "/images/intercept.digest"
