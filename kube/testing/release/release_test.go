@@ -93,3 +93,39 @@ func TestARM64(t *testing.T) {
 		}
 	}
 }
+
+// TestWhole: a release has all that docs/release.md lists, and its sums are right.
+func TestWhole(t *testing.T) {
+	const out = dist + "/release"
+	sums := exec.Command("sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS")
+	sums.Dir = out
+	output(t, sums)
+	listed := map[string]bool{}
+	for line := range strings.Lines(read(t, out+"/SHA256SUMS")) {
+		listed[strings.Fields(line)[1]] = true
+	}
+	v := version(t)
+	wanted := []string{"intercept-image.tar", "intercept-image.digest", "intercept-darwin-amd64.tar.gz",
+		"intercept-darwin-arm64.tar.gz", "intercept-windows-amd64.tar.gz"}
+	for _, arch := range []string{"amd64", "arm64"} {
+		name := "intercept-" + v + "-linux-" + arch
+		wanted = append(wanted, name+".tar.gz", name+".spdx.json", "intercept-linux-"+arch+".tar.gz")
+		for _, program := range []string{"mesh-init", "mesh-cni-agent", "kubectl-intercept", "THIRD_PARTY", "man/mesh-init.8"} {
+			if list := output(t, exec.Command("tar", "-tzf", out+"/"+name+".tar.gz")); !strings.Contains(list, name+"/"+program+"\n") {
+				t.Errorf("%s is not in\n%s", program, list)
+			}
+		}
+	}
+	for _, name := range wanted {
+		if !listed[name] {
+			t.Errorf("%s is not in SHA256SUMS", name)
+		}
+	}
+	entries, err := os.ReadDir(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if packages := len(listed) - len(wanted); packages != 4 || len(entries) != len(listed)+1 {
+		t.Errorf("%d packages, %d files, of which %d have sums", packages, len(entries), len(listed))
+	}
+}
