@@ -96,6 +96,11 @@ func symptoms() []symptom {
 			remedy: "`mesh-init apply --config new.yaml`", apply: []string{"--outbound-exclude-ports", "5432"},
 			files: map[string]string{"new.yaml": "outbound: {excludePorts: none}\n"},
 			flow:  toServer("192.0.2.7:5432"), fate: "pass"},
+		{notices: "After an upgrade: the rules are of the older version", command: "mesh-init status",
+			says:   "changed: written by mesh-init …, and mesh-init … makes other rules",
+			remedy: "`mesh-init apply`; see [Upgrade, rollback, downgrade](#upgrade-rollback-downgrade)",
+			breaks: "nft -f ../../testing/traffic/testdata/older/3a3f8b8.nft",
+			flow:   toServer("192.0.2.7:443"), fate: "redirect(15001)"},
 		{notices: "Somebody has changed the rules", command: "mesh-init status",
 			says: "changed: chain output, rule O12: missing", remedy: "`mesh-init apply`; `mesh-init watch` names who did it",
 			apply: []string{}, breaks: `nft delete rule inet mesh_intercept output handle $(nft -a list chain inet ` +
