@@ -33,6 +33,8 @@ var elsewhere = map[string][]string{
 	"agent-socket": {"internal/cniwire.TestStrangers", "internal/cniwire.TestStrangeAgent", "internal/cniwire.TestMode",
 		"internal/cniwire.TestFlood", "internal/cniwire.TestStall", "internal/cniwire.TestTooMuch"},
 	"agent-web": {"kube/internal/web.TestWebFlood", "kube/internal/web.TestCrowd"},
+	"agent-questions": {"kube/cmd/mesh-cni-agent.TestAnswers", "kube/cmd/mesh-cni-agent.TestFollow",
+		"kube/internal/web.TestWebFlood", "kube/internal/web.TestCrowd"},
 	"files": {"internal/infile.TestRead", "internal/infile.TestPipe", "cmd/mesh-init.TestFIFO",
 		"cmd/mesh-cni.TestLogIsFIFO", "cmd/mesh-cni.TestLongInput", "iptables.TestLockIsFIFO",
 		"kube/cmd/mesh-cni-agent.TestFIFO",

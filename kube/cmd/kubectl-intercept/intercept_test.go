@@ -227,6 +227,14 @@ func (c *cluster) agent(node string) http.Handler {
 					{Namespace: "shop", Name: "db", Node: node, State: answers.NotIntercepted, Why: "none is there"}}
 			}
 			send(w, answers.List{Pods: rows})
+		case strings.HasSuffix(r.URL.Path, "/watch"): // which ends too early
+			send(w, answers.Part{Stdout: "first\n"})
+		case strings.HasSuffix(r.URL.Path, "/trace"):
+			row.State, row.Why = answers.Unserved, "nobody listens"
+			for _, p := range []answers.Part{{Stdout: "first\n"}, {Stdout: "second\n"}, {Stderr: "mesh-init: no packet\n"},
+				{End: &answers.Answer{Row: row, Exit: 22}}} {
+				send(w, p)
+			}
 		case strings.HasSuffix(r.URL.Path, "/verify"):
 			send(w, answers.Answer{Row: row, Exit: 18, Stdout: "failed  an app\n", Stderr: "mesh-init: it does not work\n"})
 		default:
@@ -370,4 +378,17 @@ func TestUsage(t *testing.T) {
 	c.has(0, "kubectl intercept [command]", "--help")
 	c.has(0, "kubectl-intercept ", "version")
 	c.has(0, "|web\nweb-2\n:4\n", "__complete", "status", "we")
+}
+
+// TestFollow: what an agent tells is shown as it comes, and ends with the exit code of its end, or as an error without.
+func TestFollow(t *testing.T) {
+	c := newCluster(t)
+	c.expect(22, "mesh-init: no packet\nshop/web: unserved: nobody listens\n|first\nsecond\n", "trace", "web", "--for", "1s",
+		"--dst", "10.1.2.3:443")
+	c.has(1, "first\n", "watch", "web")
+	c.has(1, "kubectl intercept: the agent's answer was cut off", "watch", "web")
+	if got, want := strings.Join(c.asked[:2], "\n"), `node-1: POST /v1/namespaces/shop/pods/web/trace?dst=10.1.2.3%3A443&for=1s
+node-1: GET /v1/namespaces/shop/pods/web/watch`; got != want {
+		t.Errorf("agents were asked\n%s", got)
+	}
 }

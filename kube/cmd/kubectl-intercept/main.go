@@ -75,7 +75,8 @@ func (p *program) root() *cobra.Command {
 		Example: `  kubectl intercept status -A                       # every pod, the most trouble first
   kubectl intercept status web                      # is its traffic intercepted, and what was counted?
   kubectl intercept verify web                      # prove it
-  kubectl intercept explain web --dst 10.1.2.3:443  # what becomes of this call of it?`,
+  kubectl intercept explain web --dst 10.1.2.3:443  # what becomes of this call of it?
+  kubectl intercept trace web --dst 10.1.2.3:443    # follow it through the rules`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usage("%q is no verb; verbs are %s", strict.Clip(args[0]), strings.Join(verbNames(), ", "))
@@ -147,6 +148,9 @@ func (p *program) verb(v answers.Verb) *cobra.Command {
 		cmd.Flags().VarP(&value{form: f.Form}, f.Name, short, f.Does)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if v.Follows && !cmd.Flags().Changed("timeout") { // --for says how long; the agent keeps to its own limit
+			p.timeout = answers.LongestFollow + time.Minute
+		}
 		ctx, cancel := context.WithTimeoutCause(cmd.Context(), p.timeout,
 			fmt.Errorf("no answer within %s (--timeout)", p.timeout))
 		defer cancel()
@@ -247,7 +251,12 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 		if err != nil {
 			return err
 		}
-		if a, err = client.Ask(ctx, v, namespace, name, flags); err != nil {
+		if v.Follows {
+			a, err = client.Follow(ctx, v, namespace, name, flags, p.tell)
+		} else {
+			a, err = client.Ask(ctx, v, namespace, name, flags)
+		}
+		if err != nil {
 			return err
 		}
 	case p.image == "":
@@ -259,14 +268,25 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 		}
 	}
 	p.code = a.Exit
+	if v.Follows && a.State != "" && a.State != answers.Intercepting {
+		fmt.Fprintln(p.stderr, a.String())
+	}
 	text := a.Stdout
 	form := cmp.Or(flags["output"], string(cli.Text))
 	known := v.Name == "status" && !a.State.OfRequest() // mesh-init begins with it itself
-	if a.State != "" && a.State != answers.Intercepting && !known && !v.Document && (form == string(cli.Text) || form == "wide") {
+	if a.State != "" && a.State != answers.Intercepting && !known && !v.Document && !v.Follows &&
+		(form == string(cli.Text) || form == "wide") {
 		text = a.String() + "\n" + text
 	}
 	_, err = io.WriteString(p.stdout, text)
 	fmt.Fprint(p.stderr, a.Stderr)
+	return err
+}
+
+// tell shows a part of an answer as it comes.
+func (p *program) tell(part answers.Part) error {
+	_, err := io.WriteString(p.stdout, part.Stdout)
+	fmt.Fprint(p.stderr, part.Stderr)
 	return err
 }
 

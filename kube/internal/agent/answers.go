@@ -22,6 +22,9 @@ import (
 // atOnce is how many questions about pods are answered at a time: each is a process, and the node has others to run.
 const atOnce = 4
 
+// followed is how many of those are answered at a time whose answers go on.
+const followed = 4
+
 // repairer compares pods with what they ask for.
 func (a *Agent) repairer() repair.Repairer {
 	return repair.Repairer{Conf: a.s.Conf, Find: repair.FromProc(sandbox.Finder{Proc: a.s.Proc}), DryRun: a.s.DryRun}
@@ -44,7 +47,8 @@ func (a *Agent) openDoors(ctx context.Context) (doors []door, err error) {
 		}
 	}()
 	s := answer.Server{Node: a.s.Node, Pods: a.pods.All, Ready: a.pods.Ready, Repairer: a.repairer(),
-		Program: a.s.MeshInit, Slots: make(chan struct{}, atOnce), Count: a.metrics.Answer}
+		Program: a.s.MeshInit, Slots: make(chan struct{}, atOnce), Follows: make(chan struct{}, followed),
+		Count: a.metrics.Answer}
 	open := func(l net.Listener, each int, allow func(*http.Request, answers.Access) error) {
 		doors = append(doors, door{l, &http.Server{Handler: s.Handler(allow), ReadHeaderTimeout: 5 * time.Second,
 			ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: time.Minute,

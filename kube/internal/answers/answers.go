@@ -5,7 +5,9 @@
 //	GET  /v1/namespaces/shop/pods/web/status        what mesh-init status says of a pod: an [Answer]
 //	GET  /v1/namespaces/shop/pods/web/explain?dst=10.1.2.3:443
 //	POST /v1/namespaces/shop/pods/web/verify?output=json
+//	POST /v1/namespaces/shop/pods/web/trace?dst=10.1.2.3:443&for=30s
 //
+// trace and watch tell of what happens as it happens: their answer is a sequence of [Part], each a JSON document on a line.
 // The parameters of a verb are flags of mesh-init. What is refused has another status than 200, and a [Refusal].
 package answers
 
@@ -15,6 +17,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
@@ -94,6 +97,14 @@ type Answer struct {
 	Stderr string `json:"stderr"`
 }
 
+// Part is a part of an answer that comes as it happens.
+type Part struct {
+	Stdout string `json:"stdout,omitempty"`
+	Stderr string `json:"stderr,omitempty"`
+	// End is the last part's: the answer, without what the parts have had. An answer without one was cut off.
+	End *Answer `json:"end,omitempty"`
+}
+
 // Refusal is why there is no answer.
 type Refusal struct {
 	Status  int    `json:"status"` // of HTTP
@@ -116,6 +127,8 @@ type Verb struct {
 	Configured bool
 	// Document is whether its result is one for programs, whatever the form.
 	Document bool
+	// Follows is whether it tells of what happens, for at most [LongestFollow], in a sequence of [Part].
+	Follows bool
 	// Flags are those of mesh-init that may be given. None of them names a file or a namespace.
 	Flags []Flag
 }
@@ -128,6 +141,9 @@ type Flag struct {
 	// Does is what it is for, in a few words.
 	Does string
 }
+
+// LongestFollow is how long an agent tells of what happens.
+const LongestFollow = 10 * time.Minute
 
 // Verbs are all of them.
 func Verbs() []Verb {
@@ -155,6 +171,19 @@ func Verbs() []Verb {
 			{"matrix", "", "what becomes of each kind of traffic, in place of one packet"}}},
 		{Name: "support", Does: "write down all that a bug report about a pod needs, as one document", Configured: true,
 			Document: true, Flags: []Flag{{"output", "json|yaml", does}, {"mask", "", "hide addresses, names and secrets"}}},
+		{Name: "trace", Does: "follow real packets of a pod through the rules in force", Acts: true, Follows: true,
+			Flags: []Flag{{"output", "text|json", does}, {"for", "DURATION", "for how long: 10s if not given, at most 10m"},
+				{"count", "NUMBER", "how many packets at most"},
+				{"dst", "ADDRESS:PORT", "where they go, as in 10.1.2.3:443"},
+				{"src", "ADDRESS[:PORT]", "where they come from"},
+				{"from", "app|proxy|outside", "who sends them"},
+				{"proto", "tcp|udp|icmp", "their protocol"},
+				{"uid", "ID", "the sender's user"}, {"gid", "ID", "the sender's group"},
+				{"mark", "NUMBER", "the mark of the sender's socket"},
+				{"interface", "NAME", "the one they leave or arrive by"},
+				{"to-self", "", "the destination is the pod's own address"}}},
+		{Name: "watch", Does: "tell who changes a pod's rules, and which connections go past the proxy", Follows: true,
+			Flags: []Flag{{"output", "text|json", does}, {"for", "DURATION", "for how long: 10m if not given, and at most"}}},
 	}
 }
 

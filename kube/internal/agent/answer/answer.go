@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -35,6 +36,8 @@ type Server struct {
 	Program string
 	// Slots is how many questions are answered at a time, by its capacity; the others wait.
 	Slots chan struct{}
+	// Follows is the same for questions whose answers go on.
+	Follows chan struct{}
 	// Count counts a question by its verb and by what became of it.
 	Count func(verb, result string)
 }
@@ -58,15 +61,28 @@ func (s Server) Handler(allow func(*http.Request, answers.Access) error) http.Ha
 			s.Count(verb, write(w, answer, err))
 		})
 	}
+	follow := func(v answers.Verb) {
+		mux.HandleFunc(pattern(v), func(w http.ResponseWriter, r *http.Request) {
+			s.Count(v.Name, s.follow(v, w, r, allow))
+		})
+	}
 	serve("list", "GET /v1/pods", func(r *http.Request) answers.Access {
 		return answers.Access{Verb: "list", Namespace: r.FormValue("namespace")}
 	}, func(ctx context.Context, r *http.Request) (any, error) { return s.list(ctx, r.FormValue("namespace")) })
 	for _, v := range answers.Verbs() {
-		serve(v.Name, v.Method()+" /v1/namespaces/{namespace}/pods/{pod}/"+v.Name, func(r *http.Request) answers.Access {
+		if v.Follows {
+			follow(v)
+			continue
+		}
+		serve(v.Name, pattern(v), func(r *http.Request) answers.Access {
 			return v.Access(r.PathValue("namespace"), r.PathValue("pod"))
 		}, func(ctx context.Context, r *http.Request) (any, error) { return s.answer(ctx, v, r) })
 	}
 	return mux
+}
+
+func pattern(v answers.Verb) string {
+	return v.Method() + " /v1/namespaces/{namespace}/pods/{pod}/" + v.Name
 }
 
 // inTurn does what is asked for when others are done.
@@ -250,6 +266,15 @@ func (s Server) answer(ctx context.Context, v answers.Verb, r *http.Request) (an
 	if err != nil {
 		return answers.Answer{}, err
 	}
+	stdout, stderr := &limited{}, &limited{}
+	a, err := s.inPod(ctx, v, r, args, stdout, stderr)
+	a.Stdout, a.Stderr = stdout.String(), stderr.String()
+	return a, err
+}
+
+// inPod runs mesh-init in a pod's namespace. The answer says how it is with the pod, and how mesh-init ended.
+func (s Server) inPod(ctx context.Context, v answers.Verb, r *http.Request, args []string, stdout, stderr io.Writer) (
+	answers.Answer, error) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
 	all := s.Pods()
 	i := slices.IndexFunc(all, func(p kube.Pod) bool { return p.Namespace == namespace && p.Name == name })
@@ -275,7 +300,7 @@ func (s Server) answer(ctx context.Context, v answers.Verb, r *http.Request) (an
 			namespace, name, cmp.Or(err, errGone))
 	}
 	defer func() { _ = in.Close() }() // it was only read
-	err = s.run(ctx, &a, v, args, in, looks[0].config)
+	a.Exit, err = s.run(ctx, v, args, in, looks[0].config, stdout, stderr)
 	return a, err
 }
 

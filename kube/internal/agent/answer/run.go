@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -21,13 +22,13 @@ const maxOutput = 4 << 20
 
 // run runs mesh-init in a process of its own: that has what a verb says, and if something goes wrong in a pod's
 // namespace, it is that process's end and not the agent's.
-func (s Server) run(ctx context.Context, a *answers.Answer, v answers.Verb, args []string, in repair.Sandbox,
-	config *intercept.Config) error {
+func (s Server) run(ctx context.Context, v answers.Verb, args []string, in repair.Sandbox, config *intercept.Config,
+	stdout, stderr io.Writer) (exit int, err error) {
 	cmd := exec.CommandContext(ctx, s.Program)
 	if v.Name != "explain" {
 		netns, err := os.Open(in.NetNS())
 		if err != nil {
-			return err
+			return 0, err
 		}
 		defer netns.Close()
 		cmd.ExtraFiles = []*os.File{netns}
@@ -39,28 +40,26 @@ func (s Server) run(ctx context.Context, a *answers.Answer, v answers.Verb, args
 	if v.Configured && config != nil {
 		text, err := json.Marshal(config)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		cmd.Stdin = bytes.NewReader(text)
 		args = append(args, "--config=-")
 	}
 	cmd.Args = append(cmd.Args, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "NO_COLOR=1"} // others would be a configuration
-	stdout, stderr := &limited{}, &limited{}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	// It takes back what it has begun.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
+	err = cmd.Run()
 	_, ended := errors.AsType[*exec.ExitError](err)
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("mesh-init %s: not done in time: %w", v.Name, ctx.Err())
+		return 0, fmt.Errorf("mesh-init %s: not done in time: %w", v.Name, ctx.Err())
 	case err != nil && !ended:
-		return fmt.Errorf("mesh-init %s: %w", v.Name, err)
+		return 0, fmt.Errorf("mesh-init %s: %w", v.Name, err)
 	}
-	a.Exit, a.Stdout, a.Stderr = cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
-	return nil
+	return cmd.ProcessState.ExitCode(), nil
 }
 
 // limited keeps the beginning of what is written to it.
