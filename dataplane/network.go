@@ -62,6 +62,10 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
 	return append(warn, onLoopbackAlone(c, all, captured)...)
 }
 
+// loIsDown warns of a namespace in which nothing comes to the proxy.
+const loIsDown = "lo is down: what the pod sends does not come to the proxy, nor anything else inside the pod to its end; set " +
+	"it up: ip link set lo up"
+
 // atLoopback warns where the proxy cannot be reached by lo, to which rules of outbound traffic redirect.
 func atLoopback(all []links.Link, captured []intercept.Family) (warn []string) {
 	at := slices.IndexFunc(all, func(l links.Link) bool { return l.Name == ruleset.Loopback })
@@ -69,8 +73,7 @@ func atLoopback(all []links.Link, captured []intercept.Family) (warn []string) {
 		return nil
 	}
 	if !all[at].Up {
-		return []string{"lo is down: what the pod sends does not come to the proxy, nor anything else inside the pod to " +
-			"its end; set it up: ip link set lo up"}
+		return []string{loIsDown}
 	}
 	for _, f := range captured {
 		self, remedy := netip.AddrFrom4([4]byte{127, 0, 0, 1}), "add it: ip address add 127.0.0.1/8 dev lo"

@@ -85,6 +85,13 @@ type Listener struct {
 	// Process is whose it is, if that can be seen. PID 0: it cannot.
 	Process string `json:"process,omitempty"`
 	PID     int    `json:"pid,omitempty"`
+
+	v6Only bool
+}
+
+// hears reports whether something of a family comes to the socket.
+func (l Listener) hears(f ruleset.Family) bool {
+	return ruleset.FamilyOf(l.Address.Addr()) == f || l.Address.Addr() == netip.IPv6Unspecified() && !l.v6Only
 }
 
 // Count is what the rules of one meaning have counted.
@@ -216,7 +223,7 @@ func portsOf(c intercept.Config) ([]Port, error) {
 			if !p.has(s) {
 				continue
 			}
-			l := Listener{Address: s.Local, UID: s.UID}
+			l := Listener{Address: s.Local, UID: s.UID, v6Only: s.V6Only}
 			if holder, known := processes[s.Inode]; known && s.Inode != 0 {
 				l.UID, l.Process, l.PID = holder.UID, holder.Name, holder.PID
 			}
@@ -271,6 +278,9 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	for _, table := range o.Dormant {
 		worse(Asleep, "table "+table+" is dormant, so none of its rules is in force; mesh-init apply wakes it")
 	}
+	if found.down {
+		worse(Partial, loIsDown)
+	}
 	if n := len(o.Differences); n > 0 && len(o.Dormant) == 0 {
 		more := ""
 		if n > 1 {
@@ -295,11 +305,8 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	if found.full != "" {
 		worse(Full, found.full)
 	}
-	for _, p := range o.Ports {
-		if len(p.Listeners) == 0 {
-			worse(Unserved, fmt.Sprintf("nobody listens at %s port %s, where rules send what is %s; start the sidecar, or let it "+
-				"listen there", strings.ToUpper(p.Protocol.String()), p.Port, p.what()))
-		}
+	for _, cause := range found.unserved {
+		worse(Unserved, cause)
 	}
 	o.Summary = string(o.Verdict) + ": "
 	if len(o.Causes) > 0 {

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -32,6 +33,7 @@ func TestOverview(t *testing.T) {
 			"'{ type filter hook output priority 0; }'; nft add rule ip filter FORWARD tcp dport 9 reject", Intercepting,
 			[]string{"; 1 chain of others that may act"}},
 		{"nobody listens", all, false, "", Unserved, []string{"nobody listens at TCP port 15001", "start the sidecar"}},
+		{"lo is down", nft, true, "ip link set lo down", Partial, []string{"lo is down", "ip link set lo up"}},
 		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
 			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
 			[]string{"OUTPUT", "missing", "mesh-init apply puts it back"}},
@@ -79,6 +81,39 @@ func TestOverview(t *testing.T) {
 					t.Errorf("ports: %+v", o.Ports)
 				}
 			})
+		}
+	}
+}
+
+// TestOverviewOfOneFamily: a proxy that listens in one family serves no other.
+func TestOverviewOfOneFamily(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	for _, port := range []string{"15001", "15006"} {
+		err := lab.Pod.Do(func() error {
+			l, err := net.Listen("tcp4", ":"+port)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for families, want := range map[intercept.Families]string{
+		intercept.FamiliesAuto: "unserved: nobody listens at TCP port 15001 over IPv6",
+		intercept.FamiliesIPv4: "intercepting: ",
+	} {
+		c := intercept.Default()
+		if c.Families = families; families == intercept.FamiliesIPv4 {
+			c.OtherFamily = intercept.TreatmentReject
+		}
+		pod := Pod{NetNS: lab.Pod.Path()}
+		if _, err := pod.Apply(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if o, err := pod.Overview(t.Context()); err != nil || !strings.HasPrefix(o.Summary, want) {
+			t.Errorf("%s: %v: %q", families, err, o.Summary)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,10 +19,14 @@ import (
 
 // trouble is what the rules do not say about themselves, and what keeps traffic from the proxy all the same.
 type trouble struct {
+	// down is true while lo is down, which is the cause of other things.
+	down bool
 	// partial are parts of the traffic that do not come to the proxy.
 	partial []string
 	// shared says who passes as the proxy. Empty: nobody is seen.
 	shared string
+	// unserved says of ports of the proxy that nobody listens there.
+	unserved []string
 	// full says that connection tracking has no room. Empty: it has.
 	full string
 }
@@ -31,6 +36,12 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 	var err error
 	if t.partial, err = s.networkWarnings(c, p); err != nil {
 		unread = append(unread, "the interfaces: "+err.Error())
+	}
+	n := len(t.partial)
+	t.partial = slices.DeleteFunc(t.partial, func(w string) bool { return w == loIsDown })
+	t.down = len(t.partial) < n
+	if all, err := links.List(); err == nil { // if not, unread says it already
+		t.unserved = unserved(c, ports, all)
 	}
 	t.shared = passingAsProxy(c.Proxy, ports)
 	used, most, err := tracked()
@@ -42,6 +53,32 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 		t.full = fullness(used, most)
 	}
 	return t, unread
+}
+
+// unserved says at which ports of the proxy nobody listens, altogether or in a family that the namespace has and rules
+// capture. Whether who listens is the proxy is for Verify to find out: a listening socket can be of a process that gives
+// others of another user its connections.
+func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []string) {
+	only := map[ruleset.Family]intercept.Families{
+		ruleset.IPv4: intercept.FamiliesIPv4, ruleset.IPv6: intercept.FamiliesIPv6,
+	}
+	for _, p := range ports {
+		at := fmt.Sprintf("%s port %s", strings.ToUpper(p.Protocol.String()), p.Port)
+		if len(p.Listeners) == 0 {
+			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send what is %s; start the sidecar, or let it "+
+				"listen there", at, p.what()))
+			continue
+		}
+		for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
+			if c.Families == only[f.Other()] || !globalAddr(all, f).IsValid() ||
+				slices.ContainsFunc(p.Listeners, func(l Listener) bool { return l.hears(f) }) {
+				continue
+			}
+			causes = append(causes, fmt.Sprintf("nobody listens at %s over %s, where rules send what is %s; let the proxy listen "+
+				"at %s as well", at, f, p.what(), map[ruleset.Family]string{ruleset.IPv4: "0.0.0.0", ruleset.IPv6: "::"}[f]))
+		}
+	}
+	return causes
 }
 
 // nearlyFull is how much of the table of connection tracking is in use when new connections are about to fail, in percent.
