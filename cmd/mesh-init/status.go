@@ -119,16 +119,17 @@ func (j job) overviewText(o dataplane.Overview, wide bool) string {
 		o.Foreign.Chains = slices.DeleteFunc(slices.Clone(o.Foreign.Chains), func(c beside.Foreign) bool { return c.Warning() == "" })
 		o.Others.Rules = slices.DeleteFunc(slices.Clone(o.Others.Rules), func(r iptables.OtherRule) bool { return !r.Earlier })
 	}
-	text := headText(o, j.style)
+	var text strings.Builder
+	text.WriteString(headText(o, j.style))
 	for _, table := range [][]cli.Row{configRows(o.InForce, wide), portRows(o.Ports), meaningRows(o.Meanings)} {
 		if len(table) > 1 {
-			text += "\n" + cli.Table(table)
+			text.WriteString("\n" + cli.Table(table))
 		}
 	}
 	if len(o.Counters) > 0 && (wide || len(o.Meanings) == 0) { // where no rule has a meaning, there is nothing shorter
-		text += "\n" + statusText(o.Counters)
+		text.WriteString("\n" + statusText(o.Counters))
 	}
-	return text + foreignText(o.Foreign) + othersText(o.Others)
+	return text.String() + foreignText(o.Foreign) + othersText(o.Others)
 }
 
 // verdictLine is the summary, with the verdict marked.

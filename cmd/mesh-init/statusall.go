@@ -180,27 +180,30 @@ func rowOf(f netns.Found, names map[string]netns.PodName) nodeRow {
 }
 
 // lookWithin looks at a namespace for so long, and a moment more: what ends with its context says so.
-func (j job) lookWithin(ctx context.Context, most time.Duration, f netns.Found, row nodeRow) nodeRow {
-	ctx, cancel := context.WithTimeout(ctx, most)
+func (j job) lookWithin(all context.Context, most time.Duration, f netns.Found, row nodeRow) nodeRow {
+	ctx, cancel := context.WithTimeout(all, most)
 	defer cancel()
 	done := make(chan nodeRow, 1)
 	go func() { done <- j.lookAt(ctx, f, row) }()
 	select {
 	case row = <-done:
-		return row
 	case <-ctx.Done():
+		select {
+		case row = <-done:
+		case <-time.After(time.Second):
+			row.State = unknown
+		}
 	}
-	select {
-	case row = <-done:
-	case <-time.After(time.Second):
-		row.State, row.Why = unknown, late(most)
+	if row.State == unknown && row.Why == "" {
+		row.Why = fmt.Sprintf("it did not answer within %s", most)
+		if all.Err() != nil {
+			row.Why = fmt.Sprintf("it did not answer within %s: wait longer with --%s", j.timeout, timeoutFlag)
+		}
 	}
 	return row
 }
 
-func late(most time.Duration) string { return fmt.Sprintf("it did not answer within %s", most) }
-
-// lookAt looks at a namespace.
+// lookAt looks at a namespace. Unknown, without a reason: it did not answer in time.
 func (j job) lookAt(ctx context.Context, f netns.Found, row nodeRow) nodeRow {
 	if row.Name == "" && (f.PodUID != "" || f.Container != "") {
 		row.Name = f.Hostname()
@@ -215,7 +218,7 @@ func (j job) lookAt(ctx context.Context, f netns.Found, row nodeRow) nodeRow {
 	case errors.Is(err, dataplane.ErrHostNetNS):
 		row.State, row.Why = leftAlone, strict.Reworded(err, target.NetNS, "it").Error()
 	case errors.Is(err, context.DeadlineExceeded):
-		row.State, row.Why = unknown, late(longestLook)
+		row.State = unknown
 	case err != nil:
 		row.State, row.Why = unknown, err.Error()
 	default:

@@ -74,7 +74,7 @@ func TestLookAtAll(t *testing.T) {
 		want  string
 		ended bool
 	}{
-		{slow{may: may}, "unknown: it did not answer within 10s", false},
+		{slow{may: may}, "unknown: it did not answer within 3s: wait longer with --timeout", false},
 		{fakePlane{live: changed()}, "changed: a rule is missing; and 1 more", false},
 		{fakePlane{err: errors.New("no\nidea")}, "unknown: no\nidea", false},
 		{fakePlane{err: fmt.Errorf("look: %w", context.DeadlineExceeded)}, "unknown: it did not answer within 10s", false},
@@ -92,7 +92,7 @@ func TestLookAtAll(t *testing.T) {
 		planes[f.Spec()], want[f.Spec()] = tc.plane, tc.want
 	}
 	j := job{ctx: t.Context(), on: func(p dataplane.Pod) plane { return planes[p.NetNS] }}
-	j.timeout = time.Second // for what hangs; the others do not take it
+	j.timeout = 3 * time.Second // for what hangs; the others do not take it
 	rows := j.lookAtAll(found, nil)
 	if len(rows) != len(found) {
 		t.Fatalf("%d rows of %d", len(rows), len(found))
@@ -108,7 +108,7 @@ func TestLookAtAll(t *testing.T) {
 	for _, r := range j.lookAtAll(many, nil) {
 		states[r.Why]++
 	}
-	if states["it did not answer within 10s"] != looksAtOnce || states["it was not looked at within 1s: wait longer with --timeout"] != 3 {
+	if states["it did not answer within 3s: wait longer with --timeout"] != looksAtOnce || states["it was not looked at within 3s: wait longer with --timeout"] != 3 {
 		t.Errorf("%v", states)
 	}
 }
