@@ -106,7 +106,8 @@ func TestWhole(t *testing.T) {
 	}
 	v := version(t)
 	wanted := []string{"intercept-image.tar", "intercept-image.digest", "intercept-darwin-amd64.tar.gz",
-		"intercept-darwin-arm64.tar.gz", "intercept-windows-amd64.tar.gz"}
+		"intercept-darwin-arm64.tar.gz", "intercept-windows-amd64.tar.gz",
+		"intercept-chart-" + v + ".tgz"}
 	for _, arch := range []string{"amd64", "arm64"} {
 		name := "intercept-" + v + "-linux-" + arch
 		wanted = append(wanted, name+".tar.gz", name+".spdx.json", "intercept-linux-"+arch+".tar.gz")
@@ -119,6 +120,14 @@ func TestWhole(t *testing.T) {
 	for _, name := range wanted {
 		if !listed[name] {
 			t.Errorf("%s is not in SHA256SUMS", name)
+		}
+	}
+	chart := exec.Command("tar", "-xzOf", out+"/intercept-chart-"+v+".tgz", "intercept/Chart.yaml", "intercept/values.yaml")
+	text := output(t, chart)
+	for _, want := range []string{"appVersion: " + v + "\n", `repository: "ghcr.io/mesh-intercept/intercept"` + "\n",
+		`digest: "` + strings.TrimSpace(read(t, dist+"/images/intercept.digest")) + `"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the chart has no %s:\n%s", want, text)
 		}
 	}
 	entries, err := os.ReadDir(out)
