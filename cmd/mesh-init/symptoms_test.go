@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"iter"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -74,7 +73,7 @@ func symptoms() []symptom {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { _ = another.Close() })
-				if r := real(t, "apply", "-n", another.Path()); r.code != 0 {
+				if r := onKernel(t, "apply", "-n", another.Path()); r.code != 0 {
 					t.Fatal(r)
 				}
 			},
@@ -114,7 +113,8 @@ func symptoms() []symptom {
 				"nft add rule ip a b tcp dport 80 dnat to 10.244.0.1:8080",
 			flow: toServer("192.0.2.7:80"), fate: "dnat(10.244.0.1:8080)"},
 		{notices: "One family goes past the proxy, such as IPv6", command: "mesh-init status",
-			says: "partial: IPv6 is not captured, and the namespace has the address fd00:244::5", apply: []string{"--families=ipv4"},
+			says:   "partial: IPv6 is not captured, and the namespace has the address fd00:244::5",
+			apply:  []string{"--families=ipv4"},
 			remedy: "`mesh-init apply --families auto`, or `--other-family reject`",
 			flow:   toServer("[2001:db8::7]:443"), fate: "pass"},
 		{notices: "An app goes past the proxy: it runs as the proxy's user (UID clash)", command: "mesh-init status",
@@ -168,7 +168,7 @@ func (s symptom) try(t *testing.T) {
 		}
 	}
 	if s.apply != nil {
-		if r := real(t, append([]string{"apply", "-n", lab.Pod.Path()}, s.apply...)...); r.code != 0 {
+		if r := onKernel(t, append([]string{"apply", "-n", lab.Pod.Path()}, s.apply...)...); r.code != 0 {
 			t.Fatal(r)
 		}
 	}
@@ -203,7 +203,7 @@ func (s symptom) try(t *testing.T) {
 			}
 		}
 	}
-	r := real(t, args...)
+	r := onKernel(t, args...)
 	first, _, _ := strings.Cut(cmp.Or(r.out, r.stderr), "\n")
 	rest := first
 	for part := range strings.SplitSeq(s.says, "…") {
@@ -216,8 +216,8 @@ func (s symptom) try(t *testing.T) {
 	}
 }
 
-// real runs mesh-init on a kernel.
-func real(t *testing.T, args ...string) result {
+// onKernel runs mesh-init on a kernel.
+func onKernel(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr strings.Builder
 	code := run(t.Context(), args, nil, strings.NewReader(""), &stdout, &stderr)
@@ -271,7 +271,7 @@ func fillConntrack(t *testing.T, lab *netlab.Lab) {
 			}
 		}
 	}
-	if full, made, err := lab.Pod.FillEntries(iter.Seq[netlab.Entry](entries)); err != nil || !full {
+	if full, made, err := lab.Pod.FillEntries(entries); err != nil || !full {
 		t.Fatalf("%d entries, full: %t, %v", made, full, err)
 	}
 }
@@ -298,6 +298,7 @@ func TestSymptomsPage(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if diff := gocmp.Diff(want, table); diff != "" {
-		t.Errorf("the table differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-init -run Symptoms\n%s", diff)
+		t.Errorf("the table differs from the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-init -run Symptoms\n%s",
+			diff)
 	}
 }

@@ -7,7 +7,8 @@
 //	POST /v1/namespaces/shop/pods/web/verify?output=json
 //	POST /v1/namespaces/shop/pods/web/trace?dst=10.1.2.3:443&for=30s
 //
-// trace and watch tell of what happens as it happens: their answer is a sequence of [Part], each a JSON document on a line.
+// trace and watch tell of what happens as it happens: their answer is a sequence of [Part], each a JSON document on a
+// line.
 // The parameters of a verb are flags of mesh-init. What is refused has another status than 200, and a [Refusal].
 package answers
 
@@ -44,7 +45,8 @@ const (
 
 // States are all of them, the most trouble first.
 func States() []State {
-	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Partial, Shared, Full, Unserved, Unknown, Waiting, Intercepting, LeftAlone}
+	return []State{Refused, NotIntercepted, Asleep, Changed, Taken, Partial, Shared, Full, Unserved, Unknown, Waiting,
+		Intercepting, LeftAlone}
 }
 
 // OfRequest reports whether the state follows from what a pod asks for, which mesh-init in the pod does not know.

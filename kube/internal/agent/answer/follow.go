@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -76,7 +77,7 @@ func followed(v answers.Verb, r *http.Request) ([]string, error) {
 
 // asRefusal has who asks try again where the agent is not ready.
 func asRefusal(err error) error {
-	if _, is := err.(*answers.Refusal); is { //nolint:errorlint // it is made here
+	if _, is := errors.AsType[*answers.Refusal](err); is {
 		return err
 	}
 	return answers.Refuse(http.StatusServiceUnavailable, "%v", err)
