@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
@@ -74,9 +75,8 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 	if err != nil {
 		return res, err
 	}
-	if want.note, err = p.note(c, time.Now()); err != nil {
-		return res, err
-	}
+	now := time.Now()
+	want.note = sync.OnceValues(func() (string, error) { return p.note(c, now) })
 	err = s.locked(ctx, func() error {
 		if res.Warnings, err = s.space.warnings(c, p); err != nil {
 			return err

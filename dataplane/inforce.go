@@ -56,7 +56,7 @@ const maxKept = 4096
 func (p Pod) note(c intercept.Config, now time.Time) (string, error) {
 	k := kept{At: now.UTC().Format(noteTime), By: p.By, Jumps: p.IPTables.Jumps, Set: map[string]string{}, From: map[string]string{}}
 	left := maxKept
-	settings := decode.Settings(decode.Clipped(c, maxKept), false) // a list of so many items is too long by itself
+	settings := decode.Settings(decode.Clipped(c, maxKept), false)
 	sort.SliceStable(settings, func(i, j int) bool { return len(settings[i].Text) < len(settings[j].Text) })
 	for _, s := range settings {
 		if len(s.Text) > left {

@@ -17,7 +17,7 @@ type plan struct {
 	config intercept.Config
 	rules  ruleset.Ruleset
 	routes markroute.Want
-	note   string // to keep beside the rules
+	note   func() (string, error) // to keep beside the rules
 }
 
 // newPlan compiles a configuration.

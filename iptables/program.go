@@ -139,7 +139,11 @@ func compile(rs ruleset.Ruleset, f ruleset.Family, o Options, users ruleset.IDs)
 		}
 		spec := chain{name: l.table.fingerprint()}
 		if o.dialect() == Standard {
-			spec.rules = notes(rs.Note)
+			note, err := rs.KeptNote()
+			if err != nil {
+				return program{}, err
+			}
+			spec.rules = notes(note)
 		}
 		l.table.chains = append(l.table.chains, spec)
 		p.tables = append(p.tables, l.table)

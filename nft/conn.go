@@ -43,7 +43,7 @@ func (conn *Conn) apply(ctx context.Context, rs ruleset.Ruleset, lay layout) (ru
 		if err := ctx.Err(); err != nil {
 			return unheard, err
 		}
-		outcome, err := conn.attempt(prog)
+		outcome, err := conn.attempt(prog, rs.KeptNote)
 		missing, isMissing := errors.AsType[*missingError](err)
 		switch {
 		case errors.Is(err, errChanged):
@@ -82,7 +82,7 @@ func (e *missingError) Error() string { return e.err.Error() }
 // maxMissed bounds how often a replacement starts over because something was missing.
 const maxMissed = 3
 
-func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
+func (conn *Conn) attempt(prog program, note func() (string, error)) (ruleset.Outcome, error) {
 	// What is written below holds only for what was looked at: a table of
 	// another family that came up meanwhile would otherwise stay beside ours.
 	st, generation, err := conn.find()
@@ -102,6 +102,13 @@ func (conn *Conn) attempt(prog program) (ruleset.Outcome, error) {
 		if same {
 			return ruleset.Unchanged, nil
 		}
+	}
+	text, err := note()
+	if err == nil {
+		err = prog.keep(text)
+	}
+	if err != nil {
+		return "", err
 	}
 	if err := conn.write(prog, st, generation); err != nil {
 		switch {

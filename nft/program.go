@@ -183,16 +183,24 @@ func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 			t.chains = append(t.chains, lc)
 		}
 		t.spec = specPrefix + fingerprint(t)
-		if err := t.keep(rs.Note); err != nil {
-			return nil, err
-		}
 		prog = append(prog, t)
 	}
 	return prog, prog.fits(bufferSize)
 }
 
+// keep adds a note to each table.
+func (p program) keep(note string) error {
+	for i := range p {
+		if err := p[i].keep(note); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // keep lowers a note to rules that no packet meets. It belongs neither to the fingerprint nor to what is compared.
 func (t *table) keep(note string) error {
+	t.note = nil
 	for _, comment := range ruleset.NoteComments(note, ruleset.MaxComment) {
 		target, err := t.target(ruleset.Rule{Target: ruleset.Return{}}, 0)
 		if err != nil {
@@ -240,7 +248,9 @@ func fingerprint(t table) string {
 			s.ranges = ranges{}
 		}
 		_, _ = fmt.Fprintf(h, "%s %d", s.name, s.ranges.len())
-		_, _ = h.Write(s.ranges.bytes)
+		if !s.key.isInterval() { // of those the name is a sum
+			_, _ = h.Write(s.ranges.bytes)
+		}
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
 }

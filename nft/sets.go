@@ -104,12 +104,16 @@ func addressKeys(list ruleset.CIDRs, f ruleset.Family) ranges {
 		if ruleset.FamilyOf(p.Addr()) != f {
 			continue
 		}
-		both := p.Masked().Addr().As16()
-		first := both[sizeIPv6-keys.width:] // IPv4 is at the end
+		addr := p.Addr().As16()
+		first := addr[sizeIPv6-keys.width:] // IPv4 is at the end
+		begin := len(keys.bytes)
 		keys.bytes = append(append(keys.bytes, first...), first...)
-		last := keys.bytes[len(keys.bytes)-keys.width:]
-		for bit := p.Bits(); bit < 8*keys.width; bit++ {
-			last[bit/8] |= 0x80 >> (bit % 8)
+		first, last := keys.bytes[begin:][:keys.width], keys.bytes[begin+keys.width:]
+		host := byte(0xff) >> (p.Bits() % 8) // the bits of a byte that differ
+		for i := p.Bits() / 8; i < keys.width; i++ {
+			first[i] &^= host
+			last[i] |= host
+			host = 0xff
 		}
 	}
 	keys.merge()
@@ -118,7 +122,11 @@ func addressKeys(list ruleset.CIDRs, f ruleset.Family) ranges {
 
 // merge orders the ranges, and joins those that overlap or touch.
 func (r *ranges) merge() {
-	if !sort.IsSorted(r) { // most are, and long ones take their time
+	sorted := true
+	for i := 1; i < r.len() && sorted; i++ {
+		sorted = bytes.Compare(r.at(i-1).first, r.at(i).first) <= 0
+	}
+	if !sorted { // most are, and long ones take their time
 		sort.Sort(r)
 	}
 	n := 0
@@ -133,7 +141,9 @@ func (r *ranges) merge() {
 				continue
 			}
 		}
-		copy(r.bytes[2*n*r.width:], r.bytes[2*i*r.width:][:2*r.width])
+		if n < i {
+			copy(r.bytes[2*n*r.width:], r.bytes[2*i*r.width:][:2*r.width])
+		}
 		n++
 	}
 	r.bytes = r.bytes[:2*n*r.width]
@@ -371,7 +381,8 @@ func increment(key []byte) (_ []byte, ok bool) {
 	return key, false
 }
 
-// elements are those of a set, each a key and one of the bytes below, in one piece.
+// elements are those of a set, each a key and one of the bytes below, in one piece: in the order in which the kernel
+// lists ranges, from the greatest to the least.
 type elements struct {
 	size  int // of each
 	bytes []byte
@@ -390,7 +401,7 @@ func (e elements) Len() int {
 func (e elements) at(i int) []byte { return e.bytes[i*e.size:][:e.size] }
 
 // Less and Swap are part of [sort.Interface].
-func (e elements) Less(i, j int) bool { return bytes.Compare(e.at(i), e.at(j)) < 0 }
+func (e elements) Less(i, j int) bool { return bytes.Compare(e.at(i), e.at(j)) > 0 }
 
 func (e elements) Swap(i, j int) {
 	swap(e.at(i), e.at(j))
@@ -401,7 +412,7 @@ func (e *elements) add(key []byte, end bool) {
 	mark := byte(begins)
 	if end {
 		mark = ends
-		if len(bytes.Trim(key, "\x00")) == 0 {
+		if bytes.Count(key, []byte{0}) == len(key) {
 			return
 		}
 	}
@@ -418,16 +429,13 @@ func (e *elements) add(key []byte, end bool) {
 	e.bytes = append(append(e.bytes, key...), mark)
 }
 
-// sort orders them. The kernel lists a set of ranges from the greatest to the least.
+// sort orders them. Those of a set of ranges are in order.
 func (e elements) sort() {
-	switch {
-	case sort.IsSorted(e):
-	case sort.IsSorted(sort.Reverse(e)):
-		for i, j := 0, e.Len()-1; i < j; i, j = i+1, j-1 {
-			e.Swap(i, j)
+	for i := 1; i < e.Len(); i++ {
+		if bytes.Compare(e.at(i-1), e.at(i)) < 0 {
+			sort.Sort(e)
+			return
 		}
-	default:
-		sort.Sort(e)
 	}
 }
 
@@ -435,16 +443,15 @@ func (e elements) sort() {
 func (s set) elements() (e elements) {
 	e.bytes = make([]byte, 0, 2*s.ranges.len()*(s.ranges.width+1))
 	var next []byte
-	for i := range s.ranges.len() {
+	for i := s.ranges.len() - 1; i >= 0; i-- {
 		r := s.ranges.at(i)
+		if s.key.isInterval() {
+			var ok bool
+			if next, ok = increment(append(next[:0], r.last...)); ok {
+				e.add(next, true)
+			}
+		}
 		e.add(r.first, false)
-		if !s.key.isInterval() {
-			continue
-		}
-		var ok bool
-		if next, ok = increment(append(next[:0], r.last...)); ok {
-			e.add(next, true)
-		}
 	}
 	return e
 }
@@ -458,7 +465,7 @@ func (e elements) without(other elements) (n int) {
 		if at[e.size-1] != begins {
 			continue
 		}
-		j := sort.Search(other.Len(), func(j int) bool { return bytes.Compare(other.at(j), at) >= 0 })
+		j := sort.Search(other.Len(), func(j int) bool { return bytes.Compare(other.at(j), at) <= 0 })
 		if j == other.Len() || !bytes.Equal(other.at(j), at) {
 			n++
 		}

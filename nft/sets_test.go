@@ -190,6 +190,7 @@ func TestListIsReadWithoutAllocations(t *testing.T) {
 				}
 			}
 		})
+		e.sort() // they are sent from the least to the greatest
 		if allocs > 0 || !e.equal(s.elements()) {
 			t.Errorf("set %s: %v allocations; equal: %v", s.name, allocs, e.equal(s.elements()))
 		}

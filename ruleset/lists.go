@@ -111,7 +111,12 @@ func (c CIDRs) All() bool { return slices.Contains(c, allIPv4) && slices.Contain
 
 // Contains reports whether addr is in one of the prefixes.
 func (c CIDRs) Contains(addr netip.Addr) bool {
-	return slices.ContainsFunc(c, func(p netip.Prefix) bool { return p.Contains(addr) })
+	for _, p := range c { // a long list is looked through several times
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
 }
 
 // Of returns the prefixes of one family. Where those stand together it is a part of the list itself.

@@ -5,6 +5,14 @@ import (
 	"strings"
 )
 
+// KeptNote returns the text of [Ruleset.Note].
+func (rs Ruleset) KeptNote() (string, error) {
+	if rs.Note == nil {
+		return "", nil
+	}
+	return rs.Note()
+}
+
 // noteMark begins the comments that hold a [Ruleset.Note].
 const noteMark = "note "
 

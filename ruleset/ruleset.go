@@ -25,9 +25,10 @@ type Ruleset struct {
 	Older []Tuple
 	// Settling has [Older] match more than the list for a time. The backend iptables knows no such time.
 	Settling Settling
-	// Note is a text that a backend keeps beside the rules, in comments, and does not compare: who has made the rules, and
-	// of what. Empty: there is none. The minimal dialect of iptables, which has no comments, keeps none.
-	Note string
+	// Note returns a text that a backend keeps beside the rules, in comments, and does not compare: who has made the rules,
+	// and of what. Most applies find their rules in force, so it is asked when rules are to be written. Nil, or an empty
+	// text: there is none. The minimal dialect of iptables, which has no comments, keeps none.
+	Note func() (string, error)
 }
 
 // Settling is about the connections that open between the making of [Ruleset.Older] and the rules: they are not on the

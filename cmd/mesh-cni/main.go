@@ -1,6 +1,5 @@
-// A call is over before a limit on its processors matters.
+// A call is over before a limit on its processors changes, so no goroutine looks for it.
 //
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 
 // Command mesh-cni is a chained CNI plugin that sends the connections of

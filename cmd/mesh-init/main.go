@@ -1,7 +1,6 @@
-// A run is over before a limit on its processors matters: finding out about it takes five files and a fifth of a
-// millisecond.
+// A run is over before a limit on its processors changes, so no goroutine looks for it. The runtime reads it once in any
+// case: with containermaxprocs=0, too, only to count that it ignores it.
 //
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 
 // Command mesh-init sends a pod's traffic through its sidecar proxy. It runs

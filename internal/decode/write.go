@@ -32,12 +32,16 @@ func Settings(c intercept.Config, all bool) []Setting {
 	return out
 }
 
-// Clipped is a configuration of whose lists only so many items are left.
-func Clipped(c intercept.Config, most int) intercept.Config {
+// Clipped is a configuration of which lists whose text is longer than so many bytes are cut: to no fewer items than make
+// it longer.
+func Clipped(c intercept.Config, size int) intercept.Config {
 	for _, f := range Fields() {
 		if f.IsList() {
-			list := fieldOf(&c, f.Path)
-			list.Set(list.Slice(0, min(most, list.Len())))
+			list, shortest := fieldOf(&c, f.Path), len("1,")
+			if _, is := list.Interface().(intercept.CIDRs); is {
+				shortest = len("::/0,")
+			}
+			list.Set(list.Slice(0, min(size/shortest+2, list.Len())))
 		}
 	}
 	return c

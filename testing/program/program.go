@@ -28,6 +28,9 @@ func Build(output, source string) error {
 	for plain := range strings.FieldsSeq("github.com golang.org go.yaml.in crypto encoding fmt log net os reflect regexp syscall text time") {
 		args = append(args, "-gcflags", plain+"/...=-l")
 	}
+	for _, hot := range []string{"net/netip", "encoding/binary", module + "/nft", module + "/internal/nlattr"} {
+		args = append(args, "-gcflags", hot+"=")
+	}
 	cmd := exec.Command("go", append(args, "./"+source)...)
 	cmd.Dir = strings.TrimSpace(string(dir))
 	// What ships is built from the versions in go.mod, not from those of go.work.
