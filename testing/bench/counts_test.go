@@ -51,16 +51,16 @@ func TestCounts(t *testing.T) {
 	}
 	buildHello(t, filepath.Join(dir, "hello"))
 	for _, tt := range []run{
-		{"version", nil, "version", limits{24, 0, 150}},
-		{"apply", nil, "apply", limits{113, 30820, 400}},
-		{"apply again", []string{"apply"}, "apply", limits{137, 708, 420}},
-		{"remove", []string{"apply"}, "remove", limits{152, 608, 250}},
-		{"remove nothing", nil, "remove", limits{135, 412, 220}},
-		{"explain", nil, "explain --dst 192.0.2.1:80", limits{24, 0, 230}},
-		{"render", nil, "render", limits{24, 0, 330}},
-		{"ADD of a pod in the mesh", nil, cniMeshed, limits{115, 30780, 400}},
-		{"ADD of another pod", nil, cniOther, limits{29, 0, 130}},
-		{"VERSION", nil, cniVersion, limits{22, 0, 110}},
+		{"version", nil, "version", limits{22, 0, 150}},
+		{"apply", nil, "apply", limits{111, 30820, 400}},
+		{"apply again", []string{"apply"}, "apply", limits{135, 708, 420}},
+		{"remove", []string{"apply"}, "remove", limits{150, 608, 250}},
+		{"remove nothing", nil, "remove", limits{133, 412, 220}},
+		{"explain", nil, "explain --dst 192.0.2.1:80", limits{22, 0, 230}},
+		{"render", nil, "render", limits{22, 0, 330}},
+		{"ADD of a pod in the mesh", nil, cniMeshed, limits{113, 30780, 400}},
+		{"ADD of another pod", nil, cniOther, limits{27, 0, 130}},
+		{"VERSION", nil, cniVersion, limits{20, 0, 110}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			plain := "hello"
@@ -178,7 +178,7 @@ func TestAllocations(t *testing.T) {
 		{"Render", nil, func() error {
 			_, err := pod.Render(rs)
 			return err
-		}, 5300, 255_000},
+		}, 2400, 155_000},
 		{"Apply", func() error {
 			_, err := pod.Remove(t.Context())
 			return err
