@@ -122,6 +122,7 @@ cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes 
 	cd tools/containerd && export GOWORK=off && CGO_ENABLED=1 $(CLUSTER) -ldflags '-s -w' -tags seccomp,no_btrfs,no_devmapper,no_zfs,no_aufs tool
 	cd tools/kubernetes && export GOWORK=off && CGO_ENABLED=0 $(CLUSTER) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes)" . tool
 	cd tools/coredns && GOWORK=off CGO_ENABLED=0 $(CLUSTER) -ldflags '-s -w' .
+	cd tools/chart && GOWORK=off CGO_ENABLED=0 $(CLUSTER) -ldflags '-s -w' tool
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 -timeout 40m $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 

@@ -34,18 +34,36 @@ func TestGettingStarted(t *testing.T) {
 // of the page needs: in a directory with more files and deploy/.
 func (c *cluster) setUp(page string, files map[string]string) {
 	c.t.Helper()
-	_, rest, _ := strings.Cut(c.file(page), "\n```sh\n")
-	script, _, found := strings.Cut(rest, "\n```\n")
-	if !found {
-		c.t.Fatalf("%s sets nothing up", page)
+	c.runScripts(c.scripts(page)[:1], files)
+}
+
+// scripts are the blocks of a page in the language sh.
+func (c *cluster) scripts(page string) (all []string) {
+	c.t.Helper()
+	for _, rest := range strings.Split(c.file(page), "\n```sh\n")[1:] {
+		script, _, _ := strings.Cut(rest, "\n```\n")
+		all = append(all, script)
 	}
+	if len(all) == 0 {
+		c.t.Fatalf("%s runs nothing", page)
+	}
+	return all
+}
+
+// runScripts runs scripts in such a directory. Each has to succeed.
+func (c *cluster) runScripts(scripts []string, files map[string]string) {
+	c.t.Helper()
 	dir := c.pageDir(files)
-	if out, err := c.Output("/bin/bash", "-ec", "set -o pipefail; cd "+dir+"; PATH="+dir+":$PATH; "+script); err != nil {
-		c.t.Fatalf("%s: %v: %s", page, err, out)
+	for _, script := range scripts {
+		out, err := c.Output("/bin/bash", "-ec", "exec 2>&1; set -o pipefail; cd "+dir+"; PATH="+dir+":$PATH; "+script)
+		if err != nil {
+			c.t.Fatalf("%s: %v: %s", script, err, out)
+		}
+		c.t.Logf("%s: %s", script, out)
 	}
 }
 
-// pageDir is a directory with files, deploy/ and a kubectl for the cluster.
+// pageDir is a directory with files, deploy/, and a kubectl and a helm for the cluster.
 func (c *cluster) pageDir(files map[string]string) string {
 	c.t.Helper()
 	dir := c.t.TempDir()
@@ -61,6 +79,9 @@ func (c *cluster) pageDir(files map[string]string) string {
 	kubectl := "#!/bin/sh\nexec " + c.program + " kubectl --kubeconfig " + c.Path("admin.kubeconfig") + " --cache-dir " +
 		c.Path("kubectl") + " \"$@\"\n"
 	must(os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755))
+	helm := "#!/bin/sh\nexec " + filepath.Join(filepath.Dir(c.program), "helm") + " --kubeconfig " +
+		c.Path("admin.kubeconfig") + " \"$@\"\n"
+	must(os.WriteFile(filepath.Join(dir, "helm"), []byte(helm), 0o755))
 	for name, text := range files {
 		must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
