@@ -17,7 +17,7 @@ import (
 
 // versions are those of Kubernetes whose schemas the output has to fit: the oldest that this is for, one between, the
 // newest.
-var versions = []string{"v1.29.15", "v1.34.3", newest}
+var versions = []string{"v1.28.15", "v1.33.6", newest}
 
 // foreign are kinds that are not Kubernetes' own, so that it has no schema of them.
 var foreign = map[string]struct{}{
