@@ -323,6 +323,7 @@ func TestTProxyReplaceUnderLoad(t *testing.T) {
 		for i := range 4 {
 			pod := pods[i%2]
 			f := inbound(pod, clients(pod.Addr())[i/2])
+			f.Timeout = 30 * time.Second // a slow machine may stand still; that nothing waits is what retransmits say
 			callers.Go(func() {
 				for !stop.Load() && !t.Failed() {
 					got, retransmits, err := connectOnce(lab, f)
