@@ -47,7 +47,8 @@ func render(t *testing.T, kubernetes string, values ...string) (map[string]strin
 	}
 	caps := *common.DefaultCapabilities
 	caps.KubeVersion = *version
-	all, err := util.ToRenderValues(c, with, common.ReleaseOptions{Name: "intercept", Namespace: "kube-system", IsInstall: true}, &caps)
+	release := common.ReleaseOptions{Name: "intercept", Namespace: "kube-system", IsInstall: true}
+	all, err := util.ToRenderValues(c, with, release, &caps)
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,8 @@ var everything = []string{
 	"monitoring.prometheusRule.enabled=true", "monitoring.dashboard.enabled=true",
 }
 
-// schemas writes the schemas of kinds that are wanted, of a version of Kubernetes, as its module has them, in the form that kubeconform reads.
+// schemas writes the schemas of kinds that are wanted, of a version of Kubernetes, as its module has them, in the form
+// that kubeconform reads.
 func schemas(t *testing.T, version string, wanted map[string]bool) (dir string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "k8s.io/kubernetes@"+version)

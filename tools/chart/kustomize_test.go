@@ -98,8 +98,8 @@ func overlay(t *testing.T, profile string) (k kustomization, more []object) {
 	return k, more
 }
 
-// TestKustomize: the base is the plain manifests, and there is an overlay for each profile that differs from them; kustomize
-// makes of it what Helm makes of the profile.
+// TestKustomize: the base is the plain manifests, and there is an overlay for each profile that differs from them;
+// kustomize makes of it what Helm makes of the profile.
 func TestKustomize(t *testing.T) {
 	dirs := []string{"base"}
 	plain := kustomization{APIVersion: "kustomize.config.k8s.io/v1beta1", Kind: "Kustomization",

@@ -114,7 +114,8 @@ func TestEveryValue(t *testing.T) {
 		case is:
 			value = name + "=" + value
 		case p.Enum != nil:
-			value = name + "=" + p.Enum[slices.IndexFunc(p.Enum, func(e string) bool { return `"`+e+`"` != p.Default && e != "" })]
+			another := func(e string) bool { return `"`+e+`"` != p.Default && e != "" }
+			value = name + "=" + p.Enum[slices.IndexFunc(p.Enum, another)]
 		case p.Type == "boolean":
 			value = fmt.Sprintf("%s=%v", name, p.Default == "false" && !slices.Contains(base, name+"=true"))
 		case p.Type == "integer":
@@ -215,7 +216,8 @@ func TestPodSecurity(t *testing.T) {
 		t.Fatal(err)
 	}
 	levels := []api.Level{api.LevelRestricted, api.LevelBaseline, api.LevelPrivileged}
-	for _, values := range [][]string{nil, {"profile=openshift"}, {"injector.hostNetwork=true", "injector.port=9994"}, everything} {
+	host := []string{"injector.hostNetwork=true", "injector.port=9994"}
+	for _, values := range [][]string{nil, {"profile=openshift"}, host, everything} {
 		all := objects(t, newest, values...)
 		agent := find[appsv1.DaemonSet](t, all, "DaemonSet", "mesh-cni-agent")
 		injector := find[appsv1.Deployment](t, all, "Deployment", "mesh-injector")
@@ -336,7 +338,9 @@ func TestMonitoring(t *testing.T) {
 		t.Errorf("the dashboard is another")
 	}
 	// A ServiceMonitor finds its Service, and that the pods, at a port that they have.
-	for monitor, service := range map[string]string{"mesh-cni-agent": "mesh-cni-agent", "mesh-injector": "mesh-injector-metrics"} {
+	for monitor, service := range map[string]string{
+		"mesh-cni-agent": "mesh-cni-agent", "mesh-injector": "mesh-injector-metrics",
+	} {
 		s := find[corev1.Service](t, all, "Service", service)
 		m := find[struct {
 			metav1.TypeMeta `json:",inline"`

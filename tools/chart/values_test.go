@@ -95,7 +95,8 @@ func walk(all []property, do func(property)) {
 	}
 }
 
-// TestValues: values.yaml has the defaults of values.schema.json with its descriptions, and docs/helm.md a table of them.
+// TestValues: values.yaml has the defaults of values.schema.json with its descriptions, and docs/helm.md a table of
+// them.
 func TestValues(t *testing.T) {
 	all := properties(t)
 	var file, table strings.Builder
@@ -136,12 +137,13 @@ func samePart(t *testing.T, name, want string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, rest, found := strings.Cut(string(b), "<!-- "+name+": a test keeps this table the same as the chart -->\n")
-	_, tail, ends := strings.Cut(rest, "<!-- /"+name+" -->\n")
+	begin, end := "<!-- "+name+": a test keeps this table the same as the chart -->\n", "<!-- /"+name+" -->\n"
+	head, rest, found := strings.Cut(string(b), begin)
+	_, tail, ends := strings.Cut(rest, end)
 	if !found || !ends {
 		t.Fatalf("%s has no part %s", page, name)
 	}
-	same(t, page, head+"<!-- "+name+": a test keeps this table the same as the chart -->\n"+want+"<!-- /"+name+" -->\n"+tail)
+	same(t, page, head+begin+want+end+tail)
 }
 
 // wrap breaks a text into lines.

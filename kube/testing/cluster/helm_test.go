@@ -16,8 +16,9 @@ const chart = "../../../deploy/chart"
 // helm runs Helm itself.
 func (c *cluster) helm(args ...string) (string, error) {
 	c.t.Helper()
-	return c.Output("/bin/sh", append([]string{"-c", `exec "$@" 2>&1`, "sh", filepath.Join(filepath.Dir(c.program), "helm"),
-		"--kubeconfig", c.Path("admin.kubeconfig"), "--namespace", "kube-system"}, args...)...)
+	helm := []string{"-c", `exec "$@" 2>&1`, "sh", filepath.Join(filepath.Dir(c.program), "helm"),
+		"--kubeconfig", c.Path("admin.kubeconfig"), "--namespace", "kube-system"}
+	return c.Output("/bin/sh", append(helm, args...)...)
 }
 
 // release runs Helm, which has to succeed and to wait until all of the release is ready.
@@ -57,8 +58,8 @@ func (c *cluster) gone(before []string) {
 	}
 }
 
-// TestHelm installs, upgrades, rolls back and uninstalls the chart with Helm itself, and runs the commands of docs/helm.md,
-// which do the same with kustomize. Nothing may be left each time.
+// TestHelm installs, upgrades, rolls back and uninstalls the chart with Helm itself, and runs the commands of
+// docs/helm.md, which do the same with kustomize. Nothing may be left each time.
 func TestHelm(t *testing.T) {
 	part := filepath.Join(t.TempDir(), "part")
 	if err := program.Build(part, "testing/part"); err != nil {
@@ -111,7 +112,8 @@ func TestHelm(t *testing.T) {
 	if now := arguments(); now != was {
 		t.Errorf("after the rollback the agent runs with %s, not %s", now, was)
 	}
-	if n := c.kubectl("get", "deployment", "-n", "mesh-injector", "mesh-injector", "-o", "jsonpath={.spec.replicas}"); n != "2" {
+	n := c.kubectl("get", "deployment", "-n", "mesh-injector", "mesh-injector", "-o", "jsonpath={.spec.replicas}")
+	if n != "2" {
 		t.Errorf("after the rollback there are %s injectors", n)
 	}
 	if !strings.Contains(c.list(), "mesh-cni") {
