@@ -38,7 +38,7 @@ func Clipped(c intercept.Config, size int) intercept.Config {
 	for _, f := range Fields() {
 		if f.IsList() {
 			list, shortest := fieldOf(&c, f.Path), len("1,")
-			if _, is := list.Interface().(intercept.CIDRs); is {
+			if _, is := reflect.TypeAssert[intercept.CIDRs](list); is {
 				shortest = len("::/0,")
 			}
 			list.Set(list.Slice(0, min(size/shortest+2, list.Len())))
