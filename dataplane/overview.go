@@ -65,6 +65,8 @@ type Overview struct {
 	Meanings []Count `json:"meanings,omitempty"`
 	// Unread says what could not be seen, and why.
 	Unread []string `json:"unread,omitempty"`
+	// Addresses are those of the namespace's interfaces, as far as they could be seen.
+	Addresses []netip.Addr `json:"-"`
 	// unkept is true of rules beside which nothing says what they were made of ([ErrNotKept]).
 	unkept bool
 }
@@ -173,6 +175,7 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 		}
 		var unread []string
 		found, unread = s.trouble(p, f.Config, o.Ports)
+		o.Addresses = found.addrs
 		o.Unread = append(o.Unread, unread...)
 	}
 	for _, c := range o.Counters {

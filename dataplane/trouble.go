@@ -21,6 +21,8 @@ import (
 type trouble struct {
 	// down is true while lo is down, which is the cause of other things.
 	down bool
+	// addrs are the namespace's.
+	addrs []netip.Addr
 	// partial are parts of the traffic that do not come to the proxy.
 	partial []string
 	// shared says who passes as the proxy. Empty: nobody is seen.
@@ -42,6 +44,9 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 	t.down = len(t.partial) < n
 	if all, err := links.List(); err == nil { // if not, unread says it already
 		t.unserved = unserved(c, ports, all)
+		for _, l := range all {
+			t.addrs = append(t.addrs, l.Addrs...)
+		}
 	}
 	t.shared = passingAsProxy(c.Proxy, ports)
 	used, most, err := tracked()

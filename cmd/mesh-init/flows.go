@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -116,6 +117,8 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 		}
 	case f.Way != "" && from == "outside":
 		set("from", "app")
+	case f.Way == "" && !p.given("from") && j.isOwn(f.Dst) && !j.isOwn(f.Src):
+		set("from", "outside")
 	}
 	if f.Interface != "" {
 		set("interface", f.Interface)
@@ -131,6 +134,9 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 	}
 	if f.Src.Addr() == f.Dst.Addr() && !p.given("interface") && p["from"].text != "outside" {
 		set("interface", ruleset.Loopback)
+	}
+	if j.live != nil {
+		p.toOwn(j.live.own, f.Dst.Addr())
 	}
 	packet, err := p.packet(j.config)
 	if err != nil {
@@ -148,6 +154,11 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 	described := describe(packet, p["from"].text, state)
 	to.Fate, to.ID, to.Reason, to.Packet = &e.Fate, &e.ID, e.Reason, &described
 	return nil
+}
+
+// isOwn reports whether an address is one of the namespace's that the question is about, if it is about one.
+func (j job) isOwn(a netip.AddrPort) bool {
+	return j.live != nil && slices.Contains(j.live.own, a.Addr())
 }
 
 // printFlows prints the flows, one a line: those of JSON, too.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,8 @@ type liveJSON struct {
 	Explained any `json:"explained,omitempty"`
 
 	text func(cli.Style) string
+	// own are the addresses of the namespace.
+	own []netip.Addr
 }
 
 // takeLive takes the configuration that is in force in the namespace. With --diff it is the one to compare with.
@@ -75,7 +78,12 @@ func (j *job) takeLive() error {
 	}
 	j.live = &liveJSON{
 		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict.RulesHold(),
-		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By,
+		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By, own: o.Addresses,
+	}
+	for _, name := range []string{dstFlag, whyNotFlag} {
+		if to, err := parseEndpoint(j.packet[name].text, j.packet["proto"].text, false); err == nil {
+			j.packet.toOwn(j.live.own, to.Addr())
+		}
 	}
 	j.live.text = func(style cli.Style) string {
 		if j.live.Holds {
@@ -85,6 +93,16 @@ func (j *job) takeLive() error {
 		return headText(o, style) + "What follows is what our rules do by themselves, as they were written.\n\n"
 	}
 	return nil
+}
+
+// toOwn notes of a packet from the pod that it goes to one of the pod's own addresses, unless more is said of it.
+func (p packetFlags) toOwn(own []netip.Addr, to netip.Addr) {
+	if p["from"].text == "outside" || p.given("to-self") || p.given("interface") || !slices.Contains(own, to) {
+		return
+	}
+	self := p["to-self"]
+	self.text, self.given = "true", true
+	p["to-self"] = self
 }
 
 // configText says where the configuration is from by which a packet is explained.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +38,7 @@ func TestLive(t *testing.T) {
 		return o
 	}
 	const own = "What follows is what our rules do by themselves, as they were written.\n"
+	ownAddress := func(o *dataplane.Overview) { o.Addresses = []netip.Addr{netip.MustParseAddr("10.1.2.3")} }
 	for name, tc := range map[string]struct {
 		live   *dataplane.Overview
 		args   string
@@ -63,6 +65,12 @@ func TestLive(t *testing.T) {
 		"the app's user is the proxy's there": {with(dataplane.Intercepting, func(o *dataplane.Overview) {
 			o.InForce.Config.Proxy.UIDs = intercept.IDs{{First: 1000, Last: 1000}}
 		}), "--dst 10.1.2.3:443", 2, "", nil, "--uid: the default, 1000, is the proxy's here"},
+		"to the pod itself": {with(dataplane.Intercepting, ownAddress), "--dst 10.1.2.3:8080", 0, "",
+			[]string{"leaving by lo", "pass: "}, ""},
+		"to the pod, many": {with(dataplane.Intercepting, ownAddress), "--flows -", 0, "",
+			[]string{"redirect(15006)", "arriving by eth0"}, ""},
+		"to the pod, said to be otherwise": {with(dataplane.Intercepting, ownAddress), "--dst 10.1.2.3:8080 --interface eth1", 0, "",
+			[]string{"redirect(15001)"}, ""},
 		"a list is too long": {with(dataplane.Intercepting, func(o *dataplane.Overview) { o.InForce.Omitted = []string{"a.b"} }),
 			"--dst 10.1.2.3:443", 2, "", nil, "too long to be kept beside them (a.b): give this verb the flags"},
 		"not kept": {with(dataplane.Intercepting, func(o *dataplane.Overview) { o.InForce = nil }),
