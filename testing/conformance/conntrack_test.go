@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -826,7 +828,21 @@ func lateAnswer(t *testing.T, lab *netlab.Lab, server netip.AddrPort) (leaks boo
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The kernel limits how many such errors it sends (icmp_msgs_per_sec of icmp(7)), so it answers again.
+	seenIt, again := make(chan struct{}), sync.WaitGroup{}
+	again.Go(func() {
+		for {
+			select {
+			case <-seenIt:
+				return
+			case <-time.After(300 * time.Millisecond):
+				_ = unix.Sendto(resolver, []byte("ANSWER"), 0, from)
+			}
+		}
+	})
 	seen, err := watch.Until(isUnreachable)
+	close(seenIt)
+	again.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}
