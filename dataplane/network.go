@@ -23,21 +23,30 @@ func (s *Session) Addresses(ctx context.Context) (all []netip.Addr, err error) {
 	return all, err
 }
 
-// networkWarnings warns of what the network of the calling thread's namespace makes of c. Where the network is
-// unfinished, nothing is said of lo.
+// networkWarnings warns of what the network of the calling thread's namespace makes of c.
 func (s *space) networkWarnings(c intercept.Config, p Pod) ([]string, error) {
+	all, err := s.interfaces()
+	if err != nil {
+		return nil, err
+	}
+	return p.networkWarnings(c, all), nil
+}
+
+// interfaces lists those of the calling thread's namespace.
+func (s *space) interfaces() ([]links.Link, error) {
 	routing, err := s.routing()
 	if err != nil {
 		return nil, err
 	}
-	all, err := routing.Links()
-	if err != nil {
-		return nil, err
-	}
+	return routing.Links()
+}
+
+// networkWarnings warns of what a network makes of c. Where it is unfinished, nothing is said of lo.
+func (p Pod) networkWarnings(c intercept.Config, all []links.Link) []string {
 	if p.LeaksSaid {
 		c.OtherFamily = intercept.TreatmentReject // nothing of it leaks that is not known
 	}
-	return ofNetwork(c, all, p.Unfinished), nil
+	return ofNetwork(c, all, p.Unfinished)
 }
 
 // ofNetwork says what of a network leads past the proxy, or keeps connections from it.

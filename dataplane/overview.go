@@ -42,9 +42,14 @@ const (
 	Intercepting Verdict = "intercepting"
 )
 
+// Verdicts are all of them, the worst first.
+func Verdicts() []Verdict {
+	return []Verdict{NotIntercepted, Asleep, Changed, Taken, Partial, Shared, Full, Unserved, Intercepting}
+}
+
 // RulesHold reports whether the rules are in force as they were written, and nothing of others comes before them.
 func (v Verdict) RulesHold() bool {
-	return slices.Contains([]Verdict{Partial, Shared, Full, Unserved, Intercepting}, v)
+	return slices.Index(Verdicts(), v) > slices.Index(Verdicts(), Taken)
 }
 
 // Overview is what there is to see of a namespace without trying anything.
@@ -281,7 +286,7 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	for _, table := range o.Dormant {
 		worse(Asleep, "table "+table+" is dormant, so none of its rules is in force; mesh-init apply wakes it")
 	}
-	if found.down {
+	if slices.Contains(found.partial, loIsDown) { // before what it has caused
 		worse(Partial, loIsDown)
 	}
 	if n := len(o.Differences); n > 0 && len(o.Dormant) == 0 {
@@ -300,7 +305,9 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 		worse(Taken, w)
 	}
 	for _, w := range found.partial {
-		worse(Partial, w)
+		if w != loIsDown {
+			worse(Partial, w)
+		}
 	}
 	if found.shared != "" {
 		worse(Shared, found.shared)

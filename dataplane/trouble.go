@@ -19,8 +19,6 @@ import (
 
 // trouble is what the rules do not say about themselves, and what keeps traffic from the proxy all the same.
 type trouble struct {
-	// down is true while lo is down, which is the cause of other things.
-	down bool
 	// addrs are the namespace's.
 	addrs []netip.Addr
 	// partial are parts of the traffic that do not come to the proxy.
@@ -35,19 +33,16 @@ type trouble struct {
 
 // trouble looks for it. What cannot be seen is in unread.
 func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unread []string) {
-	var err error
-	if t.partial, err = s.networkWarnings(c, p); err != nil {
+	all, err := s.interfaces()
+	if err != nil {
 		unread = append(unread, "the interfaces: "+err.Error())
+	} else {
+		t.partial = p.networkWarnings(c, all)
 	}
-	n := len(t.partial)
-	t.partial = slices.DeleteFunc(t.partial, func(w string) bool { return w == loIsDown })
-	t.down = len(t.partial) < n
-	if all, err := links.List(); err == nil { // if not, unread says it already
-		t.unserved = unserved(c, ports, all)
-		for _, l := range all {
-			t.addrs = append(t.addrs, l.Addrs...)
-		}
+	for _, l := range all {
+		t.addrs = append(t.addrs, l.Addrs...)
 	}
+	t.unserved = unserved(c, ports, all)
 	t.shared = passingAsProxy(c.Proxy, ports)
 	used, most, err := tracked()
 	switch {

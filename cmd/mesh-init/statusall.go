@@ -29,18 +29,21 @@ const (
 	gone dataplane.Verdict = "gone"
 )
 
-// states are all that a namespace can be in, the most trouble first, and whether it is trouble.
-func states() []struct {
-	state   dataplane.Verdict
+// state is what a namespace can be in.
+type state struct {
+	dataplane.Verdict
 	trouble bool
-} {
-	return []struct {
-		state   dataplane.Verdict
-		trouble bool
-	}{
-		{dataplane.NotIntercepted, true}, {dataplane.Asleep, true}, {dataplane.Changed, true}, {dataplane.Taken, true},
-		{dataplane.Partial, true}, {dataplane.Shared, true}, {dataplane.Full, true}, {dataplane.Unserved, true}, {unknown, true}, {dataplane.Intercepting, false}, {leftAlone, false}, {gone, false},
+}
+
+// states are all of them, the most trouble first.
+func states() (all []state) {
+	for _, v := range dataplane.Verdicts() {
+		if v == dataplane.Intercepting {
+			all = append(all, state{unknown, true})
+		}
+		all = append(all, state{v, v != dataplane.Intercepting})
 	}
+	return append(all, state{leftAlone, false}, state{gone, false})
 }
 
 // nodeRow is how it is with a network namespace of the node, as a look at it finds: without trying anything.
@@ -107,7 +110,7 @@ func troubleIn(rows []nodeRow) error {
 	n := 0
 	for _, s := range states() {
 		if s.trouble {
-			n += countState(rows, s.state)
+			n += countState(rows, s.Verdict)
 		}
 	}
 	if n == 0 {
@@ -129,7 +132,7 @@ func countState(rows []nodeRow, state dataplane.Verdict) (n int) {
 func sortRows(rows []nodeRow) {
 	rank := map[dataplane.Verdict]int{}
 	for i, s := range states() {
-		rank[s.state] = i
+		rank[s.Verdict] = i
 	}
 	sort.SliceStable(rows, func(i, k int) bool {
 		a, b := rows[i], rows[k]
@@ -302,7 +305,7 @@ func metricsOfAll(rows []nodeRow) string {
 	text.WriteString("# HELP mesh_namespaces Network namespaces of the node, by how it is with them.\n" +
 		"# TYPE mesh_namespaces gauge\n")
 	for _, s := range states() {
-		fmt.Fprintf(&text, "mesh_namespaces{state=%q} %d\n", s.state, countState(rows, s.state))
+		fmt.Fprintf(&text, "mesh_namespaces{state=%q} %d\n", s.Verdict, countState(rows, s.Verdict))
 	}
 	return text.String()
 }
