@@ -23,17 +23,13 @@ func findContainer(t target, id string) (target, error) {
 	if !isHex(id) || len(id) < shortIDLength || len(id) > idLength {
 		return t, t.no(Malformed, nil, "a container's id is %d to %d hexadecimal digits", shortIDLength, idLength)
 	}
-	entries, err := os.ReadDir("/proc")
+	pids, err := processes()
 	if err != nil {
 		return t, failed("open", t, err, "")
 	}
 	var cgroups []string
 	var first process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		p, cgroup := readProcess(pid)
 		if !strings.HasPrefix(containerID(cgroup), id) {
 			continue

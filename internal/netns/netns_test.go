@@ -501,6 +501,13 @@ func newNetNS(t *testing.T) *NetNS {
 func startIn(t *testing.T, n *NetNS) (pid int) {
 	t.Helper()
 	cmd := exec.Command("cat")
+	start(t, n, cmd)
+	return cmd.Process.Pid
+}
+
+// start starts a command in a namespace that ends when nothing more comes by its standard input, as it does with the test.
+func start(t *testing.T, n *NetNS, cmd *exec.Cmd) {
+	t.Helper()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -513,7 +520,6 @@ func startIn(t *testing.T, n *NetNS) (pid int) {
 			t.Error(err)
 		}
 	})
-	return cmd.Process.Pid
 }
 
 // expectNetNS compares what a path leads to with a namespace.
