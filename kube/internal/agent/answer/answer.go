@@ -88,8 +88,8 @@ func pattern(v answers.Verb) string {
 // inTurn does what is asked for when others are done.
 func (s Server) inTurn(ctx context.Context, r *http.Request, do func(context.Context, *http.Request) (any, error)) (any,
 	error) {
-	if err := s.Ready(); err != nil {
-		return nil, answers.Refuse(http.StatusServiceUnavailable, "%v", err)
+	if err := s.ready(); err != nil {
+		return nil, err
 	}
 	select {
 	case s.Slots <- struct{}{}:
@@ -98,6 +98,14 @@ func (s Server) inTurn(ctx context.Context, r *http.Request, do func(context.Con
 	}
 	defer func() { <-s.Slots }()
 	return do(ctx, r)
+}
+
+// ready has who asks try again while the agent is not ready.
+func (s Server) ready() error {
+	if err := s.Ready(); err != nil {
+		return answers.Refuse(http.StatusServiceUnavailable, "%v", err)
+	}
+	return nil
 }
 
 // write writes an answer, and returns what became of the question.

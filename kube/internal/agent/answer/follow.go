@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -30,10 +29,10 @@ func (s Server) follow(v answers.Verb, w http.ResponseWriter, r *http.Request,
 		err = allowed
 	}
 	if err == nil {
-		err = s.Ready()
+		err = s.ready()
 	}
 	if err != nil {
-		return write(w, nil, asRefusal(err))
+		return write(w, nil, err)
 	}
 	select {
 	case s.Follows <- struct{}{}:
@@ -73,14 +72,6 @@ func followed(v answers.Verb, r *http.Request) ([]string, error) {
 		}
 	}
 	return args, err
-}
-
-// asRefusal has who asks try again where the agent is not ready.
-func asRefusal(err error) error {
-	if _, is := errors.AsType[*answers.Refusal](err); is {
-		return err
-	}
-	return answers.Refuse(http.StatusServiceUnavailable, "%v", err)
 }
 
 // parts writes parts of an answer as they come.
