@@ -139,8 +139,8 @@ func loadOlder(t *testing.T, lab *netlab.Lab, w way, version string) {
 		load(".nft", "nft", "-f", "-")
 		return
 	}
-	load(".iptables", string(w)+"-restore")
-	load(".ip6tables", strings.Replace(string(w), "ip", "ip6", 1)+"-restore")
+	load(".iptables", string(w)+"-restore", "-w") // other tests hold the lock of legacy xtables
+	load(".ip6tables", strings.Replace(string(w), "ip", "ip6", 1)+"-restore", "-w")
 }
 
 // rulesOf lists all that is in nf_tables but empty tables, and the chains of ours in legacy xtables.

@@ -26,8 +26,8 @@ func TestNotices(t *testing.T) {
 		want    string // a part of what is noticed
 	}{
 		{"no rules", nft, "nft delete table inet mesh_intercept", "outside: "},
-		{"no capture in one family", legacy, "ip6tables-legacy -t nat -F MESH_OUTPUT\n" +
-			"ip6tables-legacy -t filter -F MESH_FILTER_OUTPUT", "2001:db8::77"},
+		{"no capture in one family", legacy, "ip6tables-legacy -w -t nat -F MESH_OUTPUT\n" +
+			"ip6tables-legacy -w -t filter -F MESH_FILTER_OUTPUT", "2001:db8::77"},
 		{"lookups past the resolver", nft, "nft insert rule inet mesh_intercept output udp dport 53 return", ":53"},
 		{"clients past the proxy", nft, "nft flush chain inet mesh_intercept prerouting\n" +
 			"nft flush chain inet mesh_intercept filter_input\nnft flush chain inet mesh_intercept filter_output",
@@ -39,7 +39,7 @@ func TestNotices(t *testing.T) {
 			"nft 'table inet loop { chain c { type nat hook output priority -100; tcp dport 443 redirect to :15001; }; }'",
 			"198.18.0.9:443"},
 		{"half a policy", nft, "nft flush chain inet mesh_intercept output", "chain output"},
-		{"half a policy in one table", legacy, "iptables-legacy -t nat -D OUTPUT 1", "table nat"},
+		{"half a policy in one table", legacy, "iptables-legacy -w -t nat -D OUTPUT 1", "table nat"},
 		{"half a policy in one family", overNFT, "ip6tables-nft -t filter -F MESH_FILTER_INPUT", "IPv6, table filter"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
