@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/mesh-intercept/intercept/dataplane"
 )
 
 // TestRead: what tests have said is taken for what it is, and never for success if there is doubt.
@@ -23,15 +21,15 @@ func TestRead(t *testing.T) {
 			result{}},
 		{"the innermost that fails is named", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n" +
 			"        --- FAIL: TestA/x/1 (0.00s)\n--- FAIL: TestAB (0.00s)\nFAIL\nexit code 1\n",
-			result{failed: []string{"TestA/x/1", "TestAB"}}},
+			result{Failed: []string{"TestA/x/1", "TestAB"}}},
 		{"cut off", "--- PASS: TestA (0.00s)\n=== RUN   TestAB\n    --- PASS: TestAB/x (0.00s)\n",
-			result{missing: []string{"TestAB"}}},
-		{"nothing said", "", result{missing: all}},
+			result{missing: []string{"TestAB"}, NotRun: 1}},
+		{"nothing said", "", result{missing: all, NotRun: 2}},
 		{"success, and a code that says otherwise",
-			"--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\na leak\nexit code 2\n", result{missing: all}},
-		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\nexit code 0\n", result{missing: all}},
+			"--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\na leak\nexit code 2\n", result{missing: all, NotRun: 2}},
+		{"a failure, and a code that says otherwise", "--- FAIL: TestA (0.00s)\nFAIL\nexit code 0\n", result{missing: all, NotRun: 2}},
 		{"a panic", "--- FAIL: TestA (0.00s)\npanic: no\n\ngoroutine 1:\nmain.go:1 +0x1\nexit code 2\n",
-			result{failed: []string{"TestA"}, missing: []string{"TestAB"}}},
+			result{Failed: []string{"TestA"}, missing: []string{"TestAB"}, NotRun: 1}},
 		{"two runs", "--- PASS: TestA (0.00s)\nexit code 2\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
 		{"cut off, and again", "--- FAIL: TestA (0.00s)\n    --- FAIL: TestA/x (0.00s)\n=== RUN   TestAB\n" +
 			"--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n", result{}},
@@ -39,10 +37,10 @@ func TestRead(t *testing.T) {
 			"--- PASS: TestAB (0.00s)\nFAIL\nexit code 1\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\nPASS\n" +
 			"exit code 0\n", result{}},
 		{"again, and now it fails", "--- PASS: TestA (0.00s)\n--- PASS: TestAB (0.00s)\nPASS\nexit code 0\n" +
-			"--- FAIL: TestA (0.00s)\nFAIL\nexit code 1\n", result{failed: []string{"TestA"}}},
+			"--- FAIL: TestA (0.00s)\nFAIL\nexit code 1\n", result{Failed: []string{"TestA"}}},
 	} {
-		test.want.pkg, test.want.tests = "nft", len(all)
-		if diff := cmp.Diff(test.want, read("nft", all, test.said), cmp.AllowUnexported(result{})); diff != "" {
+		test.want.Tests = len(all)
+		if diff := cmp.Diff(test.want, read(all, test.said), cmp.AllowUnexported(result{})); diff != "" {
 			t.Errorf("%s:\n%s", test.name, diff)
 		}
 	}
@@ -51,25 +49,20 @@ func TestRead(t *testing.T) {
 func TestVersions(t *testing.T) {
 	var m machine
 	m.read("\n5.10.0-32-amd64\nnftables v0.9.8 (E.D.S.)\niptables v1.8.7 (nf_tables)\n")
-	if m.seen.Linux != "5.10" || m.seen.NFT != "0.9.8" || m.seen.IPTables != "1.8.7" {
+	if m.Linux != "5.10" || m.NFT != "0.9.8" || m.IPTables != "1.8.7" {
 		t.Errorf("%+v", m)
 	}
-	if m.read("Kernel panic - not syncing"); m.seen.Linux != "" {
-		t.Errorf("a machine that did not boot has Linux %s", m.seen.Linux)
+	if m.read("Kernel panic - not syncing"); m.Linux != "" {
+		t.Errorf("a machine that did not boot has Linux %s", m.Linux)
 	}
 }
 
-// TestUnexplained: a failure without a cause is one, and so is what did not come to an end.
+// TestUnexplained: a failure without a cause is one.
 func TestUnexplained(t *testing.T) {
 	all := []cause{{regexp.MustCompile("^bullseye"), regexp.MustCompile(`^nft\.TestA$`), "it is so"}}
-	machines := []machine{
-		{release: "bullseye", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
-		{release: "bookworm", results: []result{{pkg: "nft", failed: []string{"TestA"}}}},
-		{release: "bullseye", here: true,
-			results: []result{{pkg: "nft", failed: []string{"TestA"}, missing: []string{"TestB"}}}},
-	}
-	want := []string{"bookworm: nft.TestA", "bullseye-here: nft.TestB did not come to an end"}
-	if diff := cmp.Diff(want, append(unexplained(machines, all), unfinished(machines)...)); diff != "" {
+	results := kept{Results: map[string]result{"nft": {Failed: []string{"TestA"}}}}
+	machines := []machine{{"bullseye", false, results}, {"bookworm", false, results}, {"bullseye", true, results}}
+	if diff := cmp.Diff([]string{"bookworm: nft.TestA"}, unexplained(machines, all)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -80,23 +73,21 @@ func TestUpdate(t *testing.T) {
 	if err := os.WriteFile(name, []byte("before\n"+begin+"old\n"+end+"after\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	report := func(states ...dataplane.State) dataplane.Report {
-		var r dataplane.Report
-		for _, backend := range []dataplane.Backend{dataplane.BackendNFT, dataplane.BackendIPTablesNFT} {
-			d := dataplane.Diagnosis{Finding: dataplane.Finding{Backend: backend}}
-			for i, s := range states {
-				d.Capabilities = append(d.Capabilities, dataplane.Capability{Name: []string{"tables", "NAT"}[i], State: s})
-			}
-			r.Backends, states = append(r.Backends, d), []dataplane.State{dataplane.StateMissing}
+	can := func(all ...string) (can []capability) {
+		for _, c := range all {
+			backend, name, _ := strings.Cut(c, " ")
+			can = append(can, capability{backend, name, true})
 		}
-		return r
+		return can
 	}
 	machines := []machine{
-		{"bullseye", false, seen{"5.10", "0.9.8", "1.8.7", report(dataplane.StateOK, dataplane.StateOK)},
-			[]result{{pkg: "nft", tests: 2}, {pkg: "iptables", tests: 2, missing: []string{"TestC", "TestD"}}}},
-		{"bookworm", true, seen{"6.1", "1.0.6", "1.8.9", report(dataplane.StateOK)},
-			[]result{{pkg: "nft", tests: 2, failed: []string{"TestA/x", "TestA/y"}},
-				{pkg: "iptables", tests: 2, missing: []string{"TestC"}}}},
+		{"bullseye", false, kept{"5.10", "0.9.8", "1.8.7",
+			append(can("nft tables", "nft NAT"), capability{"iptables-nft", "tables", false}),
+			map[string]result{"nft": {Tests: 2}, "iptables": {Tests: 2, NotRun: 2}}}},
+		{"bookworm", true, kept{"6.1", "1.0.6", "1.8.9", can("nft tables"),
+			map[string]result{"nft": {Tests: 2, Failed: []string{"TestA/x", "TestA/y"}},
+				"iptables": {Tests: 2, NotRun: 1}}}},
+		{release: "trixie"},
 	}
 	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
 	if err := update(name, tables(machines, all)); err != nil {
@@ -106,15 +97,19 @@ func TestUpdate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var rest []string
+	for _, pkg := range packages()[2:] {
+		rest = append(rest, "| tests of "+pkg+" | not run | not run | not run |\n")
+	}
 	want := "before\n" + begin + `
-| Linux | 5.10 | 6.1 |
-| --- | --- | --- |
-| programs of Debian | bullseye | bookworm |
-| nft | 0.9.8 | 1.0.6 |
-| iptables | 1.8.7 | 1.8.9 |
-| tests of nft | all 2 | 1 of 2 (1) |
-| tests of iptables | not run | 1 of 2, 1 not run |
-
+| Linux | 5.10 | 6.1 | not run |
+| --- | --- | --- | --- |
+| programs of Debian | bullseye | bookworm | trixie |
+| nft | 0.9.8 | 1.0.6 |  |
+| iptables | 1.8.7 | 1.8.9 |  |
+| tests of nft | all 2 | 1 of 2 (1) | not run |
+| tests of iptables | not run | 1 of 2, 1 not run | not run |
+` + strings.Join(rest, "") + `
 1. TestA: it is so.
 
 | what rules need | nft | iptables-nft |
@@ -128,6 +123,31 @@ func TestUpdate(t *testing.T) {
 	}
 	if err := update(os.DevNull, ""); err == nil || !strings.Contains(err.Error(), os.DevNull) {
 		t.Errorf("a document without the lines: %v", err)
+	}
+}
+
+// TestDocument: the document has what is remembered, all of what fails has a cause, and what was remembered is what is.
+func TestDocument(t *testing.T) {
+	machines, err := remembered("record.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../" + document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), begin+"\n"+tables(machines, causes())+"\n"+end) {
+		t.Errorf("%s does not have what testing/kernels/record.json knows: make kernels KERNELS=-write", document)
+	}
+	if red := unexplained(machines, causes()); len(red) > 0 {
+		t.Errorf("these fail, and nothing says why that is right:\n%s", strings.Join(red, "\n"))
+	}
+	again := filepath.Join(t.TempDir(), "record.json")
+	if err := remember(again, machines); err != nil {
+		t.Fatal(err)
+	}
+	if read, err := remembered(again); err != nil || cmp.Diff(machines, read, cmp.AllowUnexported(machine{}, result{})) != "" {
+		t.Errorf("what was remembered reads otherwise: %v", err)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mesh-intercept/intercept/dataplane"
 )
 
 // releases of Debian, the oldest first.
@@ -50,8 +52,11 @@ func packages() (names []string) {
 	return names
 }
 
-// document is what the results are written into, between lines of their own.
-const document = "docs/compatibility.md"
+// Results are kept in record, each of its last run, and written into document, between lines of their own.
+const (
+	record   = "testing/kernels/record.json"
+	document = "docs/compatibility.md"
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,7 +67,7 @@ func main() {
 	flag.StringVar(&w.run, "run", "", "only tests that match, as go test -run has it, and these again")
 	flag.StringVar(&w.out, "o", "", "a folder that keeps what the machines have said, so that a test that came to an end "+
 		"is not run again; unless set, it is removed")
-	flag.BoolVar(&w.write, "write", false, "run no tests, and write what -o has of them, however much that is")
+	flag.BoolVar(&w.write, "write", false, "run no tests, and keep what -o has of them, however much that is")
 	flag.Parse()
 	if err := w.do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -90,7 +95,7 @@ func list(to *[]string, all []string) func(string) error {
 // work is what is asked for.
 type work struct {
 	releases, packages []string
-	run, out           string
+	run, out, commit   string
 	write              bool
 }
 
@@ -111,19 +116,27 @@ func (w work) do(ctx context.Context) (err error) {
 	if err := compile(ctx, w.out, "build", "./cmd/mesh-init"); err != nil {
 		return err
 	}
-	var machines []machine
-	for _, release := range w.releases {
-		for _, here := range []bool{false, true} {
-			m, err := w.on(ctx, release, here)
-			if err != nil {
-				return err
-			}
-			machines = append(machines, m)
-		}
+	if w.commit, err = commit(ctx); err != nil {
+		return err
 	}
-	red := unexplained(machines, causes())
-	if !w.write {
-		red = append(red, unfinished(machines)...)
+	machines, err := remembered(record)
+	if err != nil {
+		return err
+	}
+	var red []string
+	for i, m := range machines {
+		if !w.wants(m.release) {
+			continue
+		}
+		missing, err := w.on(ctx, &machines[i], func() error { return remember(record, machines) })
+		if err != nil {
+			return err
+		}
+		red = append(red, missing...)
+	}
+	red = append(red, unexplained(machines, causes())...)
+	if err := update(document, tables(machines, causes())); err != nil {
+		return err
 	}
 	if w.run == "" && !w.write {
 		wrong, err := w.tryLacks(ctx)
@@ -135,10 +148,15 @@ func (w work) do(ctx context.Context) (err error) {
 	if len(red) > 0 {
 		return fmt.Errorf("these fail, and nothing says why that is right:\n%s", strings.Join(red, "\n"))
 	}
-	if w.run != "" || len(w.releases) != len(releases()) {
-		return nil // the document is about all of them
-	}
-	return update(document, tables(machines, causes()))
+	return nil
+}
+
+// commit is what the tests are of.
+func commit(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	return strings.TrimSpace(string(out)), err
 }
 
 // compile builds a program of the repository into the folder bin of dir.
@@ -157,36 +175,39 @@ func compile(ctx context.Context, dir, verb string, args ...string) error {
 const look = `uname -r; nft --version; iptables --version
 ip netns add compatibility && /share/bin/mesh-init doctor --netns compatibility -o json >/share/report`
 
-// on runs all that is asked for on a machine.
-func (w work) on(ctx context.Context, release string, here bool) (machine, error) {
-	m := machine{release: release, here: here}
-	kept := filepath.Join(w.out, m.name()+".json")
-	text, err := os.ReadFile(kept)
-	if err != nil {
-		if err := w.look(ctx, &m); err != nil {
-			return m, err
+// on runs all that is asked for on a machine, keeps the results, and returns the tests that did not come to an end.
+func (w work) on(ctx context.Context, m *machine, keep func() error) (missing []string, err error) {
+	if !w.write {
+		if err := w.look(ctx, m); err != nil {
+			return nil, err
 		}
-		if text, err = json.Marshal(m.seen); err == nil {
-			err = os.WriteFile(kept, text, 0o600)
-		}
-	} else {
-		err = json.Unmarshal(text, &m.seen)
-	}
-	if err != nil {
-		return m, err
 	}
 	for _, suite := range suites() {
 		if !slices.Contains(w.packages, suite.pkg) {
 			continue
 		}
-		r, err := w.test(ctx, m, suite)
+		r, err := w.test(ctx, *m, suite)
 		if err != nil {
-			return m, err
+			return nil, err
 		}
-		m.results = append(m.results, r)
 		fmt.Printf("%-16s %-20s %s\n", m.name(), suite.pkg, r)
+		if w.write {
+			if r.NotRun == r.Tests {
+				continue
+			}
+		} else {
+			for _, test := range r.missing {
+				missing = append(missing, fmt.Sprintf("%s: %s.%s did not come to an end", m.name(), suite.pkg, test))
+			}
+		}
+		if w.run == "" { // else these are some of them only
+			m.Results[suite.pkg] = r
+		}
+		if err := keep(); err != nil {
+			return nil, err
+		}
 	}
-	return m, nil
+	return missing, nil
 }
 
 // look takes what there is to see of a machine.
@@ -195,12 +216,19 @@ func (w work) look(ctx context.Context, m *machine) error {
 	if err != nil {
 		return err
 	}
-	report, err := os.ReadFile(filepath.Join(w.out, "report"))
+	var report dataplane.Report
+	text, err := os.ReadFile(filepath.Join(w.out, "report"))
 	if err == nil {
-		err = json.Unmarshal(report, &m.seen.Report)
+		err = json.Unmarshal(text, &report)
 	}
-	if m.read(said); err != nil || m.seen.Linux == "" {
+	if m.read(said); err != nil || m.Linux == "" {
 		return fmt.Errorf("the machine of %s does not say what it is (exit code %d): %w\n%s", m.name(), code, err, said)
+	}
+	m.Can = nil
+	for _, backend := range report.Backends {
+		for _, c := range backend.Capabilities {
+			m.Can = append(m.Can, capability{string(backend.Backend), c.Name, c.State == dataplane.StateOK})
+		}
 	}
 	return nil
 }
@@ -219,12 +247,12 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return result{}, err
 		}
-		r := read(s.pkg, names, string(text))
+		r := read(names, string(text))
 		todo := r.missing
 		if again {
 			todo = names
 		}
-		if len(todo) == 0 || w.write {
+		if r.Commit = w.commit; len(todo) == 0 || w.write {
 			return r, nil
 		}
 		// From memory, as tests run themselves again as programs.
@@ -238,7 +266,8 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		if text, err = os.ReadFile(log); err != nil {
 			return r, fmt.Errorf("%s: %w\n%s", m.name(), err, said)
 		}
-		if r = read(s.pkg, names, string(text)); len(r.missing) == len(todo) {
+		if r = read(names, string(text)); len(r.missing) == len(todo) {
+			r.Commit = w.commit
 			return r, nil
 		}
 	}

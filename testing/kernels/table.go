@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -8,22 +10,26 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/mesh-intercept/intercept/dataplane"
 )
 
 // A machine is what was seen on one.
 type machine struct {
 	release string
 	here    bool // the host's kernel, and the release's programs
-	seen    seen
-	results []result // as packages
+	kept
 }
 
-// seen is what a machine says of itself.
-type seen struct {
-	Linux, NFT, IPTables string // versions
-	Report               dataplane.Report
+// kept is what is remembered of a machine.
+type kept struct {
+	Linux, NFT, IPTables string // versions; empty of a machine that was never looked at
+	Can                  []capability
+	Results              map[string]result // by package
+}
+
+// A capability is something that rules of a backend need, as mesh-init doctor has tried it.
+type capability struct {
+	Backend, Name string
+	OK            bool
 }
 
 // name tells machines apart.
@@ -42,25 +48,27 @@ func (m *machine) read(said string) {
 		}
 		return ""
 	}
-	m.seen.Linux = version(`(?m)^([0-9]+\.[0-9]+)\.[0-9]+\S*\r?$`)
-	m.seen.NFT, m.seen.IPTables = version(`nftables v(\S+)`), version(`iptables v(\S+)`)
+	m.Linux = version(`(?m)^([0-9]+\.[0-9]+)\.[0-9]+\S*\r?$`)
+	m.NFT, m.IPTables = version(`nftables v(\S+)`), version(`iptables v(\S+)`)
 }
 
 // A result is that of the tests of a package.
 type result struct {
-	pkg    string
-	tests  int      // how many there are
-	failed []string // by their names, as in TestKilled/nft
-	// missing are those that did not come to an end.
-	missing []string
+	Commit string   // of the tests, as git describes it
+	Tests  int      // how many there are
+	Failed []string `json:",omitempty"` // by their names, as in TestKilled/nft
+	// NotRun are how many did not come to an end.
+	NotRun int `json:",omitempty"`
+
+	missing []string // those
 }
 
 func (r result) String() string {
 	switch {
 	case len(r.missing) > 0:
 		return "no end of " + strings.Join(r.missing, ", ")
-	case len(r.failed) > 0:
-		return "failed: " + strings.Join(r.failed, ", ")
+	case len(r.Failed) > 0:
+		return "failed: " + strings.Join(r.Failed, ", ")
 	}
 	return "ok"
 }
@@ -68,7 +76,7 @@ func (r result) String() string {
 // read takes the results of a package's tests from what they have said in one run or more. A line of its exit code ends
 // each, unless it was cut off. Of a test that has run twice the later result counts. A run whose code is not what its
 // tests say counts for nothing.
-func read(pkg string, tests []string, said string) result {
+func read(tests []string, said string) result {
 	failed := map[string][]string{} // by test; none of one that passed
 	code, passed := regexp.MustCompile(`(?m)^exit code ([0-9]+)$`), regexp.MustCompile(`(?m)^PASS$`)
 	for rest := said; rest != ""; {
@@ -82,15 +90,16 @@ func read(pkg string, tests []string, said string) result {
 		}
 		maps.Copy(failed, failures(run))
 	}
-	r := result{pkg: pkg, tests: len(tests)}
+	r := result{Tests: len(tests)}
 	for _, test := range tests {
 		all, ended := failed[test]
 		if !ended {
 			r.missing = append(r.missing, test)
 		}
-		r.failed = append(r.failed, all...)
+		r.Failed = append(r.Failed, all...)
 	}
-	slices.Sort(r.failed)
+	slices.Sort(r.Failed)
+	r.NotRun = len(r.missing)
 	return r
 }
 
@@ -153,23 +162,11 @@ func explained(m machine, pkg, test string, causes []cause) string {
 // unexplained returns the failures without a cause.
 func unexplained(machines []machine, causes []cause) (red []string) {
 	for _, m := range machines {
-		for _, r := range m.results {
-			for _, test := range r.failed {
-				if explained(m, r.pkg, test, causes) == "" {
-					red = append(red, fmt.Sprintf("%s: %s.%s", m.name(), r.pkg, test))
+		for _, pkg := range packages() {
+			for _, test := range m.Results[pkg].Failed {
+				if explained(m, pkg, test, causes) == "" {
+					red = append(red, fmt.Sprintf("%s: %s.%s", m.name(), pkg, test))
 				}
-			}
-		}
-	}
-	return red
-}
-
-// unfinished returns the tests without a result.
-func unfinished(machines []machine) (red []string) {
-	for _, m := range machines {
-		for _, r := range m.results {
-			for _, test := range r.missing {
-				red = append(red, fmt.Sprintf("%s: %s.%s did not come to an end", m.name(), r.pkg, test))
 			}
 		}
 	}
@@ -189,14 +186,14 @@ func tables(machines []machine, causes []cause) string {
 		}
 		row(first, cells...)
 	}
-	rows("Linux", func(m machine) string { return m.seen.Linux })
+	rows("Linux", func(m machine) string { return cmp.Or(m.Linux, "not run") })
 	rows("---", func(machine) string { return "---" })
 	rows("programs of Debian", func(m machine) string { return m.release })
-	rows("nft", func(m machine) string { return m.seen.NFT })
-	rows("iptables", func(m machine) string { return m.seen.IPTables })
+	rows("nft", func(m machine) string { return m.NFT })
+	rows("iptables", func(m machine) string { return m.IPTables })
 	var notes []string
-	for i, r := range machines[0].results {
-		rows("tests of "+r.pkg, func(m machine) string { return cell(m, m.results[i], causes, &notes) })
+	for _, pkg := range packages() {
+		rows("tests of "+pkg, func(m machine) string { return cell(m, pkg, causes, &notes) })
 	}
 	for i, note := range notes {
 		fmt.Fprintf(&t, "\n%d. %s", i+1, note)
@@ -205,40 +202,47 @@ func tables(machines []machine, causes []cause) string {
 		t.WriteString("\n")
 	}
 	t.WriteString("\n")
-	backends := machines[0].seen.Report.Backends
-	var names, lines []string
-	for _, d := range backends {
-		names, lines = append(names, string(d.Backend)), append(lines, "---")
-	}
-	row("what rules need", names...)
-	row("---", lines...)
-	for j, c := range backends[0].Capabilities {
-		var cells []string
-		for i := range backends {
-			cells = append(cells, everywhere(machines, i, j))
+	var backends, names, lines []string // in their order
+	for _, m := range machines {
+		for _, c := range m.Can {
+			if !slices.Contains(backends, c.Backend) {
+				backends, lines = append(backends, c.Backend), append(lines, "---")
+			}
+			if !slices.Contains(names, c.Name) {
+				names = append(names, c.Name)
+			}
 		}
-		row(c.Name, cells...)
+	}
+	row("what rules need", backends...)
+	row("---", lines...)
+	for _, name := range names {
+		var cells []string
+		for _, backend := range backends {
+			cells = append(cells, everywhere(machines, capability{backend, name, true}))
+		}
+		row(name, cells...)
 	}
 	return t.String()
 }
 
 // cell is a result as the table has it: how many passed, the numbers of the notes that say what failed and why, and how
 // many did not run.
-func cell(m machine, r result, causes []cause, notes *[]string) string {
+func cell(m machine, pkg string, causes []cause, notes *[]string) string {
+	r := m.Results[pkg]
 	tests := map[string][]string{} // by cause
 	failed := map[string]bool{}
-	for _, test := range r.failed {
+	for _, test := range r.Failed {
 		name, _, _ := strings.Cut(test, "/")
 		failed[name] = true
-		if why := explained(m, r.pkg, test, causes); !slices.Contains(tests[why], name) {
+		if why := explained(m, pkg, test, causes); !slices.Contains(tests[why], name) {
 			tests[why] = append(tests[why], name)
 		}
 	}
 	switch {
-	case len(r.missing) == r.tests:
+	case r.NotRun == r.Tests:
 		return "not run"
-	case len(r.missing)+len(failed) == 0:
-		return fmt.Sprintf("all %d", r.tests)
+	case r.NotRun+len(failed) == 0:
+		return fmt.Sprintf("all %d", r.Tests)
 	}
 	var numbers []string
 	for _, why := range slices.Sorted(maps.Keys(tests)) {
@@ -248,32 +252,73 @@ func cell(m machine, r result, causes []cause, notes *[]string) string {
 		}
 		numbers = append(numbers, strconv.Itoa(slices.Index(*notes, note)+1))
 	}
-	text := fmt.Sprintf("%d of %d", r.tests-len(failed)-len(r.missing), r.tests)
+	text := fmt.Sprintf("%d of %d", r.Tests-len(failed)-r.NotRun, r.Tests)
 	if len(numbers) > 0 {
 		text += fmt.Sprintf(" (%s)", strings.Join(numbers, ", "))
 	}
-	if len(r.missing) > 0 {
-		text += fmt.Sprintf(", %d not run", len(r.missing))
+	if r.NotRun > 0 {
+		text += fmt.Sprintf(", %d not run", r.NotRun)
 	}
 	return text
 }
 
-// everywhere says on which machines a backend has a capability.
-func everywhere(machines []machine, backend, capability int) string {
+// everywhere says on which machines there is a capability, of those that were looked at.
+func everywhere(machines []machine, c capability) string {
 	var not []string
+	seen := 0
 	for _, m := range machines {
-		all := m.seen.Report.Backends[backend].Capabilities
-		if capability >= len(all) || all[capability].State != dataplane.StateOK {
-			not = append(not, fmt.Sprintf("%s (%s)", m.seen.Linux, m.release))
+		if m.Linux == "" {
+			continue
+		}
+		if seen++; !slices.Contains(m.Can, c) {
+			not = append(not, fmt.Sprintf("%s (%s)", m.Linux, m.release))
 		}
 	}
 	switch len(not) {
 	case 0:
 		return "yes"
-	case len(machines):
+	case seen:
 		return "no"
 	}
 	return "not on " + strings.Join(not, ", ")
+}
+
+// remembered returns all machines, with what a file knows of them.
+func remembered(name string) (all []machine, err error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var by map[string]kept
+	if err := json.Unmarshal(text, &by); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, release := range releases() {
+		for _, here := range []bool{false, true} {
+			m := machine{release: release, here: here}
+			if m.kept = by[m.name()]; m.Results == nil {
+				m.Results = map[string]result{}
+			}
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// remember writes that file, which is whole at any time.
+func remember(name string, all []machine) error {
+	by := map[string]kept{}
+	for _, m := range all {
+		by[m.name()] = m.kept
+	}
+	text, err := json.MarshalIndent(by, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(name+".new", append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
 
 // Lines of the document that the tables stand between.
