@@ -76,6 +76,10 @@ func TestAnyTCP(t *testing.T) {
 		if err := unix.Connect(client, sa); err != nil {
 			t.Fatal(err)
 		}
+		// A connection is there for the client before it is there for the server.
+		if err := unix.SetNonblock(listener, false); err != nil {
+			t.Fatal(err)
+		}
 		server, _, err := unix.Accept(listener)
 		if err != nil {
 			t.Fatal(err)
