@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/classes"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/explain"
 )
 
 // errDiffers reports that explain --diff found packets of another fate.
@@ -16,55 +15,14 @@ var errDiffers = errors.New("the two configurations differ: packets have another
 // diffJSON is what explain --diff says.
 type diffJSON struct {
 	// Same is true if no packet's fate differs: that is proven, not sampled.
-	Same    bool         `json:"same"`
-	Changes []changeJSON `json:"changes"`
-}
-
-// changeJSON is packets that have one fate before and another one after, by rules of one line of the policy each.
-type changeJSON struct {
-	Before verdictJSON `json:"before"`
-	After  verdictJSON `json:"after"`
-	// Begins is true of packets that begin a connection or a flow; the others are of one that is there, or that
-	// conntrack takes for another's.
-	Begins  bool        `json:"begins"`
-	Packets packetsJSON `json:"packets"`
-}
-
-// difference is what two configurations do differently.
-func difference(before, after intercept.Config) ([]classes.Change, []changeJSON, error) {
-	a, err := intercept.Compile(before)
-	if err != nil {
-		return nil, nil, cli.UsageError{Err: err}
-	}
-	b, err := intercept.Compile(after)
-	if err != nil {
-		return nil, nil, cli.UsageError{Err: err}
-	}
-	c, err := classes.New(nil, a, b)
-	if err != nil {
-		return nil, nil, tooMany(err)
-	}
-	changes, err := c.Diff()
-	if err != nil {
-		return nil, nil, tooMany(err)
-	}
-	was, is := reasonsOf(a), reasonsOf(b)
-	all := make([]changeJSON, len(changes))
-	for i, c := range changes {
-		var without []classes.Field
-		if c.First {
-			without = classes.Beginning()
-		}
-		all[i] = changeJSON{was.verdict(c.Before), is.verdict(c.After), c.First,
-			packetsOf(c.Boxes, c.More, c.Example, without...)}
-	}
-	return changes, all, nil
+	Same    bool             `json:"same"`
+	Changes []explain.Change `json:"changes"`
 }
 
 func (j job) explainDiff() error {
-	_, all, err := difference(j.before, j.config)
+	all, err := explain.Diff(j.before, j.config)
 	if err != nil {
-		return err
+		return cli.UsageError{Err: err}
 	}
 	err = j.print(diffJSON{len(all) == 0, all}, func() string {
 		if len(all) == 0 {
@@ -78,7 +36,7 @@ func (j job) explainDiff() error {
 	return err
 }
 
-func diffText(all []changeJSON) string {
+func diffText(all []explain.Change) string {
 	begin := 0
 	for _, c := range all {
 		if c.Begins {
@@ -94,11 +52,11 @@ func diffText(all []changeJSON) string {
 			b.WriteString("Packets of connections that are there, or that conntrack takes for another's:\n\n")
 		}
 		b.WriteString(cli.Hang(fmt.Sprintf("%d. ", i+1), 3,
-			fmt.Sprintf("%s becomes %s", c.Before.text(), c.After.text())))
+			fmt.Sprintf("%s becomes %s", verdictText(c.Before), verdictText(c.After))))
 		b.WriteString(cli.Hang("   for example: ", 16, c.Packets.Example.String()))
 		label := "   which:       "
 		for _, box := range c.Packets.Boxes {
-			b.WriteString(cli.Hang(label, 16, box.text()))
+			b.WriteString(cli.Hang(label, 16, boxText(box)))
 			label = "   or:          "
 		}
 		if c.Packets.More {
@@ -117,14 +75,14 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ses", n, what)
 }
 
-func (v verdictJSON) text() string {
+func verdictText(v explain.Verdict) string {
 	if len(v.Rules) == 0 {
 		return v.Fate.String() + " (" + v.Reason + ")"
 	}
-	return v.Fate.String() + " (" + v.rulesText() + ": " + v.Reason + ")"
+	return v.Fate.String() + " (" + v.RulesText() + ": " + v.Reason + ")"
 }
 
-func (b boxJSON) text() string {
+func boxText(b explain.Box) string {
 	parts := make([]string, len(b))
 	for i, c := range b {
 		parts[i] = shorten(c.String())

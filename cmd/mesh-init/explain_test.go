@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/explain"
 )
 
 func TestExplainText(t *testing.T) {
@@ -186,8 +187,8 @@ func TestExplain(t *testing.T) {
 		}
 		var e struct {
 			Fate, Line string
-			Packet     packetJSON
-			Steps      []stepJSON
+			Packet     explain.Packet
+			Steps      []explain.Step
 		}
 		if err := json.Unmarshal([]byte(r.out), &e); err != nil {
 			t.Errorf("%s: %v", tc.args, err)

@@ -4,6 +4,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/iptables"
 )
 
@@ -11,7 +12,7 @@ import (
 const (
 	groupSource decode.Group = "Configuration file"
 	groupWhere  decode.Group = "Where and how"
-	groupPacket decode.Group = "The packet to explain; to trace, what is not given can be any"
+	groupPacket              = explain.Group
 )
 
 // The flags that the code itself has to name.

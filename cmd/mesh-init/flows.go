@@ -13,6 +13,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/flowline"
 	"github.com/mesh-intercept/intercept/internal/infile"
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -36,7 +37,7 @@ type flowJSON struct {
 	Fate   *intercept.Fate   `json:"fate,omitempty"`
 	ID     *intercept.RuleID `json:"id,omitempty"`
 	Reason string            `json:"reason,omitempty"`
-	Packet *packetJSON       `json:"packet,omitempty"`
+	Packet *explain.Packet   `json:"packet,omitempty"`
 	Error  string            `json:"error,omitempty"`
 }
 
@@ -138,21 +139,12 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 	if j.live != nil {
 		p.toOwn(j.live.own, f.Dst.Addr())
 	}
-	packet, err := p.packet(j.config)
+	answer, err := explain.Follow(rs, j.config, p.question())
 	if err != nil {
 		return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), "--"), "\n--", "; "))
 	}
-	state := p["state"].text
-	if state == "established" {
-		rs.Older = []ruleset.Tuple{{Src: packet.Src, Dst: packet.Dst}}
-	}
-	trace, err := rs.Trace(packet)
-	if of, is := errors.AsType[*ruleset.PacketError](err); is {
-		return errors.New(of.Problem)
-	}
-	e := explain(j.config, packet, trace)
-	described := describe(packet, p["from"].text, state)
-	to.Fate, to.ID, to.Reason, to.Packet = &e.Fate, &e.ID, e.Reason, &described
+	e := answer.Explain(j.config, p.question())
+	to.Fate, to.ID, to.Reason, to.Packet = &e.Fate, &e.ID, e.Reason, &e.Packet
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
@@ -81,7 +82,7 @@ func (j *job) takeLive() error {
 		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By, own: o.Addresses,
 	}
 	for _, name := range []string{dstFlag, whyNotFlag} {
-		if to, err := parseEndpoint(j.packet[name].text, j.packet["proto"].text, false); err == nil {
+		if to, err := explain.ParseEndpoint(j.packet[name].text, j.packet["proto"].text, false); err == nil {
 			j.packet.toOwn(j.live.own, to.Addr())
 		}
 	}

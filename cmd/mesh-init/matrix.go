@@ -1,166 +1,24 @@
 package main
 
 import (
-	"errors"
 	"slices"
 	"strings"
 
-	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/classes"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/internal/explain"
 )
 
-// cellJSON is what becomes of the first packets of one kind of flow: each is in one of the parts.
-type cellJSON struct {
-	From    classes.From    `json:"from"`
-	Where   classes.Where   `json:"where"`
-	Traffic classes.Traffic `json:"traffic"`
-	Family  string          `json:"family"`
-	Parts   []partJSON      `json:"parts"`
-}
-
-// partJSON is the flows of a cell that have one fate, by rules of one line of the policy.
-type partJSON struct {
-	verdictJSON
-	// Which says which they are, of those that are in no part before: "the rest", of the last one.
-	Which   string      `json:"which"`
-	Packets packetsJSON `json:"packets"`
-}
-
-// verdictJSON is a fate and the rules that decide it. There are none where no rule does.
-type verdictJSON struct {
-	Fate   ruleset.Fate     `json:"fate"`
-	Line   string           `json:"line"`
-	Rules  []ruleset.RuleID `json:"rules"`
-	Reason string           `json:"reason"`
-}
-
-// packetsJSON are packets: those that satisfy all conditions of one of the boxes. What no condition is about does not
-// matter.
-type packetsJSON struct {
-	Boxes []boxJSON `json:"boxes"`
-	// More is true if there are boxes beyond these.
-	More    bool        `json:"more,omitempty"`
-	Example exampleJSON `json:"example"`
-}
-
-type boxJSON []classes.Condition
-
-// exampleJSON is one of the packets.
-type exampleJSON struct {
-	packetJSON
-	Flags string `json:"flags,omitempty"`
-	Older bool   `json:"olderThanRules,omitempty"`
-	MPTCP bool   `json:"mptcp,omitempty"`
-}
-
-// reasons are those of a ruleset's rules.
-type reasons map[ruleset.RuleID]string
-
-func reasonsOf(rs ruleset.Ruleset) reasons {
-	all := reasons{}
-	for _, c := range rs.Chains {
-		for _, r := range c.Rules {
-			all[r.ID] = r.Reason
-		}
-	}
-	return all
-}
-
-func (r reasons) verdict(v classes.Verdicts) verdictJSON {
-	out := verdictJSON{v.Fate, v.Line, v.Rules, "no rule decides"}
-	if len(v.Rules) > 0 {
-		out.Reason = r[v.Rules[0]]
-	} else {
-		out.Rules = []ruleset.RuleID{}
-	}
-	return out
-}
-
-// rulesText names rules in a few columns: by the first, where they say the same for several.
-func (v verdictJSON) rulesText() string {
-	if len(v.Rules) == 1 {
-		return string(v.Rules[0])
-	}
-	return v.Line
-}
-
-func packetsOf(boxes []classes.Box, more bool, e classes.Example, without ...classes.Field) packetsJSON {
-	out := packetsJSON{More: more, Example: exampleOf(e), Boxes: make([]boxJSON, len(boxes))}
-	for i, b := range boxes {
-		out.Boxes[i] = append(boxJSON{}, b.Conditions(without...)...)
-	}
-	return out
-}
-
-func exampleOf(e classes.Example) exampleJSON {
-	p := e.Packet
-	from := "outside"
-	switch {
-	case p.Owner != nil:
-		from = "process"
-	case p.Hook == intercept.Output:
-		from = "kernel"
-	}
-	out := exampleJSON{describe(p, from, e.Conntrack), "", e.Older, p.MPTCP}
-	if p.Protocol == intercept.TCP {
-		out.Flags = classes.FlagsText(p.Flags)
-	}
-	return out
-}
-
-// String says the packet, as far as it is not one that opens a connection, and is so.
-func (e exampleJSON) String() string {
-	all := []string{e.packetJSON.String()}
-	for _, more := range []struct {
-		is   bool
-		text string
-	}{
-		{e.Flags != "" && e.Flags != "SYN", e.Flags}, {e.MPTCP, "MPTCP"}, {e.Older, "older than the rules"},
-	} {
-		if more.is {
-			all = append(all, more.text)
-		}
-	}
-	return strings.Join(all, ", ")
-}
-
 func (j job) explainMatrix() error {
-	rs, err := intercept.Compile(j.config)
+	cells, err := explain.Matrix(j.config)
 	if err != nil {
-		return cli.UsageError{Err: err}
-	}
-	proxy := classes.Proxy{UIDs: j.config.Proxy.UIDs, GIDs: j.config.Proxy.GIDs, Mark: j.config.Proxy.Mark}
-	found, err := classes.Matrix(rs, proxy)
-	if err != nil {
-		return tooMany(err)
-	}
-	why := reasonsOf(rs)
-	cells := make([]cellJSON, len(found))
-	for i, c := range found {
-		cells[i] = cellJSON{c.From, c.Where, c.Traffic, c.Family.String(), make([]partJSON, len(c.Parts))}
-		for k, p := range c.Parts {
-			v := why.verdict(p.Verdicts)
-			if p.Line == "" && !slices.Contains(rs.Families, c.Family) {
-				v.Reason = c.Family.String() + " is not captured"
-			}
-			cells[i].Parts[k] = partJSON{v, p.Which(), packetsOf(p.Boxes, p.More, p.Example, classes.Beginning()...)}
-		}
+		return cli.UsageError{Err: err} // a mistake in what was asked, too, if classes are too many to be told apart
 	}
 	return j.print(cells, func() string { return matrixText(cells) })
 }
 
-// tooMany makes of classes that are too many to be told apart a mistake in what was asked.
-func tooMany(err error) error {
-	if _, is := errors.AsType[*classes.TooManyError](err); is {
-		return cli.UsageError{Err: err}
-	}
-	return err
-}
-
 // matrixText is the table. Kinds of traffic, and families, of which the same is said have one line.
-func matrixText(cells []cellJSON) string {
+func matrixText(cells []explain.Cell) string {
 	type line struct {
 		heading string
 		traffic []string
@@ -182,7 +40,7 @@ func matrixText(cells []cellJSON) string {
 	for _, c := range cells {
 		l := line{heading: heading(c), traffic: []string{string(c.Traffic)}, family: c.Family}
 		for _, p := range c.Parts {
-			l.rows = append(l.rows, cli.Row{p.Fate.String(), p.rulesText(), shorten(p.Which), p.Reason})
+			l.rows = append(l.rows, cli.Row{p.Fate.String(), p.RulesText(), shorten(p.Which), p.Reason})
 		}
 		if len(lines) > 0 { // the other family of the same traffic
 			last := &lines[len(lines)-1]
@@ -227,7 +85,7 @@ func matrixText(cells []cellJSON) string {
 }
 
 // heading says whose flows a cell has, and where they go.
-func heading(c cellJSON) string {
+func heading(c explain.Cell) string {
 	who := map[classes.From]string{
 		classes.FromApp: "the app", classes.FromProxy: "the proxy", classes.FromKernel: "no process (the kernel)",
 		classes.FromOutside: "outside",

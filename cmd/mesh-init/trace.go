@@ -19,6 +19,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/pcapng"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/version"
@@ -124,7 +125,7 @@ func observationOf(values map[string]setting) (o observation, all error) {
 	o.flow.ToSelf = text("to-self") == "true"
 	for name, end := range map[string]*netip.AddrPort{dstFlag: &o.flow.Dst, "src": &o.flow.Src} {
 		if text(name) != "" {
-			if *end, err = parseEndpoint(text(name), text("proto"), false); err != nil {
+			if *end, err = explain.ParseEndpoint(text(name), text("proto"), false); err != nil {
 				fail(name, "%w", err)
 			}
 		}

@@ -11,10 +11,10 @@ import (
 	"github.com/mesh-intercept/intercept/internal/classes"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/whynot"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
-	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // whyNotJSON is what explain --why-not says.
@@ -24,7 +24,7 @@ type whyNotJSON struct {
 	Fate     intercept.Fate   `json:"fate"`
 	ID       intercept.RuleID `json:"id"`
 	Reason   string           `json:"reason"`
-	Packet   packetJSON       `json:"packet"`
+	Packet   explain.Packet   `json:"packet"`
 	// Changes are those of the configuration, the one that changes least first.
 	Changes []whyNotChange `json:"changes"`
 }
@@ -54,25 +54,22 @@ func (p packetFlags) whyNotPacket() packetFlags {
 
 func (j job) explainWhyNot() error {
 	flags := j.packet.whyNotPacket()
-	packet, err := flags.packet(j.config)
+	question := flags.question()
+	answer, err := explain.Ask(j.config, question)
+	if of, is := errors.AsType[*explain.FlagError](err); is && of.Flag == dstFlag {
+		err = fmt.Errorf("--%s: %w", whyNotFlag, of.Err)
+	}
 	if err != nil {
 		return cli.UsageError{Err: err}
 	}
-	rs, err := intercept.Compile(j.config)
-	if err != nil {
-		return cli.UsageError{Err: err}
-	}
-	trace, err := rs.Trace(packet)
-	if of, is := errors.AsType[*ruleset.PacketError](err); is {
-		return cli.UsageError{Err: fmt.Errorf("--%s: %s", whyNotFlag, of.Problem)}
-	}
+	packet, trace := answer.Packet, answer.Trace
 	found, err := whynot.Find(j.config, packet)
 	if err != nil {
-		return tooMany(err)
+		return cli.UsageError{Err: err}
 	}
-	e := explain(j.config, packet, trace)
+	e := answer.Explain(j.config, question)
 	out := whyNotJSON{whynot.Captured(trace.Fate), trace.Fate, trace.Rule, whyNot(j.config.DNS, packet, trace, e.Reason),
-		describe(packet, flags["from"].text, flags["state"].text), []whyNotChange{}}
+		e.Packet, []whyNotChange{}}
 	for _, c := range found {
 		change, err := changeOf(j.config, c, packet)
 		if err != nil {
@@ -90,7 +87,7 @@ func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (whyNo
 		return whyNotChange{}, err
 	}
 	out := whyNotChange{YAML: string(text), Fate: c.Trace.Fate, ID: c.Trace.Rule,
-		Reason: explain(c.Config, p, c.Trace).Reason, Flags: []string{}, Which: []string{}}
+		Reason: explain.Of(c.Config, p, c.Trace).Reason, Flags: []string{}, Which: []string{}}
 	for _, s := range settings {
 		out.Flags = append(out.Flags, cli.Quote(s.Arg()))
 	}
@@ -101,7 +98,7 @@ func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (whyNo
 		}
 		out.Flows++
 		out.Which = append(out.Which, fmt.Sprintf("%s becomes %s: %s", change.Before.Fate, change.After.Fate,
-			boxJSON(change.Boxes[0].Conditions(classes.Beginning()...)).text()))
+			boxText(change.Boxes[0].Conditions(classes.Beginning()...))))
 	}
 	return out, nil
 }
