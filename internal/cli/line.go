@@ -86,13 +86,13 @@ func (r *reader) wrong(err error) {
 	r.Errs = append(r.Errs, err)
 }
 
-// read reads --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
+// Read reads the arguments of a verb: --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
 // after a mistake, so that all can be reported at once.
 //
 // pflag has the flags, and is given one at a time. Left to itself it stops at
 // the first mistake, takes the next flag for a value, passes over -test.*, and
 // reads -allow-host-netns as -a, -l … -h: help, a success that captures nothing.
-func (p Program) read(v Verb, args []string) Line {
+func (p Program) Read(v Verb, args []string) Line {
 	r := reader{program: p, verb: v, set: pflag.NewFlagSet(v.Name, pflag.ContinueOnError)}
 	r.set.SetOutput(io.Discard)
 	r.Flags = p.flagsOf(v)

@@ -194,7 +194,7 @@ func (p Program) commands(ctx context.Context, code *int, completing bool) *cobr
 					*code = v.Raw(ctx, args)
 					return nil
 				}
-				line := p.read(v, args)
+				line := p.Read(v, args)
 				if line.help {
 					*code = p.Print(ctx, p.verbHelp(v))
 					return nil

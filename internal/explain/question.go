@@ -101,6 +101,22 @@ func (q Question) chosen() (errs []error) {
 	return errs
 }
 
+// Args are the arguments of mesh-init explain that ask the same.
+func (q Question) Args() (args []string) {
+	for _, a := range []struct{ flag, text string }{
+		{"from", q.From}, {"src", q.Src}, {"dst", q.Dst}, {"proto", q.Proto}, {"uid", q.UID}, {"gid", q.GID},
+		{"mark", q.Mark}, {"interface", q.Interface}, {"state", q.State},
+	} {
+		if a.text != "" {
+			args = append(args, "--"+a.flag+"="+a.text)
+		}
+	}
+	if q.ToSelf {
+		args = append(args, "--to-self")
+	}
+	return args
+}
+
 // The addresses a packet is given where none is said: documentation addresses
 // (RFC 5737, RFC 3849), which no configuration means by accident.
 var (

@@ -1,0 +1,53 @@
+package answer
+
+import (
+	"errors"
+	"strings"
+)
+
+// shellWords are the words of a command line, as a shell splits them: quotes, backslashes, and lines that go on. Nothing is
+// expanded.
+func shellWords(text string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	var quote rune
+	in, escaped := false, false
+	end := func() {
+		if in {
+			words = append(words, word.String())
+		}
+		word.Reset()
+		in = false
+	}
+	for _, r := range text {
+		switch {
+		case escaped:
+			if r != '\n' {
+				if quote == '"' && !strings.ContainsRune("\"\\$`", r) {
+					word.WriteByte('\\')
+				}
+				word.WriteRune(r)
+				in = true
+			}
+			escaped = false
+		case r == '\\' && quote != '\'':
+			escaped = true
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote != 0:
+			word.WriteRune(r)
+		case r == '\'' || r == '"':
+			quote, in = r, true
+		case strings.ContainsRune(" \t\r\n", r):
+			end()
+		default:
+			word.WriteRune(r)
+			in = true
+		}
+	}
+	if quote != 0 {
+		return nil, errors.New("a quote is not closed")
+	}
+	end()
+	return words, nil
+}

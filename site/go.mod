@@ -1,0 +1,16 @@
+module github.com/mesh-intercept/intercept/site
+
+go 1.26.0
+
+require github.com/mesh-intercept/intercept v0.0.0
+
+require (
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/spf13/cobra v1.10.2 // indirect
+	github.com/spf13/pflag v1.0.10 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/term v0.46.0 // indirect
+)
+
+replace github.com/mesh-intercept/intercept => ../
