@@ -1,9 +1,9 @@
 # make help lists the targets.
 
 MODULE   := github.com/mesh-intercept/intercept
-# The packages of both modules, for development (go.work). What ships is built
+# The packages of all modules, for development (go.work). What ships is built
 # from what each go.mod says, with GOWORK=off.
-PACKAGES := ./... ./kube/...
+PACKAGES := ./... ./kube/... ./site/...
 # The programs, and how large they may be.
 SIZES    := mesh-init:9300000 mesh-cni:7400000 mesh-probe:12500000 mesh-injector:40000000
 # What a run hardly spends time in is not inlined: that makes mesh-init half a megabyte smaller, and no slower. HOT is what
@@ -32,10 +32,10 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak lint fmt vet arch golangci tidy clean
+.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak site site-serve site-test lint fmt vet arch golangci tidy clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-10s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-10s %s\n' "$$name" "$$does"; done
 
 # Without what gRPC keeps for tracing, which takes three megabytes.
 build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
@@ -198,6 +198,20 @@ fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count), and kee
 soak: deps ## MINUTES (10) of writers, traffic, kills and faults: make soak MINUTES=1 SOAKFLAGS=-soak.writers=4 (root)
 	MESH_TEST_REQUIRE=1 go test -count=1 -timeout 0 ./kube/testing/soak -v -soak.for $(MINUTES)m $(SOAKFLAGS)
 
+# The site says of which commit it is, and is the same for the same one. The playground's program is built where there is one.
+BASE     ?= /
+SITE_REF  = $(shell git describe --tags --exact-match 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo main)
+WASM      = $(DIST)/wasm/intercept.wasm
+GENERATE  = GOWORK=off go run -C site . -o '$(abspath $(DIST))/site' -base '$(BASE)'
+site: ## make the documentation of this version, and the playground, as a site in dist/site
+	rm -rf '$(DIST)/site'
+	$(if $(wildcard site/wasm/*.go),GOWORK=off GOOS=js GOARCH=wasm CGO_ENABLED=0 go build -C site -trimpath -ldflags '-s -w $(STAMP)' -o '$(abspath $(WASM))' ./wasm)
+	$(GENERATE) -C '$(CURDIR)' -version '$(VERSION)' -ref '$(SITE_REF)' \
+		$(if $(wildcard site/wasm/*.go),-wasm '$(abspath $(WASM))' -wasm-exec "$$(go env GOROOT)/lib/wasm/wasm_exec.js")
+
+site-serve: site ## the same, and show it at http://127.0.0.1:8080
+	$(GENERATE) -serve 127.0.0.1:8080
+
 lint: fmt vet arch golangci ## check format, go vet, the imports and golangci-lint
 
 fmt:
@@ -234,10 +248,12 @@ arch:
 golangci:
 	$(TOOL) golangci-lint run
 	cd kube && $(TOOL) golangci-lint run
+	cd site && $(TOOL) golangci-lint run
 
 tidy: ## fail if a go.mod or go.sum is not as go mod tidy leaves them
 	GOWORK=off go mod tidy -diff
 	cd kube && GOWORK=off go mod tidy -diff
+	cd site && GOWORK=off go mod tidy -diff
 
 clean: ## remove what make built
-	rm -rf bin
+	rm -rf bin '$(DIST)/site' '$(DIST)/wasm'

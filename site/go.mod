@@ -2,9 +2,15 @@ module github.com/mesh-intercept/intercept/site
 
 go 1.26.0
 
-require github.com/mesh-intercept/intercept v0.0.0
+require (
+	github.com/alecthomas/chroma/v2 v2.27.0
+	github.com/mesh-intercept/intercept v0.0.0
+	github.com/yuin/goldmark v1.8.7
+	golang.org/x/net v0.59.0
+)
 
 require (
+	github.com/dlclark/regexp2/v2 v2.2.1 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/spf13/cobra v1.10.2 // indirect
 	github.com/spf13/pflag v1.0.10 // indirect
