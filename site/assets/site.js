@@ -30,14 +30,14 @@ const watch = new ResizeObserver((entries) => {
     }
     target.tabIndex = 0;
     target.setAttribute("role", "region");
-    const what = target.matches("pre") ? "Code" : "Table";
+    const what = { PRE: "Code", FIGURE: "Diagram" }[target.tagName] ?? "Table";
     const headings = [...document.querySelectorAll("main :is(h1, h2, h3)[id]")];
     const above = headings.findLast((h) => h.compareDocumentPosition(target) & Node.DOCUMENT_POSITION_FOLLOWING);
-    const nth = [...document.querySelectorAll("pre, .table")].indexOf(target) + 1;
+    const nth = [...document.querySelectorAll(":is(pre, .table, .diagram)")].indexOf(target) + 1;
     target.setAttribute("aria-label", `${what} ${nth}${above ? ` of “${above.firstChild.textContent.trim()}”` : ""}`);
   }
 });
-for (const box of document.querySelectorAll("main pre, main .table")) watch.observe(box);
+for (const box of document.querySelectorAll("main :is(pre, .table, .diagram)")) watch.observe(box);
 
 // Copying: of a session at a prompt the commands, of everything else all of it.
 const commands = (text) => {

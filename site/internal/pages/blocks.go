@@ -13,8 +13,11 @@ import (
 )
 
 // blocks renders what goldmark would render otherwise: code with its colours, tables that scroll in a box of their own,
-// headings that link to themselves.
-type blocks struct{}
+// headings that link to themselves, diagrams.
+type blocks struct {
+	// draw is the picture of a diagram's text.
+	draw func(mermaid string) (string, error)
+}
 
 func (b blocks) RegisterFuncs(r renderer.NodeRendererFuncRegisterer) {
 	r.Register(ast.KindFencedCodeBlock, b.code)
@@ -31,11 +34,19 @@ func language(n ast.Node, source []byte) string {
 	return ""
 }
 
-func (blocks) code(w util.BufWriter, source []byte, n ast.Node, entering bool) (ast.WalkStatus, error) {
+func (b blocks) code(w util.BufWriter, source []byte, n ast.Node, entering bool) (ast.WalkStatus, error) {
 	if !entering {
 		return ast.WalkContinue, nil
 	}
 	lang := language(n, source)
+	if lang == "mermaid" {
+		picture, err := b.draw(string(n.Lines().Value(source)))
+		if err != nil {
+			return ast.WalkStop, fmt.Errorf("a diagram: %w", err)
+		}
+		_, err = fmt.Fprintf(w, "<figure class=\"diagram\">%s</figure>\n", picture)
+		return ast.WalkSkipChildren, err
+	}
 	code, err := highlight(lang, string(n.Lines().Value(source)))
 	if err != nil {
 		return ast.WalkStop, err

@@ -47,34 +47,42 @@ func (a anchors) Generate(value []byte, _ ast.NodeKind) []byte {
 func (a anchors) Put([]byte) {}
 
 // markdown is what the documents are written in: GitHub's, as far as they use it. What is HTML in them is ours.
-func markdown() goldmark.Markdown {
+func markdown(b blocks) goldmark.Markdown {
 	return goldmark.New(
 		goldmark.WithExtensions(extension.NewTable(
 			extension.WithTableCellAlignMethod(extension.TableCellAlignAttribute)), extension.Linkify),
 		goldmark.WithParserOptions(parser.WithAutoHeadingID()),
 		goldmark.WithRendererOptions(html.WithUnsafe(),
-			renderer.WithNodeRenderers(util.Prioritized(blocks{}, 100))),
+			renderer.WithNodeRenderers(util.Prioritized(b, 100))),
 	)
 }
 
-// read makes a page of its source.
-func (s *site) read(p *page) error {
-	source, err := fs.ReadFile(s.Repository, p.source)
-	if err != nil {
+// read parses a page's source.
+func (s *site) read(p *page) (err error) {
+	if p.text, err = fs.ReadFile(s.Repository, p.source); err != nil {
 		return err
 	}
-	md := markdown()
 	context := parser.NewContext(parser.WithIDs(anchors{}))
-	doc := md.Parser().Parse(text.NewReader(source), parser.WithContext(context))
-	if err := s.rewrite(p, doc, source); err != nil {
+	p.parsed = markdown(blocks{}).Parser().Parse(text.NewReader(p.text), parser.WithContext(context))
+	p.outline()
+	if p.Title == "" {
+		return fmt.Errorf("%s: it has no heading of the first level", p.source)
+	}
+	return nil
+}
+
+// render makes the page of what is parsed.
+func (s *site) render(p *page) error {
+	if err := s.rewrite(p); err != nil {
 		return err
 	}
-	p.outline(doc, source)
-	if p.Title == "" {
-		return fmt.Errorf("%s: it begins with no heading of the first level", p.source)
-	}
+	diagrams := 0
+	md := markdown(blocks{func(text string) (string, error) {
+		diagrams++
+		return s.painter.SVG(text, fmt.Sprintf("diagram-%d", diagrams))
+	}})
 	var out bytes.Buffer
-	if err := md.Renderer().Render(&out, source, doc); err != nil {
+	if err := md.Renderer().Render(&out, p.text, p.parsed); err != nil {
 		return fmt.Errorf("%s: %w", p.source, err)
 	}
 	p.Body = template.HTML(out.String()) //nolint:gosec // made of our own documents
@@ -82,7 +90,8 @@ func (s *site) read(p *page) error {
 }
 
 // rewrite turns links to what the repository has into links to what the site has, and takes comments out.
-func (s *site) rewrite(p *page, doc ast.Node, source []byte) error {
+func (s *site) rewrite(p *page) error {
+	source := p.text
 	var errs []error
 	var comments []ast.Node
 	to := func(destination *[]byte, image bool) {
@@ -92,12 +101,13 @@ func (s *site) rewrite(p *page, doc ast.Node, source []byte) error {
 		}
 		*destination = []byte(target)
 	}
-	err := ast.Walk(doc, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
+	err := ast.Walk(p.parsed, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if !entering {
 			return ast.WalkContinue, nil
 		}
 		switch n := n.(type) {
 		case *ast.Link:
+			s.name(p, n)
 			to(&n.Destination, false)
 		case *ast.Image:
 			to(&n.Destination, true)
@@ -116,6 +126,23 @@ func (s *site) rewrite(p *page, doc ast.Node, source []byte) error {
 		c.Parent().RemoveChild(c.Parent(), c)
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// name gives a link that says the name of a file the title of the page that is made of that file.
+func (s *site) name(p *page, link *ast.Link) {
+	file, anchor, _ := strings.Cut(string(link.Destination), "#")
+	to := s.pages[path.Join(path.Dir(p.source), file)]
+	if said := plainText(link, p.text); to == nil || said != file && said != string(link.Destination) {
+		return
+	}
+	title := to.Title
+	for _, h := range to.Headings {
+		if h.ID == anchor {
+			title += ": " + h.Text
+		}
+	}
+	link.RemoveChildren(link)
+	link.AppendChild(link, ast.NewString([]byte(title)))
 }
 
 // resolve is the link of the site that stands for one of a document.
@@ -181,13 +208,14 @@ func lineOf(source []byte, text string) int {
 }
 
 // outline takes the page's title, its headings, its first sentences and what search finds out of the document.
-func (p *page) outline(doc ast.Node, source []byte) {
+func (p *page) outline() {
+	source := p.text
 	p.sections = []section{{}}
 	add := func(s string) {
 		last := &p.sections[len(p.sections)-1]
 		last.text = append(last.text, strings.Fields(s)...)
 	}
-	for n := doc.FirstChild(); n != nil; n = n.NextSibling() {
+	for n := p.parsed.FirstChild(); n != nil; n = n.NextSibling() {
 		plain := plainText(n, source)
 		h, isHeading := n.(*ast.Heading)
 		if !isHeading {

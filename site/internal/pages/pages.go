@@ -13,6 +13,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/yuin/goldmark/ast"
+
+	"github.com/mesh-intercept/intercept/site/internal/diagram"
 )
 
 //go:embed layout/*.html
@@ -45,6 +49,8 @@ type page struct {
 	Headings []heading
 	Body     template.HTML
 	sections []section
+	text     []byte // of the source
+	parsed   ast.Node
 }
 
 // heading is one that the table of contents shows.
@@ -62,7 +68,8 @@ func Build(o Options) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &site{Options: o, pages: map[string]*page{}, files: map[string][]byte{}}
+	s := &site{Options: o, pages: map[string]*page{}, files: map[string][]byte{}, painter: &diagram.Painter{}}
+	defer s.painter.Close()
 	maps.Copy(s.files, o.Program)
 	for _, source := range sources {
 		s.pages[source] = &page{source: source, Path: strings.TrimSuffix(source, ".md") + ".html"}
@@ -70,6 +77,9 @@ func Build(o Options) (map[string][]byte, error) {
 	var errs []error
 	for _, source := range sources {
 		errs = append(errs, s.read(s.pages[source]))
+	}
+	for _, source := range sources { // whose links name the titles of others
+		errs = append(errs, s.render(s.pages[source]))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -92,6 +102,8 @@ type site struct {
 	pages map[string]*page // by their sources
 	tree  []group
 	files map[string][]byte
+	// painter draws the diagrams.
+	painter *diagram.Painter
 }
 
 // documents are the pages' sources: what people read, wherever the repository has it.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/text"
@@ -69,19 +70,9 @@ func (s *site) makeTree() error {
 			add(&more, p, "")
 		}
 	}
-	slices.SortFunc(more.Pages, func(a, b *page) int { return compare(a.source, b.source) })
+	slices.SortFunc(more.Pages, func(a, b *page) int { return strings.Compare(a.source, b.source) })
 	s.tree = slices.DeleteFunc(append(tree, more), func(g group) bool { return len(g.Pages) == 0 })
 	return nil
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // readTree reads the navigation: each heading of the second level is a group, and the links under it are its pages.
@@ -92,7 +83,7 @@ func (s *site) readTree(index *page, add func(*group, *page, string)) ([]group, 
 	}
 	tree := []group{{Title: "Start"}}
 	add(&tree[0], index, "Overview")
-	doc := markdown().Parser().Parse(text.NewReader(source))
+	doc := markdown(blocks{}).Parser().Parse(text.NewReader(source))
 	err = ast.Walk(doc, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if !entering {
 			return ast.WalkContinue, nil
