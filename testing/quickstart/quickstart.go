@@ -1,5 +1,6 @@
 // Package quickstart reads the files and the commands that a page such as
-// docs/quickstart.md shows, so that tests can use them as they stand there.
+// docs/quickstart.md shows, so that tests can use them as they stand there, and
+// types the commands.
 package quickstart
 
 import (
@@ -7,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // Page is what a page shows.
@@ -24,6 +27,10 @@ type Command struct{ Line, Output string }
 var (
 	block = regexp.MustCompile("(?ms)^```(\\w+)\n(.*?)^```$")
 	name  = regexp.MustCompile(`^# ([\w.]+)\n`)
+	// Logs are read by these.
+	reads = regexp.MustCompile(`^(cat|grep|tail|head|sed|cut|sort) .*\.log\b`)
+	// Ports that the kernel chooses.
+	ephemeral = regexp.MustCompile(`:(3[2-9]|4\d|5\d|6\d)\d{3}\b`)
 )
 
 // Read reads the page at a path.
@@ -67,3 +74,44 @@ func (p Page) File(t testing.TB, name string) string {
 	}
 	return text
 }
+
+// readsLog reports whether a command shows what a program has logged.
+func (c Command) readsLog() bool { return c.Output != "" && reads.MatchString(c.Line) }
+
+// Compare compares what the commands have printed with what the page shows, but for ports that the kernel chose. With
+// MESH_TEST_UPDATE=1 it writes that into the page instead, where it differs.
+func (p Page) Compare(t testing.TB, printed []string) {
+	t.Helper()
+	if os.Getenv("MESH_TEST_UPDATE") == "1" {
+		p.update(t, printed)
+		return
+	}
+	for i, c := range p.Commands {
+		if diff := cmp.Diff(ports(c.Output), ports(printed[i])); diff != "" {
+			t.Errorf("%s: the page shows (-), and it printed (+):\n%s", c.Line, diff)
+		}
+	}
+}
+
+func (p Page) update(t testing.TB, printed []string) {
+	t.Helper()
+	b, err := os.ReadFile(p.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest := "", string(b) // of what is typed
+	for i, c := range p.Commands {
+		prompt := "$ " + c.Line + "\n"
+		text, after, _ := strings.Cut(rest, prompt)
+		before, rest = before+text+prompt, after
+		if ports(c.Output) != ports(printed[i]) {
+			before, rest = before+printed[i], strings.TrimPrefix(rest, c.Output)
+		}
+	}
+	if err := os.WriteFile(p.path, []byte(before+rest), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ports makes all ports that the kernel chooses the same.
+func ports(s string) string { return ephemeral.ReplaceAllString(s, ":PORT") }
