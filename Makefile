@@ -124,6 +124,7 @@ cluster: deps image ## the same under containerd 2, and deploy/ in a Kubernetes 
 	cd tools/coredns && GOWORK=off CGO_ENABLED=0 $(CLUSTER) -ldflags '-s -w' .
 	cd tools/chart && GOWORK=off CGO_ENABLED=0 $(CLUSTER) -ldflags '-s -w' tool
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 $(TESTFLAGS) ./kube/testing/containerd
+	MESH_TEST_COREDNS=$(CURDIR)/bin/cluster/coredns go test -count=1 $(TESTFLAGS) -tags cluster -run CoreDNS ./testing/examples
 	MESH_TEST_CONTAINERD=$(CURDIR)/bin/cluster go test -count=1 -timeout 40m $(TESTFLAGS) -tags cluster ./kube/testing/cluster
 
 # Each of FLAGS is of testing/kernels, as in KERNELS="-releases bullseye -packages nft -run TestKilled".
@@ -219,7 +220,7 @@ fmt:
 
 vet:
 	go vet $(PACKAGES)
-	go vet -tags cluster ./kube/testing/cluster
+	go vet -tags cluster ./kube/testing/cluster ./testing/examples
 	go vet -tags gvisor ./testing/gvisor
 	go vet -tags release ./kube/testing/release
 

@@ -23,34 +23,11 @@ import (
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
 
-// transparentConfig makes HAProxy a sidecar to which connections come with
-// their addresses unchanged, IPv6 ones too: their destination is their socket's
+// transparentConfig is a file that makes HAProxy a sidecar to which connections come
+// with their addresses unchanged, IPv6 ones too: their destination is their socket's
 // own address, of which nobody has to be asked. It tells the app both addresses
 // in a line before all others (the PROXY protocol).
-const transparentConfig = `
-global
-	nbthread 1
-	maxconn 1000
-	log stdout format raw local0
-
-defaults
-	mode tcp
-	timeout connect 5s
-	timeout client 30s
-	timeout server 30s
-	log global
-	log-format "%ft: %ci:%cp to %[dst]:%[dst_port]"
-
-listen inbound4
-	bind 0.0.0.0:15006 transparent
-	tcp-request connection reject if { dst_port 15006 }
-	server orig 0.0.0.0 source 127.0.0.6 send-proxy
-
-listen inbound6
-	bind [::]:15006 v6only transparent
-	tcp-request connection reject if { dst_port 15006 }
-	server orig 0.0.0.0 source [::6] send-proxy
-`
+const transparentConfig = "../../examples/tproxy/haproxy.cfg"
 
 // startTransparentHAProxy starts HAProxy in the lab's pod, as user 1337 with
 // the two capabilities that a transparent socket may take (ip(7)). HAProxy 2.6
@@ -58,17 +35,12 @@ listen inbound6
 // that user, and them as ambient ones, from the start.
 func startTransparentHAProxy(t *testing.T, lab *netlab.Lab) *sidecar {
 	t.Helper()
-	config, err := os.Create(filepath.Join(t.TempDir(), "haproxy.cfg"))
+	config, err := os.ReadFile(transparentConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer config.Close()
-	_, err = config.WriteString(transparentConfig)
-	if err := errors.Join(err, config.Chmod(0o644)); err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.Command("haproxy", "-db", "-f", "/dev/stdin")
-	cmd.Stdin = config
+	cmd.Stdin = opened(t, string(config))
 	cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
 	return start(t, lab, cmd, "127.0.0.1:15006", "[::1]:15006")
 }

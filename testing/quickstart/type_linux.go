@@ -24,6 +24,8 @@ type Typing struct {
 	InClone bool
 	// Listening are ports in the namespace pod that are waited for after a command, by how the command begins.
 	Listening map[string][]int
+	// Programs are files of programs that the page runs, besides mesh-init and those of Debian's packages.
+	Programs []string
 	// Cleans is whether the page takes everything away in the end: files, processes and namespaces.
 	Cleans bool
 }
@@ -141,6 +143,15 @@ func (p Page) lay(dir string, how Typing) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "bin", "mesh-init"), program, 0o755); err != nil {
 		return err
+	}
+	for _, path := range how.Programs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "bin", filepath.Base(path)), text, 0o755); err != nil {
+			return err
+		}
 	}
 	if how.Folder != "" {
 		if err := os.CopyFS(filepath.Join(dir, "page"), os.DirFS(how.Folder)); err != nil {

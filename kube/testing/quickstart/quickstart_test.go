@@ -3,6 +3,7 @@
 package quickstart_test
 
 import (
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -73,10 +74,27 @@ func TestPod(t *testing.T) {
 	}
 }
 
-// TestEnvoy: Envoy knows every field of the bootstrap and takes every value, and
-// its listeners are where the rules send connections.
+// TestEnvoy: Envoy knows every field of the bootstraps of docs/quickstart.md and of examples/envoy and takes every value,
+// and their listeners are where the rules send connections.
 func TestEnvoy(t *testing.T) {
-	text, err := yaml.YAMLToJSONStrict([]byte(page(t).File(t, "envoy.yaml")))
+	example := "../../../examples/envoy/"
+	config, err := settings.LoadFile(example + "mesh.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofExample, err := os.ReadFile(example + "envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("quickstart", func(t *testing.T) {
+		isBootstrap(t, page(t).File(t, "envoy.yaml"), intercept.Default())
+	})
+	t.Run("example", func(t *testing.T) { isBootstrap(t, string(ofExample), config) })
+}
+
+func isBootstrap(t *testing.T, envoy string, config intercept.Config) {
+	t.Helper()
+	text, err := yaml.YAMLToJSONStrict([]byte(envoy))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +105,6 @@ func TestEnvoy(t *testing.T) {
 	if err := b.ValidateAll(); err != nil {
 		t.Error(err)
 	}
-	config := intercept.Default()
 	want := map[string]uint16{"outbound": config.Outbound.Port.First, "inbound": config.Inbound.Port.First,
 		"health": 15021}
 	for _, l := range b.GetStaticResources().GetListeners() {
