@@ -331,7 +331,7 @@ func TestDocument(t *testing.T) {
 	}
 	text := string(b)
 	update := os.Getenv("MESH_TEST_UPDATE") == "1"
-	for name, want := range map[string]string{"fields": fieldTable(), "annotations": annotationTable(),
+	for name, want := range map[string]string{"fields": fieldTable(),
 		"limits": limitTable(), "warnings": warningTable(), "codes": codeTable()} {
 		begin, end := strings.Index(text, "<!-- "+name+":"), strings.Index(text, "<!-- /"+name+" -->")
 		if begin < 0 || end < begin {
@@ -358,16 +358,6 @@ func fieldTable() string {
 	for _, f := range cniconf.Fields() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Name, cell(f.Form), cell(f.Initial),
 			strings.ReplaceAll(f.Usage, "|", `\|`))
-	}
-	return b.String()
-}
-
-func annotationTable() string {
-	var b strings.Builder
-	b.WriteString("| annotation | value | field | default | meaning |\n| --- | --- | --- | --- | --- |\n")
-	for _, a := range podspec.Annotations() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", a.Name, cell(a.Form), cell(a.Field), cell(a.Initial),
-			strings.ReplaceAll(a.Meaning, "|", `\|`))
 	}
 	return b.String()
 }
