@@ -34,8 +34,8 @@ type Chain struct {
 	Family, Table, Name string
 	// Dormant is true of a table that sleeps (nft's flag dormant): its chains have no hooks.
 	Dormant bool
-	// Older is true of a table that was made before ours. Its chains can have been added later.
-	Older bool
+	// Registered is when a NAT chain at the first priority of all was registered, where ours are in nf_tables.
+	Registered Registered
 	// Base is true if it has a hook. Type, Hook, Priority and Drops (its policy) are of those alone. Type and Hook are
 	// nft's words; the Hook is empty if it is none of package ruleset's, nor of those of network devices.
 	Base       bool
@@ -50,6 +50,17 @@ type Chain struct {
 	// Else has what its rules do that is neither an Act nor leads on nor returns (see Rule.Else).
 	Else []string
 }
+
+// Registered is when a chain was registered, as seen from ours.
+type Registered string
+
+// When a chain at the priority of ours was registered. Of several the kernel asks the one first that was registered last.
+const (
+	BeforeOurs Registered = "before"
+	AfterOurs  Registered = "after"
+	// PerhapsAfterOurs is of a chain in a table that is older than ours, where nobody has noted which chains were there.
+	PerhapsAfterOurs Registered = "perhaps after"
+)
 
 // Rule is what a rule does, and where it leads.
 type Rule struct {
@@ -96,7 +107,7 @@ type Ours struct {
 type Asked string
 
 // When packets meet a chain. At the priority of ours the kernel asks the chain first that was registered last, and does
-// not tell which one that is.
+// not tell which one that is: see [Registered].
 const (
 	Before     Asked = "before"
 	After      Asked = "after"
@@ -145,7 +156,7 @@ type Foreign struct {
 	// Interfaces are those of the conditions of its rules, and of those to which it leads.
 	Interfaces []string `json:"-"`
 	mesh       []string
-	older      bool
+	registered Registered
 }
 
 // natType is nft's word for the type of a NAT chain.
@@ -247,6 +258,10 @@ func (c Chain) asked(ours Ours) Asked {
 		return Before
 	case at > our:
 		return After
+	case !ours.Shared && c.Registered == BeforeOurs:
+		return After
+	case !ours.Shared && c.Registered == AfterOurs:
+		return Before
 	}
 	return MaybeFirst
 }
@@ -346,7 +361,7 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
 		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
-		Interfaces: p.by, mesh: p.meshes, older: c.Older}
+		Interfaces: p.by, mesh: p.meshes, registered: c.Registered}
 }
 
 // effect says what a part does to the connections that ours capture.
@@ -410,7 +425,7 @@ func (f Foreign) Says() string {
 		}
 		return "is asked before ours: what it translates is not captured"
 	case MayTake:
-		if f.older {
+		if f.registered == PerhapsAfterOurs {
 			return "is asked before ours if it was added to its table after the last apply: what it translates is then not " +
 				"captured"
 		}

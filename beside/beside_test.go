@@ -44,6 +44,11 @@ func TestEffects(t *testing.T) {
 	drops := filter("input", 0)
 	drops.Drops = true
 	lazy := natAt("t", "output", -100)
+	registered := func(when Registered, priority int32) Chain {
+		c := natAt("t", "output", priority, does(DNAT))
+		c.Registered = when
+		return c
+	}
 	for i, tt := range []struct {
 		chain Chain
 		ours  Ours
@@ -52,6 +57,11 @@ func TestEffects(t *testing.T) {
 		{natAt("t", "output", -100, does(DNAT)), overNFT, "after, never reached"},
 		{natAt("t", "prerouting", -198, does(Redirect)), overNFT, "after, never reached"},
 		{natAt("t", "output", -199, does(DNAT)), overNFT, "before or after, may take"},
+		{registered(BeforeOurs, -199), overNFT, "after, never reached"},
+		{registered(AfterOurs, -199), overNFT, "before, takes"},
+		{registered(PerhapsAfterOurs, -199), overNFT, "before or after, may take"},
+		{registered(BeforeOurs, -199), inXTables, "before, takes"}, // there ours are at -100
+		{registered(BeforeOurs, -100), inXTables, "before or after, may take"},
 		{natAt("t", "output", -200, does(DNAT)), overNFT, "before, takes"},
 		{natAt("t", "output", -100, does(DNAT)), inXTables, "before or after, may take"},
 		{natAt("t", "output", -101, does(DNAT)), inXTables, "before, takes"},

@@ -99,8 +99,9 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 		if res.TakenOver, err = s.space.takeOut(ctx, replaced, want); err != nil {
 			return done.undo(err)
 		}
-		if len(replaced) > 0 || backendOf(res.Backend).variant != "" && len(chains) > 0 {
-			// Our jumps stand in their chains.
+		isAfter := func(c beside.Chain) bool { return c.Registered != "" && c.Registered != beside.BeforeOurs }
+		if len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
+			// Our jumps stand in their chains, and ours are registered after theirs.
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()
 		}

@@ -113,7 +113,7 @@ func (b *batch) addTable(t table, name string, filter func(*rule) bool) {
 
 // fillTable adds to a table what is in it, and of the sets those given.
 func (b *batch) fillTable(t table, name string, sets []set, filter func(*rule) bool) {
-	b.addChain(t.family, name, chain{name: t.spec})
+	b.addChain(t.family, name, chain{name: t.spec}, chainComment(t.olderChains)...)
 	for i, s := range sets {
 		b.addSet(t.family, name, s, uint32(i+1))
 	}
@@ -135,8 +135,19 @@ func (b *batch) fillTable(t table, name string, sets []set, filter func(*rule) b
 	}
 }
 
-func (b *batch) addChain(family nftables.TableFamily, table string, c chain) {
-	attrs := []netlink.Attribute{text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, c.name)}
+// chainUserData is NFTA_CHAIN_USERDATA. Kernels before Linux 5.10 pass over it.
+const chainUserData = 12
+
+// chainComment is a comment of a chain as nft(8) shows it. Empty: none.
+func chainComment(comment string) []netlink.Attribute {
+	if comment == "" {
+		return nil
+	}
+	return []netlink.Attribute{{Type: chainUserData, Data: userdata.AppendString(nil, userdata.TypeComment, comment)}}
+}
+
+func (b *batch) addChain(family nftables.TableFamily, table string, c chain, more ...netlink.Attribute) {
+	attrs := append(more, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, c.name))
 	if c.isBase() {
 		attrs = append(attrs,
 			b.nested(unix.NFTA_CHAIN_HOOK,

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/rulediff"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -59,8 +60,8 @@ func (t table) differences(kt kernelTable) []ruleset.Difference {
 		add("table "+familyName(t.family)+" "+Table, "made from another configuration (%s, not %s)", kt.spec, t.spec)
 	}
 
-	for _, l := range kt.later {
-		if slices.ContainsFunc(t.chains, func(c chain) bool {
+	for _, l := range kt.first {
+		if kt.registered(l) == beside.AfterOurs && slices.ContainsFunc(t.chains, func(c chain) bool {
 			return c.isBase() && c.typ == ruleset.NATChain && hookNumber(c.hook) == nftables.ChainHook(l.chain.hook)
 		}) {
 			add(fmt.Sprintf("table %s %s, chain %s", familyName(l.in.family), l.in.name, l.chain.name),

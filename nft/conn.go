@@ -105,7 +105,7 @@ func (conn *Conn) attempt(prog program, note func() (string, error)) (ruleset.Ou
 	}
 	text, err := note()
 	if err == nil {
-		err = prog.keep(text)
+		err = prog.keep(text, conn.seen.older())
 	}
 	if err != nil {
 		return "", err
@@ -248,7 +248,7 @@ func (conn *Conn) write(prog program, old state, generation uint32) error {
 // same, and NAT asks no other's chain before ours.
 func (p program) canFollow(old state) bool {
 	return len(old) == len(p) && !slices.ContainsFunc(old, func(kt kernelTable) bool {
-		return kt.flags != 0 || len(kt.later) > 0 ||
+		return kt.flags != 0 || slices.ContainsFunc(kt.first, func(l firstChain) bool { return l.newer }) ||
 			!slices.ContainsFunc(p, func(t table) bool { return t.family == kt.family })
 	})
 }

@@ -26,21 +26,18 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ours uint64
-	for _, t := range l.tables {
-		if t.name == Table {
-			ours = max(ours, t.handle)
-		}
-	}
 	of := map[tableName][]beside.Chain{}
 	for _, t := range l.tables {
 		if t.name != Table && t.name != TraceTable { // that of a trace at work judges nothing
-			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant(),
-				Older: t.handle < ours}}
+			of[t.tableName] = []beside.Chain{{Family: familyName(t.family), Table: t.name, Dormant: t.isDormant()}}
 		}
 	}
 	if len(of) == 0 {
 		return nil, nil
+	}
+	registered, err := conn.registration()
+	if err != nil {
+		return nil, err
 	}
 	for _, c := range l.chains {
 		if len(of[c.in]) == 0 { // ours, or of a table that was made meanwhile
@@ -50,6 +47,9 @@ func (conn *Conn) foreignChains() ([]beside.Chain, error) {
 		o.Name, o.Base, o.Type, o.Priority, o.Drops = c.name, c.base, c.typ, c.priority, c.drops
 		if c.base {
 			o.Hook = hookName(c.in.family, c.hook)
+		}
+		if o.Registered = registered[c]; o.Registered == "" && c.isFirstNAT() {
+			o.Registered = beside.BeforeOurs // as soon as there are ours
 		}
 		of[c.in] = append(of[c.in], o)
 	}

@@ -25,20 +25,28 @@ type state []kernelTable
 type kernelTable struct {
 	tableHead
 	spec string // empty: not ours
-	// later are others' NAT chains at the priority of ours, in tables that were made later: the kernel asks them first.
-	later  []laterChain
+	// first are others' NAT chains at the priority of ours.
+	first  []firstChain
 	chains []kernelChain
 	sets   []kernelSet
 	rules  map[string][]kernelRule // by chain
 }
 
-type laterChain struct {
+// firstChain is another's NAT chain at the priority of ours.
+type firstChain struct {
 	in    tableName
 	chain kernelChain
+	id    chainID
+	// newer is whether its table was made after ours, so that the chain was, too.
+	newer bool
 }
+
+// chainID tells a chain from all others, and from those that will have its name: the handles of its table and its own.
+type chainID struct{ table, chain uint64 }
 
 type kernelChain struct {
 	name     string
+	handle   uint64
 	base     bool
 	hook     uint32
 	priority int32
@@ -46,6 +54,7 @@ type kernelChain struct {
 	drops    bool // its policy
 	device   bool // its hook is that of a network device
 	flags    uint32
+	comment  string
 }
 
 type kernelSet struct {
@@ -130,8 +139,8 @@ func (conn *Conn) find() (st state, generation uint32, err error) {
 	}
 	for _, c := range l.chains {
 		for i := range st {
-			if c.in.name != Table && c.isFirstNAT() && c.in.meets(st[i].family) && handles[c.in] > st[i].handle {
-				st[i].later = append(st[i].later, laterChain{c.in, c.kernelChain})
+			if at, awake := handles[c.in]; awake && c.in.name != Table && c.isFirstNAT() && c.in.meets(st[i].family) {
+				st[i].first = append(st[i].first, firstChain{c.in, c.kernelChain, chainID{at, c.handle}, at > st[i].handle})
 			}
 			if c.in.name != Table || c.in.family != st[i].family {
 				continue
@@ -195,7 +204,7 @@ func (conn *Conn) tables(family nftables.TableFamily) (tables []tableHead, err e
 
 // chains lists the chains of a family, or of all.
 func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelChain)) error {
-	const chainFlags, hookDevs = 10, 4 // NFTA_CHAIN_FLAGS, NFTA_HOOK_DEVS
+	const chainFlags, hookDevs, handle = 10, 4, 2 // NFTA_CHAIN_FLAGS, NFTA_HOOK_DEVS, NFTA_CHAIN_HANDLE
 	err := conn.dump(unix.NFT_MSG_GETCHAIN, family, nil, func(family nftables.TableFamily, message []byte) error {
 		in := tableName{family: family}
 		var c kernelChain
@@ -207,6 +216,12 @@ func (conn *Conn) chains(family nftables.TableFamily, f func(tableName, kernelCh
 				c.name = zeroTerminated(data)
 			case unix.NFTA_CHAIN_TYPE:
 				c.typ = zeroTerminated(data)
+			case handle:
+				if len(data) == 8 {
+					c.handle = binary.BigEndian.Uint64(data)
+				}
+			case chainUserData:
+				c.comment = comment(data)
 			case chainFlags:
 				if len(data) == 4 {
 					c.flags = binary.BigEndian.Uint32(data)

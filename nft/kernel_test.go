@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/gen"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -406,6 +407,59 @@ func TestCheckNamesDifferences(t *testing.T) {
 			t.Errorf("%s, %v", got, err)
 		}
 	})
+}
+
+// TestOrderOfRegistration: an apply notes which NAT chains at the priority of ours are older. Of rules that somebody has
+// written without that note it is not known.
+func TestOrderOfRegistration(t *testing.T) {
+	const chain = "chain ip older o { type nat hook output priority -199; }"
+	rs := compileConfig(t, intercept.Default())
+	text, err := Render(rs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(ns *netlab.Namespace, b *Conn) { apply(t, b, rs, ruleset.Created) }
+	for _, tt := range []struct {
+		name string
+		// before and after are what another does before and after write has written ours.
+		before, after string
+		write         func(*netlab.Namespace, *Conn)
+		want          beside.Registered
+	}{
+		{"older", "add table ip older; add " + chain, "", write, beside.BeforeOurs},
+		{"added later to an older table", "add table ip older", "add " + chain, write, beside.AfterOurs},
+		{"another of the same name", "add table ip older; add " + chain, "delete chain ip older o; add " + chain, write,
+			beside.AfterOurs},
+		{"in a table that has slept", "add table ip older { flags dormant; }; add " + chain, "add table ip older", write,
+			beside.AfterOurs},
+		{"in a newer table", "", "add table ip older; add " + chain, write, beside.AfterOurs},
+		{"of rules without the note", "add table ip older; add " + chain, "",
+			func(ns *netlab.Namespace, _ *Conn) { run(t, ns, text, "nft", "-f", "-") }, beside.PerhapsAfterOurs},
+		{"before there are any of ours", "add table ip older; add " + chain, "", func(*netlab.Namespace, *Conn) {}, beside.BeforeOurs},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns, b := namespace(t)
+			run(t, ns, tt.before, "nft", "-f", "-")
+			tt.write(ns, b)
+			run(t, ns, tt.after, "nft", "-f", "-")
+			chains, err := b.ForeignChains()
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(chains, func(c beside.Chain) bool { return c.Name == "o" })
+			if i < 0 || chains[i].Registered != tt.want {
+				t.Errorf("%+v, want %s", chains, tt.want)
+			}
+			if tt.want != beside.AfterOurs {
+				return
+			}
+			apply(t, b, rs, ruleset.Replaced)
+			if chains, err = b.ForeignChains(); err != nil || chains[i].Registered != beside.BeforeOurs {
+				t.Errorf("%+v, %v", chains, err)
+			}
+			apply(t, b, rs, ruleset.Unchanged)
+		})
+	}
 }
 
 // TestForeignTable: a table of our name that is not ours is refused by every

@@ -29,14 +29,16 @@ import (
 type program []table
 
 type table struct {
-	family   nftables.TableFamily
-	spec     string // name of the chain that says what the table was made from
-	note     []rule // what is kept in that chain
-	sets     []set
-	chains   []chain
-	older    []ruleset.Tuple // what the sets of tuples hold
-	settling ruleset.Settling
-	lists    lists
+	family nftables.TableFamily
+	spec   string // name of the chain that says what the table was made from
+	note   []rule // what is kept in that chain
+	// olderChains is that chain's comment. Empty: it has none.
+	olderChains string
+	sets        []set
+	chains      []chain
+	older       []ruleset.Tuple // what the sets of tuples hold
+	settling    ruleset.Settling
+	lists       lists
 }
 
 type chain struct {
@@ -188,12 +190,13 @@ func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 	return prog, prog.fits(bufferSize)
 }
 
-// keep adds a note to each table.
-func (p program) keep(note string) error {
+// keep adds a note to each table, and which chains of others are older.
+func (p program) keep(note, older string) error {
 	for i := range p {
 		if err := p[i].keep(note); err != nil {
 			return err
 		}
+		p[i].olderChains = older
 	}
 	return nil
 }

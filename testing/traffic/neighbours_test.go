@@ -290,8 +290,8 @@ func TestNeighboursOfTProxy(t *testing.T) {
 	})
 }
 
-// TestNeighbourThatGoesAhead: a chain that is registered later at our very priority is asked first. Check says so, and
-// to apply again puts ours before it.
+// TestNeighbourThatGoesAhead: a chain that is registered later at our very priority is asked first, also in a table that
+// is older than ours. Check says so. To apply again puts ours before it, and then nobody warns of it.
 func TestNeighbourThatGoesAhead(t *testing.T) {
 	lab, _ := labWithSidecar(t, byNFT)
 	pod := dataplane.Pod{NetNS: lab.Pod.Path(), Backend: dataplane.BackendNFT}
@@ -299,30 +299,55 @@ func TestNeighbourThatGoesAhead(t *testing.T) {
 	if _, err := pod.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	neighbour{program: nftProgram, rules: natChains("ahead", "", -199)}.write(t, lab)
+	ahead := neighbour{program: nftProgram, rules: natChains("ahead", "", -199)}
 	call := netlab.Flow{Protocol: intercept.TCP, Dst: service[0], Owner: app}
-	expectFate(t, lab, call, intercept.Fate{Action: intercept.Translated, To: answers[0]})
-	diffs, err := pod.Check(t.Context(), c)
-	if err != nil || len(diffs) != 4 || !strings.Contains(diffs[0].String(), "asks it first") {
-		t.Errorf("Check: %v, %v", diffs, err)
+	for _, tt := range []struct {
+		name  string
+		again bool
+	}{{"a newer table", false}, {"an older table", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.again {
+				neighbour{program: nftProgram, rules: "delete chain FAMILY ahead prerouting\ndelete chain FAMILY ahead output\n"}.
+					write(t, lab)
+			}
+			ahead.write(t, lab)
+			expectFate(t, lab, call, intercept.Fate{Action: intercept.Translated, To: answers[0]})
+			diffs, err := pod.Check(t.Context(), c)
+			if err != nil || len(diffs) != 4 || !strings.Contains(diffs[0].String(), "asks it first") {
+				t.Errorf("Check: %v, %v", diffs, err)
+			}
+			expectOrder(t, pod, dataplane.Changed, "is asked before ours: what it translates is not captured")
+			res, err := pod.Apply(t.Context(), c)
+			if err != nil || res.Outcome != intercept.Replaced || len(res.Foreign.Warnings()) > 0 {
+				t.Errorf("Apply: %v, %v, %q", res.Outcome, err, res.Foreign.Warnings())
+			}
+			expectFate(t, lab, call, intercept.RedirectedTo(15001))
+			if diffs, err := pod.Check(t.Context(), c); err != nil || len(diffs) > 0 {
+				t.Errorf("Check again: %v, %v", diffs, err)
+			}
+			if res, err := pod.Apply(t.Context(), c); err != nil || res.Outcome != intercept.Unchanged {
+				t.Errorf("Apply again: %v, %v", res.Outcome, err)
+			}
+			expectOrder(t, pod, dataplane.Intercepting, "")
+		})
 	}
-	res, err := pod.Apply(t.Context(), c)
-	if err != nil || res.Outcome != intercept.Replaced {
-		t.Errorf("Apply: %v, %v", res.Outcome, err)
+}
+
+// expectOrder expects a verdict, and of all warnings of others' chains that they say something; nothing: there are none.
+func expectOrder(t *testing.T, pod dataplane.Pod, want dataplane.Verdict, says string) {
+	t.Helper()
+	o, err := pod.Overview(t.Context())
+	if err != nil || o.Verdict != want {
+		t.Errorf("%q, %v", o.Summary, err)
 	}
-	expectFate(t, lab, call, intercept.RedirectedTo(15001))
-	if diffs, err := pod.Check(t.Context(), c); err != nil || len(diffs) > 0 {
-		t.Errorf("Check again: %v, %v", diffs, err)
+	warn := o.Foreign.Warnings()
+	if (says == "") != (len(warn) == 0) {
+		t.Errorf("%q", warn)
 	}
-	// Its table is older than ours by now. Nobody can see whether the chain is, too.
-	for _, w := range res.Warnings {
-		if !strings.Contains(w, "before ours if it was registered later") {
-			t.Errorf("the apply that puts ours first: %q", w)
+	for _, w := range warn {
+		if !strings.Contains(w, says) {
+			t.Errorf("%q, want %q", w, says)
 		}
-	}
-	foreign, err := pod.Foreign(t.Context())
-	if warn := foreign.Warnings(); err != nil || len(warn) == 0 || !strings.Contains(warn[0], "after the last apply") {
-		t.Errorf("%q, %v", warn, err)
 	}
 }
 
