@@ -189,6 +189,88 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// TestWatchWithoutRules: when our rules are removed it says so, goes on telling of connections, and tells when there are
+// rules again, by whatever backend. What keeps connection tracking at work goes with it.
+func TestWatchWithoutRules(t *testing.T) {
+	for _, backend := range concrete() {
+		t.Run(string(backend), func(t *testing.T) {
+			needPrograms(t)
+			netlab.RequireProgram(t, "nft")
+			lab := netlab.NewT(t, netlab.Options{})
+			pod := Pod{NetNS: lab.Pod.Path(), Backend: backend, By: "mesh-init v1.2.3"}
+			c := intercept.Default()
+			if _, err := pod.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			o := observe(t, Pod{NetNS: pod.NetNS}, false)
+			o.until("at first", isState("ok"))
+			if _, err := pod.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if r := o.until("without rules", isState("gone")); r.State.Detail != "nothing is captured" {
+				t.Errorf("%+v", r.State)
+			}
+			for i, to := range []string{"203.0.113.10:80", "[2001:db8:beef::10]:80"} {
+				flow := netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort(to),
+					Owner: &intercept.Owner{UID: 1000, GID: 1000}}
+				conn, _, err := lab.Dial(flow)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := o.until(to, func(r WatchRecord) bool { return r.Flow != nil && r.Flow.Dst == flow.Dst })
+				if conn != nil {
+					conn.Close()
+				}
+				if f := r.Flow; f.Captured || !f.Uncaptured || !f.Unexpected || f.Rules != "gone" || f.Rule != "O12" {
+					t.Errorf("%d: %+v", i, f)
+				}
+			}
+			pod.Backend = BackendIPTablesLegacy // of which the kernel does not tell
+			if _, err := pod.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			o.until("rules again", func(r WatchRecord) bool {
+				return isState("ok")(r) && r.State.Detail == "the same configuration was applied by mesh-init v1.2.3"
+			})
+			c.Outbound.ExcludePorts = intercept.Ports{intercept.Port(5432)}
+			if _, err := pod.Apply(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			o.until("other rules", isState("replaced"))
+			if _, err := pod.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			o.until("without rules again", func(r WatchRecord) bool {
+				gone := 0
+				for _, r := range o.records {
+					if isState("gone")(r) {
+						gone++
+					}
+				}
+				return gone == 2
+			})
+			summary, err := o.end()
+			if err != nil || summary.State != "gone" || summary.Uncaptured != 2 {
+				t.Errorf("%+v, %v", summary, err)
+			}
+			for _, r := range o.records {
+				if r.Rules != nil && strings.Contains(r.Rules.Tables[0].Name, "_watch_") {
+					t.Errorf("it tells of itself: %+v", r.Rules)
+				}
+			}
+			if err := lab.Pod.Do(func() error {
+				out, err := exec.Command("nft", "list", "tables").CombinedOutput()
+				if strings.Contains(string(out), "mesh_intercept") {
+					t.Errorf("left behind: %s", out)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // TestWatchFlood: 50,000 connections at once are counted, or said to be lost, in bounded memory.
 func TestWatchFlood(t *testing.T) {
 	lab := netlab.NewT(t, netlab.Options{})

@@ -57,6 +57,10 @@ func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal
 
 func (*Conn) removeEmpty(ruleset.Family, string, []string, bool) error { return ruleset.ErrNeedsLinux }
 
+func (*Tracking) create() error { return ruleset.ErrNeedsLinux }
+
+func (*Tracking) remove() error { return ruleset.ErrNeedsLinux }
+
 func (*Witness) create(ruleset.PortRange, time.Time) error { return ruleset.ErrNeedsLinux }
 
 func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }

@@ -28,7 +28,7 @@ const (
 func (l *listing) older() string {
 	awake, others := map[tableName]uint64{}, false
 	for _, t := range l.tables {
-		others = others || t.name != Table
+		others = others || t.name != Table && !strings.HasPrefix(t.name, Table+"_") // ours, of a trace or a watch
 		if !t.isDormant() {
 			awake[t.tableName] = t.handle
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/watching"
 )
 
 const (
@@ -55,9 +56,6 @@ func (j job) watchNamespace() error {
 		j.log.WarnContext(ctx, "lists too long to be kept beside the rules are not known: the rules are not compared, nor repaired",
 			"fields", strings.Join(kept.Omitted, ", "))
 	}
-	if err == nil { // it is compared, and repaired, as it was written
-		j.plane = j.on(kept.On(j.target))
-	}
 	summary, err := j.plane.Watch(ctx, dataplane.WatchOptions{
 		Repair: j.observation.repair,
 		Tell:   func(r dataplane.WatchRecord) error { return j.tell(r, func() string { return watchText(r, j.style) }) },
@@ -72,9 +70,9 @@ func (j job) watchNamespace() error {
 	}
 	j.log.InfoContext(j.ctx, text)
 	switch summary.State {
-	case "drifted", "failed":
+	case watching.Drifted, watching.Failed:
 		return errDrifted
-	case "gone":
+	case watching.Gone:
 		return intercept.ErrNotIntercepted
 	}
 	return nil
@@ -95,7 +93,7 @@ func watchText(r dataplane.WatchRecord, style cli.Style) string {
 	case r.State != nil:
 		s := r.State
 		text := s.At.Format(clock) + " our rules: "
-		if s.State == "ok" || s.State == "repaired" {
+		if s.State == watching.OK || s.State == watching.Repaired {
 			text += style.Good(s.State)
 		} else {
 			text += style.Bad(s.State)
@@ -147,8 +145,14 @@ func flowText(f dataplane.WatchFlow, style cli.Style) string {
 	}
 	switch {
 	case f.Unexpected:
-		text += ", although " + string(f.Rule) + " captures it (" + f.Reason + "): the rules have drifted, another's rule came " +
-			"first, or the connection is older than the rules"
+		why := "another's rule came first, or the connection is older than the rules"
+		switch f.Rules {
+		case watching.Gone:
+			why = "our rules are gone"
+		case watching.Drifted:
+			why = "our rules have drifted"
+		}
+		text += ", although " + string(f.Rule) + " captures it (" + f.Reason + "): " + why
 	case f.Rule != "":
 		text += ": " + string(f.Rule) + " (" + f.Reason + ")"
 	}

@@ -47,14 +47,24 @@ type Table struct {
 // State is how our rules are, told when that changes.
 type State struct {
 	At time.Time `json:"at"`
-	// State is ok, drifted, gone, replaced (another configuration was applied), repaired or failed (the repair).
+	// State is one of the words below.
 	State string `json:"state"`
 	// Differences are the first of those from the configuration, and More how many others there are.
 	Differences []string `json:"differences,omitempty"`
 	More        int      `json:"more,omitempty"`
-	// Detail is the outcome or the error of a repair, or who has applied another configuration.
+	// Detail is the outcome or the error of a repair, who has applied a configuration, or what it means that they are gone.
 	Detail string `json:"detail,omitempty"`
 }
+
+// What a [State] can be.
+const (
+	OK       = "ok"
+	Drifted  = "drifted"
+	Gone     = "gone"
+	Replaced = "replaced" // another configuration was applied
+	Repaired = "repaired"
+	Failed   = "failed" // to repair them
+)
 
 // Flow is a new connection, as conntrack has it.
 type Flow struct {
@@ -78,6 +88,9 @@ type Flow struct {
 	// Unexpected if the configuration asks for it to be captured.
 	Uncaptured bool `json:"uncaptured,omitempty"`
 	Unexpected bool `json:"unexpected,omitempty"`
+	// Rules is how our rules are, where that is why it is unexpected: drifted or gone. Empty: another's rule came first, or
+	// the connection is older than they are.
+	Rules string `json:"rules,omitempty"`
 }
 
 // Sender is who has a socket. PID and Program are empty, and GID is nil, if the process cannot be seen.

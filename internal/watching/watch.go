@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/mesh-intercept/intercept"
@@ -19,6 +20,9 @@ type Kept struct {
 	By     string
 	// Omitted are lists of the configuration that were too long to be kept: what there should be is then not known.
 	Omitted []string
+	// Polls is whether nobody tells of changes of the rules, so that they have to be looked at each second: those of
+	// iptables-legacy.
+	Polls bool
 }
 
 // Namespace is what a watch asks of the namespace. All but Open are for one goroutine.
@@ -31,9 +35,11 @@ type Namespace struct {
 	// Check compares the rules with a configuration, and Repair puts it in force and says how that went.
 	Check  func(intercept.Config) ([]ruleset.Difference, error)
 	Repair func(intercept.Config) (string, error)
-	// Polls is whether nobody tells of changes of our rules, so that they have to be looked at each second: those of
-	// iptables-legacy.
+	// Polls is [Kept.Polls] where nothing is kept.
 	Polls bool
+	// Tracking is the table, of family inet, that keeps connection tracking at work when our rules are gone. Empty: nothing
+	// does.
+	Tracking string
 }
 
 // Options say what to do beside telling.
@@ -121,7 +127,7 @@ func Watch(ctx context.Context, ns Namespace, o Options) (s Summary, err error) 
 		if ended {
 			return w.summary, nil
 		}
-		if w.due || ns.Polls {
+		if w.due || w.polls() {
 			if err := w.check(now); err != nil {
 				return w.summary, err
 			}
@@ -136,6 +142,11 @@ func Watch(ctx context.Context, ns Namespace, o Options) (s Summary, err error) 
 			}
 		}
 	}
+}
+
+// polls is whether our rules have to be looked at each second. Where there are none, any backend may be the next.
+func (w *watch) polls() bool {
+	return w.summary.State == Gone || w.kept == nil && w.ns.Polls || w.kept != nil && w.kept.Polls
 }
 
 func (w *watch) use() error {
@@ -177,6 +188,9 @@ func (w *watch) event(now time.Time, e nfevents.Event) error {
 // changed counts a change of the transaction that is being told of.
 func (w *watch) changed(r nfevents.Rules) {
 	family := nfevents.FamilyName(r.Family)
+	if family == "inet" && r.Table == w.ns.Tracking {
+		return
+	}
 	for i := range w.tables {
 		if t := &w.tables[i]; t.Family == family && t.Name == r.Table {
 			t.Added += r.Added
@@ -196,58 +210,86 @@ func (w *watch) check(now time.Time) error {
 	}
 	w.checked, w.due = now, false
 	kept, err := w.ns.InForce()
-	if err == nil && kept != nil && (w.kept == nil || !kept.At.Equal(w.kept.At)) {
-		w.kept = kept
-		if err := w.use(); err != nil {
-			return err
+	switch {
+	case errors.Is(err, ruleset.ErrNotIntercepted):
+		return w.found(State{At: now, State: Gone, Detail: w.without()})
+	case err != nil:
+		return fmt.Errorf("read what is in force: %w", err)
+	case kept == nil: // it is not known what there should be
+		known := w.kept != nil || w.summary.State == Gone
+		if w.kept = nil; !known {
+			return nil
 		}
-		detail := "another configuration was applied"
-		if kept.By != "" {
-			detail += " by " + kept.By
-		}
-		if err := w.tell(State{At: now, State: "replaced", Detail: detail}); err != nil {
-			return err
-		}
+		return errors.Join(w.use(), w.tell(State{At: now, State: Replaced, Detail: "rules beside which no configuration is kept"}))
 	}
-	if w.kept == nil || len(w.kept.Omitted) > 0 {
+	applied := ""
+	if w.kept == nil || !kept.At.Equal(w.kept.At) {
+		applied = " was applied"
+		if kept.By != "" {
+			applied += " by " + kept.By
+		}
+		same := w.kept != nil && reflect.DeepEqual(kept.Config, w.kept.Config) && len(kept.Omitted) == 0
+		w.kept = kept
+		if !same {
+			err := errors.Join(w.use(), w.tell(State{At: now, State: Replaced, Detail: "another configuration" + applied}))
+			if err != nil {
+				return err
+			}
+		}
+		applied = "the same configuration" + applied
+	}
+	if len(w.kept.Omitted) > 0 {
 		return nil // it is not known what there should be
 	}
 	diffs, err := w.ns.Check(w.kept.Config)
-	s := State{At: now, State: "ok"}
 	switch {
 	case errors.Is(err, ruleset.ErrNotIntercepted):
-		s.State = "gone"
+		return w.found(State{At: now, State: Gone, Detail: w.without()})
 	case err != nil:
 		return fmt.Errorf("check the rules: %w", err)
-	case len(diffs) > 0:
-		s.State = "drifted"
-		for i, d := range diffs {
-			if i == maxDiffs {
-				s.More = len(diffs) - i
-				break
-			}
-			s.Differences = append(s.Differences, d.String())
-		}
+	case len(diffs) == 0:
+		return w.found(State{At: now, State: OK, Detail: applied})
 	}
-	if err := w.tell(s); err != nil || s.State == "ok" || !w.Repair {
+	s := State{At: now, State: Drifted}
+	for i, d := range diffs {
+		if i == maxDiffs {
+			s.More = len(diffs) - i
+			break
+		}
+		s.Differences = append(s.Differences, d.String())
+	}
+	return w.found(s)
+}
+
+// without says what it means that our rules are gone.
+func (w *watch) without() string {
+	if w.ns.Tracking == "" {
+		return "nothing is captured, and new connections are seen only as long as rules of others ask for connection tracking"
+	}
+	return "nothing is captured"
+}
+
+// found tells how our rules are, and repairs them if asked to.
+func (w *watch) found(s State) error {
+	if err := w.tell(s); err != nil || s.State == OK || !w.Repair || w.kept == nil || len(w.kept.Omitted) > 0 {
 		return err
 	}
 	outcome, err := w.ns.Repair(w.kept.Config)
 	w.due = true // to see that it held
 	if err != nil {
-		return w.tell(State{At: time.Now(), State: "failed", Detail: err.Error()})
+		return w.tell(State{At: time.Now(), State: Failed, Detail: err.Error()})
 	}
 	if kept, err := w.ns.InForce(); err == nil && kept != nil {
 		w.kept = kept
 	}
-	return w.tell(State{At: time.Now(), State: "repaired", Detail: outcome})
+	return w.tell(State{At: time.Now(), State: Repaired, Detail: outcome})
 }
 
 // tell tells of a state, if it is another than the last.
 func (w *watch) tell(s State) error {
 	last := w.summary.State
 	w.summary.State = s.State
-	if last == s.State || s.State == "ok" && (last == "repaired" || last == "replaced") {
+	if last == s.State || s.State == OK && (last == Repaired || last == Replaced) {
 		return nil
 	}
 	return w.Tell(Record{State: &s})
@@ -285,6 +327,9 @@ func (w *watch) flow(now time.Time, f nfevents.Flow) error {
 		}
 	}
 	told := w.judge.Flow(now, f, sender)
+	if told.Unexpected && (w.summary.State == Gone || w.summary.State == Drifted) {
+		told.Rules = w.summary.State
+	}
 	captured := told.Captured || w.flows >= mostFlows && translated
 	if captured {
 		w.summary.Captured++
