@@ -155,8 +155,9 @@ type Foreign struct {
 	Effect Effect `json:"effect"`
 	// Interfaces are those of the conditions of its rules, and of those to which it leads.
 	Interfaces []string `json:"-"`
+	// Registered is that of the [Chain].
+	Registered Registered `json:"-"`
 	mesh       []string
-	registered Registered
 }
 
 // natType is nft's word for the type of a NAT chain.
@@ -361,7 +362,7 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
 		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
-		Interfaces: p.by, mesh: p.meshes, registered: c.Registered}
+		Interfaces: p.by, mesh: p.meshes, Registered: c.Registered}
 }
 
 // effect says what a part does to the connections that ours capture.
@@ -425,7 +426,7 @@ func (f Foreign) Says() string {
 		}
 		return "is asked before ours: what it translates is not captured"
 	case MayTake:
-		if f.registered == PerhapsAfterOurs {
+		if f.Registered == PerhapsAfterOurs {
 			return "is asked before ours if it was added to its table after the last apply: what it translates is then not " +
 				"captured"
 		}

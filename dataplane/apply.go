@@ -105,6 +105,7 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()
 		}
+		res.Rules = s.space.rulesFor(want, res.Backend).Count()
 		res.Foreign = foreignTo(res.Backend, chains, unlisted)
 		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
 		res.Warnings = append(res.Warnings, s.space.warning(want, res.Backend)...)

@@ -103,6 +103,8 @@ type IPTables struct {
 type Result struct {
 	Choice
 	Outcome ruleset.Outcome `json:"outcome"`
+	// Rules is how many rules of the policy are in force; a backend writes some of them as several.
+	Rules int `json:"rules"`
 	// TakenOver says which rules of other meshes were taken out, a line for each part.
 	TakenOver []string `json:"takenOver,omitempty"`
 	// Warnings are things that work but may surprise.

@@ -72,6 +72,8 @@ type Overview struct {
 	Unread []string `json:"unread,omitempty"`
 	// Addresses are those of the namespace's interfaces, as far as they could be seen.
 	Addresses []netip.Addr `json:"-"`
+	// latent are rules that iptables has as soon as there are connections that are older than the rules.
+	latent []ruleset.RuleID
 	// unkept is true of rules beside which nothing says what they were made of ([ErrNotKept]).
 	unkept bool
 }
@@ -159,7 +161,9 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 		for _, b := range o.Backends {
 			for _, c := range s.rulesFor(want, b).Chains {
 				for _, r := range c.Rules {
-					rules[r.ID] = r
+					if rules[r.ID] = r; slices.Contains(r.Match, ruleset.Match(ruleset.Older{})) {
+						o.latent = append(o.latent, r.ID)
+					}
 				}
 			}
 		}
@@ -284,7 +288,7 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 		o.Causes = append(o.Causes, cause)
 	}
 	for _, table := range o.Dormant {
-		worse(Asleep, "table "+table+" is dormant, so none of its rules is in force; mesh-init apply wakes it")
+		worse(Asleep, "table "+table+" is dormant, so none of its rules is in force; mesh-init apply --live wakes it")
 	}
 	if slices.Contains(found.partial, loIsDown) { // before what it has caused
 		worse(Partial, loIsDown)
@@ -295,14 +299,16 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 			more = fmt.Sprintf(", and %d more", n-1)
 		}
 		if by := o.InForce.By; isOtherVersion(by, version) {
-			worse(Changed, fmt.Sprintf("written by %s, and %s makes other rules (%s%s); mesh-init apply replaces them in one "+
-				"step", by, version, o.Differences[0], more))
+			worse(Changed, fmt.Sprintf("written by %s, and %s makes other rules (%s%s); mesh-init apply --live replaces them",
+				by, version, o.Differences[0], more))
 		} else {
-			worse(Changed, o.Differences[0]+more+"; mesh-init apply puts it back")
+			worse(Changed, o.Differences[0]+more+"; mesh-init apply --live puts it right")
 		}
 	}
-	for _, w := range o.Foreign.Warnings() {
-		worse(Taken, w)
+	for _, c := range o.Foreign.Chains {
+		if w := c.Warning(); w != "" {
+			worse(Taken, w+"; "+remedyOf(c, o.Backends))
+		}
 	}
 	for _, w := range found.partial {
 		if w != loIsDown {
@@ -325,6 +331,24 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	o.Summary += strings.Join(o.facts(now, families), "; ")
 }
 
+// remedyOf is what to do about a chain of others because of which connections can go elsewhere.
+func remedyOf(c beside.Foreign, ours []Backend) string {
+	inNFT := slices.Contains(ours, BackendNFT)
+	meshes := beside.Meshes([]beside.Foreign{c})
+	translates := c.Type == ruleset.NATChain.String()
+	switch {
+	case len(meshes) > 0:
+		return "mesh-init remove --foreign " + meshes[0].Name + " takes its rules out"
+	case translates && inNFT && c.Registered == beside.AfterOurs:
+		return "mesh-init apply --live puts ours first"
+	case translates && inNFT:
+		return fmt.Sprintf("have it registered at a priority above %d", ruleset.PriorityFirstNAT)
+	case translates:
+		return "mesh-init apply --live --backend nft puts ours before it"
+	}
+	return "take it out, or have its owner leave alone what ours capture"
+}
+
 // isOtherVersion reports whether two programs, as in "mesh-cni v1.2.3", are of different versions, if both have one.
 func isOtherVersion(a, b string) bool {
 	_, of, known := strings.Cut(a, " ")
@@ -345,6 +369,9 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 	for _, c := range o.Counters {
 		ids[c.Rule] = true
 	}
+	for _, id := range o.latent {
+		ids[id] = true
+	}
 	rules := strconv.Itoa(len(ids)) + " rules by " + join(o.Backends)
 	if len(families) > 0 {
 		rules += ", " + strings.Join(families, " and ")
@@ -364,10 +391,13 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 	}
 	if n := len(o.Foreign.Chains); n > 0 {
 		word := ", harmless"
-		if slices.ContainsFunc(o.Foreign.Chains, func(c beside.Foreign) bool {
+		switch {
+		case slices.ContainsFunc(o.Foreign.Chains, func(c beside.Foreign) bool {
 			return c.Effect != beside.Harmless && c.Effect != beside.NeverReached && c.Effect != beside.Asleep
-		}) {
+		}):
 			word = " that may act on what ours capture"
+		case len(o.Foreign.Warnings()) > 0:
+			word = " that may act on what ours let go"
 		}
 		chains := "chains"
 		if n == 1 {

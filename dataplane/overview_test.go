@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -36,7 +37,7 @@ func TestOverview(t *testing.T) {
 		{"lo is down", nft, true, "ip link set lo down", Partial, []string{"lo is down", "ip link set lo up"}},
 		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
 			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
-			[]string{"OUTPUT", "missing", "mesh-init apply puts it back"}},
+			[]string{"OUTPUT", "missing", "mesh-init apply --live puts it right"}},
 		{"asleep", nft, true, "nft add table inet mesh_intercept '{ flags dormant; }'", Asleep, []string{"dormant"}},
 		{"another comes first", nft, true, "nft add table ip a; nft add chain ip a b " +
 			"'{ type nat hook output priority -199; }'; nft add rule ip a b tcp dport 80 dnat to 10.0.0.9", Changed,
@@ -81,6 +82,39 @@ func TestOverview(t *testing.T) {
 					t.Errorf("ports: %+v", o.Ports)
 				}
 			})
+		}
+	}
+}
+
+// TestAllCountTheSameRules: an apply says as many rules as an overview does, whatever a backend makes of them.
+func TestAllCountTheSameRules(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	for _, b := range concrete() {
+		for _, families := range []intercept.Families{intercept.FamiliesAuto, intercept.FamiliesIPv4, intercept.FamiliesIPv6} {
+			for name, change := range map[string]func(*intercept.Config){
+				"the default":  func(*intercept.Config) {},
+				"lookups":      func(c *intercept.Config) { c.DNS.Mode = intercept.DNSAll },
+				"other family": func(c *intercept.Config) { c.OtherFamily = intercept.TreatmentReject },
+				"lists": func(c *intercept.Config) {
+					c.Outbound.ExcludeCIDRs = intercept.CIDRs{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.0.0/16")}
+					c.VirtualInterfaces = []string{"virt0"}
+				},
+			} {
+				c := intercept.Default()
+				c.Families = families
+				if change(&c); c.Validate() != nil { // both families are captured, and there is no other
+					continue
+				}
+				pod := Pod{NetNS: lab.Pod.Path(), Backend: b}
+				res, err := pod.Apply(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o, err := pod.Overview(t.Context())
+				if want := fmt.Sprintf("; %d rules by %s, ", res.Rules, b); err != nil || !strings.Contains(o.Summary, want) {
+					t.Errorf("%s, %s, %s: %q, %v, want %q", b, families, name, o.Summary, err, want)
+				}
+			}
 		}
 	}
 }

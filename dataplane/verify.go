@@ -29,6 +29,8 @@ import (
 // [verify.SourcePorts], less those that conntrack has an entry with, or that a socket has. At the end it takes its own
 // entries out of conntrack.
 //
+// Where there are no rules of ours nothing is tried: the error is [ruleset.ErrNotIntercepted], and the report says so.
+//
 // With [Pod.StandIn] it listens in place of the proxy, as somebody that the rules take for it, and answers lookups.
 func (s *Session) Verify(ctx context.Context, c intercept.Config) (report verify.Report, err error) {
 	p, err := newPlan(c)
@@ -61,6 +63,9 @@ const howLong = 2500 * time.Millisecond
 func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verify.Report, err error) {
 	want := target.Backend
 	rules, err := s.verifyRules(ctx, want, plan)
+	if errors.Is(err, ruleset.ErrNotIntercepted) {
+		return verify.Conclude([]verify.Verdict{rules}, verify.Coverage{}, nil), err
+	}
 	if err != nil {
 		return verify.Report{}, err
 	}
@@ -184,21 +189,34 @@ func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
 	return all
 }
 
-// verifyRules says whether the rules are as Apply leaves them.
+// verifyRules says whether the rules are as Apply leaves them. Where there are none the error is
+// [ruleset.ErrNotIntercepted], and the verdict says so.
 func (s *space) verifyRules(ctx context.Context, want Backend, plan plan) (verify.Verdict, error) {
 	v := verify.Verdict{What: verify.Rules, Verdict: verify.OK, Found: "as this configuration makes them"}
 	diffs, err := s.check(ctx, want, plan)
 	switch {
 	case errors.Is(err, ruleset.ErrNotIntercepted):
 		v.Verdict, v.Found, v.Remedy = verify.Failed, err.Error(), "run mesh-init apply there"
+		return v, err
 	case err != nil:
 		return v, err
 	case len(diffs) > 0:
 		v.Verdict = verify.Failed
-		v.Found = fmt.Sprintf("%d differences, the first: %s", len(diffs), diffs[0])
+		v.Found = Differences(diffs)
 		v.Remedy = "mesh-init check names all, and mesh-init apply puts them right"
 	}
 	return v, nil
+}
+
+// Differences says what differs: the first, and how many more there are.
+func Differences(diffs []ruleset.Difference) string {
+	switch len(diffs) {
+	case 0:
+		return "nothing"
+	case 1:
+		return diffs[0].String()
+	}
+	return fmt.Sprintf("%s, and %d more", diffs[0], len(diffs)-1)
 }
 
 // inForce returns the rules as the backend that has them can have them.

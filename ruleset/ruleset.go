@@ -188,3 +188,19 @@ func (rs Ruleset) SendsToLoopback() bool {
 	}
 	return false
 }
+
+// Count returns how many rules there are for the families: a rule that is about the other family alone is none, and one
+// that a backend writes for each family is one.
+func (rs Ruleset) Count() int {
+	ids := map[RuleID]bool{}
+	for _, c := range rs.Chains {
+		for _, r := range c.Rules {
+			for _, f := range rs.Families {
+				if _, is := r.For(f); is {
+					ids[r.ID] = true
+				}
+			}
+		}
+	}
+	return len(ids)
+}

@@ -18,18 +18,22 @@ func applyVerb() verb {
 		Name: "apply", Does: "put the rules in force, all or nothing",
 		Also: []string{"install", "add", "set", "setup", "init", "start", "run"},
 		More: "Applying the same configuration again changes nothing. Rules of another one are replaced in\n" +
-			"one transaction: there is no moment without rules.",
+			"one transaction: there is no moment without rules. With --live it is the configuration in\n" +
+			"force, with the changes that flags, variables and a file make: what somebody has changed in the\n" +
+			"rules is put right.",
 		Flags: applyFlags,
 		Examples: `
   In a pod's init container (runAsUser: 0, capabilities: add: [NET_ADMIN]):
     mesh-init apply --outbound-exclude-ports 5432 --dns resolvconf
   From the node, for a pod of which PID 4711 is a process:
     mesh-init apply -n /proc/4711/ns/net --config mesh.yaml
+  Somebody has changed the rules of a pod: put them right, as they were applied.
+    mesh-init apply --live -n /run/netns/pod
 `}, job.apply}
 }
 
 func applyFlags() []cli.Flag {
-	all := append(append(configFlags(), kernelFlags()...), besideFlags()...)
+	all := append(append(append(configFlags(), once(liveRow())...), kernelFlags()...), besideFlags()...)
 	all = append(all, row(closeWaitFlag, "DURATION", groupWhere, "",
 		"set for how long conntrack remembers a connection that\none side has closed: the namespace's sysctl\n"+
 			"nf_conntrack_tcp_timeout_close_wait"))
@@ -39,6 +43,11 @@ func applyFlags() []cli.Flag {
 }
 
 func (j job) apply() error {
+	if j.over != nil {
+		if err := j.takeKept(); err != nil {
+			return err
+		}
+	}
 	rs, err := intercept.Compile(j.config)
 	if err != nil {
 		return cli.UsageError{Err: err}
@@ -53,15 +62,14 @@ func (j job) apply() error {
 	for _, w := range append(r.Warnings, j.localServers(r.Warnings)...) {
 		j.log.WarnContext(j.ctx, w)
 	}
-	rules, families := countRules(rs), familyNames(rs)
-	j.did.outcome, j.did.backend, j.did.rules = string(r.Outcome), r.Backend, rules
+	families := familyNames(rs)
+	j.did.outcome, j.did.backend, j.did.rules = string(r.Outcome), r.Backend, r.Rules
 	return j.print(struct {
 		dataplane.Result
-		Rules    int      `json:"rules"`
 		Families []string `json:"families"`
-	}{r, rules, families}, func() string {
+	}{r, families}, func() string {
 		return cli.Hang("", 2, fmt.Sprintf("%s: %d rules, %s, by %s (%s)",
-			r.Outcome, rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) +
+			r.Outcome, r.Rules, strings.Join(families, " and "), r.Backend, strict.OneLine(r.Reason))) +
 			takenOverText(r.TakenOver) + foreignText(r.Foreign)
 	})
 }
@@ -95,13 +103,6 @@ func (j job) localServers(warned []string) (warn []string) {
 		}
 	}
 	return warn
-}
-
-func countRules(rs intercept.Ruleset) (n int) {
-	for _, c := range rs.Chains {
-		n += len(c.Rules)
-	}
-	return n
 }
 
 func familyNames(rs intercept.Ruleset) []string {

@@ -27,10 +27,6 @@ func (j job) check() error {
 	if err := j.kept(); err != nil {
 		return err
 	}
-	others, err := j.foreignChains()
-	if err != nil {
-		return err
-	}
 	type difference struct {
 		What    string `json:"what"`
 		Problem string `json:"problem"`
@@ -42,12 +38,20 @@ func (j job) check() error {
 		Foreign dataplane.Foreign `json:"foreign,omitzero"`
 	}
 	differences, err := j.plane.Check(j.ctx, j.config)
-	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
-		none := []difference{{"the rules", "there are none of ours"}}
-		return errors.Join(j.print(result{false, none, others}, nil), err)
+	if err != nil && !errors.Is(err, intercept.ErrNotIntercepted) {
+		return err
 	}
+	none := err
+	others, err := j.foreignChains(none == nil)
 	if err != nil {
 		return err
+	}
+	if none != nil && j.output != cli.Text {
+		err := j.print(result{false, []difference{{"the rules", "there are none of ours"}}, others}, nil)
+		return errors.Join(err, j.bare(none))
+	}
+	if none != nil {
+		return j.bare(none)
 	}
 	j.did.outcome = "ok"
 	if len(differences) > 0 {

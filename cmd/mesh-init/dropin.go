@@ -105,7 +105,7 @@ func (d dropIn) allExits() []cli.Exit {
 	for i := range all {
 		switch e := &all[i]; {
 		case errors.Is(e.Err, intercept.ErrNotIntercepted):
-			e.Remedy = "set the rules up there, or " + there
+			e.Remedy, e.Instead = "set the rules up there, or "+there, nil
 		case errors.Is(e.Err, dataplane.ErrHostNetNS):
 			e.Remedy = there + ", or insist with --" + allowHostFlag
 		case errors.Is(e.Err, intercept.ErrLocked):

@@ -36,11 +36,18 @@ func exits() []cli.Exit {
 	if runtime.GOOS != "linux" {
 		lacking = "on other systems mesh-init has explain and render --backend iptables"
 	}
-	return append(cli.CommonExits(),
-		exit(10, intercept.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
-			"run mesh-init apply there, or name the pod's namespace with --netns"),
+	none := exit(10, intercept.ErrNotIntercepted, "not intercepted: the namespace has none of our rules",
+		"run mesh-init apply there, or name the pod's namespace with --netns")
+	none.Instead = func(err error) string {
+		if _, is := errors.AsType[*dataplane.OtherMeshError](err); is {
+			return "mesh-init apply --" + takeOverFlag + " puts ours in their place, if this is the pod's namespace and the pod is " +
+				"not to be of that mesh"
+		}
+		return ""
+	}
+	return append(cli.CommonExits(), none,
 		exit(11, errDrifted, "drifted: check found differences",
-			"run mesh-init apply with this configuration to put them right"),
+			"mesh-init apply with this configuration puts them right; with --"+liveFlag+", as they were applied"),
 		exit(12, intercept.ErrUnsupported, "the kernel, or a program to write rules with, lacks support", lacking),
 		exit(13, intercept.ErrPermission, "no permission", ""),
 		exit(14, dataplane.ErrHostNetNS, "refused: the host's own network namespace, or a node's that is a container",

@@ -9,11 +9,14 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
-// foreignChains returns other people's chains at our hooks, and warns of those that matter.
-func (j job) foreignChains() (dataplane.Foreign, error) {
+// foreignChains returns other people's chains at our hooks. Where there are rules of ours it warns of those that matter to
+// them.
+func (j job) foreignChains(ours bool) (dataplane.Foreign, error) {
 	all, err := j.plane.Foreign(j.ctx)
-	for _, w := range all.Warnings() {
-		j.log.WarnContext(j.ctx, w)
+	if ours {
+		for _, w := range all.Warnings() {
+			j.log.WarnContext(j.ctx, w)
+		}
 	}
 	return all, err
 }

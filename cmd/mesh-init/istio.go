@@ -67,7 +67,7 @@ func (j job) withLess(ctx context.Context, v peers.Validation) error {
 	diffs, err := j.plane.Check(j.ctx, j.config)
 	switch {
 	case err == nil && len(diffs) > 0:
-		return fmt.Errorf("%d differences, the first: %s", len(diffs), diffs[0])
+		return errors.New(dataplane.Differences(diffs))
 	case !errors.Is(err, intercept.ErrPermission) || j.target.NetNS != "":
 		return err
 	}
@@ -139,15 +139,12 @@ func (j job) comesBack(ctx context.Context, to netip.AddrPort) error {
 // mostFailures is how many failures an error names: there may be one for each thing that was tried.
 const mostFailures = 3
 
-// failures says what a report found wrong. Where there are no rules of ours that is why all the rest fails.
+// failures says what a report found wrong.
 func failures(r verify.Report) string {
 	var all []string
 	for _, v := range r.Verdicts {
 		if v.Verdict == verify.Failed {
 			all = append(all, v.String())
-		}
-		if v.What == verify.Rules && strings.Contains(v.Found, intercept.ErrNotIntercepted.Error()) {
-			return v.String()
 		}
 	}
 	if more := len(all) - mostFailures; more > 0 {

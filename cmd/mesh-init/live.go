@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,10 +16,40 @@ import (
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
-// liveRow is the flag of explain that takes the configuration from a kernel.
+// liveRow is the flag of explain and apply that takes the configuration from a kernel.
 func liveRow() cli.Flag {
 	return row(liveFlag, "", groupSource, "false",
-		"explain by the configuration that is in force in a\nnetwork namespace (--netns), not by one given here")
+		"take the configuration that is in force in a network\nnamespace (--netns); explain takes none beside it, and\n"+
+			"apply what is given over it")
+}
+
+// takeKept takes what apply has kept beside the rules in force, with what was given laid over it.
+func (j *job) takeKept() error {
+	f, err := j.plane.InForce(j.ctx)
+	if err == nil {
+		err = whole(f)
+	}
+	if err != nil {
+		return notKept(j.bare(err))
+	}
+	origins := map[string]string{}
+	maps.Copy(origins, f.Origins)
+	if j.config, err = j.over(f.Config, origins); err != nil {
+		return cli.UsageError{Err: err}
+	}
+	j.target = f.On(j.target)
+	j.target.Origins = origins
+	j.plane = j.on(j.target)
+	return nil
+}
+
+// notKept adds to [dataplane.ErrNotKept] what to do.
+func notKept(err error) error {
+	if !errors.Is(err, dataplane.ErrNotKept) {
+		return err
+	}
+	return cli.UsageError{Err: fmt.Errorf("--%s: %w: %s, without --%s; or apply again, by a backend that keeps it", liveFlag,
+		err, giveAgain, liveFlag)}
 }
 
 // liveJSON is how it is with the rules in force by whose configuration something is explained.
@@ -54,11 +85,7 @@ func (j *job) takeLive() error {
 		if err == nil {
 			err = dataplane.ErrNotKept // somebody has written it since
 		}
-		if errors.Is(err, dataplane.ErrNotKept) {
-			err = cli.UsageError{Err: fmt.Errorf("--%s: %w: %s, without --%s; or apply again, by a backend that keeps it", liveFlag,
-				err, giveAgain, liveFlag)}
-		}
-		return err
+		return notKept(err)
 	}
 	if err := whole(*o.InForce); err != nil {
 		return err

@@ -110,6 +110,18 @@ func (j *job) kept() error {
 	return nil
 }
 
+// bare adds to [intercept.ErrNotIntercepted], if that is all that an error says, what else there is to see in the
+// namespace.
+func (j job) bare(err error) error {
+	if !errors.Is(err, intercept.ErrNotIntercepted) || err.Error() != intercept.ErrNotIntercepted.Error() {
+		return err
+	}
+	if _, more := j.plane.Overview(j.ctx); errors.Is(more, intercept.ErrNotIntercepted) {
+		return more
+	}
+	return err
+}
+
 // giveAgain is what to do where the configuration in force is not known.
 const giveAgain = "give this verb the flags, the environment and the file that apply was given"
 

@@ -91,7 +91,7 @@ func TestMetricsFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "mesh.prom")
 	applied := fakePlane{result: dataplane.Result{Choice: dataplane.Choice{Backend: dataplane.BackendNFT},
-		Outcome: intercept.Created}}
+		Outcome: intercept.Created, Rules: 56}}
 	for _, tc := range []struct {
 		p    fakePlane
 		verb string
@@ -104,8 +104,8 @@ func TestMetricsFile(t *testing.T) {
 		{fakePlane{differences: []intercept.Difference{{}}}, "check", 11, []string{`outcome="drifted"`,
 			`_code{verb="check"} 11`}},
 		{fakePlane{}, "check", 0, []string{`outcome="ok"`}},
-		{fakePlane{verified: verify.Report{Verdict: verify.NotProven, Coverage: verify.Coverage{Rules: 7}}}, "verify", 19,
-			[]string{`outcome="not proven"`, `rules{verb="verify"} 7`}},
+		{fakePlane{verified: verify.Report{Verdict: verify.NotProven}}, "verify", 19,
+			[]string{`outcome="not proven"`, `rules{verb="verify"} 56`}},
 	} {
 		r := invokeOn(t, tc.p, "", []string{"MESH_METRICS_FILE=" + path}, tc.verb)
 		text, err := os.ReadFile(path)

@@ -621,6 +621,7 @@ func TestResults(t *testing.T) {
 	applied := fakePlane{result: dataplane.Result{
 		Choice:   dataplane.Choice{Backend: dataplane.BackendNFT, Reason: "asked for"},
 		Outcome:  intercept.Created,
+		Rules:    56,
 		Warnings: []string{"IPv6 is not captured"},
 	}}
 	unproven := fakePlane{verified: verify.Conclude(

@@ -24,6 +24,9 @@ import (
 type settings struct {
 	config    intercept.Config
 	before    intercept.Config // the one that config is compared with
+	// over lays what was given over the configuration in force; origins has where the values of that came from, and gets
+	// those of the others. Nil: config is the one.
+	over      func(inForce intercept.Config, origins map[string]string) (intercept.Config, error)
 	target    dataplane.Pod
 	dryRun    bool
 	foreign   string // the mesh whose rules to remove, or none
@@ -151,8 +154,12 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		errs = []error{err}
 	} else if in.uses(configFlag) && !live {
 		s.target.Origins = map[string]string{}
-		s.config, err = in.configuration(values, errs, stdin, s.target.Origins)
+		s.config, err = in.configuration(intercept.Default(), values, errs, stdin, s.target.Origins)
 		errs = []error{err}
+	} else if in.uses(takeOverFlag) && live {
+		s.over = func(inForce intercept.Config, origins map[string]string) (intercept.Config, error) {
+			return in.configuration(inForce, values, nil, stdin, origins)
+		}
 	}
 	if in.uses(forFlag) {
 		s.observation, err = observationOf(values)
@@ -202,10 +209,10 @@ func parseWait(text string) (time.Duration, error) {
 }
 
 // configuration lays the flags over the environment, that over the file, and
-// that over the defaults. Its errors follow those that there are already. origins gets where values came from.
-func (in inputs) configuration(values map[string]setting, errs []error, stdin io.Reader,
+// that over a configuration. Its errors follow those that there are already. origins gets where values came from.
+func (in inputs) configuration(under intercept.Config, values map[string]setting, errs []error, stdin io.Reader,
 	origins map[string]string) (intercept.Config, error) {
-	layers := decode.Over(intercept.Default())
+	layers := decode.Over(under)
 	layers.Errs.Add(errs...)
 	layers.Name = func(f decode.Field) string { return "--" + f.Name }
 	if file := values[configFlag]; file.text != "" {
@@ -272,7 +279,7 @@ func (in inputs) configurations(values map[string]setting, errs []error, stdin i
 		of := with[configFlag]
 		of.source, of.text = diff.source, file
 		with[configFlag] = of
-		all[i], err = in.configuration(with, errs, stdin, map[string]string{})
+		all[i], err = in.configuration(intercept.Default(), with, errs, stdin, map[string]string{})
 		errs = []error{err}
 	}
 	return all, errors.Join(errs...)

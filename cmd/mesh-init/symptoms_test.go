@@ -32,6 +32,10 @@ type symptom struct {
 	// says is what the first line has: parts in their order, with … between them.
 	says   string
 	remedy string
+	// cure is the command of the remedy, if there is one: after it the flow comes to cured, and status has nothing to say.
+	cure string
+	// cured is where the flow is to come. Empty: redirect(15001).
+	cured string
 
 	// apply are the arguments of apply. Nil: there are no rules.
 	apply []string
@@ -62,10 +66,11 @@ func symptoms() []symptom {
 	return []symptom{
 		{notices: "Nothing goes to the proxy: there are no rules", command: "mesh-init status",
 			says: "not intercepted: the namespace has none of our rules", remedy: "`mesh-init apply` in the pod's namespace",
-			flow: toServer("192.0.2.7:443"), fate: "pass"},
+			cure: "mesh-init apply", flow: toServer("192.0.2.7:443"), fate: "pass"},
 		{notices: "Nothing goes to the proxy, though `apply` worked: it was run in another namespace",
 			command: "mesh-init status", says: "not intercepted: … its address is 10.244.0.5",
 			remedy: "compare the address with the pod's (`kubectl get pod -o wide`); name the pod's namespace with `-n`",
+			cure:   "mesh-init apply",
 			breaking: func(t *testing.T, lab *netlab.Lab) {
 				t.Helper()
 				another, err := netlab.NewNamespace()
@@ -86,36 +91,41 @@ func symptoms() []symptom {
 			flow: toServer("192.0.2.7:443"), fate: "pass"},
 		{notices: "`apply` refuses, or traffic goes to another mesh's proxy", command: "mesh-init status",
 			says:   "rules of another mesh are in the namespace: Istio",
-			remedy: "`mesh-init remove --foreign istio`, or take the pod out of that mesh",
+			remedy: "`mesh-init apply --take-over`, or take the pod out of that mesh",
+			cure:   "mesh-init apply --take-over",
 			breaks: `nft 'table ip nat { chain ISTIO_OUTPUT { meta skuid != 1337 meta l4proto tcp redirect to :15001; };
 				chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; }; }'`,
 			flow: toServer("192.0.2.7:443"), fate: "redirect(15001)"},
 		{notices: "A changed configuration has no effect: the rules are of the old one",
 			command: "mesh-init check --config new.yaml", says: "made from another configuration",
-			remedy: "`mesh-init apply --config new.yaml`", apply: []string{"--outbound-exclude-ports", "5432"},
+			remedy: "`mesh-init apply --config new.yaml`", cure: "mesh-init apply --config new.yaml", apply: []string{"--outbound-exclude-ports", "5432"},
 			files: map[string]string{"new.yaml": "outbound: {excludePorts: none}\n"},
 			flow:  toServer("192.0.2.7:5432"), fate: "pass"},
 		{notices: "After an upgrade: the rules are of the older version", command: "mesh-init status",
 			says:   "changed: written by mesh-init …, and mesh-init … makes other rules",
-			remedy: "`mesh-init apply`; see [Upgrade, rollback, downgrade](#upgrade-rollback-downgrade)",
+			remedy: "`mesh-init apply --live`; see [Upgrade, rollback, downgrade](#upgrade-rollback-downgrade)",
+			cure:   "mesh-init apply --live",
 			breaks: "nft -f ../../testing/traffic/testdata/older/3a3f8b8.nft",
 			flow:   toServer("192.0.2.7:443"), fate: "redirect(15001)"},
 		{notices: "Somebody has changed the rules", command: "mesh-init status",
-			says: "changed: chain output, rule O12: missing", remedy: "`mesh-init apply`; `mesh-init watch` names who did it",
-			apply: []string{}, breaks: `nft delete rule inet mesh_intercept output handle $(nft -a list chain inet ` +
+			says: "changed: chain output, rule O12: missing", cure: "mesh-init apply --live",
+			remedy: "`mesh-init apply --live`; `mesh-init watch` names who does it",
+			apply:  []string{}, breaks: `nft delete rule inet mesh_intercept output handle $(nft -a list chain inet ` +
 				`mesh_intercept output | sed -n 's/.*"O12:.*# handle //p')`,
 			flow: toServer("192.0.2.7:443"), fate: "reject"},
 		{notices: "Some connections go elsewhere: another's NAT is asked first", command: "mesh-init status",
 			says:   "changed: table ip a, chain b: was registered after ours at priority -199, so the kernel asks it",
 			apply:  []string{},
-			remedy: "`mesh-init apply`, which puts ours first; have the other use a priority above -199",
+			remedy: "`mesh-init apply --live`, which puts ours first; have the other use a priority above -199",
+			cure:   "mesh-init apply --live",
 			breaks: "nft add table ip a; nft add chain ip a b '{ type nat hook output priority -199; }'; " +
 				"nft add rule ip a b tcp dport 80 dnat to 10.244.0.1:8080",
 			flow: toServer("192.0.2.7:80"), fate: "dnat(10.244.0.1:8080)"},
 		{notices: "One family goes past the proxy, such as IPv6", command: "mesh-init status",
 			says:   "partial: IPv6 is not captured, and the namespace has the address fd00:244::5",
 			apply:  []string{"--families=ipv4"},
-			remedy: "`mesh-init apply --families auto`, or `--other-family reject`",
+			remedy: "`mesh-init apply --live --families auto`, or `--other-family reject`",
+			cure:   "mesh-init apply --live --families auto",
 			flow:   toServer("[2001:db8::7]:443"), fate: "pass"},
 		{notices: "An app goes past the proxy: it runs as the proxy's user (UID clash)", command: "mesh-init status",
 			says: "shared: … runs as the proxy's user 1337, but not in its container", apply: []string{},
@@ -131,7 +141,8 @@ func symptoms() []symptom {
 		{notices: "One destination goes past the proxy: it is excluded by mistake",
 			command: "mesh-init explain --why-not 10.1.2.3:443 --config mesh.yaml",
 			says:    "not captured: pass, by O10.cidrs: excluded destination",
-			remedy:  "the change that the command prints first, then `mesh-init apply`",
+			remedy:  "the change that the command prints first: `mesh-init apply --live` with these flags",
+			cure:    "mesh-init apply --live --outbound-exclude-cidrs none",
 			apply:   []string{"--outbound-exclude-cidrs", "10.0.0.0/8"},
 			files:   map[string]string{"mesh.yaml": "outbound: {excludeCIDRs: 10.0.0.0/8}\n"},
 			flow:    toServer("10.1.2.3:443"), fate: "pass"},
@@ -139,14 +150,15 @@ func symptoms() []symptom {
 			command: "mesh-init explain --why-not 8.8.8.8:53 --proto udp --config mesh.yaml",
 			says:    "not captured: pass, by O14: 8.8.8.8 is none of the servers whose lookups are captured",
 			remedy:  "list the server (`--dns-servers`), or `--dns all`",
-			apply:   []string{"--dns", "resolvconf", "--dns-servers", "10.96.0.10"},
-			files:   map[string]string{"mesh.yaml": "dns: {mode: resolvconf, servers: [10.96.0.10]}\n"},
-			flow:    lookup, fate: "pass"},
+			cure:    "mesh-init apply --live --dns-servers 10.96.0.10,8.8.8.8", cured: "redirect(15053)",
+			apply: []string{"--dns", "resolvconf", "--dns-servers", "10.96.0.10"},
+			files: map[string]string{"mesh.yaml": "dns: {mode: resolvconf, servers: [10.96.0.10]}\n"},
+			flow:  lookup, fate: "pass"},
 	}
 }
 
-// TestSymptoms breaks a pod in each way of the table. What somebody would notice happens, and the command names the
-// cause in its first line.
+// TestSymptoms breaks a pod in each way of the table. What somebody would notice happens, the command names the cause in
+// its first line, and the command of the remedy mends it.
 func TestSymptoms(t *testing.T) {
 	netlab.Require(t)
 	for _, program := range []string{"nft", "ip"} {
@@ -187,8 +199,37 @@ func (s symptom) try(t *testing.T) {
 	if got, err := lab.Send(s.flow); err != nil || !strings.HasPrefix(got.String(), s.fate) {
 		t.Errorf("%s: %s, %v, and not %s", s.flow, got, err, s.fate)
 	}
+	r := s.call(t, lab, s.command)
+	first, _, _ := strings.Cut(cmp.Or(r.out, r.stderr), "\n")
+	rest := first
+	for part := range strings.SplitSeq(s.says, "…") {
+		_, after, found := strings.Cut(rest, strings.TrimSpace(part))
+		if !found {
+			t.Errorf("%s does not say %q in its first line, but\n%s", s.command, s.says, first)
+			break
+		}
+		rest = after
+	}
+	if s.cure == "" {
+		return
+	}
+	if r := s.call(t, lab, s.cure); r.code != 0 {
+		t.Errorf("%s: %+v", s.cure, r)
+	}
+	want := cmp.Or(s.cured, "redirect(15001)")
+	if got, err := lab.Send(s.flow); err != nil || !strings.HasPrefix(got.String(), want) {
+		t.Errorf("after %s %s: %s, %v, and not %s", s.cure, s.flow, got, err, want)
+	}
+	if r := s.call(t, lab, "mesh-init status"); s.cured == "" && !strings.HasPrefix(r.out, "intercepting: ") {
+		t.Errorf("after %s: %+v", s.cure, r)
+	}
+}
+
+// call runs a command of the table in the pod.
+func (s symptom) call(t *testing.T, lab *netlab.Lab, command string) result {
+	t.Helper()
 	dir := t.TempDir()
-	args := strings.Fields(s.command)[1:]
+	args := strings.Fields(command)[1:]
 	if args[0] != "explain" {
 		args = append(args, "-n", lab.Pod.Path())
 	}
@@ -203,17 +244,7 @@ func (s symptom) try(t *testing.T) {
 			}
 		}
 	}
-	r := onKernel(t, args...)
-	first, _, _ := strings.Cut(cmp.Or(r.out, r.stderr), "\n")
-	rest := first
-	for part := range strings.SplitSeq(s.says, "…") {
-		_, after, found := strings.Cut(rest, strings.TrimSpace(part))
-		if !found {
-			t.Errorf("%s does not say %q in its first line, but\n%s", s.command, s.says, first)
-			break
-		}
-		rest = after
-	}
+	return onKernel(t, args...)
 }
 
 // onKernel runs mesh-init on a kernel.

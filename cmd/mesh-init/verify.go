@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -44,16 +47,22 @@ func (j job) verify() error {
 		return err
 	}
 	r, err := j.verified()
-	if err != nil {
-		return err
+	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text {
+		err = errors.Join(j.print(r, nil), err)
 	}
-	j.did.outcome, j.did.rules = string(r.Verdict), r.Coverage.Rules
+	if err != nil {
+		return j.bare(err)
+	}
+	j.did.outcome = string(r.Verdict)
+	if rs, err := intercept.Compile(j.config); err == nil {
+		j.did.rules = rs.Count()
+	}
 	for _, v := range r.Verdicts {
 		if v.Verdict == r.Verdict && v.Verdict != verify.OK {
 			j.did.causes = append(j.did.causes, string(v.Verdict)+": "+v.String())
 		}
 	}
-	others, err := j.foreignChains()
+	others, err := j.foreignChains(true)
 	if err != nil {
 		return err
 	}
@@ -80,12 +89,13 @@ func (j job) verified() (verify.Report, error) {
 	defer cancel()
 	for {
 		r, err := j.plane.Verify(j.ctx, j.config)
-		if err != nil || r.Verdict != verify.Failed {
+		none := errors.Is(err, intercept.ErrNotIntercepted) // there may be rules later
+		if err != nil && !none || err == nil && r.Verdict != verify.Failed {
 			return r, err
 		}
 		select {
 		case <-ctx.Done():
-			return r, j.ctx.Err()
+			return r, cmp.Or(err, j.ctx.Err())
 		case <-time.After(again):
 		}
 	}

@@ -61,7 +61,7 @@ func (j job) watchNamespace() error {
 		Tell:   func(r dataplane.WatchRecord) error { return j.tell(r, func() string { return watchText(r, j.style) }) },
 	})
 	if err != nil {
-		return err
+		return j.bare(err)
 	}
 	text := fmt.Sprintf("%d connections captured, %d passed, %d of these uncaptured; %d changes of rules", summary.Captured,
 		summary.Passed, summary.Uncaptured, summary.Changes)
@@ -73,7 +73,7 @@ func (j job) watchNamespace() error {
 	case watching.Drifted, watching.Failed:
 		return errDrifted
 	case watching.Gone:
-		return intercept.ErrNotIntercepted
+		return j.bare(intercept.ErrNotIntercepted)
 	}
 	return nil
 }

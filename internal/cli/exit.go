@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,15 @@ type Exit struct {
 	Err     error
 	Meaning string
 	Remedy  string
+	// Instead says what to do in place of Remedy about an error that is more than Err. Empty: it is none such. Nil: none is.
+	Instead func(error) string
+}
+
+func (e Exit) remedy(err error) string {
+	if e.Instead != nil {
+		return cmp.Or(e.Instead(err), e.Remedy)
+	}
+	return e.Remedy
 }
 
 // CommonExits are the exits of all programs, with which a table begins.
@@ -89,8 +99,8 @@ func (c Console) Lines(err error) (lines []string) {
 	exit := ExitFor(c.Exits, err)
 	for _, e := range flatten(err) {
 		line := e.Error()
-		if exit.Remedy != "" && errors.Is(e, exit.Err) {
-			line += "; " + exit.Remedy
+		if remedy := exit.remedy(e); remedy != "" && errors.Is(e, exit.Err) {
+			line += "; " + remedy
 		}
 		lines = append(lines, line)
 	}

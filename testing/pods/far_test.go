@@ -117,7 +117,7 @@ func TestFar(t *testing.T) {
 			{Protocol: "udp", Addr: "10.99.0.9:16053", Do: answer}, {Protocol: "udp", Addr: "[fd00:99::9]:16053", Do: answer}})},
 			broken: []string{overTCP}},
 		{name: "no rules", config: targets, unapplied: true, far: []process{by(root, proxy, server)},
-			broken: []string{"failed: "}, says: []string{"not intercepted", app + "IPv4", overTCP + "IPv6"}},
+			broken: []string{"failed: rules: "}, says: []string{"not intercepted"}},
 		{name: "the rules of another configuration", config: targets, far: []process{by(root, proxy, server)},
 			applied: func(c *intercept.Config) {
 				c.Outbound.Target, c.DNS.Target = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:80")},

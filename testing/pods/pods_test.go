@@ -3,6 +3,7 @@
 package pods
 
 import (
+	"errors"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -87,7 +88,7 @@ func (p pod) run(t *testing.T) {
 		}
 		return
 	}
-	if err != nil {
+	if p.unapplied != errors.Is(err, intercept.ErrNotIntercepted) || !p.unapplied && err != nil {
 		t.Fatal(err)
 	}
 	if p.standIn {
