@@ -213,6 +213,12 @@ site: ## make the documentation of this version, and the playground, as a site i
 site-serve: site ## the same, and show it at http://127.0.0.1:8080
 	$(GENERATE) -serve 127.0.0.1:8080
 
+# At another path than the root, as on a host of many sites: links have to be relative.
+site-test: BASE := /intercept/
+site-test: site ## the same, and open every page in Debian's chromium, which is installed where it is missing: a minute (root)
+	@testing/deps site
+	MESH_TEST_REQUIRE=1 GOWORK=off go test -C site -count=1 $(TESTFLAGS) -tags browser ./browser
+
 lint: fmt vet arch golangci ## check format, go vet, the imports and golangci-lint
 
 fmt:
@@ -223,6 +229,7 @@ vet:
 	go vet -tags cluster ./kube/testing/cluster ./testing/examples
 	go vet -tags gvisor ./testing/gvisor
 	go vet -tags release ./kube/testing/release
+	go vet -tags browser ./site/browser
 
 # The systems that people write webhooks on, which is where the library has to build.
 OTHERS := darwin/amd64 darwin/arm64 windows/amd64

@@ -67,6 +67,7 @@ function excerpt(section, words) {
   return (begin ? "…" : "") + section.text.slice(begin, begin + 160).trim();
 }
 
+// start makes the box work, which has the focus.
 export function start(box) {
   const input = box.querySelector("input");
   const panel = box.querySelector("#results");
@@ -117,13 +118,12 @@ export function start(box) {
     if (!list.hidden) choose(0);
   };
   const item = (section, words, i) => {
-    const li = document.createElement("li");
-    li.id = `found-${i}`;
-    li.role = "option";
-    li.setAttribute("aria-selected", "false");
     const a = document.createElement("a");
+    a.id = `found-${i}`;
+    a.role = "option";
     a.href = section.url;
     a.tabIndex = -1;
+    a.setAttribute("aria-selected", "false");
     const heading = document.createElement("strong");
     heading.append(marked(section.heading, words));
     a.append(heading);
@@ -135,12 +135,13 @@ export function start(box) {
     const text = document.createElement("span");
     text.append(marked(excerpt(section, words), words));
     a.append(text);
-    li.append(a);
-    li.addEventListener("pointermove", () => chosen !== i && choose(i));
-    return li;
+    a.addEventListener("pointermove", () => chosen !== i && choose(i));
+    return a;
   };
 
-  input.addEventListener("focus", () => (sections ??= load(root)).catch(() => (sections = undefined)));
+  const prepare = () => (sections ??= load(root)).catch(() => (sections = undefined));
+  input.addEventListener("focus", prepare);
+  prepare();
   input.addEventListener("input", find);
   input.addEventListener("keydown", (e) => {
     if (e.key === "ArrowDown" || e.key === "ArrowUp") {
@@ -148,7 +149,7 @@ export function start(box) {
       if (panel.hidden) find();
       else choose(chosen + (e.key === "ArrowDown" ? 1 : -1));
     } else if (e.key === "Enter") {
-      const link = list.children[chosen]?.querySelector("a");
+      const link = list.children[chosen];
       if (panel.hidden || !link) return;
       e.preventDefault();
       link.click();
@@ -163,10 +164,5 @@ export function start(box) {
   });
   panel.addEventListener("mousedown", (e) => e.preventDefault()); // which would take the focus
   list.addEventListener("click", close);
-  addEventListener("keydown", (e) => {
-    if (e.key !== "/" || e.ctrlKey || e.metaKey || e.altKey || e.target.closest("input, textarea, select, [contenteditable]")) return;
-    e.preventDefault();
-    input.focus();
-  });
-  box.hidden = false;
+  find(); // what was typed before
 }

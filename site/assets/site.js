@@ -76,8 +76,13 @@ if (toc) {
 }
 document.querySelector("#pages [aria-current]")?.scrollIntoView({ block: "nearest" });
 
+// The search, of which all but the box comes when it is wanted.
 const search = document.getElementById("search");
-if (search) {
-  const { start } = await import("./search.js");
-  start(search);
-}
+const find = document.getElementById("find");
+find.addEventListener("focus", async () => (await import("./search.js")).start(search), { once: true });
+addEventListener("keydown", (e) => {
+  if (e.key !== "/" || e.ctrlKey || e.metaKey || e.altKey || e.target.closest?.("input, textarea, select, [contenteditable]")) return;
+  e.preventDefault();
+  find.focus();
+});
+search.hidden = false;

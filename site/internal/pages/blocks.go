@@ -24,6 +24,9 @@ func (b blocks) RegisterFuncs(r renderer.NodeRendererFuncRegisterer) {
 	r.Register(ast.KindCodeBlock, b.code)
 	r.Register(ast.KindHeading, b.heading)
 	r.Register(east.KindTable, b.table)
+	r.Register(east.KindTableHeader, b.row)
+	r.Register(east.KindTableRow, b.row)
+	r.Register(east.KindTableCell, b.cell)
 }
 
 // language is what a block of code says it is.
@@ -74,11 +77,55 @@ func (blocks) heading(w util.BufWriter, source []byte, n ast.Node, entering bool
 }
 
 func (blocks) table(w util.BufWriter, _ []byte, _ ast.Node, entering bool) (ast.WalkStatus, error) {
-	tag := "</table></div>\n"
+	tag := "</tbody>\n</table></div>\n"
 	if entering {
 		tag = "<div class=\"table\"><table>\n"
 	}
 	_, err := w.WriteString(tag)
+	return ast.WalkContinue, err
+}
+
+// row is one of a table. A header that says nothing is left out.
+func (blocks) row(w util.BufWriter, _ []byte, n ast.Node, entering bool) (ast.WalkStatus, error) {
+	_, isHeader := n.(*east.TableHeader)
+	said := false
+	for c := n.FirstChild(); c != nil; c = c.NextSibling() {
+		said = said || c.HasChildren()
+	}
+	var tag string
+	switch {
+	case isHeader && !said && entering:
+		_, err := w.WriteString("<tbody>\n")
+		return ast.WalkSkipChildren, err
+	case isHeader && !said:
+	case isHeader && entering:
+		tag = "<thead>\n<tr>\n"
+	case isHeader:
+		tag = "</tr>\n</thead>\n<tbody>\n"
+	case entering:
+		tag = "<tr>\n"
+	default:
+		tag = "</tr>\n"
+	}
+	_, err := w.WriteString(tag)
+	return ast.WalkContinue, err
+}
+
+// cell is one of a row. What has no text heads nothing.
+func (blocks) cell(w util.BufWriter, _ []byte, n ast.Node, entering bool) (ast.WalkStatus, error) {
+	tag := "td"
+	if n.Parent().Kind() == east.KindTableHeader && n.HasChildren() {
+		tag = "th"
+	}
+	if !entering {
+		_, err := fmt.Fprintf(w, "</%s>\n", tag)
+		return ast.WalkContinue, err
+	}
+	align := ""
+	if a := n.(*east.TableCell).Alignment; a != east.AlignNone {
+		align = fmt.Sprintf(` align="%s"`, a)
+	}
+	_, err := fmt.Fprintf(w, "<%s%s>", tag, align)
 	return ast.WalkContinue, err
 }
 

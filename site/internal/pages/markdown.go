@@ -49,8 +49,7 @@ func (a anchors) Put([]byte) {}
 // markdown is what the documents are written in: GitHub's, as far as they use it. What is HTML in them is ours.
 func markdown(b blocks) goldmark.Markdown {
 	return goldmark.New(
-		goldmark.WithExtensions(extension.NewTable(
-			extension.WithTableCellAlignMethod(extension.TableCellAlignAttribute)), extension.Linkify),
+		goldmark.WithExtensions(extension.Table, extension.Linkify),
 		goldmark.WithParserOptions(parser.WithAutoHeadingID()),
 		goldmark.WithRendererOptions(html.WithUnsafe(),
 			renderer.WithNodeRenderers(util.Prioritized(b, 100))),
