@@ -37,7 +37,7 @@ import (
 )
 
 // patience is how long a page may take for what it is asked, on a machine that has much else to do.
-const patience = 10*time.Second
+const patience = time.Minute
 
 var (
 	// directory is the site.
@@ -145,13 +145,19 @@ func open(t *testing.T, path string, s screen) *tab {
 	call(tb, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: s.noScript})
 	tb.visit(path)
 	t.Cleanup(func() {
-		tb.mu.Lock()
-		defer tb.mu.Unlock()
-		for _, c := range tb.complain {
+		for _, c := range tb.complaints() {
 			t.Errorf("%s: %s", path, c)
 		}
 	})
 	return tb
+}
+
+// complaints are what the page has done that it may not do, since the last time.
+func (tb *tab) complaints() []string {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	defer func() { tb.complain = nil }()
+	return tb.complain
 }
 
 // visit goes to a path of the site.
@@ -303,21 +309,27 @@ func (tb *tab) requests() []string {
 	return paths
 }
 
-// fits fails the test if the page is wider than the screen, and names what sticks out.
+// fits fails the test if the page is wider than the screen.
 func (tb *tab) fits(width int64) {
 	tb.t.Helper()
-	tb.resize(width, 900)
-	// What a box of its own scrolls does not widen the page.
-	wide := eval[string](tb, `new Promise((done) => requestAnimationFrame(() => {
-		const page = document.documentElement;
-		if (page.scrollWidth <= innerWidth) return done("");
-		const scrolls = (e) => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-		const out = [...document.body.querySelectorAll("*")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
-		done(page.scrollWidth + " px: " + out.slice(0, 5).map((e) => e.outerHTML.slice(0, 80)).join(" | "));
-	}))`)
-	if wide != "" {
+	if wide := tb.sticksOut(width); wide != "" {
 		tb.t.Errorf("at %d px the page is %s", width, wide)
 	}
+}
+
+// sticksOut says how wide the page is where it is wider than the screen, and names what makes it so. What a box of its
+// own scrolls does not.
+func (tb *tab) sticksOut(width int64) string {
+	tb.t.Helper()
+	tb.resize(width, 900)
+	// innerWidth is no measure: a telephone makes it as wide as the page.
+	return eval[string](tb, fmt.Sprintf(`new Promise((done) => requestAnimationFrame(() => {
+		const page = document.documentElement, width = %d;
+		if (page.scrollWidth <= width) return done("");
+		const scrolls = (e) => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+		const out = [...document.body.querySelectorAll("*")].filter((e) => e.getBoundingClientRect().right > width + 1 && !scrolls(e));
+		done(page.scrollWidth + " px: " + out.slice(0, 5).map((e) => e.outerHTML.slice(0, 80)).join(" | "));
+	}))`, width))
 }
 
 // axe is the source of axe-core.
@@ -338,6 +350,14 @@ var axe = sync.OnceValues(func() (string, error) {
 // accessible fails the test for each violation of what axe-core checks, or of some of its rules.
 func (tb *tab) accessible(rules ...string) {
 	tb.t.Helper()
+	for _, v := range tb.violations(rules...) {
+		tb.t.Error(v)
+	}
+}
+
+// violations are what axe-core finds, each with up to three elements.
+func (tb *tab) violations(rules ...string) (found []string) {
+	tb.t.Helper()
 	source, err := axe()
 	if err != nil {
 		tb.t.Fatal(err)
@@ -348,13 +368,12 @@ func (tb *tab) accessible(rules ...string) {
 		list, _ := json.Marshal(rules) // of texts
 		options, least = fmt.Sprintf(`{ resultTypes: ["violations"], runOnly: { type: "rule", values: %s } }`, list), 1
 	}
-	type violation struct {
-		ID, Help string
-		Nodes    []struct{ HTML, FailureSummary string }
-	}
 	result := eval[struct {
-		Violations []violation
-		Passes     int
+		Violations []struct {
+			ID, Help string
+			Nodes    []struct{ HTML, FailureSummary string }
+		}
+		Passes int
 	}](tb, `axe.run(document, `+options+`).then((r) => ({ violations: r.violations, passes: r.passes.length }))`)
 	if result.Passes < least {
 		tb.t.Errorf("axe-core has hardly looked: %d rules passed", result.Passes)
@@ -362,12 +381,13 @@ func (tb *tab) accessible(rules ...string) {
 	for _, v := range result.Violations {
 		for i, n := range v.Nodes {
 			if i == 3 {
-				tb.t.Errorf("%s: and %d more", v.ID, len(v.Nodes)-i)
+				found = append(found, fmt.Sprintf("%s: and %d more", v.ID, len(v.Nodes)-i))
 				break
 			}
-			tb.t.Errorf("%s: %s\n%.300s\n%s", v.ID, v.Help, n.HTML, n.FailureSummary)
+			found = append(found, fmt.Sprintf("%s: %s\n%.300s\n%s", v.ID, v.Help, n.HTML, n.FailureSummary))
 		}
 	}
+	return found
 }
 
 // weight is what the requests so far cost, in bytes: as they are, and as a host sends them, which compresses text.
