@@ -1,6 +1,6 @@
 #!/bin/bash
-# cleanup_exec: what GitLab Runner calls after a job, however that ended. First whatever still runs in the pod is killed,
-# then the rules are removed.
+# cleanup_exec: what GitLab Runner calls after a job, however that ended. First whatever still runs in the pod is
+# killed, then the rules are removed.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./containers.sh

@@ -1,6 +1,6 @@
 #!/bin/bash
-# run_exec: what GitLab Runner calls for each stage of a job, with a script and the stage's name. The runner's own stages
-# are the helper's. All others, known or not, are the job's.
+# run_exec: what GitLab Runner calls for each stage of a job, with a script and the stage's name. The runner's own
+# stages are the helper's. All others, known or not, are the job's.
 set -uo pipefail
 . "$(dirname "$0")/containers.sh"
 

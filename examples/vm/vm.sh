@@ -1,5 +1,5 @@
-# A virtual machine behind the pod, as KubeVirt has it with masquerade: a bridge in the pod, the machine behind it, and NAT
-# between the machine and the pod's addresses. A namespace stands for the machine. To be read after ../pod.sh.
+# A virtual machine behind the pod, as KubeVirt has it with masquerade: a bridge in the pod, the machine behind it, and
+# NAT between the machine and the pod's addresses. A namespace stands for the machine. To be read after ../pod.sh.
 ip netns add vm
 ip -n pod link add k6t-eth0 type bridge
 ip -n pod link add tap0 type veth peer name eth0 netns vm

@@ -19,12 +19,13 @@ var elsewhere = map[string]string{"coredns": "TestCoreDNS, in make cluster"}
 
 // listening are the ports of programs that the READMEs start in the background.
 var listening = map[string]map[string][]int{
-	"coredns": {"sidecar coredns": {15053}},
-	"dnsmasq": {"sidecar dnsmasq": {15053}},
-	"haproxy": {"sidecar haproxy": {15001, 15006}},
-	"sandbox": {"sidecar haproxy": {15001, 15006, 15080}, "sidecar dnsmasq": {15053}},
-	"tproxy":  {"inside pod setpriv": {15006}},
-	"vm":      {"sidecar haproxy": {15001, 15006}},
+	"coredns":   {"sidecar coredns": {15053}},
+	"dnsmasq":   {"sidecar dnsmasq": {15053}},
+	"haproxy":   {"sidecar haproxy": {15001, 15006}},
+	"own-proxy": {"sidecar ./own-proxy": {15001, 15006}},
+	"sandbox":   {"sidecar haproxy": {15001, 15006, 15080}, "sidecar dnsmasq": {15053}},
+	"tproxy":    {"inside pod setpriv": {15006}},
+	"vm":        {"sidecar haproxy": {15001, 15006}},
 }
 
 func readme(example string) string { return filepath.Join(folder, example, "README.md") }

@@ -35,7 +35,7 @@ func TestDrawnImports(t *testing.T) {
 	}
 	for line := range strings.Lines(list) {
 		paths := strings.Fields(line)
-		if strings.HasPrefix(paths[0], module+"/testing/") {
+		if strings.HasPrefix(paths[0], module+"/testing/") || strings.HasPrefix(paths[0], module+"/examples/") {
 			continue
 		}
 		from := name(paths[0])

@@ -36,9 +36,9 @@ var programs = []string{"haproxy", "dnsmasq", "openssl", "nft", "ip", "setpriv",
 // mark stands in the output before the number of each command.
 const mark = "=== command"
 
-// prelude makes what whoever types takes for granted. $1 is the directory with all files; it is copied, for the proxy's
-// user may not enter it. $2 is where to type in it. $3 is the directory in whose place that with the page's files is, or
-// "".
+// prelude makes what whoever types takes for granted. $1 is the directory with all files; it is copied, for the
+// proxy's user may not enter it. $2 is where to type in it. $3 is the directory in whose place that with the page's
+// files is, or "".
 const prelude = `
 	mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount -t tmpfs -o mode=755 tmpfs /mnt &&
 	cp -r "$1"/* /mnt && chmod -R a+rX /mnt && ip link set lo up &&

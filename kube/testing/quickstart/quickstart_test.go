@@ -74,8 +74,8 @@ func TestPod(t *testing.T) {
 	}
 }
 
-// TestEnvoy: Envoy knows every field of the bootstraps of docs/quickstart.md and of examples/envoy and takes every value,
-// and their listeners are where the rules send connections.
+// TestEnvoy: Envoy knows every field of the bootstraps of docs/quickstart.md and of examples/envoy and takes every
+// value, and their listeners are where the rules send connections.
 func TestEnvoy(t *testing.T) {
 	example := "../../../examples/envoy/"
 	config, err := settings.LoadFile(example + "mesh.yaml")
