@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"log"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -26,6 +27,24 @@ var (
 	proxy = &intercept.Owner{UID: 1337, GID: 1337}
 )
 
+var program string // the proxy's
+
+// TestMain builds the proxy, in a folder that its user may enter. Those of t.TempDir are root's.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "own-proxy")
+	if err != nil {
+		log.Fatal(err)
+	}
+	program = filepath.Join(dir, "own-proxy")
+	out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput()
+	if err := errors.Join(err, os.Chmod(dir, 0o755)); err != nil {
+		log.Fatalf("%v\n%s", err, out)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
 // pod is one with the proxy in it, and rules in force.
 type pod struct {
 	*netlab.Lab
@@ -36,20 +55,6 @@ type pod struct {
 func newPod(t *testing.T, config intercept.Config) pod {
 	t.Helper()
 	lab := netlab.NewT(t, netlab.Options{})
-	// In a folder that the proxy's user may enter. Those of t.TempDir are root's.
-	dir, err := os.MkdirTemp("", "own-proxy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "own-proxy")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-
 	cmd := exec.Command(program)
 	output, err := cmd.StdoutPipe()
 	if err != nil {
