@@ -22,8 +22,8 @@ import (
 
 // settings is what the inputs come to.
 type settings struct {
-	config    intercept.Config
-	before    intercept.Config // the one that config is compared with
+	config intercept.Config
+	before intercept.Config // the one that config is compared with
 	// over lays what was given over the configuration in force; origins has where the values of that came from, and gets
 	// those of the others. Nil: config is the one.
 	over      func(inForce intercept.Config, origins map[string]string) (intercept.Config, error)
