@@ -32,7 +32,7 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak site site-serve site-test lint fmt vet arch golangci tidy clean
+.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak site site-serve site-test lint fmt vet arch golangci prose tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-10s %s\n' "$$name" "$$does"; done
@@ -257,6 +257,12 @@ golangci:
 	$(TOOL) golangci-lint run
 	cd kube && $(TOOL) golangci-lint run
 	cd site && $(TOOL) golangci-lint run
+
+# Tests misspell words on purpose. testing/words.txt has what only looks so. Identifiers are no words.
+PROSE := '*.md' '*.go' '*.yaml' '*.sh' Makefile .ci packaging testing/deps testing/fresh/run ':!*_test.go' ':!*/testdata/*'
+prose: ## check the spelling of pages, comments and manifests
+	@testing/deps prose
+	@files=$$(git -c safe.directory='*' ls-files -- $(PROSE)) && echo "$$files" | xargs codespell -I testing/words.txt --ignore-regex '\b\w*[a-z][A-Z]\w*\b'
 
 tidy: ## fail if a go.mod or go.sum is not as go mod tidy leaves them
 	GOWORK=off go mod tidy -diff
