@@ -1,20 +1,24 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/podspec"
+	"github.com/mesh-intercept/intercept/ruleset"
 	configs "github.com/mesh-intercept/intercept/settings"
 )
 
@@ -96,7 +100,7 @@ func keep(t *testing.T, page string, parts map[string]string) {
 		begin += strings.Index(text[begin:], "\n") + 1
 		if os.Getenv("MESH_TEST_UPDATE") == "1" {
 			text = text[:begin] + want + text[end:]
-		} else if diff := cmp.Diff(want, text[begin:end]); diff != "" {
+		} else if diff := gocmp.Diff(want, text[begin:end]); diff != "" {
 			t.Errorf("%s: %s is not as in the code (-): run MESH_TEST_UPDATE=1 go test ./cmd/mesh-init -run '%s'\n%s",
 				page, name, t.Name(), diff)
 		}
@@ -128,6 +132,9 @@ func fieldReference(t *testing.T) string {
 		fmt.Fprintf(&b, "- flag `%s`, variable `%s`, annotation `%s/%s`\n", flag, f.Env(), podspec.DefaultPrefix, f.Name)
 		fmt.Fprintf(&b, "- default: `%s`\n", f.Initial)
 		args := all[f.Path]
+		if lines := linesOf(t, f.Path, args); lines != "" {
+			fmt.Fprintf(&b, "- policy: %s\n", lines)
+		}
 		fmt.Fprintf(&b, "- example: `%s`, and in the file\n\n```yaml\n%s```\n", args, exampleFile(t, f.Path, args))
 		delete(all, f.Path)
 	}
@@ -137,37 +144,117 @@ func fieldReference(t *testing.T) string {
 	return b.String() + "\n"
 }
 
+// linesOf are the lines of the policy whose rules a field changes: those of an example beside the same without the field.
+func linesOf(t *testing.T, path, args string) string {
+	t.Helper()
+	c, err := configs.Load(exampleFile(t, path, args))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others []string
+	for _, s := range decode.Settings(c, false) {
+		if s.Field.Path != path {
+			others = append(others, s.Arg())
+		}
+	}
+	without, err := configOfFlags(others)
+	if err != nil {
+		return "" // the others need it
+	}
+	before, err := rulesByID(without)
+	if err != nil {
+		return ""
+	}
+	after, err := rulesByID(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.DeleteFunc(after, func(id string, rule ruleset.Rule) bool {
+		same := reflect.DeepEqual(before[id], rule)
+		if same {
+			delete(before, id)
+		}
+		return same
+	})
+	maps.Copy(after, before)
+	var lines []string
+	for id := range after {
+		line, _, _ := strings.Cut(id[strings.LastIndex(id, "/")+1:], ".")
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	slices.SortFunc(lines, func(a, b string) int { // O9 is before O10, and the backstop comes last
+		order := func(s string) int { return strings.Index("ZOIB", s[:1]) }
+		return cmp.Or(order(a)-order(b), len(a)-len(b), strings.Compare(a, b))
+	})
+	return strings.Join(lines, ", ")
+}
+
+// rulesByID are the rules of a configuration by their chains and IDs, without those by which a line that is asked again
+// lets packets go.
+func rulesByID(c intercept.Config) (map[string]ruleset.Rule, error) {
+	rs, err := intercept.Compile(c)
+	all := map[string]ruleset.Rule{}
+	for _, chain := range rs.Chains {
+		for _, rule := range chain.Rules {
+			_, passes := rule.Target.(ruleset.Return)
+			if id := string(rule.ID); !passes || !strings.Contains(id, "/") {
+				all[chain.Name+"/"+id] = rule
+			}
+		}
+	}
+	return all, err
+}
+
 // exampleFile is what a configuration file says instead of flags, which set a field to something else than its default.
 func exampleFile(t *testing.T, path, args string) []byte {
 	t.Helper()
-	flags := pflag.NewFlagSet(path, pflag.ContinueOnError)
-	given := configs.RegisterFlags(flags)
-	if err := flags.Parse(arguments(args)); err != nil {
-		t.Fatalf("the example of %s: %v", path, err)
-	}
-	r, err := configs.Read(configs.Sources{Flags: given})
+	c, err := configOfFlags(arguments(args))
 	if err != nil {
 		t.Fatalf("the example of %s: %v", path, err)
 	}
-	set := slices.ContainsFunc(decode.Settings(r.Config, false), func(s decode.Setting) bool { return s.Field.Path == path })
+	set := slices.ContainsFunc(decode.Settings(c, false), func(s decode.Setting) bool { return s.Field.Path == path })
 	if !set {
 		t.Errorf("the example of %s leaves it at its default: %q", path, args)
 	}
-	text := configs.YAML(r.Config)
-	if read, err := configs.Load(text); err != nil || !reflect.DeepEqual(read, r.Config) {
+	text := configs.YAML(c)
+	if read, err := configs.Load(text); err != nil || !reflect.DeepEqual(read, c) {
 		t.Errorf("the example of %s as a file: %v\n%s", path, err, text)
 	}
 	return text
 }
 
-// arguments are a command line's, with single quotes around those that have spaces.
+// configOfFlags is what a command line says.
+func configOfFlags(args []string) (intercept.Config, error) {
+	flags := pflag.NewFlagSet("example", pflag.ContinueOnError)
+	given := configs.RegisterFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return intercept.Config{}, err
+	}
+	r, err := configs.Read(configs.Sources{Flags: given})
+	return r.Config, err
+}
+
+// arguments are a command line's words, with single quotes around those that have spaces.
 func arguments(line string) (all []string) {
+	word, begun := "", false
 	for i, part := range strings.Split(line, "'") {
 		if i%2 == 1 {
-			all[len(all)-1] += part
+			word, begun = word+part, true
 			continue
 		}
-		all = append(all, strings.Fields(part)...)
+		for _, r := range part {
+			switch {
+			case !unicode.IsSpace(r):
+				word, begun = word+string(r), true
+			case begun:
+				all, word, begun = append(all, word), "", false
+			}
+		}
+	}
+	if begun {
+		all = append(all, word)
 	}
 	return all
 }

@@ -28,7 +28,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, shown, _ := strings.Cut(string(readme), "```\nFLOW ")
+	_, shown, _ := strings.Cut(string(readme), "```text\nFLOW ")
 	shown, _, found := strings.Cut("FLOW "+shown, "```")
 	if !found {
 		t.Fatal("the README shows nothing of the demonstration")

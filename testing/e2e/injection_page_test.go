@@ -14,9 +14,20 @@ import (
 // TestInjectionPage types the commands of docs/injection.md, in a directory with its
 // files, and compares what they print with what the page shows. With
 // MESH_TEST_UPDATE=1 it writes that into the page instead.
-func TestInjectionPage(t *testing.T) {
+func TestInjectionPage(t *testing.T) { typeAnywhere(t, "../../docs/injection.md") }
+
+// TestReadingPages does the same with pages whose commands need no pod: docs/concepts.md, docs/configuration.md and
+// docs/annotations.md.
+func TestReadingPages(t *testing.T) {
+	for _, page := range []string{"concepts.md", "configuration.md", "annotations.md"} {
+		t.Run(page, func(t *testing.T) { typeAnywhere(t, "../../docs/"+page) })
+	}
+}
+
+// typeAnywhere types the commands of a page that act on nothing but files.
+func typeAnywhere(t *testing.T, page string) {
+	t.Helper()
 	t.Parallel()
-	const page = "../../docs/injection.md"
 	dir := t.TempDir()
 	program, err := meshInit()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ import (
 const (
 	page        = "../../docs/quickstart.md"
 	sandboxPage = "../../docs/sandbox.md"
+	startPage   = "../../docs/getting-started.md"
 )
 
 // TestQuickstart types the commands of docs/quickstart.md, in the directory
@@ -47,6 +49,51 @@ func TestSandbox(t *testing.T) {
 func TestMigrateIstio(t *testing.T) {
 	netlab.RequireProgram(t, "iptables-nft-restore")
 	quickstart.Type(t, "../../docs/migrate-istio.md", quickstart.Typing{})
+}
+
+// TestFAQ does the same with docs/faq.md, after the commands of the quickstart that make its pod.
+func TestFAQ(t *testing.T) {
+	made := quickstart.Read(t, page)
+	applied := slices.IndexFunc(made.Commands, func(c quickstart.Command) bool { return strings.Contains(c.Line, " apply ") })
+	made.Commands = made.Commands[:applied+1]
+	quickstart.Type(t, "../../docs/faq.md", quickstart.Typing{Before: made,
+		Listening: map[string][]int{"sidecar haproxy": {15001, 15006, 15021}, "sidecar dnsmasq": {15053}}})
+}
+
+// TestBareHost does the same with a section of docs/getting-started.md, on a machine that is a network namespace.
+func TestBareHost(t *testing.T) {
+	quickstart.Type(t, startPage, quickstart.Typing{Section: "On a bare host"})
+}
+
+// TestGoProgram builds the program of docs/getting-started.md, by its commands in a directory of its own, and runs it.
+func TestGoProgram(t *testing.T) {
+	const section = "From a Go program"
+	shown := quickstart.Read(t, startPage)
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir() // in which the clone is ~/intercept
+	dir := filepath.Join(home, "member")
+	if err := errors.Join(os.Symlink(root, filepath.Join(home, "intercept")), os.Mkdir(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, "main.go"), []byte(shown.File(t, "main.go")), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "-euc", shown.Script(t, section, "go mod init example.com/member"))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOTOOLCHAIN=local")
+	for _, name := range []string{"GOMODCACHE", "GOCACHE"} { // they are in the real home
+		cache, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Env = append(cmd.Env, name+"="+strings.TrimSpace(string(cache)))
+	}
+	cmd.Env = append(cmd.Env, "HOME="+home)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	quickstart.Type(t, startPage, quickstart.Typing{Section: section, Folder: dir})
 }
 
 // TestQuickstartConfig: with the page's mesh.yaml HAProxy and dnsmasq serve

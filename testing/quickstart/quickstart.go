@@ -1,6 +1,5 @@
-// Package quickstart reads the files and the commands that a page such as
-// docs/quickstart.md shows, so that tests can use them as they stand there, and
-// types the commands.
+// Package quickstart reads what a page such as docs/quickstart.md shows: files, commands, headings and links, so that
+// tests can use them as they stand there, and types the commands.
 package quickstart
 
 import (
@@ -19,14 +18,43 @@ type Page struct {
 	Files map[string]string
 	// Commands are those of the blocks in the language console, in order.
 	Commands []Command
+	// Blocks are all blocks of code between fences.
+	Blocks []Block
+	// Headings are the texts of all headings, with what stands for their level.
+	Headings []string
+	// Prose is all else, with an empty line for each that is not prose.
+	Prose []string
 }
 
 // Command is a line after a prompt, and what the page shows under it.
-type Command struct{ Line, Output string }
+type Command struct {
+	Line, Output string
+	// Section is the heading of the second level above it.
+	Section string
+}
+
+// Block is a block of code.
+type Block struct {
+	Language, Body string
+	// Line is that of its first fence.
+	Line int
+	// Section is the heading of the second level above it.
+	Section string
+}
+
+// First is the first line that is no comment and no prompt.
+func (b Block) First() string {
+	for line := range strings.Lines(b.Body) {
+		if line = strings.TrimSpace(strings.TrimPrefix(line, "$ ")); line != "" && !strings.HasPrefix(line, "#") {
+			return line
+		}
+	}
+	return ""
+}
 
 var (
-	block = regexp.MustCompile("(?ms)^```(\\w+)\n(.*?)^```$")
-	name  = regexp.MustCompile(`^# ([\w.]+)\n`)
+	fence = regexp.MustCompile("^( *)(```+)([^`]*)$")
+	name  = regexp.MustCompile(`^(?:#|//) ([\w.]+)\n`)
 	// Logs are read by these.
 	reads = regexp.MustCompile(`^(cat|grep|tail|head|sed|cut|sort) .*\.log\b`)
 	// Ports that the kernel chooses.
@@ -41,28 +69,80 @@ func Read(t testing.TB, path string) Page {
 		t.Fatal(err)
 	}
 	page := Page{path: path, Files: map[string]string{}}
-	for _, m := range block.FindAllStringSubmatch(string(text), -1) {
-		language, body := m[1], m[2]
-		if named := name.FindStringSubmatch(body); named != nil {
-			page.Files[named[1]] = body
+	var section, indent, closing string
+	var open *Block
+	for i, line := range strings.Split(string(text), "\n") {
+		prose := ""
+		m := fence.FindStringSubmatch(line)
+		switch {
+		case open != nil && strings.TrimSpace(line) == closing:
+			page.add(*open)
+			open = nil
+		case open != nil:
+			open.Body += strings.TrimPrefix(line, indent) + "\n"
+		case m != nil:
+			indent, closing = m[1], m[2]
+			open = &Block{Language: strings.TrimSpace(m[3]), Line: i + 1, Section: section}
+		default:
+			prose = line
+			if heading := strings.TrimLeft(line, "#"); len(heading) < len(line) && strings.HasPrefix(heading, " ") {
+				page.Headings = append(page.Headings, line)
+				if strings.HasPrefix(line, "## ") {
+					section = strings.TrimPrefix(line, "## ")
+				}
+			}
 		}
-		if language == "console" {
-			page.Commands = append(page.Commands, commands(body)...)
-		}
+		page.Prose = append(page.Prose, prose)
+	}
+	if open != nil {
+		t.Fatalf("%s, line %d: the block does not end", path, open.Line)
 	}
 	return page
 }
 
-func commands(body string) []Command {
-	var all []Command
-	for line := range strings.Lines(body) {
+func (p *Page) add(b Block) {
+	p.Blocks = append(p.Blocks, b)
+	if named := name.FindStringSubmatch(b.Body); named != nil {
+		p.Files[named[1]] = b.Body
+	}
+	if b.Language != "console" {
+		return
+	}
+	for line := range strings.Lines(b.Body) {
 		if command, ok := strings.CutPrefix(line, "$ "); ok {
-			all = append(all, Command{Line: strings.TrimSpace(command)})
-		} else if len(all) > 0 {
-			all[len(all)-1].Output += line
+			p.Commands = append(p.Commands, Command{Line: strings.TrimSpace(command), Section: b.Section})
+		} else if n := len(p.Commands); n > 0 {
+			p.Commands[n-1].Output += line
 		}
 	}
-	return all
+}
+
+// Under is the page with the commands under one heading of the second level alone.
+func (p Page) Under(t testing.TB, section string) Page {
+	t.Helper()
+	var commands []Command
+	for _, c := range p.Commands {
+		if c.Section == section {
+			commands = append(commands, c)
+		}
+	}
+	if commands == nil {
+		t.Fatalf("%s has no commands under %q", p.path, section)
+	}
+	p.Commands = commands
+	return p
+}
+
+// Script returns the block in the language sh, under a heading of the second level, that begins with a line.
+func (p Page) Script(t testing.TB, section, first string) string {
+	t.Helper()
+	for _, b := range p.Blocks {
+		if b.Language == "sh" && b.Section == section && b.First() == first {
+			return b.Body
+		}
+	}
+	t.Fatalf("%s runs no %q under %q", p.path, first, section)
+	return ""
 }
 
 // File returns one of the files.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,10 @@ type Typing struct {
 	Listening map[string][]int
 	// Programs are files of programs that the page runs, besides mesh-init and those of Debian's packages.
 	Programs []string
+	// Section is the heading of the second level whose commands are typed. "": those of the whole page.
+	Section string
+	// Before is what another page shows: its files are there, and its commands have been typed.
+	Before Page
 	// Cleans is whether the page takes everything away in the end: files, processes and namespaces.
 	Cleans bool
 }
@@ -54,6 +59,7 @@ const prelude = `
 		[[ $MESH_TEST_UPDATE ]] || echo "in vain: $*"
 	}
 	listens() { [[ $(ip netns exec pod cat /proc/net/tcp) == *:$1\ 00000000:0000\ 0A* ]]; }
+	gone() { [[ -z $(ip netns pids pod) ]]; }
 	shows() { [[ $(eval "$2" | wc -l) == "$1" ]]; } # so many lines
 	alone() { for exe in /proc/[0-9]*/exe; do [[ $exe == /proc/$$/exe || ! -e $exe ]] || return; done; }
 `
@@ -97,6 +103,9 @@ func Type(t testing.TB, path string, how Typing) {
 		t.Fatal(err)
 	}
 	page := Read(t, path)
+	if how.Section != "" {
+		page = page.Under(t, how.Section)
+	}
 	if err := page.lay(dir, how); err != nil {
 		t.Fatal(err)
 	}
@@ -162,9 +171,11 @@ func (p Page) lay(dir string, how Typing) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	for name, text := range p.Files {
-		if err := os.WriteFile(filepath.Join(at, name), []byte(text), 0o644); err != nil {
-			return err
+	for _, files := range []map[string]string{how.Before.Files, p.Files} {
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(at, name), []byte(text), 0o644); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -173,12 +184,18 @@ func (p Page) lay(dir string, how Typing) error {
 // script types the commands. Before each, and after the last, stands a mark.
 func (p Page) script(how Typing) string {
 	script := prelude
-	for i, c := range p.Commands {
-		script += fmt.Sprintf("echo '%s %d'\n", mark, i)
+	before := len(how.Before.Commands)
+	for i, c := range slices.Concat(how.Before.Commands, p.Commands) {
+		if i >= before {
+			script += fmt.Sprintf("echo '%s %d'\n", mark, i-before)
+		}
 		if c.readsLog() { // what it shows may be on its way yet: HAProxy logs a connection when it has ended
 			script += fmt.Sprintf("await shows %d %s\n", strings.Count(c.Output, "\n"), quoted(c.Line))
 		}
 		script += c.Line + "\n"
+		if strings.Contains(c.Line, "kill $(ip netns pids pod)") {
+			script += "await gone\n"
+		}
 		for begins, ports := range how.Listening {
 			if strings.HasPrefix(c.Line, begins) {
 				for _, port := range ports {

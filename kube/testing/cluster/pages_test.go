@@ -27,7 +27,7 @@ func TestGettingStarted(t *testing.T) {
 	c.importImages()
 	c.apply(c.file("testdata/coredns.yaml"))
 	c.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=120s")
-	c.typePage("../../../docs/getting-started.md", nil)
+	c.typeSection("../../../docs/getting-started.md", "In a cluster", nil)
 }
 
 // setUp runs the block of a page, the first in the language sh, that sets up what the rest
@@ -93,13 +93,23 @@ func (c *cluster) pageDir(files map[string]string) string {
 // it writes that into the page instead.
 func (c *cluster) typePage(page string, files map[string]string) {
 	c.t.Helper()
+	c.typeCommands(page, quickstart.Read(c.t, page), files)
+}
+
+// typeSection does the same with the commands under one heading of the second level.
+func (c *cluster) typeSection(page, section string, files map[string]string) {
+	c.t.Helper()
+	c.typeCommands(page, quickstart.Read(c.t, page).Under(c.t, section), files)
+}
+
+func (c *cluster) typeCommands(page string, shown quickstart.Page, files map[string]string) {
+	c.t.Helper()
 	must := func(err error) {
 		c.t.Helper()
 		if err != nil {
 			c.t.Fatal(err)
 		}
 	}
-	shown := quickstart.Read(c.t, page)
 	maps.Copy(shown.Files, files)
 	dir := c.pageDir(shown.Files)
 
