@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // defaultLock is where iptables-legacy keeps its lock.
@@ -21,7 +20,7 @@ const defaultLock = "/run/xtables.lock"
 func (o Options) xtablesLock() (path string, f *os.File, err error) {
 	if o.SharedLock && o.Variant == Legacy { // the other takes none
 		path = systemLock()
-		f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+		f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|nonBlock, 0o600)
 		if err == nil && isFIFO(f.Stat()) {
 			return "", nil, errors.Join(lockIsFIFO(path), f.Close())
 		}

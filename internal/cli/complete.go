@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mesh-intercept/intercept/internal/arguments"
 )
 
 // shells are those for which there is completion.
@@ -73,7 +75,7 @@ fi
 // complete tells cobra the flags of a verb and their values.
 func (p Program) complete(c *cobra.Command, v Verb) {
 	all := p.flagsOf(v)
-	register(c.Flags(), all)
+	arguments.Register(c.Flags(), all)
 	for _, f := range all {
 		switch {
 		case f.IsSwitch():

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mesh-intercept/intercept/internal/arguments"
 	"github.com/mesh-intercept/intercept/internal/decode"
 )
 
@@ -57,7 +58,20 @@ type Program struct {
 	Notes string
 }
 
-const helpName = "help"
+// The words of a table of flags, which package arguments reads.
+type (
+	Flag    = arguments.Flag
+	OldName = arguments.OldName
+	Line    = arguments.Line
+)
+
+// Find returns the flag of a name.
+func Find(all []Flag, name string) (Flag, bool) { return arguments.Find(all, name) }
+
+// Quote writes an argument as a shell reads it.
+func Quote(arg string) string { return arguments.Quote(arg) }
+
+const helpName = arguments.HelpName
 
 // helpFlag is the one flag that every verb has.
 func helpFlag() Flag {
@@ -112,19 +126,11 @@ func (p Program) verbLast(args []string) error {
 	return fmt.Errorf("no verb before %q: write %s", args[0], p.line(append([]string{p.Start}, args...)))
 }
 
-// Quote writes an argument as a shell reads it.
-func Quote(arg string) string {
-	if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$`*?[]#;&|<>(){}~!") {
-		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-	}
-	return arg
-}
-
 // line is a command line to write, as a shell reads it.
 func (p Program) line(args []string) string {
 	words := []string{p.Name}
 	for _, arg := range args {
-		words = append(words, Quote(arg))
+		words = append(words, arguments.Quote(arg))
 	}
 	const most = 200
 	if s := strings.Join(words, " "); len(s) <= most {
@@ -194,8 +200,8 @@ func (p Program) commands(ctx context.Context, code *int, completing bool) *cobr
 					*code = v.Raw(ctx, args)
 					return nil
 				}
-				line := p.Read(v, args)
-				if line.help {
+				line := p.read(v, args)
+				if line.Help {
 					*code = p.Print(ctx, p.verbHelp(v))
 					return nil
 				}
@@ -212,6 +218,21 @@ func (p Program) commands(ctx context.Context, code *int, completing bool) *cobr
 		}
 	}
 	return root
+}
+
+// read reads the arguments of a verb.
+func (p Program) read(v Verb, args []string) Line {
+	known := func(v Verb) arguments.Verb {
+		return arguments.Verb{Program: p.Name, Name: v.Name, Arg: v.Arg, Files: v.Files, Flags: p.flagsOf(v)}
+	}
+	verb := known(v)
+	verb.All = func() (all []arguments.Verb) {
+		for _, v := range p.all() {
+			all = append(all, known(v))
+		}
+		return all
+	}
+	return verb.Read(args)
 }
 
 // flagsOf are all flags of a verb, in the order of the help.

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/arguments"
 	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/whynot"
 	"github.com/mesh-intercept/intercept/settings"
@@ -99,7 +99,7 @@ func change(p intercept.Packet, f intercept.Fate) *Change {
 func command(c intercept.Config, q explain.Question) string {
 	words := []string{"mesh-init", "explain"}
 	for _, arg := range append(q.Args(), settings.Args(c)...) {
-		words = append(words, cli.Quote(arg))
+		words = append(words, arguments.Quote(arg))
 	}
 	return strings.Join(words, " ")
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
-	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/arguments"
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -146,24 +146,21 @@ func readYAML(s Source) (intercept.Config, []string, error) {
 
 func writeYAML(c intercept.Config) (string, error) { return string(settings.YAML(c)), nil }
 
-// program is mesh-init as far as its flags are those of a configuration.
-func program() (cli.Program, cli.Verb) {
-	verb := cli.Verb{Name: "render", Flags: func() []cli.Flag {
-		var all []cli.Flag
-		for _, f := range decode.Fields() {
-			flag := cli.Flag{Field: f}
-			for _, name := range f.Deprecated {
-				flag.Old = append(flag.Old, cli.OldName{Name: name})
-			}
-			all = append(all, flag)
+// verb is one of mesh-init whose flags are those of a configuration.
+func verb() arguments.Verb {
+	v := arguments.Verb{Program: "mesh-init", Name: "render"}
+	for _, f := range decode.Fields() {
+		flag := arguments.Flag{Field: f}
+		for _, name := range f.Deprecated {
+			flag.Old = append(flag.Old, arguments.OldName{Name: name})
 		}
-		return all
-	}}
-	return cli.Program{Console: cli.Console{Name: "mesh-init"}, Verbs: []cli.Verb{verb}}, verb
+		v.Flags = append(v.Flags, flag)
+	}
+	return v
 }
 
 func readFlags(s Source) (intercept.Config, []string, error) {
-	words, err := shellWords(s.Text)
+	words, err := arguments.Words(s.Text)
 	if err != nil {
 		return intercept.Config{}, nil, err
 	}
@@ -172,8 +169,7 @@ func readFlags(s Source) (intercept.Config, []string, error) {
 			words = words[1:]
 		}
 	}
-	p, verb := program()
-	line := p.Read(verb, words)
+	line := verb().Read(words)
 	l := decode.Over(intercept.Default())
 	l.Errs.Add(line.Errs...)
 	l.Name = func(f decode.Field) string { return "--" + f.Name }
@@ -191,7 +187,7 @@ func readFlags(s Source) (intercept.Config, []string, error) {
 func writeFlags(c intercept.Config) (string, error) {
 	words := []string{"mesh-init apply"}
 	for _, arg := range settings.Args(c) {
-		words = append(words, cli.Quote(arg))
+		words = append(words, arguments.Quote(arg))
 	}
 	return strings.Join(words, " \\\n  "), nil
 }

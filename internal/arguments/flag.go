@@ -1,4 +1,4 @@
-package cli
+package arguments
 
 import (
 	"strings"
@@ -90,8 +90,8 @@ func (o oldValue) Set(text string) error {
 	return o.value.Set(text)
 }
 
-// register makes pflag's flags of a table. --dns_port is --dns-port.
-func register(set *pflag.FlagSet, all []Flag) {
+// Register makes pflag's flags of a table. --dns_port is --dns-port.
+func Register(set *pflag.FlagSet, all []Flag) {
 	set.SortFlags = false
 	set.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))

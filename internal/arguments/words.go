@@ -1,13 +1,21 @@
-package answer
+package arguments
 
 import (
 	"errors"
 	"strings"
 )
 
-// shellWords are the words of a command line, as a shell splits them: quotes, backslashes, and lines that go on. Nothing is
+// Quote writes an argument as a shell reads it.
+func Quote(arg string) string {
+	if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$`*?[]#;&|<>(){}~!") {
+		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	return arg
+}
+
+// Words are the words of a command line, as a shell splits them: quotes, backslashes, and lines that go on. Nothing is
 // expanded.
-func shellWords(text string) ([]string, error) {
+func Words(text string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	var quote rune

@@ -1,4 +1,5 @@
-package cli
+// Package arguments reads a command line by a table of flags, and writes one as a shell reads it.
+package arguments
 
 import (
 	"fmt"
@@ -23,7 +24,8 @@ type Line struct {
 	Notes []string
 	// Errs are all the mistakes.
 	Errs []error
-	help bool
+	// Help is whether the verb's help is asked for.
+	Help bool
 }
 
 // Given is a flag's value as it was given.
@@ -46,11 +48,26 @@ func (l Line) Text(f Flag) string {
 	return f.Initial
 }
 
+// A Verb is what the arguments of one are read by.
+type Verb struct {
+	// Program and Name are the program's and the verb's.
+	Program, Name string
+	// Arg and Files stand for the arguments that it takes which are no flags, as in package cli's Verb.
+	Arg, Files string
+	// Flags are all that it has, help among them.
+	Flags []Flag
+	// All are the verbs that there are, this one among them: a flag that only others have is not taken for misspelt.
+	// Nil: there are none.
+	All func() []Verb
+}
+
+// HelpName is the name of the flag that asks for the verb's help.
+const HelpName = "help"
+
 // A reader reads the arguments of a verb.
 type reader struct {
-	program Program
-	verb    Verb
-	set     *pflag.FlagSet
+	verb Verb
+	set  *pflag.FlagSet
 	// others are the flags of all verbs, once they are asked for.
 	others map[string]usage
 	// omitted counts the mistakes that are not named.
@@ -68,8 +85,11 @@ type usage struct {
 func (r *reader) used(name string) usage {
 	if r.others == nil {
 		r.others = map[string]usage{}
-		for _, v := range r.program.all() {
-			for _, f := range r.program.flagsOf(v) {
+		if r.verb.All == nil {
+			return usage{}
+		}
+		for _, v := range r.verb.All() {
+			for _, f := range v.Flags {
 				r.others[f.Name] = usage{append(r.others[f.Name].verbs, v.Name), !f.IsSwitch()}
 			}
 		}
@@ -86,18 +106,18 @@ func (r *reader) wrong(err error) {
 	r.Errs = append(r.Errs, err)
 }
 
-// Read reads the arguments of a verb: --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
+// Read reads arguments: --flag VALUE, --flag=VALUE, --switch and their letters. It goes on
 // after a mistake, so that all can be reported at once.
 //
 // pflag has the flags, and is given one at a time. Left to itself it stops at
 // the first mistake, takes the next flag for a value, passes over -test.*, and
 // reads -allow-host-netns as -a, -l … -h: help, a success that captures nothing.
-func (p Program) Read(v Verb, args []string) Line {
-	r := reader{program: p, verb: v, set: pflag.NewFlagSet(v.Name, pflag.ContinueOnError)}
+func (v Verb) Read(args []string) Line {
+	r := reader{verb: v, set: pflag.NewFlagSet(v.Name, pflag.ContinueOnError)}
 	r.set.SetOutput(io.Discard)
-	r.Flags = p.flagsOf(v)
+	r.Flags = v.Flags
 	if len(args) > 0 {
-		register(r.set, r.Flags)
+		Register(r.set, r.Flags)
 	}
 	var switched *pflag.Flag // the switch just read
 	for len(args) > 0 {
@@ -227,8 +247,8 @@ func (r *reader) finish() {
 		}
 		switch {
 		case len(r.Errs)+r.omitted > before:
-		case f.Name == helpName:
-			r.help = given[0] == "true"
+		case f.Name == HelpName:
+			r.Help = given[0] == "true"
 		default:
 			r.Given = append(r.Given, Given{f, source, v.String(), given})
 		}
@@ -253,7 +273,7 @@ func (r *reader) leftOver(args ...string) {
 			takes = "one argument, " + r.verb.Arg
 		}
 		r.wrong(fmt.Errorf("%q is left over: %s takes %s (%s %s --help lists them)",
-			arg, r.verb.Name, takes, r.program.Name, r.verb.Name))
+			arg, r.verb.Name, takes, r.verb.Program, r.verb.Name))
 	}
 }
 
@@ -277,6 +297,6 @@ func (r *reader) unknown(token string) (takes bool) {
 		}
 	}
 	r.fail(token, "unknown flag; %s",
-		strict.Hint("--"+strings.TrimLeft(token, "-"), names, r.program.Name+" "+r.verb.Name+" --help lists them"))
+		strict.Hint("--"+strings.TrimLeft(token, "-"), names, r.verb.Program+" "+r.verb.Name+" --help lists them"))
 	return true
 }

@@ -1,0 +1,8 @@
+//go:build !js
+
+package iptables
+
+import "syscall"
+
+// nonBlock opens a file without waiting for whoever is at its other end.
+const nonBlock = syscall.O_NONBLOCK

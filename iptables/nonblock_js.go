@@ -1,0 +1,4 @@
+package iptables
+
+// nonBlock is nothing in a browser, which has no files.
+const nonBlock = 0
