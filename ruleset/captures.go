@@ -111,7 +111,7 @@ func (s *search) bases(hooks ...Hook) []Chain {
 		return !slices.Contains(hooks, c.Hook) || c.Priority == PriorityRaw || c.Type == RouteChain ||
 			c.Priority >= PriorityFilter
 	})
-	sort.SliceStable(bases, func(i, j int) bool { return bases[i].asked() < bases[j].asked() })
+	sort.SliceStable(bases, func(i, j int) bool { return bases[i].Asked() < bases[j].Asked() })
 	return bases
 }
 

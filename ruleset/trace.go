@@ -285,12 +285,12 @@ func (t *tracer) asksNAT() bool {
 func (t *tracer) hooks(hooks []Hook) verdict {
 	for _, h := range hooks {
 		bases := slices.DeleteFunc(slices.Clone(t.rs.Chains), func(c Chain) bool {
-			before := c.asked() < PriorityDstNAT
+			before := c.Asked() < PriorityDstNAT
 			return c.Hook != h || c.Type == NATChain && !t.asksNAT() ||
 				t.arrived && c.Priority == PriorityRaw ||
 				before && t.p.DNAT && !t.p.Reply && !t.arrived
 		})
-		sort.SliceStable(bases, func(i, j int) bool { return bases[i].asked() < bases[j].asked() })
+		sort.SliceStable(bases, func(i, j int) bool { return bases[i].Asked() < bases[j].Asked() })
 		for _, c := range bases {
 			// Chains that choose a zone or set marks, and those behind one that
 			// has decided, say nothing of a packet's fate by letting it go on.
@@ -323,8 +323,9 @@ const (
 	stop                    // nowhere: the packet's fate is decided
 )
 
-// asked is when packets meet a base chain, among all of its hook.
-func (c Chain) asked() Priority {
+// Asked is when packets meet a base chain, among all of its hook: those of NAT are asked at [PriorityDstNAT], whatever
+// priorities they have among themselves.
+func (c Chain) Asked() Priority {
 	if c.Type == NATChain {
 		return PriorityDstNAT
 	}

@@ -56,7 +56,7 @@ func diffText(all []explain.Change) string {
 		b.WriteString(cli.Hang("   for example: ", 16, c.Packets.Example.String()))
 		label := "   which:       "
 		for _, box := range c.Packets.Boxes {
-			b.WriteString(cli.Hang(label, 16, boxText(box)))
+			b.WriteString(cli.Hang(label, 16, box.String()))
 			label = "   or:          "
 		}
 		if c.Packets.More {
@@ -80,15 +80,4 @@ func verdictText(v explain.Verdict) string {
 		return v.Fate.String() + " (" + v.Reason + ")"
 	}
 	return v.Fate.String() + " (" + v.RulesText() + ": " + v.Reason + ")"
-}
-
-func boxText(b explain.Box) string {
-	parts := make([]string, len(b))
-	for i, c := range b {
-		parts[i] = shorten(c.String())
-	}
-	if len(parts) == 0 {
-		return "all"
-	}
-	return strings.Join(parts, "; ")
 }

@@ -206,20 +206,7 @@ func explanationText(e explain.Explanation, style cli.Style, config string) stri
 		if s.Matched {
 			match = "yes: " + s.Target
 		}
-		rows = append(rows, cli.Row{string(s.ID), s.Reason, shorten(match)})
+		rows = append(rows, cli.Row{string(s.ID), s.Reason, explain.Shorten(match)})
 	}
 	return text + "\n" + cli.Table(rows)
-}
-
-// shorten cuts a list of thousands to what fits beside a rule.
-func shorten(s string) string {
-	const most = 100
-	if len(s) <= most {
-		return s
-	}
-	cut := most
-	if i := strings.LastIndexByte(s[:most], ','); i > 0 {
-		cut = i
-	}
-	return fmt.Sprintf("%s, … (%d more)", s[:cut], strings.Count(s[cut:], ","))
 }

@@ -238,11 +238,11 @@ func TestExplainRefuses(t *testing.T) {
 
 func TestShorten(t *testing.T) {
 	long := strings.TrimSuffix(strings.Repeat("10.0.0.1,", 5000), ",")
-	got := shorten("not destination " + long)
+	got := explain.Shorten("not destination " + long)
 	if len(got) > 130 || !strings.Contains(got, "more)") {
 		t.Errorf("%q", got)
 	}
-	if got := shorten("not UID 5"); got != "not UID 5" {
+	if got := explain.Shorten("not UID 5"); got != "not UID 5" {
 		t.Errorf("%q", got)
 	}
 }

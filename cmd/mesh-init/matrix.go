@@ -40,7 +40,7 @@ func matrixText(cells []explain.Cell) string {
 	for _, c := range cells {
 		l := line{heading: heading(c), traffic: []string{string(c.Traffic)}, family: c.Family}
 		for _, p := range c.Parts {
-			l.rows = append(l.rows, cli.Row{p.Fate.String(), p.RulesText(), shorten(p.Which), p.Reason})
+			l.rows = append(l.rows, cli.Row{p.Fate.String(), p.RulesText(), explain.Shorten(p.Which), p.Reason})
 		}
 		if len(lines) > 0 { // the other family of the same traffic
 			last := &lines[len(lines)-1]

@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/picture"
 )
 
@@ -48,42 +49,6 @@ func (j job) render() error {
 	return j.print(struct {
 		Config   intercept.Config `json:"config"`
 		Families []string         `json:"families"`
-		Chains   []chainJSON      `json:"chains"`
-	}{j.config, familyNames(rs), chainsJSON(rs)}, nil)
-}
-
-type chainJSON struct {
-	Name     string     `json:"name"`
-	Hook     string     `json:"hook,omitempty"`     // of a base chain
-	Priority *int32     `json:"priority,omitempty"` // of a base chain
-	Type     string     `json:"type"`
-	Rules    []ruleJSON `json:"rules"`
-}
-
-type ruleJSON struct {
-	ID     intercept.RuleID `json:"id"`
-	Line   string           `json:"line"`
-	Reason string           `json:"reason"`
-	Match  []string         `json:"match"`
-	Target string           `json:"target"`
-}
-
-func chainsJSON(rs intercept.Ruleset) []chainJSON {
-	chains := make([]chainJSON, len(rs.Chains))
-	for i, c := range rs.Chains {
-		out := chainJSON{Name: c.Name, Type: c.Type.String(), Rules: []ruleJSON{}}
-		if c.Hook != 0 {
-			priority := int32(c.Priority)
-			out.Hook, out.Priority = c.Hook.String(), &priority
-		}
-		for _, r := range c.Rules {
-			match := make([]string, len(r.Match))
-			for k, m := range r.Match {
-				match[k] = m.String()
-			}
-			out.Rules = append(out.Rules, ruleJSON{r.ID, r.ID.Line(), r.Reason, match, r.Target.String()})
-		}
-		chains[i] = out
-	}
-	return chains
+		Chains   []explain.Chain  `json:"chains"`
+	}{j.config, familyNames(rs), explain.Chains(rs)}, nil)
 }

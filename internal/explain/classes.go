@@ -46,6 +46,18 @@ type Packets struct {
 // Box is conditions that packets satisfy, all of them.
 type Box []classes.Condition
 
+// String is them in short.
+func (b Box) String() string {
+	parts := make([]string, len(b))
+	for i, c := range b {
+		parts[i] = Shorten(c.String())
+	}
+	if len(parts) == 0 {
+		return "all"
+	}
+	return strings.Join(parts, "; ")
+}
+
 // Example is one of the packets.
 type Example struct {
 	Packet

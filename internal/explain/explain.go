@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -193,4 +194,17 @@ func (p Packet) String() string {
 	}
 	return s + ", leaving by " + p.Interface + ", from the " + p.From +
 		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
+}
+
+// Shorten cuts a list of thousands to what fits beside a rule.
+func Shorten(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	cut := most
+	if i := strings.LastIndexByte(s[:most], ','); i > 0 {
+		cut = i
+	}
+	return fmt.Sprintf("%s, … (%d more)", s[:cut], strings.Count(s[cut:], ","))
 }

@@ -11,43 +11,50 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// kind is what a box stands for.
-type kind string
+// Kind is what a box stands for.
+type Kind string
 
+// The kinds of boxes.
 const (
-	event kind = "event" // where a packet comes from, or gets to
-	track kind = "track" // conntrack
-	chain kind = "chain" // a base chain
-	side  kind = "side"  // a chain that another jumps to
-	proxy kind = "proxy" // where captured packets go
+	Event Kind = "event" // where a packet comes from, or gets to
+	Track Kind = "track" // conntrack
+	Base  Kind = "chain" // a base chain
+	Side  Kind = "side"  // a chain that another jumps to
+	Proxy Kind = "proxy" // where captured packets go
 )
 
-// box is one thing that packets come to.
-type box struct {
-	id    string
-	kind  kind
-	title string
-	under string   // what is said of it in small letters
-	lines []string // its rules
+// Box is one thing that packets come to.
+type Box struct {
+	ID    string `json:"id"`
+	Kind  Kind   `json:"kind"`
+	Title string `json:"title"` // of a chain, its name
+	// Under is what is said of it in small letters.
+	Under string `json:"under,omitempty"`
+	// Lines are its rules, in short: the IDs come first. Of very many the last line counts the rest.
+	Lines []string `json:"lines,omitempty"`
+	// Rules are the IDs of all of them, in their order.
+	Rules []ruleset.RuleID `json:"rules,omitempty"`
 }
 
-// way leads from a box to another.
-type way struct {
-	from, to string
-	label    string
+// Way leads from a box to another.
+type Way struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Label is "jump" or "goto", or the IDs of the rules that send packets this way. Empty: all go this way.
+	Label string `json:"label,omitempty"`
 }
 
-// column is the way of the packets of one origin, from top to bottom.
-type column struct {
-	title string
-	boxes []box
+// Column is the way of the packets of one origin, from top to bottom.
+type Column struct {
+	Title string `json:"title"`
+	Boxes []Box  `json:"boxes"`
 }
 
-// picture is what there is to draw.
-type picture struct {
-	title   string
-	columns []column
-	ways    []way
+// Picture is what there is to draw.
+type Picture struct {
+	Title   string   `json:"title"`
+	Columns []Column `json:"columns"`
+	Ways    []Way    `json:"ways"`
 }
 
 // maxLines is how many rules of a chain are shown, and maxLine how long a line may be, in letters, but for a long
@@ -57,13 +64,13 @@ const (
 	maxLine  = 64
 )
 
-// of is the picture of rules.
-func of(rs ruleset.Ruleset) picture {
+// Of is the picture of rules.
+func Of(rs ruleset.Ruleset) Picture {
 	var families []string
 	for _, f := range rs.Families {
 		families = append(families, f.String())
 	}
-	p := picture{title: "The way of packets through the rules, " + strings.Join(families, " and ")}
+	p := Picture{Title: "The way of packets through the rules, " + strings.Join(families, " and ")}
 	d := drawing{rs: rs, p: &p, drawn: map[string]string{}}
 	d.column("a process in the pod sends", "a packet of a process", ruleset.Output, "leaves the pod")
 	last := d.column("a packet arrives in the pod", "a packet from the network or from lo", ruleset.Prerouting, "")
@@ -78,7 +85,7 @@ func of(rs ruleset.Ruleset) picture {
 // drawing is a picture in the making.
 type drawing struct {
 	rs    ruleset.Ruleset
-	p     *picture
+	p     *Picture
 	drawn map[string]string // chains' IDs by their names
 	count int
 }
@@ -90,22 +97,22 @@ func (d *drawing) at(h ruleset.Hook) (all []ruleset.Chain) {
 			all = append(all, c)
 		}
 	}
-	sort.SliceStable(all, func(i, j int) bool { return all[i].Priority < all[j].Priority })
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Asked() < all[j].Asked() })
 	return all
 }
 
 // add adds a box to the last column, and returns its ID.
-func (d *drawing) add(b box) string {
+func (d *drawing) add(b Box) string {
 	d.count++
-	b.id = fmt.Sprintf("n%d", d.count)
-	c := &d.p.columns[len(d.p.columns)-1]
-	c.boxes = append(c.boxes, b)
-	return b.id
+	b.ID = fmt.Sprintf("n%d", d.count)
+	c := &d.p.Columns[len(d.p.Columns)-1]
+	c.Boxes = append(c.Boxes, b)
+	return b.ID
 }
 
 func (d *drawing) way(from, to, label string) {
-	if w := (way{from, to, label}); !slices.Contains(d.p.ways, w) {
-		d.p.ways = append(d.p.ways, w)
+	if w := (Way{from, to, label}); !slices.Contains(d.p.Ways, w) {
+		d.p.Ways = append(d.p.Ways, w)
 	}
 }
 
@@ -114,15 +121,15 @@ const conntrackPriority = -200
 
 // column begins a column with the chains of a hook, and ends it if it has an end. It returns the last box on the way.
 func (d *drawing) column(title, start string, h ruleset.Hook, end string) (last string) {
-	d.p.columns = append(d.p.columns, column{title: title})
-	last = d.add(box{kind: event, title: start})
+	d.p.Columns = append(d.p.Columns, Column{Title: title})
+	last = d.add(Box{Kind: Event, Title: start})
 	if h == 0 {
 		return last
 	}
 	tracked := false
 	follow := func() {
 		if !tracked {
-			at := d.add(box{kind: track, title: "conntrack", under: fmt.Sprint(conntrackPriority)})
+			at := d.add(Box{Kind: Track, Title: "conntrack", Under: fmt.Sprint(conntrackPriority)})
 			d.way(last, at, "")
 			last, tracked = at, true
 		}
@@ -135,7 +142,7 @@ func (d *drawing) column(title, start string, h ruleset.Hook, end string) (last 
 	}
 	follow()
 	if end != "" {
-		d.way(last, d.add(box{kind: event, title: end}), "")
+		d.way(last, d.add(Box{Kind: Event, Title: end}), "")
 	}
 	return last
 }
@@ -145,13 +152,13 @@ func (d *drawing) goOn(last string, h ruleset.Hook, end string) {
 	for _, c := range d.at(h) {
 		last = d.chain(last, c)
 	}
-	d.way(last, d.add(box{kind: event, title: end}), "")
+	d.way(last, d.add(Box{Kind: Event, Title: end}), "")
 }
 
 // chain adds a base chain, what it jumps to, and where it sends captured packets.
 func (d *drawing) chain(last string, c ruleset.Chain) string {
-	id := d.add(box{kind: chain, title: c.Name, under: fmt.Sprintf("%s, %s, %d", c.Type, c.Hook, c.Priority),
-		lines: linesOf(c)})
+	id := d.add(Box{Kind: Base, Title: c.Name, Under: fmt.Sprintf("%s, %s, %d", c.Type, c.Hook, c.Priority),
+		Lines: linesOf(c), Rules: idsOf(c)})
 	d.way(last, id, "")
 	d.drawn[c.Name] = id
 	captures := map[string][]string{} // IDs of rules by where they send to
@@ -162,9 +169,9 @@ func (d *drawing) chain(last string, c ruleset.Chain) string {
 			to := ""
 			switch t := r.Target.(type) {
 			case ruleset.Redirect:
-				to = "the proxy's port " + t.Ports.String()
+				to = proxyAt + t.Ports.String()
 			case ruleset.TProxy:
-				to = fmt.Sprintf("the proxy's port %d", t.Port)
+				to = proxyAt + ruleset.Port(t.Port).String()
 			case ruleset.DNAT:
 				to = t.To.String()
 			case ruleset.Jump:
@@ -191,10 +198,13 @@ func (d *drawing) chain(last string, c ruleset.Chain) string {
 		if len(rules) > 2 {
 			rules = []string{rules[0], "…", rules[len(rules)-1]}
 		}
-		d.way(id, d.add(box{kind: proxy, title: to}), strings.Join(rules, " "))
+		d.way(id, d.add(Box{Kind: Proxy, Title: to}), strings.Join(rules, " "))
 	}
 	return id
 }
+
+// proxyAt begins the title of a box that stands for a port of the proxy.
+const proxyAt = "the proxy's port "
 
 // sideChain adds a chain that another jumps to, once.
 func (d *drawing) sideChain(from, name, how string, visit func(string, ruleset.Chain)) {
@@ -204,7 +214,7 @@ func (d *drawing) sideChain(from, name, how string, visit func(string, ruleset.C
 	}
 	for _, c := range d.rs.Chains {
 		if c.Name == name {
-			id := d.add(box{kind: side, title: c.Name, lines: linesOf(c)})
+			id := d.add(Box{Kind: Side, Title: c.Name, Lines: linesOf(c), Rules: idsOf(c)})
 			d.drawn[name] = id
 			d.way(from, id, how)
 			visit(id, c)
@@ -225,4 +235,11 @@ func linesOf(c ruleset.Chain) (lines []string) {
 		lines = append(lines, id+" "+string(reason)+": "+target)
 	}
 	return lines
+}
+
+func idsOf(c ruleset.Chain) (ids []ruleset.RuleID) {
+	for _, r := range c.Rules {
+		ids = append(ids, r.ID)
+	}
+	return ids
 }

@@ -9,43 +9,43 @@ import (
 
 // Mermaid returns the picture as a flowchart of Mermaid, without a fence around it.
 func Mermaid(rs ruleset.Ruleset) string {
-	p := of(rs)
+	p := Of(rs)
 	var b strings.Builder
 	b.WriteString("flowchart TB\n")
-	fmt.Fprintf(&b, "    accTitle: %s\n", mermaidText(p.title))
-	for i, c := range p.columns {
-		fmt.Fprintf(&b, "    subgraph g%d[\"%s\"]\n        direction TB\n", i+1, mermaidText(c.title))
-		for _, x := range c.boxes {
+	fmt.Fprintf(&b, "    accTitle: %s\n", mermaidText(p.Title))
+	for i, c := range p.Columns {
+		fmt.Fprintf(&b, "    subgraph g%d[\"%s\"]\n        direction TB\n", i+1, mermaidText(c.Title))
+		for _, x := range c.Boxes {
 			open, end := "[", "]"
-			switch x.kind {
-			case event:
+			switch x.Kind {
+			case Event:
 				open, end = "([", "])"
-			case track:
+			case Track:
 				open, end = "{{", "}}"
-			case side:
+			case Side:
 				open, end = "[[", "]]"
-			case proxy:
+			case Proxy:
 				open, end = "[/", "/]"
-			case chain:
+			case Base:
 			}
-			fmt.Fprintf(&b, "        %s%s\"%s\"%s\n", x.id, open, label(x, "<br/>", mermaidText), end)
+			fmt.Fprintf(&b, "        %s%s\"%s\"%s\n", x.ID, open, label(x, "<br/>", mermaidText), end)
 		}
 		b.WriteString("    end\n")
 	}
-	for _, w := range p.ways {
+	for _, w := range p.Ways {
 		switch {
-		case w.label == "":
-			fmt.Fprintf(&b, "    %s --> %s\n", w.from, w.to)
+		case w.Label == "":
+			fmt.Fprintf(&b, "    %s --> %s\n", w.From, w.To)
 		case w.isJump():
-			fmt.Fprintf(&b, "    %s -.->|%s| %s\n", w.from, w.label, w.to)
+			fmt.Fprintf(&b, "    %s -.->|%s| %s\n", w.From, w.Label, w.To)
 		default:
-			fmt.Fprintf(&b, "    %s ==>|\"%s\"| %s\n", w.from, mermaidText(w.label), w.to)
+			fmt.Fprintf(&b, "    %s ==>|\"%s\"| %s\n", w.From, mermaidText(w.Label), w.To)
 		}
 	}
 	return b.String()
 }
 
-func (w way) isJump() bool { return w.label == "jump" || w.label == "goto" }
+func (w Way) isJump() bool { return w.Label == "jump" || w.Label == "goto" }
 
 // mermaidText is a text within quotes: what Mermaid, or HTML, would read is written by its number.
 func mermaidText(s string) string {
@@ -54,12 +54,12 @@ func mermaidText(s string) string {
 }
 
 // label is all that stands in a box.
-func label(x box, newline string, escape func(string) string) string {
-	lines := []string{escape(x.title)}
-	if x.under != "" {
-		lines = append(lines, escape(x.under))
+func label(x Box, newline string, escape func(string) string) string {
+	lines := []string{escape(x.Title)}
+	if x.Under != "" {
+		lines = append(lines, escape(x.Under))
 	}
-	for _, l := range x.lines {
+	for _, l := range x.Lines {
 		lines = append(lines, escape(l))
 	}
 	return strings.Join(lines, newline)
@@ -67,25 +67,25 @@ func label(x box, newline string, escape func(string) string) string {
 
 // DOT returns the picture as a graph for the programs of Graphviz.
 func DOT(rs ruleset.Ruleset) string {
-	p := of(rs)
+	p := Of(rs)
 	var b strings.Builder
 	fmt.Fprintf(&b,
 		"digraph intercept {\n    label=\"%s\"\n    rankdir=TB\n    node [shape=box, fontname=\"monospace\"]\n",
-		dotText(p.title))
-	for i, c := range p.columns {
-		fmt.Fprintf(&b, "    subgraph cluster_%d {\n        label=\"%s\"\n", i+1, dotText(c.title))
-		for _, x := range c.boxes {
-			shape := map[kind]string{event: "oval", track: "hexagon", side: "component", proxy: "cds", chain: "box"}[x.kind]
-			fmt.Fprintf(&b, "        %s [shape=%s, label=\"%s\\l\"]\n", x.id, shape, label(x, `\l`, dotText))
+		dotText(p.Title))
+	for i, c := range p.Columns {
+		fmt.Fprintf(&b, "    subgraph cluster_%d {\n        label=\"%s\"\n", i+1, dotText(c.Title))
+		for _, x := range c.Boxes {
+			shape := map[Kind]string{Event: "oval", Track: "hexagon", Side: "component", Proxy: "cds", Base: "box"}[x.Kind]
+			fmt.Fprintf(&b, "        %s [shape=%s, label=\"%s\\l\"]\n", x.ID, shape, label(x, `\l`, dotText))
 		}
 		b.WriteString("    }\n")
 	}
-	for _, w := range p.ways {
+	for _, w := range p.Ways {
 		style := "solid"
 		if w.isJump() {
 			style = "dashed"
 		}
-		fmt.Fprintf(&b, "    %s -> %s [style=%s, label=\"%s\"]\n", w.from, w.to, style, dotText(w.label))
+		fmt.Fprintf(&b, "    %s -> %s [style=%s, label=\"%s\"]\n", w.From, w.To, style, dotText(w.Label))
 	}
 	b.WriteString("}\n")
 	return b.String()

@@ -1,0 +1,103 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/arguments"
+	"github.com/mesh-intercept/intercept/internal/classes"
+	"github.com/mesh-intercept/intercept/internal/decode"
+	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/whynot"
+	"github.com/mesh-intercept/intercept/internal/yamldoc"
+)
+
+// WhyNot is what would give a packet the other fate. docs/explain.schema.json describes it.
+type WhyNot struct {
+	// Captured is true of a packet that goes to the proxy. The changes then let it go; else they send it there.
+	Captured bool             `json:"captured"`
+	Fate     intercept.Fate   `json:"fate"`
+	ID       intercept.RuleID `json:"id"`
+	Reason   string           `json:"reason"`
+	Packet   Packet           `json:"packet"`
+	// Changes are those of the configuration, the one that changes least first.
+	Changes []WhyNotChange `json:"changes"`
+}
+
+// WhyNotChange is a change of the configuration that gives the packet the other fate.
+type WhyNotChange struct {
+	// Flags are those to write in place of, or beside, the ones that there are; YAML is the same for a file.
+	Flags  []string         `json:"flags"`
+	YAML   string           `json:"yaml"`
+	Fate   intercept.Fate   `json:"fate"`
+	ID     intercept.RuleID `json:"id"`
+	Reason string           `json:"reason"`
+	// Flows and Others count the classes of packets that have another fate then: of those that begin a flow, and of the
+	// others. This packet's is among them.
+	Flows  int `json:"flows"`
+	Others int `json:"others"`
+	// Which are the flows, one text for each class.
+	Which []string `json:"which"`
+}
+
+// Why finds the smallest changes of a configuration that would give the packet the other fate. The errors are those of
+// [Ask], or a [*classes.TooManyError].
+func Why(c intercept.Config, q Question) (WhyNot, error) {
+	a, err := Ask(c, q)
+	if err != nil {
+		return WhyNot{}, err
+	}
+	found, err := whynot.Find(c, a.Packet)
+	if err != nil {
+		return WhyNot{}, err
+	}
+	e := a.Explain(c, q)
+	out := WhyNot{whynot.Captured(a.Trace.Fate), a.Trace.Fate, a.Trace.Rule, whyNot(c.DNS, a.Packet, a.Trace, e.Reason),
+		e.Packet, []WhyNotChange{}}
+	for _, f := range found {
+		change, err := changeOf(c, f, a.Packet)
+		if err != nil {
+			return WhyNot{}, err
+		}
+		out.Changes = append(out.Changes, change)
+	}
+	return out, nil
+}
+
+func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (WhyNotChange, error) {
+	settings, node := decode.Changed(from, c.Config)
+	text, err := yamldoc.Format(node)
+	if err != nil {
+		return WhyNotChange{}, err
+	}
+	out := WhyNotChange{YAML: string(text), Fate: c.Trace.Fate, ID: c.Trace.Rule,
+		Reason: Of(c.Config, p, c.Trace).Reason, Flags: []string{}, Which: []string{}}
+	for _, s := range settings {
+		out.Flags = append(out.Flags, arguments.Quote(s.Arg()))
+	}
+	for _, change := range c.Changes {
+		if !change.First {
+			out.Others++
+			continue
+		}
+		out.Flows++
+		out.Which = append(out.Which, fmt.Sprintf("%s becomes %s: %s", change.Before.Fate, change.After.Fate,
+			Box(change.Boxes[0].Conditions(classes.Beginning()...)).String()))
+	}
+	return out, nil
+}
+
+// whyNot is the reason of a rule, or what the rule does not know: that a lookup is of a server that nobody has listed.
+func whyNot(dns intercept.DNS, p intercept.Packet, trace intercept.Trace, reason string) string {
+	if trace.Line != "O14" || p.Protocol != intercept.UDP || p.Dst.Port() != 53 || dns.Mode != intercept.DNSResolvConf {
+		return reason
+	}
+	listed := make([]string, len(dns.Servers))
+	for i, a := range dns.Servers {
+		listed[i] = a.String()
+	}
+	return fmt.Sprintf("%s is none of the servers whose lookups are captured (%s)", p.Dst.Addr(),
+		cmp.Or(strict.Clip(strings.Join(listed, ", ")), "none"))
+}
