@@ -115,8 +115,7 @@ func renderIPTables(v iptables.Variant, how IPTables, rs ruleset.Ruleset) (strin
 	inputs, err := iptables.Render(rs, iptables.Options{Variant: v, Dialect: how.Dialect, Jumps: how.Jumps})
 	var text strings.Builder
 	for _, in := range inputs {
-		fmt.Fprintf(&text, "# %s: %s --noflush, in a namespace that has none of these rules\n%s",
-			in.Family, in.Program(), in.Text)
+		text.WriteString(in.String())
 	}
 	return text.String(), err
 }
@@ -129,14 +128,13 @@ func (p Pod) Render(rs ruleset.Ruleset) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	commands := markroute.WantOf(rs).Commands()
+	routes := markroute.WantOf(rs).Comment()
 	rs.Routes = nil
 	text, err := backendOf(all[0]).render(p.IPTables, rs)
-	if err != nil || len(commands) == 0 {
+	if err != nil {
 		return text, err
 	}
-	return text + "# ip(8): the routes that go with these rules, which mesh-init apply makes, too\n#   " +
-		strings.Join(commands, "\n#   ") + "\n", nil
+	return text + routes, nil
 }
 
 // backendOf returns the row of a backend that is no choice among others.

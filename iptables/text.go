@@ -29,6 +29,11 @@ type Input struct {
 // Program is the name of the program that reads it.
 func (i Input) Program() string { return restoreName(i.Family) }
 
+// String is the text, with a first line that names the program which reads it.
+func (i Input) String() string {
+	return fmt.Sprintf("# %s: %s --noflush, in a namespace that has none of these rules\n%s", i.Family, i.Program(), i.Text)
+}
+
 func restoreName(f ruleset.Family) string {
 	if f == ruleset.IPv6 {
 		return "ip6tables-restore"

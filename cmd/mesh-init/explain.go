@@ -7,6 +7,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/explain"
+	"github.com/mesh-intercept/intercept/internal/permalink"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
@@ -18,8 +19,8 @@ func explainVerb() verb {
 			"takes the configuration that is in force in a network namespace, and its first line says\n" +
 			"whether the rules are as they were written, and in force.",
 		Files: "OLD NEW",
-		Needs: "[--live] {--dst ADDRESS:PORT [--from app|proxy|outside] | --matrix |\n" +
-			"         --why-not ADDRESS:PORT | --flows FILE} | --diff {OLD | --live} NEW",
+		Needs: "[--live] {[--link] --dst ADDRESS:PORT [--from app|proxy|outside] | --link |\n" +
+			"         --matrix | --why-not ADDRESS:PORT | --flows FILE} | --diff {OLD | --live} NEW",
 		Flags: explainFlags,
 		Examples: `
   Why does this call of the app (not) go to the proxy?
@@ -31,6 +32,8 @@ func explainVerb() verb {
     mesh-init explain --matrix --config mesh.yaml
   Which change would send this call to the proxy, or let it go?
     mesh-init explain --why-not 10.1.2.3:443 --config mesh.yaml
+  Which address shows somebody else this very case?
+    mesh-init explain --link --dst 10.1.2.3:443 --uid 1000 --config mesh.yaml
   What becomes of the flows that tcpdump shows?
     tcpdump -nr pod.pcap | mesh-init explain --flows - --config mesh.yaml
   Which packets have another fate with a new configuration?
@@ -52,6 +55,8 @@ func explainFlags() []cli.Flag {
 				"hubble observe, pwru; - for standard input"),
 		row(whyNotFlag, "ADDRESS:PORT", groupPacket, "",
 			"the smallest changes of the configuration that would\nsend this packet to the proxy, or let it go"),
+		row(linkFlag, "", groupPacket, "false",
+			"print the address of a page that shows the same: this\nconfiguration and packet; nothing is sent to anybody"),
 		diffRow(),
 	)...)
 }
@@ -83,6 +88,7 @@ func questions() []question {
 		{diffFlag, "is of all", nil},
 		{flowsFlag, "has its own", flowFlags()},
 		{whyNotFlag, "names where it goes", packetNames()},
+		{linkFlag, "", append(packetNames(), dstFlag, "state")},
 	}
 }
 
@@ -122,11 +128,14 @@ func (in inputs) explained(s settings) (errs []error) {
 		if _, err := s.packet.whyNotPacket().question().Packet(s.config); err != nil {
 			errs = append(errs, strict.Reworded(err, "--"+dstFlag, "--"+whyNotFlag))
 		}
-	case asked.flag == "":
+	case asked.flag == linkFlag && !s.packet.describes():
+	case asked.flag == linkFlag, asked.flag == "":
 		if _, err := s.packet.question().Packet(s.config); err != nil {
 			errs = append(errs, err)
 		}
-		return errs
+		if asked.flag == "" {
+			return errs
+		}
 	}
 	for _, g := range in.given {
 		isQuestion := slices.ContainsFunc(questions(), func(q question) bool { return q.flag == g.Name })
@@ -152,10 +161,15 @@ func (p packetFlags) question() explain.Question {
 		return p[name].text
 	}
 	return explain.Question{
-		From: p["from"].text, Dst: p[dstFlag].text, Src: text("src"), Proto: p["proto"].text, UID: text("uid"),
+		From: text("from"), Dst: text(dstFlag), Src: text("src"), Proto: text("proto"), UID: text("uid"),
 		GID: text("gid"), Mark: text("mark"), Interface: text("interface"), ToSelf: p["to-self"].text == "true",
-		State: p["state"].text,
+		State: text("state"),
 	}
+}
+
+// describes reports whether any flag describes a packet.
+func (p packetFlags) describes() bool {
+	return slices.ContainsFunc(append(packetNames(), dstFlag, "state"), p.given)
 }
 
 func (j job) explain() error {
@@ -173,6 +187,8 @@ func (j job) explain() error {
 		return j.explainFlows()
 	case j.packet.given(whyNotFlag):
 		return j.explainWhyNot()
+	case j.packet[linkFlag].text == "true":
+		return j.explainLink()
 	}
 	question := j.packet.question()
 	answer, err := explain.Ask(j.config, question)
@@ -182,6 +198,24 @@ func (j job) explain() error {
 	e := answer.Explain(j.config, question)
 	e.Sources = j.sources
 	return j.print(e, func() string { return explanationText(e, j.style, j.configText()) })
+}
+
+// linkJSON is what explain --link says.
+type linkJSON struct {
+	Link string `json:"link"`
+}
+
+func (j job) explainLink() error {
+	state := permalink.State{Config: permalink.Fields(j.config)}
+	if j.packet.describes() {
+		q := j.packet.question()
+		state.Packet = &q
+	}
+	url, err := state.URL()
+	if err != nil {
+		return cli.UsageError{Err: fmt.Errorf("--%s: %w", linkFlag, err)}
+	}
+	return j.print(linkJSON{url}, func() string { return url + "\n" })
 }
 
 func explanationText(e explain.Explanation, style cli.Style, config string) string {

@@ -44,6 +44,9 @@ func TestExplainSchema(t *testing.T) {
 		{"whyNot", "--why-not 10.1.2.3:443", ""},
 		{"whyNot", "--why-not 10.1.2.3:443 --families ipv6", ""},
 		{"whyNot", "--why-not 10.1.2.3:443 --proto udp", ""},
+		{"link", "--link", ""},
+		{"link", "--link --dst 10.1.2.3:443 --dns all", ""},
+		{"live", "--live --link --dst 10.1.2.3:443", ""},
 		{"live", "--live --dst 10.1.2.3:443", ""},
 		{"live", "--live --matrix", ""},
 		{"live", "--live --why-not 10.1.2.3:5432", ""},
@@ -70,7 +73,7 @@ func TestExplainSchema(t *testing.T) {
 					t.Errorf("%s: %v", tc.args, err)
 				}
 			}
-			for _, other := range []string{"explanation", "matrix", "diff", "whyNot", "flow", "live"} {
+			for _, other := range []string{"explanation", "matrix", "diff", "whyNot", "link", "flow", "live"} {
 				if other != tc.part && schema("#/$defs/"+other).Validate(doc) == nil {
 					t.Errorf("%s is taken for a result of the kind %s", tc.args, other)
 				}

@@ -31,6 +31,7 @@ const (
 	foreignFlag    = "foreign"
 	takeOverFlag   = "take-over"
 	kubernetesFlag = "kubernetes-version"
+	linkFlag       = "link"
 	liveFlag       = "live"
 	logFormatFlag  = "log-format"
 	matrixFlag     = "matrix"

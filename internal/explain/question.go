@@ -32,7 +32,7 @@ func Fields() []decode.Field {
 		row("mark", "NUMBER", "0", "the mark of the sender's socket (SO_MARK)"),
 		row("interface", "NAME", "",
 			"the one it leaves or arrives by; if not given, lo for\na loopback address and with --to-self, else eth0"),
-		row("to-self", "", "false", "the destination is the pod's own address"),
+		row(toSelf, "", "false", "the destination is the pod's own address"),
 	}
 }
 
@@ -101,18 +101,61 @@ func (q Question) chosen() (errs []error) {
 	return errs
 }
 
-// Args are the arguments of mesh-init explain that ask the same.
-func (q Question) Args() (args []string) {
-	for _, a := range []struct{ flag, text string }{
-		{"from", q.From}, {"src", q.Src}, {"dst", q.Dst}, {"proto", q.Proto}, {"uid", q.UID}, {"gid", q.GID},
-		{"mark", q.Mark}, {"interface", q.Interface}, {"state", q.State},
-	} {
-		if a.text != "" {
-			args = append(args, "--"+a.flag+"="+a.text)
+// Setting is a field's name and its value's text form.
+type Setting struct{ Name, Value string }
+
+// texts are the fields that are texts, by their names, in the order of the table.
+func (q *Question) texts() []struct {
+	name string
+	text *string
+} {
+	return []struct {
+		name string
+		text *string
+	}{
+		{"from", &q.From}, {"dst", &q.Dst}, {"src", &q.Src}, {"proto", &q.Proto}, {"uid", &q.UID}, {"gid", &q.GID},
+		{"mark", &q.Mark}, {"interface", &q.Interface}, {"state", &q.State},
+	}
+}
+
+const toSelf = "to-self"
+
+// Given are the fields that are not empty.
+func (q Question) Given() (all []Setting) {
+	for _, t := range q.texts() {
+		if *t.text != "" {
+			all = append(all, Setting{t.name, *t.text})
 		}
 	}
 	if q.ToSelf {
-		args = append(args, "--to-self")
+		all = append(all, Setting{toSelf, "true"})
+	}
+	return all
+}
+
+// Set sets a field by its name, and reports whether there is such a field that can be so.
+func (q *Question) Set(name, value string) bool {
+	if name == toSelf {
+		q.ToSelf = value == "true"
+		return value == "true" || value == "false"
+	}
+	for _, t := range q.texts() {
+		if t.name == name {
+			*t.text = value
+			return true
+		}
+	}
+	return false
+}
+
+// Args are the arguments of mesh-init explain that ask the same.
+func (q Question) Args() (args []string) {
+	for _, s := range q.Given() {
+		arg := "--" + s.Name
+		if s.Name != toSelf {
+			arg += "=" + s.Value
+		}
+		args = append(args, arg)
 	}
 	return args
 }
@@ -183,7 +226,7 @@ func (q Question) Packet(c intercept.Config) (intercept.Packet, error) {
 			}
 		}
 		if q.ToSelf {
-			fail("to-self", "what comes from outside has left the pod it came from; use --from app or --from proxy")
+			fail(toSelf, "what comes from outside has left the pod it came from; use --from app or --from proxy")
 		}
 	case FromProxy:
 		out.Owner = &intercept.Owner{UID: first(c.Proxy.UIDs), GID: first(c.Proxy.GIDs)}

@@ -3,6 +3,7 @@ package markroute
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -66,6 +67,16 @@ func (w Want) Commands() []string {
 			ruleset.FamilyOf(a), netip.PrefixFrom(a, a.BitLen()), ruleset.Loopback, protocol))
 	}
 	return all
+}
+
+// Comment is the Commands as they stand behind rules that are printed: in comments. Empty: there are none.
+func (w Want) Comment() string {
+	commands := w.Commands()
+	if len(commands) == 0 {
+		return ""
+	}
+	return "# ip(8): the routes that go with these rules, which mesh-init apply makes, too\n#   " +
+		strings.Join(commands, "\n#   ") + "\n"
 }
 
 // loopbackNetwork is the destination of the kernel's own route by lo: a smaller one would be taken by everybody.

@@ -24,6 +24,15 @@ func ops() []op {
 		{"read", read},
 		{"schema", schema},
 		{"explain", explained},
+		{"whynot", whyNot},
+		{"matrix", matrix},
+		{"diff", diff},
+		{"rules", rules},
+		{"picture", drawn},
+		{"link", link},
+		{"unlink", unlink},
+		{"scenarios", scenarios},
+		{"support", supported},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/arguments"
 	"github.com/mesh-intercept/intercept/internal/explain"
+	"github.com/mesh-intercept/intercept/internal/picture"
 	"github.com/mesh-intercept/intercept/internal/whynot"
 	"github.com/mesh-intercept/intercept/settings"
 )
@@ -25,7 +26,7 @@ func explained(r Request) (any, error) {
 		return nil, err
 	}
 	out := Explained{Explanation: a.Explain(c, *r.Packet), Captured: whynot.Captured(a.Trace.Fate), Steps: []Step{},
-		Way: []Passed{}, Nodes: []string{}, Command: command(c, *r.Packet)}
+		Way: []Passed{}, Command: command(c, *r.Packet)}
 	rejects := a.Trace.Fate.Action == intercept.Rejected || a.Trace.Fate.Action == intercept.Dropped
 	out.Meaning = string(intercept.MeaningOf(a.Trace.Rule, rejects))
 	var base intercept.Chain
@@ -41,6 +42,11 @@ func explained(r Request) (any, error) {
 		}
 		out.Steps = append(out.Steps, Step{Step: out.Explanation.Steps[i], Hook: base.Hook.String(), Base: base.Name,
 			Effect: effect(s)})
+	}
+	var boxes []string
+	out.Nodes, boxes = picture.Of(a.Rules).Follow(a.Packet, a.Trace)
+	for i, box := range boxes {
+		out.Steps[i].Node = box
 	}
 	out.Change = change(a.Packet, a.Trace.Fate)
 	return out, nil
@@ -85,11 +91,11 @@ func change(p intercept.Packet, f intercept.Fate) *Change {
 		if f.Ports.First != f.Ports.Last {
 			after = strings.TrimSuffix(after, intercept.Port(f.Ports.First).String()) + f.Ports.String()
 		}
-		return &Change{"destination", p.Dst.String(), after}
+		return &Change{p.Dst.String(), after}
 	case intercept.Translated:
-		return &Change{"destination", p.Dst.String(), f.To.String()}
+		return &Change{p.Dst.String(), f.To.String()}
 	case intercept.Transparent:
-		return &Change{"none", p.Dst.String(), p.Dst.String()}
+		return &Change{p.Dst.String(), p.Dst.String()}
 	case intercept.Pass, intercept.Rejected, intercept.Dropped:
 	}
 	return nil

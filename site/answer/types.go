@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/explain"
+	"github.com/mesh-intercept/intercept/internal/picture"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // A Request is what is asked. Each operation reads the fields that its comment names; others are passed over.
@@ -15,9 +18,13 @@ type Request struct {
 	Source Source `json:"source"`
 	// Other is the configuration to compare with, of diff: Source is before, Other is after.
 	Other Source `json:"other"`
-	// Packet is the one to follow, of explain, link and rules (to say which lines decide).
+	// Packet is the one that explain and whynot ask about, and that link has.
 	Packet *explain.Question `json:"packet,omitempty"`
-	// Text is what unlink and support read.
+	// Compare is, of link, whether Other is part of what the page shows.
+	Compare bool `json:"compare,omitempty"`
+	// View is, of link, what is open on the page: small letters, digits and dashes.
+	View string `json:"view,omitempty"`
+	// Text is what unlink and support read: a link, or its end; a document of mesh-init support.
 	Text string `json:"text,omitempty"`
 }
 
@@ -158,9 +165,172 @@ type Passed struct {
 	Chains []string `json:"chains"`
 }
 
-// Change is a destination before and after.
+// Change is a destination before and after. They are the same of what is delivered to the proxy with its addresses
+// unchanged (mode tproxy).
 type Change struct {
-	What   string `json:"what"` // "destination", or "none": delivered with its addresses unchanged
 	Before string `json:"before"`
 	After  string `json:"after"`
+}
+
+// Matrix is the answer to matrix (Source): what becomes of the first packet of every flow, as in mesh-init explain --matrix
+// -o json. Of several parts of a cell the first that fits says it.
+type Matrix struct {
+	Cells []explain.Cell `json:"cells"`
+}
+
+// Diff is the answer to diff (Source, Other): which packets have another fate, as in mesh-init explain --diff -o json.
+type Diff struct {
+	// Same is true if no packet's fate differs: that is proven, not sampled.
+	Same    bool             `json:"same"`
+	Changes []explain.Change `json:"changes"`
+	// Fields are the paths of the fields that differ, in the order of the schema, with both texts.
+	Fields []Differing `json:"fields"`
+}
+
+// Differing is a field in which two configurations differ.
+type Differing struct {
+	Path   string `json:"path"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// Rules is the answer to rules (Source): the rules in all forms.
+type Rules struct {
+	// NFT is for nft -f, and IPTables for iptables-restore and then ip6tables-restore, as mesh-init render prints them.
+	NFT      Text `json:"nft"`
+	IPTables Text `json:"iptables"`
+	// Chains are those of mesh-init render -o json, in the order in which packets meet them.
+	Chains   []explain.Chain `json:"chains"`
+	Families []string        `json:"families"`
+}
+
+// Text is a text, line by line.
+type Text struct {
+	Lines []Line `json:"lines"`
+	// Error says why there is no text: what the backend cannot express.
+	Error string `json:"error,omitempty"`
+}
+
+// Line is one of a Text.
+type Line struct {
+	Text string `json:"text"`
+	// ID is the rule's, if the line is one of ours.
+	ID ruleset.RuleID `json:"id,omitempty"`
+}
+
+// Picture is the answer to picture (Source): what there is to draw, and a drawing.
+type Picture struct {
+	picture.Picture
+	// SVG is the drawing. Its boxes, and the texts in them, have data-node, the texts of rules data-rule besides, and its
+	// ways data-from and data-to.
+	SVG string `json:"svg"`
+	// Hooks are netfilter's, in the order in which packets meet them; one without chains is there, too.
+	Hooks []Hook `json:"hooks"`
+	// Chains are all that there are, by Hooks' names, and those that they lead to.
+	Chains []explain.Chain `json:"chains"`
+}
+
+// Hook is a place in the kernel, and our base chains there in the order in which packets meet them.
+type Hook struct {
+	Name   string   `json:"name"`
+	Chains []string `json:"chains"`
+}
+
+// Link is the answer to link (Source, Other, Packet, View).
+type Link struct {
+	// Text is what follows the # of the page's address, and URL the address of the public page.
+	Text string `json:"text"`
+	URL  string `json:"url"`
+}
+
+// Unlink is the answer to unlink (Text): what to ask for so that the page shows what the link says. Values in it are as they
+// were written, so read says what is wrong with them.
+type Unlink struct {
+	Source Source            `json:"source"`
+	Other  *Source           `json:"other,omitempty"`
+	Packet *explain.Question `json:"packet,omitempty"`
+	View   string            `json:"view,omitempty"`
+	// Form is the one that was open.
+	Form string `json:"form,omitempty"`
+}
+
+// Scenarios is the answer to scenarios: cases to begin with.
+type Scenarios struct {
+	Scenarios []Scenario `json:"scenarios"`
+}
+
+// Scenario is a case: a configuration, a packet, and what becomes of it.
+type Scenario struct {
+	// Name is a word for it, which stays.
+	Name string `json:"name"`
+	// Title is short, and Says is one sentence on what is to be seen.
+	Title  string            `json:"title"`
+	Says   string            `json:"says"`
+	Fields map[string]string `json:"fields"` // of Source, form
+	Packet explain.Question  `json:"packet"`
+	Fate   string            `json:"fate"`
+	ID     ruleset.RuleID    `json:"id"`
+}
+
+// Support is the answer to support (Text): what a document of mesh-init support says.
+type Support struct {
+	At     string `json:"at"`
+	Masked bool   `json:"masked"`
+	Tool   string `json:"tool"`
+	// From says which configuration it is: "inForce", or "given", the one that mesh-init support was given, where what is in
+	// force is not known. Why says why not.
+	From   string `json:"from"`
+	Why    string `json:"why,omitempty"`
+	Source Source `json:"source"`
+	// By is who wrote the rules, and Written when.
+	By      string `json:"by,omitempty"`
+	Written string `json:"written,omitempty"`
+	Backend string `json:"backend,omitempty"`
+	// Origins say where values of the configuration came from, by their paths.
+	Origins map[string]string `json:"origins,omitempty"`
+	// Cut are lists of the configuration that the document has not whole.
+	Cut []string `json:"cut,omitempty"`
+	// Verdict, Summary and Causes are those of mesh-init status.
+	Verdict string   `json:"verdict,omitempty"`
+	Summary string   `json:"summary,omitempty"`
+	Causes  []string `json:"causes"`
+	// Counters are what rules have counted, by their IDs: those of both families together.
+	Counters map[ruleset.RuleID]Counted `json:"counters"`
+	// Meanings are what the counters add up to.
+	Meanings []Meaning `json:"meanings"`
+	// Foreign are chains of others at the same hooks, and Others their rules in iptables' built-in chains.
+	Foreign []beside.Foreign `json:"foreign"`
+	Others  []Other          `json:"others"`
+	// Differences are how the rules differ from what was written.
+	Differences []string `json:"differences"`
+	// Addresses are the pod's own: what goes to one of them stays in the pod (toSelf).
+	Addresses []string `json:"addresses"`
+	// Unread are the parts that could not be read, with the reason.
+	Unread map[string]string `json:"unread"`
+}
+
+// Counted is what a rule has counted.
+type Counted struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+	// Uncounted is true of a rule that has no counter.
+	Uncounted bool `json:"uncounted,omitempty"`
+}
+
+// Meaning is what the rules of one meaning have counted.
+type Meaning struct {
+	Meaning string `json:"meaning"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Other is a rule of somebody else's.
+type Other struct {
+	Family  string `json:"family"`
+	Table   string `json:"table"`
+	Chain   string `json:"chain"`
+	Rule    string `json:"rule"`
+	Earlier bool   `json:"earlier"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
