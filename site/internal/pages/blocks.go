@@ -151,7 +151,7 @@ func highlight(lang, code string) (string, error) {
 	return out.String(), nil
 }
 
-// classOf is the class of a token: one of six, or none.
+// classOf is the class of a token: one of five, or none.
 func classOf(t chroma.TokenType) string {
 	switch {
 	case t == chroma.GenericPrompt:
@@ -164,8 +164,6 @@ func classOf(t chroma.TokenType) string {
 		return "k"
 	case t.InSubCategory(chroma.LiteralString):
 		return "s"
-	case t.InSubCategory(chroma.LiteralNumber):
-		return "m"
 	}
 	return ""
 }

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"io/fs"
+	"maps"
 	"net/url"
 	"path"
 	"slices"
@@ -64,25 +65,28 @@ func (s *site) makeTree() error {
 			tree = append(tree, g)
 		}
 	}
-	more := group{Title: "More"}
-	for _, p := range s.pages {
-		if !seen[p] {
-			add(&more, p, "")
+	examples, more := group{Title: "Examples"}, group{Title: "More"}
+	for _, source := range slices.Sorted(maps.Keys(s.pages)) {
+		if p := s.pages[source]; !seen[p] {
+			rest := &more
+			if strings.HasPrefix(source, "examples/") {
+				rest = &examples
+			}
+			add(rest, p, "")
 		}
 	}
-	slices.SortFunc(more.Pages, func(a, b *page) int { return strings.Compare(a.source, b.source) })
-	s.tree = slices.DeleteFunc(append(tree, more), func(g group) bool { return len(g.Pages) == 0 })
+	s.tree = slices.DeleteFunc(append(tree, examples, more), func(g group) bool { return len(g.Pages) == 0 })
 	return nil
 }
 
-// readTree reads the navigation: each heading of the second level is a group, and the links under it are its pages.
+// readTree reads the navigation: each heading of the second level is a group, and the links under it are its pages. The
+// page itself comes first, and the README.
 func (s *site) readTree(index *page, add func(*group, *page, string)) ([]group, error) {
 	source, err := fs.ReadFile(s.Repository, index.source)
 	if err != nil {
 		return nil, err
 	}
-	tree := []group{{Title: "Start"}}
-	add(&tree[0], index, "Overview")
+	var tree []group
 	doc := markdown(blocks{}).Parser().Parse(text.NewReader(source))
 	err = ast.Walk(doc, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if !entering {
@@ -90,15 +94,20 @@ func (s *site) readTree(index *page, add func(*group, *page, string)) ([]group, 
 		}
 		switch n := n.(type) {
 		case *ast.Heading:
-			if n.Level == 2 {
-				tree = append(tree, group{Title: plainText(n, source)})
+			if n.Level != 2 {
+				break
+			}
+			tree = append(tree, group{Title: plainText(n, source)})
+			if len(tree) == 1 {
+				add(&tree[0], index, "Overview")
+				add(&tree[0], s.pages["README.md"], "In one page")
 			}
 		case *ast.Link:
 			target, err := url.Parse(string(n.Destination))
 			if err != nil {
 				return ast.WalkStop, err
 			}
-			if target.Scheme == "" && target.Fragment == "" {
+			if target.Scheme == "" && target.Fragment == "" && tree != nil {
 				file := path.Join(path.Dir(index.source), target.Path)
 				p := s.pages[file]
 				if p == nil {
