@@ -607,6 +607,11 @@ func (s *scene) waitForProxy(t *testing.T) {
 	s.flow.Src = netip.AddrPortFrom(at.Addr(), at.Port()+1)
 	s.slow.fill = s.socket(t, app)
 	dial(t, s.slow.fill, s.flow.Dst)
+	// The client has a connection before the listener has, and only then another one waits.
+	control(t, s.slow.listener, func(fd int) error {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Minute/time.Millisecond))
+		return err
+	})
 	s.flow.Src = at
 	socket := s.socket(t, app)
 	control(t, socket, func(fd int) error {
@@ -624,6 +629,9 @@ func (s *scene) waitForProxy(t *testing.T) {
 // accept takes a connection, and returns its client.
 func (p *slowProxy) accept(t *testing.T) (from netip.AddrPort) {
 	t.Helper()
+	if err := p.listener.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	raw, err := p.listener.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
