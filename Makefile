@@ -215,7 +215,7 @@ site-serve: site ## the same, and show it at http://127.0.0.1:8080
 
 # At another path than the root, as on a host of many sites: links have to be relative.
 site-test: BASE := /intercept/
-site-test: site ## the same, and open every page in Debian's chromium, which is installed where it is missing: a minute (root)
+site-test: site ## the same, and open every page in Debian's chromium and Firefox, which are installed where they are missing: minutes (root)
 	@testing/deps site
 	MESH_TEST_REQUIRE=1 GOWORK=off go test -C site -count=1 $(TESTFLAGS) -tags browser ./browser
 
