@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . ./containers.sh
 
-for round in 1 2 3; do # in case one makes another
-	pids=$(ip netns pids pod)
-	[[ ! $pids ]] || kill -KILL $pids || true
+while pids=$(ip netns pids pod) && [[ $pids ]]; do # again, in case one has made another
+	kill -KILL $pids 2> /dev/null || true # one may have ended since
+	sleep 0.1
 done
 mesh-init remove -n pod

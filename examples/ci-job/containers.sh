@@ -10,5 +10,5 @@ container() {
 	local user=$1
 	shift
 	ip netns exec pod unshare --pid --fork --kill-child --mount-proc \
-		setpriv --reuid "$user" --regid "$user" --clear-groups --bounding-set -all --no-new-privs "$@"
+		env -i PATH="$PATH" setpriv --reuid "$user" --regid "$user" --clear-groups --bounding-set -all --no-new-privs "$@"
 }

@@ -51,8 +51,9 @@ const prelude = `
 	echo nameserver 10.96.0.10 > /mnt/resolv.conf && mount --bind /mnt/resolv.conf /etc/resolv.conf || exit
 	PATH=/mnt/bin:$PATH
 	find . | sort > /run/before
-	await() { # for ten seconds at most
-		for try in {1..1000}; do
+	await() { # for twenty seconds at most
+		local end=$((SECONDS + 20))
+		while ((SECONDS < end)); do
 			"$@" && return
 			sleep 0.01
 		done
