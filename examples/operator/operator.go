@@ -96,7 +96,7 @@ func keep(ctx context.Context, name string, config intercept.Config) (done strin
 	if err != nil {
 		return "", err
 	}
-	defer session.Close()
+	defer func() { err = errors.Join(err, session.Close()) }()
 
 	var why string
 	switch differences, err := session.Check(ctx, config); {

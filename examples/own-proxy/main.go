@@ -66,8 +66,7 @@ func serve(listener *net.TCPListener, whom func(netip.AddrPort) netip.AddrPort) 
 			return err
 		}
 		go func() {
-			defer conn.Close()
-			if err := relay(conn, whom); err != nil {
+			if err := errors.Join(relay(conn, whom), conn.Close()); err != nil {
 				log.Print(err)
 			}
 		}()
@@ -89,25 +88,21 @@ func relay(client *net.TCPConn, whom func(netip.AddrPort) netip.AddrPort) error 
 		return err
 	}
 	server := conn.(*net.TCPConn)
-	defer server.Close()
 	log.Printf("%s to %s by %s", client.RemoteAddr(), original, server.LocalAddr())
 
 	sent := make(chan error)
 	go func() { sent <- pass(server, client) }()
-	return errors.Join(pass(client, server), <-sent)
+	return errors.Join(pass(client, server), <-sent, server.Close())
 }
 
 // pass passes on all that one side says, and that it has no more to say.
 func pass(to, from *net.TCPConn) error {
 	_, err := io.Copy(to, from)
-	if err != nil {
-		to.Close() // the other direction ends, too
-		return err
+	done := to.CloseWrite()
+	if errors.Is(done, syscall.ENOTCONN) { // it has hung up
+		done = nil
 	}
-	if err := to.CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
-		return err
-	}
-	return nil
+	return errors.Join(err, done)
 }
 
 // originalDst asks the kernel where a connection was going before the rules sent it here.

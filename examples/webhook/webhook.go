@@ -63,26 +63,26 @@ func decide(profile inject.Profile, pod []byte) (response, string) {
 	if err != nil {
 		return refused(err)
 	}
-	answer := response{Allowed: true}
-	for _, o := range injected.Objects { // one: the request's
-		answer.Warnings = append(answer.Warnings, o.Warnings...)
-		if o.Skipped != "" {
-			return answer, o.String() + " is left alone: " + o.Skipped
-		}
-		operations, err := o.Patch()
-		if err != nil {
-			return refused(err)
-		}
-		if len(operations) == 0 {
-			return answer, o.String() + " is as it is to be"
-		}
-		if answer.Patch, err = json.Marshal(operations); err != nil {
-			return refused(err)
-		}
-		answer.PatchType = "JSONPatch"
-		return answer, o.String() + " gets its sidecar, rules by mode " + string(o.Mode)
+	if len(injected.Objects) != 1 {
+		return response{Allowed: true}, "it is no pod, and left alone"
 	}
-	return answer, "no pod"
+	o := injected.Objects[0]
+	answer := response{Allowed: true, Warnings: o.Warnings}
+	if o.Skipped != "" {
+		return answer, o.String() + " is left alone: " + o.Skipped
+	}
+	operations, err := o.Patch()
+	if err != nil {
+		return refused(err)
+	}
+	if len(operations) == 0 {
+		return answer, o.String() + " is as it is to be"
+	}
+	if answer.Patch, err = json.Marshal(operations); err != nil {
+		return refused(err)
+	}
+	answer.PatchType = "JSONPatch"
+	return answer, o.String() + " gets its sidecar, rules by mode " + string(o.Mode)
 }
 
 // refused is the answer where a pod, or its annotations, cannot be understood. Whoever creates the pod is told all

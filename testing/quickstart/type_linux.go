@@ -184,32 +184,34 @@ func (p Page) lay(dir string, how Typing) error {
 
 // script types the commands. Before each, and after the last, stands a mark.
 func (p Page) script(how Typing) string {
-	script := prelude
+	var script strings.Builder
+	script.WriteString(prelude)
 	before := len(how.Before.Commands)
 	for i, c := range slices.Concat(how.Before.Commands, p.Commands) {
 		if i >= before {
-			script += fmt.Sprintf("echo '%s %d'\n", mark, i-before)
+			fmt.Fprintf(&script, "echo '%s %d'\n", mark, i-before)
 		}
 		if c.readsLog() { // what it shows may be on its way yet: HAProxy logs a connection when it has ended
-			script += fmt.Sprintf("await shows %d %s\n", strings.Count(c.Output, "\n"), quoted(c.Line))
+			fmt.Fprintf(&script, "await shows %d %s\n", strings.Count(c.Output, "\n"), quoted(c.Line))
 		}
-		script += c.Line + "\n"
+		script.WriteString(c.Line + "\n")
 		if strings.Contains(c.Line, "kill $(ip netns pids pod)") {
-			script += "await gone\n"
+			script.WriteString("await gone\n")
 		}
 		for begins, ports := range how.Listening {
 			if strings.HasPrefix(c.Line, begins) {
 				for _, port := range ports {
-					script += fmt.Sprintf("await listens %04X\n", port)
+					fmt.Fprintf(&script, "await listens %04X\n", port)
 				}
 			}
 		}
 	}
-	script += fmt.Sprintf("echo '%s end'\n", mark)
+	fmt.Fprintf(&script, "echo '%s end'\n", mark)
 	if how.Cleans {
-		script += left
+		script.WriteString(left)
 	}
-	return script + "exit 0\n"
+	script.WriteString("exit 0\n")
+	return script.String()
 }
 
 // quoted is a text as one word of a shell.
