@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mesh-intercept/intercept/settings"
 	"github.com/mesh-intercept/intercept/testing/quickstart"
 )
 
@@ -78,6 +79,36 @@ func TestREADMEs(t *testing.T) {
 				t.Errorf("%s does not say what %s is", readme(example), name)
 			}
 		}
+	}
+}
+
+// TestFields: the fields that a table of an example has are such as make a configuration.
+func TestFields(t *testing.T) {
+	text, err := os.ReadFile(readme("vm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| fields |\n| --- | --- |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	tried := 0
+	for row := range strings.Lines(table) {
+		var config []string
+		for i, part := range strings.Split(strings.Split(row, "|")[2], "`") {
+			if i%2 == 1 {
+				config = append(config, part)
+			}
+		}
+		c, err := settings.Load([]byte(strings.Join(config, "\n")))
+		if err == nil {
+			err = c.Validate()
+		}
+		if err != nil || len(config) == 0 {
+			t.Errorf("%s: %v", row, err)
+		}
+		tried++
+	}
+	if tried < 5 {
+		t.Errorf("%d rows", tried)
 	}
 }
 
