@@ -20,8 +20,8 @@ import (
 type Typing struct {
 	// Folder is a directory whose files are there, too, those in directories as well. In it the commands are typed in At.
 	Folder, At string
-	// InClone has the commands typed in the Folder where it is, for those of Go. The files are copies all the same. Where
-	// it is not, every user can read them.
+	// InClone has the commands typed in the Folder where it is, in the repository, as those of Go need it. The files are
+	// copies all the same. Else they are typed in a folder that every user can read, as those of the proxy's user need it.
 	InClone bool
 	// Listening are ports in the namespace pod that are waited for after a command, by how the command begins.
 	Listening map[string][]int
