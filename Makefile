@@ -231,8 +231,8 @@ vet:
 	go vet -tags release ./kube/testing/release
 	go vet -tags browser ./site/browser
 
-# The systems that people write webhooks on, which is where the library has to build.
-OTHERS := darwin/amd64 darwin/arm64 windows/amd64
+# The systems that people write webhooks on, which is where the library has to build; and browsers, for the playground.
+OTHERS := darwin/amd64 darwin/arm64 windows/amd64 js/wasm
 
 # What golangci-lint's depguard cannot see: indirect imports, other systems.
 arch: export GOWORK := off
@@ -251,6 +251,7 @@ arch:
 		echo "GOOS=$$GOOS GOARCH=$$GOARCH go build ./... and go vet ./..."; \
 		go build ./... && go vet ./... || exit 1; \
 	done
+	cd site && GOOS=js GOARCH=wasm go vet ./answer ./wasm
 
 # The first time it is built from source, which takes minutes.
 golangci:
