@@ -206,7 +206,7 @@ WASM      = $(DIST)/wasm/intercept.wasm
 GENERATE  = GOWORK=off go run -C site . -o '$(abspath $(DIST))/site' -base '$(BASE)'
 site: ## make the documentation of this version, and the playground, as a site in dist/site
 	rm -rf '$(DIST)/site'
-	$(if $(wildcard site/wasm/*.go),GOWORK=off GOOS=js GOARCH=wasm CGO_ENABLED=0 go build -C site -trimpath -ldflags '-s -w $(STAMP)' -o '$(abspath $(WASM))' ./wasm)
+	$(if $(wildcard site/wasm/*.go),GOWORK=off GOOS=js GOARCH=wasm CGO_ENABLED=0 go build -C site -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o '$(abspath $(WASM))' ./wasm)
 	$(GENERATE) -C '$(CURDIR)' -version '$(VERSION)' -ref '$(SITE_REF)' \
 		$(if $(wildcard site/wasm/*.go),-wasm '$(abspath $(WASM))' -wasm-exec "$$(go env GOROOT)/lib/wasm/wasm_exec.js")
 

@@ -6,7 +6,15 @@ const root = document.documentElement;
 const toggle = document.querySelector("button.theme");
 const system = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-const show = () => toggle.setAttribute("aria-pressed", String(isDark()));
+const show = () => {
+  toggle.setAttribute("aria-pressed", String(isDark()));
+  // Pictures that the documents have for each theme follow the switch.
+  for (const source of document.querySelectorAll("picture source[media]")) {
+    source.dataset.media ??= source.media;
+    const dark = source.dataset.media.includes("dark");
+    source.media = root.dataset.theme ? (dark === isDark() ? "all" : "not all") : source.dataset.media;
+  }
+};
 toggle.addEventListener("click", () => {
   const next = isDark() ? "light" : "dark";
   root.dataset.theme = next;

@@ -108,6 +108,7 @@ type tab struct {
 	ctx context.Context
 
 	mu       sync.Mutex
+	visited  string   // by visit, which may lead to no page on purpose
 	asked    []string // URLs, in order
 	complain []string
 }
@@ -163,6 +164,9 @@ func (tb *tab) complaints() []string {
 // visit goes to a path of the site.
 func (tb *tab) visit(path string) {
 	tb.t.Helper()
+	tb.mu.Lock()
+	tb.visited = origin + base + path
+	tb.mu.Unlock()
 	run(tb, chromedp.Navigate(origin+base+path))
 }
 
@@ -204,7 +208,10 @@ func (tb *tab) event(event any) {
 		}
 		note("a script fails: %s:%d: %s", d.URL, d.LineNumber+1, what)
 	case *log.EventEntryAdded:
-		if e.Entry.Level == log.EntryLevelError && !strings.Contains(e.Entry.Text, "404 (Not Found)") {
+		tb.mu.Lock()
+		visited := tb.visited
+		tb.mu.Unlock()
+		if e.Entry.Level == log.EntryLevelError && e.Entry.URL != visited {
 			note("the browser says: %s", e.Entry.Text)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 
 	"golang.org/x/net/html"
@@ -47,8 +48,21 @@ func (s *site) check() error {
 			}
 		}
 	}
+	for _, name := range Paths(s.files) {
+		if path.Ext(name) != ".js" || s.Program[name] != nil {
+			continue
+		}
+		for _, m := range imports.FindAllSubmatch(s.files[name], -1) {
+			if wanted := path.Join(path.Dir(name), string(m[1])); s.files[wanted] == nil {
+				errs = append(errs, fmt.Errorf("%s: it imports %s, and the site has no %s", name, m[1], wanted))
+			}
+		}
+	}
 	return errors.Join(errs...)
 }
+
+// imports are the modules that a script names.
+var imports = regexp.MustCompile(`(?:\bfrom|\bimport)\s*\(?\s*"(\.[^"]+)"`)
 
 // place names the source of a page, with the line that has a link's fragment.
 func (s *site) place(name, link string) string {
@@ -120,7 +134,7 @@ func parse(content []byte) (document, error) {
 					d.errs = append(d.errs, fmt.Errorf("two elements have the ID %q", a.Val))
 				}
 				d.ids[a.Val] = true
-			case "href", "src":
+			case "href", "src", "srcset":
 				if n.Data != "a" && strings.Contains(a.Val, "//") {
 					d.errs = append(d.errs, fmt.Errorf("<%s> asks %s", n.Data, a.Val))
 				}

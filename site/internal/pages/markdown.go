@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -88,6 +89,9 @@ func (s *site) render(p *page) error {
 	return nil
 }
 
+// sources are the pictures that HTML in a document names: of themes, with <picture>.
+var sources = regexp.MustCompile(`\ssrc(?:set)?="([^"]*)"`)
+
 // rewrite turns links to what the repository has into links to what the site has, and takes comments out.
 func (s *site) rewrite(p *page) error {
 	source := p.text
@@ -99,6 +103,11 @@ func (s *site) rewrite(p *page) error {
 			errs = append(errs, fmt.Errorf("%s:%d: %w", p.source, lineOf(source, string(*destination)), err))
 		}
 		*destination = []byte(target)
+	}
+	pictures := func(markup []byte) { // which lie in the site as they do in the repository
+		for _, m := range sources.FindAllSubmatch(markup, -1) {
+			to(&m[1], true)
+		}
 	}
 	err := ast.Walk(p.parsed, func(n ast.Node, entering bool) (ast.WalkStatus, error) {
 		if !entering {
@@ -114,10 +123,12 @@ func (s *site) rewrite(p *page) error {
 			if n.HTMLBlockType == ast.HTMLBlockType2 {
 				comments = append(comments, n)
 			}
+			pictures(n.Lines().Value(source))
 		case *ast.RawHTML:
 			if bytes.HasPrefix(n.Segments.Value(source), []byte("<!--")) {
 				comments = append(comments, n)
 			}
+			pictures(n.Segments.Value(source))
 		}
 		return ast.WalkContinue, nil
 	})

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -132,9 +133,6 @@ func (s *site) ordered() []*page {
 	return all
 }
 
-// Picture is what the front page shows.
-func (v view) Picture() template.HTML { return "" }
-
 // view is what a template shows.
 type view struct {
 	*site
@@ -158,6 +156,14 @@ func (v view) Source() string { return v.source }
 
 // Docs is where the documentation begins.
 func (v view) Docs() string { return v.ordered()[0].Path }
+
+// Picture is what the front page shows: the first picture of README.md that is a file.
+func (v view) Picture() template.HTML {
+	body := string(v.pages["README.md"].Body)
+	return template.HTML(picture.FindString(body)) //nolint:gosec // made of our own document
+}
+
+var picture = regexp.MustCompile(`(?s)<picture>.*?</picture>|<img [^>]*>`)
 
 // Playground is where the playground is, if the site has it.
 func (v view) Playground() string {

@@ -19,6 +19,7 @@ func small() fstest.MapFS {
 	files := fstest.MapFS{}
 	for name, text := range map[string]string{
 		"README.md": "# Intercept\n\nIt intercepts. And more.\n\n## In Go\n\n## Cards\n\n" +
+			"<picture><source media=\"(prefers-color-scheme: dark)\" srcset=\"docs/img/b.svg\"><img src=\"docs/img/a.svg\" alt=\"drawn\"></picture>\n\n" +
 			"See [docs/a.md](docs/a.md), [docs/a.md](docs/a.md#more-than-that) and [the code](nft/nft.go#L3).\n",
 		"docs/a.md": "<!-- nobody reads this -->\n# First\n\nA [table](#more-than-that), [home](../README.md#in-go), " +
 			"[code](../nft), [elsewhere](https://example.com/).\n\n![drawn](img/a.svg)\n\n## More than *that*\n\n" +
@@ -30,6 +31,7 @@ func small() fstest.MapFS {
 		"docs/injector.md":     "# Injector\n",
 		"docs/release.md":      "# Release\n\n## A machine outside a cluster\n",
 		"docs/img/a.svg":       "<svg/>",
+		"docs/img/b.svg":       "<svg></svg>",
 		"examples/x/README.md": "# An example\n",
 		"nft/nft.go":           "package nft\n",
 		"LICENSE":              "of a kind",
@@ -118,7 +120,10 @@ func TestPage(t *testing.T) {
 	if missing := string(files["404.html"]); !strings.Contains(missing, `href="/base/site.css"`) {
 		t.Errorf("404.html finds its styles at the site's root alone:\n%s", missing)
 	}
-	if string(files["docs/img/a.svg"]) != "<svg/>" {
+	if front := string(files["index.html"]); !strings.Contains(front, `<figure><picture><source media=`) {
+		t.Error("the front page does not have README's picture")
+	}
+	if string(files["docs/img/a.svg"]) != "<svg/>" || files["docs/img/b.svg"] == nil {
 		t.Error("the picture is not in the site")
 	}
 }
@@ -133,13 +138,15 @@ func TestBroken(t *testing.T) {
 		"# A\n\n[x](#none)":                    "docs/a.md:3: it links to #none, and docs/a.html has no heading or anchor of that name",
 		"# A\n\n![x](img/none.svg)":            "docs/a.md:3: it links to img/none.svg, which does not exist",
 		"# A\n\n![x](https://example.com/a.x)": "docs/a.md:3: the picture https://example.com/a.x is not of the repository, and the site asks nobody else",
+		"# A\n\n<img src=\"img/none.svg\">":    "docs/a.md:3: it links to img/none.svg, which does not exist",
 		"# A\n\n[x](http://example.com)":       "docs/a.md: it links to http://example.com, which is not https",
 		"no heading":                           "docs/a.md: it has no heading of the first level",
 		"# A\n\n# B":                           "docs/a.md: it has 2 headings of the first level",
 		"# A\n\n<a id=\"a\"></a>":              `docs/a.md: two elements have the ID "a"`,
 		"# A\n\n<b style=\"x\">b</b>":          "docs/a.md: <b> has a style of its own, which the policy refuses",
 		"# A\n\n<script>x</script>":            "docs/a.md: <script> with something in it, which the policy refuses",
-		"# A\n\n<img src=\"//x.example/a\">":   "docs/a.md: <img> asks //x.example/a",
+		"# A\n\n<img src=\"//x.example/a\">":   "docs/a.md:3: the picture //x.example/a is not of the repository, and the site asks nobody else",
+		"# A\n\n<link href=\"//x.example/a\">": "docs/a.md: <link> asks //x.example/a",
 		"# A\n\n<b onclick=\"x\">b</b>":        "docs/a.md: <b> has onclick, which the policy refuses",
 		"# A\n\n```mermaid\npie\n```":          `docs/a.md: a diagram: line 1: "pie" is no flowchart, of TB or LR`,
 	} {
@@ -150,6 +157,14 @@ func TestBroken(t *testing.T) {
 		if err == nil || !slices.Contains(strings.Split(err.Error(), "\n"), want) {
 			t.Errorf("%q:\n%v\nwant\n%s", text, err, want)
 		}
+	}
+	scripts := options(small())
+	scripts.Program = map[string][]byte{"playground/wasm_exec.js": []byte(`import "./x.js"`)}
+	scripts.Assets = fstest.MapFS{
+		"site.css": {}, "theme.js": {}, "icon.svg": {}, "site.js": {Data: []byte(`import a from "./none.js"; await import("./theme.js")`)},
+	}
+	if _, err := Build(scripts); err == nil || err.Error() != "site.js: it imports ./none.js, and the site has no none.js" {
+		t.Errorf("a script imports what is not there: %v", err)
 	}
 	if _, err := Build(Options{Base: "base"}); err == nil {
 		t.Error("a base path without slashes is taken")
