@@ -84,6 +84,19 @@ func TestConfigurationPage(t *testing.T) {
 	})
 }
 
+// TestForms: the page says how each kind of value is written.
+func TestForms(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range decode.Fields() {
+		if f.Choices() == nil && !strings.Contains(string(page), "\n| `"+f.Form+"` | `") {
+			t.Errorf("it does not say how %s is written, as for %s", f.Form, f.Name)
+		}
+	}
+}
+
 // keep holds parts of a page to what they should be: those between comments with their names.
 func keep(t *testing.T, page string, parts map[string]string) {
 	t.Helper()
@@ -326,14 +339,14 @@ func ownAnnotations() string {
 func annotationParties(name string) [2]string {
 	const node, injects = "plugin, agent", "`inject`, webhook"
 	switch name {
-	case podspec.Enabled, podspec.ConfigField:
+	case podspec.Enabled:
+		return [2]string{"you, " + injects, node + ", " + injects}
+	case podspec.ConfigField:
 		return [2]string{"you", node + ", " + injects}
 	case podspec.Init, podspec.RuntimeClass:
 		return [2]string{injects, node}
-	case podspec.Inject, podspec.SidecarResources, podspec.SidecarVolumes, podspec.SidecarVolumeMounts:
+	case podspec.Inject, podspec.Profile, podspec.SidecarResources, podspec.SidecarVolumes, podspec.SidecarVolumeMounts:
 		return [2]string{"you", injects}
-	case podspec.Profile:
-		return [2]string{"you", "webhook"}
 	case podspec.OriginalProbes, podspec.Injected:
 		return [2]string{injects, injects}
 	}

@@ -86,13 +86,13 @@ func TestShownCommands(t *testing.T) {
 	}
 }
 
-// meanwhile is a command with what somebody does while it runs: calls, and Ctrl-C.
+// meanwhile is a command with what somebody does while it runs: calls, and an end when it has told of something.
 func meanwhile(line string) string {
 	switch {
 	case strings.Contains(line, " trace "):
 		return "(for call in {1..100}; do curl -s -m 1 -o /dev/null http://10.1.2.3:443/; sleep 0.1; done) & " + line
 	case strings.Contains(line, " watch "):
-		return "timeout --preserve-status -s INT 2 " + line
+		return "coproc WATCH { exec " + line + "; }\npid=$WATCH_PID; read -r first <&${WATCH[0]}; kill $pid; wait $pid"
 	}
 	return line
 }

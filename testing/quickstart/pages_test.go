@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/mesh-intercept/intercept/testing/quickstart"
 )
 
@@ -62,8 +64,8 @@ func TestIndex(t *testing.T) {
 	}
 	slices.Sort(want)
 	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("%s lists\n%q, and there are\n%q", index, got, want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s lacks (-), or lists although it is none or is twice (+):\n%s", index, diff)
 	}
 }
 

@@ -87,8 +87,8 @@ func Read(t testing.TB, path string) Page {
 			prose = line
 			if heading := strings.TrimLeft(line, "#"); len(heading) < len(line) && strings.HasPrefix(heading, " ") {
 				page.Headings = append(page.Headings, line)
-				if strings.HasPrefix(line, "## ") {
-					section = strings.TrimPrefix(line, "## ")
+				if title, ok := strings.CutPrefix(line, "## "); ok {
+					section = title
 				}
 			}
 		}
