@@ -86,7 +86,7 @@ func (o *operator) reconcile(ctx context.Context, wanted map[string]wish) (lines
 }
 
 // patience is how long one namespace may take.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // keep puts a configuration in force in a namespace unless it is, and says what was amiss.
 func keep(ctx context.Context, name string, config intercept.Config) (done string, err error) {

@@ -51,8 +51,10 @@ const prelude = `
 	echo nameserver 10.96.0.10 > /mnt/resolv.conf && mount --bind /mnt/resolv.conf /etc/resolv.conf || exit
 	PATH=/mnt/bin:$PATH
 	find . | sort > /run/before
-	await() { # for twenty seconds at most
-		local end=$((SECONDS + 20))
+	patience=60
+	[[ -z $MESH_TEST_UPDATE ]] || patience=5 # what is waited for may be what changes
+	await() {
+		local end=$((SECONDS + patience))
 		while ((SECONDS < end)); do
 			"$@" && return
 			sleep 0.01
