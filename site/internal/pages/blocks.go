@@ -3,6 +3,7 @@ package pages
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/alecthomas/chroma/v2"
 	"github.com/alecthomas/chroma/v2/lexers"
@@ -22,6 +23,7 @@ type blocks struct {
 func (b blocks) RegisterFuncs(r renderer.NodeRendererFuncRegisterer) {
 	r.Register(ast.KindFencedCodeBlock, b.code)
 	r.Register(ast.KindCodeBlock, b.code)
+	r.Register(ast.KindCodeSpan, b.span)
 	r.Register(ast.KindHeading, b.heading)
 	r.Register(east.KindTable, b.table)
 	r.Register(east.KindTableHeader, b.row)
@@ -58,6 +60,20 @@ func (b blocks) code(w util.BufWriter, source []byte, n ast.Node, entering bool)
 		lang = "text"
 	}
 	_, err = fmt.Fprintf(w, "<div class=\"code\"><pre><code class=\"language-%s\">%s</code></pre></div>\n", lang, code)
+	return ast.WalkSkipChildren, err
+}
+
+// span is code in a line. What is short is not broken: a flag would lose its hyphens to the line before.
+func (blocks) span(w util.BufWriter, source []byte, n ast.Node, entering bool) (ast.WalkStatus, error) {
+	if !entering {
+		return ast.WalkContinue, nil
+	}
+	code := strings.ReplaceAll(plainText(n, source), "\n", " ")
+	class := ""
+	if utf8.RuneCountInString(code) > 28 {
+		class = ` class="long"`
+	}
+	_, err := fmt.Fprintf(w, "<code%s>%s</code>", class, util.EscapeHTML([]byte(code)))
 	return ast.WalkSkipChildren, err
 }
 

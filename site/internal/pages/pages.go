@@ -149,7 +149,12 @@ func (v view) Tree() []group { return v.tree }
 func (v view) To(target string) string { return v.Root + target }
 
 // At is where people look at a file of the repository.
-func (v view) At(file string) string { return v.fileURL(file, "blob") }
+func (v view) At(file string) (string, error) {
+	if _, err := fs.Stat(v.Repository, file); err != nil {
+		return "", err
+	}
+	return v.fileURL(file, "blob"), nil
+}
 
 // Source is what the page is made of.
 func (v view) Source() string { return v.source }
