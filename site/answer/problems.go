@@ -7,6 +7,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/explain"
+	"github.com/mesh-intercept/intercept/internal/peers"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/podspec"
 )
@@ -60,8 +61,21 @@ func problemOf(err error) Problem {
 		} else if at, is := errors.AsType[*strict.Error](e); is {
 			p.Field, p.Line, p.Text = at.Path, at.Line, at.Err.Error()
 		}
+		if f, is := errors.AsType[*peers.FlagError](e); is {
+			p.Source, p.Text = f.Flag, strings.TrimPrefix(f.Error(), f.Flag+": ")
+		}
+		// Errors of a command line begin with the flag.
+		if flag, rest, found := strings.Cut(p.Text, ": "); found && p.Source == "" && strings.HasPrefix(flag, "--") &&
+			!strings.Contains(flag, " ") {
+			p.Source, p.Text = flag, rest
+			for _, f := range decode.Fields() {
+				if flag == "--"+f.Name {
+					p.Field = f.Path
+				}
+			}
+		}
 		if f, is := errors.AsType[*explain.FlagError](e); is {
-			p.Field, p.Text, p.Of = "packet."+packetField(f.Flag), f.Err.Error(), ""
+			p.Field, p.Text, p.Source, p.Of = "packet."+packetField(f.Flag), f.Err.Error(), "", ""
 		}
 		all = append(all, p)
 	}

@@ -22,7 +22,8 @@ type form struct {
 	name string
 	// read also returns what there is to say about the text.
 	read func(Source) (intercept.Config, []string, error)
-	// write returns a configuration in the form, or why it cannot.
+	// write returns a configuration in the form, or why it cannot. With both, the text says something else, and the error
+	// in what.
 	write func(intercept.Config) (string, error)
 }
 
@@ -32,6 +33,7 @@ func forms() []form {
 		{FormYAML, readYAML, writeYAML},
 		{FormFlags, readFlags, writeFlags},
 		{FormAnnotations, readAnnotations, writeAnnotations},
+		{FormIstio, readIstio, writeIstio},
 	}
 }
 
@@ -85,9 +87,10 @@ func read(r Request) (any, error) {
 			text, err := f.write(c)
 			if err != nil {
 				out.Unsaid[f.name] = err.Error()
-				continue
 			}
-			out.Forms[f.name] = text
+			if text != "" {
+				out.Forms[f.name] = text
+			}
 		}
 	}
 	return out, nil

@@ -49,7 +49,8 @@ const (
 	FormFlags = "flags"
 	// FormAnnotations is a pod's annotations: lines of YAML, NAME: VALUE, or a pod's or its metadata's whole YAML.
 	FormAnnotations = "annotations"
-	// FormIstio is a command line of istio-iptables.
+	// FormIstio is a command line of istio-iptables, as a shell reads it: variables (KEY=VALUE) and the program may come
+	// first.
 	FormIstio = "istio"
 )
 
@@ -80,13 +81,13 @@ type Read struct {
 	// Config is the whole configuration, each field, as mesh-init render -o json has it.
 	Config intercept.Config `json:"config"`
 	// Forms are texts by their forms; the one that was asked with is as it was written. A form that cannot say this
-	// configuration is not there, and Unsaid says why.
+	// configuration has the nearest text, or none, and Unsaid says what it cannot say.
 	Forms map[string]string `json:"forms"`
 	// Fields is the form on the page: the text of every field, by its path.
 	Fields map[string]string `json:"fields"`
 	// Changed are the paths of the fields that are not as in the default, in the order of the schema.
 	Changed []string `json:"changed"`
-	// Unsaid says, by form, why there is no text in it.
+	// Unsaid says, by form, in what its text means something else, or why there is none.
 	Unsaid map[string]string `json:"unsaid,omitempty"`
 	// Warnings are the linter's: what is valid and rarely meant.
 	Warnings []string `json:"warnings"`
