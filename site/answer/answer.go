@@ -13,6 +13,9 @@ import (
 // maxRequest is how long a request may be, in bytes: a support document is the longest there is.
 const maxRequest = 16 << 20
 
+// Fault begins what is said where the program is to blame.
+const Fault = "this is a fault of the program, please report it"
+
 // op answers one operation.
 type op struct {
 	name   string
@@ -60,7 +63,7 @@ func Ask(request []byte) []byte {
 func ask(request []byte) (answer any, err error) {
 	defer func() { // whatever is asked, the page goes on
 		if r := recover(); r != nil {
-			answer, err = nil, fmt.Errorf("this is a fault of the program, please report it: %v", r)
+			answer, err = nil, fmt.Errorf("%s: %v", Fault, r)
 		}
 	}()
 	if len(request) > maxRequest {

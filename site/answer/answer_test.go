@@ -2,9 +2,11 @@ package answer_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/mesh-intercept/intercept/site/answer"
+	"github.com/mesh-intercept/intercept/site/testing/vectors"
 )
 
 // ask asks a request, and reads the answer into to. It returns the problem, if that is the answer.
@@ -59,6 +61,35 @@ func TestScenarios(t *testing.T) {
 		}
 		if got.Fate != s.Fate || got.ID != string(s.ID) {
 			t.Errorf("%s: %s by %q, want %s by %q", s.Name, got.Fate, got.ID, s.Fate, s.ID)
+		}
+	}
+}
+
+// TestAnswersAreTheLibrarys: what becomes of random packets under random configurations is what the library's model says.
+func TestAnswersAreTheLibrarys(t *testing.T) {
+	all, err := vectors.Explain(30, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fates := map[string]int{}
+	for _, v := range all {
+		var got struct {
+			explained
+			Error *answer.Problem
+		}
+		if err := json.Unmarshal(answer.Ask(v.Request), &got); err != nil || got.Error != nil {
+			t.Fatalf("%s: %v, %+v", v.Request, err, got.Error)
+		}
+		if got.Fate != v.Fate || got.ID != string(v.ID) || len(got.Steps) != v.Steps {
+			t.Errorf("%s: %s by %s in %d steps, want %s by %s in %d", v.Request, got.Fate, got.ID, len(got.Steps), v.Fate, v.ID,
+				v.Steps)
+		}
+		kind, _, _ := strings.Cut(v.Fate, "(")
+		fates[kind]++
+	}
+	for _, kind := range []string{"pass", "redirect", "dnat", "tproxy", "reject", "drop"} {
+		if fates[kind] < 5 {
+			t.Errorf("of %d packets these are the fates, which is too few of %s: %v", len(all), kind, fates)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package answer
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -63,6 +64,12 @@ func problemOf(err error) Problem {
 		}
 		if f, is := errors.AsType[*peers.FlagError](e); is {
 			p.Source, p.Text = f.Flag, strings.TrimPrefix(f.Error(), f.Flag+": ")
+		}
+		// Those of a parser of YAML begin with the line.
+		if place, rest, found := strings.Cut(p.Text, ": "); found && p.Line == 0 {
+			if n, err := strconv.Atoi(strings.TrimPrefix(place, "line ")); err == nil && strings.HasPrefix(place, "line ") {
+				p.Line, p.Text = n, rest
+			}
 		}
 		// Errors of a command line begin with the flag.
 		if flag, rest, found := strings.Cut(p.Text, ": "); found && p.Source == "" && strings.HasPrefix(flag, "--") &&

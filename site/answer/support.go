@@ -58,6 +58,7 @@ type statusPart struct {
 }
 
 type interfacePart struct {
+	Name      string   `json:"name"`
 	Addresses []string `json:"addresses"`
 }
 
@@ -142,9 +143,11 @@ func supported(r Request) (any, error) {
 		return nil, err
 	}
 	for _, i := range interfaces {
+		if i.Name == ruleset.Loopback {
+			continue
+		}
 		for _, text := range i.Addresses {
-			if prefix, err := netip.ParsePrefix(text); err == nil && !prefix.Addr().IsLoopback() &&
-				!prefix.Addr().IsLinkLocalUnicast() {
+			if prefix, err := netip.ParsePrefix(text); err == nil && !prefix.Addr().IsLinkLocalUnicast() {
 				out.Addresses = append(out.Addresses, prefix.Addr().String())
 			}
 		}

@@ -1,0 +1,332 @@
+package answer_test
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/mesh-intercept/intercept/internal/permalink"
+	"github.com/mesh-intercept/intercept/site/answer"
+	"github.com/mesh-intercept/intercept/testing/gen"
+)
+
+// TestExplain: the way of a packet that is captured, of one inside the pod, and of one that is wrong.
+func TestExplain(t *testing.T) {
+	explain := func(source, packet string) (got explained, p *answer.Problem) {
+		request := `{"op":"explain","source":{"form":"flags","text":"` + source + `"},"packet":` + packet + `}`
+		text := answer.Ask([]byte(request))
+		var failed struct{ Error *answer.Problem }
+		if err := json.Unmarshal(text, &failed); err != nil {
+			t.Fatal(err)
+		}
+		if failed.Error == nil {
+			if err := json.Unmarshal(text, &got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return got, failed.Error
+	}
+	got, _ := explain("--outbound-port 15001-15004", `{"dst":"[fd00::1]:443"}`)
+	if got.Change == nil || *got.Change != (answer.Change{Before: "[fd00::1]:443", After: "[::1]:15001-15004"}) || !got.Captured ||
+		got.Meaning != "outbound, to the proxy" {
+		t.Errorf("%+v", got)
+	}
+	if got.Command != "mesh-init explain --dst='[fd00::1]:443' --outbound-port=15001-15004" &&
+		got.Command != "mesh-init explain '--dst=[fd00::1]:443' --outbound-port=15001-15004" {
+		t.Errorf("%s", got.Command)
+	}
+	last := got.Steps[len(got.Steps)-1]
+	if last.Hook != "output" || last.Base != "output" || !last.Decided || last.Node == "" || !slices.Contains(got.Nodes, last.Node) {
+		t.Errorf("%+v", last)
+	}
+	got, _ = explain("--dns all", `{"dst":"10.244.1.7:8080","toSelf":true}`)
+	var hooks []string
+	for _, w := range got.Way {
+		hooks = append(hooks, w.Hook)
+	}
+	if got.Captured || got.Change != nil || strings.Join(hooks, " ") != "output input" {
+		t.Errorf("%q, %+v", hooks, got)
+	}
+	got, _ = explain("--inbound-mode tproxy", `{"from":"outside","dst":"10.244.1.7:8080"}`)
+	if got.Change == nil || got.Change.Before != got.Change.After {
+		t.Errorf("%+v", got)
+	}
+	if got, _ := explain("--dns all", `{"dst":"10.96.0.10:53","proto":"udp"}`); !slices.ContainsFunc(got.Steps,
+		func(s answer.Step) bool { return s.Effect == "zone 2" || strings.Contains(s.Effect, "2") }) {
+		t.Errorf("no rule chooses the zone: %+v", got.Steps)
+	}
+	for packet, want := range map[string]answer.Problem{
+		`{"dst":"10.1.2.3"}`:                                   {Field: "packet.dst", Text: "has no port"},
+		`{"dst":"224.0.0.1:80"}`:                               {Field: "packet.dst", Text: "stands for many hosts"},
+		`{"dst":"10.1.2.3:80","from":"moon"}`:                  {Field: "packet.from", Text: `"moon" is not one of`},
+		`{"dst":"10.1.2.3:80","from":"outside","toSelf":true}`: {Field: "packet.toSelf", Text: "what comes from outside"},
+		`null`: {Text: "packet: missing"},
+	} {
+		_, p := explain("", packet)
+		if p == nil || p.Field != want.Field || !strings.Contains(p.Text, want.Text) || p.Of != "" {
+			t.Errorf("%s: %+v, want %+v", packet, p, want)
+		}
+	}
+}
+
+// TestRules: every rule is in each text, on a line that knows whose it is, and every chain at its hook.
+func TestRules(t *testing.T) {
+	random := rand.New(rand.NewPCG(32, 32))
+	for i := range 50 {
+		source := answer.Source{Fields: permalink.Fields(gen.Config(random))}
+		if i == 0 {
+			source = answer.Source{}
+		}
+		var rules answer.Rules
+		if p := ask(t, answer.Request{Op: "rules", Source: source}, &rules); p != nil {
+			t.Fatal(p)
+		}
+		var drawn answer.Picture
+		if p := ask(t, answer.Request{Op: "picture", Source: source}, &drawn); p != nil {
+			t.Fatal(p)
+		}
+		for name, text := range map[string]answer.Text{"nft": rules.NFT, "iptables": rules.IPTables} {
+			if text.Error != "" {
+				if name == "nft" || len(text.Lines) > 0 {
+					t.Errorf("%v: %s: %s", source.Fields, name, text.Error)
+				}
+				continue
+			}
+			all, on := map[string]bool{}, map[string]bool{}
+			for _, c := range rules.Chains {
+				for _, r := range c.Rules {
+					all[string(r.ID)] = true
+				}
+			}
+			for _, l := range text.Lines {
+				if on[string(l.ID)] = true; l.ID != "" && !all[string(l.ID)] {
+					t.Errorf("%v: %s: there is no rule %s: %s", source.Fields, name, l.ID, l.Text)
+				}
+			}
+			// The connections that are older than the rules are listed when there are some. Of a family alone not every rule
+			// is written, so that all are of the default alone.
+			delete(all, "B3")
+			for id := range all {
+				if i == 0 && !on[id] {
+					t.Errorf("%s: no line has %s", name, id)
+				}
+			}
+		}
+		var hooks, based []string
+		for _, h := range drawn.Hooks {
+			hooks = append(hooks, h.Name)
+			based = append(based, h.Chains...)
+		}
+		if strings.Join(hooks, " ") != "prerouting input forward output postrouting" {
+			t.Errorf("%q", hooks)
+		}
+		for _, c := range drawn.Chains {
+			if slices.Contains(based, c.Name) != (c.Hook != "") {
+				t.Errorf("%s is at %q, and not among %q", c.Name, c.Hook, based)
+			}
+		}
+		for _, c := range drawn.Columns {
+			for _, b := range c.Boxes {
+				if !strings.Contains(drawn.SVG, `data-node="`+b.ID+`"`) {
+					t.Errorf("%s is not drawn", b.ID)
+				}
+			}
+		}
+	}
+}
+
+// TestMatrixAndDiff: both are what mesh-init explain says; what has the same rules is the same.
+func TestMatrixAndDiff(t *testing.T) {
+	excluded := answer.Source{Form: answer.FormYAML, Text: "outbound: {excludePorts: [5432]}\n"}
+	var matrix struct{ Cells []any }
+	if p := ask(t, answer.Request{Op: "matrix", Source: excluded}, &matrix); p != nil || len(matrix.Cells) < 20 {
+		t.Fatalf("%+v, %d cells", p, len(matrix.Cells))
+	}
+	var diff struct {
+		Same    bool
+		Changes []any
+		Fields  []answer.Differing
+	}
+	if p := ask(t, answer.Request{Op: "diff", Other: excluded}, &diff); p != nil {
+		t.Fatal(p)
+	}
+	if diff.Same || len(diff.Changes) == 0 || len(diff.Fields) != 1 ||
+		diff.Fields[0] != (answer.Differing{Path: "outbound.excludePorts", Before: "none", After: "5432"}) {
+		t.Errorf("%+v", diff)
+	}
+	if p := ask(t, answer.Request{Op: "diff", Source: excluded, Other: excluded}, &diff); p != nil || !diff.Same ||
+		len(diff.Changes) > 0 || len(diff.Fields) > 0 {
+		t.Errorf("%+v, %+v", p, diff)
+	}
+	p := ask(t, answer.Request{Op: "diff", Other: answer.Source{Form: answer.FormYAML, Text: "x: 1\n"}}, nil)
+	if p == nil || p.Of != "other" || p.Field != "x" || p.Line != 1 {
+		t.Errorf("%+v", p)
+	}
+	var why struct {
+		Captured bool
+		Changes  []struct {
+			Flags []string
+			Fate  string
+		}
+	}
+	request := []byte(`{"op":"whynot","source":{"form":"flags","text":"--outbound-exclude-ports 5432"},"packet":{"dst":"10.1.2.3:5432"}}`)
+	if err := json.Unmarshal(answer.Ask(request), &why); err != nil || why.Captured || len(why.Changes) == 0 ||
+		why.Changes[0].Fate != "redirect(15001)" {
+		t.Errorf("%v, %+v", err, why)
+	}
+}
+
+// TestLinks: a link has what the page shows, and shows it again.
+func TestLinks(t *testing.T) {
+	packet := map[string]any{"dst": "10.1.2.3:443", "uid": "1000", "toSelf": true}
+	request, err := json.Marshal(map[string]any{"op": "link", "source": answer.Source{Form: answer.FormYAML,
+		Text: "dns:\n  mode: all # of the sidecar\n"}, "other": answer.Source{Form: answer.FormFlags, Text: "--udp reject"},
+		"compare": true, "packet": packet, "view": "matrix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var link answer.Link
+	if err := json.Unmarshal(answer.Ask(request), &link); err != nil || link.URL != permalink.Page+"#"+link.Text ||
+		link.Text != "1&dns=all&other=&other.udp=reject&packet.dst=10.1.2.3:443&packet.uid=1000&packet.to-self=true&form=yaml&view=matrix" {
+		t.Errorf("%v, %+v", err, link)
+	}
+	var got answer.Unlink
+	if p := ask(t, answer.Request{Op: "unlink", Text: link.URL}, &got); p != nil {
+		t.Fatal(p)
+	}
+	if got.Source.Fields["dns.mode"] != "all" || got.Other == nil || got.Other.Fields["outbound.udp"] != "reject" ||
+		got.Packet == nil || got.Packet.UID != "1000" || !got.Packet.ToSelf || got.View != "matrix" || got.Form != "yaml" {
+		t.Errorf("%+v", got)
+	}
+	if p := ask(t, answer.Request{Op: "unlink", Text: "3&"}, nil); p == nil || !strings.Contains(p.Text, "a newer page") {
+		t.Errorf("%+v", p)
+	}
+	if p := ask(t, answer.Request{Op: "link", View: "<b>"}, nil); p == nil || !strings.Contains(p.Text, "view") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// TestSupport: of a document the page has the configuration that was in force, to ask packets against, what rules have
+// counted, and whose chains there are besides.
+func TestSupport(t *testing.T) {
+	document, err := os.ReadFile("testdata/support.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asYAML, err := yaml.JSONToYAML(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(document), string(asYAML)} {
+		var got answer.Support
+		if p := ask(t, answer.Request{Op: "support", Text: text}, &got); p != nil {
+			t.Fatal(p)
+		}
+		if got.From != "inForce" || got.Source.Fields["outbound.excludePorts"] != "5432" || got.By != "mesh-init v0.1.0" ||
+			got.Origins["outbound.excludePorts"] != "--outbound-exclude-ports" || got.Backend != "nft" || got.Verdict == "" {
+			t.Errorf("%+v", got)
+		}
+		if got.Counters["O12"].Packets != 1 || got.Counters["O5.ports"].Packets != 1 || len(got.Foreign) != 1 ||
+			len(got.Others) != 1 || got.Others[0].Chain != "OUTPUT" || len(got.Meanings) < 10 {
+			t.Errorf("%+v", got)
+		}
+		if strings.Join(got.Addresses, " ") != "10.244.0.5 fd00:244::5" || got.Unread["doctor"] == "" {
+			t.Errorf("%q, %q", got.Addresses, got.Unread)
+		}
+		var fate explained
+		request, err := json.Marshal(map[string]any{"op": "explain", "source": got.Source,
+			"packet": map[string]any{"dst": "10.244.0.9:5432"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(answer.Ask(request), &fate); err != nil || fate.ID != "O5.ports" {
+			t.Errorf("%v, %+v", err, fate)
+		}
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(document, &doc); err != nil {
+		t.Fatal(err)
+	}
+	doc["parts"].(map[string]any)["inForce"] = map[string]any{"error": "there are no rules"}
+	withoutRules, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got answer.Support
+	if p := ask(t, answer.Request{Op: "support", Text: string(withoutRules)}, &got); p != nil || got.From != "given" ||
+		got.Why != "there are no rules" || got.Source.Fields["dns.mode"] != "" {
+		t.Errorf("%+v, %+v", p, got)
+	}
+	for text, want := range map[string]string{
+		"":                            "this is no document of mesh-init support",
+		"hello":                       "this is no document of mesh-init support",
+		"[1]":                         "this is no document of mesh-init support",
+		`{"version": 1}`:              "this is no document of mesh-init support",
+		`{"version": 7, "parts": {}}`: "this document is of version 7, and 1 is known here",
+		`{"version": 1, "parts": {}}`: "the document has no configuration",
+		`{"version": 1, "parts": {"given": {"value": {"config": {"dns": 7}}}}}`: "a value where fields belong",
+		`{"version": 1, "parts": {"given": {"value": []}}}`:                     "parts.given: ",
+	} {
+		if p := ask(t, answer.Request{Op: "support", Text: text}, nil); p == nil || !strings.Contains(p.Text, want) {
+			t.Errorf("%s: %+v, want %s", text, p, want)
+		}
+	}
+}
+
+// TestRequests: whatever is wrong with a request is said.
+func TestRequests(t *testing.T) {
+	for request, want := range map[string]string{
+		"":                                  "the request is no JSON",
+		"[]":                                "the request is no JSON",
+		`{"op":"explian"}`:                  "did you mean explain?",
+		`{}`:                                "op: ",
+		`{"op":"read","source":{"form":7}}`: "the request is no JSON",
+	} {
+		var failed answer.Failure
+		if err := json.Unmarshal(answer.Ask([]byte(request)), &failed); err != nil || !strings.Contains(failed.Error.Text, want) {
+			t.Errorf("%s: %v, %+v", request, err, failed)
+		}
+	}
+}
+
+// FuzzAsk: to any bytes there is an answer, which is JSON and no fault of the program.
+func FuzzAsk(f *testing.F) {
+	document, err := os.ReadFile("testdata/support.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, op := range answer.Ops() {
+		for _, source := range []answer.Source{
+			{}, {Form: answer.FormYAML, Text: "dns: {mode: all}"}, {Form: answer.FormFlags, Text: "mesh-init apply --dns 'all'"},
+			{Form: answer.FormAnnotations, Text: "intercept.mesh/enabled: true"}, {Form: answer.FormIstio, Text: "A=b -i '*' -b 80"},
+			{Fields: map[string]string{"outbound.excludeCIDRs": "10.0.0.0/8,fd00::/8"}},
+		} {
+			request, err := json.Marshal(answer.Request{Op: op, Source: source, Text: "1&dns=all", View: "x"})
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(request)
+		}
+	}
+	request, err := json.Marshal(answer.Request{Op: "support", Text: string(document)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(request)
+	f.Add([]byte(`{"op":"explain","packet":{"dst":"[::]:1","from":"proxy","state":"established"}}`))
+	f.Fuzz(func(t *testing.T, request []byte) {
+		if strings.Contains(string(request), "matrix") || strings.Contains(string(request), "whynot") ||
+			strings.Contains(string(request), "diff") {
+			return // each takes a while, and all that they are given the others are, too
+		}
+		text := answer.Ask(request)
+		if !json.Valid(text) || strings.Contains(string(text), answer.Fault) {
+			t.Errorf("%q: %s", request, text)
+		}
+	})
+}
