@@ -65,9 +65,9 @@ func (p *Painter) draw(c *chart) (picture, error) {
 	if err != nil {
 		return picture{}, err
 	}
-	defer graph.Close()
 	var out bytes.Buffer
-	if err := p.graphviz.Render(context.Background(), graph, graphviz.SVG, &out); err != nil {
+	err = p.graphviz.Render(context.Background(), graph, graphviz.SVG, &out)
+	if err := errors.Join(err, graph.Close()); err != nil {
 		return picture{}, err
 	}
 	return clean(out.String())

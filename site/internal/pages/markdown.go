@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -146,10 +147,9 @@ func (s *site) name(p *page, link *ast.Link) {
 		return
 	}
 	title := to.Title
-	for _, h := range to.Headings {
-		if h.ID == anchor {
-			title += ": " + h.Text
-		}
+	at := slices.IndexFunc(to.Headings, func(h heading) bool { return h.ID == anchor })
+	if at >= 0 {
+		title += ": " + to.Headings[at].Text
 	}
 	link.RemoveChildren(link)
 	link.AppendChild(link, ast.NewString([]byte(title)))

@@ -61,7 +61,7 @@ type heading struct {
 }
 
 // Build makes the site. Its error lists every broken link.
-func Build(o Options) (map[string][]byte, error) {
+func Build(o Options) (files map[string][]byte, err error) {
 	if !strings.HasPrefix(o.Base, "/") || !strings.HasSuffix(o.Base, "/") {
 		return nil, fmt.Errorf("the base path %q: it begins and ends with a slash, as in /intercept/", o.Base)
 	}
@@ -70,7 +70,7 @@ func Build(o Options) (map[string][]byte, error) {
 		return nil, err
 	}
 	s := &site{Options: o, pages: map[string]*page{}, files: map[string][]byte{}, painter: &diagram.Painter{}}
-	defer s.painter.Close()
+	defer func() { err = errors.Join(err, s.painter.Close()) }()
 	maps.Copy(s.files, o.Program)
 	for _, source := range sources {
 		s.pages[source] = &page{source: source, Path: strings.TrimSuffix(source, ".md") + ".html"}
