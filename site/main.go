@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mesh-intercept/intercept/site/answer"
 	"github.com/mesh-intercept/intercept/site/internal/pages"
+	"github.com/mesh-intercept/intercept/site/internal/playground"
 	"github.com/mesh-intercept/intercept/site/internal/serve"
 )
 
@@ -34,7 +36,7 @@ func run() error {
 	if *address != "" {
 		return serve.Listen(*address, *base, *out)
 	}
-	program, err := playground(*wasm, *wasmExec)
+	program, err := programOf(*wasm, *wasmExec)
 	if err != nil {
 		return err
 	}
@@ -50,12 +52,15 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	if err := playground.Finish(files, answer.Ask); err != nil {
+		return err
+	}
 	return write(*out, files)
 }
 
-// playground is what is built of the playground, by its place in the site. The smaller copy is for hosts that do not
+// programOf is what is built of the playground, by its place in the site. The smaller copy is for hosts that do not
 // compress.
-func playground(wasm, wasmExec string) (map[string][]byte, error) {
+func programOf(wasm, wasmExec string) (map[string][]byte, error) {
 	if wasm == "" {
 		return nil, nil
 	}

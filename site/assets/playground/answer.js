@@ -1,0 +1,215 @@
+// The answer: the fate in a sentence, the picture, and the rules that were asked.
+import { at, h, replace } from "./dom.js";
+import { draw } from "./picture.js";
+import { reveal } from "./config.js";
+
+/**
+ * The fields of the configuration that a rule is made of, by its line or its whole ID. What is not here is made of no
+ * field, or of nearly all.
+ */
+const fields = {
+  "O1": ["excludeInterfaces"], "O2": ["passthroughSources"], "O3": ["inbound.hairpin", "inbound.port"],
+  "O4.uid": ["proxy.uids"], "O4.gid": ["proxy.gids"], "O4.mark": ["proxy.mark"],
+  "O5.ports": ["outbound.excludePorts"], "O5.exclude": ["outbound.exclude"],
+  "O7.uid": ["outbound.excludeUIDs"], "O7.gid": ["outbound.excludeGIDs"], "O7": ["outbound.includeUIDs", "outbound.includeGIDs"],
+  "O8": ["dns.mode", "dns.port"], "O9": ["loopback"], "O10": ["outbound.excludeCIDRs"], "O11": ["outbound.includePorts"],
+  "O12": ["outbound.includeCIDRs"], "O13": ["outbound.udp", "outbound.quic"], "O14": ["outbound.includeCIDRs"],
+  "I1": ["excludeInterfaces"], "I2": ["virtualInterfaces"], "I3": ["inbound.dropInvalid"], "I4": ["tunnelPort"],
+  "I5": ["inbound.excludeSources"], "I5.exclude": ["inbound.exclude"], "I6": ["inbound.excludePorts"], "I7": ["inbound.includePorts", "inbound.mode"],
+  "I8": ["inbound.includePorts"], "B8": ["outbound.otherProtocols"],
+};
+
+/** The paths of the fields that the deciding rule of an explanation is made of. */
+export function fieldsOf(explained) {
+  if (!explained.id) return [];
+  const id = explained.id.split("/").pop();
+  const parts = id.split(".");
+  for (let n = parts.length; n > 0; n--) {
+    const found = fields[parts.slice(0, n).join(".")];
+    if (found) return found;
+  }
+  return [];
+}
+
+/** captured, passed or stopped: what the colours follow. */
+export function kindOf(fate) {
+  if (/^(reject|drop)/.test(fate)) return "stopped";
+  return fate === "pass" ? "passed" : "captured";
+}
+
+/** Shows an explanation. Returns its kind. */
+export function show(now) {
+  const { explained } = now;
+  const kind = kindOf(explained.fate);
+  const section = at("answer");
+  section.classList.remove("captured", "passed", "stopped");
+  section.classList.add(kind);
+  section.dataset.fate = explained.fate;
+  section.dataset.rule = explained.id;
+  verdict(now, kind);
+  map(now, kind);
+  steps(now);
+  return kind;
+}
+
+/** Offers to say what would have to change for another fate. */
+export function ways(explained, can) {
+  at("whynot").hidden = !can;
+  at("whynot-title").textContent = explained.captured ? "What would let it go?" : "What would send it to the proxy?";
+  replace(at("changes-list"));
+}
+
+/** Says what would have to change, smallest change first. */
+export function why(got, change) {
+  const changes = got.changes ?? [];
+  replace(at("changes-list"), got.error && h("p", { class: "problem" }, got.error.text), !got.error && !changes.length && h("p", null, "No change of a single setting does."),
+    h("ol", null, changes.map((each) => h("li", null,
+      h("code", null, each.flags.join(" ")), " ", h("button", { type: "button", class: "quiet", onclick: () => change(each.flags) }, "Try it"),
+      h("p", { class: "does" }, `Then ${each.fate}, by ${each.id}: ${each.reason}. It changes the fate of ${each.flows} ${each.flows === 1 ? "class" : "classes"} of new connections and flows, and of ${each.others} of other packets.`)))));
+}
+
+/** Says that there is no answer, and why. */
+export function refuse(error, placed) {
+  const card = at("verdict-card");
+  const problems = error.all ?? [error];
+  at("answer").dataset.fate = "";
+  replace(card, h("h2", { id: "verdict" }, "No answer yet"),
+    h("p", { class: "problem" }, placed ? "The packet is not right: see its fields." : problems.map((p) => p.text).join("; ")));
+  at("whynot").hidden = true;
+  at("map").replaceChildren();
+  at("steps").replaceChildren();
+}
+
+/** What becomes of a packet, in a sentence. What arrives is not past the proxy: it may well be for it. */
+function words({ fate, words: said, packet }) {
+  if (fate !== "pass") return /^goes|^is/.test(said) ? `it ${said}` : said;
+  if (packet.from === "outside") return packet.protocol === "icmp" ? "it goes on untouched" : `it goes on untouched, to port ${packet.dst.split(":").pop()}`;
+  return packet.from === "proxy" ? "it goes on untouched" : `it ${said}`;
+}
+
+const heads = { captured: "Captured", passed: "Not captured", stopped: "Stopped" };
+
+function verdict({ explained, scenario, rules, node, case: whole }, kind) {
+  const p = explained.packet;
+  const packet = `${p.protocol.toUpperCase()} ${p.protocol === "icmp" ? `to ${address(p.dst)}` : `from ${p.src} to ${p.dst}`}, ${p.from === "outside" ? "arriving" : "leaving"} by ${p.interface}`;
+  const decided = explained.steps.find((step) => step.decided);
+  const chain = decided && rules.chains?.find((c) => c.name === decided.chain);
+  const index = chain ? chain.rules.findIndex((rule) => rule.id === decided.id) : -1;
+  const rule = chain?.rules[index];
+  const taker = kind === "passed" && chain?.rules.slice(index + 1).find((r) => captures(r.target));
+  const own = fieldsOf(explained);
+  replace(at("verdict-card"),
+    h("p", { class: "asked" }, h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)), h("span", { class: "mono" }, packet)),
+    h("h2", { id: "verdict" }, `${heads[kind]}: ${words(explained)}`),
+    h("p", { class: "why" }, decided ? [
+      "Rule ", h("span", { class: "rule-id" }, explained.id), " decides: ", h("b", null, explained.reason), ". ",
+      rule && conditions(rule).length ? [`It is the first rule of ${decided.chain} that fits (`, conditions(rule).join(", "), ")",
+        own.length ? [", made of ", own.flatMap((path, i) => [i ? " and " : "", h("a", { href: `#field-${path}`, onclick: (event) => { event.preventDefault(); reveal(path); } }, h("code", null, path))])] : "", "."]
+        : `No rule of ${decided.chain} before it fits.`,
+      taker ? [` So ${taker.id} (${taker.reason}), which sends to the proxy, is not asked.`] : "",
+    ] : "None of the rules is about it."),
+    h("p", { class: "about" }, scenario ? scenario[kind] : whole?.says),
+    node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."));
+}
+
+const address = (withPort) => withPort.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+const captures = (target) => /^(redirect|tproxy|dnat)/i.test(target ?? "");
+const conditions = (rule) => rule.match ?? [];
+
+/** Where the kernel asks a chain: chains for NAT all at the same place of a hook, whatever their own priorities are. */
+const placeOf = (c) => (c.type !== "nat" ? c.priority : c.hook === "input" ? 100 : -100);
+
+/** What the rules of a chain have counted together. */
+const sum = (c, packets) => c.rules.reduce((n, rule) => n + (packets.get(rule.id) ?? 0), 0);
+
+const most = 4; // chains that a way has room for
+
+/**
+ * The base chains as the picture takes them, where packets arrive and where they leave. Chains of others in a pod stand
+ * among ours, in the order in which they are asked, as long as there is room.
+ */
+function gates(chains, node) {
+  const others = (node?.foreign ?? []).map((c) => ({ ...c, name: `${c.family} ${c.table} ${c.chain}`, foreign: true }));
+  const of = (...hooks) => {
+    const mine = (list) => hooks.flatMap((hook) => list.filter((c) => c.hook === hook).sort((a, b) => placeOf(a) - placeOf(b) || a.priority - b.priority));
+    const all = mine([...chains, ...others]);
+    return (all.length > most ? mine(chains) : all).map((c) => ({
+      name: c.name, title: c.foreign ? c.chain : c.name, under: c.foreign ? `another's, ${c.type}` : `${c.hook}, ${c.type}`,
+      foreign: c.foreign, count: node && !c.foreign ? sum(c, node.packets) : undefined,
+    }));
+  };
+  return { in: of("prerouting", "input"), out: of("output") };
+}
+
+function map({ explained, rules, read, node }, kind) {
+  const chains = rules.chains ?? [];
+  const decided = explained.steps.find((step) => step.decided);
+  const p = explained.packet;
+  const all = gates(chains, node);
+  const side = decided && (all.in.some((g) => g.name === decided.base) ? "in" : "out");
+  const self = p.from !== "outside" && p.interface === "lo";
+  const start = { outside: "network", app: "app", proxy: "proxy" }[p.from] ?? "app";
+  const elsewhere = /^dnat/.test(explained.fate);
+  const end = kind === "stopped" ? "stopped" : kind === "captured" ? (elsewhere ? "elsewhere" : "proxy") : start === "network" ? "app" : "network";
+  const fields = read.fields;
+  const capturing = chains.filter((c) => c.rules.some((r) => captures(r.target))).map((c) => c.name);
+  const model = {
+    gates: all, start, end, self, captures: capturing,
+    decided: decided && { gate: `${side}:${decided.base}`, id: explained.id, text: explained.reason },
+    ports: [fields["inbound.port"], fields["outbound.port"], fields["dns.mode"] === "off" ? undefined : fields["dns.port"]].filter(Boolean),
+    ends: { network: { start: ["kubelet,", "other pods"], end: ["services,", "other hosts"] }, app: ["the app"] },
+    title: `${explained.words}: by way of ${explained.way.map((w) => w.chains.join(", ")).join(", ")}${explained.id ? `, decided by rule ${explained.id}` : ""}`,
+  };
+  const render = (animate) => {
+    const width = Math.max(300, at("map").clientWidth);
+    const { picture, play } = draw(model, width);
+    at("map").replaceChildren(picture);
+    if (animate) play();
+    drawn = width;
+  };
+  redraw = render;
+  render(true);
+}
+
+let redraw;
+let drawn;
+new ResizeObserver(() => {
+  if (redraw && Math.abs(Math.max(300, at("map").clientWidth) - drawn) > 2) redraw(false);
+}).observe(at("map"));
+at("again").addEventListener("click", () => redraw?.(true));
+
+/** The chains that were asked, with each rule's answer: the one that decided first of all, what came after it folded. */
+function steps({ explained, rules, node }) {
+  const visits = [];
+  for (const step of explained.steps) {
+    const last = visits.at(-1);
+    if (last?.name === step.chain) last.steps.push(step);
+    else visits.push({ name: step.chain, steps: [step] });
+  }
+  const row = (id, reason, said, classes, rule) => h("li", { class: classes },
+    h("span", { class: "id" }, id), h("span", null, reason, counted(node, rule?.id ?? id)), h("span", { class: "said" }, said));
+  const list = (visit) => {
+    const chain = rules.chains?.find((c) => c.name === visit.name);
+    const ends = visit.steps.at(-1);
+    const index = chain?.rules.findIndex((rule) => rule.id === ends.id) ?? -1;
+    const rest = index < 0 || !ends.matched ? [] : chain.rules.slice(index + 1);
+    return h("ol", null,
+      visit.steps.map((step) => row(step.id, step.reason, step.matched ? `fits: ${step.target}${step.effect ? ` (${step.effect})` : ""}` : `no: ${step.because}`,
+        step.decided ? "decided" : step.matched ? "matched" : "")),
+      rest.map((rule) => row(rule.id, rule.reason, "not asked any more", "unasked")));
+  };
+  const title = (visit) => {
+    const chain = rules.chains?.find((c) => c.name === visit.name);
+    return [`${visit.name} `, h("small", null, chain?.hook ? `${chain.type} chain at hook ${chain.hook}` : "a chain that another one jumps to")];
+  };
+  const sections = visits.map((visit) => (visit.steps.some((step) => step.decided)
+    ? h("div", { class: "chain" }, h("h3", null, title(visit)), list(visit))
+    : h("details", { class: "chain" }, h("summary", null, title(visit)), list(visit))));
+  replace(at("steps"), sections);
+}
+
+/** What a rule has counted in the pod of a support document. */
+function counted(node, id) {
+  const packets = node?.packets.get(id);
+  return packets === undefined ? undefined : h("span", { class: "counted" }, ` ${packets} counted`);
+}
