@@ -199,16 +199,15 @@ fuzz: ## run every fuzz target for FUZZTIME (30s, or 1000x for a count), and kee
 soak: deps ## MINUTES (10) of writers, traffic, kills and faults: make soak MINUTES=1 SOAKFLAGS=-soak.writers=4 (root)
 	MESH_TEST_REQUIRE=1 go test -count=1 -timeout 0 ./kube/testing/soak -v -soak.for $(MINUTES)m $(SOAKFLAGS)
 
-# The site says of which commit it is, and is the same for the same one. The playground's program is built where there is one.
+# The site says of which commit it is, and is the same for the same one.
 BASE     ?= /
 SITE_REF  = $(shell git describe --tags --exact-match 2>/dev/null || git rev-parse HEAD 2>/dev/null || echo main)
-WASM      = $(DIST)/wasm/intercept.wasm
+WASM      = $(abspath $(DIST))/wasm/intercept.wasm
 GENERATE  = GOWORK=off go run -C site . -o '$(abspath $(DIST))/site' -base '$(BASE)'
 site: ## make the documentation of this version, and the playground, as a site in dist/site
 	rm -rf '$(DIST)/site'
-	$(if $(wildcard site/wasm/*.go),GOWORK=off GOOS=js GOARCH=wasm CGO_ENABLED=0 go build -C site -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o '$(abspath $(WASM))' ./wasm)
-	$(GENERATE) -C '$(CURDIR)' -version '$(VERSION)' -ref '$(SITE_REF)' \
-		$(if $(wildcard site/wasm/*.go),-wasm '$(abspath $(WASM))' -wasm-exec "$$(go env GOROOT)/lib/wasm/wasm_exec.js")
+	@GOWORK=off GOOS=js GOARCH=wasm CGO_ENABLED=0 go build -C site -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o '$(WASM)' ./wasm
+	$(GENERATE) -C '$(CURDIR)' -version '$(VERSION)' -ref '$(SITE_REF)' -wasm '$(WASM)' -wasm-exec "$$(go env GOROOT)/lib/wasm/wasm_exec.js"
 
 site-serve: site ## the same, and show it at http://127.0.0.1:8080
 	$(GENERATE) -serve 127.0.0.1:8080
@@ -217,7 +216,7 @@ site-serve: site ## the same, and show it at http://127.0.0.1:8080
 site-test: BASE := /intercept/
 site-test: site ## the same, and open every page in Debian's chromium and Firefox, which are installed where they are missing: minutes (root)
 	@testing/deps site
-	MESH_TEST_REQUIRE=1 GOWORK=off go test -C site -count=1 $(TESTFLAGS) -tags browser ./browser
+	MESH_TEST_REQUIRE=1 GOWORK=off go test -C site -count=1 -timeout 30m $(TESTFLAGS) -tags browser ./browser
 
 lint: fmt vet arch golangci ## check format, go vet, the imports and golangci-lint
 

@@ -48,11 +48,9 @@ func run() error {
 		Ref:        *ref,
 		Base:       *base,
 		Program:    program,
+		Finish:     func(files map[string][]byte) error { return playground.Finish(files, answer.Ask) },
 	})
 	if err != nil {
-		return err
-	}
-	if err := playground.Finish(files, answer.Ask); err != nil {
 		return err
 	}
 	return write(*out, files)

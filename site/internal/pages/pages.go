@@ -38,6 +38,8 @@ type Options struct {
 	Base string
 	// Program are files beside the assets, by their paths: what is built of the playground.
 	Program map[string][]byte
+	// Finish changes the files when all are made, before links are followed. Nil: nothing does.
+	Finish func(files map[string][]byte) error
 }
 
 // page is one document.
@@ -90,6 +92,11 @@ func Build(o Options) (files map[string][]byte, err error) {
 	}
 	if err := s.write(); err != nil {
 		return nil, err
+	}
+	if o.Finish != nil {
+		if err := o.Finish(s.files); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.check(); err != nil {
 		return nil, err

@@ -42,6 +42,11 @@ func small() fstest.MapFS {
 
 func options(repository fs.FS) Options {
 	return Options{
+		Program: map[string][]byte{"playground/wasm_exec.js": {}},
+		Finish: func(files map[string][]byte) error {
+			files["playground/first.js"] = []byte{}
+			return nil
+		},
 		Repository: repository, Assets: os.DirFS("../../assets"), Version: "v1.2.3",
 		URL: "https://example.com/us", Ref: "v1.2.3", Base: "/base/",
 	}
@@ -158,6 +163,7 @@ func TestBroken(t *testing.T) {
 		}
 	}
 	scripts := options(small())
+	scripts.Finish = nil
 	scripts.Program = map[string][]byte{"playground/wasm_exec.js": []byte(`import "./x.js"`)}
 	scripts.Assets = fstest.MapFS{
 		"site.css": {}, "theme.js": {}, "icon.svg": {}, "site.js": {Data: []byte(`import a from "./none.js"; await import("./theme.js")`)},
