@@ -32,8 +32,9 @@ func flowFlags() []string { return []string{"from", "uid", "gid", "mark", "inter
 
 // flowJSON is what becomes of the flow of one line, or why the line cannot be read.
 type flowJSON struct {
-	// Number is that of the line in its file, from 1 on.
+	// Number is that of the first line of the flow in its file, from 1 on, and Lines is how many there are of it. 0: one.
 	Number int               `json:"number"`
+	Lines  int               `json:"lines,omitempty"`
 	Fate   *intercept.Fate   `json:"fate,omitempty"`
 	ID     *intercept.RuleID `json:"id,omitempty"`
 	Reason string            `json:"reason,omitempty"`
@@ -58,12 +59,17 @@ func (j job) explainFlows() error {
 	var all []flowJSON
 	var unread []string
 	number := 0
+	asides, seen := map[flowline.What]int{}, map[string]int{}
 	for line := range strings.Lines(string(j.flows)) {
 		number++
 		if len(all) == maxFlows {
 			return cli.UsageError{Err: fmt.Errorf("--%s: over %d flows; give them in parts", flowsFlag, maxFlows)}
 		}
 		f, err := flowline.Parse(line)
+		if aside, is := errors.AsType[*flowline.AsideError](err); is {
+			asides[aside.What]++
+			continue
+		}
 		if errors.Is(err, flowline.ErrNoFlow) {
 			continue
 		}
@@ -75,9 +81,17 @@ func (j job) explainFlows() error {
 			explained.Error = strict.OneLine(err.Error())
 			unread = append(unread, strconv.Itoa(number))
 		}
+		if explained.Packet != nil { // a capture has many packets of a flow
+			key := explained.Packet.String()
+			if at, again := seen[key]; again {
+				all[at].Lines = max(all[at].Lines, 1) + 1
+				continue
+			}
+			seen[key] = len(all)
+		}
 		all = append(all, explained)
 	}
-	if err := j.printFlows(all); err != nil {
+	if err := j.printFlows(all, asides); err != nil {
 		return err
 	}
 	if n := len(unread); n > 0 {
@@ -86,7 +100,12 @@ func (j job) explainFlows() error {
 		if n > most {
 			lines += ", …"
 		}
-		return cli.UsageError{Err: fmt.Errorf("--%s: %d of %d flows cannot be read; lines %s", flowsFlag, n, len(all), lines)}
+		word := "line"
+		if n > 1 {
+			word = "lines"
+		}
+		return cli.UsageError{Err: fmt.Errorf("--%s: %d of %s cannot be read: %s %s", flowsFlag, n,
+			strict.Count(len(all), "flow"), word, lines)}
 	}
 	return nil
 }
@@ -154,7 +173,10 @@ func (j job) isOwn(a netip.AddrPort) bool {
 }
 
 // printFlows prints the flows, one a line: those of JSON, too.
-func (j job) printFlows(all []flowJSON) error {
+func (j job) printFlows(all []flowJSON, asides map[flowline.What]int) error {
+	if len(all) == 0 {
+		j.log.WarnContext(j.ctx, "there is no flow in what was read")
+	}
 	if j.output != cli.Text {
 		if j.live != nil {
 			if err := j.output.WriteLine(j.out, *j.live); err != nil {
@@ -166,6 +188,9 @@ func (j job) printFlows(all []flowJSON) error {
 				return err
 			}
 		}
+		if note := asidesText(asides); note != "" {
+			j.log.InfoContext(j.ctx, note)
+		}
 		return nil
 	}
 	var b strings.Builder
@@ -176,7 +201,30 @@ func (j job) printFlows(all []flowJSON) error {
 			row(strconv.Itoa(f.Number), "-", "-", "cannot be read: "+f.Error)
 			continue
 		}
-		row(strconv.Itoa(f.Number), f.Fate.String(), cmp.Or(string(*f.ID), "-"), strict.OneLine(f.Packet.String()))
+		flow := strict.OneLine(f.Packet.String())
+		if f.Lines > 1 {
+			flow += fmt.Sprintf(" (%d lines)", f.Lines)
+		}
+		row(strconv.Itoa(f.Number), f.Fate.String(), cmp.Or(string(*f.ID), "-"), flow)
+	}
+	if note := asidesText(asides); note != "" {
+		b.WriteString("\n" + cli.Hang("", 2, note))
 	}
 	return j.print(nil, b.String)
+}
+
+// asidesText says how many lines were left out, and what they are.
+func asidesText(asides map[flowline.What]int) string {
+	var all []string
+	n := 0
+	for _, what := range flowline.AllWhats() {
+		if asides[what] > 0 {
+			all = append(all, fmt.Sprintf("%d of %s", asides[what], what))
+			n += asides[what]
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s of no flow: %s", strict.Count(n, "line"), strings.Join(all, ", "))
 }

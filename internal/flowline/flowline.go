@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
@@ -42,8 +43,32 @@ const (
 	In  Way = "in"
 )
 
-// ErrNoFlow reports a line that is empty, or a comment.
+// ErrNoFlow reports a line that is empty, a comment, or the first of two that tcpdump -v writes of a packet.
 var ErrNoFlow = errors.New("no flow")
+
+// An AsideError reports a line that a program has written among those of flows, and that is of none: a packet of ARP, say.
+type AsideError struct {
+	// What it is instead.
+	What What
+}
+
+func (e *AsideError) Error() string { return string(e.What) + ", which is no flow" }
+
+// What a line is that is of no flow.
+type What string
+
+// All that lines can be.
+const (
+	ARP     What = "ARP"
+	NotIP   What = "not IP"
+	NotEcho What = "ICMP other than echo"
+	Others  What = "protocols other than TCP, UDP and ICMP"
+	Many    What = "packets to many hosts"
+	Message What = "messages of the program"
+)
+
+// AllWhats are all of them.
+func AllWhats() []What { return []What{ARP, NotIP, NotEcho, Others, Many, Message} }
 
 // errForm is what cannot be read at all.
 var errForm = errors.New("no flow is known by its form; write one like tcp 10.244.0.5:40000 -> 10.1.2.3:443, or lines of " +
@@ -70,17 +95,69 @@ func Parse(line string) (Flow, error) {
 		p, err = fromJSON(line)
 	case has("src=") && has("dst="):
 		p, err = fromConntrack(words)
+	case isMessage(words):
+		return Flow{}, &AsideError{Message}
 	case slices.Contains(words, ">"):
 		p, err = fromTcpdump(words)
 	case slices.Contains(words, "->") || slices.Contains(words, "<-") || slices.Contains(words, "<>"):
 		p, err = fromArrow(words)
 	default:
+		if err := asideOfTcpdump(words); err != nil {
+			return Flow{}, err
+		}
 		p, err = fromPwru(words)
 	}
 	if err != nil {
 		return Flow{}, err
 	}
+	if p.recorded && (p.Dst.Addr().IsMulticast() || p.Dst.Addr() == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+		return Flow{}, &AsideError{Many}
+	}
+	if p.recorded && p.Protocol == "" {
+		return Flow{}, &AsideError{Others}
+	}
 	return p.flow()
+}
+
+// isMessage reports whether tcpdump or conntrack says something about itself.
+func isMessage(words []string) bool {
+	switch first := words[0]; {
+	case first == "tcpdump:", first == "listening" && len(words) > 1 && words[1] == "on",
+		first == "conntrack" && len(words) > 1 && strings.HasPrefix(words[1], "v"):
+		return true
+	default:
+		_, err := strconv.ParseUint(first, 10, 64)
+		return err == nil && len(words) > 2 && strings.HasPrefix(words[1], "packet") &&
+			(words[2] == "captured" || words[2] == "received" || words[2] == "dropped")
+	}
+}
+
+// asideOfTcpdump says what a line of tcpdump is that has no ends of a flow, if it is one.
+func asideOfTcpdump(words []string) error {
+	rest := slices.DeleteFunc(slices.Clone(words[:min(len(words), 5)]), isDate)
+	timed := len(rest) < min(len(words), 5)
+	if len(rest) > 2 && slices.Contains([]string{"In", "Out", "B", "M", "P"}, rest[1]) {
+		timed, rest = true, rest[2:]
+	}
+	switch {
+	case len(rest) == 0:
+		return nil
+	case rest[0] == "ARP,":
+		return &AsideError{ARP}
+	case (rest[0] == "IP" || rest[0] == "IP6") && len(rest) > 1 && strings.HasPrefix(rest[1], "("):
+		return ErrNoFlow
+	case timed && !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "->") }):
+		return &AsideError{NotIP}
+	}
+	return nil
+}
+
+// isDate reports whether a word is a time of the day, or a date, as tcpdump begins its lines with.
+func isDate(word string) bool {
+	day, _, _ := strings.Cut(word, ".")
+	_, notTime := time.Parse(time.TimeOnly, day)
+	_, notDate := time.Parse(time.DateOnly, word)
+	return notTime == nil || notDate == nil
 }
 
 // parsed is a packet as a line has it.
@@ -90,6 +167,8 @@ type parsed struct {
 	answers bool
 	// goesOn is true of one of which it is not said which end began the flow.
 	goesOn bool
+	// recorded is true of a line in which a program has written down what it has seen, whatever that was.
+	recorded bool
 }
 
 // flow returns the flow that the packet belongs to.
@@ -194,9 +273,24 @@ func fromTcpdump(words []string) (p parsed, err error) {
 			p.Way, p.Interface = Way(strings.ToLower(w)), words[k-1]
 		}
 	}
+	// With -e, what the packet is stands between the addresses of its frame and its own.
+	if at := slices.Index(words, "ethertype"); at > i {
+		k := slices.Index(words[at:], ">")
+		switch {
+		case at+1 < len(words) && words[at+1] == "ARP":
+			return p, &AsideError{ARP}
+		case k < 0:
+			return p, &AsideError{NotIP}
+		}
+		i = at + k
+	}
+	if i+1 == len(words) {
+		return p, errForm
+	}
 	if err := p.ends(words[i-1], words[i+1], true); err != nil {
 		return p, err
 	}
+	p.recorded = true
 	rest := words[i+2:]
 	switch {
 	case len(rest) > 1 && rest[0] == "Flags":
@@ -205,6 +299,9 @@ func fromTcpdump(words []string) (p parsed, err error) {
 	case len(rest) > 0 && protocol(rest[0]) != "":
 		p.Protocol = protocol(rest[0])
 		p.answers = p.Protocol == "icmp" && slices.Contains(rest, "reply,")
+		if p.Protocol == "icmp" && !slices.Contains(rest, "echo") {
+			return p, &AsideError{NotEcho}
+		}
 	case p.Src.Port() != 0: // tcpdump says what is in it instead
 		p.Protocol = "udp"
 	}
@@ -218,6 +315,7 @@ func fromTcpdump(words []string) (p parsed, err error) {
 // fromConntrack reads "tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.1.2.3 sport=40000 dport=443 src=…": the direction in
 // which the connection was opened comes first.
 func fromConntrack(words []string) (p parsed, err error) {
+	p.recorded = true
 	fields := map[string]string{}
 	for _, w := range words {
 		if name, value, ok := strings.Cut(w, "="); ok {

@@ -37,6 +37,10 @@ func TestParse(t *testing.T) {
 		"tcp 10.0.0.1:40000 -> 10.1.2.3:443 out by eth0",
 		"12:34:56.789012 eth0  In  IP 10.1.2.3.443 > 10.0.0.1.40000: Flags [S.], seq 1, ack 2, length 0"://
 		"tcp 10.0.0.1:40000 -> 10.1.2.3:443 out by eth0",
+		"12:34:56.7 02:00:00:00:00:05 > 02:00:00:00:00:06, ethertype IPv4 (0x0800), length 74: 10.0.0.1.40000 > 10.1.2.3.443: " + //
+			"Flags [S], seq 1, length 0": "tcp 10.0.0.1:40000 -> 10.1.2.3:443",
+		"    10.0.0.1.40000 > 10.1.2.3.443: Flags [S], cksum 0x1a2b (correct), seq 1, length 0"://
+		"tcp 10.0.0.1:40000 -> 10.1.2.3:443",
 		"12:34:56.789012 IP6 fd00::1.40000 > fd00::2.443: Flags [S], seq 1, length 0"://
 		"tcp [fd00::1]:40000 -> [fd00::2]:443",
 		"IP 10.0.0.1.8080 > 10.1.2.3.50000: Flags [.], ack 1, length 0":           "tcp 10.1.2.3:50000 -> 10.0.0.1:8080",
@@ -93,7 +97,6 @@ func TestParseRefuses(t *testing.T) {
 		"tcp 10.0.0.1:1 -> 10.0.0.2:80 fast": `"fast" after a flow; write NAME=VALUE there`,
 		"tcp 10.0.0.1:1 -> 10.0.0.2:80000":   `"80000" is not a number of a port`,
 		"IP 10.0.0.1.40000 > 10.1.2.3.https: Flags [S], seq 1":                     `"https" is not a number of a port (tcpdump -n)`,
-		"12:34:56.7 ARP, Request who-has 10.0.0.1 tell 10.0.0.2, length 28":        "no flow is known by its form",
 		"Jun  1 12:00:00.000: default/a:40000 (ID:5) -> default/b:80 (ID:6) x (y)": `"default/a:40000" is a name`,
 		"IP > 10.0.0.1.5: x":            `"IP" is a name`,
 		"> 10.0.0.1.5":                  "no flow is known by its form",
@@ -110,6 +113,51 @@ func TestParseRefuses(t *testing.T) {
 	for _, line := range []string{"", "  ", "# a comment"} {
 		if _, err := Parse(line); !errors.Is(err, ErrNoFlow) {
 			t.Errorf("%q: %v", line, err)
+		}
+	}
+}
+
+// TestParseAside: what tcpdump and conntrack write among flows, and is of none, is told from what cannot be read.
+func TestParseAside(t *testing.T) {
+	for line, want := range map[string]What{
+		"12:34:56.789012 ARP, Request who-has 10.0.0.1 tell 10.0.0.2, length 28":            ARP,
+		"2026-11-29 12:34:56.789012 ARP, Reply 10.0.0.1 is-at 02:00:00:00:00:05, length 28": ARP,
+		"ARP, Request who-has 10.0.0.1 tell 10.0.0.2, length 28":                            ARP,
+		"12:34:56.789012 eth0  B   ARP, Request who-has 10.0.0.1 tell 10.0.0.2, length 28":  ARP,
+		"12:34:56.789012 eth0  Out ARP, Request who-has 10.0.0.1 tell 10.0.0.2, length 28":  ARP,
+		"12:34:56.7 02:00:00:00:00:05 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 42: " + //
+			"Request who-has 10.0.0.1 tell 10.0.0.2, length 28": ARP,
+		"12:34:56.789012 STP 802.1d, Config, Flags [none], bridge-id 8000.02:00:00:00:00:05.8001, length 35":      NotIP,
+		"12:34:56.789012 eth0  M   LLDP, length 60":                                                               NotIP,
+		"12:34:56.7 02:00:00:00:00:05 > 01:80:c2:00:00:0e, ethertype LLDP (0x88cc), length 60: LLDP, length 46":   NotIP,
+		"12:34:56.7 IP6 fe80::5 > ff02::2: ICMP6, router solicitation, length 16":                                 NotEcho,
+		"12:34:56.7 IP6 fd00::5 > ff02::1:ff00:1: ICMP6, neighbor solicitation, who has fd00::1, length 32":       NotEcho,
+		"12:34:56.7 IP 10.0.0.1 > 10.0.0.5: ICMP 10.0.0.1 udp port 53 unreachable, length 60":                     NotEcho,
+		"12:34:56.7 IP 10.0.0.5 > 224.0.0.22: igmp v3 report, 1 group record(s)":                                  Many,
+		"12:34:56.7 IP 10.0.0.5.5353 > 224.0.0.251.5353: 0 PTR (QM)? _x._tcp.local. (35)":                         Many,
+		"12:34:56.7 IP 0.0.0.0.68 > 255.255.255.255.67: BOOTP/DHCP, Request, length 300":                          Many,
+		"12:34:56.7 IP 10.0.0.5 > 10.0.0.6: GREv0, length 88: IP 1.1.1.1 > 2.2.2.2: ICMP echo request, length 64": Others,
+		"unknown  47 500 src=10.0.0.5 dst=10.0.0.6 src=10.0.0.6 dst=10.0.0.5 use=1":                               Others,
+		"udp 17 9 src=10.0.0.5 dst=224.0.0.251 sport=5353 dport=5353 [UNREPLIED] src=224.0.0.251 dst=10.0.0.5":    Many,
+		"tcpdump: verbose output suppressed, use -v[v]... for full protocol decode":                               Message,
+		"listening on any, link-type LINUX_SLL2 (Linux cooked v2), snapshot length 262144 bytes":                  Message,
+		"7 packets captured":          Message,
+		"0 packets dropped by kernel": Message,
+		"1 packet received by filter": Message,
+		"conntrack v1.4.7 (conntrack-tools): 2 flow entries have been shown.": Message,
+	} {
+		_, err := Parse(line)
+		if aside, is := errors.AsType[*AsideError](err); !is || aside.What != want {
+			t.Errorf("%s: %v, want %s", line, err, want)
+		}
+	}
+	// The first of two lines of a packet, with -v, says nothing of its flow.
+	for _, line := range []string{
+		"12:34:56.789012 IP (tos 0x0, ttl 64, id 1, offset 0, flags [DF], proto TCP (6), length 60)",
+		"12:34:56.789012 eth0  Out IP6 (flowlabel 0x12345, hlim 64, next-header TCP (6) payload length: 40) ",
+	} {
+		if _, err := Parse(line); !errors.Is(err, ErrNoFlow) {
+			t.Errorf("%s: %v", line, err)
 		}
 	}
 }
