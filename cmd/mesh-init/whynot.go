@@ -45,16 +45,15 @@ func whyNotText(w explain.WhyNot, style cli.Style) string {
 		b.WriteString("\nNo change of a few fields would " + wanted + ".\n")
 		return b.String()
 	}
-	b.WriteString("\nEach of these changes would " + wanted + ". The first one changes least.\n")
+	if len(w.Changes) == 1 {
+		b.WriteString("\nThis change would " + wanted + ".\n")
+	} else {
+		b.WriteString("\nEach of these changes would " + wanted + ". The first one changes least.\n")
+	}
 	for i, c := range w.Changes {
-		b.WriteString("\n" + cli.Hang(fmt.Sprintf("%d. ", i+1), 3, explain.Shorten(strings.Join(c.Flags, " "))))
-		lines := strings.Split(strings.TrimRight(c.YAML, "\n"), "\n")
-		const mostLines = 8
-		for k, line := range lines {
-			if k == mostLines {
-				fmt.Fprintf(&b, "     … (%d more lines)\n", len(lines)-k)
-				break
-			}
+		what, yaml := c.How()
+		b.WriteString("\n" + cli.Hang(fmt.Sprintf("%d. ", i+1), 3, what))
+		for _, line := range yaml {
 			b.WriteString("     " + line + "\n")
 		}
 		b.WriteString(cli.Hang("   then:    ", 12, c.Fate.String()+", by "+string(c.ID)+": "+c.Reason))
@@ -68,7 +67,7 @@ func whyNotText(w explain.WhyNot, style cli.Style) string {
 			continue
 		}
 		fmt.Fprintf(&b, "            (%s of new connections and flows, and %d of other packets)\n",
-			count(c.Flows, "class"), c.Others)
+			strict.Count(c.Flows, "class"), c.Others)
 	}
 	return b.String()
 }

@@ -88,3 +88,32 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// TestChangedItems: of lists that differ, which items are in one of them alone.
+func TestChangedItems(t *testing.T) {
+	from, to := intercept.Default(), intercept.Default()
+	for path, texts := range map[string][2]string{
+		"outbound.excludeCIDRs": {"10.0.0.0/8,192.168.0.0/16", "192.168.0.0/16"},
+		"outbound.excludePorts": {"440-450", "440-442,444-450"},
+		"outbound.exclude":      {"none", "tcp 10.1.2.3:443 uid=1000"},
+		"dns.mode":              {"off", "all"}, // no list
+	} {
+		for i, c := range []*intercept.Config{&from, &to} {
+			if err := SetField(c, path, texts[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := map[string][2]string{
+		"outbound.excludeCIDRs": {"10.0.0.0/8", ""},
+		"outbound.excludePorts": {"440-450", "440-442 444-450"},
+		"outbound.exclude":      {"", "tcp 10.1.2.3:443 uid=1000"},
+	}
+	got := map[string][2]string{}
+	for _, items := range ChangedItems(from, to) {
+		got[items.Field.Path] = [2]string{strings.Join(items.Removed, " "), strings.Join(items.Added, " ")}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -29,8 +30,10 @@ type WhyNot struct {
 // WhyNotChange is a change of the configuration that gives the packet the other fate.
 type WhyNotChange struct {
 	// Flags are those to write in place of, or beside, the ones that there are; YAML is the same for a file.
-	Flags  []string         `json:"flags"`
-	YAML   string           `json:"yaml"`
+	Flags []string `json:"flags"`
+	YAML  string   `json:"yaml"`
+	// Lists are what that changes in lists, item by item: in one of thousands they are what to look for.
+	Lists  []ListChange     `json:"lists,omitempty"`
 	Fate   intercept.Fate   `json:"fate"`
 	ID     intercept.RuleID `json:"id"`
 	Reason string           `json:"reason"`
@@ -40,6 +43,48 @@ type WhyNotChange struct {
 	Others int `json:"others"`
 	// Which are the flows, one text for each class.
 	Which []string `json:"which"`
+}
+
+// ListChange is how a list changes.
+type ListChange struct {
+	Flag    string   `json:"flag"`
+	Field   string   `json:"field"`
+	Removed []string `json:"removed,omitempty"`
+	Added   []string `json:"added,omitempty"`
+}
+
+// String says what to do with a list that is too long to be written down.
+func (l ListChange) String() string {
+	of := fmt.Sprintf("%s (%s)", l.Flag, l.Field)
+	removed, added := Shorten(strings.Join(l.Removed, ",")), Shorten(strings.Join(l.Added, ","))
+	switch {
+	case added == "":
+		return "take " + removed + " out of " + of
+	case removed == "":
+		return "add " + added + " to " + of
+	}
+	return "write " + added + " in place of " + removed + " in " + of
+}
+
+// longest is how long the flags of a change are at most that are written down, in bytes, to be used as they are.
+const longest = 300
+
+// How says the change: its flags, and what a file has. Of long lists it says what becomes of their items alone.
+func (c WhyNotChange) How() (what string, yaml []string) {
+	if text := strings.Join(c.Flags, " "); len(text) <= longest {
+		return text, strings.Split(strings.TrimRight(c.YAML, "\n"), "\n")
+	}
+	var all []string
+	for _, flag := range c.Flags {
+		at := slices.IndexFunc(c.Lists, func(l ListChange) bool {
+			return strings.HasPrefix(strings.TrimLeft(flag, "'"), l.Flag+"=")
+		})
+		if at >= 0 && len(flag) > longest/2 {
+			flag = c.Lists[at].String()
+		}
+		all = append(all, flag)
+	}
+	return strings.Join(all, ", and "), nil
 }
 
 // Why finds the smallest changes of a configuration that would give the packet the other fate. The errors are those of
@@ -76,6 +121,9 @@ func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (WhyNo
 		Reason: Of(c.Config, p, c.Trace).Reason, Flags: []string{}, Which: []string{}}
 	for _, s := range settings {
 		out.Flags = append(out.Flags, arguments.Quote(s.Arg()))
+	}
+	for _, l := range decode.ChangedItems(from, c.Config) {
+		out.Lists = append(out.Lists, ListChange{"--" + l.Field.Name, l.Field.Path, l.Removed, l.Added})
 	}
 	for _, change := range c.Changes {
 		if !change.First {
