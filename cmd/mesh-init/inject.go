@@ -43,8 +43,7 @@ func injectVerb() verb {
 }
 
 func injectFlags() []cli.Flag {
-	flags := once(
-		row(filenameFlag, "FILE", groupInject, "", "manifests, YAML or JSON; - for standard input"),
+	return append(manifestFlags(), once(
 		row(profileFlag, "NAME", groupInject, "haproxy",
 			"what to inject: "+strings.Join(inject.Shipped(), ", ")+", or a file"),
 		row(printProfileFlag, "", groupInject, "false", "print the profile, as a start for one of your own"),
@@ -54,23 +53,30 @@ func injectFlags() []cli.Flag {
 		row(kubernetesFlag, "VERSION", groupInject, "",
 			"the cluster's version, as in 1.28: before 1.29 there are\nno sidecars that start first and end last"),
 		diffRow(),
-	)
-	flags[0].Short = "f"
+	)...)
+}
+
+// manifestFlags are the flags of verbs that read manifests.
+func manifestFlags() []cli.Flag {
+	flags := once(row(filenameFlag, "FILE", groupInject, "", "manifests, YAML or JSON; - for standard input"))
+	flags[0].Short, flags[0].Again = "f", "; give it again\nfor more"
 	return flags
 }
 
 // injection is what inject is asked for.
 type injection struct {
-	file, profile          string
-	print, uninject, diff  bool
-	mode, version, form    string
-	profileText, manifests []byte
+	files                 []string
+	profile               string
+	print, uninject, diff bool
+	mode, version, form   string
+	profileText           []byte
+	manifests             []inject.Source
 }
 
 func injectionOf(values map[string]setting) injection {
 	text := func(flag string) string { return values[flag].text }
 	i := injection{
-		file: text(filenameFlag), profile: text(profileFlag), mode: text(modeFlag), version: text(kubernetesFlag),
+		files: values[filenameFlag].texts, profile: text(profileFlag), mode: text(modeFlag), version: text(kubernetesFlag),
 		print: text(printProfileFlag) == "true", uninject: text(uninjectFlag) == "true",
 		diff: text(diffFlag) == "true",
 	}
@@ -87,7 +93,7 @@ func (i *injection) read(stdin io.Reader) error {
 		text, err := []byte(inject.ShippedText(i.profile)), error(nil)
 		if len(text) == 0 {
 			from := stdin
-			if i.file == "-" { // which has the manifests
+			if slices.Contains(i.files, "-") { // which has the manifests
 				from = nil
 			}
 			text, err = yamldoc.ReadFile(i.profile, from)
@@ -98,7 +104,7 @@ func (i *injection) read(stdin io.Reader) error {
 		}
 		errs, i.profileText = append(errs, err), text
 	}
-	if i.print && (i.file != "" || i.uninject || i.diff || i.form != "") {
+	if i.print && (len(i.files) > 0 || i.uninject || i.diff || i.form != "") {
 		errs = append(errs, fmt.Errorf("--%s: it prints the profile's file, and does nothing else; leave the other flags out",
 			printProfileFlag))
 	} else if i.diff && i.form != "" {
@@ -107,17 +113,13 @@ func (i *injection) read(stdin io.Reader) error {
 	if i.print {
 		return errors.Join(errs...)
 	}
-	if i.file == "" {
+	if len(i.files) == 0 {
 		return errors.Join(append(errs, fmt.Errorf("--%s: missing: write -f FILE, or -f - for standard input",
 			filenameFlag))...)
 	}
-	text, err := yamldoc.ReadWithin(i.file, stdin, maxManifests)
-	if errors.Is(err, infile.ErrTooLarge) {
+	var err error
+	if i.manifests, err = readManifests(i.files, stdin); errors.Is(err, infile.ErrTooLarge) {
 		err = fmt.Errorf("%w; inject it in parts", err)
-	}
-	i.manifests = text
-	if i.file == "-" {
-		i.file = "standard input"
 	}
 	return errors.Join(append(errs, strict.Under("--"+filenameFlag, err))...)
 }
@@ -137,18 +139,56 @@ func (j job) inject() error {
 		j.out.Write(i.profileText)
 		return nil
 	}
-	done, err := i.run()
-	if err != nil {
+	all := make([]inject.Manifests, len(i.manifests))
+	var errs []error
+	for k, from := range i.manifests {
+		var err error
+		all[k], err = i.run(from)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return cli.UsageError{Err: err}
 	}
+	for k, done := range all {
+		if err := j.injected(i.manifests[k].Name, done); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// separator stands between the documents of a stream.
+const separator = "---\n"
+
+// separate begins another document of what is written, if there is one: JSON needs nothing between.
+func (j job) separate(text []byte) {
+	before := j.out.Bytes()
+	if len(before) == 0 || len(text) == 0 || bytes.HasPrefix(text, []byte(separator)) || bytes.HasSuffix(before, []byte(separator)) {
+		return
+	}
+	if !bytes.HasSuffix(before, []byte("\n")) {
+		j.out.WriteByte('\n')
+	}
+	isJSON := func(text []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) }
+	if !isJSON(before) || !isJSON(text) {
+		j.out.WriteString(separator)
+	}
+}
+
+// injected reports what became of a file, and writes it.
+func (j job) injected(file string, done inject.Manifests) error {
 	for _, o := range done.Objects {
 		j.report(o)
 	}
 	if len(done.Objects) == 0 {
 		kinds := slices.Compact(slices.Sorted(slices.Values(done.Others)))
-		j.log.WarnContext(j.ctx, "no pods in "+i.file+"; all stays as it is", "kinds", strings.Join(kinds[:min(len(kinds), 10)], ", "))
+		var more []any
+		if len(kinds) > 0 {
+			more = []any{"kinds", strings.Join(kinds[:min(len(kinds), 10)], ", ")}
+		}
+		j.log.WarnContext(j.ctx, "no pods in "+file+"; all stays as it is", more...)
 	}
-	if i.diff {
+	if j.injection.diff {
 		j.out.WriteString(done.Diff())
 		return nil
 	}
@@ -164,17 +204,19 @@ func (j job) inject() error {
 		return err
 	case cli.YAML:
 		text, err := done.YAML()
+		j.separate(text)
 		j.out.Write(text)
 		return err
 	default:
+		j.separate(done.Text())
 		j.out.Write(done.Text())
 		return nil
 	}
 }
 
-func (i injection) run() (inject.Manifests, error) {
+func (i injection) run(from inject.Source) (inject.Manifests, error) {
 	if i.uninject {
-		return inject.ReadInjected(i.file, i.manifests)
+		return inject.ReadInjected(from.Name, from.Text)
 	}
 	p, err1 := inject.ParseProfile(i.profile, i.profileText)
 	in, err2 := i.cluster()
@@ -184,7 +226,7 @@ func (i injection) run() (inject.Manifests, error) {
 	if m := inject.Mode(i.mode); m != inject.ModeAuto {
 		p.Mode = m
 	}
-	return inject.Read(i.file, i.manifests, p, in)
+	return inject.Read(from.Name, from.Text, p, in)
 }
 
 // report logs what became of an object.

@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/podspec/inject"
@@ -101,7 +105,7 @@ func TestInjectProfile(t *testing.T) {
 
 // TestInjectSays: what is said is what helps.
 func TestInjectSays(t *testing.T) {
-	twice := invoke(t, podManifest, nil, "inject", "-f", "a", "-f", "b")
+	twice := invoke(t, podManifest, nil, "inject", "-f", "-", "-f", "-")
 	if !strings.Contains(twice.stderr, "given twice") || strings.Contains(twice.stderr, "missing") {
 		t.Errorf("%+v", twice)
 	}
@@ -171,5 +175,54 @@ func TestInjectUsage(t *testing.T) {
 			!strings.Contains(r.stderr, want) {
 			t.Errorf("%q: %+v", args, r)
 		}
+	}
+}
+
+// TestInjectFiles: several files become one stream, in their order.
+func TestInjectFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"a.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: app, image: app}]}\n",
+		"b.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: b}\nspec: {containers: [{name: app, image: app}]}", // without an end
+		"c.json": `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"c"},"spec":{"containers":[{"name":"app","image":"app"}]}}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for form, documents := range map[string]int{"": 3, "yaml": 3} {
+		args := []string{"inject", "-f", at("a.yaml"), "-f", at("b.yaml"), "--filename=" + at("c.json")}
+		if form != "" {
+			args = append(args, "-o", form)
+		}
+		r := invoke(t, "", nil, args...)
+		var names []string
+		d := yaml.NewDecoder(strings.NewReader(r.out))
+		for {
+			var pod struct {
+				Metadata struct{ Name string }
+				Spec     struct {
+					InitContainers []any `yaml:"initContainers"`
+				}
+			}
+			err := d.Decode(&pod)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, r.out)
+			}
+			if names = append(names, pod.Metadata.Name); len(pod.Spec.InitContainers) == 0 {
+				t.Errorf("%s has no sidecar", pod.Metadata.Name)
+			}
+		}
+		if r.code != 0 || len(names) != documents || strings.Join(names, "") != "abc" {
+			t.Errorf("%q: exit code %d, %q: %s", form, r.code, names, r.stderr)
+		}
+	}
+	if r := invoke(t, "", nil, "inject", "-f", at("a.yaml"), "-f", at("a.yaml")); r.code != 2 ||
+		!strings.Contains(r.stderr, "is given twice") {
+		t.Errorf("%+v", r)
 	}
 }

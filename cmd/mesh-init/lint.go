@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/internal/cli"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/yamldoc"
 	"github.com/mesh-intercept/intercept/podspec/inject"
 )
@@ -19,15 +20,11 @@ func lintVerb() verb {
 	return verb{cli.Verb{
 		Name: "lint", Does: "say what will go wrong with the pods in manifests",
 		Also: []string{"analyze", "analyse", "vet", "precheck"},
-		More: "It reads Pods and all that makes them, and Services, in a file or in all .yaml, .yml and .json\n" +
+		More: "It reads Pods and all that makes them, and Services, in files or in all .yaml, .yml and .json\n" +
 			"files of a directory. It looks at pods that ask for interception by annotations, and says what is\n" +
 			"certain to go wrong, one on each line: file, object, field, what happens, and what to do. Nothing\n" +
 			"is asked of a cluster.",
-		Flags: func() []cli.Flag {
-			flags := once(row(filenameFlag, "FILE", groupInject, "", "manifests, YAML or JSON; - for standard input"))
-			flags[0].Short = "f"
-			return flags
-		},
+		Flags: manifestFlags,
 		Examples: `
   Will the app's pods work with a proxy?
     mesh-init lint -f manifests/
@@ -54,41 +51,60 @@ func (j job) lintManifests() error {
 			text.WriteString(f.String() + "\n")
 		}
 		if len(found) == 0 && pods > 0 {
-			text.WriteString(j.style.Good("ok") + fmt.Sprintf(": nothing was found in %d pods\n", pods))
+			text.WriteString(j.style.Good("ok") + ": nothing was found in " + strict.Count(pods, "pod") + "\n")
 		}
 		return text.String()
 	})
 	if err == nil && len(found) > 0 {
-		err = errFindings
+		err = fmt.Errorf("%w: %s", errFindings, strict.Count(len(found), "finding"))
 	}
 	return err
 }
 
-// manifestsAt reads a file, standard input, or the manifests in a directory and those below it.
-func manifestsAt(path string, stdin io.Reader) (all []inject.Source, err error) {
-	if path == "" {
+// manifestFiles are the files that a path stands for: itself, or the manifests in a directory and those below it.
+func manifestFiles(path string) (names []string, err error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return []string{path}, nil //nolint:nilerr // that it cannot be read is said by who reads it
+	}
+	err = filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+			names = append(names, name)
+		}
+		return err
+	})
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("%s: there is no .yaml, .yml or .json file in it", path)
+	}
+	return names, err
+}
+
+// manifestsAt reads files, standard input, or the manifests in directories and those below them.
+func manifestsAt(paths []string, stdin io.Reader) (all []inject.Source, err error) {
+	if len(paths) == 0 {
 		return nil, errors.New("missing: write -f FILE, -f DIRECTORY, or -f - for standard input")
 	}
 	var names []string
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
-				names = append(names, name)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		if len(names) == 0 {
-			return nil, fmt.Errorf("%s: there is no .yaml, .yml or .json file in it", path)
-		}
-	} else {
-		names = []string{path}
-	}
-	left := int64(maxManifests)
 	var errs []error
-	for _, name := range names {
+	for _, path := range paths {
+		files, err := manifestFiles(path)
+		errs = append(errs, err)
+		names = append(names, files...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return readManifests(names, stdin)
+}
+
+// readManifests reads files, or standard input.
+func readManifests(names []string, stdin io.Reader) (all []inject.Source, err error) {
+	var errs []error
+	left := int64(maxManifests)
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			errs = append(errs, fmt.Errorf("%q is given twice: give it once", name))
+			continue
+		}
 		text, err := yamldoc.ReadWithin(name, stdin, left)
 		errs = append(errs, err)
 		left -= int64(len(text))

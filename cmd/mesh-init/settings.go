@@ -166,7 +166,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 		errs = append(errs, err)
 	}
 	if in.uses(filenameFlag) && !in.uses(profileFlag) {
-		s.manifests, err = manifestsAt(values[filenameFlag].text, stdin)
+		s.manifests, err = manifestsAt(values[filenameFlag].texts, stdin)
 		errs = append(errs, strict.Under("--"+filenameFlag, err))
 	} else if in.uses(filenameFlag) {
 		s.injection = injectionOf(values)

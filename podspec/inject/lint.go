@@ -1,8 +1,10 @@
 package inject
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -74,6 +76,9 @@ func Lint(sources []Source) (all []Finding, pods int, err error) {
 			}
 		}
 	}
+	if len(objects) == 0 && len(sources) > 0 {
+		errs.Add(fmt.Errorf("%s: nothing was read: there is no manifest in it", sources[0].Name))
+	}
 	if err := errs.Err(); err != nil {
 		return nil, 0, err
 	}
@@ -144,6 +149,9 @@ func (o *linted) read(pod *yaml.Node) bool {
 	delete(o.annotations, podspec.DefaultPrefix+"/"+podspec.Init) // which says who sees to it
 	spec, err := podspec.ReadUnlimited(o.annotations, podspec.Options{})
 	o.config = spec.Config
+	if err != nil {
+		o.config = readable(o.annotations, err)
+	}
 	for _, e := range strict.Flatten(err) {
 		of, _ := errors.AsType[*podspec.Error](e)
 		if of == nil || of.Annotation == "" {
@@ -153,10 +161,29 @@ func (o *linted) read(pod *yaml.Node) bool {
 		o.find("annotation", "metadata.annotations."+of.Annotation,
 			yamldoc.Get(pod, "metadata", "annotations", of.Annotation), "", "%v", of.Err)
 	}
-	if err != nil {
-		o.config = intercept.Default() // to see what else is wrong
-	}
 	return err != nil || spec.Reason == podspec.Asked
+}
+
+// readable is the configuration of annotations without those that an error is about, to see what else is wrong.
+func readable(annotations map[string]string, err error) intercept.Config {
+	const enabled = podspec.DefaultPrefix + "/" + podspec.Enabled
+	left := maps.Clone(annotations)
+	left[enabled] = "true"
+	for {
+		before := len(left)
+		for _, e := range strict.Flatten(err) {
+			if of, is := errors.AsType[*podspec.Error](e); is && of.Annotation != enabled {
+				delete(left, of.Annotation)
+			}
+		}
+		var spec podspec.Spec
+		if spec, err = podspec.ReadUnlimited(left, podspec.Options{}); err == nil {
+			return spec.Config
+		}
+		if len(left) == before {
+			return intercept.Default() // it is about all of them
+		}
+	}
 }
 
 // texts are the texts of a mapping.
@@ -292,6 +319,11 @@ func (o *linted) nameservers() {
 	}
 }
 
+// namespace is the object's. Where none is named it is most likely that which has no other name.
+func (o *linted) namespace() string {
+	return cmp.Or(textAt(o.object, "metadata", "namespace"), "default")
+}
+
 func textAt(n *yaml.Node, keys ...string) string { return yamldoc.Text(yamldoc.Get(n, keys...)) }
 
 // translates reports whether an object is a Service that would have to translate a port, and does not.
@@ -309,7 +341,7 @@ func (o *linted) headless() {
 	all, _ := o.containers()
 	for _, s := range o.services {
 		spec := yamldoc.Get(s.object, "spec")
-		if textAt(s.object, "metadata", "namespace") != textAt(o.object, "metadata", "namespace") ||
+		if s.namespace() != o.namespace() ||
 			!selects(texts(yamldoc.Get(spec, "selector")), texts(yamldoc.Get(o.pod, "metadata", "labels"))) {
 			continue
 		}

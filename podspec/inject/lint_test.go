@@ -36,6 +36,27 @@ func TestLintSources(t *testing.T) {
 			t.Errorf("%s: %v: %q", other, err, got)
 		}
 	}
+	// No namespace is that which most have.
+	inDefault, unnamed := strings.Replace(pod, `"x"`, `"default"`, 1), strings.Replace(service, `"namespace":"x"`, `"a":"x"`, 1)
+	if got, err := lint(inDefault, unnamed); err != nil || got != "b headless-port service/s\n" {
+		t.Errorf("%v: %q", err, got)
+	}
+	if got, err := lint(pod, unnamed); err != nil || got != "" {
+		t.Errorf("%v: %q", err, got)
+	}
+	// What is misspelt hides nothing else that is wrong.
+	misspelt := strings.Replace(pod, `"true"`, `"true","intercept.mesh/dnns":"all","intercept.mesh/inbound-exclude-ports":"99"`, 1)
+	if got, err := lint(misspelt); err != nil || got != "a annotation pod/x/a\na excluded-port pod/x/a\n" {
+		t.Errorf("%v: %q", err, got)
+	}
+	for _, nothing := range []string{"", "\n", "# a comment\n", "---\n"} {
+		if _, err := lint(nothing); err == nil || !strings.Contains(err.Error(), "a: nothing was read") {
+			t.Errorf("%q: %v", nothing, err)
+		}
+		if got, err := lint(pod, nothing); err != nil || got != "" {
+			t.Errorf("%q beside a pod: %v: %q", nothing, err, got)
+		}
+	}
 	if _, err := lint(pod, "a: [\n"); err == nil || !strings.Contains(err.Error(), "b") {
 		t.Errorf("%v", err)
 	}
