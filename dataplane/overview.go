@@ -356,11 +356,12 @@ func isOtherVersion(a, b string) bool {
 	return known && alsoKnown && of != other
 }
 
+// what is sent there.
 func (p Port) what() string {
 	if p.For == "dns" {
-		return "looked up"
+		return "name lookups"
 	}
-	return p.For
+	return p.For + " connections"
 }
 
 // facts are what to know besides what is wrong.

@@ -65,7 +65,7 @@ func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []stri
 	for _, p := range ports {
 		at := fmt.Sprintf("%s port %s", strings.ToUpper(p.Protocol.String()), p.Port)
 		if len(p.Listeners) == 0 {
-			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send what is %s; start the sidecar, or let it "+
+			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send %s; start the sidecar, or let it "+
 				"listen there", at, p.what()))
 			continue
 		}
@@ -74,7 +74,7 @@ func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []stri
 				slices.ContainsFunc(p.Listeners, func(l Listener) bool { return l.hears(f) }) {
 				continue
 			}
-			causes = append(causes, fmt.Sprintf("nobody listens at %s over %s, where rules send what is %s; let the proxy listen "+
+			causes = append(causes, fmt.Sprintf("nobody listens at %s over %s, where rules send %s; let the proxy listen "+
 				"at %s as well", at, f, p.what(), map[ruleset.Family]string{ruleset.IPv4: "0.0.0.0", ruleset.IPv6: "::"}[f]))
 		}
 	}

@@ -80,8 +80,10 @@ type NotTried struct {
 	Because string `json:"because"`
 }
 
-// String is "14 of 16 rules tried".
-func (c Coverage) String() string { return fmt.Sprintf("%d of %d rules tried", c.Tried, c.Rules) }
+// String says how many rules were tried.
+func (c Coverage) String() string {
+	return fmt.Sprintf("rules tried, of those that capture or exempt: %d of %d", c.Tried, c.Rules)
+}
 
 // Conclude returns the report on verdicts. Without a verdict that is OK nothing is proven.
 func Conclude(verdicts []Verdict, coverage Coverage, notes []string) Report {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/explain"
+	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
 // errDiffers reports that explain --diff found packets of another fate.
@@ -64,15 +65,8 @@ func diffText(all []explain.Change) string {
 		}
 		b.WriteString("\n")
 	}
-	return b.String() + fmt.Sprintf("%s of new connections and flows, and %d of other packets, have another fate.\n",
-		count(begin, "class"), len(all)-begin)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ses", n, what)
+	return b.String() + fmt.Sprintf("Another fate: %s of new connections and flows, and %d of other packets.\n",
+		strict.Count(begin, "class"), len(all)-begin)
 }
 
 func verdictText(v explain.Verdict) string {

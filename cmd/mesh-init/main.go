@@ -134,6 +134,9 @@ func whole(f dataplane.InForce) error {
 		strings.Join(f.Omitted, ", "), giveAgain)}
 }
 
+// begin is for a verb that tells as it goes on: what it logs is not held back.
+func (j job) begin() { _ = j.now("") } // nothing is written
+
 // print writes a verb's result.
 func (j job) print(v any, text func() string) error {
 	if j.live != nil {
@@ -170,6 +173,8 @@ type execution struct {
 	ctx     context.Context
 	console cli.Console
 	log     *slog.Logger
+	// late has what is logged until there is a result.
+	late *late
 	// sources are the job's.
 	sources []string
 	// verb is the verb's name, and did what came of it.
@@ -179,8 +184,9 @@ type execution struct {
 
 // execution begins one: it says the warnings that there are.
 func (p program) execution(ctx context.Context, s settings, warnings []string) execution {
-	e := execution{p: p, s: s, ctx: ctx, console: p.console(), log: newLogger(s.logFormat, s.logLevel, p.stderr),
+	e := execution{p: p, s: s, ctx: ctx, console: p.console(), late: &late{to: p.stderr, open: s.logFormat == "json"},
 		did: &did{start: time.Now()}}
+	e.log = newLogger(s.logFormat, s.logLevel, e.late)
 	for _, w := range warnings {
 		e.log.WarnContext(ctx, w)
 	}
@@ -190,8 +196,32 @@ func (p program) execution(ctx context.Context, s settings, warnings []string) e
 // fail reports an error, in the log's form if that is JSON, and returns the exit code.
 func (e execution) fail(err error) int {
 	code := e.report(err)
+	e.late.release()
 	e.finish(code, err)
 	return code
+}
+
+// late is a log for people that begins when they have read what matters more: the result, or the error. Else on a
+// terminal the first that they see are warnings.
+type late struct {
+	to   io.Writer
+	open bool
+	held bytes.Buffer
+}
+
+// Write writes now, or holds it back.
+func (l *late) Write(text []byte) (int, error) {
+	if l.open {
+		return l.to.Write(text)
+	}
+	return l.held.Write(text)
+}
+
+// release writes what was held back, and all that follows at once.
+func (l *late) release() {
+	if l.open = true; l.held.Len() > 0 {
+		_, _ = l.held.WriteTo(l.to) // as of any log, nobody would hear of it
+	}
 }
 
 func (e execution) report(err error) int {
@@ -210,6 +240,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 		style: cli.StyleFor(e.p.stdout), sources: e.sources, on: e.p.plane, did: e.did,
 		now: func(text string) error {
 			_, err := io.WriteString(e.p.stdout, text)
+			e.late.release()
 			return err
 		},
 	}
@@ -220,6 +251,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 		j.ctx, stop = signal.NotifyContext(e.ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 	}
+	defer e.late.release()
 	err := work(j)
 	if code := e.console.Print(e.ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
@@ -227,6 +259,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	if err != nil {
 		return e.fail(err)
 	}
+	e.late.release()
 	e.finish(cli.ExitDone, nil)
 	return cli.ExitDone
 }

@@ -80,8 +80,9 @@ func matrixText(cells []explain.Cell) string {
 			table = append(table, append(first, row...))
 		}
 	}
-	return "What becomes of the first packet of every flow. Of several lines for one kind of traffic the first\n" +
-		"that fits says it. DNS is TCP and UDP to port 53, which TCP and UDP here leave out.\n\n" + cli.Table(table)
+	return "What becomes of the first packet of every flow. Where a kind of traffic has several lines, the first\n" +
+		"that fits the packet says it. DNS is TCP and UDP to port 53; the lines of TCP and UDP are about all\n" +
+		"other ports.\n\n" + cli.Table(table)
 }
 
 // heading says whose flows a cell has, and where they go.

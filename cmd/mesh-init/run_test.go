@@ -666,7 +666,7 @@ func TestResults(t *testing.T) {
 `, "mesh-init: drifted: "},
 		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "as they should"}},
 			verify.Coverage{Rules: 1, Tried: 1}, nil)}, []string{"verify"}, 0,
-			"ok          rules: as they should\n            1 of 1 rules tried\n", ""},
+			"ok          rules: as they should\n            rules tried, of those that capture or exempt: 1 of 1\n", ""},
 		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "there"},
 			{What: "a lookup", Verdict: verify.NotProven, Tried: "nothing", Found: "no server"},
 			{What: "port", Verdict: verify.Failed, Found: "nobody", Remedy: "listen"}},
@@ -677,12 +677,12 @@ func TestResults(t *testing.T) {
 				"not proven  a lookup: nothing: no server\n" +
 				"failed      port: nobody; listen\n" +
 				"            IPv6: not reachable here\n" +
-				"            1 of 2 rules tried; not tried: O1.net1 (excluded interface), because it is not there\n",
+				"            rules tried, of those that capture or exempt: 1 of 2; not tried: O1.net1 (excluded interface), because it is not there\n",
 			"interception does not work"},
-		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            0 of 0 rules tried\n",
+		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            rules tried, of those that capture or exempt: 0 of 0\n",
 			"--allow-unproven"},
 		{unproven, []string{"verify", "--allow-unproven"}, 0,
-			"not proven  a lookup: no server\n            0 of 0 rules tried\n",
+			"not proven  a lookup: no server\n            rules tried, of those that capture or exempt: 0 of 0\n",
 			""},
 		{counted, []string{"status"}, 0, "intercepting: as told\n\n" +
 			"PACKETS  BYTES   RULE  FAMILY  REASON\n" +
@@ -810,6 +810,32 @@ func TestDryRunTouchesNothing(t *testing.T) {
 		rendered := invoke(t, "", nil, "render", "--output", format)
 		if dry.code != cli.ExitDone || dry.out == "" || dry.out != rendered.out {
 			t.Errorf("%s: exit code %d; not what render prints:\n%s", format, dry.code, cmp.Diff(rendered.out, dry.out))
+		}
+	}
+}
+
+// TestResultFirst: on a terminal the first line is the result, or the error; what is logged comes after it.
+func TestResultFirst(t *testing.T) {
+	warned := fakePlane{result: dataplane.Result{Outcome: intercept.Created, Warnings: []string{"IPv6 is not captured"}}}
+	refused := warned
+	refused.err = intercept.ErrLocked
+	for _, tc := range []struct {
+		plane fakePlane
+		args  []string
+		lines []string // how they begin
+	}{
+		{warned, []string{"apply"}, []string{"created: ", "time="}},
+		{refused, []string{"apply", "--dns_port", "1053", "--proxy-uids", "7"}, []string{"mesh-init: "}},
+		{warned, []string{"apply", "--log-format", "json"}, []string{"{", "created: ", "{"}},
+	} {
+		var terminal strings.Builder
+		p := program{strings.NewReader(""), &terminal, &terminal, func(dataplane.Pod) plane { return tc.plane }}
+		p.run(t.Context(), tc.args, nil)
+		lines := strings.Split(terminal.String(), "\n")
+		for i, want := range tc.lines {
+			if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
+				t.Errorf("%q: line %d does not begin with %q:\n%s", tc.args, i+1, want, terminal.String())
+			}
 		}
 	}
 }

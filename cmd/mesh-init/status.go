@@ -83,14 +83,16 @@ func (j job) status() error {
 	if err != nil {
 		return err
 	}
-	for _, table := range o.Dormant {
-		j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
-	}
 	if o.Uncounted {
 		j.log.WarnContext(j.ctx, "this kernel, gVisor, counts nothing: each rule is in force, and each number is zero")
 	}
-	for _, w := range o.Foreign.Warnings() {
-		j.log.WarnContext(j.ctx, w)
+	if j.output != cli.Text { // whose first lines say it
+		for _, table := range o.Dormant {
+			j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
+		}
+		for _, w := range o.Foreign.Warnings() {
+			j.log.WarnContext(j.ctx, w)
+		}
 	}
 	if j.output == prometheusOutput {
 		j.out.WriteString(metricsOf(o))

@@ -92,8 +92,8 @@ func (j job) statusOfAll(wide bool) error {
 		return err
 	}
 	if hidden > 0 {
-		j.log.WarnContext(j.ctx, fmt.Sprintf("%d processes are hidden from this user, and so may be namespaces: it takes "+
-			"CAP_SYS_PTRACE", hidden))
+		j.log.WarnContext(j.ctx, "hidden from this user, and perhaps namespaces with them: "+
+			strict.Count(hidden, "process")+"; it takes CAP_SYS_PTRACE")
 	}
 	rows := j.lookAtAll(found, netns.PodNames(netns.PodLogs))
 	sortRows(rows)

@@ -202,6 +202,7 @@ func proxyIs(p intercept.Proxy) (each [][]ruleset.Match) {
 
 // trace follows packets, and tells of each as soon as nothing more is heard of it.
 func (j job) trace() (err error) {
+	j.begin()
 	o := j.observation
 	if o.from == "app" || o.from == "proxy" {
 		c := intercept.Default()

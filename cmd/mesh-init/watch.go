@@ -43,6 +43,7 @@ func watchVerb() verb {
 
 // watchNamespace tells of events, and at the end how many there were.
 func (j job) watchNamespace() error {
+	j.begin()
 	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, j.observation.during)
@@ -63,10 +64,13 @@ func (j job) watchNamespace() error {
 	if err != nil {
 		return j.bare(err)
 	}
-	text := fmt.Sprintf("%d connections captured, %d passed, %d of these uncaptured; %d changes of rules", summary.Captured,
-		summary.Passed, summary.Uncaptured, summary.Changes)
+	text := fmt.Sprintf("%s captured, %d passed", strict.Count(summary.Captured, "new connection"), summary.Passed)
+	if summary.Uncaptured > 0 {
+		text += fmt.Sprintf(" (%d of them past the proxy, of senders whose others are captured)", summary.Uncaptured)
+	}
+	text += "; rules were changed " + times(summary.Changes)
 	if summary.Lost > 0 {
-		text += fmt.Sprintf("; %d events were lost", summary.Lost)
+		text += "; lost: " + strict.Count(int(summary.Lost), "event")
 	}
 	j.log.InfoContext(j.ctx, text)
 	switch summary.State {
@@ -78,6 +82,14 @@ func (j job) watchNamespace() error {
 	return nil
 }
 
+// times is how often something was.
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
 // watchText says an event in a line, and its details in lines below.
 func watchText(r dataplane.WatchRecord, style cli.Style) string {
 	switch {
@@ -85,7 +97,7 @@ func watchText(r dataplane.WatchRecord, style cli.Style) string {
 		tables := make([]string, len(r.Rules.Tables))
 		for i, t := range r.Rules.Tables {
 			if tables[i] = t.Family + " " + strict.OneLine(t.Name); t.Added+t.Removed > 0 {
-				tables[i] += fmt.Sprintf(" (%d rules added, %d removed)", t.Added, t.Removed)
+				tables[i] += fmt.Sprintf(" (%s added, %d removed)", strict.Count(t.Added, "rule"), t.Removed)
 			}
 		}
 		return fmt.Sprintf("%s rules changed by %s (process %d on the node): table %s\n", r.Rules.At.Format(clock),
@@ -112,10 +124,11 @@ func watchText(r dataplane.WatchRecord, style cli.Style) string {
 	case r.Flow != nil:
 		return flowText(*r.Flow, style)
 	case r.More != nil:
-		return fmt.Sprintf("%s and more connections in the last second: %d captured, %d passed\n", r.More.At.Format(clock),
+		return fmt.Sprintf("%s and in the last second more connections: %d captured, %d passed\n", r.More.At.Format(clock),
 			r.More.Captured, r.More.Passed)
 	case r.Lost != nil:
-		return fmt.Sprintf("%s %d events were lost: there were more than could be read\n", r.Lost.At.Format(clock), r.Lost.Events)
+		return fmt.Sprintf("%s lost: %s; there were more than could be read\n", r.Lost.At.Format(clock),
+			strict.Count(int(r.Lost.Events), "event"))
 	}
 	return ""
 }

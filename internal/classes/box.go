@@ -177,10 +177,22 @@ type Condition struct {
 
 // String returns "port 80,443" or "port not 80,443".
 func (c Condition) String() string {
+	if words, is := switches()[c.Field]; is && len(c.In) == 1 && (c.In[0] == "yes" || c.In[0] == "no") {
+		return words[c.In[0] == "no"]
+	}
 	if len(c.NotIn) > 0 {
 		return c.Field + " not " + strings.Join(c.NotIn, ",")
 	}
 	return c.Field + " " + strings.Join(c.In, ",")
+}
+
+// switches are the fields that are yes or no, and what to say if they are (false) and if they are not (true).
+func switches() map[string]map[bool]string {
+	return map[string]map[bool]string{
+		"older than the rules":    {false: "older than the rules", true: "not older than the rules"},
+		"option of Multipath TCP": {false: "with an option of Multipath TCP", true: "without an option of Multipath TCP"},
+		"open socket":             {false: "with an open socket", true: "without an open socket"},
+	}
 }
 
 // String returns the conditions in words.

@@ -82,11 +82,50 @@ func reasonsOf(rs ruleset.Ruleset) reasons {
 func (r reasons) verdict(v classes.Verdicts) Verdict {
 	out := Verdict{v.Fate, v.Line, v.Rules, "no rule decides"}
 	if len(v.Rules) > 0 {
-		out.Reason = r[v.Rules[0]]
+		all := make([]string, len(v.Rules))
+		for i, id := range v.Rules {
+			all[i] = r[id]
+		}
+		out.Reason = joined(all)
 	} else {
 		out.Rules = []ruleset.RuleID{}
 	}
 	return out
+}
+
+// joined is what several reasons say: where they differ in a word, the others once.
+func joined(reasons []string) string {
+	slices.Sort(reasons)
+	if reasons = slices.Compact(reasons); len(reasons) == 1 {
+		return reasons[0]
+	}
+	words := make([][]string, len(reasons))
+	shortest := len(reasons[0])
+	for i, r := range reasons {
+		// What stands in parentheses is a word of its own.
+		words[i] = strings.Fields(strings.NewReplacer("(", "( ", ")", " )", ",", " ,").Replace(r))
+		shortest = min(shortest, len(words[i]))
+	}
+	same := func(at func([]string) string) bool {
+		return !slices.ContainsFunc(words, func(w []string) bool { return at(w) != at(words[0]) })
+	}
+	first, last := 0, 0
+	for first < shortest-1 && same(func(w []string) string { return w[first] }) {
+		first++
+	}
+	for last < shortest-first-1 && same(func(w []string) string { return w[len(w)-1-last] }) {
+		last++
+	}
+	var differ []string
+	for _, w := range words {
+		if len(w) != first+1+last {
+			return strings.Join(reasons, " or ")
+		}
+		differ = append(differ, w[first])
+	}
+	all := append(slices.Clone(words[0][:first]), strings.Join(differ, " or "))
+	text := strings.Join(append(all, words[0][len(words[0])-last:]...), " ")
+	return strings.NewReplacer("( ", "(", " )", ")", " ,", ",").Replace(text)
 }
 
 // RulesText names rules in a few columns: by the first, where they say the same for several.
