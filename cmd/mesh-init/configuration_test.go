@@ -157,7 +157,7 @@ func fieldReference(t *testing.T) string {
 	return b.String() + "\n"
 }
 
-// linesOf are the lines of the policy whose rules a field changes: those of an example beside the same without the field.
+// linesOf are the lines of the policy whose rules a field changes: those of an example beside the same without it.
 func linesOf(t *testing.T, path, args string) string {
 	t.Helper()
 	c, err := configs.Load(exampleFile(t, path, args))

@@ -47,7 +47,7 @@ func TestShownFlags(t *testing.T) {
 // notThere says what there is not in a command line. Those of other meshes' programs are theirs.
 func notThere(args []string) string {
 	all, own := program{}.commandLine(nil).Verbs, verbs()
-	if len(args) == 0 || strings.HasPrefix(args[0], "…") || args[0] == "VERB" || args[0] == "help" || args[0] == "completion" {
+	if len(args) == 0 || strings.HasPrefix(args[0], "…") || slices.Contains([]string{"VERB", "help", "completion"}, args[0]) {
 		return ""
 	}
 	if regexp.MustCompile(`^v\d`).MatchString(args[0]) { // a version, in what status says

@@ -54,7 +54,9 @@ func TestMigrateIstio(t *testing.T) {
 // TestFAQ does the same with docs/faq.md, after the commands of the quickstart that make its pod.
 func TestFAQ(t *testing.T) {
 	made := quickstart.Read(t, page)
-	applied := slices.IndexFunc(made.Commands, func(c quickstart.Command) bool { return strings.Contains(c.Line, " apply ") })
+	applied := slices.IndexFunc(made.Commands, func(c quickstart.Command) bool {
+		return strings.Contains(c.Line, " apply ")
+	})
 	made.Commands = made.Commands[:applied+1]
 	quickstart.Type(t, "../../docs/faq.md", quickstart.Typing{Before: made,
 		Listening: map[string][]int{"sidecar haproxy": {15001, 15006, 15021}, "sidecar dnsmasq": {15053}}})

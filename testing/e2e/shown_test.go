@@ -17,7 +17,7 @@ import (
 )
 
 // TestShownCommands runs the commands that pages show mesh-init with, in the order of a page: each has to succeed. The
-// network namespace /run/netns/pod has a sidecar, and kubectl is one that reads what it is given and knows one Deployment.
+// network namespace /run/netns/pod has a sidecar. kubectl is one that reads what it is given and knows one Deployment.
 func TestShownCommands(t *testing.T) {
 	netlab.Require(t)
 	for _, name := range []string{"curl", "mount"} {
@@ -112,7 +112,7 @@ func shownDir(t *testing.T) string {
 		"deployment.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  template:\n    spec:\n" +
 			"      initContainers:\n      - name: linkerd-init\n        image: cr.l5d.io/linkerd/proxy-init:v2.4.2\n" +
 			"        args: [--incoming-proxy-port, \"4143\", --outgoing-proxy-port, \"4140\", --proxy-uid, \"2102\"]\n",
-		"kubectl": "#!/bin/sh\nif [ \"$1\" = get ]; then cat /mnt/deployment.yaml; elif [ \"$3\" = - ]; then cat >/dev/null; fi\n",
+		"kubectl": "#!/bin/sh\ncase \"$1 $3\" in\nget*) cat /mnt/deployment.yaml ;;\n*-) cat >/dev/null ;;\nesac\n",
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

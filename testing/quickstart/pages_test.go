@@ -42,6 +42,38 @@ func read(t *testing.T, page string) quickstart.Page {
 // ofExamples reports whether a page is tested in its own directory.
 func ofExamples(page string) bool { return strings.HasPrefix(page, "examples/") }
 
+// TestRead: what a page shows, in a list and out of it, is under the heading above it.
+func TestRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page.md")
+	text := "# Page\n\n## One\n\n```yaml\n# a.yaml\na: 1\n```\n\n" +
+		"1. Type:\n\n   ```console\n   $ first\n   said\n\n   $ second\n   ```\n" +
+		"\n### More\n\n```sh\n# why\nthird # as here\n```\n\n## Two\n\n```go\n// main.go\npackage main\n```\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	page := quickstart.Read(t, path)
+	commands := []quickstart.Command{{Line: "first", Output: "said\n\n", Section: "One"}, {Line: "second", Section: "One"}}
+	if diff := cmp.Diff(commands, page.Commands); diff != "" {
+		t.Error(diff)
+	}
+	blocks := []quickstart.Block{
+		{Language: "yaml", Body: "# a.yaml\na: 1\n", Line: 5, Section: "One"},
+		{Language: "console", Body: "$ first\nsaid\n\n$ second\n", Line: 12, Section: "One"},
+		{Language: "sh", Body: "# why\nthird # as here\n", Line: 21, Section: "One"},
+		{Language: "go", Body: "// main.go\npackage main\n", Line: 28, Section: "Two"},
+	}
+	if diff := cmp.Diff(blocks, page.Blocks); diff != "" {
+		t.Error(diff)
+	}
+	files := map[string]string{"a.yaml": blocks[0].Body, "main.go": blocks[3].Body}
+	if diff := cmp.Diff(files, page.Files); diff != "" {
+		t.Error(diff)
+	}
+	if got := blocks[2].First(); got != "third # as here" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestIndex: docs/index.md lists each page in docs/, and those that belong to them, once.
 func TestIndex(t *testing.T) {
 	const index = "docs/index.md"
@@ -88,7 +120,8 @@ func TestHeadings(t *testing.T) {
 }
 
 // languages are those of blocks. Only the first two are commands.
-var languages = []string{"console", "sh", "dockerfile", "go", "haproxy", "ini", "json", "mermaid", "text", "toml", "yaml"}
+var languages = []string{
+	"console", "sh", "dockerfile", "go", "haproxy", "ini", "json", "mermaid", "text", "toml", "yaml"}
 
 // TestCommands: each block of commands is in the list of who runs it, and who is in the list is there.
 func TestCommands(t *testing.T) {
@@ -96,13 +129,12 @@ func TestCommands(t *testing.T) {
 	used := make([]bool, len(runs))
 	for _, page := range pages(t) {
 		for _, b := range read(t, page).Blocks {
-			file := regexp.MustCompile(`^(#|//) [\w.]+\n`).MatchString(b.Body)
 			switch {
 			case !slices.Contains(languages, b.Language):
 				t.Errorf("%s, line %d: the language of a block is one of %q, and not %q", page, b.Line, languages, b.Language)
 			case b.Language == "text" && strings.HasPrefix(b.Body, "$ "):
 				t.Errorf("%s, line %d: a command with a prompt is in a block of the language console", page, b.Line)
-			case slices.Index(languages, b.Language) > 1 || file || ofExamples(page):
+			case slices.Index(languages, b.Language) > 1 || b.IsFile() || ofExamples(page):
 			default:
 				i := slices.IndexFunc(runs, func(r quickstart.Run) bool { return r.Covers(page, b) })
 				if i < 0 {
@@ -161,7 +193,8 @@ func TestNames(t *testing.T) {
 		targets[m[1]] = true
 	}
 	target := regexp.MustCompile(`(?m)(?:^|&& |\(|env "PATH=\$PATH" |run )make ([a-z]+)`)
-	file := regexp.MustCompile(`(?m)(?:^|[\s"(=])(?:\./)?((?:cmd|kube|packaging|testing|tools)/[\w./-]+|deploy/[\w-]+(?:/[\w./-]+|\.yaml))`)
+	file := regexp.MustCompile(`(?m)(?:^|[\s"(=])(?:\./)?` +
+		`((?:cmd|kube|packaging|testing|tools)/[\w./-]+|deploy/[\w-]+(?:/[\w./-]+|\.yaml))`)
 	span := regexp.MustCompile("`([^`]+)`")
 	for _, page := range pages(t) {
 		p := read(t, page)
@@ -274,7 +307,8 @@ func TestFigures(t *testing.T) {
 
 // TestWords: no word stands twice where it cannot.
 func TestWords(t *testing.T) {
-	twice := regexp.MustCompile(`(?i)\b(a a|an an|and and|are are|as as|be be|by by|for for|has has|is is|of of|on on|the the|to to|with with)\b`)
+	twice := regexp.MustCompile(`(?i)\b(a a|an an|and and|are are|as as|be be|by by|for for|has has|is is|of of|on on|` +
+		`the the|to to|with with)\b`)
 	for _, page := range pages(t) {
 		text := strings.Join(read(t, page).Prose, " ")
 		for _, found := range twice.FindAllString(regexp.MustCompile("`[^`]*`|\\s+").ReplaceAllString(text, " "), -1) {

@@ -54,7 +54,8 @@ func (b Block) First() string {
 
 var (
 	fence = regexp.MustCompile("^( *)(```+)([^`]*)$")
-	name  = regexp.MustCompile(`^(?:#|//) ([\w.]+)\n`)
+	// A file's name has a dot, or ends as Containerfile does.
+	name = regexp.MustCompile(`^(?:#|//) ([\w-]+\.[\w.]+|[A-Z]\w+file)\n`)
 	// Logs are read by these.
 	reads = regexp.MustCompile(`^(cat|grep|tail|head|sed|cut|sort) .*\.log\b`)
 	// Ports that the kernel chooses.
@@ -144,6 +145,9 @@ func (p Page) Script(t testing.TB, section, first string) string {
 	t.Fatalf("%s runs no %q under %q", p.path, first, section)
 	return ""
 }
+
+// IsFile reports whether the block is a file that commands find.
+func (b Block) IsFile() bool { return name.MatchString(b.Body) }
 
 // File returns one of the files.
 func (p Page) File(t testing.TB, name string) string {
