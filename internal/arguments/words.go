@@ -7,7 +7,7 @@ import (
 
 // Quote writes an argument as a shell reads it.
 func Quote(arg string) string {
-	if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$`*?[]#;&|<>(){}~!") {
+	if arg == "" || strings.ContainsAny(arg, " \t\r\n'\"\\$`*?[]#;&|<>(){}~!") {
 		return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 	}
 	return arg
