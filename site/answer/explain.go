@@ -1,7 +1,6 @@
 package answer
 
 import (
-	"errors"
 	"net/netip"
 	"strings"
 
@@ -19,7 +18,7 @@ func explained(r Request) (any, error) {
 		return nil, in("source", err)
 	}
 	if r.Packet == nil {
-		return nil, errors.New("packet: missing")
+		return nil, errNoPacket
 	}
 	a, err := explain.Ask(c, *r.Packet)
 	if err != nil {
@@ -76,8 +75,8 @@ func effect(s intercept.Step) string {
 }
 
 // change is what becomes of the destination. What is sent in the pod is redirected to the loopback address; what arrives,
-// to the address of the interface by which it does, which is the one that it was sent to (nf_nat_redirect in
-// net/netfilter/nf_nat_redirect.c).
+// to an address of the interface by which it does (net/netfilter/nf_nat_redirect.c), which mostly is the one that it was sent
+// to. What was sent to others, from behind the pod, goes to one that is not known here.
 func change(p intercept.Packet, f intercept.Fate) *Change {
 	switch f.Action {
 	case intercept.Redirected:
@@ -86,6 +85,9 @@ func change(p intercept.Packet, f intercept.Fate) *Change {
 			if to = netip.IPv6Loopback(); p.Dst.Addr().Is4() {
 				to = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 			}
+		}
+		if p.Hook != intercept.Output && p.Foreign {
+			return &Change{p.Dst.String(), "the address of " + p.Interface + ", port " + f.Ports.String()}
 		}
 		after := netip.AddrPortFrom(to, f.Ports.First).String()
 		if f.Ports.First != f.Ports.Last {

@@ -1,6 +1,7 @@
 package answer
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sort"
@@ -109,7 +110,7 @@ func matrix(r Request) (any, error) {
 func diff(r Request) (any, error) {
 	before, _, err := compiled("source", r.Source)
 	after, _, errAfter := compiled("other", r.Other)
-	if err := cmpErr(err, errAfter); err != nil {
+	if err := cmp.Or(err, errAfter); err != nil {
 		return nil, err
 	}
 	changes, err := explain.Diff(before, after)
@@ -124,16 +125,6 @@ func diff(r Request) (any, error) {
 		}
 	}
 	return out, nil
-}
-
-// cmpErr is the first error that there is.
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func whyNot(r Request) (any, error) {
