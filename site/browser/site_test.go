@@ -18,7 +18,7 @@ func TestPages(t *testing.T) {
 			tb := open(t, path, screen{})
 			plain, sent := tb.weight()
 			t.Logf("%d bytes at first, %d as they are sent", plain, sent)
-			if sent > 100_000 || path == "index.html" && plain > 100_000 {
+			if sent > 100_000 {
 				t.Error("that is more than 100 kB")
 			}
 			tb.accessible()

@@ -124,7 +124,7 @@ func TestPage(t *testing.T) {
 	if missing := string(files["404.html"]); !strings.Contains(missing, `href="/base/site.css"`) {
 		t.Errorf("404.html finds its styles at the site's root alone:\n%s", missing)
 	}
-	if front := string(files["index.html"]); !strings.Contains(front, `<figure><picture><source media=`) {
+	if front := string(files["index.html"]); !strings.Contains(front, `<figure><a href="playground/index.html"><picture><source media=`) {
 		t.Error("the front page does not have README's picture")
 	}
 	if string(files["docs/img/a.svg"]) != "<svg/>" || files["docs/img/b.svg"] == nil {
