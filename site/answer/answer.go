@@ -32,6 +32,7 @@ func ops() []op {
 		{"diff", diff},
 		{"rules", rules},
 		{"picture", drawn},
+		{"chains", chains},
 		{"link", link},
 		{"unlink", unlink},
 		{"scenarios", scenarios},

@@ -78,8 +78,19 @@ func drawn(r Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := Picture{Picture: picture.Of(rs), SVG: picture.SVG(rs), Chains: explain.Chains(rs)}
-	// There is no chain of ours at postrouting: a packet's source stays.
+	return Picture{Picture: picture.Of(rs), SVG: picture.SVG(rs), Hooks: hooksOf(rs), Chains: explain.Chains(rs)}, nil
+}
+
+func chains(r Request) (any, error) {
+	_, rs, err := compiled("source", r.Source)
+	if err != nil {
+		return nil, err
+	}
+	return Chains{Hooks: hooksOf(rs), Chains: explain.Chains(rs)}, nil
+}
+
+// hooksOf are netfilter's hooks with our base chains. There is none of ours at postrouting: a packet's source stays.
+func hooksOf(rs intercept.Ruleset) (hooks []Hook) {
 	for _, h := range []ruleset.Hook{ruleset.Prerouting, ruleset.Input, ruleset.Forward, ruleset.Output, 0} {
 		hook := Hook{Name: "postrouting", Chains: []string{}}
 		if h != 0 {
@@ -90,9 +101,9 @@ func drawn(r Request) (any, error) {
 				hook.Chains = append(hook.Chains, c.Name)
 			}
 		}
-		out.Hooks = append(out.Hooks, hook)
+		hooks = append(hooks, hook)
 	}
-	return out, nil
+	return hooks
 }
 
 func matrix(r Request) (any, error) {

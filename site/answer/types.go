@@ -231,6 +231,13 @@ type Picture struct {
 	Chains []explain.Chain `json:"chains"`
 }
 
+// Chains is the answer to chains (Source): what a packet can meet, without the texts of rules and without the drawing, which
+// take longer.
+type Chains struct {
+	Hooks  []Hook          `json:"hooks"`
+	Chains []explain.Chain `json:"chains"`
+}
+
 // Hook is a place in the kernel, and our base chains there in the order in which packets meet them.
 type Hook struct {
 	Name   string   `json:"name"`

@@ -1,4 +1,4 @@
-//go:build browser && linux
+//go:build browser
 
 package browser_test
 

@@ -116,9 +116,6 @@ const address = (withPort) => withPort.replace(/:\d+$/, "").replace(/^\[|\]$/g, 
 const captures = (target) => /^(redirect|tproxy|dnat)/i.test(target ?? "");
 const conditions = (rule) => rule.match ?? [];
 
-/** Where the kernel asks a chain: chains for NAT all at the same place of a hook, whatever their own priorities are. */
-const placeOf = (c) => (c.type !== "nat" ? c.priority : c.hook === "input" ? 100 : -100);
-
 /** What the rules of a chain have counted together. */
 const sum = (c, packets) => c.rules.reduce((n, rule) => n + (packets.get(rule.id) ?? 0), 0);
 
@@ -126,17 +123,16 @@ const most = 4; // chains that a way has room for
 
 /**
  * The base chains as the picture takes them, where packets arrive and where they leave. Chains of others in a pod stand
- * among ours, in the order in which they are asked, as long as there is room.
+ * among ours, before or behind all of them, as long as there is room.
  */
-function gates(chains, node) {
-  const others = (node?.foreign ?? []).map((c) => ({ ...c, name: `${c.family} ${c.table} ${c.chain}`, foreign: true }));
-  const of = (...hooks) => {
-    const mine = (list) => hooks.flatMap((hook) => list.filter((c) => c.hook === hook).sort((a, b) => placeOf(a) - placeOf(b) || a.priority - b.priority));
-    const all = mine([...chains, ...others]);
-    return (all.length > most ? mine(chains) : all).map((c) => ({
-      name: c.name, title: c.foreign ? c.chain : c.name, under: c.foreign ? `another's, ${c.type}` : `${c.hook}, ${c.type}`,
-      foreign: c.foreign, count: node && !c.foreign ? sum(c, node.packets) : undefined,
-    }));
+function gates({ hooks, chains }, node) {
+  const ours = (hook) => hooks.find(({ name }) => name === hook).chains.map((name) => chains.find((c) => c.name === name))
+    .map((c) => ({ name: c.name, title: c.name, under: `${c.hook}, ${c.type}`, count: node && sum(c, node.packets) }));
+  const others = (hook, before) => (node?.foreign ?? []).filter((c) => c.hook === hook && (c.asked === "before") === before)
+    .map((c) => ({ name: `${c.family} ${c.table} ${c.chain}`, title: c.chain, under: `another's, ${c.type}`, foreign: true }));
+  const of = (...names) => {
+    const all = names.flatMap((hook) => [...others(hook, true), ...ours(hook), ...others(hook, false)]);
+    return all.length > most ? names.flatMap(ours) : all;
   };
   return { in: of("prerouting", "input"), out: of("output") };
 }
@@ -145,7 +141,7 @@ function map({ explained, rules, read, node }, kind) {
   const chains = rules.chains ?? [];
   const decided = explained.steps.find((step) => step.decided);
   const p = explained.packet;
-  const all = gates(chains, node);
+  const all = gates(rules, node);
   const side = decided && (all.in.some((g) => g.name === decided.base) ? "in" : "out");
   const self = p.from !== "outside" && p.interface === "lo";
   const start = { outside: "network", app: "app", proxy: "proxy" }[p.from] ?? "app";

@@ -65,7 +65,7 @@ async function refresh() {
   const mine = ++turn;
   const [explained, rules] = await Promise.all([
     ask({ op: "explain", source: state.source, packet: state.packet }),
-    ask({ op: "rules", source: state.source }),
+    ask({ op: "chains", source: state.source }),
   ]);
   if (mine !== turn) return;
   const problems = explained.error ? explained.error.all ?? [explained.error] : [];
@@ -161,6 +161,7 @@ async function link() {
 /** Opens the case that the address names. */
 async function open() {
   if (location.hash === state.shown && state.read) return;
+  state.shown = location.hash;
   const text = location.hash.slice(1);
   let source = {};
   let packet = ready[0].packet;

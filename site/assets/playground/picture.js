@@ -5,7 +5,7 @@
 import { h, s } from "./dom.js";
 
 const narrowBelow = 600;
-const gateSize = { w: 118, h: 44 };
+const gateWidth = 118;
 
 /**
  * What there is to draw:
@@ -25,6 +25,9 @@ export function draw(model, width) {
   const wide = width >= narrowBelow;
   const longest = Math.max(model.gates.in.length, model.gates.out.length, 2);
   const deep = wide ? Math.min(width, 1100) : Math.max(480, 206 + 76 * (longest + 1));
+  // Where a way has many chains, they are narrower.
+  const room = (deep - 62 - 54) - 142 - 60 - 12 * (longest - 1);
+  const gateSize = { w: wide ? Math.min(gateWidth, room / longest) : gateWidth, h: 44 };
   const across = wide ? 292 : width;
   const place = ({ u, v }) => (wide ? { x: u, y: v } : { x: v, y: u });
   const at = { in: wide ? 88 : gateSize.w / 2 + 8, out: wide ? 224 : across - gateSize.w / 2 - 8 };

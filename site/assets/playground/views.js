@@ -99,7 +99,7 @@ function place({ packet }) {
 
 // The rules.
 
-let backend = "nft";
+let backend; // that the reader has chosen
 const backends = { nft: "nft", iptables: "iptables", json: "JSON" };
 
 /** Chains as JSON, line by line: what begins with a rule's ID is the rule's. */
@@ -114,12 +114,12 @@ function jsonLines(chains) {
 }
 
 async function rules(panel, { source, explained }) {
-  // The page may have begun with the chains alone: this is asked as a question of its own.
-  const got = await ask({ op: "rules", source, view: "rules" }, { patient: true });
+  const got = await ask({ op: "rules", source }, { patient: true });
   if (got.error) return failed(panel, got.error);
   const json = { lines: jsonLines(got.chains) };
   const texts = { nft: got.nft, iptables: got.iptables, json };
-  const text = texts[backend];
+  const chosen = backend ?? Object.keys(texts).find((name) => !texts[name].error);
+  const text = texts[chosen];
   const asked = new Set(explained.steps.filter((step) => !step.decided).map((step) => step.id));
   let lit;
   const lines = text.lines.map(({ text: words, id }) => {
@@ -131,11 +131,11 @@ async function rules(panel, { source, explained }) {
     }
     return line;
   });
-  const box = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `The rules for ${backends[backend]}` }, h("pre", { class: "text" }, lines));
+  const box = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `The rules for ${backends[chosen]}` }, h("pre", { class: "text" }, lines));
   replace(panel,
     h("fieldset", { class: "choice" }, h("legend", { class: "sr" }, "As text for"),
       Object.entries(backends).map(([name, label]) => h("label", null,
-        h("input", { type: "radio", name: "backend", value: name, "data-key": name, checked: name === backend, onchange: () => { backend = name; again("rules"); } }), label)),
+        h("input", { type: "radio", name: "backend", value: name, "data-key": name, checked: name === chosen, onchange: () => { backend = name; again("rules"); } }), label)),
       h("button", { type: "button", class: "quiet", "data-key": "copy", onclick: (event) => copy(event.target, text.lines.map((l) => l.text).join("\n")) }, "Copy")),
     text.error && h("p", { class: "problem" }, text.error),
     explained.id && !text.error && h("p", null, "The rule that decides the packet, ", h("span", { class: "rule-id" }, explained.id), lit ? ", is marked." : ", is not among these lines."),
