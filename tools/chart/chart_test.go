@@ -31,7 +31,13 @@ type object = map[string]any
 // render is what helm template says of values, as --set has them: the text of each template, by its name.
 func render(t *testing.T, kubernetes string, values ...string) (map[string]string, error) {
 	t.Helper()
-	c, err := loader.Load(chartDir)
+	return renderOf(t, chartDir, kubernetes, values...)
+}
+
+// renderOf is the same of a chart that is elsewhere, or packed.
+func renderOf(t *testing.T, path, kubernetes string, values ...string) (map[string]string, error) {
+	t.Helper()
+	c, err := loader.Load(path)
 	if err != nil {
 		t.Fatal(err)
 	}
