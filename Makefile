@@ -55,11 +55,20 @@ image: build ## write bin/intercept-image.tar, a container image for docker, pod
 # A release says which commit it is of, whatever GOFLAGS says. The same commit and the same Go make the same bytes.
 DIST   ?= dist
 ARCHES ?= amd64 arm64
-images: ## write dist/images: the container image for ARCHES (amd64 arm64) as an OCI index, with SBOM and provenance
+# Further images, with Debian's packages below the programs. Each has those of the ones before it. They take apt and dpkg.
+VARIANTS ?= iptables debug
+DIRS = $(foreach arch,$(ARCHES),'$(DIST)/bin/linux_$(arch)')
+images: ## write dist/images: the container images for ARCHES (amd64 arm64) as OCI indexes, with SBOM and provenance
 	@mkdir -p '$(DIST)/images'
 	for arch in $(ARCHES); do GOARCH=$$arch GOFLAGS=-buildvcs=true $(MAKE) --no-print-directory build BIN='$(DIST)/bin/linux_'$$arch || exit 1; done
 	go run ./kube/deploy/image -index -name '$(IMAGE)' -version '$(VERSION)' -o '$(DIST)/images/intercept.tar' \
-		$(foreach arch,$(ARCHES),'$(DIST)/bin/linux_$(arch)') > '$(DIST)/images/intercept.digest'
+		$(DIRS) > '$(DIST)/images/intercept.digest'
+	$(if $(VARIANTS),tools/release/layers '$(DIST)/layers' $(ARCHES))
+	name='$(IMAGE)'; below=; for variant in $(VARIANTS); do \
+		below="$$below -layer $(DIST)/layers/$$variant"; starts=; [ $$variant != debug ] || starts='-entrypoint /bin/sh'; \
+		go run ./kube/deploy/image -index -name "$${name%:*}-$$variant:$${name##*:}" -version '$(VERSION)' $$below $$starts \
+			-o '$(DIST)/images/'intercept-$$variant.tar $(DIRS) > '$(DIST)/images/'intercept-$$variant.digest || exit 1; \
+	done
 
 # Versions as dpkg and rpm order them: v1.2.3-rc.1 is 1.2.3~rc.1, before 1.2.3; what came after a tag is 1.2.3+4.g0a1b2c3, after
 # it. Without a tag it is before all.

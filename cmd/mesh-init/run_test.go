@@ -279,6 +279,8 @@ func TestMistakes(t *testing.T) {
 			want: []string{"MESH_DN5: unknown variable; did you mean MESH_DNS?",
 				"MESH_EXCLUDE_CIDR: unknown variable; did you mean MESH_OUTBOUND_EXCLUDE_CIDRS?",
 				"MESH_INBUOND_PORT: unknown variable; did you mean MESH_INBOUND_PORT?"}},
+		{name: "file of a later version", file: "outbound: {port: 15001}\napiVersion: intercept/v2\n",
+			want: []string{"standard input: apiVersion: unknown field; the fields here are proxy, outbound"}},
 		{name: "unknown field", file: "outbound: {excludePort: [80]}\nOutbound: {}\n",
 			want: []string{"standard input: Outbound: unknown field; did you mean outbound?",
 				"standard input: outbound.excludePort: unknown field; did you mean excludePorts?"}},

@@ -91,9 +91,13 @@ func demo(out io.Writer, meshInit string) (err error) {
 	if wrong > 0 {
 		return fmt.Errorf("%d of %d flows did not go as the policy says", wrong, len(all))
 	}
-	_, err = fmt.Fprintf(out, "\nAll %d flows went as the policy says.\n", len(all))
+	_, err = fmt.Fprintf(out, "\nAll %d flows went as the policy says.\n\n%s\n", len(all), next)
 	return err
 }
+
+// next is what to do after it.
+const next = `Next: bin/mesh-init explain --matrix says what becomes of all traffic, without root.
+docs/quickstart.md has a real proxy beside it, and docs/getting-started.md a cluster.`
 
 type flow struct {
 	who string

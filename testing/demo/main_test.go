@@ -4,7 +4,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -37,6 +39,17 @@ func TestDemo(t *testing.T) {
 		if !strings.Contains(out.String(), "\n"+line) {
 			t.Errorf("the README shows a line that is not printed: %s", line)
 		}
+	}
+	if !strings.HasSuffix(out.String(), "\n\n"+next+"\n") {
+		t.Error("it does not end with what to do next")
+	}
+	for _, page := range regexp.MustCompile(`docs/\S+\.md`).FindAllString(next, -1) {
+		if _, err := os.Stat("../../" + page); err != nil {
+			t.Error(err)
+		}
+	}
+	if out, err := exec.Command(meshInit, "explain", "--matrix").CombinedOutput(); err != nil {
+		t.Errorf("mesh-init explain --matrix: %v: %s", err, out)
 	}
 	if t.Failed() {
 		t.Log(out.String())

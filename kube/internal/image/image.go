@@ -1,5 +1,6 @@
 // Package image writes container images of a few static programs, with no
-// container engine: what FROM scratch and COPY would make.
+// container engine: what FROM scratch and COPY would make, or COPY over layers that
+// somebody else has made.
 package image
 
 import (
@@ -27,6 +28,10 @@ type Image struct {
 	// Architecture is a GOARCH.
 	Architecture string
 	Entrypoint   []string
+	// Env are variables as NAME=VALUE.
+	Env []string
+	// Under are the layers below its own files, the lowest first: tars.
+	Under [][]byte
 	// Files are its files, all of them programs. The keys are their paths,
 	// without a slash in front.
 	Files map[string][]byte
@@ -64,13 +69,9 @@ func Archive(i Image) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// build makes the image, of the one layer that is made of its files.
+// build makes the image, of the layers below and the one that is made of its files.
 func (i Image) build(manifest types.MediaType, layer func(files []byte) (v1.Layer, error)) (v1.Image, error) {
-	files, err := i.layer()
-	if err != nil {
-		return nil, err
-	}
-	packed, err := layer(files)
+	own, err := i.layer()
 	if err != nil {
 		return nil, err
 	}
@@ -78,13 +79,21 @@ func (i Image) build(manifest types.MediaType, layer func(files []byte) (v1.Laye
 	if !i.Created.IsZero() {
 		created.Time = i.Created.UTC()
 	}
+	var layers []mutate.Addendum
+	for _, files := range append(slices.Clone(i.Under), own) {
+		packed, err := layer(files)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, mutate.Addendum{Layer: packed, History: v1.History{Created: created}})
+	}
 	return assemble(manifest, v1.ConfigFile{
 		Architecture: i.Architecture,
 		OS:           "linux",
 		Created:      created,
-		Config:       v1.Config{Entrypoint: i.Entrypoint, Labels: i.Labels},
+		Config:       v1.Config{Entrypoint: i.Entrypoint, Env: i.Env, Labels: i.Labels},
 		RootFS:       v1.RootFS{Type: "layers"},
-	}, mutate.Addendum{Layer: packed, History: v1.History{Created: created}})
+	}, layers...)
 }
 
 // assemble makes an image of its configuration and its layers.

@@ -1,8 +1,11 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,6 +26,7 @@ func TestIndex(t *testing.T) {
 				Name: "localhost/x:1", Architecture: architecture, Entrypoint: []string{"/a"},
 				Files: map[string][]byte{"a": []byte("for " + architecture)}, Texts: map[string][]byte{"licenses/b": []byte("B")},
 				Labels: map[string]string{"what": "x"}, Created: time.Unix(1e9, 0),
+				Env: []string{"A=b"}, Under: [][]byte{tarOf(t, "lowest"), tarOf(t, "low")},
 			},
 			Statements: []Statement{{"https://example.com/of", json.RawMessage(`{"a":"` + architecture + `"}`)}},
 		})
@@ -93,7 +97,12 @@ func TestIndex(t *testing.T) {
 		if cmp.Diff(p.Labels, config.Config.Labels)+cmp.Diff(p.Labels, own.Annotations) != "" || !config.Created.Equal(p.Created) {
 			t.Errorf("%+v, %v", config, own.Annotations)
 		}
-		if got := content(t, image); string(unpack(t, got)["a"]) != "for "+p.Architecture ||
+		layers := contents(t, image)
+		if len(layers) != 3 || !bytes.Equal(layers[0], tarOf(t, "lowest")) || !bytes.Equal(layers[1], tarOf(t, "low")) ||
+			len(config.History) != 3 || config.Config.Env[0] != "A=b" {
+			t.Fatalf("%d layers, %+v", len(layers), config)
+		}
+		if got := layers[2]; string(unpack(t, got)["a"]) != "for "+p.Architecture ||
 			string(unpack(t, got)["licenses/b"]) != "B" {
 			t.Errorf("image for %s has %q", p.Architecture, got)
 		}
@@ -109,7 +118,7 @@ func TestIndex(t *testing.T) {
 		}
 		var got, want any
 		for text, to := range map[string]*any{
-			string(content(t, statements)): &got,
+			string(contents(t, statements)[0]): &got,
 			`{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://example.com/of", "predicate": {"a": "` +
 				p.Architecture + `"}, "subject": [{"name": "localhost/x:1", "digest": {"sha256": "` + described.Digest.Hex + `"}}]}`: &want,
 		} {
@@ -127,21 +136,34 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// content returns the only layer of an image.
-func content(t *testing.T, image v1.Image) []byte {
+// tarOf is a tar of one file.
+func tarOf(t *testing.T, name string) []byte {
 	t.Helper()
-	layers, err := image.Layers()
-	if err != nil || len(layers) != 1 {
-		t.Fatalf("%d layers, %v", len(layers), err)
-	}
-	r, err := layers[0].Uncompressed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
 	var b bytes.Buffer
-	if _, err := b.ReadFrom(r); err != nil {
+	w := tar.NewWriter(&b)
+	if err := errors.Join(writeFile(w, tar.Header{Name: name, Mode: 0o644}, []byte(name)), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// contents returns the layers of an image.
+func contents(t *testing.T, image v1.Image) (all [][]byte) {
+	t.Helper()
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range layers {
+		r, err := l.Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	return all
 }

@@ -35,8 +35,13 @@ type Content struct {
 	Packages []Package
 }
 
-// Package is a package of Debian for an architecture of Debian's.
-type Package struct{ Name, Version, Architecture string }
+// Package is a package of Debian for an architecture of Debian's. Sum is its SHA-256, in hexadecimal.
+type Package struct{ Name, Version, Architecture, Sum string }
+
+// URL is the package's name everywhere (https://github.com/package-url/purl-spec).
+func (p Package) URL() string {
+	return "pkg:deb/debian/" + p.Name + "@" + url.QueryEscape(p.Version) + "?arch=" + p.Architecture
+}
 
 const (
 	own         = "github.com/mesh-intercept/intercept"
@@ -72,9 +77,9 @@ func Document(c Content) (json.RawMessage, error) {
 		}
 	}
 	for _, p := range c.Packages {
-		id := d.add(pkg("deb", p.Name, p.Version, noAssertion, "pkg:deb/debian/"+p.Name+"@"+url.QueryEscape(p.Version)+
-			"?arch="+p.Architecture))
-		d.relate(whole.PackageSPDXIdentifier, common.TypeRelationshipContains, id)
+		debian := pkg("deb", p.Name, p.Version, noAssertion, p.URL())
+		debian.PackageChecksums = []common.Checksum{{Algorithm: common.SHA256, Value: p.Sum}}
+		d.relate(whole.PackageSPDXIdentifier, common.TypeRelationshipContains, d.add(debian))
 	}
 	return d.write(c)
 }

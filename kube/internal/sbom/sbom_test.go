@@ -28,7 +28,7 @@ func TestDocument(t *testing.T) {
 	}
 	content := Content{Name: "localhost/x:1", Version: "v1.2.3", Created: time.Unix(1e9, 0),
 		Programs: map[string][]byte{"/self": program, "/twice": program},
-		Packages: []Package{{"libc6", "2.41-12+deb13u1", "arm64"}}}
+		Packages: []Package{{"libc6", "2.41-12+deb13u1", "arm64", "c0ffee"}}}
 	text, err := Document(content)
 	if err != nil {
 		t.Fatal(err)

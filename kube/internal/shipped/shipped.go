@@ -73,9 +73,16 @@ func BuildOf(programs map[string][]byte) (Build, error) {
 	return all, nil
 }
 
-// Image returns the image of programs, with its SBOM and its provenance. name is the image's, with a tag; version is the
-// programs' own.
-func Image(name, version string, programs map[string][]byte) (image.Platform, error) {
+// Layer is of files of Debian's packages, below the programs.
+type Layer struct {
+	// Files is a tar.
+	Files    []byte
+	Packages []sbom.Package
+}
+
+// Image returns the image of programs, and of layers below them, with its SBOM and its provenance. name is the image's, with
+// a tag; version is the programs' own.
+func Image(name, version string, programs map[string][]byte, under ...Layer) (image.Platform, error) {
 	build, err := BuildOf(programs)
 	if err != nil {
 		return image.Platform{}, err
@@ -89,14 +96,21 @@ func Image(name, version string, programs map[string][]byte) (image.Platform, er
 		Texts:  map[string][]byte{"licenses/THIRD_PARTY": []byte(notices.Text)},
 		Labels: Labels(version, build), Created: build.Time,
 	}
+	var packages []sbom.Package
+	for _, l := range under {
+		i.Under = append(i.Under, l.Files)
+		packages = append(packages, l.Packages...)
+		i.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	}
 	for _, path := range peers.Programs() { // by which the entry point is called, too
 		i.Links[strings.TrimPrefix(path, "/")] = i.Entrypoint[0]
 	}
-	document, err := sbom.Document(sbom.Content{Name: name, Version: version, Created: build.Time, Programs: programs})
+	document, err := sbom.Document(sbom.Content{Name: name, Version: version, Created: build.Time, Programs: programs,
+		Packages: packages})
 	if err != nil {
 		return image.Platform{}, err
 	}
-	provenance, err := json.Marshal(provenanceOf(version, build))
+	provenance, err := json.Marshal(provenanceOf(version, build, packages...))
 	return image.Platform{Image: i, Statements: []image.Statement{
 		{Type: "https://spdx.dev/Document", Predicate: document},
 		{Type: "https://slsa.dev/provenance/v1", Predicate: provenance},
@@ -143,7 +157,7 @@ type resource struct {
 	Digest map[string]string `json:"digest,omitempty"`
 }
 
-func provenanceOf(version string, b Build) provenance {
+func provenanceOf(version string, b Build, packages ...sbom.Package) provenance {
 	var p provenance
 	p.BuildDefinition.BuildType = Source + "/blob/main/docs/release.md"
 	p.BuildDefinition.ExternalParameters = map[string]string{
@@ -154,6 +168,10 @@ func provenanceOf(version string, b Build) provenance {
 		source.Digest = map[string]string{"gitCommit": b.Revision}
 	}
 	p.BuildDefinition.ResolvedDependencies = []resource{source, {URI: "https://go.dev/dl/#" + b.Go}}
+	for _, d := range packages {
+		p.BuildDefinition.ResolvedDependencies = append(p.BuildDefinition.ResolvedDependencies,
+			resource{URI: d.URL(), Digest: map[string]string{"sha256": d.Sum}})
+	}
 	p.RunDetails.Builder.ID = Source + "/blob/main/Makefile"
 	return p
 }

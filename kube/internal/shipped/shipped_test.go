@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mesh-intercept/intercept/kube/internal/sbom"
 	"github.com/mesh-intercept/intercept/testing/program"
 )
 
@@ -52,6 +53,23 @@ func TestImage(t *testing.T) {
 	}
 	if !strings.Contains(string(p.Statements[0].Predicate), "github.com/vishvananda/netns") {
 		t.Errorf("the SBOM: %s", p.Statements[0].Predicate)
+	}
+
+	// Over layers of Debian's: each is there, and is said to be.
+	p, err = Image("localhost/x-iptables:1", "v1.2.3", map[string][]byte{"mesh-init": text},
+		Layer{Files: []byte("low"), Packages: []sbom.Package{{Name: "libc6", Version: "2.41-12", Architecture: "amd64", Sum: "c0ffee"}}},
+		Layer{Files: []byte("high")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Under) != 2 || string(p.Under[1]) != "high" || len(p.Env) != 1 || !strings.HasPrefix(p.Env[0], "PATH=") {
+		t.Errorf("layers %q, variables %q", p.Under, p.Env)
+	}
+	for _, s := range p.Statements {
+		if said := string(s.Predicate); !strings.Contains(said, "pkg:deb/debian/libc6@2.41-12?arch=amd64") ||
+			!strings.Contains(said, "c0ffee") {
+			t.Errorf("%s does not know of libc6: %s", s.Type, said)
+		}
 	}
 
 	for name, programs := range map[string]map[string][]byte{

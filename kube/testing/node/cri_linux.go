@@ -239,14 +239,15 @@ func (c CRI) Start(ctx context.Context, s Sandbox, name string, user uint64, arg
 	return id, err
 }
 
-// Init is an init container that is not root: as user and group 65534, which can get no privileges that its capabilities
-// do not hold.
+// Init is an init container that is not root unless Root says so: as user and group 65534, which can get no privileges that
+// its capabilities do not hold.
 type Init struct {
 	// Name is one that no other container of the pod has.
 	Name, Image string
 	// Command is the program, if it is not the image's own, and its arguments.
 	Command, Args []string
 	Capabilities  []string
+	Root          bool
 }
 
 // Complete runs an init container to its end and returns its exit code.
@@ -258,7 +259,11 @@ func (c CRI) Complete(ctx context.Context, s Sandbox, i Init) (code int32, err e
 	for _, a := range i.Args {
 		config = config.text(4, a)
 	}
-	who, capabilities := message{}.number(1, 65534), message{}
+	user := uint64(65534)
+	if i.Root {
+		user = 0
+	}
+	who, capabilities := message{}.number(1, user), message{}
 	for _, name := range i.Capabilities {
 		capabilities = capabilities.text(1, name)
 	}
