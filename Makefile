@@ -98,6 +98,7 @@ release: images ## write dist/release: archives, packages, the image, SBOMs and 
 released: release ## the same, and test it: built again in another folder, run, installed on new machines (root)
 	@testing/deps test release
 	MESH_TEST_REQUIRE=1 go test -count=1 -timeout 40m $(TESTFLAGS) -tags release ./kube/testing/release
+	cd tools/chart && GOWORK=off go test -count=1 -tags release -run '^TestPacked$$' .
 
 RELEASE_TOOL := GOWORK=off go tool -modfile='$(CURDIR)/tools/release/go.mod'
 workflows: ## check .github/workflows with actionlint
