@@ -59,7 +59,7 @@ ARCHES ?= amd64 arm64
 VARIANTS ?= iptables debug
 DIRS = $(foreach arch,$(ARCHES),'$(DIST)/bin/linux_$(arch)')
 images: ## write dist/images: the container images for ARCHES (amd64 arm64) as OCI indexes, with SBOM and provenance
-	@mkdir -p '$(DIST)/images'
+	@rm -rf '$(DIST)/images' && mkdir -p '$(DIST)/images'
 	for arch in $(ARCHES); do GOARCH=$$arch GOFLAGS=-buildvcs=true $(MAKE) --no-print-directory build BIN='$(DIST)/bin/linux_'$$arch || exit 1; done
 	go run ./kube/deploy/image -index -name '$(IMAGE)' -version '$(VERSION)' -o '$(DIST)/images/intercept.tar' \
 		$(DIRS) > '$(DIST)/images/intercept.digest'

@@ -143,7 +143,7 @@ func TestLayers(t *testing.T) {
 			}
 		}
 		for line, want := range map[string]string{"usr/sbin/xtables-nft-multi iptables --version": "(nf_tables)",
-			"usr/sbin/xtables-legacy-multi iptables --version": "(legacy)", "usr/sbin/nft --version": "nftables v",
+			"usr/sbin/xtables-legacy-multi iptables --version": "(legacy)", "usr/sbin/conntrack --version": "conntrack-tools",
 			"usr/bin/tcpdump --version": "libpcap", "usr/bin/busybox sh -c true;echo$IFS$0": "sh"} {
 			words := strings.Fields(line)
 			run := []string{"-L", root, filepath.Join(root, words[0])}

@@ -139,7 +139,7 @@ func unit(t *testing.T, root string) {
 	}{
 		{"/usr/bin/mesh-init status", 10, ""},
 		{commands["ExecStart"], 0, "created"},
-		{"/usr/bin/mesh-init status", 0, "O12"},
+		{"/usr/bin/mesh-init status -o wide", 0, "O12"},
 		{commands["ExecReload"], 0, "unchanged"},
 		{commands["ExecStop"], 0, "removed"},
 		{"/usr/bin/mesh-init status", 10, ""},
