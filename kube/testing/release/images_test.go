@@ -90,7 +90,7 @@ func TestRun(t *testing.T) {
 }
 
 // TestLayers: the programs of Debian's packages find all their libraries in the layers of their image, for each
-// architecture, and those for arm64 run, in an emulator.
+// architecture, and some of those for arm64 run, in an emulator.
 func TestLayers(t *testing.T) {
 	netlab.RequireProgram(t, "qemu-aarch64-static")
 	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
@@ -142,16 +142,15 @@ func TestLayers(t *testing.T) {
 				t.Errorf("%s: there is no %s", arch, wanted)
 			}
 		}
-		for line, want := range map[string]string{"usr/sbin/xtables-nft-multi iptables --version": "(nf_tables)",
-			"usr/sbin/xtables-legacy-multi iptables --version": "(legacy)", "usr/sbin/conntrack --version": "conntrack-tools",
-			"usr/bin/tcpdump --version": "libpcap", "usr/bin/busybox sh -c true;echo$IFS$0": "sh"} {
+		if arch == runtime.GOARCH {
+			continue // TestRun runs them
+		}
+		// Those that speak netlink from their start on do not run in the emulator.
+		for line, want := range map[string]string{"usr/sbin/xtables-legacy-multi iptables --version": "(legacy)",
+			"usr/bin/tcpdump --version": "libpcap", "usr/bin/busybox sh -c echo$IFS$0": "sh"} {
 			words := strings.Fields(line)
-			run := []string{"-L", root, filepath.Join(root, words[0])}
-			emulator := map[string]string{"arm64": "qemu-aarch64-static"}[arch]
-			if arch == runtime.GOARCH {
-				continue // TestRun does
-			}
-			if got := output(t, exec.Command(emulator, append(run, words[1:]...)...)); !strings.Contains(got, want) {
+			run := append([]string{"-L", root, filepath.Join(root, words[0])}, words[1:]...)
+			if got := output(t, exec.Command("qemu-aarch64-static", run...)); !strings.Contains(got, want) {
 				t.Errorf("%s: %s: %s", arch, line, got)
 			}
 		}
