@@ -53,12 +53,12 @@ func TestRun(t *testing.T) {
 		n.Import(archive, name)
 		return n.ByDigest(name, strings.TrimSpace(read(t, dist+"/release/intercept"+variant+"-image.digest")))
 	}
-	debug := byDigest("-debug")
+	debug, withIPTables := byDigest("-debug"), byDigest("-iptables")
 	for _, c := range []struct{ name, image, backend, shows string }{
 		{"static", byDigest(""), "nft", "nft list ruleset | grep -q O12"},
-		{"iptables", byDigest("-iptables"), "iptables-nft", "iptables-save | grep -q O12 && ip6tables-save | grep -q O12"},
-		{"legacy", byDigest("-iptables"), "iptables-legacy", "iptables-legacy-save | grep -q O12"},
-		{"debug", debug, "iptables-nft", "ps && ip address show lo && tcpdump --version && conntrack --version && " +
+		{"iptables", withIPTables, "iptables-nft", "iptables-save | grep -q O12 && ip6tables-save | grep -q O12"},
+		{"legacy", withIPTables, "iptables-legacy", "iptables-legacy-save | grep -q O12"},
+		{"debug", debug, "nft", "ps && ip address show lo && tcpdump --version && conntrack --version && " +
 			"nft list ruleset | grep -q O12"},
 	} {
 		s := node.Sandbox{Namespace: "default", Name: c.name, UID: c.name}
