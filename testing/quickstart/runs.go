@@ -93,6 +93,7 @@ func Runs() []Run {
 		{"docs/release.md", "sh", "", "git checkout", released + " TestReproducible", "it makes a whole release, twice"},
 		{"docs/release.md", "sh", "", "cosign ", "", needsGitHub},
 		{"docs/release.md", "sh", "", "skopeo ", "", needsImages},
+		{"docs/release.md", "sh", "", "kubectl debug ", released + " TestRun", needsCluster},
 		{"docs/release.md", "sh", "A machine outside a cluster", "apt ", released + " TestDeb", needsHost},
 		{"docs/sandbox.md", "console", "", "", e2e + " TestSandbox", ""},
 		{"docs/sandbox.md", "sh", "", "kubectl ", "kube/testing/quickstart TestSandboxPod", needsCluster},
