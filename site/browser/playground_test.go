@@ -300,10 +300,10 @@ func TestPlaygroundForms(t *testing.T) {
 			read := native[answer.Read](t, object{"op": "read", "source": source})
 			for _, other := range forms {
 				want(tb, fmt.Sprintf(`document.querySelector(%q).value`, other.control), func() string {
-					switch {
-					case other.tab == f.tab:
+					switch other.tab {
+					case f.tab:
 						return f.text
-					case other.tab == "form":
+					case "form":
 						return "5432"
 					}
 					return read.Forms[other.tab]
