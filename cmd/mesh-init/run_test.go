@@ -679,7 +679,7 @@ func TestResults(t *testing.T) {
 				"not proven  a lookup: nothing: no server\n" +
 				"failed      port: nobody; listen\n" +
 				"            IPv6: not reachable here\n" +
-				"            rules tried, of those that capture or exempt: 1 of 2; not tried: O1.net1 (excluded interface), because it is not there\n",
+				"            rules tried, of those that capture or exempt: 1 of 2; not tried: O1.net1 (excluded\n            interface), because it is not there\n",
 			"interception does not work"},
 		{unproven, []string{"verify"}, 19, "not proven  a lookup: no server\n            rules tried, of those that capture or exempt: 0 of 0\n",
 			"--allow-unproven"},

@@ -19,7 +19,7 @@ func TestCompatible(t *testing.T) {
 		return strings.TrimSpace(output(t, exec.Command("git", append([]string{"-C", folder, "-c", "user.name=x", "-c",
 			"user.email=x@example.org", "-c", "tag.gpgSign=false"}, args...)...)))
 	}
-	for _, tag := range strings.Fields(git("tag", "--list")) {
+	for tag := range strings.FieldsSeq(git("tag", "--list")) {
 		git("tag", "--delete", tag)
 	}
 	write := func(path, text string) {
