@@ -46,6 +46,8 @@ func TestCompatible(t *testing.T) {
 	git("commit", "--quiet", "--no-verify", "--message", "A promise")
 	git("tag", "v0.1.0")
 	says(0, "since v0.1.0: what compiled compiles")
+	write(file, "package intercept\n\nfunc Promised() { does not compile }\n")
+	says(1, "")
 	write(file, before+"\nfunc Added() {}\n")
 	write(hidden, "package version\n\nfunc Other() {}\n")
 	says(0, "since v0.1.0: what compiled compiles")
