@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -14,8 +14,8 @@ import (
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
-	"github.com/mesh-intercept/intercept/internal/facts"
 	"github.com/mesh-intercept/intercept/internal/netns"
+	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
 
@@ -186,16 +186,10 @@ func rowOf(f netns.Found, names map[string]netns.PodName) nodeRow {
 func (j job) lookWithin(all context.Context, most time.Duration, f netns.Found, row nodeRow) nodeRow {
 	ctx, cancel := context.WithTimeout(all, most)
 	defer cancel()
-	done := make(chan nodeRow, 1)
-	go func() { done <- j.lookAt(ctx, f, row) }()
-	select {
-	case row = <-done:
-	case <-ctx.Done():
-		select {
-		case row = <-done:
-		case <-time.After(time.Second):
-			row.State = unknown
-		}
+	if seen, ended := inTime(ctx, func() nodeRow { return j.lookAt(ctx, f, row) }); ended {
+		row = seen
+	} else {
+		row.State = unknown
 	}
 	if row.State == unknown && row.Why == "" {
 		row.Why = fmt.Sprintf("it did not answer within %s", most)
@@ -204,6 +198,24 @@ func (j job) lookWithin(all context.Context, most time.Duration, f netns.Found, 
 		}
 	}
 	return row
+}
+
+// inTime does something that is to end with a context, and waits a moment more: what ends with the context says so. What
+// hangs, such as a kernel that does not answer, is left behind.
+func inTime[T any](ctx context.Context, do func() T) (value T, ended bool) {
+	done := make(chan T, 1)
+	go func() { done <- do() }()
+	select {
+	case value = <-done:
+		return value, true
+	case <-ctx.Done():
+	}
+	select {
+	case value = <-done:
+		return value, true
+	case <-time.After(time.Second):
+		return value, false
+	}
 }
 
 // lookAt looks at a namespace. Unknown, without a reason: it did not answer in time.
@@ -242,15 +254,15 @@ func (j job) lookAt(ctx context.Context, f netns.Found, row nodeRow) nodeRow {
 // bare says how it is with a namespace without rules of ours: trouble, if a proxy waits there for what nobody sends to
 // it.
 func bare(ctx context.Context, in plane) (state dataplane.Verdict, why string) {
-	var listeners []facts.Listener
+	var waiting []sockets.Socket
 	if err := in.Do(ctx, func() (err error) {
-		listeners, err = facts.Listeners()
+		waiting, err = sockets.List(intercept.TCP)
 		return err
 	}); err != nil {
 		return leftAlone, "there are no rules of ours; whether a proxy waits there is not known: " + err.Error()
 	}
 	usual := intercept.Default()
-	if !listensAt(listeners, usual.Outbound.Port) || !listensAt(listeners, usual.Inbound.Port) {
+	if !listensAt(waiting, usual.Outbound.Port) || !listensAt(waiting, usual.Inbound.Port) {
 		return leftAlone, ""
 	}
 	others, err := in.Foreign(ctx)
@@ -261,15 +273,11 @@ func bare(ctx context.Context, in plane) (state dataplane.Verdict, why string) {
 		"mesh-init apply puts them in force", usual.Outbound.Port, usual.Inbound.Port)
 }
 
-// listensAt is whether somebody listens at a port, over TCP, where the proxy would.
-func listensAt(all []facts.Listener, port intercept.PortRange) bool {
-	for _, l := range all {
-		at, err := netip.ParseAddrPort(l.Address)
-		if err == nil && l.Protocol == intercept.TCP.String() && at.Port() >= port.First && at.Port() <= port.Last {
-			return true
-		}
-	}
-	return false
+// listensAt is whether somebody listens at a port, where the proxy would.
+func listensAt(all []sockets.Socket, port intercept.PortRange) bool {
+	return slices.ContainsFunc(all, func(s sockets.Socket) bool {
+		return s.Local.Port() >= port.First && s.Local.Port() <= port.Last
+	})
 }
 
 // rowsText is a table of namespaces. Wide, it has a process of each, and all that status says first.

@@ -105,43 +105,24 @@ func (j job) support() error {
 	sections := j.sections()
 	late := fmt.Sprintf("it was not read within %s: wait longer with --%s", j.timeout, timeoutFlag)
 	type result struct {
-		name  string
 		value any
 		err   error
 	}
-	// What hangs, such as a kernel that does not answer, is left behind: the program ends.
-	results := make(chan result, len(sections))
-	go func() {
-		defer close(results)
-		for _, s := range sections {
-			value, err := s.read(ctx)
-			results <- result{s.name, value, err}
-		}
-	}()
 	for _, s := range sections {
 		doc.Parts[s.name] = &support.Part{Error: late}
-	}
-	grace := ctx
-	for ended := false; !ended; {
-		select {
-		case r, more := <-results:
-			switch {
-			case !more:
-				ended = true
-			case errors.Is(r.err, dataplane.ErrNotNetNS):
-				return r.err
-			case !errors.Is(r.err, context.DeadlineExceeded):
-				doc.Parts[r.name] = support.NewPart(r.value, r.err)
-			}
-		case <-grace.Done():
-			if grace != ctx {
-				ended = true
-				continue
-			}
-			// What ends with the context says so in a moment.
-			var stop context.CancelFunc
-			grace, stop = context.WithTimeout(context.WithoutCancel(j.ctx), time.Second)
-			defer stop()
+		if ctx.Err() != nil {
+			continue
+		}
+		r, ended := inTime(ctx, func() result {
+			value, err := s.read(ctx)
+			return result{value, err}
+		})
+		switch {
+		case !ended, errors.Is(r.err, context.DeadlineExceeded):
+		case errors.Is(r.err, dataplane.ErrNotNetNS):
+			return r.err
+		default:
+			doc.Parts[s.name] = support.NewPart(r.value, r.err)
 		}
 	}
 	if j.ctx.Err() != nil {

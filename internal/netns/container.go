@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/procfile"
 )
 
 // A container's id has 64 hexadecimal digits, of which people write the first 12.
@@ -23,7 +25,7 @@ func findContainer(t target, id string) (target, error) {
 	if !isHex(id) || len(id) < shortIDLength || len(id) > idLength {
 		return t, t.no(Malformed, nil, "a container's id is %d to %d hexadecimal digits", shortIDLength, idLength)
 	}
-	pids, err := processes()
+	pids, err := procfile.Processes()
 	if err != nil {
 		return t, failed("open", t, err, "")
 	}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/procfile"
 )
 
 // kept are the directories in which files keep namespaces by name. On most machines they are one and the same.
@@ -63,7 +63,7 @@ func List() (all []Found, hidden int, err error) {
 			}
 		}
 	}
-	pids, err := processes()
+	pids, err := procfile.Processes()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -91,22 +91,6 @@ func List() (all []Found, hidden int, err error) {
 		all = append(all, *f)
 	}
 	return all, hidden, nil
-}
-
-// processes are the numbers of all that can be seen, the smallest first.
-func processes() ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids, nil
 }
 
 // add takes a process into account: one of a pod says more of a namespace than one of a container, and that more than

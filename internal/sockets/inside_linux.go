@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"github.com/mesh-intercept/intercept/internal/procfile"
 )
 
 // Beside returns a process of the calling thread's network namespace of which is says yes, and which is in another
@@ -23,16 +25,15 @@ func Beside(others []int, is func(Process) bool) Process {
 		}
 		containers = append(containers, mounts)
 	}
-	dirs, err := os.ReadDir("/proc")
+	pids, err := procfile.Processes()
 	if err != nil {
 		return Process{}
 	}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil || pid == os.Getpid() {
+	for _, pid := range pids {
+		if pid == os.Getpid() {
 			continue
 		}
-		dir := filepath.Join("/proc", d.Name())
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		if net, err := os.Readlink(filepath.Join(dir, "ns/net")); err != nil || net != here {
 			continue
 		}

@@ -5,25 +5,26 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/mesh-intercept/intercept/internal/procfile"
 )
 
 // Processes finds out who has sockets, by their inodes, as far as /proc shows it: processes of other containers, and
 // those of other users without CAP_SYS_PTRACE, it does not. Of several that share a socket it is the first.
 func Processes(inodes map[uint64]bool) map[uint64]Process {
 	found := map[uint64]Process{}
-	dirs, err := os.ReadDir("/proc")
-	if err != nil || len(inodes) == 0 {
+	if len(inodes) == 0 {
 		return found
 	}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil {
-			continue
-		}
+	pids, err := procfile.Processes()
+	if err != nil {
+		return found
+	}
+	for _, pid := range pids {
 		if len(found) == len(inodes) {
 			break
 		}
-		dir := filepath.Join("/proc", d.Name())
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
 		files, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
 			continue

@@ -196,7 +196,7 @@ default/plain: left alone: no annotation of it asks for interception (intercept.
 		t.Fatal(err)
 	}
 	if a := ask("check", "web", nil); a.Exit != 11 || a.State != answers.Changed ||
-		!strings.Contains(a.Why, "more differences") {
+		!strings.Contains(a.Why, ", and ") {
 		t.Errorf("other rules: %+v", a)
 	}
 

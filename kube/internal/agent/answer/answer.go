@@ -233,11 +233,7 @@ func differences(all []intercept.Difference) string {
 	if len(all) == 0 {
 		return ""
 	}
-	why := all[0].String()
-	if n := len(all) - 1; n > 0 {
-		why += fmt.Sprintf(", and %d more differences", n)
-	}
-	return why
+	return dataplane.Differences(all)
 }
 
 // glance looks into a pod's namespace.
