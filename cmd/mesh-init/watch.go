@@ -68,7 +68,14 @@ func (j job) watchNamespace() error {
 	if summary.Uncaptured > 0 {
 		text += fmt.Sprintf(" (%d of them past the proxy, of senders whose others are captured)", summary.Uncaptured)
 	}
-	text += "; rules were changed " + times(summary.Changes)
+	switch summary.Changes {
+	case 0:
+		text += "; nobody changed rules"
+	case 1:
+		text += "; rules were changed once"
+	default:
+		text += fmt.Sprintf("; rules were changed %d times", summary.Changes)
+	}
 	if summary.Lost > 0 {
 		text += "; lost: " + strict.Count(int(summary.Lost), "event")
 	}
@@ -80,14 +87,6 @@ func (j job) watchNamespace() error {
 		return j.bare(intercept.ErrNotIntercepted)
 	}
 	return nil
-}
-
-// times is how often something was.
-func times(n int) string {
-	if n == 1 {
-		return "once"
-	}
-	return fmt.Sprintf("%d times", n)
 }
 
 // watchText says an event in a line, and its details in lines below.

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -52,7 +53,7 @@ func Add(ctx context.Context, plugin string, entry []byte) error {
 	}
 	differences, err := (dataplane.Pod{NetNS: ns.Path(), Backend: conf.Backend}).Check(ctx, spec.Config)
 	if err == nil && len(differences) > 0 {
-		err = fmt.Errorf("%s, and %d more differences", differences[0], len(differences)-1)
+		err = errors.New(dataplane.Differences(differences))
 	}
 	if err != nil {
 		return fmt.Errorf("after an ADD of %s that succeeded, the rules are not in force: %w", plugin, err)

@@ -231,8 +231,7 @@ func (f Finding) Event() (e kube.Event, ok bool) {
 	e = kube.Event{Pod: f.Pod, Action: "Repair", Warning: true}
 	what := "had none of the rules that its annotations ask for"
 	if f.State == Changed {
-		what = fmt.Sprintf("had other rules than its annotations ask for (%s, and %d more differences)", f.Differences[0],
-			len(f.Differences)-1)
+		what = fmt.Sprintf("had other rules than its annotations ask for (%s)", dataplane.Differences(f.Differences))
 	}
 	switch {
 	case f.State == Refused:
