@@ -210,7 +210,7 @@ func TestPlaygroundRandom(t *testing.T) {
 			requests, answers = append(requests, string(text)), append(answers, said)
 		}
 	}
-	if good < len(requests)*9/10 {
+	if good < len(requests)*4/5 {
 		t.Errorf("only %d of %d questions have an answer; for example %s", good, len(requests), answers[0])
 	}
 	for i := 0; i < len(requests); i += batch {
@@ -273,7 +273,7 @@ var forms = []struct{ tab, control, text string }{
 	{"yaml", "#text-yaml", "outbound: {excludePorts: 5432}"},
 	{"flags", "#text-flags", "mesh-init apply --outbound-exclude-ports 5432"},
 	{"annotations", "#text-annotations", "intercept.mesh/enabled: \"true\"\nintercept.mesh/outbound-exclude-ports: \"5432\""},
-	{"istio", "#text-istio", "istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,15020 -o 5432"},
+	{"istio", "#text-istio", "istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15021,15020 -o 5432"},
 }
 
 // TestPlaygroundForms: what is written in one form is in all others, and the answer is of it.
@@ -501,5 +501,54 @@ func TestPlaygroundWithoutScript(t *testing.T) {
 	without := open(t, playground, screen{noScript: true})
 	if got, with := words(without), words(play(t, screen{})); got != with {
 		t.Errorf("without scripts: %s\nwith:            %s", got, with)
+	}
+}
+
+// TestPlaygroundUpdate: who has the page kept is told of a newer version, and says when it takes over.
+func TestPlaygroundUpdate(t *testing.T) {
+	keeper := filepath.Join(directory, "playground", "sw.js")
+	was, err := os.ReadFile(keeper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tb := play(t, screen{})
+	tb.ready()
+	tb.until(`"kept" in document.documentElement.dataset`)
+	t.Cleanup(func() {
+		if err := os.WriteFile(keeper, was, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	newer := bytes.Replace(was, []byte(`const version = "`), []byte(`const version = "newer-`), 1)
+	if err := os.WriteFile(keeper, newer, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tb.visit(playground)
+	tb.ready()
+	tb.until(`document.querySelector("#news button")`)
+	want(tb, `caches.keys().then((names) => names.filter((name) => name.startsWith("playground-")).length)`, 2)
+	tb.click("#news button")
+	tb.until(`document.getElementById("news")?.hidden`)
+	tb.until(`caches.keys().then((names) => names.every((name) => name.startsWith("playground-newer-")))`)
+	tb.answered("pass", "I6")
+}
+
+// TestPlaygroundFields: the settings that the page names as those of a rule exist.
+func TestPlaygroundFields(t *testing.T) {
+	tb := play(t, screen{})
+	known := map[string]bool{}
+	for _, f := range native[answer.Schema](t, object{"op": "schema"}).Fields {
+		known[f.Path] = true
+	}
+	byRule := eval[map[string][]string](tb, `import("./answer.js").then((m) => m.fields)`)
+	if len(byRule) < 20 {
+		t.Fatalf("%d rules", len(byRule))
+	}
+	for rule, paths := range byRule {
+		for _, path := range paths {
+			if !known[path] {
+				t.Errorf("%s: there is no field %s", rule, path)
+			}
+		}
 	}
 }

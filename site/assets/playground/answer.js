@@ -7,7 +7,7 @@ import { reveal } from "./config.js";
  * The fields of the configuration that a rule is made of, by its line or its whole ID. What is not here is made of no
  * field, or of nearly all.
  */
-const fields = {
+export const fields = {
   "O1": ["excludeInterfaces"], "O2": ["passthroughSources"], "O3": ["inbound.hairpin", "inbound.port"],
   "O4.uid": ["proxy.uids"], "O4.gid": ["proxy.gids"], "O4.mark": ["proxy.mark"],
   "O5.ports": ["outbound.excludePorts"], "O5.exclude": ["outbound.exclude"],

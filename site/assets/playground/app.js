@@ -143,7 +143,7 @@ function preset() {
 /** What the page shows, as a question for a link: the configuration in the form that is open, if that can say it. */
 function shown() {
   const text = state.read.forms[state.form];
-  const source = text === undefined ? state.source : { form: state.form, text };
+  const source = text === undefined || state.read.unsaid?.[state.form] ? state.source : { form: state.form, text };
   return { op: "link", source, packet: state.packet, view: state.view === "matrix" ? undefined : state.view };
 }
 

@@ -121,9 +121,9 @@ function fillIn(read, source) {
     const unsaid = read.unsaid?.[name];
     if (name === form) {
       if (area.value !== source.text) area.value = source.text;
-    } else area.value = unsaid ? "" : read.forms[name] ?? "";
+    } else area.value = read.forms[name] ?? "";
     replace(at(`notes-${name}`),
-      unsaid && h("p", { class: "note warn" }, `This configuration cannot be said in this form: ${unsaid}`),
+      unsaid && name !== form && h("p", { class: "note warn" }, read.forms[name] ? `This form cannot say all of it: ${unsaid}` : `This form cannot say it: ${unsaid}`),
       name === form && read.notes.map((note) => h("p", { class: "note" }, note)));
   }
   const n = read.changed.length;

@@ -113,7 +113,7 @@ function jsonLines(chains) {
   });
 }
 
-async function rules(panel, { source, explained }) {
+async function rules(panel, { source, explained, read }) {
   const got = await ask({ op: "rules", source }, { patient: true });
   if (got.error) return failed(panel, got.error);
   const json = { lines: jsonLines(got.chains) };
@@ -137,9 +137,10 @@ async function rules(panel, { source, explained }) {
       Object.entries(backends).map(([name, label]) => h("label", null,
         h("input", { type: "radio", name: "backend", value: name, "data-key": name, checked: name === chosen, onchange: () => { backend = name; again("rules"); } }), label)),
       h("button", { type: "button", class: "quiet", "data-key": "copy", onclick: (event) => copy(event.target, text.lines.map((l) => l.text).join("\n")) }, "Copy")),
-    text.error && h("p", { class: "problem" }, text.error),
+    text.error && [h("p", { class: "problem" }, text.error), h("p", null, "On Linux this prints them:"),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "A command" }, h("pre", { class: "text" }, h("span", { class: "l" }, read.forms.flags.replace("mesh-init apply", "mesh-init render"))))],
     explained.id && !text.error && h("p", null, "The rule that decides the packet, ", h("span", { class: "rule-id" }, explained.id), lit ? ", is marked." : ", is not among these lines."),
-    box);
+    !text.error && box);
   if (lit) box.scrollTop = Math.max(0, lit.offsetTop - box.offsetTop - box.clientHeight / 3);
 }
 
