@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# The container images, for who builds with docker, buildah or podman. make images writes the first of them without any of
-# these, and the same bytes each time.
+# The container images, for who builds with docker, buildah or podman. make images writes images of these names without any
+# of these, and the same bytes each time: with fewer packages of Debian's than here, where the last two are a whole Debian.
 #
 #	docker build --build-arg VERSION=v0.1.0 .                       # static programs, and nothing else
 #	docker build --target intercept-iptables .                      # with iptables of both variants
