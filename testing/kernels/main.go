@@ -151,12 +151,23 @@ func (w work) do(ctx context.Context) (err error) {
 	return nil
 }
 
-// commit is what the tests are of.
+// commit is what the tests are of; with a + there are changes besides those of the results.
 func commit(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude=*")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	return strings.TrimSpace(string(out)), err
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "git", args...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	id, err := git("rev-parse", "--short", "HEAD")
+	if err != nil {
+		return "", err
+	}
+	changes, err := git("status", "--porcelain", "--untracked-files=no", "--", ":!"+record, ":!"+document)
+	if changes != "" {
+		id += "+"
+	}
+	return id, err
 }
 
 // compile builds a program of the repository into the folder bin of dir.
