@@ -44,7 +44,8 @@ func TestPlaygroundNode(t *testing.T) {
 			if how == "dropped" {
 				tb.do(fmt.Sprintf(`((transfer) => {
 					transfer.items.add(new File([%s], "support.json"));
-					for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+					const event = { bubbles: true, cancelable: true, dataTransfer: transfer };
+					for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, event));
 				})(new DataTransfer())`, quoted))
 			} else {
 				run(tb, chromedp.SetUploadFiles("#file", []string{file}))
@@ -62,7 +63,8 @@ func TestPlaygroundNode(t *testing.T) {
 			tb.answered("redirect(15001)", "O12")
 			counted := support.Counters["O12"].Packets
 			want(tb, `document.querySelector("li.decided .counted").textContent.trim()`, fmt.Sprintf("%d counted", counted))
-			want(tb, `[...document.querySelectorAll(".map .foreign .name")].map((e) => e.textContent).join()`, support.Foreign[0].Chain)
+			want(tb, `[...document.querySelectorAll(".map .foreign .name")].map((e) => e.textContent).join()`,
+				support.Foreign[0].Chain)
 			for _, words := range []string{support.Summary, support.Foreign[0].Table, "10.244.0.5"} {
 				want(tb, fmt.Sprintf(`document.querySelector("#panel-node .node").textContent.includes(%q)`, words), true)
 			}

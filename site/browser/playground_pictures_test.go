@@ -79,7 +79,7 @@ func view(tb *tab, name, what string) {
 	tb.do(`document.getElementById("views").scrollIntoView(); scrollBy(0, -70)`)
 }
 
-// fewColours is a PNG with its 256 most frequent colours alone, which makes it a third as large: a page has hardly more.
+// fewColours is a PNG with its 256 most frequent colours alone, which is a third as large: a page has hardly more.
 func fewColours(content []byte) ([]byte, error) {
 	from, err := png.Decode(bytes.NewReader(content))
 	if err != nil {

@@ -8,15 +8,37 @@ import { reveal } from "./config.js";
  * field, or of nearly all.
  */
 export const fields = {
-  "O1": ["excludeInterfaces"], "O2": ["passthroughSources"], "O3": ["inbound.hairpin", "inbound.port"],
-  "O4.uid": ["proxy.uids"], "O4.gid": ["proxy.gids"], "O4.mark": ["proxy.mark"],
-  "O5.ports": ["outbound.excludePorts"], "O5.exclude": ["outbound.exclude"],
-  "O7.uid": ["outbound.excludeUIDs"], "O7.gid": ["outbound.excludeGIDs"], "O7": ["outbound.includeUIDs", "outbound.includeGIDs"],
-  "O8": ["dns.mode", "dns.port"], "O9": ["loopback"], "O10": ["outbound.excludeCIDRs"], "O11": ["outbound.includePorts"],
-  "O12": ["outbound.includeCIDRs"], "O13": ["outbound.udp", "outbound.quic"], "O14": ["outbound.includeCIDRs"],
-  "I1": ["excludeInterfaces"], "I2": ["virtualInterfaces"], "I3": ["inbound.dropInvalid"], "I4": ["tunnelPort"],
-  "I5": ["inbound.excludeSources"], "I5.exclude": ["inbound.exclude"], "I6": ["inbound.excludePorts"], "I7": ["inbound.includePorts", "inbound.mode"],
-  "I8": ["inbound.includePorts"], "B8": ["outbound.otherProtocols"],
+  O1: ["excludeInterfaces"],
+  O2: ["passthroughSources"],
+  O3: ["inbound.hairpin", "inbound.port"],
+  "O4.uid": ["proxy.uids"],
+  "O4.gid": ["proxy.gids"],
+  "O4.mark": ["proxy.mark"],
+  "O5.ports": ["outbound.excludePorts"],
+  "O5.exclude": ["outbound.exclude"],
+  "O7.excluded-uid": ["outbound.excludeUIDs"],
+  "O7.excluded-gid": ["outbound.excludeGIDs"],
+  "O7.included-uid": ["outbound.includeUIDs"],
+  "O7.included-gid": ["outbound.includeGIDs"],
+  "O7.other": ["outbound.includeUIDs", "outbound.includeGIDs"],
+  O8: ["dns.mode", "dns.port"],
+  O9: ["loopback"],
+  "O10.cidrs": ["outbound.excludeCIDRs"],
+  "O10.proxy": ["outbound.target"],
+  O11: ["outbound.includePorts"],
+  O12: ["outbound.includeCIDRs"],
+  O13: ["outbound.udp", "outbound.quic"],
+  O14: ["outbound.includeCIDRs"],
+  I1: ["excludeInterfaces"],
+  I2: ["virtualInterfaces"],
+  I3: ["inbound.dropInvalid"],
+  I4: ["tunnelPort"],
+  "I5.cidrs": ["inbound.excludeSources"],
+  "I5.exclude": ["inbound.exclude"],
+  I6: ["inbound.excludePorts"],
+  I7: ["inbound.includePorts", "inbound.mode"],
+  I8: ["inbound.includePorts"],
+  B8: ["outbound.otherProtocols"],
 };
 
 /** The paths of the fields that the deciding rule of an explanation is made of. */
@@ -62,10 +84,29 @@ export function ways(explained, can) {
 /** Says what would have to change, smallest change first. */
 export function why(got, change) {
   const changes = got.changes ?? [];
-  replace(at("changes-list"), got.error && h("p", { class: "problem" }, got.error.text), !got.error && !changes.length && h("p", null, "No change of a single setting does."),
-    h("ol", null, changes.map((each) => h("li", null,
-      h("code", null, each.flags.join(" ")), " ", h("button", { type: "button", class: "quiet", onclick: () => change(each.flags) }, "Try it"),
-      h("p", { class: "does" }, `Then ${each.fate}, by ${each.id}: ${each.reason}. It changes the fate of ${each.flows} ${each.flows === 1 ? "class" : "classes"} of new connections and flows, and of ${each.others} of other packets.`)))));
+  replace(
+    at("changes-list"),
+    got.error && h("p", { class: "problem" }, got.error.text),
+    !got.error && !changes.length && h("p", null, "No change of a single setting does."),
+    h(
+      "ol",
+      null,
+      changes.map((each) =>
+        h(
+          "li",
+          null,
+          h("code", null, each.flags.join(" ")),
+          " ",
+          h("button", { type: "button", class: "quiet", onclick: () => change(each.flags) }, "Try it"),
+          h(
+            "p",
+            { class: "does" },
+            `Then ${each.fate}, by ${each.id}: ${each.reason}. It changes the fate of ${each.flows} ${each.flows === 1 ? "class" : "classes"} of new connections and flows, and of ${each.others} of other packets.`,
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Says that there is no answer, and why. */
@@ -73,8 +114,15 @@ export function refuse(error, placed) {
   const card = at("verdict-card");
   const problems = error.all ?? [error];
   at("answer").dataset.fate = "";
-  replace(card, h("h2", { id: "verdict" }, "No answer yet"),
-    h("p", { class: "problem" }, placed ? "The packet is not right: see its fields." : problems.map((p) => p.text).join("; ")));
+  replace(
+    card,
+    h("h2", { id: "verdict" }, "No answer yet"),
+    h(
+      "p",
+      { class: "problem" },
+      placed ? "The packet is not right: see its fields." : problems.map((p) => p.text).join("; "),
+    ),
+  );
   at("whynot").hidden = true;
   at("map").replaceChildren();
   at("steps").replaceChildren();
@@ -83,7 +131,10 @@ export function refuse(error, placed) {
 /** What becomes of a packet, in a sentence. What arrives is not past the proxy: it may well be for it. */
 function words({ fate, words: said, packet }) {
   if (fate !== "pass") return /^goes|^is/.test(said) ? `it ${said}` : said;
-  if (packet.from === "outside") return packet.protocol === "icmp" ? "it goes on untouched" : `it goes on untouched, to port ${packet.dst.split(":").pop()}`;
+  if (packet.from === "outside")
+    return packet.protocol === "icmp"
+      ? "it goes on untouched"
+      : `it goes on untouched, to port ${packet.dst.split(":").pop()}`;
   return packet.from === "proxy" ? "it goes on untouched" : `it ${said}`;
 }
 
@@ -98,18 +149,59 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
   const rule = chain?.rules[index];
   const taker = kind === "passed" && chain?.rules.slice(index + 1).find((r) => captures(r.target));
   const own = fieldsOf(explained);
-  replace(at("verdict-card"),
-    h("p", { class: "asked" }, h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)), h("span", { class: "mono" }, packet)),
+  replace(
+    at("verdict-card"),
+    h(
+      "p",
+      { class: "asked" },
+      h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)),
+      h("span", { class: "mono" }, packet),
+    ),
     h("h2", { id: "verdict" }, `${heads[kind]}: ${words(explained)}`),
-    h("p", { class: "why" }, decided ? [
-      "Rule ", h("span", { class: "rule-id" }, explained.id), " decides: ", h("b", null, explained.reason), ". ",
-      rule && conditions(rule).length ? [`It is the first rule of ${decided.chain} that fits (`, conditions(rule).join(", "), ")",
-        own.length ? [", made of ", own.flatMap((path, i) => [i ? " and " : "", h("a", { href: `#field-${path}`, onclick: (event) => { event.preventDefault(); reveal(path); } }, h("code", null, path))])] : "", "."]
-        : `No rule of ${decided.chain} before it fits.`,
-      taker ? [` So ${taker.id} (${taker.reason}), which sends to the proxy, is not asked.`] : "",
-    ] : "None of the rules is about it."),
+    h(
+      "p",
+      { class: "why" },
+      decided
+        ? [
+            "Rule ",
+            h("span", { class: "rule-id" }, explained.id),
+            " decides: ",
+            h("b", null, explained.reason),
+            ". ",
+            rule && conditions(rule).length
+              ? [
+                  `It is the first rule of ${decided.chain} that fits (`,
+                  conditions(rule).join(", "),
+                  ")",
+                  own.length
+                    ? [
+                        ", made of ",
+                        own.flatMap((path, i) => [
+                          i ? " and " : "",
+                          h(
+                            "a",
+                            {
+                              href: `#field-${path}`,
+                              onclick: (event) => {
+                                event.preventDefault();
+                                reveal(path);
+                              },
+                            },
+                            h("code", null, path),
+                          ),
+                        ]),
+                      ]
+                    : "",
+                  ".",
+                ]
+              : `No rule of ${decided.chain} before it fits.`,
+            taker ? [` So ${taker.id} (${taker.reason}), which sends to the proxy, is not asked.`] : "",
+          ]
+        : "None of the rules is about it.",
+    ),
     h("p", { class: "about" }, scenario ? scenario[kind] : whole?.says),
-    node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."));
+    node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."),
+  );
 }
 
 const address = (withPort) => withPort.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
@@ -126,10 +218,25 @@ const most = 4; // chains that a way has room for
  * among ours, before or behind all of them, as long as there is room.
  */
 function gates({ hooks, chains }, node) {
-  const ours = (hook) => hooks.find(({ name }) => name === hook).chains.map((name) => chains.find((c) => c.name === name))
-    .map((c) => ({ name: c.name, title: c.name, under: `${c.hook}, ${c.type}`, count: node && sum(c, node.packets) }));
-  const others = (hook, before) => (node?.foreign ?? []).filter((c) => c.hook === hook && (c.asked === "before") === before)
-    .map((c) => ({ name: `${c.family} ${c.table} ${c.chain}`, title: c.chain, under: `another's, ${c.type}`, foreign: true }));
+  const ours = (hook) =>
+    hooks
+      .find(({ name }) => name === hook)
+      .chains.map((name) => chains.find((c) => c.name === name))
+      .map((c) => ({
+        name: c.name,
+        title: c.name,
+        under: `${c.hook}, ${c.type}`,
+        count: node && sum(c, node.packets),
+      }));
+  const others = (hook, before) =>
+    (node?.foreign ?? [])
+      .filter((c) => c.hook === hook && (c.asked === "before") === before)
+      .map((c) => ({
+        name: `${c.family} ${c.table} ${c.chain}`,
+        title: c.chain,
+        under: `another's, ${c.type}`,
+        foreign: true,
+      }));
   const of = (...names) => {
     const all = names.flatMap((hook) => [...others(hook, true), ...ours(hook), ...others(hook, false)]);
     return all.length > most ? names.flatMap(ours) : all;
@@ -146,13 +253,30 @@ function map({ explained, rules, read, node }, kind) {
   const self = p.from !== "outside" && p.interface === "lo";
   const start = { outside: "network", app: "app", proxy: "proxy" }[p.from] ?? "app";
   const elsewhere = /^dnat/.test(explained.fate);
-  const end = kind === "stopped" ? "stopped" : kind === "captured" ? (elsewhere ? "elsewhere" : "proxy") : start === "network" ? "app" : "network";
+  const end =
+    kind === "stopped"
+      ? "stopped"
+      : kind === "captured"
+        ? elsewhere
+          ? "elsewhere"
+          : "proxy"
+        : start === "network"
+          ? "app"
+          : "network";
   const fields = read.fields;
   const capturing = chains.filter((c) => c.rules.some((r) => captures(r.target))).map((c) => c.name);
   const model = {
-    gates: all, start, end, self, captures: capturing,
+    gates: all,
+    start,
+    end,
+    self,
+    captures: capturing,
     decided: decided && { gate: `${side}:${decided.base}`, id: explained.id, text: explained.reason },
-    ports: [fields["inbound.port"], fields["outbound.port"], fields["dns.mode"] === "off" ? undefined : fields["dns.port"]].filter(Boolean),
+    ports: [
+      fields["inbound.port"],
+      fields["outbound.port"],
+      fields["dns.mode"] === "off" ? undefined : fields["dns.port"],
+    ].filter(Boolean),
     ends: { network: { start: ["kubelet,", "other pods"], end: ["services,", "other hosts"] }, app: ["the app"] },
     title: `${explained.words}: by way of ${explained.way.map((w) => w.chains.join(", ")).join(", ")}${explained.id ? `, decided by rule ${explained.id}` : ""}`,
   };
@@ -174,7 +298,7 @@ new ResizeObserver(() => {
 }).observe(at("map"));
 at("again").addEventListener("click", () => redraw?.(true));
 
-/** The chains that were asked, with each rule's answer: the one that decided first of all, what came after it folded. */
+/** The chains that were asked, with each rule's answer. The one that decided is open, the others are folded. */
 function steps({ explained, rules, node }) {
   const visits = [];
   for (const step of explained.steps) {
@@ -182,25 +306,45 @@ function steps({ explained, rules, node }) {
     if (last?.name === step.chain) last.steps.push(step);
     else visits.push({ name: step.chain, steps: [step] });
   }
-  const row = (id, reason, said, classes, rule) => h("li", { class: classes },
-    h("span", { class: "id" }, id), h("span", null, reason, counted(node, rule?.id ?? id)), h("span", { class: "said" }, said));
+  const row = (id, reason, said, classes, rule) =>
+    h(
+      "li",
+      { class: classes },
+      h("span", { class: "id" }, id),
+      h("span", null, reason, counted(node, rule?.id ?? id)),
+      h("span", { class: "said" }, said),
+    );
   const list = (visit) => {
     const chain = rules.chains?.find((c) => c.name === visit.name);
     const ends = visit.steps.at(-1);
     const index = chain?.rules.findIndex((rule) => rule.id === ends.id) ?? -1;
     const rest = index < 0 || !ends.matched ? [] : chain.rules.slice(index + 1);
-    return h("ol", null,
-      visit.steps.map((step) => row(step.id, step.reason, step.matched ? `fits: ${step.target}${step.effect ? ` (${step.effect})` : ""}` : `no: ${step.because}`,
-        step.decided ? "decided" : step.matched ? "matched" : "")),
-      rest.map((rule) => row(rule.id, rule.reason, "not asked any more", "unasked")));
+    return h(
+      "ol",
+      null,
+      visit.steps.map((step) =>
+        row(
+          step.id,
+          step.reason,
+          step.matched ? `fits: ${step.target}${step.effect ? ` (${step.effect})` : ""}` : `no: ${step.because}`,
+          step.decided ? "decided" : step.matched ? "matched" : "",
+        ),
+      ),
+      rest.map((rule) => row(rule.id, rule.reason, "not asked any more", "unasked")),
+    );
   };
   const title = (visit) => {
     const chain = rules.chains?.find((c) => c.name === visit.name);
-    return [`${visit.name} `, h("small", null, chain?.hook ? `${chain.type} chain at hook ${chain.hook}` : "a chain that another one jumps to")];
+    return [
+      `${visit.name} `,
+      h("small", null, chain?.hook ? `${chain.type} chain at hook ${chain.hook}` : "a chain that another one jumps to"),
+    ];
   };
-  const sections = visits.map((visit) => (visit.steps.some((step) => step.decided)
-    ? h("div", { class: "chain" }, h("h3", null, title(visit)), list(visit))
-    : h("details", { class: "chain" }, h("summary", null, title(visit)), list(visit))));
+  const sections = visits.map((visit) =>
+    visit.steps.some((step) => step.decided)
+      ? h("div", { class: "chain" }, h("h3", null, title(visit)), list(visit))
+      : h("details", { class: "chain" }, h("summary", null, title(visit)), list(visit)),
+  );
   replace(at("steps"), sections);
 }
 

@@ -31,8 +31,10 @@ async function begin() {
     state.packet = packet;
     refresh();
   });
-  at("preset").append(...configurations.map(({ id, name }) => h("option", { value: id }, name)),
-    h("option", { value: "own", disabled: true }, "your own"));
+  at("preset").append(
+    ...configurations.map(({ id, name }) => h("option", { value: id }, name)),
+    h("option", { value: "own", disabled: true }, "your own"),
+  );
   at("preset").addEventListener("change", ({ target }) => {
     leave();
     config.write({ fields: { ...configurations.find(({ id }) => id === target.value).fields } });
@@ -45,14 +47,30 @@ async function begin() {
     packets.show(state.packet);
     config.write({ fields: { ...chosen.fields } });
   });
-  selectForm = tabs(at("forms"), (name) => { state.form = name; link(); });
-  selectView = tabs(at("views"), (name) => { state.view = name; near = true; show(); link(); });
-  at("open-node").addEventListener("click", () => { selectView("node", true); at("views").scrollIntoView({ block: "center" }); });
-  new IntersectionObserver(([entry]) => {
-    near = entry.isIntersecting;
+  selectForm = tabs(at("forms"), (name) => {
+    state.form = name;
+    link();
+  });
+  selectView = tabs(at("views"), (name) => {
+    state.view = name;
+    near = true;
     show();
-  }, { rootMargin: "300px" }).observe(at("views").parentElement);
-  at("whynot").addEventListener("toggle", () => { if (at("whynot").open && state.explained) why(); });
+    link();
+  });
+  at("open-node").addEventListener("click", () => {
+    selectView("node", true);
+    at("views").scrollIntoView({ block: "center" });
+  });
+  new IntersectionObserver(
+    ([entry]) => {
+      near = entry.isIntersecting;
+      show();
+    },
+    { rootMargin: "300px" },
+  ).observe(at("views").parentElement);
+  at("whynot").addEventListener("toggle", () => {
+    if (at("whynot").open && state.explained) why();
+  });
   at("share").addEventListener("click", share);
   addEventListener("hashchange", open);
   small();
@@ -68,7 +86,7 @@ async function refresh() {
     ask({ op: "chains", source: state.source }),
   ]);
   if (mine !== turn) return;
-  const problems = explained.error ? explained.error.all ?? [explained.error] : [];
+  const problems = explained.error ? (explained.error.all ?? [explained.error]) : [];
   const placed = packets.complain(problems);
   if (explained.error) {
     answer.refuse(explained.error, placed);
@@ -76,7 +94,12 @@ async function refresh() {
   }
   state.explained = explained;
   state.rules = rules;
-  const fate = answer.show({ ...state, scenario: packets.scenarioOf(state.packet), case: caseOf(), node: node.current() });
+  const fate = answer.show({
+    ...state,
+    scenario: packets.scenarioOf(state.packet),
+    case: caseOf(),
+    node: node.current(),
+  });
   config.mark(answer.fieldsOf(explained), fate);
   at("tab-lint").textContent = state.read.warnings.length ? `Warnings (${state.read.warnings.length})` : "Warnings";
   show();
@@ -94,8 +117,12 @@ async function why() {
 
 /** The case that the page shows, if it is one. */
 function caseOf() {
-  const same = (fields) => JSON.stringify(Object.entries(fields).sort()) === JSON.stringify(Object.entries(state.source.fields ?? {}).sort());
-  const found = packets.among((state.cases ?? []).filter(({ fields }) => same(fields)), state.packet);
+  const same = (fields) =>
+    JSON.stringify(Object.entries(fields).sort()) === JSON.stringify(Object.entries(state.source.fields ?? {}).sort());
+  const found = packets.among(
+    (state.cases ?? []).filter(({ fields }) => same(fields)),
+    state.packet,
+  );
   at("cases").value = found?.name ?? "";
   return found;
 }
@@ -150,9 +177,13 @@ function shown() {
 /** Puts the case into the address, so that the address can be given on. What the page begins with needs none. */
 async function link() {
   if (node.current() || !state.read) return;
-  const first = !state.read.changed.length && packets.scenarioOf(state.packet) === ready[0] && state.view === "matrix" && state.form === "form";
+  const first =
+    !state.read.changed.length &&
+    packets.scenarioOf(state.packet) === ready[0] &&
+    state.view === "matrix" &&
+    state.form === "form";
   const mine = turn;
-  const text = first ? "" : (await ask(shown(), { patient: true })).text ?? "";
+  const text = first ? "" : ((await ask(shown(), { patient: true })).text ?? "");
   if (mine !== turn) return;
   state.shown = text ? `#${text}` : "";
   if (location.hash !== state.shown) history.replaceState(null, "", state.shown || location.pathname + location.search);
@@ -181,7 +212,9 @@ async function open() {
 }
 
 async function share() {
-  const first = location.hash ? location.href : new URL(`#${(await ask(shown(), { patient: true })).text ?? ""}`, location.href).href;
+  const first = location.hash
+    ? location.href
+    : new URL(`#${(await ask(shown(), { patient: true })).text ?? ""}`, location.href).href;
   try {
     await navigator.clipboard.writeText(first);
     at("shared").textContent = "Copied.";
@@ -214,14 +247,16 @@ function small() {
 
 function library() {
   const words = {
-    asleep: "The library is loaded with your first change.", loading: "The library is being loaded…",
+    asleep: "The library is loaded with your first change.",
+    loading: "The library is being loaded…",
     ready: "The library is loaded.",
   };
   watch((now, why) => {
     document.documentElement.dataset.library = now;
     if (now === "loading") more();
     at("library").textContent = words[now] ?? `The library could not be loaded: ${why}`;
-    if (now === "failed") news(`The library could not be loaded: ${why}. The first answers are still right; others need it.`);
+    if (now === "failed")
+      news(`The library could not be loaded: ${why}. The first answers are still right; others need it.`);
   });
 }
 
@@ -246,10 +281,15 @@ async function keep() {
   } catch {
     return; // served by plain HTTP, or in a private window: it works, but not without the network
   }
-  const tell = (worker) => news("There is a newer version of this page. ",
-    h("button", { type: "button", onclick: () => worker.postMessage("take over") }, "Load it"));
+  const tell = (worker) =>
+    news(
+      "There is a newer version of this page. ",
+      h("button", { type: "button", onclick: () => worker.postMessage("take over") }, "Load it"),
+    );
   const had = Boolean(navigator.serviceWorker.controller);
-  navigator.serviceWorker.addEventListener("controllerchange", () => { if (had) location.reload(); });
+  navigator.serviceWorker.addEventListener("controllerchange", () => {
+    if (had) location.reload();
+  });
   if (registration.waiting && had) tell(registration.waiting);
   registration.addEventListener("updatefound", () => {
     const worker = registration.installing;

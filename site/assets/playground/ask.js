@@ -5,11 +5,12 @@ export function key(request) {
   return JSON.stringify(request, (_, value) =>
     value && typeof value === "object" && !Array.isArray(value)
       ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : value);
+      : value,
+  );
 }
 
 const known = new Map();
-// Questions that wait for the worker, which answers one at a time: those that the reader waits for go before the others.
+// Questions that wait for the worker, which answers one at a time: what the reader waits for goes before the others.
 const waiting = { urgent: [], patient: [] };
 let asked; // the one that the worker has
 let worker;
@@ -70,8 +71,8 @@ function fail(why) {
 }
 
 /**
- * The library's answer to a request. It never rejects: an error is an answer with the field error. patient: others may go
- * before.
+ * The library's answer to a request. It never rejects: an error is an answer with the field error. patient: others may
+ * go before.
  */
 export function ask(request, { patient = false } = {}) {
   const text = key(request);

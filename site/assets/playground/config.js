@@ -7,7 +7,10 @@ const texts = {
   yaml: { label: "A file for mesh-init --config", about: "YAML or JSON. What is not in it has its default." },
   flags: { label: "A command line of mesh-init", about: "As a shell reads it." },
   annotations: { label: "Annotations of a pod", about: "One a line, or a pod's whole YAML." },
-  istio: { label: "A command line of istio-iptables", about: "The flags that Istio's init container is given. They are read as mesh-init reads them." },
+  istio: {
+    label: "A command line of istio-iptables",
+    about: "The flags that Istio's init container is given. They are read as mesh-init reads them.",
+  },
 };
 
 let schema;
@@ -25,21 +28,31 @@ export function setUp(fields, onchange) {
   changed = onchange;
   const groups = schema.sections.map((section) => {
     const mine = schema.fields.filter((field) => field.section === section);
-    return h("details", { class: "group", "data-section": section },
-      h("summary", null, short(section), h("span", { class: "changed" })), mine.map(control));
+    return h(
+      "details",
+      { class: "group", "data-section": section },
+      h("summary", null, short(section), h("span", { class: "changed" })),
+      mine.map(control),
+    );
   });
   at("fields").append(...groups);
   for (const [name, { label, about }] of Object.entries(texts)) {
     const area = h("textarea", {
-      id: `text-${name}`, spellcheck: "false", autocomplete: "off", autocapitalize: "off", "aria-describedby": `about-${name} problems-${name}`,
+      id: `text-${name}`,
+      spellcheck: "false",
+      autocomplete: "off",
+      autocapitalize: "off",
+      "aria-describedby": `about-${name} problems-${name}`,
       oninput: later(200, () => write({ form: name, text: area.value })),
     });
     areas[name] = area;
     at(`panel-${name}`).append(
       h("label", { for: area.id, class: "sr" }, label),
-      h("p", { id: `about-${name}` }, `${label}. ${about}`), area,
+      h("p", { id: `about-${name}` }, `${label}. ${about}`),
+      area,
       h("div", { id: `problems-${name}`, class: "problems" }),
-      h("div", { id: `notes-${name}` }));
+      h("div", { id: `notes-${name}` }),
+    );
   }
   at("setting").addEventListener("input", find);
 }
@@ -53,17 +66,51 @@ function control(field) {
   const set = () => edit(field, input);
   let input;
   if (field.kind === "switch") input = h("input", { ...common, type: "checkbox", onchange: set });
-  else if (field.kind === "choice") input = h("select", { ...common, onchange: set }, field.choices.map((c) => h("option", { value: c }, c)));
-  else input = h("input", { ...common, type: "text", spellcheck: "false", autocomplete: "off", placeholder: field.default || "none", oninput: later(200, set) });
+  else if (field.kind === "choice")
+    input = h(
+      "select",
+      { ...common, onchange: set },
+      field.choices.map((c) => h("option", { value: c }, c)),
+    );
+  else
+    input = h("input", {
+      ...common,
+      type: "text",
+      spellcheck: "false",
+      autocomplete: "off",
+      placeholder: field.default || "none",
+      oninput: later(200, set),
+    });
   const label = h("label", { for: id }, h("code", null, field.path));
-  const box = h("div", { class: "field", "data-search": `${field.path} ${field.flag} ${field.meaning}`.toLowerCase() },
+  const box = h(
+    "div",
+    { class: "field", "data-search": `${field.path} ${field.flag} ${field.meaning}`.toLowerCase() },
     field.kind === "switch" ? h("div", { class: "check" }, input, label) : label,
-    h("p", { class: "help", id: `help-${field.path}` }, field.meaning, field.kind !== "switch" && field.default ? ` (default ${field.default})` : ""),
+    h(
+      "p",
+      { class: "help", id: `help-${field.path}` },
+      field.meaning,
+      field.kind !== "switch" && field.default ? ` (default ${field.default})` : "",
+    ),
     field.kind === "switch" ? undefined : input,
     h("p", { class: "problem", id: `problem-${field.path}`, hidden: true }),
     h("span", { class: "mark", hidden: true }, "decides this packet"),
-    h("button", { type: "button", class: "reset quiet", hidden: true, "aria-label": `Set ${field.path} to its default`,
-      onclick: () => { show(field, field.default); edit(field, input); input.focus(); } }, "Default"));
+    h(
+      "button",
+      {
+        type: "button",
+        class: "reset quiet",
+        hidden: true,
+        "aria-label": `Set ${field.path} to its default`,
+        onclick: () => {
+          show(field, field.default);
+          edit(field, input);
+          input.focus();
+        },
+      },
+      "Default",
+    ),
+  );
   controls.set(field.path, { field, input, box });
   show(field, field.default);
   return box;
@@ -120,14 +167,24 @@ function fillIn(read, source) {
   for (const [name, area] of Object.entries(areas)) {
     const unsaid = read.unsaid?.[name];
     if (name === form) {
-      if (area.value !== source.text) area.value = source.text;
+      if (area !== writing && area.value !== source.text) area.value = source.text;
     } else area.value = read.forms[name] ?? "";
-    replace(at(`notes-${name}`),
-      unsaid && name !== form && h("p", { class: "note warn" }, read.forms[name] ? `This form cannot say all of it: ${unsaid}` : `This form cannot say it: ${unsaid}`),
-      name === form && read.notes.map((note) => h("p", { class: "note" }, note)));
+    replace(
+      at(`notes-${name}`),
+      unsaid &&
+        name !== form &&
+        h(
+          "p",
+          { class: "note warn" },
+          read.forms[name] ? `This form cannot say all of it: ${unsaid}` : `This form cannot say it: ${unsaid}`,
+        ),
+      name === form && read.notes.map((note) => h("p", { class: "note" }, note)),
+    );
   }
   const n = read.changed.length;
-  at("config-summary").textContent = n ? `${n} ${n === 1 ? "setting differs" : "settings differ"} from the defaults` : "The defaults";
+  at("config-summary").textContent = n
+    ? `${n} ${n === 1 ? "setting differs" : "settings differ"} from the defaults`
+    : "The defaults";
 }
 
 function clear() {
@@ -161,12 +218,20 @@ function complain(error, where) {
     const from = problem.line ? `line ${problem.line}` : problem.source;
     const name = [from, problem.field !== problem.source && problem.field].filter(Boolean).join(", ");
     const words = `${name ? `${name}: ` : ""}${problem.text}`;
-    return h("li", null, area || controls.has(problem.field)
-      ? h("button", { type: "button", onclick: () => lead(problem, area) }, words) : words);
+    return h(
+      "li",
+      null,
+      area || controls.has(problem.field)
+        ? h("button", { type: "button", onclick: () => lead(problem, area) }, words)
+        : words,
+    );
   });
   const list = h("ul", null, said);
   const rest = h("p", null, "The other forms, and the answers, are of the last configuration that was right.");
-  replace(area ? at(`problems-${where}`) : at("config-errors"), h("div", { class: "errors", role: area ? "alert" : undefined }, list, rest));
+  replace(
+    area ? at(`problems-${where}`) : at("config-errors"),
+    h("div", { class: "errors", role: area ? "alert" : undefined }, list, rest),
+  );
 }
 
 /** Puts the cursor where a problem is. */
@@ -178,7 +243,9 @@ function lead(problem, area) {
   area.focus();
   let start = 0;
   const lines = area.value.split("\n");
-  const named = problem.line ? problem.line - 1 : lines.findIndex((line) => problem.source && line.includes(problem.source));
+  const named = problem.line
+    ? problem.line - 1
+    : lines.findIndex((line) => problem.source && line.includes(problem.source));
   if (named < 0 || named >= lines.length) return;
   for (let i = 0; i < named; i++) start += lines[i].length + 1;
   area.setSelectionRange(start, start + lines[named].length);

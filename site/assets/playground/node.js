@@ -13,9 +13,15 @@ export function setUp({ opened, left }) {
   const page = document.documentElement;
   let depth = 0; // dragenter and dragleave come for every element on the way
   const files = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => { if (files(event) && ++depth) page.dataset.dropping = ""; });
-  addEventListener("dragleave", (event) => { if (files(event) && --depth <= 0) delete page.dataset.dropping; });
-  addEventListener("dragover", (event) => { if (files(event)) event.preventDefault(); });
+  addEventListener("dragenter", (event) => {
+    if (files(event) && ++depth) page.dataset.dropping = "";
+  });
+  addEventListener("dragleave", (event) => {
+    if (files(event) && --depth <= 0) delete page.dataset.dropping;
+  });
+  addEventListener("dragover", (event) => {
+    if (files(event)) event.preventDefault();
+  });
   addEventListener("drop", (event) => {
     if (!files(event)) return;
     event.preventDefault();
@@ -25,7 +31,7 @@ export function setUp({ opened, left }) {
   });
 }
 
-/** What is open: what the library says of it, and packets, what rules have counted, by their IDs. undefined: nothing is. */
+/** What is open: what the library says of it, and packets, what rules have counted, by IDs. undefined: nothing is. */
 export const current = () => open;
 
 export function close() {
@@ -41,43 +47,150 @@ async function read(file) {
     at("tab-node").click();
     return;
   }
-  const packets = new Map(Object.entries(got.counters).filter(([, c]) => !c.uncounted).map(([id, c]) => [id, c.packets]));
+  const packets = new Map(
+    Object.entries(got.counters)
+      .filter(([, c]) => !c.uncounted)
+      .map(([id, c]) => [id, c.packets]),
+  );
   open = { ...got, name: file.name, packets };
   callbacks.opened(got.source);
 }
 
 /** The view. */
 export async function show(panel) {
-  const input = h("input", { type: "file", id: "file", "data-key": "file", accept: ".json,.yaml,.yml,.txt,application/json", onchange: ({ target }) => target.files[0] && read(target.files[0]) });
-  replace(panel,
-    h("div", { class: "drop" },
-      h("p", null, "In the pod’s network namespace: ", h("code", null, "mesh-init support > support.json"), ". Drop the file anywhere on this page, or choose it. It stays in your browser. With ", h("code", null, "--mask"), " addresses and names in it are hidden."),
-      h("label", { class: "button" }, "Choose a file", input)),
+  const input = h("input", {
+    type: "file",
+    id: "file",
+    "data-key": "file",
+    accept: ".json,.yaml,.yml,.txt,application/json",
+    onchange: ({ target }) => target.files[0] && read(target.files[0]),
+  });
+  replace(
+    panel,
+    h(
+      "div",
+      { class: "drop" },
+      h(
+        "p",
+        null,
+        "In the pod’s network namespace: ",
+        h("code", null, "mesh-init support > support.json"),
+        ". Drop the file anywhere on this page, or choose it. It stays in your browser. With ",
+        h("code", null, "--mask"),
+        " addresses and names in it are hidden.",
+      ),
+      h("label", { class: "button" }, "Choose a file", input),
+    ),
     complaint && h("div", { class: "errors", role: "alert" }, complaint),
-    open && about(open));
+    open && about(open),
+  );
 }
 
 function about(d) {
   const time = (text) => text && new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const fact = (name, ...value) => value[0] && [h("dt", null, name), h("dd", null, value)];
-  const list = (items) => h("ul", null, items.map((item) => h("li", null, item)));
+  const list = (items) =>
+    h(
+      "ul",
+      null,
+      items.map((item) => h("li", null, item)),
+    );
   const counted = d.meanings.filter((m) => m.packets > 0);
-  const table = (name, heads, rows) => h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, h("table", null,
-    h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", null, rows.map(([first, ...cells]) => h("tr", null, h("th", { scope: "row" }, first), cells.map((cell) => h("td", null, cell)))))));
-  return h("div", { class: "node" },
-    h("p", { role: "status" }, h("b", null, d.name), d.from === "inForce" ? " is open: packets are asked against what was in force there. " : ` is open. What was in force is not known (${d.why || "the document does not say"}): packets are asked against the configuration that mesh-init support was given. `,
-      h("button", { type: "button", class: "quiet", "data-key": "close", onclick: () => callbacks.left() }, "Close it")),
-    h("dl", { class: "facts" }, fact("Made", time(d.at), ` by mesh-init ${d.tool}`, d.masked ? ", masked" : ""), fact("State", d.verdict), fact("In words", d.summary),
-      fact("Rules written", time(d.written), d.by ? ` by ${d.by}` : ""), fact("Backend", d.backend), fact("The pod’s addresses", d.addresses.join(", "))),
+  const table = (name, heads, rows) =>
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": name },
+      h(
+        "table",
+        null,
+        h(
+          "thead",
+          null,
+          h(
+            "tr",
+            null,
+            heads.map((head) => h("th", { scope: "col" }, head)),
+          ),
+        ),
+        h(
+          "tbody",
+          null,
+          rows.map(([first, ...cells]) =>
+            h(
+              "tr",
+              null,
+              h("th", { scope: "row" }, first),
+              cells.map((cell) => h("td", null, cell)),
+            ),
+          ),
+        ),
+      ),
+    );
+  return h(
+    "div",
+    { class: "node" },
+    h(
+      "p",
+      { role: "status" },
+      h("b", null, d.name),
+      d.from === "inForce"
+        ? " is open: packets are asked against what was in force there. "
+        : ` is open. What was in force is not known (${d.why || "the document does not say"}): packets are asked against the configuration that mesh-init support was given. `,
+      h("button", { type: "button", class: "quiet", "data-key": "close", onclick: () => callbacks.left() }, "Close it"),
+    ),
+    h(
+      "dl",
+      { class: "facts" },
+      fact("Made", time(d.at), ` by mesh-init ${d.tool}`, d.masked ? ", masked" : ""),
+      fact("State", d.verdict),
+      fact("In words", d.summary),
+      fact("Rules written", time(d.written), d.by ? ` by ${d.by}` : ""),
+      fact("Backend", d.backend),
+      fact("The pod’s addresses", d.addresses.join(", ")),
+    ),
     d.causes.length > 0 && [h("h3", null, "What is behind the state"), list(d.causes)],
     d.differences.length > 0 && [h("h3", null, "How the rules differ from what was written"), list(d.differences)],
-    d.cut?.length > 0 && h("p", { class: "note warn" }, `The document does not have the whole of ${d.cut.join(", ")}: answers that hang on it may be wrong.`),
+    d.cut?.length > 0 &&
+      h(
+        "p",
+        { class: "note warn" },
+        `The document does not have the whole of ${d.cut.join(", ")}: answers that hang on it may be wrong.`,
+      ),
     h("h3", null, "What the rules have counted"),
-    counted.length ? table("What the rules have counted", ["What", "Packets", "Bytes"], counted.map((m) => [m.meaning, m.packets, m.bytes])) : h("p", null, "Nothing yet."),
+    counted.length
+      ? table(
+          "What the rules have counted",
+          ["What", "Packets", "Bytes"],
+          counted.map((m) => [m.meaning, m.packets, m.bytes]),
+        )
+      : h("p", null, "Nothing yet."),
     h("h3", null, "Chains of others"),
-    d.foreign.length ? h("ul", { class: "list" }, d.foreign.map((c) => h("li", null, h("code", null, `${c.family} ${c.table} ${c.chain}`), ` at hook ${c.hook}, priority ${c.priority}, asked ${c.asked} ours: ${c.effect}`)))
+    d.foreign.length
+      ? h(
+          "ul",
+          { class: "list" },
+          d.foreign.map((c) =>
+            h(
+              "li",
+              null,
+              h("code", null, `${c.family} ${c.table} ${c.chain}`),
+              ` at hook ${c.hook}, priority ${c.priority}, asked ${c.asked} ours: ${c.effect}`,
+            ),
+          ),
+        )
       : h("p", null, "None at the hooks of ours."),
-    d.others.length > 0 && [h("h3", null, "Rules of others in the same chains"), list(d.others.map((o) => [h("code", null, `${o.family} ${o.table} ${o.chain} ${o.rule}`), `, ${o.earlier ? "before" : "after"} ours: ${o.packets} packets`]))],
-    Object.keys(d.unread).length > 0 && [h("h3", null, "What could not be read"), list(Object.entries(d.unread).map(([part, why]) => `${part}: ${why}`))]);
+    d.others.length > 0 && [
+      h("h3", null, "Rules of others in the same chains"),
+      list(
+        d.others.map((o) => [
+          h("code", null, `${o.family} ${o.table} ${o.chain} ${o.rule}`),
+          `, ${o.earlier ? "before" : "after"} ours: ${o.packets} packets`,
+        ]),
+      ),
+    ],
+    Object.keys(d.unread).length > 0 && [
+      h("h3", null, "What could not be read"),
+      list(Object.entries(d.unread).map(([part, why]) => `${part}: ${why}`)),
+    ],
+  );
 }

@@ -26,7 +26,7 @@ export function draw(model, width) {
   const longest = Math.max(model.gates.in.length, model.gates.out.length, 2);
   const deep = wide ? Math.min(width, 1100) : Math.max(480, 206 + 76 * (longest + 1));
   // Where a way has many chains, they are narrower.
-  const room = (deep - 62 - 54) - 142 - 60 - 12 * (longest - 1);
+  const room = deep - 62 - 54 - 142 - 60 - 12 * (longest - 1);
   const gateSize = { w: wide ? Math.min(gateWidth, room / longest) : gateWidth, h: 44 };
   const across = wide ? 292 : width;
   const place = ({ u, v }) => (wide ? { x: u, y: v } : { x: v, y: u });
@@ -60,8 +60,14 @@ export function draw(model, width) {
   spread(model.gates.out, "out");
   const middle = (from + to) / 2;
   const proxySize = wide ? { w: 230, h: 46 } : { w: across - 2 * gateSize.w - 36, h: 96 };
-  box("proxy", "proxy", middle, (at.in + at.out) / 2, proxySize,
-    wide ? ["the proxy", `listens on ${[...new Set(model.ports)].join(", ")}`] : ["proxy", ...new Set(model.ports)]);
+  box(
+    "proxy",
+    "proxy",
+    middle,
+    (at.in + at.out) / 2,
+    proxySize,
+    wide ? ["the proxy", `listens on ${[...new Set(model.ports)].join(", ")}`] : ["proxy", ...new Set(model.ports)],
+  );
 
   const lines = ways(model, boxes, wide, place, { from, to, at });
   const route = lines.route;
@@ -69,31 +75,51 @@ export function draw(model, width) {
   const lit = new Set(route.boxes);
 
   const high = wide ? across : deep;
-  const picture = s("svg", {
-    viewBox: `0 0 ${wide ? deep : across} ${high}`, width: wide ? deep : across, height: high, role: "img",
-    "aria-labelledby": "map-title", class: wide ? "map wide" : "map narrow",
-  },
-  s("title", { id: "map-title" }, model.title),
-  s("defs", null,
-    s("marker", { id: "tip", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 6, markerHeight: 6, orient: "auto" },
-      s("path", { d: "M0 0L8 4L0 8Z" })),
-    s("marker", { id: "tip-lit", viewBox: "0 0 8 8", refX: 5, refY: 4, markerWidth: 4, markerHeight: 4, orient: "auto" },
-      s("path", { d: "M0 0L8 4L0 8Z" }))),
-  pod(wide, border, deep, across),
-  lines.all.map((path) => ink(path, "lane")),
-  ink(route.path, "route"),
-  Object.values(boxes).map((b) => drawBox(b, lit.has(b.name), model.decided && b.name === model.decided.gate, wide)),
-  badge(model, boxes, wide, deep),
-  route.stopped && cross(route.stopped),
-  s("circle", { class: "packet", r: 7, cx: route.end.x, cy: route.end.y }));
+  const picture = s(
+    "svg",
+    {
+      viewBox: `0 0 ${wide ? deep : across} ${high}`,
+      width: wide ? deep : across,
+      height: high,
+      role: "img",
+      "aria-labelledby": "map-title",
+      class: wide ? "map wide" : "map narrow",
+    },
+    s("title", { id: "map-title" }, model.title),
+    s(
+      "defs",
+      null,
+      s(
+        "marker",
+        { id: "tip", viewBox: "0 0 8 8", refX: 6, refY: 4, markerWidth: 6, markerHeight: 6, orient: "auto" },
+        s("path", { d: "M0 0L8 4L0 8Z" }),
+      ),
+      s(
+        "marker",
+        { id: "tip-lit", viewBox: "0 0 8 8", refX: 5, refY: 4, markerWidth: 4, markerHeight: 4, orient: "auto" },
+        s("path", { d: "M0 0L8 4L0 8Z" }),
+      ),
+    ),
+    pod(wide, border, deep, across),
+    lines.all.map((path) => ink(path, "lane")),
+    ink(route.path, "route"),
+    Object.values(boxes).map((b) => drawBox(b, lit.has(b.name), model.decided && b.name === model.decided.gate, wide)),
+    badge(model, boxes, wide, deep),
+    route.stopped && cross(route.stopped),
+    s("circle", { class: "packet", r: 7, cx: route.end.x, cy: route.end.y }),
+  );
   return { picture, play: () => play(picture) };
 }
 
 /** The pod's outline and name. */
 function pod(wide, border, deep, across) {
   const [x, y, w, h] = wide ? [border, 18, deep - border - 2, across - 24] : [2, border, across - 4, deep - border - 2];
-  return s("g", { class: "pod" }, s("rect", { x, y, width: w, height: h, rx: 14 }),
-    s("text", { x: wide ? x + w - 61 : x + w / 2, y: y + 20, "text-anchor": "middle" }, "the pod"));
+  return s(
+    "g",
+    { class: "pod" },
+    s("rect", { x, y, width: w, height: h, rx: 14 }),
+    s("text", { x: wide ? x + w - 61 : x + w / 2, y: y + 20, "text-anchor": "middle" }, "the pod"),
+  );
 }
 
 function drawBox(b, lit, decided, wide) {
@@ -101,14 +127,34 @@ function drawBox(b, lit, decided, wide) {
   const gap = 16;
   const first = b.y - ((b.lines.length - 1) * gap) / 2 + 4;
   const most = (i) => Math.floor((b.w - 8) / (i === 0 ? 6.7 : 5.9));
-  return s("g", { class: classes },
+  return s(
+    "g",
+    { class: classes },
     s("rect", { x: b.x - b.w / 2, y: b.y - b.h / 2, width: b.w, height: b.h, rx: b.kind === "gate" ? 6 : 10 }),
-    b.lines.map((line, i) => s("text", {
-      x: b.x, y: first + i * gap, "text-anchor": "middle", class: i === 0 ? "name" : "under",
-    }, short(line, most(i)))),
-    b.count !== undefined && s("text", {
-      x: b.x, y: b.name.startsWith("in:") ? b.y + b.h / 2 + 13 : b.y - b.h / 2 - 5, "text-anchor": "middle", class: "count",
-    }, `${b.count} counted`));
+    b.lines.map((line, i) =>
+      s(
+        "text",
+        {
+          x: b.x,
+          y: first + i * gap,
+          "text-anchor": "middle",
+          class: i === 0 ? "name" : "under",
+        },
+        short(line, most(i)),
+      ),
+    ),
+    b.count !== undefined &&
+      s(
+        "text",
+        {
+          x: b.x,
+          y: b.name.startsWith("in:") ? b.y + b.h / 2 + 13 : b.y - b.h / 2 - 5,
+          "text-anchor": "middle",
+          class: "count",
+        },
+        `${b.count} counted`,
+      ),
+  );
 }
 
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
@@ -123,10 +169,17 @@ function badge(model, boxes, wide, width) {
   const w = text.length * 7.2 + 20;
   const x = wide ? clamp(b.x, w / 2 + 4, width - w / 2 - 4) : b.x;
   const y = above || !wide ? b.y - b.h / 2 - (wide ? 18 : 14) : b.y + b.h / 2 + 20;
-  return s("g", { class: "badge" },
+  return s(
+    "g",
+    { class: "badge" },
     s("rect", { x: x - w / 2, y: y - 11, width: w, height: 22, rx: 11 }),
-    s("text", { x, y: y + 4, "text-anchor": "middle" }, s("tspan", { class: "id" }, decided.id),
-      wide && s("tspan", { dx: 7 }, decided.text)));
+    s(
+      "text",
+      { x, y: y + 4, "text-anchor": "middle" },
+      s("tspan", { class: "id" }, decided.id),
+      wide && s("tspan", { dx: 7 }, decided.text),
+    ),
+  );
 }
 
 function cross({ x, y }) {
@@ -141,9 +194,11 @@ function ways(model, boxes, wide, place, { at }) {
   const point = (u, v) => place({ u, v });
   const laneIn = wide ? point(boxes.app.u - boxes.app.w / 2, at.in) : point(boxes.app.u - boxes.app.h / 2, at.in);
   const laneOut = wide ? point(boxes.app.u - boxes.app.w / 2, at.out) : point(boxes.app.u - boxes.app.h / 2, at.out);
-  const netIn = wide ? point(boxes["network-in"].u + boxes["network-in"].w / 2, at.in)
+  const netIn = wide
+    ? point(boxes["network-in"].u + boxes["network-in"].w / 2, at.in)
     : point(boxes["network-in"].u + boxes["network-in"].h / 2, at.in);
-  const netOut = wide ? point(boxes["network-out"].u + boxes["network-out"].w / 2, at.out)
+  const netOut = wide
+    ? point(boxes["network-out"].u + boxes["network-out"].w / 2, at.out)
     : point(boxes["network-out"].u + boxes["network-out"].h / 2, at.out);
   const line = (points) => points.map((p, i) => `${i ? "L" : "M"}${r(p.x)} ${r(p.y)}`).join("");
   // From a gate to the proxy, or from the proxy to where a lane starts: a curve that leaves and comes in along v.
@@ -154,24 +209,31 @@ function ways(model, boxes, wide, place, { at }) {
   };
   const toProxy = (gate, direction) => {
     const sign = direction === "in" ? 1 : -1;
-    const a = wide ? { x: gate.x, y: gate.y + sign * gate.h / 2 } : { x: gate.x + sign * gate.w / 2, y: gate.y };
+    const a = wide ? { x: gate.x, y: gate.y + (sign * gate.h) / 2 } : { x: gate.x + (sign * gate.w) / 2, y: gate.y };
     const reach = wide ? proxy.w / 2 - 24 : proxy.h / 2 - 14;
-    const along = clamp((wide ? gate.x - proxy.x : gate.y - proxy.y), -reach, reach);
-    const b = wide ? { x: proxy.x + along, y: proxy.y - sign * proxy.h / 2 } : { x: proxy.x - sign * proxy.w / 2, y: proxy.y + along };
+    const along = clamp(wide ? gate.x - proxy.x : gate.y - proxy.y, -reach, reach);
+    const b = wide
+      ? { x: proxy.x + along, y: proxy.y - (sign * proxy.h) / 2 }
+      : { x: proxy.x - (sign * proxy.w) / 2, y: proxy.y + along };
     return { a, b };
   };
   const firstOut = outs[0];
-  const joins = firstOut && (wide ? { x: firstOut.x + firstOut.w / 2 + 14, y: firstOut.y } : { x: firstOut.x, y: firstOut.y + firstOut.h / 2 + 14 });
+  const joins =
+    firstOut &&
+    (wide
+      ? { x: firstOut.x + firstOut.w / 2 + 14, y: firstOut.y }
+      : { x: firstOut.x, y: firstOut.y + firstOut.h / 2 + 14 });
   const fromProxy = wide ? { x: proxy.x + proxy.w / 2, y: proxy.y } : { x: proxy.x, y: proxy.y + proxy.h / 2 };
   const bend = wide ? { x: joins?.x ?? 0, y: fromProxy.y } : { x: fromProxy.x, y: joins?.y ?? 0 };
 
-  const all = [
-    line([netIn, laneIn]), line([laneOut, netOut]),
-  ];
-  const capture = (gates, direction) => gates.filter((gate) => model.captures?.includes(gate.name.slice(direction.length + 1))).map((gate) => {
-    const { a, b } = toProxy(gate, direction);
-    return `M${r(a.x)} ${r(a.y)}${curve(a, b)}`;
-  });
+  const all = [line([netIn, laneIn]), line([laneOut, netOut])];
+  const capture = (gates, direction) =>
+    gates
+      .filter((gate) => model.captures?.includes(gate.name.slice(direction.length + 1)))
+      .map((gate) => {
+        const { a, b } = toProxy(gate, direction);
+        return `M${r(a.x)} ${r(a.y)}${curve(a, b)}`;
+      });
   all.push(...capture(ins, "in"), ...capture(outs, "out"));
   if (joins) all.push(line([fromProxy, bend, joins]));
 
@@ -180,13 +242,17 @@ function ways(model, boxes, wide, place, { at }) {
   let path = "";
   let end;
   let stopped;
-  const go = (p) => { path += `${path ? "L" : "M"}${r(p.x)} ${r(p.y)}`; end = p; };
+  const go = (p) => {
+    path += `${path ? "L" : "M"}${r(p.x)} ${r(p.y)}`;
+    end = p;
+  };
   const along = (gates, direction) => {
     for (const gate of gates) {
       visited.push(gate.name);
       go(gate);
       if (model.decided?.gate === gate.name && (model.end === "proxy" || model.end === "stopped")) {
-        if (model.end === "stopped") { // behind the chain, where it would go on
+        if (model.end === "stopped") {
+          // behind the chain, where it would go on
           const on = direction === "in" ? 1 : -1;
           go(wide ? { x: gate.x + on * (gate.w / 2), y: gate.y } : { x: gate.x, y: gate.y + on * (gate.h / 2) });
           stopped = wide ? { x: end.x + on * 19, y: end.y } : { x: end.x, y: end.y + on * 19 };
@@ -207,10 +273,17 @@ function ways(model, boxes, wide, place, { at }) {
     visited.push("network-in");
     go(netIn);
     on = along(ins, "in");
-    if (on) { go(laneIn); visited.push("app"); }
+    if (on) {
+      go(laneIn);
+      visited.push("app");
+    }
   } else {
     visited.push(model.start);
-    if (model.start === "proxy" && joins) { go(fromProxy); go(bend); go(joins); } else go(laneOut);
+    if (model.start === "proxy" && joins) {
+      go(fromProxy);
+      go(bend);
+      go(joins);
+    } else go(laneOut);
     on = along(outs, "out");
     if (on && model.self) {
       // Around by lo: out of the last gate, across, and in at the first. Either way may have none.
@@ -227,8 +300,14 @@ function ways(model, boxes, wide, place, { at }) {
         go({ x: b.x, y });
       }
       on = along(ins, "in");
-      if (on) { go(laneIn); visited.push("app"); }
-    } else if (on) { go(netOut); visited.push("network-out"); }
+      if (on) {
+        go(laneIn);
+        visited.push("app");
+      }
+    } else if (on) {
+      go(netOut);
+      visited.push("network-out");
+    }
   }
   return { all, route: { path, boxes: visited, end, stopped } };
 }
@@ -242,7 +321,10 @@ function play(picture) {
   const packet = picture.querySelector(".packet");
   const length = route.getTotalLength();
   const rest = route.getPointAtLength(length);
-  const put = ({ x, y }) => { packet.setAttribute("cx", x); packet.setAttribute("cy", y); };
+  const put = ({ x, y }) => {
+    packet.setAttribute("cx", x);
+    packet.setAttribute("cy", y);
+  };
   if (matchMedia("(prefers-reduced-motion: reduce)").matches || document.hidden) return put(rest);
   const takes = 900 + length * 1.6;
   let began;

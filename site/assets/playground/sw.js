@@ -1,5 +1,5 @@
-// Keeps the whole playground, the library included, so that it works without a network. The two lines below are filled in
-// as the site is made: a change of any file makes another version, and a browser that sees another sw.js installs it
+// Keeps the whole playground, the library included, so that it works without a network. The two lines below are filled
+// in as the site is made: a change of any file makes another version, and a browser that sees another sw.js installs it
 // beside the old one. The page then says that it is there; the reader says when it takes over.
 const version = "development";
 const files = [];
@@ -8,20 +8,24 @@ const prefix = "playground-";
 const here = prefix + version;
 
 addEventListener("install", (event) => {
-  event.waitUntil((async () => {
-    const cache = await caches.open(here);
-    await cache.addAll(files.map((file) => new Request(file, { cache: "no-cache" })));
-    if (!registration.active) await skipWaiting();
-  })());
+  event.waitUntil(
+    (async () => {
+      const cache = await caches.open(here);
+      await cache.addAll(files.map((file) => new Request(file, { cache: "no-cache" })));
+      if (!registration.active) await skipWaiting();
+    })(),
+  );
 });
 
 addEventListener("activate", (event) => {
-  event.waitUntil((async () => {
-    for (const name of await caches.keys()) {
-      if (name.startsWith(prefix) && name !== here) await caches.delete(name);
-    }
-    await clients.claim();
-  })());
+  event.waitUntil(
+    (async () => {
+      for (const name of await caches.keys()) {
+        if (name.startsWith(prefix) && name !== here) await caches.delete(name);
+      }
+      await clients.claim();
+    })(),
+  );
 });
 
 addEventListener("message", (event) => {
@@ -32,9 +36,11 @@ addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
   const inside = new URL("./", registration.scope);
   if (event.request.method !== "GET" || !url.href.startsWith(inside.href)) return;
-  event.respondWith((async () => {
-    const cache = await caches.open(here);
-    const page = event.request.mode === "navigate" ? "./" : event.request;
-    return (await cache.match(page, { ignoreSearch: true })) ?? fetch(event.request);
-  })());
+  event.respondWith(
+    (async () => {
+      const cache = await caches.open(here);
+      const page = event.request.mode === "navigate" ? "./" : event.request;
+      return (await cache.match(page, { ignoreSearch: true })) ?? fetch(event.request);
+    })(),
+  );
 });

@@ -1,4 +1,4 @@
-// What else there is to see of a configuration: all traffic, the rules as text, another configuration beside it, warnings.
+// What else there is to see of a configuration: all traffic, the rules as text, what another one changes, warnings.
 import { kindOf } from "./answer.js";
 import { ask } from "./ask.js";
 import { at, h, later, replace } from "./dom.js";
@@ -27,15 +27,25 @@ export async function show(name, about) {
   await makers[name](panel, about);
 }
 
-const again = (name) => { delete shown[name]; show(name, now); };
+const again = (name) => {
+  delete shown[name];
+  show(name, now);
+};
 const extra = { rules: () => backend, diff: () => JSON.stringify(before) };
 
-const failed = (panel, error) => replace(panel, h("p", { class: "problem" }, (error.all ?? [error]).map((p) => p.text).join("; ")));
+const failed = (panel, error) =>
+  replace(panel, h("p", { class: "problem" }, (error.all ?? [error]).map((p) => p.text).join("; ")));
 
 // All traffic.
 
 const froms = { app: "the app", proxy: "the proxy", kernel: "the kernel", outside: "outside" };
-const wheres = { outbound: "out of the pod", self: "to the pod's own address", loopback: "to loopback", inbound: "into the pod", through: "through the pod" };
+const wheres = {
+  outbound: "out of the pod",
+  self: "to the pod's own address",
+  loopback: "to loopback",
+  inbound: "into the pod",
+  through: "through the pod",
+};
 const kinds = ["TCP", "UDP", "DNS", "other"];
 
 async function matrix(panel, { source, explained }) {
@@ -43,44 +53,107 @@ async function matrix(panel, { source, explained }) {
   if (got.error) return failed(panel, got.error);
   const rows = Map.groupBy(got.cells, (cell) => `${cell.from} ${cell.where}`);
   const here = place(explained);
-  replace(panel,
-    h("p", null, "Every flow there can be, by who begins it and where it goes, and what becomes of its first packet: proven, not sampled. Where a cell has several lines, the first that fits says it. DNS is port 53, which TCP and UDP leave out. Choose a line to ask about a packet of it."),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "All traffic" },
-      h("table", { class: "matrix stack" },
-        h("thead", null, h("tr", null, h("th", { scope: "col" }, "From"), kinds.map((kind) => h("th", { scope: "col" }, kind)))),
-        h("tbody", null, [...rows.values()].map((cells) => h("tr", null,
-          h("th", { scope: "row" }, `${froms[cells[0].from] ?? cells[0].from} `, h("small", null, wheres[cells[0].where] ?? cells[0].where)),
-          kinds.map((kind) => {
-            const mine = cells.filter((cell) => cell.traffic === kind);
-            const lit = here.row === `${cells[0].from} ${cells[0].where}` && here.traffic === kind;
-            return h("td", { "data-name": kind, class: lit ? "here" : undefined }, families(mine).map(({ family, parts }) => [
-              family && h("small", null, family),
-              parts.map((part) => line(part, parts.length, lit && part.rules.includes(explained.id)))]));
-          })))))));
+  replace(
+    panel,
+    h(
+      "p",
+      null,
+      "Every flow there can be, by who begins it and where it goes, and what becomes of its first packet: proven, not sampled. Where a cell has several lines, the first that fits says it. DNS is port 53, which TCP and UDP leave out. Choose a line to ask about a packet of it.",
+    ),
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "All traffic" },
+      h(
+        "table",
+        { class: "matrix stack" },
+        h(
+          "thead",
+          null,
+          h(
+            "tr",
+            null,
+            h("th", { scope: "col" }, "From"),
+            kinds.map((kind) => h("th", { scope: "col" }, kind)),
+          ),
+        ),
+        h(
+          "tbody",
+          null,
+          [...rows.values()].map((cells) =>
+            h(
+              "tr",
+              null,
+              h(
+                "th",
+                { scope: "row" },
+                `${froms[cells[0].from] ?? cells[0].from} `,
+                h("small", null, wheres[cells[0].where] ?? cells[0].where),
+              ),
+              kinds.map((kind) => {
+                const mine = cells.filter((cell) => cell.traffic === kind);
+                const lit = here.row === `${cells[0].from} ${cells[0].where}` && here.traffic === kind;
+                return h(
+                  "td",
+                  { "data-name": kind, class: lit ? "here" : undefined },
+                  families(mine).map(({ family, parts }) => [
+                    family && h("small", null, family),
+                    parts.map((part) => line(part, parts.length, lit && part.rules.includes(explained.id))),
+                  ]),
+                );
+              }),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** The cells of a kind: once, if rule for rule both families are the same but for their addresses. */
 function families(cells) {
   const [a, b] = cells;
-  const same = b && a.parts.length === b.parts.length && a.parts.every((part, i) => part.fate === b.parts[i].fate && String(part.rules) === String(b.parts[i].rules));
+  const same =
+    b &&
+    a.parts.length === b.parts.length &&
+    a.parts.every((part, i) => part.fate === b.parts[i].fate && String(part.rules) === String(b.parts[i].rules));
   if (!same) return cells.map(({ family, parts }) => ({ family: b ? family : "", parts }));
-  return [{ parts: a.parts.map((part, i) => ({ ...part, which: part.which === b.parts[i].which ? part.which : `${part.which}, or ${b.parts[i].which}` })) }];
+  return [
+    {
+      parts: a.parts.map((part, i) => ({
+        ...part,
+        which: part.which === b.parts[i].which ? part.which : `${part.which}, or ${b.parts[i].which}`,
+      })),
+    },
+  ];
 }
 
 function line(part, of, lit) {
   const packet = packetOf(part.packets.example);
-  const content = [h("span", { class: "fate" }, part.fate), " ", h("span", { class: "by" }, part.rules[0] ?? "no rule"),
-    of > 1 && h("span", { class: "which" }, part.which)];
+  const content = [
+    h("span", { class: "fate" }, part.fate),
+    " ",
+    h("span", { class: "by" }, part.rules[0] ?? "no rule"),
+    of > 1 && h("span", { class: "which" }, part.which),
+  ];
   const attributes = { class: `part ${kindOf(part.fate)}${lit ? " lit" : ""}`, title: part.reason };
-  return packet ? h("button", { ...attributes, type: "button", onclick: () => askPacket(packet) }, content) : h("span", attributes, content);
+  return packet
+    ? h("button", { ...attributes, type: "button", onclick: () => askPacket(packet) }, content)
+    : h("span", attributes, content);
 }
 
 /** An example of the library's as a packet to ask about; undefined, if the question knows no such sender. */
 function packetOf(example) {
-  if (!example || !["process", "outside"].includes(example.from) || !["tcp", "udp", "icmp"].includes(example.protocol)) return undefined;
+  if (!example || !["process", "outside"].includes(example.from) || !["tcp", "udp", "icmp"].includes(example.protocol))
+    return undefined;
   if (!["new", "established", "invalid"].includes(example.state)) return undefined;
-  const packet = { from: example.from === "outside" ? "outside" : "app", dst: example.dst, src: example.src, interface: example.interface };
-  if (example.protocol === "icmp") for (const end of ["dst", "src"]) packet[end] = packet[end].replace(/:0$/, "").replace(/^\[|\]$/g, "");
+  const packet = {
+    from: example.from === "outside" ? "outside" : "app",
+    dst: example.dst,
+    src: example.src,
+    interface: example.interface,
+  };
+  if (example.protocol === "icmp")
+    for (const end of ["dst", "src"]) packet[end] = packet[end].replace(/:0$/, "").replace(/^\[|\]$/g, "");
   if (example.protocol !== "tcp") packet.proto = example.protocol;
   if (example.from === "process") Object.assign(packet, { uid: String(example.uid), gid: String(example.gid) });
   if (example.mark) packet.mark = String(example.mark);
@@ -94,7 +167,10 @@ function place({ packet }) {
   const loopback = /^127\.|^\[::1\]/.test(dst);
   const where = from === "outside" ? "inbound" : loopback ? "loopback" : by === "lo" ? "self" : "outbound";
   const port = dst.split(":").pop();
-  return { row: `${from} ${where}`, traffic: /tcp|udp/.test(protocol) ? (port === "53" ? "DNS" : protocol.toUpperCase()) : "other" };
+  return {
+    row: `${from} ${where}`,
+    traffic: /tcp|udp/.test(protocol) ? (port === "53" ? "DNS" : protocol.toUpperCase()) : "other",
+  };
 }
 
 // The rules.
@@ -105,12 +181,14 @@ const backends = { nft: "nft", iptables: "iptables", json: "JSON" };
 /** Chains as JSON, line by line: what begins with a rule's ID is the rule's. */
 function jsonLines(chains) {
   let rule;
-  return JSON.stringify({ chains }, undefined, 2).split("\n").map((text) => {
-    if (/^ {8}\{/.test(text)) rule = undefined;
-    rule = /^ {10}"id": "(.*)",?$/.exec(text)?.[1] ?? rule;
-    const id = /^ {10}/.test(text) ? rule : undefined;
-    return { text, id };
-  });
+  return JSON.stringify({ chains }, undefined, 2)
+    .split("\n")
+    .map((text) => {
+      if (/^ {8}\{/.test(text)) rule = undefined;
+      rule = /^ {10}"id": "(.*)",?$/.exec(text)?.[1] ?? rule;
+      const id = /^ {10}/.test(text) ? rule : undefined;
+      return { text, id };
+    });
 }
 
 async function rules(panel, { source, explained, read }) {
@@ -131,16 +209,70 @@ async function rules(panel, { source, explained, read }) {
     }
     return line;
   });
-  const box = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `The rules for ${backends[chosen]}` }, h("pre", { class: "text" }, lines));
-  replace(panel,
-    h("fieldset", { class: "choice" }, h("legend", { class: "sr" }, "As text for"),
-      Object.entries(backends).map(([name, label]) => h("label", null,
-        h("input", { type: "radio", name: "backend", value: name, "data-key": name, checked: name === chosen, onchange: () => { backend = name; again("rules"); } }), label)),
-      h("button", { type: "button", class: "quiet", "data-key": "copy", onclick: (event) => copy(event.target, text.lines.map((l) => l.text).join("\n")) }, "Copy")),
-    text.error && [h("p", { class: "problem" }, text.error), h("p", null, "On Linux this prints them:"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "A command" }, h("pre", { class: "text" }, h("span", { class: "l" }, read.forms.flags.replace("mesh-init apply", "mesh-init render"))))],
-    explained.id && !text.error && h("p", null, "The rule that decides the packet, ", h("span", { class: "rule-id" }, explained.id), lit ? ", is marked." : ", is not among these lines."),
-    !text.error && box);
+  const box = h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": `The rules for ${backends[chosen]}` },
+    h("pre", { class: "text" }, lines),
+  );
+  replace(
+    panel,
+    h(
+      "fieldset",
+      { class: "choice" },
+      h("legend", { class: "sr" }, "As text for"),
+      Object.entries(backends).map(([name, label]) =>
+        h(
+          "label",
+          null,
+          h("input", {
+            type: "radio",
+            name: "backend",
+            value: name,
+            "data-key": name,
+            checked: name === chosen,
+            onchange: () => {
+              backend = name;
+              again("rules");
+            },
+          }),
+          label,
+        ),
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          "data-key": "copy",
+          onclick: (event) => copy(event.target, text.lines.map((l) => l.text).join("\n")),
+        },
+        "Copy",
+      ),
+    ),
+    text.error && [
+      h("p", { class: "problem" }, text.error),
+      h("p", null, "On Linux this prints them:"),
+      h(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": "A command" },
+        h(
+          "pre",
+          { class: "text" },
+          h("span", { class: "l" }, read.forms.flags.replace("mesh-init apply", "mesh-init render")),
+        ),
+      ),
+    ],
+    explained.id &&
+      !text.error &&
+      h(
+        "p",
+        null,
+        "The rule that decides the packet, ",
+        h("span", { class: "rule-id" }, explained.id),
+        lit ? ", is marked." : ", is not among these lines.",
+      ),
+    !text.error && box,
+  );
   if (lit) box.scrollTop = Math.max(0, lit.offsetTop - box.offsetTop - box.clientHeight / 3);
 }
 
@@ -152,7 +284,9 @@ async function copy(button, text) {
   } catch {
     button.textContent = "The browser does not allow it";
   }
-  setTimeout(() => { button.textContent = was; }, 2000);
+  setTimeout(() => {
+    button.textContent = was;
+  }, 2000);
 }
 
 // Another configuration beside this one.
@@ -162,59 +296,170 @@ let before = { choice: "defaults" };
 async function diff(panel, { source, read }) {
   const own = before.choice === "own";
   const kept = before.kept;
-  const from = own ? { form: "yaml", text: before.text ?? "" }
-    : before.choice === "kept" ? kept : { fields: configurations.find(({ id }) => id === before.choice).fields };
+  const from = own
+    ? { form: "yaml", text: before.text ?? "" }
+    : before.choice === "kept"
+      ? kept
+      : { fields: configurations.find(({ id }) => id === before.choice).fields };
   const list = panel.querySelector("#changes") ?? build(panel, read);
   panel.querySelector("#before-text").closest("div").hidden = !own;
   const got = await ask({ op: "diff", source: from, other: source }, { patient: true });
   if (got.error) {
     const problems = got.error.all ?? [got.error];
-    replace(list, h("div", { class: "errors", role: "alert" }, problems.map((p) => h("p", null, [p.line && `line ${p.line}`, p.field].filter(Boolean).join(", "), p.line || p.field ? ": " : "", p.text))));
+    replace(
+      list,
+      h(
+        "div",
+        { class: "errors", role: "alert" },
+        problems.map((p) =>
+          h(
+            "p",
+            null,
+            [p.line && `line ${p.line}`, p.field].filter(Boolean).join(", "),
+            p.line || p.field ? ": " : "",
+            p.text,
+          ),
+        ),
+      ),
+    );
     return;
   }
   const begins = got.changes.filter((change) => change.begins);
   const others = got.changes.filter((change) => !change.begins);
-  replace(list,
-    h("p", { role: "status" }, got.changes.length
-      ? `${count(begins.length, "class of new connections and flows has", "classes of new connections and flows have")} another fate with the configuration on the page${others.length ? `, and ${count(others.length, "class of other packets", "classes of other packets")}` : ""}.`
-      : "Every packet has the same fate with both."),
-    got.fields.length > 0 && h("table", { class: "stack" }, h("caption", null, "Settings that differ"),
-      h("thead", null, h("tr", null, ["Setting", "Before", "After"].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", null, got.fields.map((field) => h("tr", null, h("th", { scope: "row", class: "mono" }, field.path),
-        h("td", { "data-name": "Before" }, h("code", null, field.before)), h("td", { "data-name": "After" }, h("code", null, field.after)))))),
+  replace(
+    list,
+    h(
+      "p",
+      { role: "status" },
+      got.changes.length
+        ? `${count(begins.length, "class of new connections and flows has", "classes of new connections and flows have")} another fate with the configuration on the page${others.length ? `, and ${count(others.length, "class of other packets", "classes of other packets")}` : ""}.`
+        : "Every packet has the same fate with both.",
+    ),
+    got.fields.length > 0 &&
+      h(
+        "table",
+        { class: "stack" },
+        h("caption", null, "Settings that differ"),
+        h(
+          "thead",
+          null,
+          h(
+            "tr",
+            null,
+            ["Setting", "Before", "After"].map((name) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h(
+          "tbody",
+          null,
+          got.fields.map((field) =>
+            h(
+              "tr",
+              null,
+              h("th", { scope: "row", class: "mono" }, field.path),
+              h("td", { "data-name": "Before" }, h("code", null, field.before)),
+              h("td", { "data-name": "After" }, h("code", null, field.after)),
+            ),
+          ),
+        ),
+      ),
     begins.map(change),
-    others.length > 0 && h("details", null, h("summary", null, "Packets of connections that are there, or that conntrack takes for another's"), others.map(change)));
+    others.length > 0 &&
+      h(
+        "details",
+        null,
+        h("summary", null, "Packets of connections that are there, or that conntrack takes for another's"),
+        others.map(change),
+      ),
+  );
 }
 
 const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 
 function build(panel) {
-  const text = h("textarea", { id: "before-text", spellcheck: "false", oninput: later(250, () => { before.text = text.value; again("diff"); }) });
-  const select = h("select", { id: "before", onchange: () => { before.choice = select.value; again("diff"); } },
-    configurations.map(({ id, name }) => h("option", { value: id }, name)),
-    h("option", { value: "kept", disabled: true }, "The one I kept"), h("option", { value: "own" }, "A file, written here"));
-  const list = h("div", { id: "changes" });
-  replace(panel,
-    h("div", { class: "choice" },
-      h("label", { for: "before" }, "Before", select), h("span", null, "After: the configuration on the page"),
-      h("button", { type: "button", class: "quiet", onclick: () => {
-        before.kept = structuredClone(now.source);
-        before.choice = select.value = "kept";
-        select.querySelector("[value=kept]").disabled = false;
+  const text = h("textarea", {
+    id: "before-text",
+    spellcheck: "false",
+    oninput: later(250, () => {
+      before.text = text.value;
+      again("diff");
+    }),
+  });
+  const select = h(
+    "select",
+    {
+      id: "before",
+      onchange: () => {
+        before.choice = select.value;
         again("diff");
-      } }, "Keep the page's as before")),
+      },
+    },
+    configurations.map(({ id, name }) => h("option", { value: id }, name)),
+    h("option", { value: "kept", disabled: true }, "The one I kept"),
+    h("option", { value: "own" }, "A file, written here"),
+  );
+  const list = h("div", { id: "changes" });
+  replace(
+    panel,
+    h(
+      "div",
+      { class: "choice" },
+      h("label", { for: "before" }, "Before", select),
+      h("span", null, "After: the configuration on the page"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          onclick: () => {
+            before.kept = structuredClone(now.source);
+            before.choice = select.value = "kept";
+            select.querySelector("[value=kept]").disabled = false;
+            again("diff");
+          },
+        },
+        "Keep the page's as before",
+      ),
+    ),
     h("div", { hidden: true }, h("label", { for: "before-text" }, "The configuration before, as YAML"), text),
-    list);
+    list,
+  );
   return list;
 }
 
 function change({ before: old, after, packets }) {
   const packet = packetOf(packets.example);
-  const end = (verdict) => h("span", { class: kindOf(verdict.fate) }, h("span", { class: "fate" }, verdict.fate), ` ${verdict.line ? `(${verdict.rules[0]}: ${verdict.reason})` : "(no rule decides)"}`);
-  return h("div", { class: "change" }, h("p", null, end(old), " becomes ", end(after)),
-    packet && h("p", { class: "does" }, "For example ", h("code", null, `${packets.example.protocol} ${packets.example.src} → ${packets.example.dst}`), " ",
-      h("button", { type: "button", class: "quiet", onclick: () => askPacket(packet) }, "Ask about it")),
-    h("details", null, h("summary", null, "Which packets"), h("ul", null, packets.boxes.map((box) => h("li", null, box.length ? box.map(condition).join("; ") : "all")))));
+  const end = (verdict) =>
+    h(
+      "span",
+      { class: kindOf(verdict.fate) },
+      h("span", { class: "fate" }, verdict.fate),
+      ` ${verdict.line ? `(${verdict.rules[0]}: ${verdict.reason})` : "(no rule decides)"}`,
+    );
+  return h(
+    "div",
+    { class: "change" },
+    h("p", null, end(old), " becomes ", end(after)),
+    packet &&
+      h(
+        "p",
+        { class: "does" },
+        "For example ",
+        h("code", null, `${packets.example.protocol} ${packets.example.src} → ${packets.example.dst}`),
+        " ",
+        h("button", { type: "button", class: "quiet", onclick: () => askPacket(packet) }, "Ask about it"),
+      ),
+    h(
+      "details",
+      null,
+      h("summary", null, "Which packets"),
+      h(
+        "ul",
+        null,
+        packets.boxes.map((box) => h("li", null, box.length ? box.map(condition).join("; ") : "all")),
+      ),
+    ),
+  );
 }
 
 const condition = ({ field, in: is, notIn }) => (is ? `${field} ${is.join(",")}` : `${field} not ${notIn.join(",")}`);
@@ -222,7 +467,15 @@ const condition = ({ field, in: is, notIn }) => (is ? `${field} ${is.join(",")}`
 // Warnings.
 
 async function lint(panel, { read }) {
-  replace(panel, h("p", null, "What is valid and rarely meant, as mesh-init lint says it."),
-    read.warnings.length ? h("ul", { class: "list" }, read.warnings.map((warning) => h("li", null, warning)))
-      : h("p", { role: "status" }, "There is nothing to warn of in this configuration."));
+  replace(
+    panel,
+    h("p", null, "What is valid and rarely meant, as mesh-init lint says it."),
+    read.warnings.length
+      ? h(
+          "ul",
+          { class: "list" },
+          read.warnings.map((warning) => h("li", null, warning)),
+        )
+      : h("p", { role: "status" }, "There is nothing to warn of in this configuration."),
+  );
 }

@@ -1,5 +1,5 @@
 // Package playground finishes the playground of a site that is made: it puts the answers to the page's first questions
-// beside it, so that it says something before the library is loaded, and tells the service worker what there is to keep.
+// beside it, so that it says something before the library is loaded, and tells the service worker what to keep.
 package playground
 
 import (
@@ -32,8 +32,8 @@ type known struct {
 	Response map[string]json.RawMessage `json:"response"`
 }
 
-// Finish changes the files of a site, by their paths. ask is the library, which is asked the questions of first.json now;
-// an error that it answers is one of Finish.
+// Finish changes the files of a site, by their paths. ask is the library, which is asked the questions of first.json
+// now; an error that it answers is one of Finish.
 func Finish(files map[string][]byte, ask func(request []byte) []byte) (err error) {
 	if files[answered], err = answers(files[questions], ask); err != nil {
 		return err

@@ -63,7 +63,9 @@ func TestFinish(t *testing.T) {
 // TestVersion: the version is another one if a file that is kept is, and only then.
 func TestVersion(t *testing.T) {
 	same, _ := finished(t, func(map[string][]byte) {})
-	for _, name := range []string{"playground/app.js", "playground/index.html", "playground/intercept.wasm.gz", "site.css"} {
+	for _, name := range []string{
+		"playground/app.js", "playground/index.html", "playground/intercept.wasm.gz", "site.css",
+	} {
 		if other, _ := finished(t, func(all map[string][]byte) { all[name] = append(all[name], ' ') }); other == same {
 			t.Errorf("another %s is the same version", name)
 		}
@@ -77,8 +79,10 @@ func TestVersion(t *testing.T) {
 
 func TestFinishErrors(t *testing.T) {
 	for want, change := range map[string]func(map[string][]byte){
-		"first.json: ":     func(all map[string][]byte) { all["playground/first.json"] = []byte("[") },
-		"no such question": func(all map[string][]byte) { all["playground/first.json"] = []byte(`[{"request": {"op": "x"}}]`) },
+		"first.json: ": func(all map[string][]byte) { all["playground/first.json"] = []byte("[") },
+		"no such question": func(all map[string][]byte) {
+			all["playground/first.json"] = []byte(`[{"request": {"op": "x"}}]`)
+		},
 		"no field x": func(all map[string][]byte) {
 			all["playground/first.json"] = []byte(`[{"request": {"op": "schema"}, "without": ["x"]}]`)
 		},
