@@ -17,6 +17,9 @@ import (
 // TraceTable is the table of nf_tables that a trace makes, of family inet.
 const TraceTable = nft.TraceTable
 
+// ErrTraced reports that another trace is at work in the namespace. It is [ruleset.ErrLocked].
+var ErrTraced = nft.ErrTraced
+
 // What a trace is asked for, and what it tells: see package tracing.
 type (
 	TraceFlow    = tracing.Flow

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -244,7 +245,7 @@ func TestTraceKilled(t *testing.T) {
 				}
 			}
 			// Another one is refused while it is at work.
-			if _, err := pod.Trace(t.Context(), TraceOptions{Count: 1}); err == nil || !strings.Contains(err.Error(), "another") {
+			if _, err := pod.Trace(t.Context(), TraceOptions{Count: 1}); !errors.Is(err, ErrTraced) || !errors.Is(err, ruleset.ErrLocked) {
 				t.Errorf("two at once: %v", err)
 			}
 			if err := cmd.Process.Kill(); err != nil {

@@ -3,12 +3,17 @@ package nft
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // TraceTable is the name of the table that a [Tracer] makes, of family inet.
 const TraceTable = Table + "_trace"
+
+// ErrTraced reports that another [Tracer] is at work in the namespace. It is [ruleset.ErrLocked].
+var ErrTraced = fmt.Errorf("another mesh-init trace is at work in this namespace (table inet %s): %w", TraceTable,
+	ruleset.ErrLocked)
 
 // PriorityTrace is that of a tracer's chains: packets meet them before all that rules of ours, or of xtables, are in.
 const PriorityTrace = ruleset.PriorityRaw - 10
@@ -25,7 +30,7 @@ type Tracer struct {
 }
 
 // OpenTracer traces the packets that match any rule of the chains, which are base chains at [PriorityTrace] whose rules
-// return. The error is [ruleset.ErrUnsupported] or [ruleset.ErrPermission], or [ruleset.ErrLocked] where another traces.
+// return. The error is [ruleset.ErrUnsupported] or [ruleset.ErrPermission], or [ErrTraced].
 func OpenTracer(chains []ruleset.Chain) (*Tracer, error) {
 	conn, err := Open()
 	if err != nil {

@@ -3,7 +3,6 @@ package nft
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
@@ -55,8 +54,7 @@ func (t *Tracer) create(chains []ruleset.Chain) error {
 		there, _ = t.conn.hasTrace()
 	}
 	if there || errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("another mesh-init trace is at work in this namespace (table inet %s): %w", TraceTable,
-			ruleset.ErrLocked)
+		return ErrTraced
 	}
 	return explain(err, "make a table that says which packets to trace")
 }

@@ -45,6 +45,14 @@ func exits() []cli.Exit {
 		}
 		return ""
 	}
+	locked := exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",
+		"wait for it, or wait longer with --iptables-wait")
+	locked.Instead = func(err error) string {
+		if errors.Is(err, dataplane.ErrTraced) {
+			return "wait until it ends"
+		}
+		return ""
+	}
 	return append(cli.CommonExits(), none,
 		exit(11, errDrifted, "drifted: check found differences",
 			"mesh-init apply with this configuration puts them right; with --"+liveFlag+", as they were applied"),
@@ -54,8 +62,7 @@ func exits() []cli.Exit {
 			"name the pod's namespace with --netns, or insist with --"+allowHostFlag),
 		exit(15, intercept.ErrForeign, "a table or chain of our name that someone else made", ""),
 		exit(16, dataplane.ErrNotNetNS, "there is no network namespace that --netns names", ""),
-		exit(17, intercept.ErrLocked, "another program held a lock for the whole wait",
-			"wait for it, or wait longer with --iptables-wait"),
+		locked,
 		exit(18, errNotVerified, "verify found that interception does not work", ""),
 		exit(19, errNotProven, "verify found nothing wrong, and could not prove everything",
 			"verify says why; accept it with --allow-unproven"),

@@ -816,6 +816,14 @@ func TestDryRunTouchesNothing(t *testing.T) {
 	}
 }
 
+// TestRemedyOfTwoTraces: no flag of a lock helps who finds another trace at work.
+func TestRemedyOfTwoTraces(t *testing.T) {
+	r := invokeOn(t, fakePlane{err: dataplane.ErrTraced}, "", nil, "status")
+	if r.code != 17 || !strings.HasSuffix(r.stderr, "; wait until it ends\n") || strings.Contains(r.stderr, "--iptables-wait") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestResultFirst: on a terminal the first line is the result, or the error; what is logged comes after it.
 func TestResultFirst(t *testing.T) {
 	warned := fakePlane{result: dataplane.Result{Outcome: intercept.Created, Warnings: []string{"IPv6 is not captured"}}}
