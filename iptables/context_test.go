@@ -24,7 +24,7 @@ func soon(t *testing.T) context.Context { return soonAfter(t, 0) }
 
 // soonAfter is a context that ends soon, but not before what takes so long on this machine is done.
 func soonAfter(t *testing.T, usual time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond+3*usual)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond+8*usual)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -86,7 +86,7 @@ func TestHangingProgram(t *testing.T) {
 				s.b = s.open(t, Options{Variant: v})
 				begun = time.Now()
 				outcome, err := s.applyIn(soonAfter(t, usual), compileConfig(t, withDNS()))
-				if took := time.Since(begun); took > 5*time.Second+10*usual {
+				if took := time.Since(begun); took > 10*time.Second+20*usual {
 					t.Errorf("it took %s", took)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) || outcome != tt.outcome || !strings.Contains(err.Error(), tt.words) {

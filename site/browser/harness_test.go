@@ -259,8 +259,15 @@ func (tb *tab) until(expression string) {
 	tb.t.Helper()
 	ctx, cancel := context.WithTimeout(tb.ctx, patience)
 	defer cancel()
-	if _, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience))); err != nil {
-		tb.t.Fatalf("%s is not so: %v", expression, err)
+	for {
+		_, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience)))
+		if err == nil {
+			return
+		}
+		// A page that loads itself anew takes the question with it.
+		if ctx.Err() != nil || !strings.Contains(err.Error(), "navigated") && !strings.Contains(err.Error(), "find context") {
+			tb.t.Fatalf("%s is not so: %v", expression, err)
+		}
 	}
 }
 

@@ -382,7 +382,7 @@ func awaitLocal(h *netlink.Handle, a netip.Addr) error {
 
 // until asks again and again until the answer is true.
 func until(what string, ok func() (bool, error)) error {
-	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
 		done, err := ok()
 		if done || err != nil {
 			return err

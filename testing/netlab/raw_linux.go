@@ -228,9 +228,9 @@ func (w *Watch) Close() error { return w.socket.Close() }
 func (w *Watch) SoFar() ([]Seen, error) { return w.read(time.Time{}) }
 
 // Until returns what is seen until found holds for it, that included. It fails
-// if nothing such is seen within five seconds.
+// if nothing such is seen within half a minute.
 func (w *Watch) Until(found func(Seen) bool) (all []Seen, err error) {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		some, err := w.read(deadline)
 		if err != nil {
