@@ -271,6 +271,22 @@ func (tb *tab) until(expression string) {
 	}
 }
 
+// choosesFile has a person choose a file. A page that is drawn anew at that moment has another field in its place.
+func (tb *tab) choosesFile(selector, file string) {
+	tb.t.Helper()
+	ctx, cancel := context.WithTimeout(tb.ctx, patience)
+	defer cancel()
+	for {
+		_, err := chromedp.Run(ctx, chromedp.SetUploadFiles(chromedp.CSS(selector), []string{file}))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !strings.Contains(err.Error(), "Could not find node") {
+			tb.t.Fatalf("%s takes no file: %v", selector, err)
+		}
+	}
+}
+
 // leads waits until what a person does has led to another page.
 func (tb *tab) leads(does func()) {
 	tb.t.Helper()

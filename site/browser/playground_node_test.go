@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/chromedp/chromedp"
-
 	"github.com/mesh-intercept/intercept/site/answer"
 )
 
@@ -48,7 +46,7 @@ func TestPlaygroundNode(t *testing.T) {
 					for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, event));
 				})(new DataTransfer())`, quoted))
 			} else {
-				run(tb, chromedp.SetUploadFiles("#file", []string{file}))
+				tb.choosesFile("#file", file)
 			}
 			tb.until(`document.querySelector(".node")`)
 			tb.click(`#scenarios [value="service"]`)
@@ -85,7 +83,7 @@ func TestPlaygroundNode(t *testing.T) {
 		if err := os.WriteFile(other, []byte(`{"a": 1}`), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		run(tb, chromedp.SetUploadFiles("#file", []string{other}))
+		tb.choosesFile("#file", other)
 		said := native[answer.Failure](t, object{"op": "support", "text": `{"a": 1}`}).Error.Text
 		tb.until(fmt.Sprintf(`document.querySelector("#panel-node [role=alert]")?.textContent.includes(%q)`, said))
 		tb.answered("pass", "I6")
