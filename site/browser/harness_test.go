@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// offline makes the site one that nobody reaches.
+var offline atomic.Bool
+
 // start serves the site on a loopback port and starts a browser, which reaches nothing else.
 func start() (context.Context, error) {
 	if _, err := os.Stat(filepath.Join(directory, "index.html")); err != nil {
@@ -71,7 +75,14 @@ func start() (context.Context, error) {
 		return nil, err
 	}
 	origin = "http://" + listener.Addr().String()
-	server := &http.Server{Handler: serve.Handler(base, directory), ReadHeaderTimeout: time.Minute}
+	site := serve.Handler(base, directory)
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if offline.Load() {
+				panic(http.ErrAbortHandler) // the connection ends without an answer
+			}
+			site.ServeHTTP(w, r)
+		})}
 	go func() { _ = server.Serve(listener) }() // until it is closed
 
 	options := append(chromedp.DefaultExecAllocatorOptions[:],

@@ -505,7 +505,10 @@ func TestPlaygroundOffline(t *testing.T) {
 	tb := play(t, screen{})
 	tb.ready()
 	tb.until(`"kept" in document.documentElement.dataset`)
-	call(tb, network.OverrideNetworkState, network.OverrideNetworkStateParams{Offline: true})
+	// What the browser happens to have does not count.
+	call(tb, network.SetCacheDisabled, network.SetCacheDisabledParams{CacheDisabled: true})
+	offline.Store(true)
+	defer offline.Store(false)
 	tb.visit(playground)
 	tb.answered("pass", "I6")
 	tb.ready()
@@ -513,6 +516,8 @@ func TestPlaygroundOffline(t *testing.T) {
 	tb.click(`#scenarios [value="dns-udp"]`)
 	tb.answered("redirect(15053)", "O8.udp")
 	want(tb, `getComputedStyle(document.querySelector(".config")).borderRadius`, "12px")
+	// The site's own styles, too.
+	want(tb, `getComputedStyle(document.documentElement).getPropertyValue("--paper") !== ""`, true)
 }
 
 // TestPlaygroundWithoutScript: the first answer is in the page itself, as it is shown with scripts.

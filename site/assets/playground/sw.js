@@ -32,10 +32,10 @@ addEventListener("message", (event) => {
   if (event.data === "take over") skipWaiting();
 });
 
+// The page's styles and icon are the site's: what is kept answers for all that the page asks for.
 addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
-  const inside = new URL("./", registration.scope);
-  if (event.request.method !== "GET" || !url.href.startsWith(inside.href)) return;
+  if (event.request.method !== "GET" || url.origin !== location.origin) return;
   event.respondWith(
     (async () => {
       const cache = await caches.open(here);
