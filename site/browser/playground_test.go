@@ -498,6 +498,14 @@ func TestPlaygroundLink(t *testing.T) {
 	broken := open(t, playground+"#v1.garbage", screen{})
 	broken.answered("pass", "I6")
 	broken.until(`document.getElementById("news").innerText !== ""`)
+	// So does one with a value that is refused, and the page goes on to work.
+	broken.do(`location.hash = "1&dns=al&packet.dst=10.1.2.3:443"`)
+	broken.until(`/refused.*"al" is not one of/.test(document.getElementById("news").innerText)`)
+	broken.click(`#scenarios [value="service"]`)
+	broken.answered("redirect(15001)", "O12")
+	broken.do(`location.hash = "1&dns=all&packet.from=app&packet.dst=10.1.2.3:443"`)
+	broken.until(`document.getElementById("news").hidden`)
+	broken.answered("redirect(15001)", "O12")
 }
 
 // TestPlaygroundOffline: once it has been opened it works without a network.

@@ -198,8 +198,13 @@ async function open() {
   let packet = ready[0].packet;
   if (text && !document.getElementById(text)) {
     const got = await ask({ op: "unlink", text });
+    const read = got.error ? got : await ask({ op: "read", source: got.source });
     if (got.error) news(`The address names no case: ${got.error.text}`);
-    else {
+    else if (read.error) {
+      const { source: of, field, text: why } = read.error;
+      news(`The configuration of the address is refused, so these are the defaults. ${of || field}: ${why}`);
+    } else {
+      at("news").hidden = true;
       source = got.source;
       packet = got.packet ? { from: "app", ...got.packet } : packet;
       selectForm(got.form || "form");
