@@ -244,8 +244,10 @@ func TestTraceKilled(t *testing.T) {
 					t.Fatal("it does not begin")
 				}
 			}
-			// Another one is refused while it is at work.
-			if _, err := pod.Trace(t.Context(), TraceOptions{Count: 1}); !errors.Is(err, ErrTraced) || !errors.Is(err, ruleset.ErrLocked) {
+			// Another one is refused while it is at work. That legacy xtables' log is taken does not say by whom.
+			_, err = pod.Trace(t.Context(), TraceOptions{Count: 1})
+			if known := errors.Is(err, ErrTraced) && errors.Is(err, ruleset.ErrLocked); !known &&
+				(backend != BackendIPTablesLegacy || err == nil || !strings.Contains(err.Error(), "another mesh-init trace")) {
 				t.Errorf("two at once: %v", err)
 			}
 			if err := cmd.Process.Kill(); err != nil {

@@ -159,13 +159,27 @@ func (s *Stream) Next(until time.Time) ([]Event, error) {
 	n, err := s.file.Read(s.buffer)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, nil
+		// A process that comes late has not even tried to read.
+		if n, err = s.readNow(); err != nil {
+			return nil, nil
+		}
 	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINTR):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("read netfilter's events: %w", err)
 	}
 	return Decode(append([]byte(nil), s.buffer[:n]...)), nil
+}
+
+// readNow reads what is there.
+func (s *Stream) readNow() (n int, err error) {
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { n, inner = unix.Read(int(fd), s.buffer) })
+	return n, errors.Join(err, inner)
 }
 
 // Lost counts the messages that the kernel could not deliver since the stream is open, for there was no room for them.

@@ -69,8 +69,12 @@ type Summary struct {
 	Lost    uint64 `json:"lost"`
 }
 
-// turn is how long to wait for events at most, before looking at the clock.
-const turn = 50 * time.Millisecond
+const (
+	// turn is how long to wait for events at most, before looking at the clock.
+	turn = 50 * time.Millisecond
+	// flood is for how long what is on its way is read in the end, if connections of others begin all the time.
+	flood = 2 * time.Second
+)
 
 // Run tells of packets until ctx ends, which is no error, or until it has told of count. names is asked for the rules'
 // names at first and when a rule is met that has none; it may be slow.
@@ -96,6 +100,7 @@ func (t *Tracer) Run(ctx context.Context, count int, names func() (Names, error)
 	}
 	var last time.Time // when names were asked for
 	var ending time.Time
+	quiet := false // the last turn brought nothing
 	for {
 		now := time.Now()
 		switch full := a.Begun >= count; {
@@ -104,8 +109,8 @@ func (t *Tracer) Run(ctx context.Context, count int, names func() (Names, error)
 			if err := t.stop(); err != nil {
 				return s, err
 			}
-			ending = now.Add(idle)
-		case !ending.IsZero() && now.After(ending):
+			ending = time.Now().Add(idle) // stopping may have taken long
+		case !ending.IsZero() && (quiet && now.After(ending) || now.After(ending.Add(flood))):
 			s.Lost = t.events.Lost()
 			err := out(a.Due(now, true))
 			s.Packets = told
@@ -115,7 +120,7 @@ func (t *Tracer) Run(ctx context.Context, count int, names func() (Names, error)
 		if err != nil {
 			return s, err
 		}
-		now = time.Now()
+		now, quiet = time.Now(), len(events) == 0
 		for _, e := range events {
 			if err := out(a.Add(now, e)); err != nil {
 				return s, err
