@@ -145,19 +145,33 @@ func (c *cluster) metric(want string) {
 	})
 }
 
-// strip takes the rules of a pod out.
-func (c *cluster) strip(pod string) {
+// process is one of a pod, as the node numbers it.
+func (c *cluster) process(pod string) string {
 	c.t.Helper()
 	uid := c.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
 	pid, err := c.Output("/bin/sh", "-ec", "grep -l 'pod"+uid+"' /proc/[0-9]*/cgroup | head -n 1 | cut -d / -f 3")
 	if err != nil || pid == "" {
 		c.t.Fatalf("no process of %s: %v", pod, err)
 	}
+	return pid
+}
+
+// breaks runs a script in the network namespace of a pod, as somebody would on the node.
+func (c *cluster) breaks(pod, script string) {
+	c.t.Helper()
+	if out, err := c.Output("nsenter", "--target", c.process(pod), "--net", "/bin/sh", "-euc", script); err != nil {
+		c.t.Fatalf("%s: %s: %v: %s", pod, script, err, out)
+	}
+}
+
+// strip takes the rules of a pod out.
+func (c *cluster) strip(pod string) {
+	c.t.Helper()
 	program, err := filepath.Abs("../../../bin/mesh-init")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if out, err := c.Output(program, "remove", "--netns", "/proc/"+pid+"/ns/net"); err != nil {
+	if out, err := c.Output(program, "remove", "--netns", "/proc/"+c.process(pod)+"/ns/net"); err != nil {
 		c.t.Fatalf("mesh-init remove: %v: %s", err, out)
 	}
 }

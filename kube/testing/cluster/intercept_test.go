@@ -16,8 +16,19 @@ import (
 // intercept runs kubectl intercept, as kubectl finds it, and returns its exit code and what it says.
 func (c *cluster) intercept(dir string, args ...string) (code int, text string) {
 	c.t.Helper()
-	out, err := c.Output("/bin/sh", append([]string{"-c", `dir=$1; shift; PATH=$dir:$PATH kubectl ` +
-		`intercept "$@" 2>&1 || echo "exit $?"`, "sh", dir}, args...)...)
+	return c.interceptWhile("", dir, args...)
+}
+
+// interceptWhile is the same while a script runs again and again.
+func (c *cluster) interceptWhile(script, dir string, args ...string) (code int, text string) {
+	c.t.Helper()
+	ask := `dir=$1; PATH=$dir:$PATH; shift; kubectl intercept "$@" 2>&1 || echo "exit $?"`
+	if script != "" {
+		ask = `dir=$1; PATH=$dir:$PATH; shift; rm -f "$dir/done"
+			{ kubectl intercept "$@" 2>&1 || echo "exit $?"; touch "$dir/done"; } &
+			until [ -e "$dir/done" ]; do { ` + script + `; } >&2 || sleep 1; done; wait`
+	}
+	out, err := c.Output("/bin/sh", append([]string{"-c", ask, "sh", dir}, args...)...)
 	if err != nil {
 		c.t.Fatalf("kubectl intercept %q: %v", args, err)
 	}
@@ -67,10 +78,30 @@ func TestKubectlIntercept(t *testing.T) {
 	c.apply(pod("stripped", "", "enabled", "true"))
 	c.apply(strings.Replace(pod("deaf", "", "enabled", "true"), `"15001", "15006"`, `"16001", "16006"`, 1))
 	c.apply(pod("plain", ""))
-	for _, name := range []string{"web", "stripped", "deaf", "plain"} {
+	older, err := filepath.Abs("../../../testing/traffic/testdata/older/3a3f8b8.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := []struct{ name, breaks, says string }{
+		{"edited", "nft delete rule inet mesh_intercept output handle $(nft -a list chain inet mesh_intercept output | " +
+			`sed -n 's/.*"O12:.*# handle //p')`, "changed: chain output, rule O12: missing"},
+		{"older", "nft delete table inet mesh_intercept; nft -f " + older, "changed: written by mesh-init "},
+		{"translated", "nft add table ip a; nft add chain ip a b '{ type nat hook output priority -199; }'; " +
+			"nft add rule ip a b tcp dport 80 dnat to 10.88.0.1:8080",
+			"changed: table ip a, chain b: was registered after ours at priority -199"},
+	}
+	for _, b := range broken {
+		c.apply(pod(b.name, "", "enabled", "true"))
+	}
+	c.apply(strings.Replace(pod("clash", "", "enabled", "true"), "{runAsUser: 1000,", "{runAsUser: 1337,", 1))
+	c.apply(pod("lost", "", "enabled", "true", "outbound-exclude-cidrs", "10.0.0.0/8", "dns", "resolvconf"))
+	for _, name := range []string{"web", "stripped", "deaf", "plain", "edited", "older", "translated", "clash", "lost"} {
 		c.ready(name)
 	}
 	c.strip("stripped")
+	for _, b := range broken {
+		c.breaks(b.name, b.breaks)
+	}
 
 	expect := func(wantCode int, want string, args ...string) {
 		t.Helper()
@@ -97,6 +128,46 @@ func TestKubectlIntercept(t *testing.T) {
 	expect(1, "default/plain: left alone: no annotation of it asks for interception", "explain", "plain", "--dst",
 		"203.0.113.7:80")
 	expect(1, `User "nobody" cannot get resource "pods"`, "status", "web", "--as", "nobody")
+
+	// Rows of docs/operations.md, "From symptom to command": the first line names the cause.
+	first := func(want string, args ...string) {
+		t.Helper()
+		if code, text := c.intercept(dir, args...); !strings.HasPrefix(text, "default/"+args[1]+": "+want) &&
+			!strings.HasPrefix(text, want) {
+			t.Errorf("kubectl intercept %q: %d: begins with\n%.200s\nand not with %q", args, code, text, want)
+		}
+	}
+	for _, b := range broken {
+		first(b.says, "status", b.name)
+	}
+	expect(0, "runs as the proxy's user 1337, but not in its container", "status", "clash")
+	expect(10, "default clash node-1 shared", "status")
+	first("not captured: pass, by O10.cidrs: excluded destination", "explain", "lost", "--why-not", "10.1.2.3:443")
+	first("not captured: pass, by O14: 8.8.8.8 is none of the servers whose lookups are captured", "explain", "lost",
+		"--why-not", "8.8.8.8:53", "--proto", "udp")
+	c.kubectl("annotate", "pod", "lost", "intercept.mesh/outbound-exclude-ports=5432")
+	expect(11, "made from another configuration", "check", "lost")
+	c.breaks("plain", `nft 'table ip nat { chain ISTIO_OUTPUT { meta skuid != 1337 meta l4proto tcp redirect to :15001; };
+		chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; }; }'`)
+	expect(0, "rules of another mesh are in the namespace: Istio", "status", "plain")
+
+	// What happens, while it does.
+	call := "kubectl exec web -c app -- /part client tcp 203.0.113.7:80"
+	if code, text := c.interceptWhile(call, dir, "trace", "web", "--dst", "203.0.113.7:80", "--from", "app", "--count", "1",
+		"--for", "60s"); code != 0 || !strings.Contains(text, "redirect(15001) by O12 (every destination is included)") {
+		t.Errorf("trace: %d: %s", code, text)
+	}
+	change := call + "; nsenter --target " + c.process("web") + " --net sh -c " +
+		"'nft add table ip somebody; nft delete table ip somebody'"
+	if code, text := c.interceptWhile(change, dir, "watch", "web", "--for", "10s"); code != 0 ||
+		!strings.Contains(text, "-> 203.0.113.7:80 TCP captured by port 15001: O12") ||
+		!strings.Contains(text, "rules changed by nft") {
+		t.Errorf("watch: %d: %s", code, text)
+	}
+	if code, text := c.intercept(dir, "support", "web", "--mask"); code != 0 || !strings.HasPrefix(text, "{") ||
+		!strings.Contains(text, "O12") || strings.Contains(text, "10.88.") {
+		t.Errorf("support: %d: %s", code, text)
+	}
 
 	// Without an agent a container of the pod looks.
 	c.kubectl("delete", "daemonset", "-n", "mesh-system", "mesh-cni-agent", "--timeout=60s")
