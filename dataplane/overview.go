@@ -14,6 +14,7 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -400,11 +401,7 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 		case len(o.Foreign.Warnings()) > 0:
 			word = " that may act on what ours let go"
 		}
-		chains := "chains"
-		if n == 1 {
-			chains = "chain"
-		}
-		facts = append(facts, fmt.Sprintf("%d %s of others%s", n, chains, word))
+		facts = append(facts, strict.Count(n, "chain")+" of others"+word)
 	}
 	return facts
 }

@@ -157,13 +157,11 @@ func (s *Stream) Next(until time.Time) ([]Event, error) {
 		return nil, fmt.Errorf("wait for netfilter's events: %w", err)
 	}
 	n, err := s.file.Read(s.buffer)
+	if errors.Is(err, os.ErrDeadlineExceeded) { // who comes late has not even tried to read
+		n, err = s.readNow()
+	}
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		// A process that comes late has not even tried to read.
-		if n, err = s.readNow(); err != nil {
-			return nil, nil
-		}
-	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINTR):
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINTR):
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("read netfilter's events: %w", err)

@@ -212,6 +212,7 @@ func (w work) on(ctx context.Context, m *machine, keep func() error) (missing []
 			}
 		}
 		if w.run == "" { // else these are some of them only
+			r.Commit = w.commit
 			m.Results[suite.pkg] = r
 		}
 		if err := keep(); err != nil {
@@ -263,7 +264,7 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		if again {
 			todo = names
 		}
-		if r.Commit = w.commit; len(todo) == 0 || w.write {
+		if len(todo) == 0 || w.write {
 			return r, nil
 		}
 		// From memory, as tests run themselves again as programs.
@@ -278,7 +279,6 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 			return r, fmt.Errorf("%s: %w\n%s", m.name(), err, said)
 		}
 		if r = read(names, string(text)); len(r.missing) == len(todo) {
-			r.Commit = w.commit
 			return r, nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -62,11 +63,16 @@ func renderOf(t *testing.T, path, kubernetes string, values ...string) (map[stri
 	if err != nil {
 		return nil, err
 	}
+	return byName(texts), nil
+}
+
+// byName takes the folders off the names of templates.
+func byName(texts map[string]string) map[string]string {
 	named := map[string]string{}
-	for path, text := range texts {
-		named[path[strings.LastIndex(path, "/")+1:]] = text
+	for file, text := range texts {
+		named[path.Base(file)] = text
 	}
-	return named, nil
+	return named
 }
 
 // objects are those that values make, in the order of the templates' names.

@@ -39,11 +39,7 @@ func render3(t *testing.T, kubernetes string, values ...string) (map[string]stri
 	if err != nil {
 		return nil, err
 	}
-	named := map[string]string{}
-	for path, text := range texts {
-		named[path[strings.LastIndex(path, "/")+1:]] = text
-	}
-	return named, nil
+	return byName(texts), nil
 }
 
 // TestHelm3: Helm 3 makes of each profile what Helm 4 makes of it, refuses what that refuses, and its lint has nothing to

@@ -1,5 +1,5 @@
-// Package vectors has requests for package answer with what the library itself answers, to be asked natively and in a
-// browser: random configurations, and random packets that meet their rules.
+// Package vectors has requests for package answer with what the library itself answers: random
+// configurations, and random packets that meet their rules.
 package vectors
 
 import (
@@ -77,32 +77,3 @@ func asked(c intercept.Config, p *intercept.Packet, random *rand.Rand) (explain.
 }
 
 func id(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-
-// Others are requests of all operations but explain, of random configurations. There is nothing to hold their answers to
-// but themselves: they are the same wherever they are asked.
-func Others(seed uint64, n int) ([]json.RawMessage, error) {
-	random := rand.New(rand.NewPCG(seed, seed))
-	var all []json.RawMessage
-	for i := range n {
-		source := answer.Source{Form: answer.FormFields, Fields: permalink.Fields(gen.Config(random))}
-		other := answer.Source{Form: answer.FormFields, Fields: permalink.Fields(gen.Config(random))}
-		for _, op := range answer.Ops() {
-			switch op {
-			case "explain", "support":
-				continue
-			case "matrix", "diff", "whynot": // they take their time
-				if i > n/10 {
-					continue
-				}
-			}
-			r := answer.Request{Op: op, Source: source, Other: other, Compare: true,
-				Packet: &explain.Question{Dst: "10.1.2.3:443", UID: "1000", GID: "1000"}, Text: "1&dns=all&packet.dst=10.1.2.3:443"}
-			request, err := json.Marshal(r)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, request)
-		}
-	}
-	return all, nil
-}
