@@ -180,8 +180,6 @@ func (p parsed) flow() (Flow, error) {
 		return f, fmt.Errorf("%s and %s are of different families", src, dst)
 	case f.Protocol == "":
 		return f, errors.New("its protocol is not said; write it first, as in tcp 10.244.0.5:40000 -> 10.1.2.3:443")
-	case (f.Protocol == "tcp" || f.Protocol == "udp") && f.Dst.Port() == 0:
-		return f, fmt.Errorf("%s has no port", dst)
 	}
 	if p.goesOn && isClient(f.Dst.Port()) && !isClient(f.Src.Port()) {
 		p.answers = true
@@ -194,6 +192,9 @@ func (p parsed) flow() (Flow, error) {
 		case In:
 			f.Way = Out
 		}
+	}
+	if (f.Protocol == "tcp" || f.Protocol == "udp") && f.Dst.Port() == 0 {
+		return f, fmt.Errorf("%s has no port", f.Dst.Addr())
 	}
 	return f, nil
 }

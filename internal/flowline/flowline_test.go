@@ -169,6 +169,7 @@ func FuzzParse(f *testing.F) {
 		"tcp 10.244.0.5:40000 -> 10.1.2.3:443 uid=5", "udp [fd00::5]:40000 -> [fd00::1]:53",
 		"12:34:56.7 eth0 Out IP 10.0.0.1.40000 > 10.1.2.3.443: Flags [S], seq 1", "IP6 fd00::1.4 > fd00::2.443: UDP, length 5",
 		"tcp 6 431999 ESTABLISHED src=10.0.0.1 dst=10.1.2.3 sport=40000 dport=443", "10.0.0.1:44396->1.1.1.1:80(tcp)",
+		"12:34:56.7 IP 10.0.0.1.0 > 10.1.2.3.40000: Flags [S.], seq 1, ack 2", // an answer from no port
 		"10.0.0.1:40000 (ID:5) <- 10.1.2.3:443 (world) to-endpoint FORWARDED (TCP Flags: SYN, ACK)",
 		`{"IP":{"source":"fd00::2","destination":"fd00::1"},"l4":{"UDP":{"source_port":53,"destination_port":40000}}}`,
 	} {
