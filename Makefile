@@ -12,7 +12,9 @@ PLAIN    := github.com golang.org go.yaml.in crypto encoding fmt log net os refl
 HOT      := net/netip encoding/binary $(MODULE)/nft $(MODULE)/internal/nlattr
 SMALL    := $(foreach p,$(PLAIN),-gcflags='$(p)/...=-l') $(foreach p,$(HOT),-gcflags='$(p)=')
 # What the programs say they are: make build VERSION=v1.2.3, else the last tag and what came after it.
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+ifndef VERSION
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
+endif
 STAMP    := $(if $(VERSION),-X $(MODULE)/internal/version.stamped=$(VERSION))
 IMAGE    ?= localhost/intercept:dev
 # Where make build writes.
@@ -89,7 +91,7 @@ LAPTOPS ?= darwin/amd64 darwin/arm64 windows/amd64
 release: IMAGE := ghcr.io/mesh-intercept/intercept:$(VERSION)
 release: images ## write dist/release: archives, packages, the image, SBOMs and their sums, from the last commit
 	rm -rf '$(DIST)/packages'
-	@$(MAKE) --no-print-directory packages
+	@$(MAKE) --no-print-directory packages VERSION='$(VERSION)'
 	for other in $(LAPTOPS); do mkdir -p '$(DIST)/bin/'$${other%/*}_$${other#*/} && (cd kube && \
 		GOOS=$${other%/*} GOARCH=$${other#*/} GOWORK=off CGO_ENABLED=0 go build -buildvcs=true -trimpath -ldflags '-s -w $(STAMP)' \
 		-o '$(abspath $(DIST))/bin/'$${other%/*}_$${other#*/}/ ./cmd/kubectl-intercept) || exit 1; done
