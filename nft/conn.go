@@ -17,10 +17,6 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// bufferSize is the limit of the socket's buffers: room for the replies to the
-// largest transaction. The kernel takes memory only for what is there.
-const bufferSize = 64 << 20
-
 func dial() (*netlink.Conn, error) { return dialWith(bufferSize) }
 
 func dialWith(buffers int) (*netlink.Conn, error) {

@@ -1,6 +1,6 @@
 // Package nft puts a Ruleset into the kernel as nftables rules, over netlink
 // and without the nft program. On other systems than Linux everything in it
-// fails with [ruleset.ErrNeedsLinux].
+// but [Render] fails with [ruleset.ErrNeedsLinux].
 package nft
 
 import (
@@ -16,10 +16,6 @@ import (
 // Table is the name of the one table this package writes. It never touches another.
 const Table = "mesh_intercept"
 
-// Render returns the Ruleset as nft(8) text that replaces what is there: the
-// same table that Apply makes, for people and for `nft -f`.
-func Render(rs ruleset.Ruleset) (string, error) { return render(rs) }
-
 // Conn speaks nf_tables with one network namespace, over one socket. It is
 // for one goroutine at a time.
 type Conn struct {
@@ -30,6 +26,10 @@ type Conn struct {
 	// seen is what was listed last. Nil: nothing was.
 	seen *listing
 }
+
+// bufferSize is the limit of the socket's buffers: room for the replies to the
+// largest transaction. The kernel takes memory only for what is there.
+const bufferSize = 64 << 20
 
 // layout says which tables hold the rules of both families.
 type layout uint8

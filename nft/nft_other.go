@@ -17,8 +17,6 @@ type listing struct{}
 
 func dial() (*netlink.Conn, error) { return nil, ruleset.ErrNeedsLinux }
 
-func render(ruleset.Ruleset) (string, error) { return "", ruleset.ErrNeedsLinux }
-
 func (*Conn) apply(context.Context, ruleset.Ruleset, layout) (ruleset.Outcome, error) {
 	return "", ruleset.ErrNeedsLinux
 }

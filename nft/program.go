@@ -1,5 +1,3 @@
-//go:build linux
-
 package nft
 
 import (
@@ -13,11 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
-
+	"github.com/mesh-intercept/intercept/nft/internal/expr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -29,7 +23,7 @@ import (
 type program []table
 
 type table struct {
-	family nftables.TableFamily
+	family expr.TableFamily
 	spec   string // name of the chain that says what the table was made from
 	note   []rule // what is kept in that chain
 	// olderChains is that chain's comment. Empty: it has none.
@@ -79,19 +73,13 @@ const (
 	keySettling // states of conntrack, for a time
 )
 
-func (k keyType) datatype() nftables.SetDatatype {
-	return [...]nftables.SetDatatype{
-		keyPort: nftables.TypeInetService, keyIPv4: nftables.TypeIPAddr, keyIPv6: nftables.TypeIP6Addr,
-		keyUID: nftables.TypeUID, keyGID: nftables.TypeGID, keyProto: nftables.TypeInetProto,
-		keyTuple4: tupleType(nftables.TypeIPAddr), keyTuple6: tupleType(nftables.TypeIP6Addr),
-		keySettling: nftables.TypeCTState,
+// String is the type as nft(8) names it.
+func (k keyType) String() string {
+	return [...]string{
+		keyPort: "inet_service", keyIPv4: "ipv4_addr", keyIPv6: "ipv6_addr", keyUID: "uid", keyGID: "gid",
+		keyProto: "inet_proto", keyTuple4: "ipv4_addr . inet_service . ipv4_addr . inet_service",
+		keyTuple6: "ipv6_addr . inet_service . ipv6_addr . inet_service", keySettling: "ct_state",
 	}[k]
-}
-
-func tupleType(addr nftables.SetDatatype) nftables.SetDatatype {
-	port := nftables.TypeInetService
-	t, _ := nftables.ConcatSetType(addr, port, addr, port) // four are not too many
-	return t
 }
 
 // prefix begins the names of sets of the type.
@@ -131,40 +119,7 @@ func (k keyType) text(r keyRange) string {
 	return fmt.Sprint(r.first[0])
 }
 
-// compile lowers a Ruleset, and encodes it for the kernel.
-func compile(rs ruleset.Ruleset, lay layout) (program, error) {
-	prog, err := lower(rs, lay)
-	for i := range prog {
-		if err == nil {
-			err = prog[i].encode()
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return prog, nil
-}
-
-// encode encodes the rules, one behind the other.
-func (t *table) encode() (err error) {
-	var all []byte
-	for _, c := range t.chains {
-		for i := range c.rules {
-			r := &c.rules[i]
-			if cap(all)-len(all) < room {
-				all = make([]byte, 0, 32<<10) // what there is stays where it is
-			}
-			begin := len(all)
-			if all, err = appendEncoded(all, t.family, r.stmts); err != nil {
-				return &ruleset.RuleError{Chain: c.name, Rule: r.id, Err: err}
-			}
-			r.encoded = all[begin:len(all):len(all)]
-		}
-	}
-	return nil
-}
-
-// lower is compile for text alone. It decides nothing about packets.
+// lower makes tables of a Ruleset, without what compile encodes for the kernel. It decides nothing about packets.
 func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 	if err := rs.Check(); err != nil {
 		return nil, err
@@ -190,44 +145,16 @@ func lower(rs ruleset.Ruleset, lay layout) (program, error) {
 	return prog, prog.fits(bufferSize)
 }
 
-// keep adds a note to each table, and which chains of others are older.
-func (p program) keep(note, older string) error {
-	for i := range p {
-		if err := p[i].keep(note); err != nil {
-			return err
-		}
-		p[i].olderChains = older
-	}
-	return nil
-}
-
-// keep lowers a note to rules that no packet meets. It belongs neither to the fingerprint nor to what is compared.
-func (t *table) keep(note string) error {
-	t.note = nil
-	for _, comment := range ruleset.NoteComments(note, ruleset.MaxComment) {
-		target, err := t.target(ruleset.Rule{Target: ruleset.Return{}}, 0)
-		if err != nil {
-			return err
-		}
-		encoded, err := encode(t.family, []stmt{target})
-		if err != nil {
-			return err
-		}
-		t.note = append(t.note, rule{"", comment, []stmt{target}, encoded})
-	}
-	return nil
-}
-
-func tableFamilies(families []ruleset.Family, lay layout) []nftables.TableFamily {
+func tableFamilies(families []ruleset.Family, lay layout) []expr.TableFamily {
 	if len(families) == 2 && lay == oneTable {
-		return []nftables.TableFamily{nftables.TableFamilyINet}
+		return []expr.TableFamily{expr.TableFamilyINet}
 	}
-	var out []nftables.TableFamily
+	var out []expr.TableFamily
 	for _, f := range families {
 		if f == ruleset.IPv4 {
-			out = append(out, nftables.TableFamilyIPv4)
+			out = append(out, expr.TableFamilyIPv4)
 		} else {
-			out = append(out, nftables.TableFamilyIPv6)
+			out = append(out, expr.TableFamilyIPv6)
 		}
 	}
 	return out
@@ -267,9 +194,9 @@ func (t *table) lower(c *chain, r ruleset.Rule) error {
 		}
 	}
 	switch {
-	case t.family == nftables.TableFamilyIPv4:
+	case t.family == expr.TableFamilyIPv4:
 		return t.lowerFor(c, r, ruleset.IPv4)
-	case t.family == nftables.TableFamilyIPv6:
+	case t.family == expr.TableFamilyIPv6:
 		return t.lowerFor(c, r, ruleset.IPv6)
 	case r.IsFamilySpecific():
 		for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
@@ -318,9 +245,9 @@ func stateKeys(s ruleset.Settling) (keys ranges) {
 
 // nfproto asks for the family of the packet.
 func nfproto(f ruleset.Family) stmt {
-	name, number := "ipv6", byte(unix.NFPROTO_IPV6)
+	name, number := "ipv6", byte(expr.NFPROTO_IPV6)
 	if f == ruleset.IPv4 {
-		name, number = "ipv4", unix.NFPROTO_IPV4
+		name, number = "ipv4", expr.NFPROTO_IPV4
 	}
 	return stmt{"meta nfproto " + name, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
@@ -428,7 +355,7 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 		op, word := equality(negated)
 		return stmt{fmt.Sprintf("fib daddr type %s local", word), []expr.Any{
 			&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-			&expr.Cmp{Op: op, Register: 1, Data: host32(unix.RTN_LOCAL)}}}, nil
+			&expr.Cmp{Op: op, Register: 1, Data: host32(expr.RTN_LOCAL)}}}, nil
 	case ruleset.Length:
 		op, word := equality(negated)
 		return stmt{fmt.Sprintf("meta length %s %d", word, m), append(meta(expr.MetaKeyLEN),
@@ -444,7 +371,7 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 			text, there = "missing", 0
 		}
 		return stmt{"tcp option mptcp " + text, []expr.Any{&expr.Exthdr{Op: expr.ExthdrOpTcpopt, Type: mptcpOption,
-			Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, DestRegister: 1},
+			Len: 1, Flags: expr.NFT_EXTHDR_F_PRESENT, DestRegister: 1},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{there}}}}, nil
 	case ruleset.ICMPEcho, ruleset.ICMPQuote, ruleset.Older, ruleset.IsFamily, ruleset.Not:
 		// Rule.For has taken IsFamily out, the lines above Not, and lowerFor the others.
@@ -478,10 +405,10 @@ func (t *table) familyMatch(asked ruleset.Match, f ruleset.Family) (stmt, error)
 			s = stmt{"@th,64,8 0x45 ", append(transport(8, 1), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0x45}})}
 		}
 		s.exprs = append(append(s.exprs, transport(protocol, 1)...),
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}})
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{expr.IPPROTO_UDP}})
 		s.exprs = append(append(s.exprs, transport(ports, 2)...),
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: be16(m.SrcPort)})
-		s.text += fmt.Sprintf("@th,%d,8 %d @th,%d,16 %d", 8*protocol, unix.IPPROTO_UDP, 8*ports, m.SrcPort)
+		s.text += fmt.Sprintf("@th,%d,8 %d @th,%d,16 %d", 8*protocol, expr.IPPROTO_UDP, 8*ports, m.SrcPort)
 		return s, nil
 	case ruleset.Older:
 		if negated {
@@ -517,9 +444,9 @@ func (t *table) familyMatch(asked ruleset.Match, f ruleset.Family) (stmt, error)
 // of the register of sixteen bytes that begins there (nft_dump_register in net/netfilter/nf_tables_api.c).
 func register(n uint32) uint32 {
 	if n%4 == 0 {
-		return unix.NFT_REG_1 + n/4
+		return expr.NFT_REG_1 + n/4
 	}
-	return unix.NFT_REG32_00 + n
+	return expr.NFT_REG32_00 + n
 }
 
 // tupleKeys returns the keys of the tuples of one family.
@@ -583,7 +510,7 @@ func (t *table) compare(what string, load []expr.Any, key keyType, keys ranges, 
 	if key == keyUID || key == keyGID {
 		// IDs are loaded in host byte order, in which ranges do not sort.
 		if single {
-			host := binaryutil.NativeEndian.PutUint32(binary.BigEndian.Uint32(one.first))
+			host := host32(binary.BigEndian.Uint32(one.first))
 			return stmt{text(key.text(one)), append(load, &expr.Cmp{Op: op, Register: 1, Data: host})}
 		}
 		load = append(load, &expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4})
@@ -652,8 +579,8 @@ func (t *table) address(list ruleset.CIDRs, field string, offset4, offset6 uint3
 
 func be16(n uint16) []byte   { return binary.BigEndian.AppendUint16(nil, n) }
 func be32(n uint32) []byte   { return binary.BigEndian.AppendUint32(nil, n) }
-func host16(n uint16) []byte { return binaryutil.NativeEndian.PutUint16(n) }
-func host32(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
+func host16(n uint16) []byte { return binary.NativeEndian.AppendUint16(nil, n) }
+func host32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
 // loopbackIndex is that of every namespace's loopback interface (LOOPBACK_IFINDEX in the kernel's include/net/flow.h).
 const loopbackIndex = 1
@@ -667,7 +594,7 @@ func iface(what string, index, name expr.MetaKey, pattern string, negated bool) 
 		return stmt{fmt.Sprintf("%s %s %q", what, word, pattern),
 			append(meta(index), &expr.Cmp{Op: op, Register: 1, Data: host32(loopbackIndex)})}
 	}
-	data := make([]byte, unix.IFNAMSIZ)
+	data := make([]byte, expr.IFNAMSIZ)
 	prefix, isPrefix := strings.CutSuffix(pattern, "*")
 	if n := copy(data, prefix); isPrefix {
 		data = data[:n]
@@ -747,9 +674,9 @@ func (t *table) target(r ruleset.Rule, f ruleset.Family) (stmt, error) {
 		}
 		return stmt{text, append(exprs, redir)}, nil
 	case ruleset.DNAT:
-		family, word := uint32(unix.NFPROTO_IPV6), "ip6"
+		family, word := uint32(expr.NFPROTO_IPV6), "ip6"
 		if target.To.Addr().Is4() {
-			family, word = unix.NFPROTO_IPV4, "ip"
+			family, word = expr.NFPROTO_IPV4, "ip"
 		}
 		return stmt{fmt.Sprintf("dnat %s to %s", word, target.To), []expr.Any{
 			&expr.Immediate{Register: 1, Data: target.To.Addr().AsSlice()},
@@ -758,9 +685,9 @@ func (t *table) target(r ruleset.Rule, f ruleset.Family) (stmt, error) {
 		}}, nil
 	case ruleset.Keep:
 		// To its own destination: that is decided then, and the packet is as it was.
-		family, word, at, length := uint32(unix.NFPROTO_IPV6), "ip6", uint32(24), uint32(16)
+		family, word, at, length := uint32(expr.NFPROTO_IPV6), "ip6", uint32(24), uint32(16)
 		if f == ruleset.IPv4 {
-			family, word, at, length = unix.NFPROTO_IPV4, "ip", 16, 4
+			family, word, at, length = expr.NFPROTO_IPV4, "ip", 16, 4
 		}
 		return stmt{fmt.Sprintf("dnat %s to %[1]s daddr", word), []expr.Any{
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: length},
@@ -800,9 +727,9 @@ func joined(stmts []stmt) (all stmt) {
 }
 
 // tproxyFamily is what nft sends: an inet table leaves the family to the packet.
-func tproxyFamily(f nftables.TableFamily) byte {
-	if f == nftables.TableFamilyINet {
-		return unix.NFPROTO_UNSPEC
+func tproxyFamily(f expr.TableFamily) byte {
+	if f == expr.TableFamilyINet {
+		return expr.NFPROTO_UNSPEC
 	}
 	return byte(f)
 }
@@ -836,18 +763,18 @@ func setConnMark(value, mask uint32) stmt {
 
 func (t *table) reject(tcp bool) stmt {
 	if tcp {
-		return stmt{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}}
+		return stmt{"reject with tcp reset", []expr.Any{&expr.Reject{Type: expr.NFT_REJECT_TCP_RST}}}
 	}
 	// The codes are those of linux/netfilter/nf_tables.h and the ICMP RFCs
 	// (792, type 3 code 3; 4443, type 1 code 4).
 	switch t.family {
-	case nftables.TableFamilyIPv4:
+	case expr.TableFamilyIPv4:
 		return stmt{"reject with icmp port-unreachable",
-			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 3}}}
-	case nftables.TableFamilyIPv6:
+			[]expr.Any{&expr.Reject{Type: expr.NFT_REJECT_ICMP_UNREACH, Code: 3}}}
+	case expr.TableFamilyIPv6:
 		return stmt{"reject with icmpv6 port-unreachable",
-			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
+			[]expr.Any{&expr.Reject{Type: expr.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
 	}
 	return stmt{"reject with icmpx port-unreachable", []expr.Any{
-		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}
+		&expr.Reject{Type: expr.NFT_REJECT_ICMPX_UNREACH, Code: expr.NFT_REJECT_ICMPX_PORT_UNREACH}}}
 }

@@ -1,17 +1,16 @@
-//go:build linux
-
 package nft
 
 import (
 	"fmt"
 	"strings"
 
-	"github.com/google/nftables"
-
+	"github.com/mesh-intercept/intercept/nft/internal/expr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-func render(rs ruleset.Ruleset) (string, error) {
+// Render returns the Ruleset as nft(8) text that replaces what is there: the same table that Apply makes, for people and
+// for `nft -f`. It does so on every system.
+func Render(rs ruleset.Ruleset) (string, error) {
 	prog, err := lower(rs, oneTable)
 	if err != nil {
 		return "", err
@@ -38,7 +37,7 @@ func (t table) render() string {
 		fmt.Fprintf(&b, "\tchain %s {\n\t}\n\n", t.spec)
 	}
 	for _, s := range t.sets {
-		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.name, s.key.datatype().Name)
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.name, s.key)
 		if s.key.isInterval() {
 			b.WriteString("\t\tflags interval\n")
 		}
@@ -82,15 +81,15 @@ func (t table) render() string {
 	return b.String()
 }
 
-func familyName(f nftables.TableFamily) string {
+func familyName(f expr.TableFamily) string {
 	switch f {
-	case nftables.TableFamilyINet:
+	case expr.TableFamilyINet:
 		return "inet"
-	case nftables.TableFamilyIPv4:
+	case expr.TableFamilyIPv4:
 		return "ip"
-	case nftables.TableFamilyIPv6:
+	case expr.TableFamilyIPv6:
 		return "ip6"
-	case nftables.TableFamilyNetdev:
+	case expr.TableFamilyNetdev:
 		return "netdev"
 	}
 	return fmt.Sprintf("family(%d)", f)

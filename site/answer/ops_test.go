@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
+	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/permalink"
 	"github.com/mesh-intercept/intercept/site/answer"
 	"github.com/mesh-intercept/intercept/testing/gen"
@@ -77,14 +80,34 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// rendered is what mesh-init render prints for a backend.
+func rendered(t *testing.T, c intercept.Config, backend string) string {
+	t.Helper()
+	rs, err := intercept.Compile(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := dataplane.Pod{Backend: dataplane.Backend(backend)}.Render(rs) // the answer has the error
+	return text
+}
+
+func linesOf(text answer.Text) string {
+	var b strings.Builder
+	for _, l := range text.Lines {
+		b.WriteString(l.Text + "\n")
+	}
+	return b.String()
+}
+
 // TestRules: every rule is in each text, on a line that knows whose it is, and every chain at its hook.
 func TestRules(t *testing.T) {
 	random := rand.New(rand.NewPCG(32, 32))
 	for i := range 50 {
-		source := answer.Source{Fields: permalink.Fields(gen.Config(random))}
+		c := gen.Config(random)
 		if i == 0 {
-			source = answer.Source{}
+			c = intercept.Default()
 		}
+		source := answer.Source{Fields: permalink.Fields(c)}
 		var rules answer.Rules
 		if p := ask(t, answer.Request{Op: "rules", Source: source}, &rules); p != nil {
 			t.Fatal(p)
@@ -94,6 +117,9 @@ func TestRules(t *testing.T) {
 			t.Fatal(p)
 		}
 		for name, text := range map[string]answer.Text{"nft": rules.NFT, "iptables": rules.IPTables} {
+			if want := rendered(t, c, name); text.Error == "" && linesOf(text) != want {
+				t.Errorf("%v: %s (-):\n%s", source.Fields, name, cmp.Diff(want, linesOf(text)))
+			}
 			if text.Error != "" {
 				if name == "nft" || len(text.Lines) > 0 {
 					t.Errorf("%v: %s: %s", source.Fields, name, text.Error)

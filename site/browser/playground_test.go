@@ -221,6 +221,17 @@ func TestPlaygroundRandom(t *testing.T) {
 			}
 			requests, answers = append(requests, string(text)), append(answers, said)
 		}
+		if seed%20 == 0 { // the rules as texts, for nft(8) and others
+			text, err := json.Marshal(object{"op": "rules", "source": source})
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := answer.Ask(text)
+			if !bytes.Contains(said, []byte(`{"text":"add table `)) {
+				t.Errorf("there is no text for nft: %.500s", said)
+			}
+			requests, answers = append(requests, string(text)), append(answers, said)
+		}
 	}
 	if good < len(requests)*4/5 {
 		t.Errorf("only %d of %d questions have an answer; for example %s", good, len(requests), answers[0])

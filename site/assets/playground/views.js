@@ -191,7 +191,7 @@ function jsonLines(chains) {
     });
 }
 
-async function rules(panel, { source, explained, read }) {
+async function rules(panel, { source, explained }) {
   const got = await ask({ op: "rules", source }, { patient: true });
   if (got.error) return failed(panel, got.error);
   const json = { lines: jsonLines(got.chains) };
@@ -249,19 +249,7 @@ async function rules(panel, { source, explained, read }) {
         "Copy",
       ),
     ),
-    text.error && [
-      h("p", { class: "problem" }, text.error),
-      h("p", null, "On Linux this prints them:"),
-      h(
-        "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "A command" },
-        h(
-          "pre",
-          { class: "text" },
-          h("span", { class: "l" }, read.forms.flags.replace("mesh-init apply", "mesh-init render")),
-        ),
-      ),
-    ],
+    text.error && h("p", { class: "problem" }, text.error),
     explained.id &&
       !text.error &&
       h(
