@@ -64,6 +64,7 @@ type Example struct {
 	Flags string `json:"flags,omitempty"`
 	Older bool   `json:"olderThanRules,omitempty"`
 	MPTCP bool   `json:"mptcp,omitempty"`
+	is    classes.Example
 }
 
 // reasons are those of a ruleset's rules.
@@ -153,7 +154,7 @@ func exampleOf(e classes.Example) Example {
 	case p.Hook == intercept.Output:
 		from = "kernel"
 	}
-	out := Example{Describe(p, from, e.Conntrack), "", e.Older, p.MPTCP}
+	out := Example{Describe(p, from, e.Conntrack), "", e.Older, p.MPTCP, e}
 	if p.Protocol == intercept.TCP {
 		out.Flags = classes.FlagsText(p.Flags)
 	}

@@ -81,7 +81,7 @@ func (s State) Encode() (string, error) {
 		err = errors.Join(err, configuration(otherKey+".", s.Other))
 	}
 	if s.Packet != nil {
-		for _, p := range s.Packet.Given() {
+		for _, p := range s.Packet.Short().Given() {
 			add(packetKey+p.Name, p.Value)
 		}
 	}

@@ -21,7 +21,7 @@ func TestThereAndBack(t *testing.T) {
 	for range 500 {
 		c := gen.Config(random)
 		s := permalink.State{Config: permalink.Fields(c), View: "rules", Form: "yaml",
-			Packet: &explain.Question{From: "outside", Dst: "[fd00::1]:443", Mark: "0x5", ToSelf: true, State: "new"}}
+			Packet: &explain.Question{From: "outside", Dst: "[fd00::1]:443", Mark: "0x5", ToSelf: true, State: "invalid"}}
 		if random.IntN(2) == 0 {
 			s.Other = permalink.Fields(gen.Config(random))
 		}
@@ -50,6 +50,18 @@ func TestThereAndBack(t *testing.T) {
 		}
 		if diff := cmp.Diff(decode.Settings(c, true), decode.Settings(back, true)); diff != "" {
 			t.Fatalf("%s (-):\n%s", url, diff)
+		}
+	}
+}
+
+// TestOneLink: what is as it is anyway is not in a link, so that one case has one.
+func TestOneLink(t *testing.T) {
+	for _, q := range []explain.Question{
+		{Dst: "10.1.2.3:443"},
+		{From: "app", Dst: "10.1.2.3:443", Proto: "tcp", State: "new"},
+	} {
+		if text, err := (permalink.State{Packet: &q}).Encode(); err != nil || text != "1&packet.dst=10.1.2.3:443" {
+			t.Errorf("%+v: %s, %v", q, text, err)
 		}
 	}
 }

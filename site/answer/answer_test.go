@@ -39,7 +39,7 @@ type explained struct {
 	Steps                             []answer.Step
 	Way                               []answer.Passed
 	Nodes                             []string
-	Change                            *answer.Change
+	Change                            *answer.Rewrite
 }
 
 // TestScenarios: each case has the fate that it is shown for.

@@ -77,7 +77,7 @@ func effect(s intercept.Step) string {
 // change is what becomes of the destination. What is sent in the pod is redirected to the loopback address; what arrives,
 // to an address of the interface by which it does (net/netfilter/nf_nat_redirect.c), which mostly is the one that it was sent
 // to. What was sent to others, from behind the pod, goes to one that is not known here.
-func change(p intercept.Packet, f intercept.Fate) *Change {
+func change(p intercept.Packet, f intercept.Fate) *Rewrite {
 	switch f.Action {
 	case intercept.Redirected:
 		to := p.Dst.Addr()
@@ -87,17 +87,17 @@ func change(p intercept.Packet, f intercept.Fate) *Change {
 			}
 		}
 		if p.Hook != intercept.Output && p.Foreign {
-			return &Change{p.Dst.String(), "the address of " + p.Interface + ", port " + f.Ports.String()}
+			return &Rewrite{p.Dst.String(), "the address of " + p.Interface + ", port " + f.Ports.String()}
 		}
 		after := netip.AddrPortFrom(to, f.Ports.First).String()
 		if f.Ports.First != f.Ports.Last {
 			after = strings.TrimSuffix(after, intercept.Port(f.Ports.First).String()) + f.Ports.String()
 		}
-		return &Change{p.Dst.String(), after}
+		return &Rewrite{p.Dst.String(), after}
 	case intercept.Translated:
-		return &Change{p.Dst.String(), f.To.String()}
+		return &Rewrite{p.Dst.String(), f.To.String()}
 	case intercept.Transparent:
-		return &Change{p.Dst.String(), p.Dst.String()}
+		return &Rewrite{p.Dst.String(), p.Dst.String()}
 	case intercept.Pass, intercept.Rejected, intercept.Dropped:
 	}
 	return nil

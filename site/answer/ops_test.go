@@ -35,7 +35,7 @@ func TestExplain(t *testing.T) {
 		return got, failed.Error
 	}
 	got, _ := explain("--outbound-port 15001-15004", `{"dst":"[fd00::1]:443"}`)
-	if got.Change == nil || *got.Change != (answer.Change{Before: "[fd00::1]:443", After: "[::1]:15001-15004"}) || !got.Captured ||
+	if got.Change == nil || *got.Change != (answer.Rewrite{Before: "[fd00::1]:443", After: "[::1]:15001-15004"}) || !got.Captured ||
 		got.Meaning != "outbound, to the proxy" {
 		t.Errorf("%+v", got)
 	}

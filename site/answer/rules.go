@@ -107,20 +107,30 @@ func hooksOf(rs intercept.Ruleset) (hooks []Hook) {
 }
 
 func matrix(r Request) (any, error) {
-	c, _, err := r.Source.config()
+	c, rs, err := compiled("source", r.Source)
 	if err != nil {
-		return nil, in("source", err)
+		return nil, err
 	}
 	cells, err := explain.Matrix(c)
 	if err != nil {
 		return nil, in("source", err)
 	}
-	return Matrix{cells}, nil
+	out := Matrix{make([]Cell, len(cells))}
+	for i, cell := range cells {
+		out.Cells[i] = Cell{cell, make([]Part, len(cell.Parts))}
+		for k, part := range cell.Parts {
+			out.Cells[i].Parts[k].Part = part
+			if q, ok := part.Packets.Example.Question(rs, c); ok {
+				out.Cells[i].Parts[k].Ask = &q
+			}
+		}
+	}
+	return out, nil
 }
 
 func diff(r Request) (any, error) {
-	before, _, err := compiled("source", r.Source)
-	after, _, errAfter := compiled("other", r.Other)
+	before, rulesBefore, err := compiled("source", r.Source)
+	after, rulesAfter, errAfter := compiled("other", r.Other)
 	if err := cmp.Or(err, errAfter); err != nil {
 		return nil, err
 	}
@@ -128,7 +138,18 @@ func diff(r Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := Diff{Same: len(changes) == 0, Changes: changes, Fields: []Differing{}}
+	out := Diff{Same: len(changes) == 0, Changes: make([]Change, len(changes)), Fields: []Differing{}}
+	for i, change := range changes {
+		out.Changes[i].Change = change
+		// The page asks about it under the configuration after.
+		q, ok := change.Packets.Example.Question(rulesAfter, after)
+		if !ok {
+			continue
+		}
+		if was, err := explain.Follow(rulesBefore, before, q); err == nil && was.Trace.Fate == change.Before.Fate {
+			out.Changes[i].Ask = &q
+		}
+	}
 	was, is := textsOf(before), textsOf(after)
 	for i, f := range was {
 		if f.Text != is[i].Text {

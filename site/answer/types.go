@@ -141,7 +141,7 @@ type Explained struct {
 	// Way are the hooks that the packet passes, in order, up to where its fate is decided.
 	Way []Passed `json:"way"`
 	// Change is what becomes of the destination.
-	Change *Change `json:"change,omitempty"`
+	Change *Rewrite `json:"change,omitempty"`
 	// Nodes are the boxes of the picture that the packet comes to, in order.
 	Nodes []string `json:"nodes"`
 	// Command is a command line of mesh-init that gives the same answer.
@@ -166,9 +166,9 @@ type Passed struct {
 	Chains []string `json:"chains"`
 }
 
-// Change is a destination before and after. They are the same of what is delivered to the proxy with its addresses
+// Rewrite is a destination before and after. They are the same of what is delivered to the proxy with its addresses
 // unchanged (mode tproxy).
-type Change struct {
+type Rewrite struct {
 	Before string `json:"before"`
 	After  string `json:"after"`
 }
@@ -176,16 +176,36 @@ type Change struct {
 // Matrix is the answer to matrix (Source): what becomes of the first packet of every flow, as in mesh-init explain --matrix
 // -o json. Of several parts of a cell the first that fits says it.
 type Matrix struct {
-	Cells []explain.Cell `json:"cells"`
+	Cells []Cell `json:"cells"`
+}
+
+// Cell is one kind of flow.
+type Cell struct {
+	explain.Cell
+	Parts []Part `json:"parts"`
+}
+
+// Part is the flows of a cell that have one fate, by rules of one line of the policy.
+type Part struct {
+	explain.Part
+	// Ask is a packet of it, to ask about. Nil: a question cannot say what its packets are.
+	Ask *explain.Question `json:"ask,omitempty"`
 }
 
 // Diff is the answer to diff (Source, Other): which packets have another fate, as in mesh-init explain --diff -o json.
 type Diff struct {
 	// Same is true if no packet's fate differs: that is proven, not sampled.
-	Same    bool             `json:"same"`
-	Changes []explain.Change `json:"changes"`
+	Same    bool     `json:"same"`
+	Changes []Change `json:"changes"`
 	// Fields are the paths of the fields that differ, in the order of the schema, with both texts.
 	Fields []Differing `json:"fields"`
+}
+
+// Change is packets that have one fate before and another one after.
+type Change struct {
+	explain.Change
+	// Ask is one of them, to ask about. Nil: a question cannot say what they are.
+	Ask *explain.Question `json:"ask,omitempty"`
 }
 
 // Differing is a field in which two configurations differ.

@@ -165,7 +165,8 @@ function able() {
 export function show(p) {
   const [, address, port] =
     p.proto === "icmp" ? [p.dst, p.dst, ""] : (/^\[?(.*?)\]?:(\d*)$/.exec(p.dst) ?? [p.dst, p.dst, ""]);
-  inputs.from.value = p.from === "app" && p.uid && p.uid !== "1000" ? "user" : (p.from ?? "app");
+  const from = p.from ?? "app";
+  inputs.from.value = from === "app" && p.uid && p.uid !== "1000" ? "user" : from;
   inputs.proto.value = p.proto ?? "tcp";
   inputs.family.value = address.includes(":") ? "6" : "4";
   inputs.to.value = address;

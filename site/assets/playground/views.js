@@ -58,7 +58,7 @@ async function matrix(panel, { source, explained }) {
     h(
       "p",
       null,
-      "Every flow there can be, by who begins it and where it goes, and what becomes of its first packet: proven, not sampled. Where a cell has several lines, the first that fits says it. DNS is port 53, which TCP and UDP leave out. Choose a line to ask about a packet of it.",
+      "Every flow there can be, by who begins it and where it goes, and what becomes of its first packet: proven, not sampled. Where a cell has several lines, the first that fits says it. DNS is port 53, which TCP and UDP leave out. Choose a line to ask about a packet of it; of what the kernel sends, and of what goes through the pod, there is no such question.",
     ),
     h(
       "div",
@@ -128,7 +128,6 @@ function families(cells) {
 }
 
 function line(part, of, lit) {
-  const packet = packetOf(part.packets.example);
   const content = [
     h("span", { class: "fate" }, part.fate),
     " ",
@@ -136,29 +135,9 @@ function line(part, of, lit) {
     of > 1 && h("span", { class: "which" }, part.which),
   ];
   const attributes = { class: `part ${kindOf(part.fate)}${lit ? " lit" : ""}`, title: part.reason };
-  return packet
-    ? h("button", { ...attributes, type: "button", onclick: () => askPacket(packet) }, content)
+  return part.ask
+    ? h("button", { ...attributes, type: "button", onclick: () => askPacket(part.ask) }, content)
     : h("span", attributes, content);
-}
-
-/** An example of the library's as a packet to ask about; undefined, if the question knows no such sender. */
-function packetOf(example) {
-  if (!example || !["process", "outside"].includes(example.from) || !["tcp", "udp", "icmp"].includes(example.protocol))
-    return undefined;
-  if (!["new", "established", "invalid"].includes(example.state)) return undefined;
-  const packet = {
-    from: example.from === "outside" ? "outside" : "app",
-    dst: example.dst,
-    src: example.src,
-    interface: example.interface,
-  };
-  if (example.protocol === "icmp")
-    for (const end of ["dst", "src"]) packet[end] = packet[end].replace(/:0$/, "").replace(/^\[|\]$/g, "");
-  if (example.protocol !== "tcp") packet.proto = example.protocol;
-  if (example.from === "process") Object.assign(packet, { uid: String(example.uid), gid: String(example.gid) });
-  if (example.mark) packet.mark = String(example.mark);
-  if (example.state !== "new") packet.state = example.state;
-  return packet;
 }
 
 /** The cell that a packet is in. */
@@ -415,8 +394,7 @@ function build(panel) {
   return list;
 }
 
-function change({ before: old, after, packets }) {
-  const packet = packetOf(packets.example);
+function change({ before: old, after, packets, ask: packet }) {
   const end = (verdict) =>
     h(
       "span",
@@ -428,15 +406,14 @@ function change({ before: old, after, packets }) {
     "div",
     { class: "change" },
     h("p", null, end(old), " becomes ", end(after)),
-    packet &&
-      h(
-        "p",
-        { class: "does" },
-        "For example ",
-        h("code", null, `${packets.example.protocol} ${packets.example.src} → ${packets.example.dst}`),
-        " ",
-        h("button", { type: "button", class: "quiet", onclick: () => askPacket(packet) }, "Ask about it"),
-      ),
+    h(
+      "p",
+      { class: "does" },
+      "For example ",
+      h("code", null, `${packets.example.protocol} ${packets.example.src} → ${packets.example.dst}`),
+      " ",
+      packet && h("button", { type: "button", class: "quiet", onclick: () => askPacket(packet) }, "Ask about it"),
+    ),
     h(
       "details",
       null,
