@@ -2,6 +2,7 @@ package answer
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/mesh-intercept/intercept"
@@ -47,8 +48,30 @@ func explained(r Request) (any, error) {
 	for i, box := range boxes {
 		out.Steps[i].Node = box
 	}
-	out.Change = change(a.Packet, a.Trace.Fate)
+	out.Change, out.End = change(a.Packet, a.Trace.Fate), endOf(c, a.Packet, a.Trace.Fate)
+	out.Spared = spared(a)
 	return out, nil
+}
+
+// spared follows the packet once more, without the rules that let it go.
+func spared(a explain.Answer) *Spared {
+	rs, trace := a.Rules, a.Trace
+	for trace.Fate.Action == intercept.Pass && trace.Rule != "" {
+		rs.Chains = slices.Clone(rs.Chains)
+		for i, c := range rs.Chains {
+			if at := slices.IndexFunc(c.Rules, func(r intercept.Rule) bool { return r.ID == trace.Rule }); at >= 0 {
+				rs.Chains[i].Rules = slices.Delete(slices.Clone(c.Rules), at, at+1)
+			}
+		}
+		var err error
+		if trace, err = rs.Trace(a.Packet); err != nil {
+			return nil
+		}
+		if whynot.Captured(trace.Fate) {
+			return &Spared{trace.Rule, trace.Reason, trace.Fate.String()}
+		}
+	}
+	return nil
 }
 
 func chainOf(rs intercept.Ruleset, name string) intercept.Chain {

@@ -80,6 +80,72 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestEnds: the picture leads where the packet gets to.
+func TestEnds(t *testing.T) {
+	for _, test := range []struct {
+		flags, packet string
+		want          answer.End
+	}{
+		{"", `{"from":"outside","dst":"10.244.0.5:15021"}`, answer.EndProxy}, // past its port for inbound connections
+		{"", `{"from":"outside","dst":"10.244.0.5:15008"}`, answer.EndProxy},
+		{"--tunnel-port 16008", `{"from":"outside","dst":"10.244.0.5:16008"}`, answer.EndProxy},
+		{"--tunnel-port 16008", `{"from":"outside","dst":"10.244.0.5:15008"}`, answer.EndProxy}, // by way of 15006
+		{"--inbound-exclude-ports 8080", `{"from":"outside","dst":"10.244.0.5:8080"}`, answer.EndApp},
+		{"", `{"from":"outside","dst":"10.244.0.5:8080"}`, answer.EndProxy},
+		{"", `{"from":"outside","proto":"udp","dst":"10.244.0.5:15021"}`, answer.EndApp},
+		{"", `{"from":"outside","proto":"icmp","dst":"10.244.0.5"}`, answer.EndApp},
+		{"", `{"from":"outside","dst":"127.0.0.1:8080"}`, answer.EndDiscarded},
+		{"--virtual-interfaces docker0", `{"from":"outside","interface":"docker0","dst":"10.1.2.3:53","proto":"udp"}`,
+			answer.EndThrough},
+		{"", `{"dst":"127.0.0.1:15021"}`, answer.EndProxy},
+		{"", `{"dst":"127.0.0.1:8080"}`, answer.EndApp},
+		{"--dns all", `{"dst":"127.0.0.1:15053","proto":"udp"}`, answer.EndProxy},
+		{"", `{"dst":"127.0.0.1:15053","proto":"udp"}`, answer.EndApp},
+		{"", `{"dst":"10.1.2.3:443","proto":"udp"}`, answer.EndNetwork},
+		{"--udp reject", `{"dst":"10.1.2.3:443","proto":"udp"}`, answer.EndStopped},
+		{"--dns all --families ipv4 --dns-target 169.254.20.10:53", `{"dst":"10.1.2.3:53","proto":"udp"}`, answer.EndElsewhere},
+	} {
+		var got struct {
+			End   answer.End
+			Error *answer.Problem
+		}
+		request := `{"op":"explain","source":{"form":"flags","text":"` + test.flags + `"},"packet":` + test.packet + `}`
+		if err := json.Unmarshal(answer.Ask([]byte(request)), &got); err != nil || got.End != test.want {
+			t.Errorf("%s %s: %s, want %s; %v %+v", test.flags, test.packet, got.End, test.want, err, got.Error)
+		}
+	}
+}
+
+// TestSpared: a rule that captures, and is not asked, is named where the packet fits it alone.
+func TestSpared(t *testing.T) {
+	for _, test := range []struct{ flags, packet, want string }{
+		{"", `{"from":"outside","dst":"10.244.0.5:15021"}`, "I7"},
+		{"", `{"from":"outside","dst":"10.244.0.5:15008"}`, "I7"},
+		{"--inbound-include-ports 80", `{"from":"outside","dst":"10.244.0.5:15021"}`, ""},
+		{"", `{"from":"proxy","dst":"10.1.2.3:443"}`, "O12"}, // by its user, by its group
+		{"", `{"from":"proxy","dst":"10.1.2.3:443","proto":"udp"}`, ""},
+		{"--outbound-exclude-ports 5432", `{"dst":"10.1.2.3:5432"}`, "O12"},
+		{"--outbound-exclude-ports 5432 --outbound-include-cidrs 192.0.2.0/24", `{"dst":"10.1.2.3:5432"}`, ""},
+		{"", `{"dst":"10.1.2.3:443"}`, ""}, // it is captured
+		{"", `{"from":"outside","proto":"icmp","dst":"10.244.0.5"}`, ""},
+	} {
+		var got struct{ Spared *answer.Spared }
+		request := `{"op":"explain","source":{"form":"flags","text":"` + test.flags + `"},"packet":` + test.packet + `}`
+		if err := json.Unmarshal(answer.Ask([]byte(request)), &got); err != nil {
+			t.Fatal(err)
+		}
+		var id string
+		if got.Spared != nil {
+			if id = string(got.Spared.ID); got.Spared.Reason == "" || got.Spared.Fate == "" {
+				t.Errorf("%s %s: %+v", test.flags, test.packet, got.Spared)
+			}
+		}
+		if id != test.want {
+			t.Errorf("%s %s: %q, want %q", test.flags, test.packet, id, test.want)
+		}
+	}
+}
+
 // rendered is what mesh-init render prints for a backend.
 func rendered(t *testing.T, c intercept.Config, backend string) string {
 	t.Helper()

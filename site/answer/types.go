@@ -138,6 +138,11 @@ type Explained struct {
 	// Meaning is what the deciding rule's line means, in a few words.
 	Meaning string `json:"meaning,omitempty"`
 	Steps   []Step `json:"steps"`
+	// End is where the packet gets to.
+	End End `json:"end"`
+	// Spared is the rule that would have sent the packet to the proxy, had no other let it go before. Nil: it has been
+	// asked, or does not fit.
+	Spared *Spared `json:"spared,omitempty"`
 	// Way are the hooks that the packet passes, in order, up to where its fate is decided.
 	Way []Passed `json:"way"`
 	// Change is what becomes of the destination.
@@ -164,6 +169,13 @@ type Step struct {
 type Passed struct {
 	Hook   string   `json:"hook"`
 	Chains []string `json:"chains"`
+}
+
+// Spared is a rule that is not asked.
+type Spared struct {
+	ID     ruleset.RuleID `json:"id"`
+	Reason string         `json:"reason"`
+	Fate   string         `json:"fate"`
 }
 
 // Rewrite is a destination before and after. They are the same of what is delivered to the proxy with its addresses

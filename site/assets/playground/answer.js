@@ -69,7 +69,7 @@ export function show(now) {
   section.dataset.fate = explained.fate;
   section.dataset.rule = explained.id;
   verdict(now, kind);
-  map(now, kind);
+  map(now);
   steps(now);
   return kind;
 }
@@ -129,12 +129,13 @@ export function refuse(error, placed) {
 }
 
 /** What becomes of a packet, in a sentence. What arrives is not past the proxy: it may well be for it. */
-function words({ fate, words: said, packet }) {
+function words({ fate, words: said, packet, end }) {
   if (fate !== "pass") return /^goes|^is/.test(said) ? `it ${said}` : said;
-  if (packet.from === "outside")
-    return packet.protocol === "icmp"
-      ? "it goes on untouched"
-      : `it goes on untouched, to port ${packet.dst.split(":").pop()}`;
+  if (end === "discarded") return "the kernel discards it, for loopback addresses are the pod's alone";
+  if (end === "through") return "it goes on untouched, through the pod";
+  const port = packet.protocol === "tcp" || packet.protocol === "udp" ? packet.dst.split(":").pop() : "";
+  if (end === "proxy") return `it goes on untouched, to port ${port}, where the proxy itself listens`;
+  if (packet.from === "outside") return port ? `it goes on untouched, to port ${port}` : "it goes on untouched";
   return packet.from === "proxy" ? "it goes on untouched" : `it ${said}`;
 }
 
@@ -147,7 +148,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
   const chain = decided && rules.chains?.find((c) => c.name === decided.chain);
   const index = chain ? chain.rules.findIndex((rule) => rule.id === decided.id) : -1;
   const rule = chain?.rules[index];
-  const taker = kind === "passed" && chain?.rules.slice(index + 1).find((r) => captures(r.target));
+  const { spared } = explained;
   const own = fieldsOf(explained);
   replace(
     at("verdict-card"),
@@ -195,11 +196,16 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
                   ".",
                 ]
               : `No rule of ${decided.chain} before it fits.`,
-            taker ? [` So ${taker.id} (${taker.reason}), which sends to the proxy, is not asked.`] : "",
+            spared ? [` So ${spared.id} (${spared.reason}), which sends to the proxy, is not asked.`] : "",
           ]
         : "None of the rules is about it.",
     ),
-    h("p", { class: "about" }, scenario ? scenario[kind] : whole?.says),
+    h(
+      "p",
+      { class: "about" },
+      scenario ? scenario[kind] : whole?.says,
+      scenario?.page && [" ", h("a", { href: scenario.page.href }, scenario.page.title), "."],
+    ),
     node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."),
   );
 }
@@ -244,7 +250,7 @@ function gates({ hooks, chains }, node) {
   return { in: of("prerouting", "input"), out: of("output") };
 }
 
-function map({ explained, rules, read, node }, kind) {
+function map({ explained, rules, read, node }) {
   const chains = rules.chains ?? [];
   const decided = explained.steps.find((step) => step.decided);
   const p = explained.packet;
@@ -252,23 +258,13 @@ function map({ explained, rules, read, node }, kind) {
   const side = decided && (all.in.some((g) => g.name === decided.base) ? "in" : "out");
   const self = p.from !== "outside" && p.interface === "lo";
   const start = { outside: "network", app: "app", proxy: "proxy" }[p.from] ?? "app";
-  const elsewhere = /^dnat/.test(explained.fate);
-  const end =
-    kind === "stopped"
-      ? "stopped"
-      : kind === "captured"
-        ? elsewhere
-          ? "elsewhere"
-          : "proxy"
-        : start === "network"
-          ? "app"
-          : "network";
   const fields = read.fields;
   const capturing = chains.filter((c) => c.rules.some((r) => captures(r.target))).map((c) => c.name);
   const model = {
     gates: all,
     start,
-    end,
+    end: explained.end,
+    captured: explained.captured && explained.end === "proxy",
     self,
     captures: capturing,
     decided: decided && { gate: `${side}:${decided.base}`, id: explained.id, text: explained.reason },

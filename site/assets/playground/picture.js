@@ -13,7 +13,8 @@ const gateWidth = 118;
  *   gates   {in: [gate], out: [gate]}, each in the order in which packets meet them; a gate is {name, title, under,
  *           count, foreign}
  *   start   "network", "app" or "proxy"
- *   end     "network", "app", "proxy" or "stopped"
+ *   end     "proxy", "app", "network", "through", "elsewhere", "stopped" or "discarded", as the library says
+ *   captured whether a rule sends it to the proxy
  *   self    whether the packet stays in the pod: out by lo, and in again
  *   decided {gate, id, text}: the gate whose rule decided, if one did
  *   port    where at the proxy it gets to
@@ -246,11 +247,48 @@ function ways(model, boxes, wide, place, { at }) {
     path += `${path ? "L" : "M"}${r(p.x)} ${r(p.y)}`;
     end = p;
   };
+  // To a port of the proxy's own: past all chains, and back to it.
+  const toOwn = () => {
+    const last = ins.at(-1);
+    const beside = 9; // the way from the proxy, where it begins
+    if (wide) {
+      const x = last ? last.x + last.w / 2 + 14 : proxy.x;
+      const side = proxy.x + proxy.w / 2;
+      go({ x, y: at.in });
+      if (x > side) {
+        go({ x, y: proxy.y - beside });
+        go({ x: side, y: proxy.y - beside });
+      } else go({ x, y: proxy.y - proxy.h / 2 });
+    } else {
+      const y = last ? last.y + last.h / 2 + 14 : proxy.y;
+      const side = proxy.y + proxy.h / 2;
+      go({ x: at.in, y });
+      if (y > side) {
+        go({ x: proxy.x - beside, y });
+        go({ x: proxy.x - beside, y: side });
+      } else go({ x: proxy.x - proxy.w / 2, y });
+    }
+    visited.push("proxy");
+  };
+  // To where it gets to from the chains on the way in.
+  const arrive = () => {
+    if (model.end === "proxy") return toOwn();
+    if (model.end === "app") {
+      go(laneIn);
+      visited.push("app");
+      return undefined;
+    }
+    // Not to the app: it is discarded here, or leaves the pod, which has no way of its own in the picture.
+    const last = ins.at(-1) ?? { ...netIn, w: 0, h: 0 };
+    go(wide ? { x: last.x + last.w / 2 + 19, y: at.in } : { x: at.in, y: last.y + last.h / 2 + 19 });
+    if (model.end === "discarded") stopped = end;
+    return undefined;
+  };
   const along = (gates, direction) => {
     for (const gate of gates) {
       visited.push(gate.name);
       go(gate);
-      if (model.decided?.gate === gate.name && (model.end === "proxy" || model.end === "stopped")) {
+      if (model.decided?.gate === gate.name && (model.captured || model.end === "stopped")) {
         if (model.end === "stopped") {
           // behind the chain, where it would go on
           const on = direction === "in" ? 1 : -1;
@@ -268,15 +306,10 @@ function ways(model, boxes, wide, place, { at }) {
     }
     return true;
   };
-  let on = true;
   if (model.start === "network") {
     visited.push("network-in");
     go(netIn);
-    on = along(ins, "in");
-    if (on) {
-      go(laneIn);
-      visited.push("app");
-    }
+    if (along(ins, "in")) arrive();
   } else {
     visited.push(model.start);
     if (model.start === "proxy" && joins) {
@@ -284,7 +317,7 @@ function ways(model, boxes, wide, place, { at }) {
       go(bend);
       go(joins);
     } else go(laneOut);
-    on = along(outs, "out");
+    const on = along(outs, "out");
     if (on && model.self) {
       // Around by lo: out of the last gate, across, and in at the first. Either way may have none.
       const off = 15;
@@ -299,11 +332,7 @@ function ways(model, boxes, wide, place, { at }) {
         go({ x: a.x, y });
         go({ x: b.x, y });
       }
-      on = along(ins, "in");
-      if (on) {
-        go(laneIn);
-        visited.push("app");
-      }
+      if (along(ins, "in")) arrive();
     } else if (on) {
       go(netOut);
       visited.push("network-out");

@@ -12,9 +12,9 @@ export const packets = [
     packet: { from: "outside", dst: "10.244.0.5:15021" },
     asked: "The kubelet asks port 15021 whether the pod is ready.",
     passed:
-      "The proxy itself listens on 15021. At its port for inbound connections, the question would be taken for a call of the app.",
-    captured:
-      "The proxy itself listens on 15021. At its port for inbound connections, the question is taken for a call of the app.",
+      "The question is for the proxy. At its port for inbound connections, it would be taken for a call of the app.",
+    captured: "The question is for the proxy. At its port for inbound connections, it is taken for a call of the app.",
+    page: { href: "../docs/probes.html", title: "Probes of a pod behind a proxy" },
   },
   {
     id: "ingress",
@@ -31,7 +31,7 @@ export const packets = [
     name: "Tunnel, port 15008",
     packet: { from: "outside", dst: "10.244.0.5:15008" },
     asked: "Another pod's proxy opens a tunnel, to port 15008.",
-    passed: "The proxy listens there itself, so there is nothing to redirect.",
+    passed: "There is nothing to redirect.",
   },
   {
     id: "service",
