@@ -95,6 +95,16 @@ func TestReadForms(t *testing.T) {
 			"    intercept.mesh/outbound-exclude-ports: 5432\n", map[string]string{"outbound.excludePorts": "5432"}, ""},
 		{answer.FormAnnotations, "spec:\n  template:\n    metadata:\n      annotations: {intercept.mesh/enabled: true, " +
 			"intercept.mesh/udp: reject}\n", map[string]string{"outbound.udp": "reject"}, ""},
+		{answer.FormAnnotations, "traffic.sidecar.istio.io/excludeOutboundPorts: \"5432\"\nsidecar.istio.io/status: " +
+			"'{\"initContainers\":[\"istio-init\"],\"containers\":[\"istio-proxy\"]}'\n", map[string]string{
+			"outbound.excludePorts": "5432", "inbound.captureForwarded": "true", "families": "ipv4"},
+			"these are annotations of Istio, as mesh-cni reads them"},
+		{answer.FormAnnotations, "metadata: {annotations: {linkerd.io/inject: enabled, config.linkerd.io/skip-outbound-ports: 25}}",
+			map[string]string{"outbound.excludePorts": "25", "inbound.excludePorts": "4190,4191,4567,4568", "inbound.port": "4143",
+				"outbound.port": "4140", "proxy.uids": "2102", "proxy.gids": "none", "tunnelPort": "0", "inbound.hairpin": "pass",
+				"inbound.captureForwarded": "true"}, "these are annotations of Linkerd"},
+		{answer.FormAnnotations, "intercept.mesh/enabled: true\nkuma.io/mesh: default\n", nil,
+			"the annotations of Kuma are not read"},
 		{answer.FormIstio, "istio-iptables -i '*' -b '*' -d 15020,15021,15090 --dual-stack",
 			map[string]string{"inbound.captureForwarded": "true"}, ""},
 		{answer.FormIstio, "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE=7 pilot-agent istio-iptables -i '*' -b '*' -d 15020,15021,15090 " +
@@ -157,6 +167,13 @@ func TestProblems(t *testing.T) {
 			[]answer.Problem{{Source: "intercept.mesh/dns", Field: "dns.mode", Line: 2, Text: `"some" is not one of`}}},
 		"not intercepted": {text(answer.FormAnnotations, "intercept.mesh/enabled: \"false\"\n"),
 			[]answer.Problem{{Text: "this pod is not intercepted: disabled"}}},
+		"another mesh's": {text(answer.FormAnnotations, "linkerd.io/inject: enabled\nconfig.linkerd.io/skip-inbound-ports: a\n"),
+			[]answer.Problem{{Source: "config.linkerd.io/skip-inbound-ports", Line: 2, Text: `"a"`}}},
+		"nobody's": {text(answer.FormAnnotations, "app.kubernetes.io/name: x\n"), []answer.Problem{{Text: "such a pod is not intercepted"}}},
+		"a pod without": {text(answer.FormAnnotations, "kind: Pod\nmetadata: {name: x}\n"),
+			[]answer.Problem{{Text: "such a pod is not intercepted"}}},
+		"words":    {text(answer.FormAnnotations, "please capture all"), []answer.Problem{{Text: "neither a list of annotations"}}},
+		"a list":   {text(answer.FormAnnotations, "- intercept.mesh/enabled: true"), []answer.Problem{{Text: "neither a list of annotations"}}},
 		"istio":    {text(answer.FormIstio, "-p x -i '*'"), []answer.Problem{{Source: "--envoy-port (-p)", Text: `"x" is not a port`}}},
 		"no rules": {text(answer.FormIstio, "--cleanup-only"), []answer.Problem{{Text: "this asks for no rules"}}},
 		"no form":  {text("toml", "x"), []answer.Problem{{Text: "form: "}}},

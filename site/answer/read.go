@@ -195,41 +195,6 @@ func writeFlags(c intercept.Config) (string, error) {
 	return strings.Join(words, " \\\n  "), nil
 }
 
-func readAnnotations(s Source) (intercept.Config, []string, error) {
-	doc, err := yamldoc.Document([]byte(s.Text))
-	if err != nil {
-		return intercept.Config{}, nil, err
-	}
-	for _, path := range []string{"spec.template.metadata.annotations", "metadata.annotations", "annotations"} {
-		if n := doc.At(path); n.Kind == strict.Mapping {
-			doc = n
-			break
-		}
-	}
-	all, lines := map[string]string{}, map[string]int{}
-	for _, f := range doc.Fields {
-		if f.Value.Kind == strict.Scalar {
-			all[f.Name], lines[f.Name] = f.Value.Text, f.Value.Line
-		}
-	}
-	if !podspec.Mentioned(all, "") { // an empty editor: the defaults
-		return intercept.Default(), nil, nil
-	}
-	spec, err := podspec.ReadUnlimited(all, podspec.Options{})
-	if err != nil {
-		return intercept.Config{}, nil, annotated{err, lines}
-	}
-	var notes []string
-	if spec.Reason != podspec.Asked {
-		return intercept.Config{}, nil, errors.New("this pod is not intercepted: " + string(spec.Reason))
-	}
-	if spec.NameserversInPod {
-		notes = append(notes, "the name servers are those of the pod's resolv.conf, which is not known here: all lookups stand "+
-			"for those to them")
-	}
-	return decode.WithoutPod(spec.Config), notes, nil
-}
-
 func writeAnnotations(c intercept.Config) (string, error) {
 	n := strict.Node{Kind: strict.Mapping}
 	all := settings.Annotations(c, podspec.DefaultPrefix)
