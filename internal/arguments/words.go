@@ -13,13 +13,13 @@ func Quote(arg string) string {
 	return arg
 }
 
-// Words are the words of a command line, as a shell splits them: quotes, backslashes, and lines that go on. Nothing is
-// expanded.
+// Words are the words of a command line, as a shell splits them: quotes, backslashes, comments, and lines that go on, also
+// with the line ends of Windows. Nothing is expanded.
 func Words(text string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	var quote rune
-	in, escaped := false, false
+	in, escaped, comment := false, false, false
 	end := func() {
 		if in {
 			words = append(words, word.String())
@@ -27,8 +27,11 @@ func Words(text string) ([]string, error) {
 		word.Reset()
 		in = false
 	}
-	for _, r := range text {
+	for i, r := range text {
 		switch {
+		case comment:
+			comment = r != '\n'
+		case escaped && quote == 0 && strings.HasPrefix(text[i:], "\r\n"): // and then the line goes on
 		case escaped:
 			if r != '\n' {
 				if quote == '"' && !strings.ContainsRune("\"\\$`", r) {
@@ -44,6 +47,8 @@ func Words(text string) ([]string, error) {
 			quote = 0
 		case quote != 0:
 			word.WriteRune(r)
+		case r == '#' && !in:
+			comment = true
 		case r == '\'' || r == '"':
 			quote, in = r, true
 		case strings.ContainsRune(" \t\r\n", r):

@@ -13,16 +13,18 @@ import (
 // TestWords: a command line is split as a shell splits it.
 func TestWords(t *testing.T) {
 	for text, want := range map[string][]string{
-		"":                               nil,
-		"  a\tb\r\nc ":                   {"a", "b", "c"},
-		"a 'b c' \"d e\"":                {"a", "b c", "d e"},
-		"--x='a b'\"c\"d":                {"--x=a bc" + "d"},
-		"a '' \"\" b":                    {"a", "", "", "b"},
-		"a \\\n  b\\ c":                  {"a", "b c"},
-		`"a\"b\\c\$d\e"`:                 {`a"b\c$d\e`},
-		`'a\b'`:                          {`a\b`},
-		"'it'\\''s'":                     {"it's"},
-		"--outbound-exclude='udp :53' *": {"--outbound-exclude=udp :53", "*"},
+		"":                                      nil,
+		"  a\tb\r\nc ":                          {"a", "b", "c"},
+		"a 'b c' \"d e\"":                       {"a", "b c", "d e"},
+		"--x='a b'\"c\"d":                       {"--x=a bc" + "d"},
+		"a '' \"\" b":                           {"a", "", "", "b"},
+		"a \\\n  b\\ c":                         {"a", "b c"},
+		`"a\"b\\c\$d\e"`:                        {`a"b\c$d\e`},
+		`'a\b'`:                                 {`a\b`},
+		"'it'\\''s'":                            {"it's"},
+		"a \\\r\n  b":                           {"a", "b"},
+		"# first\na#b 'c#' # all of it\n  #\nd": {"a#b", "c#", "d"},
+		"--outbound-exclude='udp :53' *":        {"--outbound-exclude=udp :53", "*"},
 	} {
 		got, err := arguments.Words(text)
 		if err != nil {

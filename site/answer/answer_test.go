@@ -54,6 +54,17 @@ func TestScenarios(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		names[s.Name] = true
+		// As the page has a configuration that it has read: so it knows the case again.
+		var normal read
+		if p := ask(t, answer.Request{Op: "read", Source: answer.Source{Fields: s.Fields}}, &normal); p != nil ||
+			len(normal.Changed) != len(s.Fields) {
+			t.Errorf("%s: %v are %d fields: %+v", s.Name, s.Fields, len(normal.Changed), p)
+		}
+		for path, text := range s.Fields {
+			if normal.Fields[path] != text {
+				t.Errorf("%s: %s is %q, which is written %q", s.Name, path, text, normal.Fields[path])
+			}
+		}
 		var got explained
 		if p := ask(t, answer.Request{Op: "explain", Source: answer.Source{Fields: s.Fields}, Packet: &s.Packet}, &got); p != nil {
 			t.Errorf("%s: %+v", s.Name, p)

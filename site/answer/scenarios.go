@@ -68,7 +68,7 @@ func Cases() []Scenario {
 		{"excluded-port", "An excluded port", "A database whose protocol the proxy should not see: its port is excluded.",
 			with("outbound.excludePorts", "5432"), explain.Question{Dst: "10.96.7.8:5432"}, "pass", "O5.ports"},
 		{"excluded-cidr", "An excluded network", "Whatever is included, what goes to an excluded network is let go.",
-			with("outbound.excludeCIDRs", "169.254.169.254/32"), explain.Question{Dst: "169.254.169.254:80"}, "pass", "O10.cidrs"},
+			with("outbound.excludeCIDRs", "169.254.169.254"), explain.Question{Dst: "169.254.169.254:80"}, "pass", "O10.cidrs"},
 		{"excluded-user", "An excluded user", "A backup agent in the pod runs as user 2000, and is left alone.",
 			with("outbound.excludeUIDs", "2000"), explain.Question{Dst: "203.0.113.20:443", UID: "2000"}, "pass", "O7.excluded-uid"},
 		{"ipv6", "A call over IPv6", "Both families are captured: the other one would be a way past the proxy.",

@@ -143,7 +143,7 @@ const heads = { captured: "Captured", passed: "Not captured", stopped: "Stopped"
 
 function verdict({ explained, scenario, rules, node, case: whole }, kind) {
   const p = explained.packet;
-  const packet = `${p.protocol.toUpperCase()} ${p.protocol === "icmp" ? `to ${address(p.dst)}` : `from ${p.src} to ${p.dst}`}, ${p.from === "outside" ? "arriving" : "leaving"} by ${p.interface}`;
+  const packet = described(p);
   const decided = explained.steps.find((step) => step.decided);
   const chain = decided && rules.chains?.find((c) => c.name === decided.chain);
   const index = chain ? chain.rules.findIndex((rule) => rule.id === decided.id) : -1;
@@ -208,6 +208,19 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
     ),
     node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."),
   );
+}
+
+/** A packet in all that is said of it. */
+function described(p) {
+  const ports = p.protocol === "tcp" || p.protocol === "udp";
+  const end = (of) => (ports ? of : address(of));
+  const more = [
+    p.uid !== undefined && `user ${p.uid}, group ${p.gid}`,
+    p.mark && `mark 0x${p.mark.toString(16)}`,
+    { established: "older than the rules", invalid: "invalid, says conntrack" }[p.state],
+  ].filter(Boolean);
+  const protocol = p.protocol === "ipv6-icmp" ? "ICMPv6" : p.protocol.toUpperCase();
+  return `${protocol} from ${end(p.src)} to ${end(p.dst)}, ${p.from === "outside" ? "arriving" : "leaving"} by ${p.interface}${more.map((each) => `, ${each}`).join("")}`;
 }
 
 const address = (withPort) => withPort.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");

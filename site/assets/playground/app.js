@@ -15,6 +15,8 @@ let schema;
 let turn = 0;
 let selectView;
 let selectForm;
+let opening = false; // an address is being opened: nothing of it is the reader's own
+let chosen = false; // the reader has chosen another case, to which Back leads back
 
 async function begin() {
   know(first);
@@ -27,7 +29,8 @@ async function begin() {
     preset();
     refresh();
   });
-  packets.setUp((packet) => {
+  packets.setUp((packet, scenario) => {
+    if (scenario) chosen = true;
     state.packet = packet;
     refresh();
   });
@@ -36,16 +39,18 @@ async function begin() {
     h("option", { value: "own", disabled: true }, "your own"),
   );
   at("preset").addEventListener("change", ({ target }) => {
+    chosen = true;
     leave();
     config.write({ fields: { ...configurations.find(({ id }) => id === target.value).fields } });
   });
   at("cases").addEventListener("change", ({ target }) => {
-    const chosen = state.cases.find(({ name }) => name === target.value);
-    if (!chosen) return;
+    const one = state.cases.find(({ name }) => name === target.value);
+    if (!one) return;
+    chosen = true;
     leave();
-    state.packet = { from: "app", ...chosen.packet };
+    state.packet = { from: "app", ...one.packet };
     packets.show(state.packet);
-    config.write({ fields: { ...chosen.fields } });
+    config.write({ fields: { ...one.fields } });
   });
   selectForm = tabs(at("forms"), (name) => {
     state.form = name;
@@ -81,6 +86,8 @@ async function begin() {
 /** Asks all there is to ask about the configuration and the packet, and shows it. */
 async function refresh() {
   const mine = ++turn;
+  at("shared").replaceChildren();
+  if (!opening && at("news").dataset.of === "address") at("news").hidden = true;
   const [explained, rules] = await Promise.all([
     ask({ op: "explain", source: state.source, packet: state.packet }),
     ask({ op: "chains", source: state.source }),
@@ -134,6 +141,7 @@ function change(flags) {
     const [, name, value] = /^(--[^=]+)(?:=(.*))?$/s.exec(flag);
     fields[schema.fields.find((field) => field.flag === name).path] = value ?? "true";
   }
+  chosen = true;
   leave();
   config.write({ fields });
 }
@@ -145,12 +153,14 @@ async function more() {
   state.cases = (await ask({ op: "scenarios" }, { patient: true })).scenarios ?? [];
   at("cases").append(...state.cases.map(({ name, title }) => h("option", { value: name }, title)));
   views.setUp((packet) => {
+    chosen = true;
     state.packet = packet;
     packets.show(packet);
     refresh();
     at("answer").scrollIntoView({ block: "start" });
     at("answer").focus({ preventScroll: true });
-  });
+  }, link);
+  views.compare(state.other);
   if (state.explained) refresh();
 }
 
@@ -171,66 +181,105 @@ function preset() {
 function shown() {
   const text = state.read.forms[state.form];
   const source = text === undefined || state.read.unsaid?.[state.form] ? state.source : { form: state.form, text };
-  return { op: "link", source, packet: state.packet, view: state.view === "matrix" ? undefined : state.view };
+  const unsaid = state.view === "matrix" || (state.view === "node" && node.current()); // a document is in no link
+  const view = unsaid ? undefined : state.view;
+  const other = state.view === "diff" ? (views ? views.compared() : state.other) : undefined;
+  return { op: "link", source, packet: state.packet, view, ...(other && { other, compare: true }) };
 }
 
-/** Puts the case into the address, so that the address can be given on. What the page begins with needs none. */
+/** The end of the address of what the page shows. What is compared with may be wrong: then it is left out. */
+async function linked() {
+  const { other, ...rest } = shown();
+  const got = await ask(other ? { ...rest, other } : rest, { patient: true });
+  return got.error && other ? ask({ ...rest, compare: undefined }, { patient: true }) : got;
+}
+
+/**
+ * Puts the case into the address, so that the address can be given on. What the page begins with needs none, and a
+ * document from a node has none. What the reader has chosen is another step of the browser's history; what is typed is
+ * not.
+ */
 async function link() {
-  if (node.current() || !state.read) return;
+  if (!state.read || opening) return;
   const first =
     !state.read.changed.length &&
     packets.scenarioOf(state.packet) === ready[0] &&
     state.view === "matrix" &&
     state.form === "form";
   const mine = turn;
-  const text = first ? "" : ((await ask(shown(), { patient: true })).text ?? "");
-  if (mine !== turn) return;
+  const text = first || node.current() ? "" : ((await linked()).text ?? "");
+  if (mine !== turn || opening) return;
   state.shown = text ? `#${text}` : "";
-  if (location.hash !== state.shown) history.replaceState(null, "", state.shown || location.pathname + location.search);
+  const step = chosen ? "pushState" : "replaceState";
+  chosen = false;
+  if (location.hash !== state.shown) history[step](null, "", state.shown || location.pathname + location.search);
 }
 
 /** Opens the case that the address names. */
 async function open() {
   if (location.hash === state.shown && state.read) return;
-  state.shown = location.hash;
   const text = location.hash.slice(1);
+  const inside = text && document.getElementById(text); // a place on the page
+  if (inside && state.read) return;
+  const mine = location.hash;
+  state.shown = mine;
+  opening = true;
   let source = {};
   let packet = ready[0].packet;
-  if (text && !document.getElementById(text)) {
+  if (text && !inside) {
     const got = await ask({ op: "unlink", text });
     const read = got.error ? got : await ask({ op: "read", source: got.source });
-    if (got.error) news(`The address names no case: ${got.error.text}`);
+    if (state.shown !== mine) return; // another one is being opened by now
+    if (got.error) unopened(`The address names no case: ${got.error.text}`);
     else if (read.error) {
       const { source: of, field, text: why } = read.error;
-      news(`The configuration of the address is refused, so these are the defaults. ${of || field}: ${why}`);
+      unopened(`The configuration of the address is refused, so these are the defaults. ${of || field}: ${why}`);
     } else {
       at("news").hidden = true;
       source = got.source;
       packet = got.packet ? { from: "app", ...got.packet } : packet;
+      state.other = got.other;
+      views?.compare(got.other);
       selectForm(got.form || "form");
       selectView(got.view || "matrix");
     }
-  } else if (text && state.read) return;
+  } else if (state.read) {
+    selectForm("form");
+    selectView("matrix");
+  }
+  if (node.current()) node.close();
   state.packet = packet;
   packets.show(packet);
   await config.write(source);
+  opening = false;
+  link();
+}
+
+function unopened(text) {
+  news(text);
+  at("news").dataset.of = "address";
 }
 
 async function share() {
-  const first = location.hash
-    ? location.href
-    : new URL(`#${(await ask(shown(), { patient: true })).text ?? ""}`, location.href).href;
+  const got = await linked();
+  if (got.error) {
+    at("shared").textContent = got.error.text;
+    return;
+  }
+  const address = new URL(`#${got.text}`, location.href).href;
+  const without = node.current() ? " The document is not in it, only its configuration." : "";
   try {
-    await navigator.clipboard.writeText(first);
-    at("shared").textContent = "Copied.";
+    await navigator.clipboard.writeText(address);
+    at("shared").textContent = `Copied.${without}`;
   } catch {
-    replace(at("shared"), h("code", null, first));
+    replace(at("shared"), h("code", null, address), without);
   }
 }
 
 /** A support document has been opened: packets are asked against what is in force there. */
 function opened(source) {
   selectView("node");
+  at("news").hidden = true;
   config.write(source);
 }
 
@@ -242,6 +291,7 @@ function leave() {
 
 function news(...what) {
   at("news").hidden = false;
+  at("news").dataset.of = "";
   replace(at("news"), what);
 }
 

@@ -6,7 +6,10 @@ import { at, h, later, replace } from "./dom.js";
 const texts = {
   yaml: { label: "A file for mesh-init --config", about: "YAML or JSON. What is not in it has its default." },
   flags: { label: "A command line of mesh-init", about: "As a shell reads it." },
-  annotations: { label: "Annotations of a pod", about: "One a line, or a pod's whole YAML. Istio's, Linkerd's, Kuma's and Consul's are read, too." },
+  annotations: {
+    label: "Annotations of a pod",
+    about: "One a line, or a pod's whole YAML. Istio's, Linkerd's, Kuma's and Consul's are read, too.",
+  },
   istio: {
     label: "A command line of istio-iptables",
     about: "The flags that Istio's init container is given. They are read as mesh-init reads them.",

@@ -16,7 +16,7 @@ const samples = {
 let inputs;
 let changed;
 
-/** Makes the choice of packets and the editor. onchange gets a packet as the library takes it. */
+/** Makes the choice of packets and the editor. onchange gets a packet as the library takes it, and the ready one, if it was chosen. */
 export function setUp(onchange) {
   changed = onchange;
   const chips = at("scenarios");
@@ -142,7 +142,7 @@ function edited(event) {
   able();
   const now = packet();
   choose(now);
-  changed(now, scenarioOf(now));
+  changed(now);
 }
 
 function otherFamily() {
@@ -192,6 +192,12 @@ function choose(p) {
   for (const radio of at("scenarios").querySelectorAll("input")) radio.checked = radio.value === scenario?.id;
 }
 
+/** Whether the port, which is a part of the destination, is right by itself. */
+function rightPort() {
+  const text = inputs.port.value.trim();
+  return inputs.port.disabled || (/^\d+$/.test(text) && Number(text) > 0 && Number(text) < 65536);
+}
+
 /** Says what the library refuses of a packet, at its field. Returns whether there is a field for it. */
 export function complain(problems) {
   for (const name of Object.keys(inputs)) {
@@ -205,7 +211,7 @@ export function complain(problems) {
   let placed = problems.length > 0;
   for (const { field, text } of problems) {
     const name = field?.replace(/^packet\./, "");
-    const input = inputs[{ dst: /port/.test(text) ? "port" : "to" }[name] ?? name];
+    const input = inputs[name === "dst" ? (rightPort() ? "to" : "port") : name];
     const place = input && at(input.id.replace("packet-", "packet-problem-"));
     if (!place) {
       placed = false;

@@ -6,14 +6,16 @@ import { configurations } from "./scenarios.js";
 import * as node from "./node.js";
 
 let askPacket; // asks about a packet that the reader has pointed at
+let other; // called when another configuration is compared with
 let shown = {}; // what each view shows, so that the same is not made twice
 let now;
 
 const makers = { matrix, rules, diff, lint, node: node.show };
 
-/** choose is called with a packet that is asked about from a view. */
-export function setUp(choose) {
+/** choose is called with a packet that is asked about from a view, and compares when another configuration is. */
+export function setUp(choose, compares) {
   askPacket = choose;
+  other = compares;
   shown = {};
 }
 
@@ -260,16 +262,40 @@ async function copy(button, text) {
 
 let before = { choice: "defaults" };
 
-async function diff(panel, { source, read }) {
-  const own = before.choice === "own";
-  const kept = before.kept;
-  const from = own
-    ? { form: "yaml", text: before.text ?? "" }
-    : before.choice === "kept"
-      ? kept
-      : { fields: configurations.find(({ id }) => id === before.choice).fields };
-  const list = panel.querySelector("#changes") ?? build(panel, read);
-  panel.querySelector("#before-text").closest("div").hidden = !own;
+/** The configuration that the page's is compared with, as a source; undefined, if it is the defaults. */
+export function compared() {
+  if (before.choice === "own") return { form: "yaml", text: before.text ?? "" };
+  if (before.choice === "kept") return before.kept;
+  return before.choice === "defaults"
+    ? undefined
+    : { fields: configurations.find(({ id }) => id === before.choice).fields };
+}
+
+/** Compares with a configuration, that of a link. */
+export function compare(source) {
+  if (!source) return;
+  const plain = (fields) => JSON.stringify(Object.entries(fields ?? {}).sort());
+  const known = configurations.find(({ fields }) => plain(fields) === plain(source.fields));
+  before = { choice: known?.id ?? "kept", kept: source };
+  const select = at("before");
+  if (select) choose(select);
+  delete shown.diff;
+}
+
+function choose(select) {
+  select.querySelector("[value=kept]").disabled = !before.kept;
+  select.value = before.choice;
+}
+
+function compareAgain() {
+  again("diff");
+  other();
+}
+
+async function diff(panel, { source }) {
+  const from = compared() ?? {};
+  const list = panel.querySelector("#changes") ?? build(panel);
+  panel.querySelector("#before-text").closest("div").hidden = before.choice !== "own";
   const got = await ask({ op: "diff", source: from, other: source }, { patient: true });
   if (got.error) {
     const problems = got.error.all ?? [got.error];
@@ -349,7 +375,7 @@ function build(panel) {
     spellcheck: "false",
     oninput: later(250, () => {
       before.text = text.value;
-      again("diff");
+      compareAgain();
     }),
   });
   const select = h(
@@ -358,13 +384,14 @@ function build(panel) {
       id: "before",
       onchange: () => {
         before.choice = select.value;
-        again("diff");
+        compareAgain();
       },
     },
     configurations.map(({ id, name }) => h("option", { value: id }, name)),
-    h("option", { value: "kept", disabled: true }, "The one I kept"),
+    h("option", { value: "kept", disabled: true }, "The one that was kept"),
     h("option", { value: "own" }, "A file, written here"),
   );
+  choose(select);
   const list = h("div", { id: "changes" });
   replace(
     panel,
@@ -380,9 +407,9 @@ function build(panel) {
           class: "quiet",
           onclick: () => {
             before.kept = structuredClone(now.source);
-            before.choice = select.value = "kept";
-            select.querySelector("[value=kept]").disabled = false;
-            again("diff");
+            before.choice = "kept";
+            choose(select);
+            compareAgain();
           },
         },
         "Keep the page's as before",

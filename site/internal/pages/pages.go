@@ -248,6 +248,9 @@ func (s *site) write() error {
 	if err := add("404.html", "missing", view{page: &page{Path: "404.html"}, Root: s.Base}); err != nil {
 		return err
 	}
+	if path := (view{site: s}).Playground(); path != "" {
+		all = append(all, playgroundSection(path))
+	}
 	s.files["search.json"], err = index(all)
 	return err
 }

@@ -25,7 +25,8 @@ func small() fstest.MapFS {
 			"[code](../nft), [elsewhere](https://example.com/).\n\n![drawn](img/a.svg)\n\n## More than *that*\n\n" +
 			"| a | b |\n| --- | ---: |\n| `x` | 1 |\n\n```yaml\nkey: \"value\" # why\n```\n\n### More than that\n\n" +
 			"```mermaid\nflowchart TB\n  a --> b\n```\n\n## Größe_1: what?\n",
-		"docs/b.md": "# Second\n\nSee [examples](../examples/x/).\n",
+		"docs/probes.md": "# Probes\n",
+		"docs/b.md":      "# Second\n\nSee [examples](../examples/x/).\n",
 		"docs/getting-started.md": "# Start\n\n## In a cluster\n\n## With an init container\n\n## From the node\n\n" +
 			"## From a Go program\n\n## On a bare host\n",
 		"kube/internal/notices/third_party.txt": "of others",
@@ -219,7 +220,7 @@ func TestTree(t *testing.T) {
 		}
 	}
 	want := []string{"One", "Overview", "In one page", "The first", "Two", "B",
-		"Examples", "An example", "More", "Start"}
+		"Examples", "An example", "More", "Start", "Probes"}
 	if !slices.Equal(said, want) {
 		t.Errorf("the navigation is %q, want %q", said, want)
 	}
@@ -240,8 +241,12 @@ func TestIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
+	played := false
 	for _, s := range got.Sections {
 		p := got.Pages[int(s[0].(float64))]
+		if p.URL == "playground/index.html" && strings.Contains(s[3].(string), "The playground") {
+			played = true
+		}
 		if path.Base(p.URL) == "a.html" {
 			said = append(said, strings.Join([]string{p.Title, s[1].(string), s[2].(string), s[3].(string)}, " | "))
 		}
@@ -254,5 +259,8 @@ func TestIndex(t *testing.T) {
 	}
 	if !slices.Equal(said, want) {
 		t.Errorf("%q\nwant\n%q", said, want)
+	}
+	if !played {
+		t.Error("the playground is not among what is found")
 	}
 }

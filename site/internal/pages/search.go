@@ -11,6 +11,14 @@ type section struct {
 	text            []string // words
 }
 
+// playgroundSection is what search finds of the playground, which is a page of its own kind.
+func playgroundSection(path string) *page {
+	return &page{Path: path, Title: "Playground", sections: []section{{heading: "What happens to this packet?", text: []string{
+		"The playground: ask what happens to a packet of a pod with a sidecar proxy, and which rule decides it.",
+		"Try a configuration, in any of its forms; see all traffic, the rules as text, and compare two configurations.",
+		"Open what mesh-init support has written on a node."}}}}
+}
+
 // index is what search.js reads: the pages, and their sections as [page, anchor, heading, text].
 func index(all []*page) ([]byte, error) {
 	type entry struct {
