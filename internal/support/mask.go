@@ -331,8 +331,8 @@ func leadingNumber(s string) int {
 	return n
 }
 
-// known are the networks that everybody has. The addresses of some say nothing; of others the beginning stays, so that
-// an address is still private, or of one link.
+// known are the networks that everybody has. The addresses of some say nothing, such as ::1, and ::6, which proxies bind;
+// of others the beginning stays, so that an address is still private, or of one link.
 func known() (whole, begin []netip.Prefix) {
 	all := func(texts ...string) (list []netip.Prefix) {
 		for _, t := range texts {
@@ -341,7 +341,7 @@ func known() (whole, begin []netip.Prefix) {
 		return list
 	}
 	return all("127.0.0.0/8", "0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "192.0.2.0/24", "198.51.100.0/24",
-			"203.0.113.0/24", "::/127", "ff00::/8", "2001:db8::/32"),
+			"203.0.113.0/24", "::/125", "ff00::/8", "2001:db8::/32"),
 		all("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fe80::/10", "fc00::/7",
 			"::ffff:0:0/96", "64:ff9b::/96")
 }

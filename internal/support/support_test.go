@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/mesh-intercept/intercept"
 )
 
 func testMasker() masker {
@@ -94,6 +96,23 @@ func TestAddresses(t *testing.T) {
 	other.key[1] = 9
 	if other.addr(netip.MustParseAddr("8.8.8.8")) == m.addr(netip.MustParseAddr("8.8.8.8")) {
 		t.Error("the key does not matter")
+	}
+}
+
+// TestDefaults: what every configuration has from the start says nothing, and stays.
+func TestDefaults(t *testing.T) {
+	text, err := json.Marshal(intercept.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := testMasker()
+	if got := m.text(string(text)); got != string(text) || !strings.Contains(got, `"::6"`) {
+		t.Errorf("%s\n%s", text, got)
+	}
+	for _, a := range []string{"::8", "::ff"} {
+		if got := m.text(a); got == a {
+			t.Errorf("%s stays", a)
+		}
 	}
 }
 

@@ -313,6 +313,15 @@ func TestSupport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// One part could not be read.
+	var parts map[string]any
+	if err := json.Unmarshal(document, &parts); err != nil {
+		t.Fatal(err)
+	}
+	parts["parts"].(map[string]any)["doctor"] = map[string]any{"error": "it was not read within 30s"}
+	if document, err = json.Marshal(parts); err != nil {
+		t.Fatal(err)
+	}
 	asYAML, err := yaml.JSONToYAML(document)
 	if err != nil {
 		t.Fatal(err)
@@ -354,7 +363,15 @@ func TestSupport(t *testing.T) {
 	}
 	var got answer.Support
 	if p := ask(t, answer.Request{Op: "support", Text: string(withoutRules)}, &got); p != nil || got.From != "given" ||
-		got.Why != "there are no rules" || got.Source.Fields["dns.mode"] != "" {
+		got.Why != "there are no rules" || got.None || got.Source.Fields["dns.mode"] != "" {
+		t.Errorf("%+v, %+v", p, got)
+	}
+	// What mesh-init says of a namespace in which nothing is.
+	doc["parts"].(map[string]any)["inForce"] = map[string]any{"error": "not intercepted: the namespace has none of our rules"}
+	if withoutRules, err = json.Marshal(doc); err != nil {
+		t.Fatal(err)
+	}
+	if p := ask(t, answer.Request{Op: "support", Text: string(withoutRules)}, &got); p != nil || !got.None {
 		t.Errorf("%+v, %+v", p, got)
 	}
 	for text, want := range map[string]string{

@@ -172,6 +172,7 @@ func (s *Support) configured(doc document) error {
 	if len(doc.Parts[s.From].Value) == 0 {
 		s.From = "given"
 		s.Why = doc.Parts["inForce"].Error
+		s.None = strings.HasPrefix(s.Why, ruleset.ErrNotIntercepted.Error())
 	}
 	var part configPart
 	if err := doc.part(s.From, &part); err != nil {

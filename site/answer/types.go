@@ -318,8 +318,9 @@ type Support struct {
 	Masked bool   `json:"masked"`
 	Tool   string `json:"tool"`
 	// From says which configuration it is: "inForce", or "given", the one that mesh-init support was given, where what is in
-	// force is not known. Why says why not.
+	// force is not known, or nothing is: None says which. Why says it in words.
 	From   string `json:"from"`
+	None   bool   `json:"none,omitempty"`
 	Why    string `json:"why,omitempty"`
 	Source Source `json:"source"`
 	// By is who wrote the rules, and Written when.

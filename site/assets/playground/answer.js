@@ -149,6 +149,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
   const index = chain ? chain.rules.findIndex((rule) => rule.id === decided.id) : -1;
   const rule = chain?.rules[index];
   const { spared } = explained;
+  const doubts = node?.doubts(explained) ?? [];
   const own = fieldsOf(explained);
   replace(
     at("verdict-card"),
@@ -158,7 +159,11 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
       h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)),
       h("span", { class: "mono" }, packet),
     ),
-    h("h2", { id: "verdict" }, `${heads[kind]}: ${words(explained)}`),
+    h(
+      "h2",
+      { id: "verdict" },
+      `${heads[kind]}${doubts.length ? ", by the rules as they were written" : ""}: ${words(explained)}`,
+    ),
     h(
       "p",
       { class: "why" },
@@ -206,7 +211,13 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
       scenario ? scenario[kind] : whole?.says,
       scenario?.page && [" ", h("a", { href: scenario.page.href }, scenario.page.title), "."],
     ),
-    node && h("p", { class: "about" }, "Asked against what was in force in the pod of the document."),
+    node && h("p", { class: "about" }, node.said),
+    doubts.length > 0 &&
+      h(
+        "ul",
+        { class: "note warn doubts" },
+        doubts.map((doubt) => h("li", null, doubt)),
+      ),
   );
 }
 

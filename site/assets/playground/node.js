@@ -52,8 +52,38 @@ async function read(file) {
       .filter(([, c]) => !c.uncounted)
       .map(([id, c]) => [id, c.packets]),
   );
-  open = { ...got, name: file.name, packets };
+  open = { ...got, name: file.name, packets, said: state(got), doubts: (explained) => doubts(got, explained) };
   callbacks.opened(got.source);
+}
+
+/** What packets are asked against. */
+function state(d) {
+  if (d.from === "inForce") return "Packets are asked against what was in force there.";
+  const given = "packets are asked against the configuration that mesh-init support was given";
+  return d.none
+    ? `There are no rules in that namespace, so no packet is captured there: ${given}.`
+    : `What was in force is not known (${d.why || "the document does not say"}): ${given}.`;
+}
+
+const effects = {
+  takes: "sends connections elsewhere",
+  "may take": "may send connections elsewhere",
+  untracks: "keeps packets from connection tracking, and so from capture",
+  "may discard": "may discard packets",
+  zones: "chooses conntrack zones, in which the proxy does not find where a connection was to go",
+};
+
+/** What may have happened to a packet in that pod other than its explanation says, in sentences. */
+function doubts(d, { packet, way }) {
+  const family = packet.dst.startsWith("[") ? "ip6" : "ip";
+  const hooks = way.map(({ hook }) => hook).concat(packet.from === "outside" ? "ingress" : "egress");
+  return [
+    ...d.foreign
+      .filter((c) => effects[c.effect] && hooks.includes(c.hook) && [family, "inet", "netdev"].includes(c.family))
+      .map((c) => `Another's chain ${c.family} ${c.table} ${c.chain}, asked ${c.asked} ours, ${effects[c.effect]}.`),
+    d.differences.length > 0 && "The rules there are no longer as they were written: see “From a node”.",
+    d.cut?.length > 0 && `The document does not have the whole of ${d.cut.join(", ")}.`,
+  ].filter(Boolean);
 }
 
 /** The view. */
@@ -133,9 +163,7 @@ function about(d) {
       "p",
       { role: "status" },
       h("b", null, d.name),
-      d.from === "inForce"
-        ? " is open: packets are asked against what was in force there. "
-        : ` is open. What was in force is not known (${d.why || "the document does not say"}): packets are asked against the configuration that mesh-init support was given. `,
+      ` is open. ${d.said} `,
       h("button", { type: "button", class: "quiet", "data-key": "close", onclick: () => callbacks.left() }, "Close it"),
     ),
     h(
@@ -157,13 +185,15 @@ function about(d) {
         `The document does not have the whole of ${d.cut.join(", ")}: answers that hang on it may be wrong.`,
       ),
     h("h3", null, "What the rules have counted"),
-    counted.length
-      ? table(
-          "What the rules have counted",
-          ["What", "Packets", "Bytes"],
-          counted.map((m) => [m.meaning, m.packets, m.bytes]),
-        )
-      : h("p", null, "Nothing yet."),
+    d.none
+      ? h("p", null, "There are none.")
+      : counted.length
+        ? table(
+            "What the rules have counted",
+            ["What", "Packets", "Bytes"],
+            counted.map((m) => [m.meaning, m.packets, m.bytes]),
+          )
+        : h("p", null, "Nothing yet."),
     h("h3", null, "Chains of others"),
     d.foreign.length
       ? h(
