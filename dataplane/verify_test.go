@@ -139,6 +139,82 @@ func TestVerifyWithoutSockDiag(t *testing.T) {
 	}
 }
 
+// TestVerifyWithoutSockDiagLate: a proxy that has not been scheduled for a while is known by what it sends in the end.
+func TestVerifyWithoutSockDiagLate(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	for _, port := range []int{15001, 15006} {
+		for at, domain := range map[unix.Sockaddr]int{
+			&unix.SockaddrInet4{Port: port}: unix.AF_INET, &unix.SockaddrInet6{Port: port}: unix.AF_INET6,
+		} {
+			acceptLate(t, lab, domain, at)
+		}
+	}
+	p := surroundings{refusals: []refusal{noSockDiag()}}.start(t)
+	pod, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
+	for _, verb := range []string{"apply", "verify"} {
+		r, err := p.ask(request{Verb: verb, Pod: pod, Config: &c})
+		if err != nil {
+			t.Fatalf("%s: %v", verb, err)
+		}
+		for _, v := range r.Verified.Verdicts {
+			if strings.Contains(v.Found, "could not be found out") {
+				t.Errorf("%s: %s", verb, v)
+			}
+		}
+	}
+}
+
+// acceptLate is a proxy that accepts a third of a second after a connection has come, and hangs up.
+func acceptLate(t *testing.T, lab *netlab.Lab, domain int, at unix.Sockaddr) {
+	t.Helper()
+	const late = 333 // milliseconds
+	proxy := intercept.Owner{UID: 1337, GID: 1337}
+	fd, err := lab.Pod.Socket(domain, unix.SOCK_STREAM, &proxy)
+	if err == nil && domain == unix.AF_INET6 {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
+	}
+	if err = errors.Join(err, unix.Bind(fd, at), unix.Listen(fd, 64)); err != nil {
+		t.Fatal(err)
+	}
+	accept := func() error { // a socket belongs to whoever accepts it
+		for {
+			conn, _, err := unix.Accept(fd)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				return nil
+			case err != nil:
+				return err
+			}
+			if err := unix.Close(conn); err != nil {
+				return err
+			}
+		}
+	}
+	ended := make(chan error)
+	go func() {
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err == nil {
+				_, _ = unix.Poll(nil, late)
+				err = netlab.As(proxy, accept)
+			}
+			switch {
+			case errors.Is(err, unix.EINVAL): // it listens no more
+				ended <- nil
+				return
+			case err != nil && !errors.Is(err, unix.EINTR):
+				ended <- err
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(unix.Shutdown(fd, unix.SHUT_RDWR), <-ended, unix.Close(fd)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestVerifyOneFamily: where the other family is rejected nobody has to listen
 // for it.
 func TestVerifyOneFamily(t *testing.T) {

@@ -619,7 +619,7 @@ func (r *run) identify() error {
 		return err
 	}
 	for _, a := range r.attempts {
-		sent := senders[sentTo{a.Packet.Protocol, a.flow.src.Port()}]
+		sent := senders[a.sentTo()]
 		for _, s := range a.holders {
 			h := r.holder(s, processes)
 			for _, w := range sent {
@@ -695,19 +695,42 @@ type sender struct {
 	mark uint32
 }
 
-// senders asks the witness.
+// senders asks the witness. Of a connection that the proxy has accepted, and whose socket is not known otherwise, it sees
+// what acknowledges our end; that may be late by TCP_DELACK_MAX (200 ms, include/net/tcp.h), and by as long as the proxy does
+// not run.
 func (r *run) senders() (map[sentTo][]sender, error) {
+	const late = time.Second
 	if r.witness == nil {
 		return nil, nil
 	}
-	all, err := r.witness.Senders()
-	if err != nil {
-		return nil, err
+	deadline := time.Now().Add(late)
+	for {
+		all, err := r.witness.Senders()
+		if err != nil {
+			return nil, err
+		}
+		by := map[sentTo][]sender{}
+		for _, s := range all {
+			to := sentTo{s.Protocol, s.Port}
+			by[to] = append(by[to], sender{s.Owner, s.Mark})
+		}
+		missing := func(a *attempt) bool { return a.isAnonymous() && by[a.sentTo()] == nil }
+		if !slices.ContainsFunc(r.attempts, missing) || time.Now().After(deadline) {
+			return by, nil
+		}
+		if err := r.ctx.Err(); err != nil {
+			return nil, err
+		}
+		_, _ = unix.Poll(nil, 5)
 	}
-	by := map[sentTo][]sender{}
-	for _, s := range all {
-		to := sentTo{s.Protocol, s.Port}
-		by[to] = append(by[to], sender{s.Owner, s.Mark})
-	}
-	return by, nil
+}
+
+// sentTo is where answers to the probe are sent to.
+func (a *attempt) sentTo() sentTo { return sentTo{a.Packet.Protocol, a.flow.src.Port()} }
+
+// isAnonymous reports whether the proxy should have accepted, and its socket is not known.
+func (a *attempt) isAnonymous() bool {
+	action := a.Trace.Fate.Action
+	return a.Packet.Protocol == ruleset.TCP && a.seen.Outcome == verify.Accepted && len(a.holders) == 0 &&
+		(action == ruleset.Redirected || action == ruleset.Transparent)
 }
