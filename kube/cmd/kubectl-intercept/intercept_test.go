@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -390,5 +391,38 @@ func TestFollow(t *testing.T) {
 	if got, want := strings.Join(c.asked[:2], "\n"), `node-1: POST /v1/namespaces/shop/pods/web/trace?dst=10.1.2.3%3A443&for=1s
 node-1: GET /v1/namespaces/shop/pods/web/watch`; got != want {
 		t.Errorf("agents were asked\n%s", got)
+	}
+}
+
+// TestPlace: an answer's first line says what is wrong, once.
+func TestPlace(t *testing.T) {
+	for _, test := range []struct {
+		verb   string
+		output string
+		state  answers.State
+		begins string
+		want   where
+	}{
+		{"verify", "", answers.Unserved, "ok", before},
+		{"verify", "", answers.Intercepting, "ok", nowhere},
+		{"verify", "json", answers.Unserved, "{", nowhere},
+		{"status", "", answers.Unserved, "unserved: nobody listens", nowhere},
+		{"status", "", answers.Changed, "changed: written by another version", nowhere},
+		{"status", "wide", answers.Changed, "intercepting: 14 rules", before}, // as they were written, but not as is asked
+		{"status", "", answers.NotIntercepted, "", before},
+		{"explain", "", answers.NotIntercepted, "redirect(15001)", before}, // which it is not
+		{"explain", "", answers.Unserved, "redirect(15001)", aside},
+		{"trace", "", answers.NotIntercepted, "", aside},
+		{"support", "", answers.NotIntercepted, "{", nowhere},
+	} {
+		i := slices.IndexFunc(answers.Verbs(), func(v answers.Verb) bool { return v.Name == test.verb })
+		flags := map[string]string{}
+		if test.output != "" {
+			flags["output"] = test.output
+		}
+		a := answers.Answer{Row: answers.Row{State: test.state}, Stdout: test.begins}
+		if got := place(answers.Verbs()[i], flags, a); got != test.want {
+			t.Errorf("%+v: %d", test, got)
+		}
 	}
 }

@@ -268,19 +268,43 @@ func (p *program) one(ctx context.Context, c *reach.Cluster, v answers.Verb, nam
 		}
 	}
 	p.code = a.Exit
-	if v.Follows && a.State != "" && a.State != answers.Intercepting {
-		fmt.Fprintln(p.stderr, a.String())
-	}
-	text := a.Stdout
-	form := cmp.Or(flags["output"], string(cli.Text))
-	known := v.Name == "status" && !a.State.OfRequest() // mesh-init begins with it itself
-	if a.State != "" && a.State != answers.Intercepting && !known && !v.Document && !v.Follows &&
-		(form == string(cli.Text) || form == "wide") {
+	at, text := place(v, flags, a), a.Stdout
+	if at == before {
 		text = a.String() + "\n" + text
 	}
 	_, err = io.WriteString(p.stdout, text)
+	if at == aside {
+		fmt.Fprintln(p.stderr, a.String())
+	}
 	fmt.Fprint(p.stderr, a.Stderr)
 	return err
+}
+
+// A where is a place for the line that says how it is with a pod, beside the answer about it.
+type where int
+
+const (
+	nowhere where = iota
+	before
+	aside // on standard error
+)
+
+// place says where that line belongs.
+func place(v answers.Verb, flags map[string]string, a answers.Answer) where {
+	form := cmp.Or(flags["output"], string(cli.Text))
+	switch {
+	case a.State == "" || a.State == answers.Intercepting:
+		return nowhere
+	case v.Follows:
+		return aside // the answer has been shown
+	case v.Document || form != string(cli.Text) && form != "wide":
+		return nowhere
+	case v.Name == "status" && (!a.State.OfRequest() || strings.HasPrefix(a.Stdout, string(a.State)+": ")):
+		return nowhere // mesh-init begins with it itself
+	case v.Name == "explain" && a.State.InForce():
+		return aside // what is explained is what happens
+	}
+	return before
 }
 
 // tell shows a part of an answer as it comes.

@@ -54,6 +54,11 @@ func (s State) OfRequest() bool {
 	return s == Refused || s == NotIntercepted || s == Changed || s == LeftAlone
 }
 
+// InForce reports whether the rules that a pod asks for are in force and are what decides, whatever else is wrong.
+func (s State) InForce() bool {
+	return s == Partial || s == Shared || s == Full || s == Unserved || s == Intercepting
+}
+
 // Row is how it is with a pod, as a look at it finds: without trying anything.
 type Row struct {
 	Namespace string `json:"namespace"`

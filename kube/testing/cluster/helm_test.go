@@ -11,8 +11,6 @@ import (
 	"github.com/mesh-intercept/intercept/testing/program"
 )
 
-const chart = "../../../deploy/chart"
-
 // helm runs Helm itself.
 func (c *cluster) helm(args ...string) (string, error) {
 	c.t.Helper()
@@ -72,6 +70,10 @@ func TestHelm(t *testing.T) {
 		return err == nil
 	})
 	before := c.everything()
+	chart, err := filepath.Abs("../../../deploy/chart") // Helm runs elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	c.release("install", "intercept", chart)
 	if !strings.Contains(c.list(), "mesh-cni") {
