@@ -122,6 +122,35 @@ func (s *scene) ack(t *testing.T, side netlab.Side, options []byte, flags uint8,
 	if err := s.lab.Inject(side, seg, how); err != nil && !errors.Is(err, unix.EPERM) {
 		t.Fatal(err)
 	}
+	if side != netlab.FromPod {
+		s.arrives(t)
+	}
+}
+
+// arrives waits until conntrack knows what was sent to the pod, or for as long as that may take where a rule keeps it from
+// that: a segment from outside is on its way for a while.
+func (s *scene) arrives(t *testing.T) {
+	t.Helper()
+	family := netlink.InetFamily(unix.AF_INET)
+	if s.flow.Dst.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	ports := []uint16{s.flow.Src.Port(), s.flow.Dst.Port()}
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); _, _ = unix.Poll(nil, 1) {
+		var entries []*netlink.ConntrackFlow
+		err := s.lab.Pod.Do(func() (err error) {
+			entries, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			return err
+		})
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(entries, func(e *netlink.ConntrackFlow) bool {
+			return slices.Contains(ports, e.Forward.SrcPort) && slices.Contains(ports, e.Forward.DstPort)
+		}) {
+			return
+		}
+	}
 }
 
 // mistakes are the kinds that are known.
