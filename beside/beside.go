@@ -5,6 +5,7 @@ package beside
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sort"
 	"strings"
@@ -71,6 +72,13 @@ type Rule struct {
 	Acts    []Act
 	// Ports are the ports of this host to which it sends packets, as far as they are known.
 	Ports []uint16
+	// Local is true if it translates destinations to this host: REDIRECT, or DNAT to loopback.
+	Local bool
+	// Called are ports that packets have to go to for it to match, as far as they are known: of a range the first.
+	Called []uint16
+	// Dst is true if packets have to go to some addresses for it to match, and Dsts are such, as far as they are known.
+	Dst  bool
+	Dsts []netip.Addr
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool
@@ -129,8 +137,11 @@ const (
 	MayDiscard Effect = "may discard"
 	// Zones: it chooses conntrack zones, where original destinations are not found, and lookups lose their answers.
 	Zones Effect = "zones"
-	// NeverReached: what ours capture never comes to it. It translates what ours let go.
+	// NeverReached: what ours capture never comes to it. It translates some of what ours let go.
 	NeverReached Effect = "never reached"
+	// TakesRest: what ours capture never comes to it. It sends what ours let go to this host, whatever its destination, or
+	// whatever port it arrives at: what the proxy sends, and what is excluded.
+	TakesRest Effect = "takes the rest"
 	// Asleep: its table is dormant, and it is not asked.
 	Asleep Effect = "asleep"
 	// Harmless: it does nothing to where packets go.
@@ -157,7 +168,11 @@ type Foreign struct {
 	Interfaces []string `json:"-"`
 	// Registered is that of the [Chain].
 	Registered Registered `json:"-"`
-	mesh       []string
+	// Ports are those of this host to which its rules send packets, and Called and Dsts are those of their conditions.
+	Ports  []uint16     `json:"-"`
+	Called []uint16     `json:"-"`
+	Dsts   []netip.Addr `json:"-"`
+	mesh   []string
 }
 
 // natType is nft's word for the type of a NAT chain.
@@ -296,41 +311,57 @@ type part struct {
 	owners []string
 	meshes []string
 	by     []string
+	// wide is true if a rule translates to this host whatever the destination is, or of what arrives the port.
+	wide          bool
+	ports, called []uint16
+	dsts          []netip.Addr
 }
 
 // reach follows the rules of a chain to all that they can lead to.
 func (t tables) reach(c Chain, rules []Rule) part {
 	var p part
 	in := t[tableKey{c.Legacy, c.Family, c.Table}]
-	seen := map[string]bool{}
 	p.add(ownersOf(name{table: c.Table}))
-	todo, mapped := [][]Rule{rules}, false
-	visit := func(to string) {
-		if next, there := in[to]; there && !seen[to] {
-			seen[to] = true
-			p.add(ownersOf(name{chain: to}))
-			todo = append(todo, next.Rules)
+	// A chain to which rules lead for some destinations alone is looked at again where one leads there for all.
+	type way struct {
+		to  string
+		dst bool
+	}
+	type step struct {
+		rules []Rule
+		dst   bool
+	}
+	seen := map[way]bool{}
+	todo := []step{{rules, false}}
+	visit := func(w way) {
+		if next, there := in[w.to]; there && !seen[w] {
+			seen[w] = true
+			p.add(ownersOf(name{chain: w.to}))
+			todo = append(todo, step{next.Rules, w.dst})
 		}
 	}
 	for len(todo) > 0 {
-		rules := todo[0]
+		s := todo[0]
 		todo = todo[1:]
-		for _, r := range rules {
+		for _, r := range s.rules {
+			// What arrives has come to the pod. A port of it that is sent to another is somebody's own.
+			dst := s.dst || r.Dst || c.Hook == "prerouting" && len(r.Called) > 0
 			p.add(ownersOf(name{comment: r.Comment}))
 			p.by = append(p.by, r.Interfaces...)
+			p.ports, p.called, p.dsts = append(p.ports, r.Ports...), append(p.called, r.Called...), append(p.dsts, r.Dsts...)
+			p.wide = p.wide || r.Local && !dst
 			for _, a := range r.Acts {
 				if !slices.Contains(p.acts, a) {
 					p.acts = append(p.acts, a)
 				}
 			}
 			for _, to := range r.To {
-				visit(to)
+				visit(way{to, dst})
 			}
-			if r.Mapped && !mapped {
-				mapped = true
+			if r.Mapped {
 				for to, next := range in {
 					if !next.Base {
-						visit(to)
+						visit(way{to, dst})
 					}
 				}
 			}
@@ -362,7 +393,7 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
 		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
-		Interfaces: p.by, mesh: p.meshes, Registered: c.Registered}
+		Interfaces: p.by, mesh: p.meshes, Registered: c.Registered, Ports: p.ports, Called: p.called, Dsts: p.dsts}
 }
 
 // effect says what a part does to the connections that ours capture.
@@ -389,10 +420,28 @@ func (p part) effect(c Chain) Effect {
 		return MayDiscard
 	case does(Zone) && c.Priority < conntrackAt:
 		return Zones
+	case translates && p.wide:
+		return TakesRest
 	case translates:
 		return NeverReached
 	}
 	return Harmless
+}
+
+// Translates reports whether the chain translates destinations of packets of a family ("ip" or "ip6") at a hook.
+func (f Foreign) Translates(family, hook string) bool {
+	return f.Effect != Asleep && f.Type == natType && f.Hook == hook && (f.Family == family || f.Family == "inet") &&
+		(slices.Contains(f.Acts, DNAT) || slices.Contains(f.Acts, Redirect))
+}
+
+// TakesLetGo reports whether the chain translates what ours let go.
+func (f Foreign) TakesLetGo() bool { return f.Effect == NeverReached || f.Effect == TakesRest }
+
+// Stops reports whether the chain can drop, reject or queue packets of a family ("ip" or "ip6") at a hook: before ours
+// capture them, or after.
+func (f Foreign) Stops(family, hook string, a Asked) bool {
+	return f.Effect == MayDiscard && f.Hook == hook && f.Asked == a &&
+		slices.Contains([]string{family, "inet", "netdev"}, f.Family)
 }
 
 // Name says which chain it is, as nft and iptables name it.
@@ -443,6 +492,12 @@ func (f Foreign) Says() string {
 			return "captures what ours let go, for a proxy of its own"
 		}
 		return "translates only what ours let go"
+	case TakesRest:
+		if f.IsOfMesh() {
+			return "captures what ours let go, for a proxy of its own"
+		}
+		return "comes after ours, and sends what ours let go to a port of this pod: what is excluded, and perhaps what the " +
+			"proxy sends"
 	case Asleep:
 		return "is of a dormant table, and not asked"
 	case Harmless:
@@ -455,7 +510,7 @@ func (f Foreign) Parts() bool {
 	switch f.Effect {
 	case Takes, MayTake, Untracks, MayDiscard:
 		return len(f.Interfaces) > 0 && slices.Contains([]string{Ingress, "prerouting", "input"}, f.Hook)
-	case NeverReached, Zones, Asleep, Harmless:
+	case NeverReached, TakesRest, Zones, Asleep, Harmless:
 	}
 	return false
 }
@@ -463,7 +518,7 @@ func (f Foreign) Parts() bool {
 // Warning says what to know of a chain because of which connections can go elsewhere than ours say, or nothing.
 func (f Foreign) Warning() string {
 	switch f.Effect {
-	case Takes, MayTake, Untracks:
+	case Takes, MayTake, Untracks, TakesRest:
 	case NeverReached:
 		if !f.IsOfMesh() {
 			return ""

@@ -3,6 +3,7 @@ package beside
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,10 @@ func TestEffects(t *testing.T) {
 		return Chain{Family: "inet", Table: "t", Name: "c", Base: true, Type: "filter", Hook: hook, Priority: priority,
 			Rules: rules}
 	}
+	here := func(r Rule) Rule {
+		r.Acts, r.Local = []Act{Redirect}, true
+		return r
+	}
 	dormant := natAt("t", "output", -300, does(Redirect))
 	dormant.Dormant = true
 	drops := filter("input", 0)
@@ -71,6 +76,13 @@ func TestEffects(t *testing.T) {
 		{natAt("nat", "output", -100, to("MESH_OUTPUT")), inXTables, ""},
 		{natAt("nat", "output", -100, to("MESH_OUTPUT")), overNFT, "after, harmless"},
 		{natAt("t", "input", 100, does(DNAT)), overNFT, "after, harmless"},
+		{natAt("t", "output", -100, here(Rule{})), overNFT, "after, takes the rest"},
+		{natAt("t", "output", -100, here(Rule{Called: []uint16{443}})), overNFT, "after, takes the rest"},
+		{natAt("t", "output", -100, here(Rule{Dst: true})), overNFT, "after, never reached"},
+		{natAt("t", "output", -100, here(Rule{})), inXTables, "before or after, may take"},
+		{natAt("t", "prerouting", -100, here(Rule{})), overNFT, "after, takes the rest"},
+		{natAt("t", "prerouting", -100, here(Rule{Called: []uint16{80}})), overNFT, "after, never reached"},
+		{natAt("nat", "output", -100, to("MESH_OUTPUT"), here(Rule{})), inXTables, "after, takes the rest"},
 		{natAt("t", "output", -100, to("nowhere")), overNFT, "after, harmless"},
 		{natAt("t", "output", -100, does(Discard)), overNFT, "after, may discard"},
 		{lazy, overNFT, ""},
@@ -97,12 +109,28 @@ func TestEffects(t *testing.T) {
 		var got []string
 		for _, f := range Survey([]Chain{tt.chain}, tt.ours) {
 			got = append(got, fmt.Sprintf("%s, %s", f.Asked, f.Effect))
-			if w := f.Warning(); (w != "") != slices.Contains([]Effect{Takes, MayTake, Untracks}, f.Effect) || f.Says() == "" {
+			if w := f.Warning(); (w != "") != slices.Contains([]Effect{Takes, MayTake, Untracks, TakesRest}, f.Effect) || f.Says() == "" {
 				t.Errorf("%d: warns %q of %s", i, w, f.Effect)
 			}
 		}
 		if got := strings.Join(got, "; "); got != tt.want {
 			t.Errorf("%d, %+v: %q, want %q", i, tt.chain, got, tt.want)
+		}
+	}
+}
+
+// TestSurveyFollowsConditions: a condition on the destination holds for the chains to which a rule leads, unless another
+// leads there without one. What the rules ask of packets is known of the chain.
+func TestSurveyFollowsConditions(t *testing.T) {
+	narrow := Rule{To: []string{"X"}, Dst: true, Dsts: []netip.Addr{netip.MustParseAddr("203.0.113.7")}}
+	x := Chain{Family: "ip", Table: "t", Name: "X", Rules: []Rule{
+		{Acts: []Act{Redirect}, Local: true, Ports: []uint16{9999}, Called: []uint16{80, 443}}}}
+	for want, rules := range map[Effect][]Rule{NeverReached: {narrow}, TakesRest: {narrow, to("X")}} {
+		all := Survey([]Chain{natAt("t", "output", -100, rules...), x}, overNFT)
+		if len(all) != 1 || all[0].Effect != want || !slices.Equal(all[0].Called[:2], []uint16{80, 443}) ||
+			all[0].Ports[0] != 9999 || !slices.Equal(all[0].Dsts, narrow.Dsts) || !all[0].TakesLetGo() ||
+			!all[0].Translates("ip", "output") || all[0].Translates("ip6", "output") || all[0].Translates("ip", "prerouting") {
+			t.Errorf("%s: %+v", want, all)
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package beside
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 // OfXTables returns what a target of xtables does, by its name and what it was given, as the kernel has that.
 func OfXTables(target string, info []byte) (a Act, known bool) {
@@ -44,6 +47,43 @@ func PortOfXTables(target string, info []byte) (port uint16, known bool) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint16(info[at:]), true
+}
+
+// ToThisHost reports whether a target of xtables translates destinations to this host: REDIRECT, or DNAT to loopback.
+func ToThisHost(target string, info []byte, ipv6 bool) bool {
+	if target == "REDIRECT" {
+		return true
+	}
+	at, size := 4, 4 // struct nf_nat_range
+	switch {
+	case target != "DNAT":
+		return false
+	case ipv6:
+		size = 16
+	case len(info) < 40:
+		at = 8 // struct nf_nat_ipv4_multi_range_compat
+	}
+	if len(info) < at+size {
+		return false
+	}
+	a, _ := netip.AddrFromSlice(info[at : at+size])
+	return a.IsLoopback()
+}
+
+// CalledByXTables returns ports that packets have to go to for a match of xtables to hold: of a range the first.
+func CalledByXTables(match string, info []byte) (ports []uint16) {
+	const multiport, inverseAt, destinations = 48, 47, 1 // of struct xt_multiport_v1
+	port := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
+	inverse := map[string]int{"tcp": 11, "udp": 8}[match] // in struct xt_tcp and xt_udp
+	switch {
+	case inverse > 0 && len(info) > inverse && info[inverse]&2 == 0 && (port(4) != 0 || port(6) != 1<<16-1):
+		return []uint16{port(4)}
+	case match == "multiport" && len(info) == multiport && info[inverseAt] == 0 && info[0] >= destinations:
+		for i := 0; i < int(info[1]) && i < 15; i++ {
+			ports = append(ports, port(2+2*i))
+		}
+	}
+	return ports
 }
 
 // IsMark reports whether a target of xtables marks packets or connections, and does nothing else.

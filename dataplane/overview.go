@@ -29,7 +29,7 @@ const (
 	Asleep Verdict = "asleep"
 	// Changed: they are not as they were written.
 	Changed Verdict = "changed"
-	// Taken: another's rules take what ours capture.
+	// Taken: another's rules take what ours capture, or send to the pod itself what ours let go: what the proxy sends.
 	Taken Verdict = "taken"
 	// Partial: part of the traffic does not come to the proxy, such as that of the other family.
 	Partial Verdict = "partial"
@@ -340,6 +340,8 @@ func remedyOf(c beside.Foreign, ours []Backend) string {
 	switch {
 	case len(meshes) > 0:
 		return "mesh-init remove --foreign " + meshes[0].Name + " takes its rules out"
+	case c.Effect == beside.TakesRest:
+		return "have it leave alone what the proxy sends and what is excluded; mesh-init verify tries it"
 	case translates && inNFT && c.Registered == beside.AfterOurs:
 		return "mesh-init apply --live puts ours first"
 	case translates && inNFT:
@@ -395,10 +397,10 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 		word := ", harmless"
 		switch {
 		case slices.ContainsFunc(o.Foreign.Chains, func(c beside.Foreign) bool {
-			return c.Effect != beside.Harmless && c.Effect != beside.NeverReached && c.Effect != beside.Asleep
+			return c.Effect != beside.Harmless && !c.TakesLetGo() && c.Effect != beside.Asleep
 		}):
 			word = " that may act on what ours capture"
-		case len(o.Foreign.Warnings()) > 0:
+		case slices.ContainsFunc(o.Foreign.Chains, beside.Foreign.TakesLetGo):
 			word = " that may act on what ours let go"
 		}
 		facts = append(facts, strict.Count(n, "chain")+" of others"+word)

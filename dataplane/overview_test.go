@@ -45,6 +45,21 @@ func TestOverview(t *testing.T) {
 		{"another keeps packets from conntrack", nft, true, "nft add table ip a; nft add chain ip a b " +
 			"'{ type filter hook output priority -310; }'; nft add rule ip a b tcp dport 80 notrack", Taken,
 			[]string{"chain b of table ip a"}},
+		{"another takes what ours let go, iptables-nft", []Backend{BackendNFT, BackendIPTablesNFT}, true, "iptables-nft -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 9999",
+			Taken, []string{"chain OUTPUT of table ip nat (nat at hook output, priority -100) comes after ours, and sends what ours let go",
+				"mesh-init verify tries it", "; 1 chain of others that may act on what ours let go"}},
+		{"another takes what ours let go, legacy", nft, true, "ip6tables-legacy -w -t nat -N X; " +
+			"ip6tables-legacy -w -t nat -A X -p tcp --dport 443 -j DNAT --to [::1]:9999; ip6tables-legacy -w -t nat -A OUTPUT -j X",
+			Taken, []string{"chain OUTPUT of legacy table ip6 nat"}},
+		{"another takes what arrives and ours let go", nft, true, "nft 'table inet a { chain b { type nat hook prerouting priority -100; " +
+			"meta l4proto tcp redirect to :9999; }; }'", Taken, []string{"chain b of table inet a"}},
+		{"another has a resolver of its own", nft, true, "nft 'table ip a { chain b { type nat hook output priority -100; " +
+			"ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:41053; }; }'", Intercepting,
+			[]string{"; 1 chain of others that may act on what ours let go"}},
+		{"another serves a port of the pod's at another", nft, true, "iptables-nft -t nat -A PREROUTING -p tcp --dport 80 -j REDIRECT --to-ports 8080",
+			Intercepting, []string{"; 1 chain of others that may act on what ours let go"}},
+		{"another's NAT for one address", nft, true, "iptables-legacy -w -t nat -A OUTPUT -d 203.0.113.7 -p tcp -j REDIRECT --to-ports 9999",
+			Intercepting, []string{"; 1 chain of others that may act on what ours let go"}},
 	} {
 		for _, b := range tt.backends {
 			t.Run(tt.name+", "+string(b), func(t *testing.T) {

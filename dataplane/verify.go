@@ -80,19 +80,21 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		o.StandIn = &standIns.Owner
 		defer func() { err = errors.Join(err, standIns.Close()) }()
 	}
-	todo, seen, err := s.try(ctx, c, rs, o)
+	others := s.foreign(s.backendInForce(want)).Chains
+	todo, seen, err := s.try(ctx, c, rs, others, o)
 	for range 3 {
 		if !errors.Is(err, fs.ErrExist) {
 			break
 		}
 		// Another verify has taken the same name or address for a client, in between. Each is chosen by chance.
-		todo, seen, err = s.try(ctx, c, rs, o)
+		todo, seen, err = s.try(ctx, c, rs, others, o)
 	}
 	if err != nil {
 		return verify.Report{}, err
 	}
 	verdicts := []verify.Verdict{rules}
 	for i, p := range todo.Probes {
+		blame(others, p, &seen[i])
 		verdicts = append(verdicts, verify.Judge(c, p, seen[i]))
 	}
 	verdicts = append(verdicts, todo.Verdicts...)
@@ -102,7 +104,6 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 				"does to every name", p.What, seen[i].Answer))
 		}
 	}
-	others := s.foreign(s.backendInForce(want)).Chains
 	todo.Notes = append(todo.Notes, behind(others)...)
 	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
 	if target.StandIn {
@@ -113,11 +114,21 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 }
 
 // try plans what to try in the pod as it is now, and tries it.
-func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset, o trial.Options) (verify.Plan,
-	[]verify.Seen, error) {
+func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset, others []beside.Foreign,
+	o trial.Options) (verify.Plan, []verify.Seen, error) {
 	pod, err := trial.Look(c)
 	if err != nil {
 		return verify.Plan{}, nil, err
+	}
+	for _, f := range others {
+		if !f.TakesLetGo() {
+			continue
+		}
+		named := verify.Other{Family: f.Family, Hook: f.Hook, Ports: f.Called}
+		if slices.Contains(f.Acts, beside.Redirect) { // whom others are sent to is not to be disturbed
+			named.Dsts = f.Dsts
+		}
+		pod.Others = append(pod.Others, named)
 	}
 	todo := verify.MakePlan(c, rs, pod, verify.RandomPort())
 	if s.gvisor { // its rules count nothing
@@ -127,6 +138,27 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 	o.Ways = append(pod.Behind, pod.Outside)
 	seen, err := trial.Run(ctx, todo.Probes, o)
 	return todo, seen, err
+}
+
+// blame says of what was seen of a probe which chains of others can have done it.
+func blame(others []beside.Foreign, p verify.Probe, seen *verify.Seen) {
+	family := map[ruleset.Family]string{ruleset.IPv4: "ip", ruleset.IPv6: "ip6"}[p.Family()]
+	hook := p.Packet.Hook.String()
+	for _, f := range others {
+		if f.Translates(family, hook) {
+			t := verify.Translator{Name: f.Name(), Rest: f.Effect == beside.TakesRest}
+			if !slices.Contains(f.Acts, beside.DNAT) {
+				t.Ports = f.Ports
+			}
+			seen.Translators = append(seen.Translators, t)
+		}
+		if f.Stops(family, hook, beside.Before) || p.Outside() && f.Stops(family, beside.Ingress, beside.Before) {
+			seen.Before = append(seen.Before, f.Name())
+		}
+		if f.Stops(family, hook, beside.After) || p.Outside() && f.Stops(family, ruleset.Input.String(), beside.After) {
+			seen.After = append(seen.After, f.Name())
+		}
+	}
 }
 
 // apart names the chains of others that can stop or take what arrives by the pod's own interfaces alone: what was tried
@@ -166,7 +198,7 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.
 func behind(others []beside.Foreign) (notes []string) {
 	for _, f := range others {
-		if f.Hook == ruleset.Output.String() && f.Effect == beside.NeverReached {
+		if f.Hook == ruleset.Output.String() && f.TakesLetGo() {
 			notes = append(notes, fmt.Sprintf("%s translates some of what our rules let go, perhaps what the proxy sends: the "+
 				"proxy was tried at few ports", f.Name()))
 		}

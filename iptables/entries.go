@@ -3,6 +3,7 @@ package iptables
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -166,7 +167,7 @@ func (e entry) comment() string {
 func (e entry) arrivesBy() []string {
 	const inverted, size = 1, 16 // IPT_INV_VIA_IN, IFNAMSIZ
 	nameAt, maskAt, flagsAt := 16, 48, 83
-	if len(e.head) > 112 { // of IPv6
+	if e.isIPv6() {
 		nameAt, maskAt, flagsAt = 64, 96, 132
 	}
 	name, _, _ := bytes.Cut(e.head[nameAt:nameAt+size], []byte{0})
@@ -177,6 +178,27 @@ func (e entry) arrivesBy() []string {
 		return []string{string(name[:n]) + "*"}
 	}
 	return []string{string(name)}
+}
+
+func (e entry) isIPv6() bool { return len(e.head) > 112 } // of struct ipt_entry
+
+// goesTo reads the conditions on where packets go.
+func (e entry) goesTo(r *beside.Rule) {
+	const inverted = 0x10 // IPT_INV_DSTIP
+	size, flagsAt := 4, 83
+	if e.isIPv6() {
+		size, flagsAt = 16, 132
+	}
+	addr, mask := e.head[size:2*size], e.head[3*size:4*size]
+	if bytes.Count(mask, []byte{0}) < size && e.head[flagsAt]&inverted == 0 {
+		a, _ := netip.AddrFromSlice(addr)
+		r.Dst, r.Dsts = true, []netip.Addr{a}
+	}
+	all, _ := e.eachMatch()
+	for _, m := range all {
+		r.Called = append(r.Called, beside.CalledByXTables(m.name, m.info)...)
+		r.Dst = r.Dst || m.name == "addrtype"
+	}
 }
 
 // chainHead returns the name of the chain of which this is the head.
@@ -192,6 +214,7 @@ func (e entry) chainHead() (name string, is bool) {
 // verdict is to drop.
 func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 	r.Comment, r.Interfaces = e.comment(), e.arrivesBy()
+	e.goesTo(&r)
 	if e.target != "" { // the standard target has no name
 		if a, known := beside.OfXTables(e.target, e.info); known {
 			r.Acts = []beside.Act{a}
@@ -199,6 +222,7 @@ func (e entry) rule(names map[int]string) (r beside.Rule, drops bool) {
 			r.Else = e.target
 		}
 		r.Idle = r.Comment == "" && beside.IsMark(e.target)
+		r.Local = beside.ToThisHost(e.target, e.info, e.isIPv6())
 		if port, known := beside.PortOfXTables(e.target, e.info); known {
 			r.Ports = []uint16{port}
 		}

@@ -43,7 +43,11 @@ func (l *lowering) match(a *lowered, m ruleset.Match) error {
 	switch m := m.(type) {
 	case ruleset.Proto:
 		var items [][]string
-		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
+		for number := range 1 << 8 { // each once, in order
+			p := ruleset.Protocol(number)
+			if !slices.Contains(m, p) {
+				continue
+			}
 			if _, err := strconv.Atoi(p.String()); err == nil {
 				// -p 0 is every protocol, and others are listed by names that the system has for them.
 				return fmt.Errorf("%w for protocol %s: this backend knows TCP, UDP and ICMP", ruleset.ErrUnsupported, p)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -85,7 +86,8 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 	if len(index) == 0 {
 		return nil
 	}
-	err := conn.anyRules(func(in tableName, chain string, r beside.Rule, _ []byte) {
+	var asked []setOf
+	err := conn.anyRules(func(in tableName, chain string, r beside.Rule, _ []byte, sets []string) {
 		r.Idle = r.Idle && r.Comment == "" && len(r.Acts) == 0 && len(r.To) == 0 && !r.Mapped
 		i, known := index[key{familyName(in.family), in.name, chain}]
 		if known && r.Else != "" {
@@ -93,20 +95,47 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 		}
 		switch {
 		case known && r.Matters():
+			for _, set := range sets {
+				asked = append(asked, setOf{in, set, i, len(chains[i].Rules)})
+			}
 			chains[i].Rules = append(chains[i].Rules, r)
 		case known && r.Idle && chains[i].Base:
 			chains[i].Idle = append(chains[i].Idle, r)
 		}
 	})
+	for _, s := range asked {
+		if err != nil {
+			break
+		}
+		r := &chains[s.chain].Rules[s.rule]
+		err = conn.eachElement(s.in.family, s.in.name, s.name, func(key []byte, end bool) {
+			const most = 16
+			if len(key) >= 2 && !end && len(r.Called) < most {
+				r.Called = append(r.Called, binary.BigEndian.Uint16(key))
+			}
+		})
+		if errors.Is(err, unix.ENOENT) { // it is gone by now
+			err = nil
+		}
+	}
 	return explain(err, "list the rules of others")
 }
 
-// anyRules hands on every rule of the namespace: its table, its chain, what is known of it, and its expressions.
-func (conn *Conn) anyRules(f func(in tableName, chain string, r beside.Rule, expressions []byte)) error {
+// setOf is a set of ports that a rule asks.
+type setOf struct {
+	in          tableName
+	name        string
+	chain, rule int
+}
+
+// anyRules hands on every rule of the namespace: its table, its chain, what is known of it, its expressions, and
+// the sets of ports that it asks.
+func (conn *Conn) anyRules(f func(in tableName, chain string, r beside.Rule, expressions []byte, sets []string)) error {
 	return conn.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(family nftables.TableFamily, message []byte) error {
 		in, chain := tableName{family: family}, ""
 		var r beside.Rule
 		var expressions []byte
+		var sets []string
 		for typ, data := range nlattr.All(message) {
 			switch typ {
 			case unix.NFTA_RULE_TABLE:
@@ -121,16 +150,16 @@ func (conn *Conn) anyRules(f func(in tableName, chain string, r beside.Rule, exp
 				r.Comment = comment(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
 				expressions = data
-				readActs(&r, data)
+				sets = readActs(&r, data, family == nftables.TableFamilyIPv6)
 			}
 		}
-		f(in, chain, r, expressions)
+		f(in, chain, r, expressions, sets)
 		return nil
 	})
 }
 
-// readActs reads what the expressions of a rule do, and where they lead.
-func readActs(r *beside.Rule, list []byte) {
+// readActs reads what the expressions of a rule do, and where they lead. It returns the sets of ports that it asks.
+func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 	add := func(a beside.Act) {
 		if !slices.Contains(r.Acts, a) {
 			r.Acts = append(r.Acts, a)
@@ -138,12 +167,11 @@ func readActs(r *beside.Rule, list []byte) {
 	}
 	loaded := map[string][]byte{} // what registers hold
 	addPort := func(register []byte) {
-		for typ, d := range nlattr.All(loaded[string(register)]) {
-			if typ == unix.NFTA_DATA_VALUE && len(d) >= 2 {
-				r.Ports = append(r.Ports, binary.BigEndian.Uint16(d))
-			}
+		if d := valueOf(loaded[string(register)]); len(d) >= 2 {
+			r.Ports = append(r.Ports, binary.BigEndian.Uint16(d))
 		}
 	}
+	var goes destination
 	var by []byte  // the register that has the interface by which a packet arrives
 	var index bool // it has its number
 	for _, e := range nlattr.All(list) {
@@ -160,13 +188,17 @@ func readActs(r *beside.Rule, list []byte) {
 		is := func(typ uint16, n uint32) bool {
 			return len(values[typ]) == 4 && binary.BigEndian.Uint32(values[typ]) == n
 		}
+		goes.read(r, name, values)
 		switch name {
 		case "nat":
 			if is(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT) {
 				add(beside.DNAT)
+				a, _ := netip.AddrFromSlice(valueOf(loaded[string(values[unix.NFTA_NAT_REG_ADDR_MIN])]))
+				r.Local = a.IsLoopback()
 			}
 		case "redir":
 			add(beside.Redirect)
+			r.Local = true
 			addPort(values[unix.NFTA_REDIR_REG_PROTO_MIN])
 		case "tproxy":
 			add(beside.TProxy)
@@ -214,10 +246,14 @@ func readActs(r *beside.Rule, list []byte) {
 			readVerdict(r, values[unix.NFTA_IMMEDIATE_DATA], add)
 			loaded[string(values[unix.NFTA_IMMEDIATE_DREG])] = values[unix.NFTA_IMMEDIATE_DATA]
 		case "match": // of xtables
-			if zeroTerminated(values[unix.NFTA_MATCH_NAME]) == "comment" {
+			match := zeroTerminated(values[unix.NFTA_MATCH_NAME])
+			if match == "comment" {
 				r.Comment = zeroTerminated(values[matchInfo])
 			}
+			r.Called = append(r.Called, beside.CalledByXTables(match, values[matchInfo])...)
+			r.Dst = r.Dst || match == "addrtype"
 		case "target": // of xtables
+			r.Local = r.Local || beside.ToThisHost(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo], ipv6)
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
 				add(a)
 			} else {
@@ -229,23 +265,109 @@ func readActs(r *beside.Rule, list []byte) {
 			}
 		}
 	}
+	return goes.sets
+}
+
+// destination follows the conditions of a rule on where packets go.
+type destination struct {
+	port, addr []byte // the registers that have the port, and the address
+	sets       []string
+}
+
+// read reads an expression. Its attributes have the same numbers: NFTA_…_DREG is 1, and where it compares, the register
+// is 1, too (NFTA_CMP_SREG, NFTA_RANGE_SREG).
+func (g *destination) read(r *beside.Rule, name string, values map[uint16][]byte) {
+	const inverted, v4At, v6At = 1, 16, 24 // NFT_LOOKUP_F_INV, and where the destination is in a header
+	register := string(values[unix.NFTA_CMP_SREG])
+	port, addr := register == string(g.port), register == string(g.addr)
+	switch name {
+	case "cmp":
+		if op := numberOf(values[unix.NFTA_CMP_OP]); op == unix.NFT_CMP_EQ || op == unix.NFT_CMP_GTE {
+			g.asks(r, port, addr, valueOf(values[unix.NFTA_CMP_DATA]))
+		}
+	case "range":
+		if numberOf(values[unix.NFTA_RANGE_OP]) == unix.NFT_RANGE_EQ {
+			g.asks(r, port, addr, valueOf(values[unix.NFTA_RANGE_FROM_DATA]))
+		}
+	case "lookup":
+		register = string(values[unix.NFTA_LOOKUP_SREG])
+		if numberOf(values[unix.NFTA_LOOKUP_FLAGS])&inverted != 0 {
+			break
+		}
+		r.Dst = r.Dst || g.addr != nil && register == string(g.addr)
+		if g.port != nil && register == string(g.port) && values[unix.NFTA_LOOKUP_DREG] == nil {
+			g.sets = append(g.sets, zeroTerminated(values[unix.NFTA_LOOKUP_SET]))
+		}
+	case "payload", "meta", "ct", "immediate", "rt", "fib", "exthdr", "numgen":
+		if port {
+			g.port = nil
+		}
+		if addr {
+			g.addr = nil
+		}
+		if name == "fib" { // of which type the destination is
+			r.Dst = r.Dst || numberOf(values[unix.NFTA_FIB_FLAGS])&unix.NFTA_FIB_F_DADDR != 0
+		}
+		if name != "payload" {
+			break
+		}
+		at, size := numberOf(values[unix.NFTA_PAYLOAD_OFFSET]), numberOf(values[unix.NFTA_PAYLOAD_LEN])
+		switch base := numberOf(values[unix.NFTA_PAYLOAD_BASE]); {
+		case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && at == 2 && size == 2:
+			g.port = values[unix.NFTA_PAYLOAD_DREG]
+		case base == unix.NFT_PAYLOAD_NETWORK_HEADER && (at == v4At && size <= 4 || at == v6At && size > 4):
+			g.addr = values[unix.NFTA_PAYLOAD_DREG]
+		}
+	}
+}
+
+// asks notes what the port, or the address, is compared with.
+func (g *destination) asks(r *beside.Rule, port, addr bool, value []byte) {
+	switch {
+	case g.port != nil && port && len(value) == 2:
+		r.Called = append(r.Called, binary.BigEndian.Uint16(value))
+	case g.addr != nil && addr:
+		r.Dst = true
+		var whole [16]byte // a network of whole bytes is compared by these alone
+		if copy(whole[:], value); len(value) > 4 {
+			r.Dsts = append(r.Dsts, netip.AddrFrom16(whole))
+		} else {
+			r.Dsts = append(r.Dsts, netip.AddrFrom4([4]byte(whole[:])))
+		}
+	}
+}
+
+// numberOf reads a number, and valueOf the bytes of a struct nft_data.
+//
+//go:noinline
+func numberOf(d []byte) uint32 {
+	if len(d) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(d)
+}
+
+func valueOf(data []byte) []byte {
+	for typ, d, rest, ok := nlattr.Cut(data); ok; typ, d, rest, ok = nlattr.Cut(rest) {
+		if typ == unix.NFTA_DATA_VALUE {
+			return d
+		}
+	}
+	return nil
 }
 
 // interfaceOf reads the struct nft_data with which the name of an interface is compared, or its number.
 func interfaceOf(data []byte, index bool) string {
-	for typ, d := range nlattr.All(data) {
-		switch {
-		case typ != unix.NFTA_DATA_VALUE:
-		case index && len(d) == 4:
-			if i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(d))); err == nil {
-				return i.Name
-			}
-		case !index:
-			if bytes.IndexByte(d, 0) < 0 && len(d) < unix.IFNAMSIZ { // what begins so
-				return string(d) + "*"
-			}
-			return zeroTerminated(d)
+	switch d := valueOf(data); {
+	case index && len(d) == 4:
+		if i, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(d))); err == nil {
+			return i.Name
 		}
+	case !index && len(d) > 0:
+		if bytes.IndexByte(d, 0) < 0 && len(d) < unix.IFNAMSIZ { // what begins so
+			return string(d) + "*"
+		}
+		return zeroTerminated(d)
 	}
 	return beside.SomeInterfaces
 }

@@ -604,13 +604,17 @@ func appendEncoded(list []byte, family nftables.TableFamily, stmts []stmt) (_ []
 }
 
 // marshal encodes one expression. Two the library does not write as we need them: it leaves out the direction that a
-// zone is for, and writes a level into each socket expression, which the kernel lists of those alone that ask for a
-// cgroup, so that what is read back would differ.
+// zone or an address is of, and writes a level into each socket expression, which the kernel lists of those alone that
+// ask for a cgroup, so that what is read back would differ.
 func marshal(family nftables.TableFamily, e expr.Any) ([]byte, error) {
 	switch e := e.(type) {
 	case *expr.Ct:
 		if e.OptDirection {
-			return expression("ct", number(unix.NFTA_CT_KEY, uint32(e.Key)), number(unix.NFTA_CT_SREG, e.Register),
+			register := uint16(unix.NFTA_CT_DREG)
+			if e.SourceRegister {
+				register = unix.NFTA_CT_SREG
+			}
+			return expression("ct", number(unix.NFTA_CT_KEY, uint32(e.Key)), number(register, e.Register),
 				netlink.Attribute{Type: unix.NFTA_CT_DIRECTION, Data: []byte{byte(e.Direction)}})
 		}
 	case *expr.Socket:

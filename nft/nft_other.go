@@ -63,6 +63,8 @@ func (*Witness) create(ruleset.PortRange, time.Time) error { return ruleset.ErrN
 
 func (*Witness) senders() ([]Sender, error) { return nil, ruleset.ErrNeedsLinux }
 
+func (*Witness) sent() ([]Sent, error) { return nil, ruleset.ErrNeedsLinux }
+
 func (*Witness) remove() error { return ruleset.ErrNeedsLinux }
 
 func (*Tracer) create([]ruleset.Chain) error { return ruleset.ErrNeedsLinux }

@@ -51,7 +51,7 @@ func (conn *Conn) countRules(f ruleset.Family, prefix string) (map[string]map[st
 				chain = zeroTerminated(data)
 			case unix.NFTA_RULE_EXPRESSIONS:
 				if !isTheirs(chain) { // the kernel names the chain first
-					readActs(&r, data)
+					readActs(&r, data, f == ruleset.IPv6)
 				}
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -234,8 +233,9 @@ func stateName(key []byte) string { return states()[binary.NativeEndian.Uint32(k
 
 // stateKeys are the states of the packets whose connections count as older for a time.
 func stateKeys(s ruleset.Settling) (keys ranges) {
-	for _, state := range slices.Sorted(maps.Keys(states())) {
-		if s.For > 0 && (!s.Tracked || state == expr.CtStateBitESTABLISHED) {
+	all := states()
+	for state := uint32(1); state != 0; state <<= 1 {
+		if _, known := all[state]; known && s.For > 0 && (!s.Tracked || state == expr.CtStateBitESTABLISHED) {
 			key := binary.NativeEndian.AppendUint32(nil, state)
 			keys.add(key, key)
 		}
@@ -300,8 +300,10 @@ func (t *table) match(m ruleset.Match) (stmt, error) {
 	switch m := m.(type) {
 	case ruleset.Proto:
 		var keys ranges
-		for _, p := range slices.Compact(slices.Sorted(slices.Values(m))) {
-			keys.add([]byte{byte(p)}, []byte{byte(p)})
+		for p := range 1 << 8 { // each once, in order
+			if slices.Contains(m, ruleset.Protocol(p)) {
+				keys.add([]byte{byte(p)}, []byte{byte(p)})
+			}
 		}
 		return t.compare("meta l4proto", meta(expr.MetaKeyL4PROTO), keyProto, keys, negated), nil
 	case ruleset.SrcPort:

@@ -130,7 +130,7 @@ func (conn *Conn) words(ctx context.Context) (map[Place]Words, error) {
 		return nil, err
 	}
 	all := map[Place]Words{}
-	err := conn.anyRules(func(in tableName, _ string, r beside.Rule, expressions []byte) {
+	err := conn.anyRules(func(in tableName, _ string, r beside.Rule, expressions []byte, _ []string) {
 		w := Words{Comment: r.Comment}
 		for _, a := range r.Acts {
 			w.Does = append(w.Does, string(a))

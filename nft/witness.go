@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -11,8 +12,8 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// A Witness notes who sends packets to some ports: a table of its own, with a set that its one chain adds to. It judges
-// no packet. The kernel takes the table away with the socket, however the process ends (NFT_TABLE_F_OWNER, Linux 5.12).
+// A Witness notes who sends packets to some ports, and where NAT sends those from these ports: a table of its own, with
+// sets that its chains add to. It judges no packet. The kernel takes the table away with the socket, however the process ends (NFT_TABLE_F_OWNER, Linux 5.12).
 // Before, that of a process that is killed is left until [OpenWitness] is called ten minutes later, or [Conn.Remove].
 type Witness struct {
 	conn  *Conn
@@ -54,6 +55,16 @@ func OpenWitness(ports ruleset.PortRange) (*Witness, error) {
 	}
 	return w, nil
 }
+
+// Sent is where a packet goes, once all NAT has been asked.
+type Sent struct {
+	Protocol ruleset.Protocol
+	// Src and Dst are from where to where it was sent, and To is where it goes.
+	Src, Dst, To netip.AddrPort
+}
+
+// Sent returns where packets from the ports have been sent so far.
+func (w *Witness) Sent() ([]Sent, error) { return w.sent() }
 
 // Senders returns who has sent so far.
 func (w *Witness) Senders() ([]Sender, error) { return w.senders() }

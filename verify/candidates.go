@@ -89,6 +89,45 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 			add("the excluded interface "+i.Name, app, tcp(), members(p.pod.Networks, f), port)
 		}
 	}
+	for _, dst := range named(p.pod.Others, f, ruleset.Output, dst) {
+		for _, s := range append(proxies(p.c), app) {
+			c := candidate{what: s.who + ", to what another's rule names", senders: []sender{s}, protos: tcp(),
+				dsts: []netip.Addr{dst.Addr()}, ports: []uint16{dst.Port()}, wants: passes, once: true}
+			if c.ports[0] == 0 {
+				c.ports = []uint16{port}
+			}
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// named are where rules of others, of a hook, ask packets to go: a few. dst stands where they name no address; a port that
+// they do not name is 0.
+func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) (all []netip.AddrPort) {
+	const most = 8
+	add := func(to netip.AddrPort) {
+		if len(all) < most && !slices.Contains(all, to) {
+			all = append(all, to)
+		}
+	}
+	for _, o := range others {
+		if o.Hook != hook.String() || o.Family == "ip" && f == ruleset.IPv6 || o.Family == "ip6" && f == ruleset.IPv4 {
+			continue
+		}
+		for _, port := range o.Ports {
+			add(netip.AddrPortFrom(dst, port))
+		}
+		for _, a := range of(f, o.Dsts) {
+			if a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() {
+				continue
+			}
+			add(netip.AddrPortFrom(a, 0))
+			for _, port := range o.Ports {
+				add(netip.AddrPortFrom(a, port))
+			}
+		}
+	}
 	return all
 }
 
@@ -243,6 +282,12 @@ func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	}
 	add("a port that is not included", tcp(), from, own, p.free(append(quiet(), usual()...)))
 	add("UDP, inbound", udp(), from, own, quiet())
+	for _, dst := range named(p.pod.Others, f, ruleset.Prerouting, own[0]) {
+		if dst.Addr() == own[0] {
+			add("a client, to what another's rule names", tcp(), from, own, []uint16{dst.Port()})
+			all[len(all)-1].wants, all[len(all)-1].once = passes, true
+		}
+	}
 	add("what is not for the pod", tcp(), from, documentation(f), at)
 	return all
 }

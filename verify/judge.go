@@ -31,6 +31,13 @@ type Seen struct {
 	// Tracked is whether conntrack can be asked, and Entry what it has of the connection. Nil: nothing.
 	Tracked bool
 	Entry   *Entry
+	// Sent is where its packets have gone once NAT was asked, as far as that was seen: also of what conntrack has forgotten.
+	Sent []netip.AddrPort
+	// Translators are the chains of others that translate at the hook, by name, and Stoppers those that discard there:
+	// before ours, and after.
+	Translators []Translator
+	Before      []string
+	After       []string
 	// At is where a connection has arrived in the pod, if that could be seen.
 	At netip.AddrPort
 	// Returned is how many connections of others to the same destination were captured meanwhile.
@@ -56,6 +63,15 @@ type Seen struct {
 	Unserved []netip.AddrPort
 	// Nearby are the sockets that wait at the same port.
 	Nearby []Socket
+}
+
+// Translator is a chain of another's that translates destinations.
+type Translator struct {
+	Name string
+	// Ports are those of this host to which it sends packets. Empty: they are not known, or it sends them to others, too.
+	Ports []uint16
+	// Rest is true if it sends all that comes to it to this host.
+	Rest bool
 }
 
 // Entry is what conntrack has of a connection.
@@ -128,15 +144,61 @@ func (j judge) hasArrived() bool {
 
 // elsewhere is where another's rule has sent the connection, if one has.
 func (j judge) elsewhere() (netip.AddrPort, bool) {
-	if j.s.Entry == nil || j.s.Entry.To == j.p.Packet.Dst {
-		return netip.AddrPort{}, false
+	if j.s.Entry != nil {
+		return j.s.Entry.To, j.s.Entry.To != j.p.Packet.Dst
 	}
-	return j.s.Entry.To, true
+	// Of what is refused at once conntrack keeps nothing.
+	for _, to := range j.s.Sent {
+		if to != j.p.Packet.Dst {
+			return to, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// senders are the chains of others that can have sent it there.
+func (j judge) senders(to netip.AddrPort) []Translator {
+	return slices.DeleteFunc(slices.Clone(j.s.Translators), func(t Translator) bool {
+		return len(t.Ports) > 0 && !slices.Contains(t.Ports, to.Port())
+	})
+}
+
+// sentTo says who has sent it there.
+func (j judge) sentTo(to netip.AddrPort) string {
+	var names []string
+	for _, t := range j.senders(to) {
+		names = append(names, t.Name)
+	}
+	return "another's rule sends it to " + to.String() + in(names)
+}
+
+// in says in which chains of others a rule is.
+func in(names []string) string {
+	switch len(names) {
+	case 0:
+		return ""
+	case 1:
+		return " (in " + names[0] + ")"
+	}
+	return " (in " + strings.Join(names, ", or in ") + ")"
+}
+
+// isInPod reports whether an address is the pod's, as far as the packet shows.
+func (j judge) isInPod(a netip.Addr) bool {
+	return a.IsLoopback() || a == j.p.At || !j.p.Outside() && a == j.p.Packet.Src.Addr()
+}
+
+// takesBack reports whether what has to leave the pod was sent to the pod itself, or what has to stay, or to arrive, by a
+// chain that does so with all that comes to it.
+func (j judge) takesBack(to netip.AddrPort) bool {
+	leaves := j.p.Packet.Hook == ruleset.Output && j.p.Packet.Interface != ruleset.Loopback
+	return j.isInPod(to.Addr()) && (leaves || slices.ContainsFunc(j.senders(to), func(t Translator) bool { return t.Rest }))
 }
 
 const (
 	applyAgain  = "run mesh-init check, which compares the rules, and mesh-init apply, which puts them right"
 	seeOthers   = "mesh-init doctor lists the chains of others that are asked before ours"
+	letPass     = "let the rule there leave it alone: mesh-init doctor lists the chains of others"
 	startListen = "start the proxy, or let it listen there"
 )
 
@@ -148,7 +210,7 @@ func (j judge) captured() (Word, string, string) {
 	}
 	if !j.isTaken() {
 		if other, is := j.elsewhere(); is {
-			return Failed, fmt.Sprintf("not captured: another's rule sends it to %s; %s has to be its fate, %s", other, to,
+			return Failed, fmt.Sprintf("not captured: %s; %s has to be its fate, %s", j.sentTo(other), to,
 				j.by()), seeOthers
 		}
 		if j.s.Outcome == Refused && j.s.RefusedBy != "" {
@@ -159,6 +221,10 @@ func (j judge) captured() (Word, string, string) {
 		if j.s.Outcome == Refused {
 			return Failed, fmt.Sprintf("refused, and not captured: no rule of ours has counted it; %s has to be its fate, %s",
 				to, j.by()), applyAgain
+		}
+		if j.s.Counts && j.s.Counted == 0 && !j.hasLeft() && len(j.s.Before) > 0 {
+			return Failed, fmt.Sprintf("not captured: it has not come to our rules: another's rule%s discards it before, or "+
+				"queues it; %s has to be its fate, %s", in(j.s.Before), to, j.by()), letPass
 		}
 		if j.s.Tracked && j.s.Entry == nil && j.s.Outcome != Accepted && j.s.Outcome != Answered {
 			return Failed, fmt.Sprintf("not captured: no rule of ours and no conntrack has seen it; %s has to be its fate, %s",
@@ -380,9 +446,7 @@ func (j judge) passed() (Word, string, string) {
 	}
 	to, translated := j.elsewhere()
 	if translated && j.isOurs(to) && j.s.Counts && j.s.Counted > 0 {
-		return Failed, fmt.Sprintf("our rule %s has let it go, and another's rule sends it to %s; %s it has to be left alone",
-				j.p.Trace.Rule, to, j.by()),
-			"mesh-init doctor lists the chains of others that translate what ours let go: let the rule there leave it alone"
+		return j.takenBack(to)
 	}
 	if translated && j.isOurs(to) {
 		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
@@ -398,18 +462,28 @@ func (j judge) passed() (Word, string, string) {
 		}
 		return Failed, fmt.Sprintf("refused by %s; %s it has to be left alone", j.s.RefusedBy, j.by()), remedy
 	}
+	if translated && j.takesBack(to) {
+		return j.takenBack(to)
+	}
 	if translated {
-		return OK, fmt.Sprintf("left alone %s; a rule of another's sends it to %s", j.by(), to), ""
+		return OK, fmt.Sprintf("left alone %s; %s", j.by(), j.sentTo(to)), ""
 	}
 	if !j.s.Counts && !j.s.Tracked {
 		return j.untouched()
+	}
+	if j.s.Counts && j.s.Counted == 0 && !j.hasLeft() && len(j.s.Before) > 0 {
+		return Failed, fmt.Sprintf("it has not come to our rules: another's rule%s discards it before, or queues it; %s "+
+			"it has to be left alone", in(j.s.Before), j.by()), letPass
 	}
 	if j.s.Counts && j.s.Counted == 0 {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
 	}
 	if j.s.Tracked && j.s.Entry == nil && !j.s.Replied && j.s.Outcome != Refused && !j.p.Packet.Foreign {
-		return Failed, "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or " +
-			"has arrived", "a rule of another's discards it: mesh-init doctor lists them"
+		found := "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or has arrived"
+		if len(j.s.After) > 0 {
+			found += "; perhaps another's rule" + in(j.s.After) + " discards it"
+		}
+		return Failed, found, "a rule of another's discards it: mesh-init doctor lists them"
 	}
 	if k := j.p.Packet; k.Hook == ruleset.Output && k.Protocol == ruleset.TCP && k.Interface == ruleset.Loopback &&
 		!j.s.Replied && j.s.Outcome != Refused {
@@ -432,6 +506,19 @@ func (j judge) untouched() (Word, string, string) {
 	}
 	return OK, fmt.Sprintf("left alone %s: %s", j.by(), j.s.Outcome), ""
 }
+
+// takenBack says who has sent to the pod what ours let go.
+func (j judge) takenBack(to netip.AddrPort) (Word, string, string) {
+	found := fmt.Sprintf("our rule %s has let it go, and %s", j.p.Trace.Rule, j.sentTo(to))
+	if j.s.RefusedBy != "" {
+		found += ", where it is refused by " + string(j.s.RefusedBy)
+	}
+	return Failed, found + "; " + j.by() + " it has to be left alone",
+		"mesh-init doctor lists the chains of others that translate what ours let go: let the rule there leave it alone"
+}
+
+// hasLeft reports whether anything shows that the packet came past the chains before ours.
+func (j judge) hasLeft() bool { return j.s.Entry != nil || j.s.Replied || len(j.s.Sent) > 0 }
 
 // isOurs reports whether a rule of ours sends connections to an address and port.
 func (j judge) isOurs(to netip.AddrPort) bool {

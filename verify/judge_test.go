@@ -19,6 +19,7 @@ func TestJudge(t *testing.T) {
 		app       = []Holder{{UID: 1000, GID: &someGroup, Process: "app", PID: 8}}
 		unknown   = []Holder{{UID: 1000}}
 		there     = netip.MustParseAddrPort("127.0.0.1:15001")
+		back      = netip.MustParseAddrPort("127.0.0.1:9999")
 		other     = netip.MustParseAddrPort("10.244.0.1:8080")
 		original  = netip.MustParseAddrPort("192.0.2.1:80")
 		target    = netip.MustParseAddrPort("10.99.0.9:16000")
@@ -122,7 +123,30 @@ func TestJudge(t *testing.T) {
 		{"a call inside the pod, without an answer", inside, Seen{Tracked: true, Entry: entry(original), Counts: true,
 			Counted: 1}, Failed, "does not answer itself"},
 		{"left alone, and translated by another", passed, Seen{Tracked: true, Entry: entry(other), Counts: true, Counted: 1},
-			OK, "another's sends it to 10.244.0.1:8080"},
+			OK, "another's rule sends it to 10.244.0.1:8080"},
+		{"left alone, and sent back to the pod by another", passed, Seen{Tracked: true, Entry: entry(back), Counts: true,
+			Counted: 1, Translators: []Translator{{Name: "chain x", Ports: []uint16{9999}}, {Name: "chain y", Ports: []uint16{1}}}},
+			Failed, "our rule O12 has let it go, and another's rule sends it to 127.0.0.1:9999 (in chain x); by O12"},
+		{"the same, of what is refused at once, which conntrack forgets", passed, Seen{Outcome: Refused, Tracked: true,
+			Counts: true, Counted: 1, Sent: []netip.AddrPort{back}, Translators: []Translator{{Name: "x"}, {Name: "y"}}},
+			Failed, "another's rule sends it to 127.0.0.1:9999 (in x, or in y)"},
+		{"refused where it was to go", passed, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1,
+			Sent: []netip.AddrPort{original}}, OK, "left alone"},
+		{"inside the pod, by a rule for it", inside, Seen{Tracked: true, Entry: entry(back), Counts: true, Counted: 1,
+			Translators: []Translator{{Name: "x"}}}, OK, "another's rule sends it to 127.0.0.1:9999 (in x)"},
+		{"inside the pod, by a rule for all", inside, Seen{Tracked: true, Entry: entry(back), Counts: true, Counted: 1,
+			Translators: []Translator{{Name: "x", Rest: true}}}, Failed, "another's rule sends it to 127.0.0.1:9999 (in x)"},
+		{"captured elsewhere, and refused there", captured, Seen{Outcome: Refused, Tracked: true, Counts: true,
+			Sent: []netip.AddrPort{back}, Translators: []Translator{{Name: "x"}}}, Failed,
+			"not captured: another's rule sends it to 127.0.0.1:9999 (in x)"},
+		{"discarded before ours", passed, Seen{Tracked: true, Counts: true, Before: []string{"chain z"}}, Failed,
+			"it has not come to our rules: another's rule (in chain z) discards it before, or queues it"},
+		{"captured by nobody, since it is discarded before", captured, Seen{Outcome: TimedOut, Tracked: true, Counts: true,
+			Before: []string{"chain z"}}, Failed, "not captured: it has not come to our rules: another's rule (in chain z)"},
+		{"past what could discard it", passed, Seen{Tracked: true, Counts: true, Entry: entry(original),
+			Before: []string{"chain z"}}, Failed, "has not counted it"},
+		{"discarded after ours", passed, Seen{Tracked: true, Counts: true, Counted: 1, After: []string{"chain z"}}, Failed,
+			"perhaps another's rule (in chain z) discards it"},
 		{"captured in vain", passed, Seen{Tracked: true, Entry: entry(there), Counts: true}, Failed,
 			"it is sent to 127.0.0.1:15001"},
 		{"refused by a rule of ours", passed, Seen{Outcome: Refused, RefusedBy: "B4.O12", Tracked: true}, Failed,

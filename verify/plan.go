@@ -185,6 +185,8 @@ type candidate struct {
 	// why says why nothing does, where wants is given and something has to be proven.
 	why     string
 	lenient bool
+	// once is true if the same is not to be tried a second time.
+	once bool
 }
 
 // take adds the candidate's first probe that does.
@@ -260,6 +262,9 @@ func (p *planner) try(c candidate, k *ruleset.Packet, at netip.Addr) bool {
 	if c.wants != nil && !c.wants(t) || c.wants == nil && !slices.ContainsFunc(p.known, meets) {
 		return false
 	}
+	if c.once && slices.ContainsFunc(p.plan.Probes, func(earlier Probe) bool { return isLike(earlier.Packet, *k) }) {
+		return false
+	}
 	rejected := t.Fate.Action == ruleset.Rejected
 	hops := 1
 	if c.way.Forwards {
@@ -277,6 +282,12 @@ func (p *planner) try(c candidate, k *ruleset.Packet, at netip.Addr) bool {
 		p.port = SourcePorts.First
 	}
 	return true
+}
+
+// isLike reports whether two packets differ in their source port alone.
+func isLike(a, b ruleset.Packet) bool {
+	return a.Hook == b.Hook && a.Protocol == b.Protocol && a.Dst == b.Dst && a.Mark == b.Mark &&
+		(a.Owner == nil) == (b.Owner == nil) && (a.Owner == nil || *a.Owner == *b.Owner)
 }
 
 // loopback says what is wrong with lo, if a packet takes it.

@@ -25,6 +25,17 @@ type Pod struct {
 	NoOutside error
 	// Behind are the ways by which machines and containers behind the pod come in.
 	Behind []Way
+	// Others are what chains of others translate of what ours let go.
+	Others []Other
+}
+
+// Other is a chain of another's that translates what ours let go: what its rules ask of packets, as far as that is known.
+type Other struct {
+	// Family and Hook are the words for where it stands.
+	Family, Hook string
+	// Ports and Dsts are to which packets have to go for some of its rules to match.
+	Ports []uint16
+	Dsts  []netip.Addr
 }
 
 // Way is how a client that is made for it comes into the pod: by a veth pair.

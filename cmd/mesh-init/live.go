@@ -57,8 +57,11 @@ type liveJSON struct {
 	Verdict dataplane.Verdict `json:"verdict"`
 	Summary string            `json:"summary"`
 	// Holds is whether what is explained is what happens. It is false where the rules in force are not as they were
-	// written, sleep, or come after another's: then it is what they would do.
+	// written, sleep, or come after another's: then it is what they would do. It is false, too, where chains of others
+	// translate what they let go.
 	Holds bool `json:"holds"`
+	// After are these chains.
+	After []string `json:"after,omitempty"`
 	// Causes are what is wrong, the worst first.
 	Causes []string `json:"causes,omitempty"`
 	// Unread says what could not be seen, and why.
@@ -104,8 +107,14 @@ func (j *job) takeLive() error {
 	if o.Foreign.Error != "" {
 		o.Unread = append(o.Unread, "all chains of others: "+o.Foreign.Error)
 	}
+	var after []string
+	for _, c := range o.Foreign.Chains {
+		if c.TakesLetGo() {
+			after = append(after, c.Name())
+		}
+	}
 	j.live = &liveJSON{
-		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict.RulesHold(),
+		Verdict: o.Verdict, Summary: o.Summary, Holds: o.Verdict.RulesHold() && len(after) == 0, After: after,
 		Causes: o.Causes, Unread: o.Unread, At: f.At, By: f.By, own: o.Addresses,
 	}
 	for _, name := range []string{dstFlag, whyNotFlag} {
@@ -114,11 +123,17 @@ func (j *job) takeLive() error {
 		}
 	}
 	j.live.text = func(style cli.Style) string {
-		if j.live.Holds {
+		text := ""
+		if o.Verdict.RulesHold() {
 			o.Causes = nil // who listens is nothing to the rules; the summary has the worst
-			return headText(o, style) + "\n"
+		} else {
+			text = "What follows is what our rules do by themselves, as they were written.\n"
 		}
-		return headText(o, style) + "What follows is what our rules do by themselves, as they were written.\n\n"
+		if len(after) > 0 {
+			text += cli.Hang("", 2, "What they let go comes to "+strict.OneLine(strings.Join(after, ", "))+
+				", of others, and may be sent elsewhere there.")
+		}
+		return headText(o, style) + text + "\n"
 	}
 	return nil
 }

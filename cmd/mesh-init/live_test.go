@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 )
@@ -38,6 +39,9 @@ func TestLive(t *testing.T) {
 		return o
 	}
 	const own = "What follows is what our rules do by themselves, as they were written.\n"
+	letGo := func(o *dataplane.Overview) {
+		o.Foreign.Chains = []beside.Foreign{{Family: "ip", Table: "nat", Chain: "OUTPUT", Effect: beside.NeverReached}}
+	}
 	ownAddress := func(o *dataplane.Overview) { o.Addresses = []netip.Addr{netip.MustParseAddr("10.1.2.3")} }
 	for name, tc := range map[string]struct {
 		live   *dataplane.Overview
@@ -56,6 +60,9 @@ func TestLive(t *testing.T) {
 			"--why-not 10.1.2.3:5432", 0, "unserved: as told\n\nnot captured: pass, by O5.ports", nil, ""},
 		"taken":  {with(dataplane.Taken, nil), "--matrix", 0, "taken: as told\n" + own + "\nWhat becomes of ", nil, ""},
 		"asleep": {with(dataplane.Asleep, nil), "--flows -", 0, "asleep: as told\n" + own + "\nLINE ", []string{"O5.ports"}, ""},
+		"what is let go comes to a chain of another's": {with(dataplane.Intercepting, letGo), "--dst 10.1.2.3:5432", 0,
+			"intercepting: as told\nWhat they let go comes to chain OUTPUT of table ip nat, of others, and may be sent elsewhere\n  there.\n\npass: ",
+			nil, ""},
 		"chains of others are hidden": {with(dataplane.Intercepting, func(o *dataplane.Overview) { o.Foreign.Error = "forbidden" }),
 			"--dst 10.1.2.3:443", 0, "intercepting: as told\n  not seen: all chains of others: forbidden\n\n", nil, ""},
 		"the default": {with(dataplane.Intercepting, func(o *dataplane.Overview) { o.InForce.Config = intercept.Default() }),
@@ -108,7 +115,19 @@ func TestLiveJSON(t *testing.T) {
 			t.Errorf("%d\n%s%s", r.code, r.out, r.stderr)
 		}
 	}
-	r := invokeOn(t, fakePlane{live: changed()}, "", nil, "explain", "--live", "--dst", "10.1.2.3:5432", "-o", "json")
+	o := changed()
+	o.Verdict, o.Foreign.Chains = dataplane.Intercepting,
+		[]beside.Foreign{{Family: "ip", Table: "nat", Chain: "OUTPUT", Effect: beside.NeverReached}}
+	r := invokeOn(t, fakePlane{live: o}, "", nil, "explain", "--live", "--dst", "10.1.2.3:5432", "-o", "json")
+	var other struct {
+		Holds bool
+		After []string
+	}
+	if err := json.Unmarshal([]byte(r.out), &other); err != nil || other.Holds ||
+		!slices.Equal(other.After, []string{"chain OUTPUT of table ip nat"}) {
+		t.Errorf("%v: %+v\n%s%s", err, other, r.out, r.stderr)
+	}
+	r = invokeOn(t, fakePlane{live: changed()}, "", nil, "explain", "--live", "--dst", "10.1.2.3:5432", "-o", "json")
 	var got struct {
 		Holds     bool
 		Explained struct {

@@ -121,6 +121,13 @@ func symptoms() []symptom {
 			breaks: "nft add table ip a; nft add chain ip a b '{ type nat hook output priority -199; }'; " +
 				"nft add rule ip a b tcp dport 80 dnat to 10.244.0.1:8080",
 			flow: toServer("192.0.2.7:80"), fate: "dnat(10.244.0.1:8080)"},
+		{notices: "The proxy reaches nobody, or what is excluded comes to the pod itself: another's NAT takes what ours let go",
+			command: "mesh-init status",
+			says:    "taken: chain OUTPUT of table ip nat (nat at hook output, priority -100) comes after ours",
+			apply:   []string{},
+			remedy:  "take that rule out, or have it leave alone what the proxy sends; `mesh-init verify` tries it",
+			breaks:  "iptables-nft -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15006",
+			flow:    asProxy, fate: "redirect(15006)"},
 		{notices: "One family goes past the proxy, such as IPv6", command: "mesh-init status",
 			says:   "partial: IPv6 is not captured, and the namespace has the address fd00:244::5",
 			apply:  []string{"--families=ipv4"},
@@ -161,7 +168,7 @@ func symptoms() []symptom {
 // its first line, and the command of the remedy mends it.
 func TestSymptoms(t *testing.T) {
 	netlab.Require(t)
-	for _, program := range []string{"nft", "ip"} {
+	for _, program := range []string{"nft", "ip", "iptables-nft"} {
 		netlab.RequireProgram(t, program)
 	}
 	for _, s := range symptoms() {

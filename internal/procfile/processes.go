@@ -2,7 +2,7 @@ package procfile
 
 import (
 	"os"
-	"slices"
+	"sort"
 	"strconv"
 )
 
@@ -18,6 +18,6 @@ func Processes() ([]int, error) {
 			pids = append(pids, pid)
 		}
 	}
-	slices.Sort(pids)
+	sort.Slice(pids, func(i, j int) bool { return pids[i] < pids[j] })
 	return pids, nil
 }

@@ -76,6 +76,9 @@ func bind(fd int, src netip.AddrPort, taken map[uint16]bool) (err error) {
 			err = unix.Bind(fd, sockaddr(src))
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
+			if taken != nil {
+				taken[src.Port()] = true // no other probe has it, whatever its address
+			}
 			return err
 		}
 		src = netip.AddrPortFrom(src.Addr(), next(src.Port()))

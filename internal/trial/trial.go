@@ -73,7 +73,18 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err := r.identify(); err != nil {
 		return nil, err
 	}
+	var sent []nft.Sent
+	if r.witness != nil {
+		if sent, err = r.witness.Sent(); err != nil {
+			return nil, err
+		}
+	}
 	for _, a := range r.attempts {
+		for _, s := range sent {
+			if (flow{s.Protocol, s.Src, s.Dst}) == a.flow {
+				a.seen.Sent = append(a.seen.Sent, s.To)
+			}
+		}
 		if !a.Waits && a.seen.Err == nil && a.seen.Outcome == "" {
 			a.seen.Replied = a.replied()
 		}
@@ -683,7 +694,7 @@ func holder(s sockets.Socket, processes map[uint64]sockets.Process) verify.Holde
 	return h
 }
 
-// sentTo is where a packet was sent to: one of our source ports.
+// sentTo is one of our source ports.
 type sentTo struct {
 	protocol ruleset.Protocol
 	port     uint16

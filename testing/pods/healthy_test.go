@@ -175,6 +175,10 @@ func TestHealthy(t *testing.T) {
 		{name: "another's NAT for the proxy's port", in: sidecar(),
 			notes: []string{"chain outgoing of table ip other translates some of what our rules let go"},
 			after: `nft 'table ip other { chain outgoing { type nat hook output priority -100; tcp dport 80 dnat to 10.244.0.1:8080; }; }'`},
+		{name: "a port of the pod's that another sends to another of it", in: append(sidecar(), by(anApp, at(hold, "0.0.0.0:9999"))),
+			config: func(c *intercept.Config) {
+				c.Inbound.ExcludePorts = append(c.Inbound.ExcludePorts, intercept.Port(8080))
+			}, after: `iptables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j REDIRECT --to-ports 9999`},
 		{name: "another's rules for lo, for what leaves, and for interfaces that are not there", in: sidecar(),
 			after: `nft 'table inet other { chain incoming { type filter hook input priority 0; iifname lo tcp dport 1 drop; iifname != lo tcp dport 2 drop; iifname "tun*" drop; }
 				chain outgoing { type filter hook output priority 0; oifname eth0 tcp dport 1 drop; }; }'`},
