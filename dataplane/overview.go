@@ -95,6 +95,9 @@ type Listener struct {
 	// Process is whose it is, if that can be seen. PID 0: it cannot.
 	Process string `json:"process,omitempty"`
 	PID     int    `json:"pid,omitempty"`
+	// NotProxy is true if neither who has opened it nor who has it is the proxy, as far as that can be seen. What it accepts
+	// may be the proxy's all the same: whether it works is for Verify to find out.
+	NotProxy bool `json:"notProxy,omitempty"`
 
 	v6Only bool
 }
@@ -237,9 +240,12 @@ func portsOf(c intercept.Config) ([]Port, error) {
 				continue
 			}
 			l := Listener{Address: s.Local, UID: s.UID, v6Only: s.V6Only}
+			proxy := c.Proxy.UIDs.Contains(s.UID) || c.Proxy.Mark.Mask != 0 && s.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value
 			if holder, known := processes[s.Inode]; known && s.Inode != 0 {
 				l.UID, l.Process, l.PID = holder.UID, holder.Name, holder.PID
+				proxy = proxy || c.Proxy.GIDs.Contains(holder.GID)
 			}
+			l.NotProxy = !proxy && !c.Proxy.UIDs.Contains(l.UID)
 			all[i].Listeners = append(all[i].Listeners, l)
 		}
 	}
@@ -392,6 +398,13 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 	}
 	if o.unkept {
 		facts = append(facts, "by a version, or in a dialect, that keeps no configuration beside them")
+	}
+	for _, p := range o.Ports {
+		if i := slices.IndexFunc(p.Listeners, func(l Listener) bool { return l.NotProxy }); i >= 0 {
+			facts = append(facts, fmt.Sprintf("who listens at %s is user %d, not the proxy: mesh-init verify tries it", p.Port,
+				p.Listeners[i].UID))
+			break
+		}
 	}
 	if n := len(o.Foreign.Chains); n > 0 {
 		word := ", harmless"

@@ -34,6 +34,8 @@ func TestOverview(t *testing.T) {
 			"'{ type filter hook output priority 0; }'; nft add rule ip filter FORWARD tcp dport 9 reject", Intercepting,
 			[]string{"; 1 chain of others that may act"}},
 		{"nobody listens", all, false, "", Unserved, []string{"nobody listens at TCP port 15001", "start the sidecar"}},
+		{"somebody else listens", nft, true, "", Intercepting,
+			[]string{"; who listens at 15001 is user 0, not the proxy: mesh-init verify tries it"}}, // the test's process, which is root
 		{"lo is down", nft, true, "ip link set lo down", Partial, []string{"lo is down", "ip link set lo up"}},
 		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
 			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
@@ -66,7 +68,11 @@ func TestOverview(t *testing.T) {
 				t.Parallel()
 				lab := netlab.NewT(t, netlab.Options{})
 				if tt.sidecar {
-					if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+					var owner *intercept.Owner
+					if tt.name == "somebody else listens" {
+						owner = &intercept.Owner{UID: 7, GID: 7}
+					}
+					if _, err := lab.StartSidecar(netlab.SidecarConfig{Owner: owner}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -91,6 +97,9 @@ func TestOverview(t *testing.T) {
 					if !strings.Contains(strings.ToUpper(o.Summary), strings.ToUpper(says)) {
 						t.Errorf("%q does not say %q", o.Summary, says)
 					}
+				}
+				if tt.name == "as it should be" && strings.Contains(o.Summary, "not the proxy") {
+					t.Errorf("the proxy is not known: %q", o.Summary)
 				}
 				if tt.sidecar && o.Verdict == Intercepting && (len(o.Ports) != 2 || len(o.Ports[0].Listeners) == 0 ||
 					o.Ports[0].Listeners[0].PID == 0) {

@@ -367,11 +367,11 @@ func (j judge) accepted(found string) (Word, string, string) {
 	}
 	if j.s.Returned > 0 {
 		return Failed, fmt.Sprintf("%s; then it came back: %d more connections to the same destination were captured", found,
-			j.s.Returned), "run the proxy as " + identity(j.c.Proxy)
+			j.s.Returned), "run the proxy as " + Identity(j.c.Proxy)
 	}
 	unknown := func(h Holder) bool { _, known := isProxy(j.c.Proxy, h); return !known }
 	if len(j.s.By) == 0 || slices.ContainsFunc(j.s.By, unknown) {
-		return NotProven, found + "; whether that is the proxy (" + identity(j.c.Proxy) + ") could not be found out",
+		return NotProven, found + "; whether that is the proxy (" + Identity(j.c.Proxy) + ") could not be found out",
 			"run verify as root on the node, or name the proxy's user with --proxy-uid"
 	}
 	return OK, found, ""
@@ -407,12 +407,12 @@ func (j judge) stranger() (Holder, bool) {
 // notProxy says that somebody else has the proxy's port.
 func (j judge) notProxy(found string, h Holder) (Word, string, string) {
 	return Failed, fmt.Sprintf("%s; %s is not the proxy (%s): what it sends on comes back to it, or it is somebody else, "+
-			"who gets what is the proxy's", found, h, identity(j.c.Proxy)), "run the proxy as that, or name who it is with " +
+			"who gets what is the proxy's", found, h, Identity(j.c.Proxy)), "run the proxy as that, or name who it is with " +
 			"--proxy-uid or --proxy-gid"
 }
 
-// identity says who the proxy is.
-func identity(p intercept.Proxy) string {
+// Identity says who the proxy is.
+func Identity(p intercept.Proxy) string {
 	var all []string
 	if len(p.UIDs) > 0 {
 		all = append(all, "user "+p.UIDs.String())

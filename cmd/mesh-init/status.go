@@ -19,6 +19,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/decode"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 const (
@@ -123,7 +124,7 @@ func (j job) overviewText(o dataplane.Overview, wide bool) string {
 	}
 	var text strings.Builder
 	text.WriteString(headText(o, j.style))
-	for _, table := range [][]cli.Row{configRows(o.InForce, wide), portRows(o.Ports), meaningRows(o.Meanings)} {
+	for _, table := range [][]cli.Row{configRows(o.InForce, wide), portRows(o), meaningRows(o.Meanings)} {
 		if len(table) > 1 {
 			text.WriteString("\n" + cli.Table(table))
 		}
@@ -168,21 +169,28 @@ func configRows(f *dataplane.InForce, wide bool) (rows []cli.Row) {
 	return rows
 }
 
-func portRows(ports []dataplane.Port) []cli.Row {
+func portRows(o dataplane.Overview) []cli.Row {
 	rows := []cli.Row{{"PORT", "FOR", "WHO LISTENS"}}
-	for _, p := range ports {
+	for _, p := range o.Ports {
 		who := make([]string, len(p.Listeners))
+		strangers := ""
 		for i, l := range p.Listeners {
-			who[i] = fmt.Sprintf("user %d at %s", l.UID, l.Address)
+			who[i] = fmt.Sprintf("user %d", l.UID)
 			if l.PID > 0 {
-				who[i] = fmt.Sprintf("user %d (%s, process %d) at %s", l.UID, strict.OneLine(l.Process), l.PID, l.Address)
+				who[i] += fmt.Sprintf(" (%s, process %d)", strict.OneLine(l.Process), l.PID)
 			}
+			if l.NotProxy {
+				who[i] += ", not the proxy,"
+				strangers = "; the proxy is " + verify.Identity(o.InForce.Config.Proxy) + ": mesh-init verify tries who gets " +
+					"what comes here"
+			}
+			who[i] += " at " + l.Address.String()
 		}
 		if len(who) == 0 {
 			who = []string{"nobody"}
 		}
 		rows = append(rows, cli.Row{p.Port.String() + "/" + strings.ToLower(p.Protocol.String()), p.For,
-			strings.Join(who, ", ")})
+			strings.Join(who, ", ") + strangers})
 	}
 	return rows
 }
