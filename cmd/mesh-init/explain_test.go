@@ -205,6 +205,8 @@ func TestExplainRefuses(t *testing.T) {
 	for args, want := range map[string]string{
 		"--dst x":              `--dst: "x" is not an address and a port`,
 		"--dst 10.0.0.1:80:90": `--dst: "10.0.0.1:80:90" is not an address and a port`,
+		"--dst 2001:db8::1:443": `--dst: "2001:db8::1:443" is an IPv6 address as a whole, and rules for tcp look at a port; ` +
+			`write [2001:db8::1]:443, or [2001:db8::1:443]:443`,
 		"--dst fd00::1 --proto udp": `--dst: "fd00::1" has no port, and rules for udp look at ` +
 			`it; write [fd00::1]:443`,
 		"--dst 10.0.0.1:0":           `--dst: "10.0.0.1:0" has no port`,

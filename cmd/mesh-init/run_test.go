@@ -406,7 +406,7 @@ func TestMistakes(t *testing.T) {
 			want: []string{"standard input: a value where fields belong (proxy, outbound, inbound"}},
 		{name: "errors in a file and beside it", args: []string{"--dns-port", "x"}, env: []string{"MESH_DSN=1"},
 			file: "dns: {servers: [x, 10.0.0.1], mode: {a: b}}\ninbound: {excludePorts: [80-70, {}], port: []}\noutbound: " +
-				"{excludeCIDRs: [null], exclude: [{ports: 0, protocol: sctp}, {}]}\nexcludeInterfaces: eth0\ntunnelPort: " +
+				"{excludeCIDRs: [null], exclude: [{ports: 0, protocol: sctp}, {}]}\nexcludeInterfaces: {a: 1}\nvirtualNetworks: x\ntunnelPort: " +
 				"0010\nproxy: {uids: [\"1,2\", 3], allowRoot: yes}\n",
 			want: []string{
 				"MESH_DSN: unknown variable; did you mean MESH_DNS?",
@@ -420,7 +420,8 @@ func TestMistakes(t *testing.T) {
 				"standard input: dns.mode: a mapping where one value belongs",
 				`standard input: dns.servers[0]: "x" is not an address`,
 				`standard input: tunnelPort: "0010" is not a port`,
-				"standard input: excludeInterfaces: a value where a list belongs: write [eth0]",
+				"standard input: excludeInterfaces: a mapping where a list belongs",
+				"standard input: virtualNetworks: ",
 				`--dns-port: "x" is not a port`,
 				"outbound.exclude[1]: no property given",
 			}},

@@ -100,6 +100,10 @@ func definitions() object {
 	fields := func(properties object) object {
 		return object{"type": "object", "additionalProperties": false, "minProperties": 1, "properties": properties}
 	}
+	// Several have semicolons between them, or each is an item.
+	rules := func(form string, properties object) object {
+		return either(text(form+"; …"), array(either(text(form), fields(properties))))
+	}
 	return object{
 		"portRange": either(port, matching(item)),
 		"port":      either(object{"type": "integer", "minimum": 0, "maximum": 65535}, matching(`^([0-9]+|none)$`)),
@@ -110,17 +114,16 @@ func definitions() object {
 		"mark":      either(number, matching(`^(none|[0-9a-zA-Z_]+(/[0-9a-zA-Z_]+)?)$`)),
 		"number":    either(number, matching(`^[0-9]+$`)),
 		"switch":    object{"enum": []any{true, false, "true", "false"}},
-		"addresses": array(object{"type": "string"}),
-		"names":     array(object{"type": "string", "maxLength": 15}),
-		"exclusions": array(either(text("[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]"), fields(object{
+		"addresses": either(text("addresses, with commas between them; none for none"), array(object{"type": "string"})),
+		"names": either(text("names, with commas between them; none for none"),
+			array(object{"type": "string", "maxLength": 15})),
+		"exclusions": rules("[tcp|udp] [CIDRS][:PORTS] [uid=IDS] [gid=IDS]", object{
 			"protocol": object{"enum": []string{"tcp", "udp"}},
 			"cidrs":    ref("cidrs"), "ports": ref("ports"), "uids": ref("ids"), "gids": ref("ids"),
-		}))),
-		"inboundExclusions": array(either(text("[CIDRS][:PORTS]"), fields(object{
-			"sources": ref("cidrs"), "ports": ref("ports"),
-		}))),
-		"virtualNetworks": array(either(text("INTERFACE:CIDRS"), fields(object{
+		}),
+		"inboundExclusions": rules("[CIDRS][:PORTS]", object{"sources": ref("cidrs"), "ports": ref("ports")}),
+		"virtualNetworks": rules("INTERFACE:CIDRS", object{
 			"interface": object{"type": "string", "maxLength": 15}, "cidrs": ref("cidrs"),
-		}))),
+		}),
 	}
 }

@@ -363,6 +363,9 @@ func ParseEndpoint(s, proto string, needPort bool) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%q is IPv4 written as IPv6; write %s", s, unmapped)
 	case to.Addr().Zone() != "":
 		return netip.AddrPort{}, fmt.Errorf("%q has a zone; leave it off and name the interface with --interface", s)
+	case needPort && to.Port() == 0 && bare == s && portOf(s) != (netip.AddrPort{}):
+		return netip.AddrPort{}, fmt.Errorf("%q is an IPv6 address as a whole, and rules for %s look at a port; write %s, or %s",
+			s, proto, portOf(s), netip.AddrPortFrom(to.Addr(), 443))
 	case needPort && to.Port() == 0:
 		return netip.AddrPort{}, fmt.Errorf("%q has no port, and rules for %s look at it; write %s",
 			s, proto, netip.AddrPortFrom(to.Addr(), 443))
@@ -370,4 +373,17 @@ func ParseEndpoint(s, proto string, needPort bool) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%q has a port, and icmp has none; write %s", s, to.Addr())
 	}
 	return to, nil
+}
+
+// portOf takes the last part of an IPv6 address for a port: of one that was written without brackets it may be meant so.
+func portOf(s string) netip.AddrPort {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return netip.AddrPort{}
+	}
+	to, err := netip.ParseAddrPort("[" + s[:i] + "]" + s[i:])
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return to
 }

@@ -123,6 +123,7 @@ func Parse(line string) (Flow, error) {
 func isMessage(words []string) bool {
 	switch first := words[0]; {
 	case first == "tcpdump:", first == "listening" && len(words) > 1 && words[1] == "on",
+		first == "reading" && len(words) > 2 && words[1] == "from" && words[2] == "file",
 		first == "conntrack" && len(words) > 1 && strings.HasPrefix(words[1], "v"):
 		return true
 	default:
@@ -181,7 +182,8 @@ func (p parsed) flow() (Flow, error) {
 	case f.Protocol == "":
 		return f, errors.New("its protocol is not said; write it first, as in tcp 10.244.0.5:40000 -> 10.1.2.3:443")
 	}
-	if p.goesOn && isClient(f.Dst.Port()) && !isClient(f.Src.Port()) {
+	if from, to := f.Src.Port(), f.Dst.Port(); p.goesOn &&
+		(isClient(to) && !isClient(from) || isServer(from) && !isServer(to)) {
 		p.answers = true
 	}
 	if p.answers {
@@ -201,6 +203,10 @@ func (p parsed) flow() (Flow, error) {
 
 // isClient reports whether Linux gives the port to sockets that ask for none (net.ipv4.ip_local_port_range).
 func isClient(port uint16) bool { return port >= 32768 && port <= 60999 }
+
+// isServer reports whether a port is one of servers alone: of the system ports (RFC 6335) those that no client takes which
+// asks for a reserved one (512 to 1023, rresvport(3)).
+func isServer(port uint16) bool { return port > 0 && port < 512 }
 
 // protocol returns the one of a name, in upper or lower case; "" of others.
 func protocol(name string) string {

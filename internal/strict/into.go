@@ -220,8 +220,18 @@ func (d *decoder) textList(path string, n Node, v reflect.Value) {
 }
 
 func (d *decoder) list(path string, n Node, v reflect.Value) {
+	// "a,b", as of lists of ports
+	if _, ok := reflect.TypeAssert[encoding.TextUnmarshaler](reflect.New(v.Type().Elem())); n.Kind == Scalar &&
+		(ok || v.Type().Elem() == reflect.TypeFor[string]()) {
+		d.text(path, n, v)
+		return
+	}
 	if n.Kind != List {
-		d.fail(path, n.Line, fmt.Errorf("%s where a list belongs: write [%s]", n.Kind, Clip(n.Text)))
+		hint := ""
+		if n.Kind == Scalar {
+			hint = ": write [" + Clip(n.Text) + "]"
+		}
+		d.fail(path, n.Line, fmt.Errorf("%s where a list belongs%s", n.Kind, hint))
 		return
 	}
 	if n.isEmpty() {

@@ -35,6 +35,26 @@ func errorsOf(err error) (all []string) {
 	return all
 }
 
+// TestIntoLists: a list is a list, or a text with commas, whatever is in it.
+func TestIntoLists(t *testing.T) {
+	for text, want := range map[string]outer{
+		`{"list": "a", "addrs": "10.0.0.1", "to": "10.0.0.1:80"}`: {List: []string{"a"},
+			Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, To: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80")}},
+		`{"list": "a,b", "addrs": "10.0.0.1, fd00::1"}`: {List: []string{"a", "b"},
+			Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}},
+		`{"list": "none", "addrs": []}`: {},
+	} {
+		n, err := ParseJSON([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v outer
+		if _, err := n.Into(&v); err != nil || fmt.Sprint(v) != fmt.Sprint(want) {
+			t.Errorf("%s: %v, %v", text, v, err)
+		}
+	}
+}
+
 // TestInto: every mistake of a document is there, in order, with its path and line.
 func TestInto(t *testing.T) {
 	n, err := ParseJSON([]byte(`{
@@ -43,7 +63,7 @@ func TestInto(t *testing.T) {
     "nme": 1},
   "port": 70000,
   "table": -1,
-  "list": "a",
+  "list": {"a": 1},
   "addrs": ["10.0.0.1", "x",
     null],
   "to": [{}],
@@ -62,7 +82,7 @@ func TestInto(t *testing.T) {
 			`"off" (line 3)`,
 		`port: "70000" is not a port (a number from 1 to 65535) (line 5)`,
 		`table: "-1" is not a number from 0 to 4294967295 (line 6)`,
-		"list: a value where a list belongs: write [a] (line 7)",
+		"list: a mapping where a list belongs (line 7)",
 		`addrs[1]: "x" is not an address (as in 10.0.0.10 or fd00::10) (line 8)`,
 		"addrs[2]: no value: write one, [] for an empty list, or leave the field out for its default (line 9)",
 		"to[0]: a mapping where one value belongs (line 10)",
