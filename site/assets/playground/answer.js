@@ -162,7 +162,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
     h(
       "h2",
       { id: "verdict" },
-      `${heads[kind]}${doubts.length ? ", by the rules as they were written" : ""}: ${words(explained)}`,
+      `${heads[kind]}${doubts.length ? ", by these rules alone" : ""}: ${words(explained)}`,
     ),
     h(
       "p",

@@ -6,6 +6,7 @@ import { h, s } from "./dom.js";
 
 const narrowBelow = 600;
 const gateWidth = 118;
+const narrowProxy = 44; // the least for its name and a port
 
 /**
  * What there is to draw:
@@ -28,8 +29,8 @@ export function draw(model, width) {
   const deep = wide ? Math.min(width, 1100) : Math.max(480, 206 + 76 * (longest + 1));
   // Where a way has many chains, they are narrower.
   const room = deep - 62 - 54 - 142 - 60 - 12 * (longest - 1);
-  const gateSize = { w: wide ? Math.min(gateWidth, room / longest) : gateWidth, h: 44 };
   const across = wide ? 292 : width;
+  const gateSize = { w: Math.min(gateWidth, wide ? room / longest : (across - narrowProxy - 32) / 2), h: 44 };
   const place = ({ u, v }) => (wide ? { x: u, y: v } : { x: v, y: u });
   const at = { in: wide ? 88 : gateSize.w / 2 + 8, out: wide ? 224 : across - gateSize.w / 2 - 8 };
   const network = wide ? 62 : 30;
@@ -60,7 +61,7 @@ export function draw(model, width) {
   spread(model.gates.in, "in");
   spread(model.gates.out, "out");
   const middle = (from + to) / 2;
-  const proxySize = wide ? { w: 230, h: 46 } : { w: across - 2 * gateSize.w - 36, h: 96 };
+  const proxySize = wide ? { w: 230, h: 46 } : { w: across - 2 * gateSize.w - 32, h: 96 };
   box(
     "proxy",
     "proxy",
@@ -105,7 +106,7 @@ export function draw(model, width) {
     lines.all.map((path) => ink(path, "lane")),
     ink(route.path, "route"),
     Object.values(boxes).map((b) => drawBox(b, lit.has(b.name), model.decided && b.name === model.decided.gate, wide)),
-    badge(model, boxes, wide, deep),
+    badge(model, boxes, wide, wide ? deep : across),
     route.stopped && cross(route.stopped),
     s("circle", { class: "packet", r: 7, cx: route.end.x, cy: route.end.y }),
   );
@@ -127,7 +128,7 @@ function drawBox(b, lit, decided, wide) {
   const classes = ["box", b.kind, b.foreign && "foreign", lit && "lit", decided && "decided"].filter(Boolean).join(" ");
   const gap = 16;
   const first = b.y - ((b.lines.length - 1) * gap) / 2 + 4;
-  const most = (i) => Math.floor((b.w - 8) / (i === 0 ? 6.7 : 5.9));
+  const most = (i) => Math.floor((b.w - 6) / (i === 0 ? 6.7 : 5.85));
   return s(
     "g",
     { class: classes },
@@ -168,7 +169,7 @@ function badge(model, boxes, wide, width) {
   const above = decided.gate.startsWith("in:");
   const text = wide ? `${decided.id}  ${decided.text}` : decided.id;
   const w = text.length * 7.2 + 20;
-  const x = wide ? clamp(b.x, w / 2 + 4, width - w / 2 - 4) : b.x;
+  const x = clamp(b.x, w / 2 + 4, width - w / 2 - 4);
   const y = above || !wide ? b.y - b.h / 2 - (wide ? 18 : 14) : b.y + b.h / 2 + 20;
   return s(
     "g",
