@@ -107,6 +107,7 @@ func TestSearch(t *testing.T) {
 	tb.until(`performance.getEntriesByName(new URL("search.js", document.baseURI)).length`)
 	for words, place := range map[string]string{
 		"quickstart":       "docs/quickstart.html",
+		"playground":       "playground/index.html",
 		"exit codes":       "README.html#exit-codes",
 		"rule ids":         "docs/policy.html#rule-ids",
 		"Helm":             "docs/helm.html",
