@@ -65,14 +65,18 @@ func writeIstio(c intercept.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	words := append([]string{}, l.Env...)
+	var words []string
+	for _, variable := range l.Env {
+		name, value, _ := strings.Cut(variable, "=")
+		words = append(words, name+"="+arguments.Quote(value))
+	}
 	words = append(words, istio.Name)
 	for i, arg := range l.Args {
 		if !strings.HasPrefix(arg, "-") && i > 0 { // a letter's value
 			words[len(words)-1] += " " + arguments.Quote(arg)
 			continue
 		}
-		words = append(words, arg)
+		words = append(words, arguments.Quote(arg))
 	}
 	if len(l.Otherwise) > 0 {
 		err = errors.New("istio-iptables has no flag for this, or means something else: " + strings.Join(l.Otherwise, ", "))

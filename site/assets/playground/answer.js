@@ -95,7 +95,7 @@ export function why(got, change) {
         h(
           "li",
           null,
-          h("code", null, each.flags.join(" ")),
+          h("code", null, each.flags.map(quoted).join(" ")),
           " ",
           h("button", { type: "button", class: "quiet", onclick: () => change(each.flags) }, "Try it"),
           h(
@@ -108,6 +108,9 @@ export function why(got, change) {
     ),
   );
 }
+
+/** A word of a command line as a shell reads it. */
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 /** Says that there is no answer, and why. */
 export function refuse(error, placed) {
