@@ -162,11 +162,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
       h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)),
       h("span", { class: "mono" }, packet),
     ),
-    h(
-      "h2",
-      { id: "verdict" },
-      `${heads[kind]}${doubts.length ? ", by these rules alone" : ""}: ${words(explained)}`,
-    ),
+    h("h2", { id: "verdict" }, `${heads[kind]}${doubts.length ? ", by these rules alone" : ""}: ${words(explained)}`),
     h(
       "p",
       { class: "why" },
