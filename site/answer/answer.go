@@ -31,7 +31,6 @@ func ops() []op {
 		{"matrix", matrix},
 		{"diff", diff},
 		{"rules", rules},
-		{"picture", drawn},
 		{"chains", chains},
 		{"link", link},
 		{"unlink", unlink},

@@ -38,7 +38,6 @@ type explained struct {
 	Captured                          bool
 	Steps                             []answer.Step
 	Way                               []answer.Passed
-	Nodes                             []string
 	Change                            *answer.Rewrite
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/arguments"
 	"github.com/mesh-intercept/intercept/internal/explain"
-	"github.com/mesh-intercept/intercept/internal/picture"
 	"github.com/mesh-intercept/intercept/internal/whynot"
 	"github.com/mesh-intercept/intercept/settings"
 )
@@ -42,11 +41,6 @@ func explained(r Request) (any, error) {
 		}
 		out.Steps = append(out.Steps, Step{Step: out.Explanation.Steps[i], Hook: base.Hook.String(), Base: base.Name,
 			Effect: effect(s)})
-	}
-	var boxes []string
-	out.Nodes, boxes = picture.Of(a.Rules).Follow(a.Packet, a.Trace)
-	for i, box := range boxes {
-		out.Steps[i].Node = box
 	}
 	out.Change, out.End = change(a.Packet, a.Trace.Fate), endOf(c, a.Packet, a.Trace.Fate)
 	out.Spared = spared(a)

@@ -10,7 +10,6 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/explain"
 	"github.com/mesh-intercept/intercept/internal/markroute"
-	"github.com/mesh-intercept/intercept/internal/picture"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -71,14 +70,6 @@ func linesOf(text string, err error) Text {
 		out.Lines = append(out.Lines, l)
 	}
 	return out
-}
-
-func drawn(r Request) (any, error) {
-	_, rs, err := compiled("source", r.Source)
-	if err != nil {
-		return nil, err
-	}
-	return Picture{Picture: picture.Of(rs), SVG: picture.SVG(rs), Hooks: hooksOf(rs), Chains: explain.Chains(rs)}, nil
 }
 
 func chains(r Request) (any, error) {

@@ -6,7 +6,6 @@ import (
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/explain"
-	"github.com/mesh-intercept/intercept/internal/picture"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -147,8 +146,6 @@ type Explained struct {
 	Way []Passed `json:"way"`
 	// Change is what becomes of the destination.
 	Change *Rewrite `json:"change,omitempty"`
-	// Nodes are the boxes of the picture that the packet comes to, in order.
-	Nodes []string `json:"nodes"`
 	// Command is a command line of mesh-init that gives the same answer.
 	Command string `json:"command"`
 }
@@ -159,8 +156,6 @@ type Step struct {
 	// Hook is that of the base chain that the packet is in: "output". Base is that chain.
 	Hook string `json:"hook"`
 	Base string `json:"base"`
-	// Node is the box of the picture that has the rule.
-	Node string `json:"node"`
 	// Effect is what a rule that matched does besides: a mark, a zone. Empty: nothing.
 	Effect string `json:"effect,omitempty"`
 }
@@ -251,22 +246,11 @@ type Line struct {
 	ID ruleset.RuleID `json:"id,omitempty"`
 }
 
-// Picture is the answer to picture (Source): what there is to draw, and a drawing.
-type Picture struct {
-	picture.Picture
-	// SVG is the drawing. Its boxes, and the texts in them, have data-node, the texts of rules data-rule besides, and its
-	// ways data-from and data-to.
-	SVG string `json:"svg"`
+// Chains is the answer to chains (Source): what a packet can meet, without the texts of rules, which take longer.
+type Chains struct {
 	// Hooks are netfilter's, in the order in which packets meet them; one without chains is there, too.
 	Hooks []Hook `json:"hooks"`
 	// Chains are all that there are, by Hooks' names, and those that they lead to.
-	Chains []explain.Chain `json:"chains"`
-}
-
-// Chains is the answer to chains (Source): what a packet can meet, without the texts of rules and without the drawing, which
-// take longer.
-type Chains struct {
-	Hooks  []Hook          `json:"hooks"`
 	Chains []explain.Chain `json:"chains"`
 }
 
