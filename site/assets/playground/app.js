@@ -27,11 +27,13 @@ async function begin() {
     state.read = read;
     state.source = source;
     preset();
+    if (!opening) moved();
     refresh();
   });
   packets.setUp((packet, scenario) => {
     if (scenario) chosen = true;
     state.packet = packet;
+    moved();
     refresh();
   });
   at("preset").append(
@@ -87,7 +89,6 @@ async function begin() {
 async function refresh() {
   const mine = ++turn;
   at("shared").replaceChildren();
-  if (!opening && at("news").dataset.of === "address") at("news").hidden = true;
   const [explained, rules] = await Promise.all([
     ask({ op: "explain", source: state.source, packet: state.packet }),
     ask({ op: "chains", source: state.source }),
@@ -156,6 +157,7 @@ async function more() {
     chosen = true;
     state.packet = packet;
     packets.show(packet);
+    moved();
     refresh();
     at("answer").scrollIntoView({ block: "start" });
     at("answer").focus({ preventScroll: true });
@@ -258,6 +260,11 @@ async function open() {
 function unopened(text) {
   news(text);
   at("news").dataset.of = "address";
+}
+
+/** The reader has asked something: what was said of the address is of no use any more. */
+function moved() {
+  if (at("news").dataset.of === "address") at("news").hidden = true;
 }
 
 async function share() {
