@@ -70,7 +70,8 @@ func readAnnotations(s Source) (intercept.Config, []string, error) {
 	case len(others) > 0:
 		c, notes, err = others[0].read(all)
 	default:
-		err = fmt.Errorf("no annotation here is of %s, nor of Istio, Linkerd, Kuma or Consul: such a pod is not intercepted",
+		err = fmt.Errorf("no annotation here says how to intercept, neither one of %s nor of Istio, Linkerd, Kuma or Consul: by itself, "+
+			"such a pod is not intercepted",
 			podspec.DefaultPrefix)
 	}
 	if err != nil {
