@@ -31,16 +31,18 @@ type suite struct {
 	pkg string // a folder of the repository
 	// pure are its tests that ask nothing of the kernel, and are left out: names, as go test -skip has it.
 	pure string
+	// emulated are flags for a machine in qemu, which computes ten times as long.
+	emulated string
 }
 
 // suites are those that run.
 func suites() []suite {
 	return []suite{
 		{pkg: "nft", pure: "^Fuzz"},
-		{"iptables", "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
+		{pkg: "iptables", pure: "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
 		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"},
-		{pkg: "internal/ipset"}, {pkg: "internal/sockets"}, {pkg: "testing/conformance"},
-		{pkg: "testing/traffic"}, {pkg: "testing/pods"},
+		{pkg: "internal/ipset"}, {pkg: "internal/sockets"},
+		{pkg: "testing/conformance", emulated: "-random.configs 100 -mistakes.configs 20"}, {pkg: "testing/traffic"}, {pkg: "testing/pods"},
 	}
 }
 
@@ -254,6 +256,10 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+	flags := s.emulated
+	if m.here {
+		flags = ""
+	}
 	for again := w.run != ""; ; again = false {
 		text, err := os.ReadFile(log)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -269,8 +275,9 @@ func (w work) test(ctx context.Context, m machine, s suite) (result, error) {
 		}
 		// From memory, as tests run themselves again as programs.
 		command := fmt.Sprintf("cp /share/bin/%[2]s /tmp && cd %[1]s && exec >>/share/%[3]s 2>&1 && "+
-			"MESH_TEST_REQUIRE=1 /tmp/%[2]s -test.v -test.timeout %[4]s -test.run '^(%[5]s)$'; code=$?; echo; echo exit code $code",
-			s.pkg, program, filepath.Base(log), limit, strings.Join(todo, "|"))
+			"MESH_TEST_REQUIRE=1 /tmp/%[2]s -test.v -test.timeout %[4]s -test.run '^(%[5]s)$' %[6]s; "+
+			"code=$?; echo; echo exit code $code",
+			s.pkg, program, filepath.Base(log), limit, strings.Join(todo, "|"), flags)
 		said, _, err := w.boot(ctx, m, limit+time.Minute, command)
 		if err != nil {
 			return r, err
