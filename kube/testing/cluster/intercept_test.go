@@ -149,7 +149,7 @@ func TestKubectlIntercept(t *testing.T) {
 	expect(11, "made from another configuration", "check", "lost")
 	c.breaks("plain", `nft 'table ip nat { chain ISTIO_OUTPUT { meta skuid != 1337 meta l4proto tcp redirect to :15001; };
 		chain OUTPUT { type nat hook output priority -100; jump ISTIO_OUTPUT; }; }'`)
-	expect(0, "rules of another mesh are in the namespace: Istio", "status", "plain")
+	expect(10, "rules of another mesh are in the namespace: Istio", "status", "plain")
 
 	// What happens, while it does.
 	call := "kubectl exec web -c app -- /part client tcp 203.0.113.7:80"
