@@ -271,12 +271,11 @@ export function compared() {
     : { fields: configurations.find(({ id }) => id === before.choice).fields };
 }
 
-/** Compares with a configuration, that of a link. */
+/** Compares with a configuration, that of a link; where it has none, with the defaults. */
 export function compare(source) {
-  if (!source) return;
   const plain = (fields) => JSON.stringify(Object.entries(fields ?? {}).sort());
-  const known = configurations.find(({ fields }) => plain(fields) === plain(source.fields));
-  before = { choice: known?.id ?? "kept", kept: source };
+  const known = configurations.find(({ fields }) => plain(fields) === plain(source?.fields));
+  before = { choice: known?.id ?? "kept", kept: source ?? before.kept };
   const select = at("before");
   if (select) choose(select);
   delete shown.diff;
