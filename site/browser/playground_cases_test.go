@@ -42,12 +42,14 @@ func TestPlaygroundEnds(t *testing.T) {
 			tb.until(fmt.Sprintf(`%s("proxy") === %t`, endsAt, test.proxy))
 			want(tb, `document.querySelector(".map .box.proxy").classList.contains("lit")`, test.proxy)
 		}
+		want(tb, `document.querySelector(".map .box.proxy").textContent.includes("15021")`, true)
 		want(tb, `document.querySelector("#verdict-card .about a").pathname.endsWith("docs/probes.html")`, true)
 		// The kernel discards what comes from outside for the loopback interface: no rule has.
 		tb.choose("#cases", "neighbour")
 		tb.answered("pass", "I9.loopback")
 		tb.until(`/kernel discards/.test(document.getElementById("verdict").textContent)`)
 		tb.until(`document.querySelector(".map .cross") && !document.querySelector(".map .box.proxy.lit")`)
+		want(tb, `[...document.querySelectorAll(".map .gate.lit .name")].map((e) => e.textContent).join()`, "prerouting")
 		// The proxy's name and its ports are to be read.
 		want(tb, `[...document.querySelectorAll(".map .box.proxy text, .map .gate .name")].map((e) => e.textContent)
 			.find((text) => text.includes("…")) ?? ""`, "")
@@ -78,8 +80,8 @@ func TestPlaygroundLines(t *testing.T) {
 			asked++
 			tb.do(fmt.Sprintf(`document.getElementById("answer").dataset.fate = "";
 				document.querySelectorAll(%q)[%d].click()`, of, i))
-			tb.until(fmt.Sprintf(`((a) => a.fate === %q && (!%q || a.rule.split(".")[0] === %[2]q.split(".")[0]))
-				(document.getElementById("answer").dataset)`, l.Fate, l.Rule))
+			tb.until(fmt.Sprintf(`((a, line) => a.fate === %q && (!%q || line(a.rule) === line(%[2]q)))
+				(document.getElementById("answer").dataset, (id) => id.split("/").pop().split(".")[0])`, l.Fate, l.Rule))
 		}
 		if asked == 0 {
 			t.Errorf("%s has no line to ask about", view)
@@ -139,9 +141,10 @@ func TestPlaygroundSteps(t *testing.T) {
 	tb.enter("#packet-port", "8443")
 	tb.until(`location.hash.includes("8443")`)
 	tb.choose("#preset", "gateway")
+	tb.until(`location.hash.includes("inbound")`)
 	tb.click(`#scenarios [value="ingress"]`)
 	tb.answered("pass", "")
-	tb.until(`location.hash.includes("10.244.0.5") && location.hash.includes("inbound")`)
+	tb.until(`location.hash.includes("10.244.0.5")`)
 	tb.do(`history.back()`)
 	tb.until(`document.getElementById("packet-port").value === "8443"`)
 	tb.do(`history.back()`)

@@ -77,7 +77,7 @@ export function show(now) {
 /** Offers to say what would have to change for another fate. */
 export function ways(explained, can) {
   at("whynot").hidden = !can;
-  at("whynot-title").textContent = explained.captured ? "What would let it go?" : "What would send it to the proxy?";
+  at("whynot-title").textContent = explained.captured ? "What would let it go?" : "What would capture it?";
   replace(at("changes-list"));
 }
 
@@ -200,7 +200,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
                   ".",
                 ]
               : `No rule of ${decided.chain} before it fits.`,
-            spared ? [` So ${spared.id} (${spared.reason}), which sends to the proxy, is not asked.`] : "",
+            spared ? [` So ${spared.id} (${spared.reason}), which sends to ${target(spared)}, is not asked.`] : "",
           ]
         : "None of the rules is about it.",
     ),
@@ -218,6 +218,12 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
         doubts.map((doubt) => h("li", null, doubt)),
       ),
   );
+}
+
+/** Where a rule that captures sends to. */
+function target({ fate }) {
+  const [, kind, to] = /^(\w+)\((.*)\)$/.exec(fate) ?? [];
+  return kind === "dnat" ? to : `the proxy's port ${to}`;
 }
 
 /** A packet in all that is said of it. */
@@ -254,6 +260,7 @@ function gates({ hooks, chains }, node) {
       .map((c) => ({
         name: c.name,
         title: c.name,
+        hook: c.hook,
         under: `${c.hook}, ${c.type}`,
         count: node && sum(c, node.packets),
       }));
@@ -263,6 +270,7 @@ function gates({ hooks, chains }, node) {
       .map((c) => ({
         name: `${c.family} ${c.table} ${c.chain}`,
         title: c.chain,
+        hook: c.hook,
         under: `another's, ${c.type}`,
         foreign: true,
       }));
@@ -295,6 +303,7 @@ function map({ explained, rules, read, node }) {
       fields["inbound.port"],
       fields["outbound.port"],
       fields["dns.mode"] === "off" ? undefined : fields["dns.port"],
+      explained.end === "proxy" && !explained.captured ? p.dst.split(":").pop() : undefined,
     ].filter(Boolean),
     ends: { network: { start: ["kubelet,", "other pods"], end: ["services,", "other hosts"] }, app: ["the app"] },
     title: `${explained.words}: by way of ${explained.way.map((w) => w.chains.join(", ")).join(", ")}${explained.id ? `, decided by rule ${explained.id}` : ""}`,

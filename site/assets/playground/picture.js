@@ -11,8 +11,8 @@ const narrowProxy = 44; // the least for its name and a port
 /**
  * What there is to draw:
  *
- *   gates   {in: [gate], out: [gate]}, each in the order in which packets meet them; a gate is {name, title, under,
- *           count, foreign}
+ *   gates   {in: [gate], out: [gate]}, each in the order in which packets meet them; a gate is {name, title, hook,
+ *           under, count, foreign}
  *   start   "network", "app" or "proxy"
  *   end     "proxy", "app", "network", "through", "elsewhere", "stopped" or "discarded", as the library says
  *   captured whether a rule sends it to the proxy
@@ -55,7 +55,7 @@ export function draw(model, width) {
       const share = n === 1 ? 0.5 : i / (n - 1);
       const u = direction === "in" ? from + (to - from) * share : to - (to - from) * share;
       box(`${direction}:${gate.name}`, "gate", u, at[direction], gateSize, [gate.title, gate.under]);
-      Object.assign(boxes[`${direction}:${gate.name}`], { count: gate.count, foreign: gate.foreign });
+      Object.assign(boxes[`${direction}:${gate.name}`], { count: gate.count, foreign: gate.foreign, hook: gate.hook });
     }
   };
   spread(model.gates.in, "in");
@@ -280,13 +280,16 @@ function ways(model, boxes, wide, place, { at }) {
       return undefined;
     }
     // Not to the app: it is discarded here, or leaves the pod, which has no way of its own in the picture.
-    const last = ins.at(-1) ?? { ...netIn, w: 0, h: 0 };
-    go(wide ? { x: last.x + last.w / 2 + 19, y: at.in } : { x: at.in, y: last.y + last.h / 2 + 19 });
-    if (model.end === "discarded") stopped = end;
+    const last = boxes[visited.at(-1)];
+    const beyond = (by) =>
+      wide ? { x: last.x + last.w / 2 + by, y: at.in } : { x: at.in, y: last.y + last.h / 2 + by };
+    go(beyond(model.end === "discarded" ? 0 : 19));
+    if (model.end === "discarded") stopped = beyond(19);
     return undefined;
   };
   const along = (gates, direction) => {
     for (const gate of gates) {
+      if (gate.hook === "input" && (model.end === "discarded" || model.end === "through")) break; // routing comes before
       visited.push(gate.name);
       go(gate);
       if (model.decided?.gate === gate.name && (model.captured || model.end === "stopped")) {
