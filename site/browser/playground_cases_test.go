@@ -61,6 +61,7 @@ func TestPlaygroundLines(t *testing.T) {
 	tb := play(t, screen{})
 	tb.ready()
 	tb.choose("#preset", "strict")
+	tb.until(`location.hash.includes("udp=reject")`)
 	type line struct{ Fate, Rule string }
 	for view, lines := range map[string]string{
 		"matrix": `[...document.querySelectorAll("#panel-matrix button.part")].map((e) => ({
