@@ -143,7 +143,8 @@ type udp struct {
 
 func (u udp) Write(b []byte) (int, error) { return u.WriteToUDP(b, u.to) }
 
-// original is the destination that the client dialled (SO_ORIGINAL_DST).
+// original is the destination that the client dialled (SO_ORIGINAL_DST), or "-" if that is here: whether the kernel knows
+// that too depends on who else asks conntrack.
 func original(conn net.Conn) string {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -161,6 +162,9 @@ func original(conn net.Conn) string {
 			text = netip.AddrPortFrom(netip.AddrFrom4([4]byte(m[4:8])), uint16(m[2])<<8|uint16(m[3])).String()
 		}
 	})
+	if text == conn.LocalAddr().String() {
+		return "-"
+	}
 	return text
 }
 
