@@ -58,13 +58,15 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
 	if captured == nil {
 		captured = []intercept.Family{intercept.IPv4, intercept.IPv6}
 	} else if other := captured[0].Other(); c.OtherFamily != intercept.TreatmentReject {
-		if addr := globalAddr(all, other); addr.IsValid() {
+		if addr := globalAddr(all, other, c.PassthroughSources); addr.IsValid() {
 			warn = append(warn, fmt.Sprintf(
 				"%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families "+
 					"auto, or other-family reject", other, addr))
 		}
 	}
-	captured = slices.DeleteFunc(captured, func(f intercept.Family) bool { return !globalAddr(all, f).IsValid() })
+	captured = slices.DeleteFunc(captured, func(f intercept.Family) bool {
+		return !globalAddr(all, f, c.PassthroughSources).IsValid()
+	})
 	if !unfinished {
 		warn = append(warn, atLoopback(all, captured)...)
 	}
@@ -120,11 +122,13 @@ func onLoopbackAlone(c intercept.Config, all []links.Link, captured []intercept.
 		"redirects it to the address of the interface by which it comes, which has none; use inbound-mode tproxy", own)}
 }
 
-// globalAddr returns an address of the family by which others could be reached, or the zero Addr.
-func globalAddr(all []links.Link, f intercept.Family) (found netip.Addr) {
+// globalAddr returns an address of the family by which others could be reached, or the zero Addr. Those on lo that apply
+// has put there for the proxy to dial from are none.
+func globalAddr(all []links.Link, f intercept.Family, passthrough []netip.Addr) (found netip.Addr) {
 	for _, l := range all {
 		for _, a := range l.Addrs {
-			if intercept.FamilyOf(a) == f && a.IsGlobalUnicast() {
+			if intercept.FamilyOf(a) == f && a.IsGlobalUnicast() &&
+				!(l.Name == ruleset.Loopback && slices.Contains(passthrough, a)) {
 				found = a
 			}
 		}

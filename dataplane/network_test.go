@@ -41,6 +41,21 @@ func TestNetworkWarnings(t *testing.T) {
 		}
 		return netlink.AddrAdd(link(t, "lo"), own)
 	}
+	passthroughAlone := func(t *testing.T) error {
+		eth0 := link(t, "eth0")
+		addrs, err := netlink.AddrList(eth0, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			err = netlink.AddrDel(eth0, &a)
+		}
+		if err != nil {
+			return err
+		}
+		own, err := netlink.ParseAddr("::6/128")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(link(t, "lo"), own)
+	}
 	const downWarning, noneWarning, onLoWarning = "lo is down", "lo has no ::1", "10.244.0.5 is on lo alone"
 	for name, tt := range map[string]struct {
 		network  func(*testing.T) error
@@ -49,12 +64,13 @@ func TestNetworkWarnings(t *testing.T) {
 		want     string
 		wiring   bool // the network is unfinished
 	}{
-		"as usual":           {func(*testing.T) error { return nil }, "", "", "", false},
-		"lo down":            {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", downWarning, false},
-		"and not finished":   {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", "", true},
-		"no IPv6 on lo":      {noIPv6, "", "", noneWarning, false},
-		"IPv4 alone":         {noIPv6, intercept.FamiliesIPv4, "", "IPv6 is not captured", false},
-		"address on lo":      {onLo, "", "", onLoWarning, false},
+		"as usual":         {func(*testing.T) error { return nil }, "", "", "", false},
+		"lo down":          {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", downWarning, false},
+		"and not finished": {func(t *testing.T) error { return netlink.LinkSetDown(link(t, "lo")) }, "", "", "", true},
+		"no IPv6 on lo":    {noIPv6, "", "", noneWarning, false},
+		"IPv4 alone":       {noIPv6, intercept.FamiliesIPv4, "", "IPv6 is not captured", false},
+		"address on lo":    {onLo, "", "", onLoWarning, false},
+		"IPv4 alone, and no address of IPv6 but the one that apply has put on lo": {passthroughAlone, intercept.FamiliesIPv4, "", "", false},
 		"and tproxy":         {onLo, "", intercept.InboundTProxy, "", false},
 		"and IPv6 alone":     {onLo, intercept.FamiliesIPv6, "", "IPv4 is not captured", false},
 		"no IPv6 in the pod": {noIPv6InPod, "", "", "", false},

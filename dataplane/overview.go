@@ -397,7 +397,8 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 		facts = append(facts, "unchanged")
 	}
 	if o.unkept {
-		facts = append(facts, "by a version, or in a dialect, that keeps no configuration beside them")
+		facts = append(facts, "what they were made of is not kept beside them, as of rules that mesh-init render has printed, "+
+			"of the dialect minimal and of old versions; mesh-init apply with their flags keeps it")
 	}
 	for _, p := range o.Ports {
 		if i := slices.IndexFunc(p.Listeners, func(l Listener) bool { return l.NotProxy }); i >= 0 {

@@ -70,7 +70,7 @@ func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []stri
 			continue
 		}
 		for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-			if c.Families == only[f.Other()] || !globalAddr(all, f).IsValid() ||
+			if c.Families == only[f.Other()] || !globalAddr(all, f, c.PassthroughSources).IsValid() ||
 				slices.ContainsFunc(p.Listeners, func(l Listener) bool { return l.hears(f) }) {
 				continue
 			}
@@ -162,7 +162,7 @@ func (s *Session) unintercepted(ctx context.Context, err error) error {
 func whose(all []links.Link) string {
 	var found []string
 	for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-		if a := globalAddr(all, f); a != (netip.Addr{}) {
+		if a := globalAddr(all, f, intercept.Default().PassthroughSources); a != (netip.Addr{}) {
 			found = append(found, a.String())
 		}
 	}

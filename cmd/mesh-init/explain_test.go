@@ -150,7 +150,7 @@ func TestExplain(t *testing.T) {
 		{"--dst 10.1.2.3:80 --to-self", "pass", "O6",
 			"tcp 10.1.2.3:40000 -> 10.1.2.3:80, leaving by lo, from the app (UID 1000, GID 1000)"},
 		{"--dst 10.1.2.3:80 --uid 1337", "pass", "O4",
-			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the app (UID 1337, GID 1000)"},
+			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 1337, GID 1000)"},
 		{"--from proxy --dst 10.1.2.3:80", "pass", "O4",
 			"tcp 192.0.2.1:40000 -> 10.1.2.3:80, leaving by eth0, from the proxy (UID 1337, GID 1337)"},
 		{"--from proxy --dst 10.1.2.3:80 --proxy-uid none --proxy-gid 5-9", "pass", "O4",

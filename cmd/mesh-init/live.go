@@ -37,6 +37,10 @@ func (j *job) takeKept() error {
 	if j.config, err = j.over(f.Config, origins); err != nil {
 		return cli.UsageError{Err: err}
 	}
+	if len(j.environment) > 0 {
+		j.log.WarnContext(j.ctx, fmt.Sprintf("--%s: variables are laid over the configuration in force: %s; unset what is not "+
+			"meant so", liveFlag, strings.Join(j.environment, ", ")))
+	}
 	j.target = f.On(j.target)
 	j.target.Origins = origins
 	j.plane = j.on(j.target)

@@ -140,3 +140,16 @@ func TestLiveJSON(t *testing.T) {
 		t.Errorf("%v: %+v\n%s%s", err, got, r.out, r.stderr)
 	}
 }
+
+// TestApplyLiveSaysWhatItTakes: a variable that somebody has forgotten changes what is in force no more than it says so.
+func TestApplyLiveSaysWhatItTakes(t *testing.T) {
+	p := fakePlane{live: changed()}
+	r := invokeOn(t, p, "", []string{"MESH_OUTBOUND_EXCLUDE_PORTS=80", "MESH_BACKEND=nft"}, "apply", "--live", "--dns", "all")
+	if r.code != 0 || !strings.Contains(r.stderr, "--live: variables are laid over the configuration in force: "+
+		"MESH_OUTBOUND_EXCLUDE_PORTS; unset what is not meant so") {
+		t.Errorf("%+v", r)
+	}
+	if r = invokeOn(t, p, "", nil, "apply", "--live", "--dns", "all"); r.code != 0 || strings.Contains(r.stderr, "variables") {
+		t.Errorf("%+v", r)
+	}
+}

@@ -558,6 +558,9 @@ func (p fakePlane) Overview(context.Context) (dataplane.Overview, error) {
 		Status: dataplane.Status{Counters: p.counters, Foreign: p.foreign, Dormant: p.dormant}}, p.err
 }
 func (p fakePlane) InForce(context.Context) (dataplane.InForce, error) {
+	if p.live != nil && p.live.InForce != nil {
+		return *p.live.InForce, nil
+	}
 	return dataplane.InForce{}, dataplane.ErrNotKept
 }
 func (p fakePlane) Verify(context.Context, intercept.Config) (verify.Report, error) {

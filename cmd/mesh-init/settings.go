@@ -26,14 +26,16 @@ type settings struct {
 	before intercept.Config // the one that config is compared with
 	// over lays what was given over the configuration in force; origins has where the values of that came from, and gets
 	// those of the others. Nil: config is the one.
-	over      func(inForce intercept.Config, origins map[string]string) (intercept.Config, error)
-	target    dataplane.Pod
-	dryRun    bool
-	foreign   string // the mesh whose rules to remove, or none
-	output    cli.Format
-	logLevel  string
-	logFormat string
-	flows     []byte // what --flows names
+	over func(inForce intercept.Config, origins map[string]string) (intercept.Config, error)
+	// environment are the variables that over takes.
+	environment []string
+	target      dataplane.Pod
+	dryRun      bool
+	foreign     string // the mesh whose rules to remove, or none
+	output      cli.Format
+	logLevel    string
+	logFormat   string
+	flows       []byte // what --flows names
 	// terminationLog is where the error of a run that failed goes, and metricsFile where its metrics do. Empty: nowhere.
 	terminationLog, metricsFile string
 	packet                      packetFlags
@@ -159,6 +161,11 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 	} else if in.uses(takeOverFlag) && live {
 		s.over = func(inForce intercept.Config, origins map[string]string) (intercept.Config, error) {
 			return in.configuration(inForce, values, nil, stdin, origins)
+		}
+		for _, g := range in.given {
+			if (g.Path != "" || g.Name == configFlag) && !strings.HasPrefix(g.source, "--") {
+				s.environment = append(s.environment, g.source)
+			}
 		}
 	}
 	if in.uses(forFlag) {

@@ -236,7 +236,8 @@ func (j job) trace() (err error) {
 			return fmt.Errorf("--%s: %w", pcapFlag, err)
 		}
 	}
-	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
+	// A reader that has enough (| head) ends it as Ctrl-C does: so that what was changed is put back.
+	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.during)
 	defer cancel()
@@ -254,6 +255,9 @@ func (j job) trace() (err error) {
 			return j.tell(r, func() string { return traceText(r, j.style) })
 		},
 	})
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func watchVerb() verb {
 // watchNamespace tells of events, and at the end how many there were.
 func (j job) watchNamespace() error {
 	j.begin()
-	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, j.observation.during)
 	defer cancel()
@@ -61,6 +61,9 @@ func (j job) watchNamespace() error {
 		Repair: j.observation.repair,
 		Tell:   func(r dataplane.WatchRecord) error { return j.tell(r, func() string { return watchText(r, j.style) }) },
 	})
+	if errors.Is(err, syscall.EPIPE) {
+		return nil // a reader that has enough
+	}
 	if err != nil {
 		return j.bare(err)
 	}

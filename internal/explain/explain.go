@@ -91,7 +91,12 @@ func Follow(rs intercept.Ruleset, c intercept.Config, q Question) (Answer, error
 func (a Answer) Explain(c intercept.Config, q Question) Explanation {
 	e := Of(c, a.Packet, a.Trace)
 	q = q.complete()
-	e.Packet = Describe(a.Packet, q.From, q.State)
+	from := q.From
+	if o := a.Packet.Owner; from == FromApp && o != nil && (c.Proxy.UIDs.Contains(o.UID) || c.Proxy.GIDs.Contains(o.GID) ||
+		c.Proxy.Mark.Mask != 0 && a.Packet.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value) {
+		from = FromProxy // by who it is, whatever it is called
+	}
+	e.Packet = Describe(a.Packet, from, q.State)
 	return e
 }
 
@@ -192,7 +197,11 @@ func (p Packet) String() string {
 	if p.UID == nil {
 		return s + ", arriving by " + p.Interface
 	}
-	return s + ", leaving by " + p.Interface + ", from the " + p.From +
+	who := "the " + p.From
+	if p.From == "process" { // that may be the proxy's by one configuration, and an app's by the other
+		who = "a process"
+	}
+	return s + ", leaving by " + p.Interface + ", from " + who +
 		" (UID " + strconv.FormatUint(uint64(*p.UID), 10) + ", GID " + strconv.FormatUint(uint64(*p.GID), 10) + ")"
 }
 

@@ -99,7 +99,7 @@ func Why(c intercept.Config, q Question) (WhyNot, error) {
 		return WhyNot{}, err
 	}
 	e := a.Explain(c, q)
-	out := WhyNot{whynot.Captured(a.Trace.Fate), a.Trace.Fate, a.Trace.Rule, whyNot(c.DNS, a.Packet, a.Trace, e.Reason),
+	out := WhyNot{whynot.Captured(a.Trace.Fate), a.Trace.Fate, a.Trace.Rule, whyNot(c, a.Packet, a.Trace, e.Reason),
 		e.Packet, []WhyNotChange{}}
 	for _, f := range found {
 		change, err := changeOf(c, f, a.Packet)
@@ -137,9 +137,26 @@ func changeOf(from intercept.Config, c whynot.Change, p intercept.Packet) (WhyNo
 	return out, nil
 }
 
-// whyNot is the reason of a rule, or what the rule does not know: that a lookup is of a server that nobody has listed.
-func whyNot(dns intercept.DNS, p intercept.Packet, trace intercept.Trace, reason string) string {
-	if trace.Line != "O14" || p.Protocol != intercept.UDP || p.Dst.Port() != 53 || dns.Mode != intercept.DNSResolvConf {
+// whyNot is the reason of a rule, with what the rule does not know: who passes as the proxy, which protocol is not captured
+// at all, or that a lookup is of a server that nobody has listed.
+func whyNot(c intercept.Config, p intercept.Packet, trace intercept.Trace, reason string) string {
+	dns := c.DNS
+	switch {
+	case trace.Line == "O4" && p.Owner != nil:
+		return fmt.Sprintf("%s: user %d, group %d is the proxy; an app has to be another user, and of another group", reason,
+			p.Owner.UID, p.Owner.GID)
+	case trace.Line != "O14" && trace.Line != "I8":
+		return reason
+	case p.Protocol == intercept.ICMP || p.Protocol == intercept.ICMPv6:
+		return reason + ": of ICMP nothing is captured"
+	case p.Protocol == intercept.TCP && trace.Line == "O14":
+		return fmt.Sprintf("%s: no included network has %s, and port %d is not an included one", reason, p.Dst.Addr(), p.Dst.Port())
+	case p.Protocol == intercept.UDP && (trace.Line == "I8" || p.Dst.Port() != 53):
+		return reason + ": of UDP nothing is captured but lookups that the pod sends to port 53 (--dns); --udp reject keeps it " +
+			"from going past the proxy"
+	case p.Protocol == intercept.UDP && dns.Mode == intercept.DNSOff:
+		return reason + ": lookups are not captured (--dns off)"
+	case p.Protocol != intercept.UDP || dns.Mode != intercept.DNSResolvConf:
 		return reason
 	}
 	listed := make([]string, len(dns.Servers))
