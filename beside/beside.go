@@ -428,21 +428,13 @@ func (p part) effect(c Chain) Effect {
 	return Harmless
 }
 
-// Translates reports whether the chain translates destinations of packets of a family ("ip" or "ip6") at a hook.
-func (f Foreign) Translates(family, hook string) bool {
-	return f.Effect != Asleep && f.Type == natType && f.Hook == hook && (f.Family == family || f.Family == "inet") &&
-		(slices.Contains(f.Acts, DNAT) || slices.Contains(f.Acts, Redirect))
+// Translates reports whether the chain translates destinations.
+func (f *Foreign) Translates() bool {
+	return f.Effect != Asleep && f.Type == natType && (slices.Contains(f.Acts, DNAT) || slices.Contains(f.Acts, Redirect))
 }
 
 // TakesLetGo reports whether the chain translates what ours let go.
 func (f Foreign) TakesLetGo() bool { return f.Effect == NeverReached || f.Effect == TakesRest }
-
-// Stops reports whether the chain can drop, reject or queue packets of a family ("ip" or "ip6") at a hook: before ours
-// capture them, or after.
-func (f Foreign) Stops(family, hook string, a Asked) bool {
-	return f.Effect == MayDiscard && f.Hook == hook && f.Asked == a &&
-		slices.Contains([]string{family, "inet", "netdev"}, f.Family)
-}
 
 // Name says which chain it is, as nft and iptables name it.
 func (f Foreign) Name() string {

@@ -142,20 +142,26 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 
 // blame says of what was seen of a probe which chains of others can have done it.
 func blame(others []beside.Foreign, p verify.Probe, seen *verify.Seen) {
-	family := map[ruleset.Family]string{ruleset.IPv4: "ip", ruleset.IPv6: "ip6"}[p.Family()]
-	hook := p.Packet.Hook.String()
-	for _, f := range others {
-		if f.Translates(family, hook) {
+	otherFamily := map[ruleset.Family]string{ruleset.IPv4: "ip6", ruleset.IPv6: "ip"}[p.Family()]
+	for i := range others {
+		f := &others[i]
+		here := f.Hook == p.Packet.Hook.String()
+		if f.Family == otherFamily || !here && (!p.Outside() || f.Hook != beside.Ingress && f.Hook != ruleset.Input.String()) {
+			continue
+		}
+		if here && f.Translates() {
 			t := verify.Translator{Name: f.Name(), Rest: f.Effect == beside.TakesRest}
 			if !slices.Contains(f.Acts, beside.DNAT) {
 				t.Ports = f.Ports
 			}
 			seen.Translators = append(seen.Translators, t)
 		}
-		if f.Stops(family, hook, beside.Before) || p.Outside() && f.Stops(family, beside.Ingress, beside.Before) {
-			seen.Before = append(seen.Before, f.Name())
+		if f.Effect != beside.MayDiscard {
+			continue
 		}
-		if f.Stops(family, hook, beside.After) || p.Outside() && f.Stops(family, ruleset.Input.String(), beside.After) {
+		if f.Asked == beside.Before {
+			seen.Before = append(seen.Before, f.Name())
+		} else {
 			seen.After = append(seen.After, f.Name())
 		}
 	}

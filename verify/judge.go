@@ -85,7 +85,7 @@ type Entry struct {
 // Judge says what was proven of a probe.
 func Judge(c intercept.Config, p Probe, s Seen) Verdict {
 	v := Verdict{What: p.What, Tried: p.tried(), Rule: p.Trace.Rule, Reason: p.Trace.Reason}
-	j := judge{c, p, s}
+	j := &judge{c, p, s}
 	switch p.Trace.Fate.Action {
 	case ruleset.Redirected, ruleset.Translated, ruleset.Transparent:
 		v.Verdict, v.Found, v.Remedy = j.captured()
@@ -108,10 +108,10 @@ type judge struct {
 }
 
 // by names the rule that decides.
-func (j judge) by() string { return fmt.Sprintf("by %s (%s)", j.p.Trace.Rule, j.p.Trace.Reason) }
+func (j *judge) by() string { return fmt.Sprintf("by %s (%s)", j.p.Trace.Rule, j.p.Trace.Reason) }
 
 // isTaken reports whether the connection goes where the rule sends it.
-func (j judge) isTaken() bool {
+func (j *judge) isTaken() bool {
 	if !j.s.Tracked {
 		return j.s.Counted > 0 || j.hasArrived()
 	}
@@ -135,7 +135,7 @@ func (j judge) isTaken() bool {
 
 // hasArrived reports whether the connection is seen to have come to where the rule sends it. Of a lookup over UDP
 // nothing is seen but its answer, which shows it where nobody else can have given it.
-func (j judge) hasArrived() bool {
+func (j *judge) hasArrived() bool {
 	if j.p.Packet.Protocol == ruleset.UDP {
 		return j.s.Outcome == Answered && !slices.Contains(j.c.DNS.Servers, j.p.Packet.Dst.Addr())
 	}
@@ -143,7 +143,7 @@ func (j judge) hasArrived() bool {
 }
 
 // elsewhere is where another's rule has sent the connection, if one has.
-func (j judge) elsewhere() (netip.AddrPort, bool) {
+func (j *judge) elsewhere() (netip.AddrPort, bool) {
 	if j.s.Entry != nil {
 		return j.s.Entry.To, j.s.Entry.To != j.p.Packet.Dst
 	}
@@ -156,18 +156,18 @@ func (j judge) elsewhere() (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// senders are the chains of others that can have sent it there.
-func (j judge) senders(to netip.AddrPort) []Translator {
-	return slices.DeleteFunc(slices.Clone(j.s.Translators), func(t Translator) bool {
-		return len(t.Ports) > 0 && !slices.Contains(t.Ports, to.Port())
-	})
+// canHaveSent reports whether a chain of another's can have sent it there.
+func (t *Translator) canHaveSent(to netip.AddrPort) bool {
+	return len(t.Ports) == 0 || slices.Contains(t.Ports, to.Port())
 }
 
 // sentTo says who has sent it there.
-func (j judge) sentTo(to netip.AddrPort) string {
+func (j *judge) sentTo(to netip.AddrPort) string {
 	var names []string
-	for _, t := range j.senders(to) {
-		names = append(names, t.Name)
+	for i := range j.s.Translators {
+		if t := &j.s.Translators[i]; t.canHaveSent(to) {
+			names = append(names, t.Name)
+		}
 	}
 	return "another's rule sends it to " + to.String() + in(names)
 }
@@ -184,15 +184,19 @@ func in(names []string) string {
 }
 
 // isInPod reports whether an address is the pod's, as far as the packet shows.
-func (j judge) isInPod(a netip.Addr) bool {
+func (j *judge) isInPod(a netip.Addr) bool {
 	return a.IsLoopback() || a == j.p.At || !j.p.Outside() && a == j.p.Packet.Src.Addr()
 }
 
 // takesBack reports whether what has to leave the pod was sent to the pod itself, or what has to stay, or to arrive, by a
 // chain that does so with all that comes to it.
-func (j judge) takesBack(to netip.AddrPort) bool {
-	leaves := j.p.Packet.Hook == ruleset.Output && j.p.Packet.Interface != ruleset.Loopback
-	return j.isInPod(to.Addr()) && (leaves || slices.ContainsFunc(j.senders(to), func(t Translator) bool { return t.Rest }))
+func (j *judge) takesBack(to netip.AddrPort) bool {
+	back := j.p.Packet.Hook == ruleset.Output && j.p.Packet.Interface != ruleset.Loopback
+	for i := range j.s.Translators {
+		t := &j.s.Translators[i]
+		back = back || t.Rest && t.canHaveSent(to)
+	}
+	return back && j.isInPod(to.Addr())
 }
 
 const (
@@ -203,7 +207,7 @@ const (
 )
 
 // captured judges what has to go to the proxy, or to a resolver.
-func (j judge) captured() (Word, string, string) {
+func (j *judge) captured() (Word, string, string) {
 	to := j.p.Trace.Fate.String()
 	if j.s.Err != nil {
 		return Failed, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
@@ -276,7 +280,7 @@ func (j judge) captured() (Word, string, string) {
 }
 
 // at is where the connection has to be accepted.
-func (j judge) at() string {
+func (j *judge) at() string {
 	if j.s.Entry != nil && j.p.Trace.Fate.Action != ruleset.Transparent {
 		return j.s.Entry.To.String()
 	}
@@ -288,7 +292,7 @@ func (j judge) at() string {
 }
 
 // nobody says who listens at the port, if not where the connection goes.
-func (j judge) nobody() string {
+func (j *judge) nobody() string {
 	s := "nobody listens at " + j.at()
 	var others []string
 	for _, o := range j.s.Nearby {
@@ -301,7 +305,7 @@ func (j judge) nobody() string {
 }
 
 // heard says who hears a lookup.
-func (j judge) heard() string {
+func (j *judge) heard() string {
 	var all []string
 	for _, h := range j.s.By {
 		all = append(all, h.String())
@@ -344,7 +348,7 @@ func isProxy(p intercept.Proxy, h Holder) (is, known bool) {
 }
 
 // accepted judges who has accepted, and whether it comes back.
-func (j judge) accepted(found string) (Word, string, string) {
+func (j *judge) accepted(found string) (Word, string, string) {
 	if j.s.Pending {
 		return Failed, found + ", and no process has accepted it", "see whether the proxy hangs, or is stopped"
 	}
@@ -381,7 +385,7 @@ func (j judge) accepted(found string) (Word, string, string) {
 const loop = 4
 
 // reset judges what was accepted and closed at once.
-func (j judge) reset(found string) (Word, string, string) {
+func (j *judge) reset(found string) (Word, string, string) {
 	if stranger, is := j.stranger(); is {
 		return j.notProxy(found+", and closed at once", stranger)
 	}
@@ -395,7 +399,7 @@ func (j judge) reset(found string) (Word, string, string) {
 }
 
 // stranger is a holder who is not the proxy.
-func (j judge) stranger() (Holder, bool) {
+func (j *judge) stranger() (Holder, bool) {
 	for _, h := range j.s.By {
 		if is, known := isProxy(j.c.Proxy, h); known && !is {
 			return h, true
@@ -405,7 +409,7 @@ func (j judge) stranger() (Holder, bool) {
 }
 
 // notProxy says that somebody else has the proxy's port.
-func (j judge) notProxy(found string, h Holder) (Word, string, string) {
+func (j *judge) notProxy(found string, h Holder) (Word, string, string) {
 	return Failed, fmt.Sprintf("%s; %s is not the proxy (%s): what it sends on comes back to it, or it is somebody else, "+
 			"who gets what is the proxy's", found, h, Identity(j.c.Proxy)), "run the proxy as that, or name who it is with " +
 			"--proxy-uid or --proxy-gid"
@@ -427,7 +431,7 @@ func Identity(p intercept.Proxy) string {
 }
 
 // rejected judges what has to be refused.
-func (j judge) rejected() (Word, string, string) {
+func (j *judge) rejected() (Word, string, string) {
 	switch {
 	case j.s.Err != nil:
 		return Failed, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
@@ -440,7 +444,7 @@ func (j judge) rejected() (Word, string, string) {
 }
 
 // passed judges what has to be left alone.
-func (j judge) passed() (Word, string, string) {
+func (j *judge) passed() (Word, string, string) {
 	if j.s.Err != nil {
 		return NotProven, "could not be opened: " + j.s.Err.Error(), "see the pod's addresses and routes"
 	}
@@ -495,7 +499,7 @@ func (j judge) passed() (Word, string, string) {
 
 // untouched judges what has to be left alone by where it has arrived, if at all. What is captured would be accepted by
 // the proxy: whether that accepts, other probes show.
-func (j judge) untouched() (Word, string, string) {
+func (j *judge) untouched() (Word, string, string) {
 	switch {
 	case j.p.Packet.Protocol != ruleset.TCP || j.s.Outcome == "":
 		return NotProven, "neither conntrack nor counters can be read", "mesh-init doctor says what is missing"
@@ -508,7 +512,7 @@ func (j judge) untouched() (Word, string, string) {
 }
 
 // takenBack says who has sent to the pod what ours let go.
-func (j judge) takenBack(to netip.AddrPort) (Word, string, string) {
+func (j *judge) takenBack(to netip.AddrPort) (Word, string, string) {
 	found := fmt.Sprintf("our rule %s has let it go, and %s", j.p.Trace.Rule, j.sentTo(to))
 	if j.s.RefusedBy != "" {
 		found += ", where it is refused by " + string(j.s.RefusedBy)
@@ -518,10 +522,10 @@ func (j judge) takenBack(to netip.AddrPort) (Word, string, string) {
 }
 
 // hasLeft reports whether anything shows that the packet came past the chains before ours.
-func (j judge) hasLeft() bool { return j.s.Entry != nil || j.s.Replied || len(j.s.Sent) > 0 }
+func (j *judge) hasLeft() bool { return j.s.Entry != nil || j.s.Replied || len(j.s.Sent) > 0 }
 
 // isOurs reports whether a rule of ours sends connections to an address and port.
-func (j judge) isOurs(to netip.AddrPort) bool {
+func (j *judge) isOurs(to netip.AddrPort) bool {
 	if slices.Contains(slices.Concat(j.c.Outbound.Target, j.c.DNS.Target), to) {
 		return true
 	}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ import (
 func main() {
 	collectLate()
 	dataplane.TakeUpCapabilities()
+	cli.Fit(os.Stdout)
 	os.Exit(run(context.Background(), calledAs(os.Args), os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -195,6 +197,7 @@ func (p program) execution(ctx context.Context, s settings, warnings []string) e
 
 // fail reports an error, in the log's form if that is JSON, and returns the exit code.
 func (e execution) fail(err error) int {
+	e.late.end()
 	code := e.report(err)
 	e.late.release()
 	e.finish(code, err)
@@ -202,26 +205,56 @@ func (e execution) fail(err error) int {
 }
 
 // late is a log for people that begins when they have read what matters more: the result, or the error. Else on a
-// terminal the first that they see are warnings.
+// terminal the first that they see are warnings. Who waits longer than patience reads them meanwhile: what the run waits
+// for may be among them, and a run that is killed says nothing later.
 type late struct {
 	to   io.Writer
+	mu   sync.Mutex
 	open bool
+	over bool // the result, or the error, is about to be written
 	held bytes.Buffer
 }
 
+// patience is how long a log for people is held back.
+const patience = time.Second
+
 // Write writes now, or holds it back.
 func (l *late) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.open {
 		return l.to.Write(text)
+	}
+	if l.held.Len() == 0 {
+		time.AfterFunc(patience, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if !l.over {
+				l.write()
+			}
+		})
 	}
 	return l.held.Write(text)
 }
 
 // release writes what was held back, and all that follows at once.
 func (l *late) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.write()
+}
+
+func (l *late) write() {
 	if l.open = true; l.held.Len() > 0 {
 		_, _ = l.held.WriteTo(l.to) // as of any log, nobody would hear of it
 	}
+}
+
+// end has nothing written any more before the result.
+func (l *late) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 }
 
 func (e execution) report(err error) int {
@@ -253,6 +286,7 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	}
 	defer e.late.release()
 	err := work(j)
+	e.late.end()
 	if code := e.console.Print(e.ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
 	}

@@ -1,13 +1,43 @@
 package cli
 
 import (
+	"os"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
-// Width is how many columns a line of text may take.
+// Width is how many columns a line of text may take, where no terminal says otherwise.
 const Width = 100
+
+// columns is that of the terminal to which the program writes: see [Fit].
+var columns = Width
+
+// Fit has lines as wide as the terminal that a file is, within reason. Of others they keep [Width]. A program calls it
+// once, before it lays out anything.
+func Fit(f *os.File) {
+	const least, most = 40, 160
+	if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
+		columns = min(max(n, least), most)
+	}
+}
+
+// widthOf is how many columns a text takes. What marks words in a terminal (see [Style]) takes none.
+func widthOf(text string) (n int) {
+	marked := false
+	for _, r := range text {
+		switch {
+		case r == '\x1b':
+			marked = true
+		case !marked:
+			n++
+		case r == 'm':
+			marked = false
+		}
+	}
+	return n
+}
 
 // A Row is a line of a table. A row of one cell is a heading, which does not
 // count for the columns' width.
@@ -24,13 +54,13 @@ func Table(rows []Row) string {
 				widths = append(widths, 0)
 				total += 2
 			}
-			if n := min(Width, utf8.RuneCountInString(cell)); len(r) > 1 && n > widths[i] {
+			if n := min(columns, widthOf(cell)); len(r) > 1 && n > widths[i] {
 				total += n - widths[i]
 				widths[i] = n
 			}
 		}
 	}
-	for ; total-2 > Width; total-- {
+	for ; total-2 > columns; total-- {
 		widths[slices.Index(widths, slices.Max(widths))]--
 	}
 	var b strings.Builder
@@ -52,7 +82,7 @@ func Table(rows []Row) string {
 				if k < len(lines) {
 					part = lines[k]
 				}
-				line.WriteString(part + strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(part))+2))
+				line.WriteString(part + strings.Repeat(" ", max(0, widths[i]-widthOf(part))+2))
 			}
 			b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 		}
@@ -64,7 +94,7 @@ func Table(rows []Row) string {
 // broken into below its first.
 func Hang(label string, indent int, text string) string {
 	var b strings.Builder
-	for _, line := range Wrap(text, Width-indent) {
+	for _, line := range Wrap(text, columns-indent) {
 		b.WriteString(strings.TrimRight(label+line, " ") + "\n")
 		label = strings.Repeat(" ", indent)
 	}
@@ -82,7 +112,7 @@ func Wrap(text string, width int) []string {
 			if line == "" || strings.HasSuffix(line, ",") && part.joined {
 				glue = ""
 			}
-			if line != "" && utf8.RuneCountInString(line+glue+part.text) > width {
+			if line != "" && widthOf(line+glue+part.text) > width {
 				lines = append(lines, line)
 				line, glue = "", ""
 			}
@@ -99,7 +129,7 @@ type part struct {
 
 // parts breaks a word that does not fit a line after its commas.
 func parts(word string, width int) []part {
-	if utf8.RuneCountInString(word) <= width {
+	if widthOf(word) <= width {
 		return []part{{word, false}}
 	}
 	var all []part
