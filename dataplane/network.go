@@ -29,7 +29,11 @@ func (s *space) networkWarnings(c intercept.Config, p Pod) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.networkWarnings(c, all), nil
+	var warn []string
+	for _, w := range p.networkWarnings(c, all) {
+		warn = append(warn, w.text)
+	}
+	return warn, nil
 }
 
 // interfaces lists those of the calling thread's namespace.
@@ -42,16 +46,36 @@ func (s *space) interfaces() ([]links.Link, error) {
 }
 
 // networkWarnings warns of what a network makes of c. Where it is unfinished, nothing is said of lo.
-func (p Pod) networkWarnings(c intercept.Config, all []links.Link) []string {
+func (p Pod) networkWarnings(c intercept.Config, all []links.Link) []networkWarning {
 	if p.LeaksSaid {
 		c.OtherFamily = intercept.TreatmentReject // nothing of it leaks that is not known
 	}
 	return ofNetwork(c, all, p.Unfinished)
 }
 
+// networkWarning is one of them.
+type networkWarning struct {
+	text string
+	// flags are those with which apply puts it right, if there are such.
+	flags string
+}
+
+// inForce is what to say of rules in force.
+func (w networkWarning) inForce() string {
+	if w.flags == "" {
+		return w.text
+	}
+	return w.text + ": mesh-init apply --live " + w.flags
+}
+
 // ofNetwork says what of a network leads past the proxy, or keeps connections from it.
-func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
-	warn := otherNames(c, all)
+func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) (warn []networkWarning) {
+	add := func(flags string, texts ...string) {
+		for _, text := range texts {
+			warn = append(warn, networkWarning{text, flags})
+		}
+	}
+	add("", otherNames(c, all)...)
 	captured := map[intercept.Families][]intercept.Family{
 		intercept.FamiliesIPv4: {intercept.IPv4}, intercept.FamiliesIPv6: {intercept.IPv6},
 	}[c.Families]
@@ -59,7 +83,7 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
 		captured = []intercept.Family{intercept.IPv4, intercept.IPv6}
 	} else if other := captured[0].Other(); c.OtherFamily != intercept.TreatmentReject {
 		if addr := globalAddr(all, other, c.PassthroughSources); addr.IsValid() {
-			warn = append(warn, fmt.Sprintf(
+			add("--families auto", fmt.Sprintf(
 				"%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families "+
 					"auto, or other-family reject", other, addr))
 		}
@@ -68,9 +92,10 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) []string {
 		return !globalAddr(all, f, c.PassthroughSources).IsValid()
 	})
 	if !unfinished {
-		warn = append(warn, atLoopback(all, captured)...)
+		add("", atLoopback(all, captured)...)
 	}
-	return append(warn, onLoopbackAlone(c, all, captured)...)
+	add("--inbound-mode tproxy", onLoopbackAlone(c, all, captured)...)
+	return warn
 }
 
 // loIsDown warns of a namespace in which nothing comes to the proxy.

@@ -40,6 +40,7 @@ func TestOverview(t *testing.T) {
 		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
 			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
 			[]string{"OUTPUT", "missing", "mesh-init apply --live puts it right"}},
+		{"one family is left out", nft, true, "", Partial, []string{"mesh-init apply --live --families auto"}},
 		{"asleep", nft, true, "nft add table inet mesh_intercept '{ flags dormant; }'", Asleep, []string{"dormant"}},
 		{"another comes first", nft, true, "nft add table ip a; nft add chain ip a b " +
 			"'{ type nat hook output priority -199; }'; nft add rule ip a b tcp dport 80 dnat to 10.0.0.9", Changed,
@@ -78,6 +79,9 @@ func TestOverview(t *testing.T) {
 				}
 				ctx, pod := t.Context(), Pod{NetNS: lab.Pod.Path(), Backend: b, By: "the test"}
 				c := intercept.Default()
+				if tt.name == "one family is left out" {
+					c.Families = intercept.FamiliesIPv4
+				}
 				c.Outbound.ExcludePorts = ruleset.Ports{{First: 5432, Last: 5432}}
 				if _, err := pod.Apply(ctx, c); err != nil {
 					t.Fatal(err)

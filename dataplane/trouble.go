@@ -37,7 +37,9 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 	if err != nil {
 		unread = append(unread, "the interfaces: "+err.Error())
 	} else {
-		t.partial = p.networkWarnings(c, all)
+		for _, w := range p.networkWarnings(c, all) {
+			t.partial = append(t.partial, w.inForce())
+		}
 	}
 	for _, l := range all {
 		t.addrs = append(t.addrs, l.Addrs...)
@@ -140,7 +142,7 @@ func passingAsProxy(proxy intercept.Proxy, ports []Port) string {
 	if !proxy.UIDs.Contains(found.UID) {
 		by, whom = "by O4.gid", fmt.Sprintf("group %d", found.GID)
 	}
-	return fmt.Sprintf("%s (process %d) runs as the proxy's %s, but not in its container: what it sends passes as the "+
+	return fmt.Sprintf("%s (process %d) runs as the proxy's %s, but not in its container (its mount namespace): what it sends passes as the "+
 		"proxy's, %s; give the proxy a user and a group of its own", found.Name, found.PID, whom, by)
 }
 

@@ -241,7 +241,8 @@ func (s *space) verifyRules(ctx context.Context, want Backend, plan plan) (verif
 	case len(diffs) > 0:
 		v.Verdict = verify.Failed
 		v.Found = Differences(diffs)
-		v.Remedy = "mesh-init check names all, and mesh-init apply puts them right"
+		v.Remedy = "mesh-init check names all, and mesh-init apply with this configuration puts them right; with --live, as they " +
+			"were applied"
 	}
 	return v, nil
 }

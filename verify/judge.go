@@ -96,7 +96,7 @@ func Judge(c intercept.Config, p Probe, s Seen) Verdict {
 	}
 	if v.Verdict == Failed && p.Loopback != "" {
 		v.Found += "; " + p.Loopback
-		v.Remedy = "set lo up, with its addresses 127.0.0.1 and ::1; if it still fails: " + v.Remedy
+		v.Remedy = "set lo up, with its addresses 127.0.0.1 and ::1, and run verify again"
 	}
 	return v
 }
@@ -200,7 +200,7 @@ func (j *judge) takesBack(to netip.AddrPort) bool {
 }
 
 const (
-	applyAgain  = "run mesh-init check, which compares the rules, and mesh-init apply, which puts them right"
+	applyAgain  = "run mesh-init check, which compares the rules, and mesh-init apply --live, which puts them right"
 	seeOthers   = "mesh-init doctor lists the chains of others that are asked before ours"
 	letPass     = "let the rule there leave it alone: mesh-init doctor lists the chains of others"
 	startListen = "start the proxy, or let it listen there"

@@ -37,6 +37,8 @@ func TestJudge(t *testing.T) {
 	far, lookup, lenient, several := probe(ruleset.Translated), captured, captured, captured
 	inside := passed
 	inside.Packet.Interface = ruleset.Loopback
+	down := inside
+	down.Loopback = "lo is down"
 	lookup.Lookup, lenient.Lenient = true, true
 	several.Trace.Fate.Ports = ruleset.PortRange{First: 15001, Last: 15002}
 	for _, test := range []struct {
@@ -130,6 +132,7 @@ func TestJudge(t *testing.T) {
 		{"the same, of what is refused at once, which conntrack forgets", passed, Seen{Outcome: Refused, Tracked: true,
 			Counts: true, Counted: 1, Sent: []netip.AddrPort{back}, Translators: []Translator{{Name: "x"}, {Name: "y"}}},
 			Failed, "another's rule sends it to 127.0.0.1:9999 (in x, or in y)"},
+		{"lo is down", down, Seen{Tracked: true, Entry: entry(original), Counts: true, Counted: 1}, Failed, "; lo is down"},
 		{"refused where it was to go", passed, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1,
 			Sent: []netip.AddrPort{original}}, OK, "left alone"},
 		{"inside the pod, by a rule for it", inside, Seen{Tracked: true, Entry: entry(back), Counts: true, Counted: 1,
@@ -164,6 +167,9 @@ func TestJudge(t *testing.T) {
 		v := Judge(intercept.Default(), test.probe, test.seen)
 		if v.Verdict != test.want || !strings.Contains(v.Found, test.says) {
 			t.Errorf("%s: %s: %s, want %s: %q", test.name, v.Verdict, v, test.want, test.says)
+		}
+		if lo := "set lo up, with its addresses 127.0.0.1 and ::1, and run verify again"; (v.Remedy == lo) != (test.probe.Loopback != "") {
+			t.Errorf("%s: %q", test.name, v.Remedy)
 		}
 		if v.Rule != "O12" || v.Tried == "" || v.What != "it" || (v.Remedy == "") != (v.Verdict == OK) {
 			t.Errorf("%s: not all is said: %+v", test.name, v)

@@ -59,6 +59,9 @@ func (j job) apply() error {
 	if err != nil {
 		return withFlags(err, j.target.InPlaceOf != "")
 	}
+	if j.sameBackend {
+		r.Reason = "as the rules that were there"
+	}
 	for _, w := range append(r.Warnings, j.localServers(r.Warnings)...) {
 		j.log.WarnContext(j.ctx, w)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -41,7 +42,9 @@ func (j *job) takeKept() error {
 		j.log.WarnContext(j.ctx, fmt.Sprintf("--%s: variables are laid over the configuration in force: %s; unset what is not "+
 			"meant so", liveFlag, strings.Join(j.environment, ", ")))
 	}
+	chosen := j.target.Backend != "" && j.target.Backend != dataplane.BackendAuto
 	j.target = f.On(j.target)
+	j.sameBackend = !chosen && j.target.Backend == f.Backend
 	j.target.Origins = origins
 	j.plane = j.on(j.target)
 	return nil
@@ -126,6 +129,7 @@ func (j *job) takeLive() error {
 			j.packet.toOwn(j.live.own, to.Addr())
 		}
 	}
+	j.packet.fromOwn(j.live.own)
 	j.live.text = func(style cli.Style) string {
 		text := ""
 		if o.Verdict.RulesHold() {
@@ -150,6 +154,27 @@ func (p packetFlags) toOwn(own []netip.Addr, to netip.Addr) {
 	self := p["to-self"]
 	self.text, self.given = "true", true
 	p["to-self"] = self
+}
+
+// fromOwn has a packet of the pod's come from an address that the pod has, if none is given.
+func (p packetFlags) fromOwn(own []netip.Addr) {
+	src := p["src"]
+	if p["from"].text == "outside" || src.given {
+		return
+	}
+	for _, name := range []string{dstFlag, whyNotFlag} {
+		to, err := explain.ParseEndpoint(p[name].text, p["proto"].text, false)
+		if err != nil || to.Addr().IsLoopback() || slices.Contains(own, to.Addr()) {
+			continue
+		}
+		for _, a := range own {
+			if a.Is4() == to.Addr().Is4() && a.IsGlobalUnicast() && !slices.Contains(intercept.Default().PassthroughSources, a) {
+				src.text, src.given = a.String(), true
+				p["src"] = src
+				return
+			}
+		}
+	}
 }
 
 // configText says where the configuration is from by which a packet is explained.

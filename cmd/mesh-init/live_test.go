@@ -72,6 +72,10 @@ func TestLive(t *testing.T) {
 		"the app's user is the proxy's there": {with(dataplane.Intercepting, func(o *dataplane.Overview) {
 			o.InForce.Config.Proxy.UIDs = intercept.IDs{{First: 1000, Last: 1000}}
 		}), "--dst 10.1.2.3:443", 2, "", nil, "--uid: the default, 1000, is the proxy's here"},
+		"from an address of the pod's": {with(dataplane.Intercepting, func(o *dataplane.Overview) {
+			o.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::6"), netip.MustParseAddr("fd00:244::5"),
+				netip.MustParseAddr("10.244.0.5")}
+		}), "--dst 10.1.2.3:443", 0, "", []string{"packet:  tcp 10.244.0.5:40000 -> 10.1.2.3:443, leaving by eth0"}, ""},
 		"to the pod itself": {with(dataplane.Intercepting, ownAddress), "--dst 10.1.2.3:8080", 0, "",
 			[]string{"leaving by lo", "pass: "}, ""},
 		"to the pod, many": {with(dataplane.Intercepting, ownAddress), "--flows -", 0, "",
@@ -148,6 +152,12 @@ func TestApplyLiveSaysWhatItTakes(t *testing.T) {
 	if r.code != 0 || !strings.Contains(r.stderr, "--live: variables are laid over the configuration in force: "+
 		"MESH_OUTBOUND_EXCLUDE_PORTS; unset what is not meant so") {
 		t.Errorf("%+v", r)
+	}
+	p.result.Reason = "asked for"
+	for backend, want := range map[string]string{"auto": "(as the rules that were there)", "nft": "(asked for)"} {
+		if r = invokeOn(t, p, "", nil, "apply", "--live", "--backend", backend); r.code != 0 || !strings.Contains(r.out, want) {
+			t.Errorf("%s: %+v", backend, r)
+		}
 	}
 	if r = invokeOn(t, p, "", nil, "apply", "--live", "--dns", "all"); r.code != 0 || strings.Contains(r.stderr, "variables") {
 		t.Errorf("%+v", r)

@@ -87,6 +87,8 @@ type job struct {
 	now func(text string) error
 	// live is how it is with the rules in force, where something is explained by their configuration. Nil: it is not.
 	live *liveJSON
+	// sameBackend is true if the backend is that of the rules in force, and nobody has asked for it.
+	sameBackend bool
 	// did is where the verb says what came of it, for the log and the metrics.
 	did *did
 }

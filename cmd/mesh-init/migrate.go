@@ -157,7 +157,7 @@ func (p program) answers(ctx context.Context, m dropIn, asks []found.Ask, errs *
 		a := answer{where: []string{ask.Where}}
 		if ask.Pod != nil {
 			pod := *ask.Pod
-			pod.Addresses, pod.Document = somePod(), yamldoc.Document
+			pod.Addresses, pod.AnyPod, pod.Document = somePod(), true, yamldoc.Document
 			got, err := pods.Read(pods.Dialect(m.mesh), pod)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))
@@ -180,7 +180,7 @@ func (p program) answers(ctx context.Context, m dropIn, asks []found.Ask, errs *
 				}
 				return read(name)
 			}
-			w.Addresses = func(dataplane.Pod) ([]netip.Addr, error) { return somePod(), nil }
+			w.Addresses, w.AnyPod = func(dataplane.Pod) ([]netip.Addr, error) { return somePod(), nil }, true
 			r, err := m.read(ask.Args, w)
 			if err != nil {
 				*errs = append(*errs, strict.Under(ask.Where, err))

@@ -106,7 +106,7 @@ func (j job) removeForeign() error {
 		case len(out.Parts) == 0:
 			text.WriteString("nothing of " + mesh.Title + " to remove\n")
 		case out.Removed:
-			text.WriteString("removed\n")
+			text.WriteString("removed, all of it: the rules of " + mesh.Title + "\n")
 		default:
 			text.WriteString("nothing was removed (--dry-run)\n")
 		}

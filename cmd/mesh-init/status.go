@@ -89,7 +89,7 @@ func (j job) status() error {
 	}
 	if j.output != cli.Text { // whose first lines say it
 		for _, table := range o.Dormant {
-			j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply says more")
+			j.log.WarnContext(j.ctx, "table "+table+" is dormant: none of its rules is in force; mesh-init apply --live wakes it")
 		}
 		for _, w := range o.Foreign.Warnings() {
 			j.log.WarnContext(j.ctx, w)

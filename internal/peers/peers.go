@@ -104,6 +104,8 @@ type World struct {
 	Document func([]byte) (strict.Node, error)
 	// Addresses are those of the pod's network namespace.
 	Addresses func(dataplane.Pod) ([]netip.Addr, error)
+	// AnyPod is true if nobody knows the pod, and Addresses are such as most have: nothing is said of them.
+	AnyPod bool
 	// HasPrograms reports whether the programs of a backend are there; nil: they are not.
 	HasPrograms func(dataplane.Backend) bool
 }

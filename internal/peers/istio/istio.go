@@ -248,6 +248,7 @@ func (p *reader) families(c *intercept.Config) {
 	for _, a := range addrs {
 		switch a = a.Unmap(); {
 		case a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsLinkLocalMulticast():
+		case slices.Contains(c.PassthroughSources, a): // which an apply has put on lo, for the proxy to dial from
 		case a.Is4() && !v4.IsValid():
 			v4 = a
 		case a.Is6() && !v6.IsValid():
@@ -257,6 +258,7 @@ func (p *reader) families(c *intercept.Config) {
 	switch {
 	case v6.IsValid() && (p.dualStack || !v4.IsValid()):
 		return // both
+	case p.world.AnyPod:
 	case v6.IsValid():
 		p.r.Warn("IPv6 is outside the mesh, in and out, as with istio-iptables: the pod has %s, and %s first; capture it "+
 			"with --%s (ISTIO_DUAL_STACK=true), where the proxy listens on IPv6", v6, v4, dualStackFlag)

@@ -96,6 +96,7 @@ func TestMeaning(t *testing.T) {
 		{env: env{"ISTIO_DUAL_STACK=true"}, want: `families "auto"`},
 		{addr: []string{"fd00::5", "::1", "127.0.0.1"}, want: `families "auto"`},
 		{addr: []string{"fd00::5", "169.254.1.1"}, want: `families "auto"`},
+		{addr: []string{"::6", "10.0.0.1"}}, // the proxy's own source, which an apply has put on lo
 		{addr: []string{"fd00::5", "10.0.0.1"}, warn: []string{"IPv6 is outside the mesh"}},
 		{args: "--redirect-dns", want: `dns.mode "resolvconf" dns.servers "10.96.0.10,fd00:96::a"`},
 		{args: "--redirect-dns --capture-all-dns", want: `dns.mode "all"`},

@@ -248,7 +248,9 @@ func (p *parser) families(w peers.World) {
 	if err != nil {
 		return // the pod says so itself when it is asked for more
 	}
-	if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() }) {
+	if slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+		return a.Is6() && a.IsGlobalUnicast() && !slices.Contains(p.Config.PassthroughSources, a)
+	}) && !w.AnyPod {
 		p.Pod.LeaksSaid = true
 		p.Warn("--ipv6=false leaves IPv6 outside the mesh, and the pod has an IPv6 address; without it IPv6 is captured")
 	}

@@ -112,6 +112,15 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%s: error %v, warnings %q, should have %q", test.args, err, r.Warnings, test.want)
 		}
 	}
+	// The proxy's own source, which an apply has put on lo, is no address of the pod's. Of a pod that nobody knows nothing is
+	// said.
+	anyPod := world("10.1.2.3", "fd00::5")
+	anyPod.AnyPod = true
+	for name, w := range map[string]peers.World{"::6": world("10.1.2.3", "::6"), "any pod": anyPod} {
+		if r, err := Parse(strings.Fields(base+" --ipv6=false"), w); err != nil || len(r.Warnings) > 0 {
+			t.Errorf("%s: %v, %q", name, err, r.Warnings)
+		}
+	}
 }
 
 // TestRefused: what is wrong is said by flag and token.

@@ -41,8 +41,9 @@ type Pod struct {
 	Containers []Container
 	// Known is whether Labels and Containers are known. A container runtime gives a plugin annotations alone.
 	Known bool
-	// Addresses are the pod's.
+	// Addresses are the pod's. AnyPod is true if they are such as most have, and nobody knows the pod's own.
 	Addresses []netip.Addr
+	AnyPod    bool
 	// Document reads the annotations of [Documents], as in peers.World. Nil: they are JSON, as the agent makes them.
 	Document func([]byte) (strict.Node, error)
 }
@@ -216,6 +217,7 @@ func (l *line) run(parse func([]string, peers.World) (peers.Request, error), rea
 		ReadFile:  read,
 		Document:  l.pod.document,
 		Addresses: func(dataplane.Pod) ([]netip.Addr, error) { return l.pod.Addresses, nil },
+		AnyPod:    l.pod.AnyPod,
 	})
 	if err != nil {
 		return Answer{}, &podspec.Error{Err: err}
