@@ -50,15 +50,17 @@ func explained(r Request) (any, error) {
 // spared follows the packet once more, without the rules that let it go.
 func spared(a explain.Answer) *Spared {
 	rs, trace := a.Rules, a.Trace
+	rs.Chains = slices.Clone(rs.Chains)
 	for trace.Fate.Action == intercept.Pass && trace.Rule != "" {
-		rs.Chains = slices.Clone(rs.Chains)
+		last := trace.Rule
 		for i, c := range rs.Chains {
-			if at := slices.IndexFunc(c.Rules, func(r intercept.Rule) bool { return r.ID == trace.Rule }); at >= 0 {
-				rs.Chains[i].Rules = slices.Delete(slices.Clone(c.Rules), at, at+1)
-			}
+			rs.Chains[i].Rules = slices.DeleteFunc(slices.Clone(c.Rules), func(r intercept.Rule) bool { return r.ID == last })
 		}
 		var err error
 		if trace, err = rs.Trace(a.Packet); err != nil {
+			return nil
+		}
+		if trace.Rule == last {
 			return nil
 		}
 		if whynot.Captured(trace.Fate) {
