@@ -142,8 +142,8 @@ func passingAsProxy(proxy intercept.Proxy, ports []Port) string {
 	if !proxy.UIDs.Contains(found.UID) {
 		by, whom = "by O4.gid", fmt.Sprintf("group %d", found.GID)
 	}
-	return fmt.Sprintf("%s (process %d) runs as the proxy's %s, but not in its container (its mount namespace): what it sends passes as the "+
-		"proxy's, %s; give the proxy a user and a group of its own", found.Name, found.PID, whom, by)
+	return fmt.Sprintf("%s (process %d) runs as the proxy's %s, but not in its container (its mount namespace): what it sends "+
+		"passes as the proxy's, %s; give the proxy a user and a group of its own", found.Name, found.PID, whom, by)
 }
 
 // unintercepted adds to [ruleset.ErrNotIntercepted] whose namespace this seems to be: what else is in it.
