@@ -13,6 +13,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -115,7 +116,9 @@ type Count struct {
 }
 
 // Overview looks at a namespace. It changes nothing, and tells what it may not see in Unread. Where there are no rules of
-// ours the error is [ruleset.ErrNotIntercepted], and the overview says the rest.
+// ours the error is [ruleset.ErrNotIntercepted], and the overview says the rest. Where the rules may not be looked at it
+// is [ruleset.ErrPermission]: the overview has no verdict then, but whose namespace it seems to be, and who listens at the
+// usual ports.
 func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 	f, inForceErr := p.InForce(ctx)
 	if inForceErr == nil {
@@ -125,6 +128,13 @@ func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 	_, err = once(ctx, p, func(s *Session) (_ struct{}, err error) {
 		if o.Status, err = s.Status(ctx); errors.Is(err, ruleset.ErrNotIntercepted) {
 			return struct{}{}, s.unintercepted(ctx, err)
+		}
+		if errors.Is(err, ruleset.ErrPermission) {
+			o.Verdict = ""
+			_ = s.do(ctx, func() error { // it is no more than a help
+				o.unprivileged()
+				return nil
+			})
 		}
 		if err != nil {
 			return struct{}{}, err
@@ -137,6 +147,23 @@ func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 		return struct{}{}, s.do(ctx, func() error { return s.space.overview(ctx, p, &o) })
 	})
 	return o, err
+}
+
+// unprivileged has what can be seen without a look at the rules: the namespace's addresses, and who listens at the ports
+// of a default configuration.
+func (o *Overview) unprivileged() {
+	if all, err := links.List(); err == nil {
+		for _, l := range all {
+			o.Addresses = append(o.Addresses, l.Addrs...)
+		}
+		o.Summary = whose(all)
+	}
+	o.Ports, _ = portsOf(intercept.Default())
+	for i := range o.Ports { // who the proxy is, is not known
+		for k := range o.Ports[i].Listeners {
+			o.Ports[i].Listeners[k].NotProxy = false
+		}
+	}
 }
 
 // On returns the pod with the backend of the rules, and with what Apply was given besides the configuration, unless the

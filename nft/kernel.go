@@ -274,6 +274,7 @@ func (conn *Conn) sets(family nftables.TableFamily, table string) (sets []kernel
 	return sets, err
 }
 
+//go:noinline
 func zeroTerminated(b []byte) string {
 	before, _, _ := bytes.Cut(b, []byte{0})
 	return string(before)

@@ -81,6 +81,12 @@ func (j job) status() error {
 	if errors.Is(err, intercept.ErrNotIntercepted) && j.output != cli.Text && j.output != prometheusOutput {
 		return errors.Join(j.print(none(o), nil), err)
 	}
+	if errors.Is(err, intercept.ErrPermission) && j.output == cli.Text && len(o.Ports) > 0 {
+		return errors.Join(j.print(nil, func() string {
+			return cli.Hang("", 2, "unknown: the rules may not be looked at; "+strict.OneLine(o.Summary)) + "\n" +
+				cli.Table(portRows(o))
+		}), err)
+	}
 	if err != nil {
 		return err
 	}
