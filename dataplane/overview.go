@@ -44,6 +44,9 @@ const (
 	Intercepting Verdict = "intercepting"
 )
 
+// Unknown is the verdict beside [ruleset.ErrPermission]: the rules may not be looked at.
+const Unknown Verdict = "unknown"
+
 // Verdicts are all of them, the worst first.
 func Verdicts() []Verdict {
 	return []Verdict{NotIntercepted, Asleep, Changed, Taken, Partial, Shared, Full, Unserved, Intercepting}
@@ -117,8 +120,8 @@ type Count struct {
 
 // Overview looks at a namespace. It changes nothing, and tells what it may not see in Unread. Where there are no rules of
 // ours the error is [ruleset.ErrNotIntercepted], and the overview says the rest. Where the rules may not be looked at it
-// is [ruleset.ErrPermission]: the overview has no verdict then, but whose namespace it seems to be, and who listens at the
-// usual ports.
+// is [ruleset.ErrPermission]: the overview is [Unknown] then, and has whose namespace it seems to be, and who listens at
+// the usual ports.
 func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 	f, inForceErr := p.InForce(ctx)
 	if inForceErr == nil {
@@ -130,7 +133,7 @@ func (p Pod) Overview(ctx context.Context) (o Overview, err error) {
 			return struct{}{}, s.unintercepted(ctx, err)
 		}
 		if errors.Is(err, ruleset.ErrPermission) {
-			o.Verdict = ""
+			o.Verdict = Unknown
 			_ = s.do(ctx, func() error { // it is no more than a help
 				o.unprivileged()
 				return nil

@@ -107,7 +107,7 @@ func TestRemoveForeign(t *testing.T) {
 		removal dataplane.Removal
 		want    string
 	}{
-		{[]string{"--foreign", "istio"}, dataplane.Removal{Parts: parts, Removed: true}, parts[0] + "\nremoved\n"},
+		{[]string{"--foreign", "istio"}, dataplane.Removal{Parts: parts, Removed: true}, parts[0] + "\nremoved, all of it: the rules of Istio\n"},
 		{[]string{"--foreign", "istio", "--dry-run"}, dataplane.Removal{Parts: parts},
 			parts[0] + "\nnothing was removed (--dry-run)\n"},
 		{[]string{"--foreign", "istio"}, dataplane.Removal{}, "nothing of Istio to remove\n"},

@@ -83,7 +83,7 @@ func (j job) status() error {
 	}
 	if errors.Is(err, intercept.ErrPermission) && j.output == cli.Text && len(o.Ports) > 0 {
 		return errors.Join(j.print(nil, func() string {
-			return cli.Hang("", 2, "unknown: the rules may not be looked at; "+strict.OneLine(o.Summary)) + "\n" +
+			return cli.Hang("", 2, string(o.Verdict)+": the rules may not be looked at; "+strict.OneLine(o.Summary)) + "\n" +
 				cli.Table(portRows(o))
 		}), err)
 	}

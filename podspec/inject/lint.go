@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -97,6 +98,15 @@ func Lint(sources []Source) (all []Finding, pods int, err error) {
 		o.all()
 		all = append(all, o.found...)
 	}
+	// As they stand in the manifests: what is wrong with one object may be found in another.
+	file := map[string]int{}
+	for i, s := range sources {
+		file[s.Name] = i
+	}
+	sort.SliceStable(all, func(i, j int) bool {
+		a, b := all[i], all[j]
+		return file[a.File] < file[b.File] || a.File == b.File && a.Line < b.Line
+	})
 	return all, pods, nil
 }
 

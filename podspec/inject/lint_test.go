@@ -49,6 +49,11 @@ func TestLintSources(t *testing.T) {
 	if got, err := lint(misspelt); err != nil || got != "a annotation pod/x/a\na excluded-port pod/x/a\n" {
 		t.Errorf("%v: %q", err, got)
 	}
+	// They are in the order of the files.
+	if got, err := lint(service, misspelt); err != nil ||
+		got != "a headless-port service/x/s\nb annotation pod/x/a\nb excluded-port pod/x/a\n" {
+		t.Errorf("%v: %q", err, got)
+	}
 	for _, nothing := range []string{"", "\n", "# a comment\n", "---\n"} {
 		if _, err := lint(nothing); err == nil || !strings.Contains(err.Error(), "a: nothing was read") {
 			t.Errorf("%q: %v", nothing, err)
