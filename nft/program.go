@@ -776,7 +776,8 @@ func (t *table) reject(tcp bool) stmt {
 	case expr.TableFamilyIPv6:
 		return stmt{"reject with icmpv6 port-unreachable",
 			[]expr.Any{&expr.Reject{Type: expr.NFT_REJECT_ICMP_UNREACH, Code: 4}}}
+	default:
+		return stmt{"reject with icmpx port-unreachable", []expr.Any{
+			&expr.Reject{Type: expr.NFT_REJECT_ICMPX_UNREACH, Code: expr.NFT_REJECT_ICMPX_PORT_UNREACH}}}
 	}
-	return stmt{"reject with icmpx port-unreachable", []expr.Any{
-		&expr.Reject{Type: expr.NFT_REJECT_ICMPX_UNREACH, Code: expr.NFT_REJECT_ICMPX_PORT_UNREACH}}}
 }

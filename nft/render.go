@@ -91,6 +91,7 @@ func familyName(f expr.TableFamily) string {
 		return "ip6"
 	case expr.TableFamilyNetdev:
 		return "netdev"
+	default:
+		return fmt.Sprintf("family(%d)", f)
 	}
-	return fmt.Sprintf("family(%d)", f)
 }
