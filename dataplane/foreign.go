@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -99,7 +100,7 @@ func foreignTo(b Backend, chains []beside.Chain, err error) Foreign {
 	}
 	all := Foreign{Chains: beside.Survey(chains, ours)}
 	if err != nil {
-		all.Error = err.Error()
+		all.Error = strict.InLine(err)
 	}
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -35,7 +36,7 @@ func (s *space) others(ctx context.Context) (Others, error) {
 		}
 	}
 	if err := joinLine(errs); err != nil {
-		all.Error = err.Error()
+		all.Error = strict.InLine(err)
 	}
 	return all, ctx.Err()
 }

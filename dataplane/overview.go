@@ -214,7 +214,7 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 				" was too long to be kept beside them; mesh-init check with the flags of apply tells")
 		}
 		if o.Ports, err = portsOf(f.Config); err != nil {
-			o.Unread = append(o.Unread, "who listens: "+err.Error())
+			o.Unread = append(o.Unread, "who listens: "+strict.InLine(err))
 		}
 		var unread []string
 		found, unread = s.trouble(p, f.Config, o.Ports)

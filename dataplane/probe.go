@@ -10,6 +10,7 @@ import (
 	"github.com/moby/sys/capability"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -34,6 +35,8 @@ type Report struct {
 	Privileges []Privilege `json:"privileges"`
 	// Present are the backends that have rules of ours in the namespace.
 	Present []Backend `json:"present"`
+	// Unseen says why more of them than Present may have rules of ours. Empty: none has.
+	Unseen string `json:"unseen,omitempty"`
 	// Backends is what each can do.
 	Backends []Diagnosis `json:"backends"`
 	// Others are others' rules in the chains of iptables where rules of ours stand, or would.
@@ -107,8 +110,9 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		own, err := s.netns.IsOfOwnUser()
 		r.ForeignUserNS = err == nil && !own
-		if present, err := s.space.holding(); err == nil {
-			r.Present = append(r.Present, present...)
+		present, err := s.space.holding()
+		if r.Present = append(r.Present, present...); err != nil {
+			r.Unseen = strict.InLine(err)
 		}
 		found := map[Backend]Finding{}
 		for _, diagnosis := range s.space.diagnose(ctx, want) {
@@ -118,7 +122,7 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		}
 		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
 		if err != nil {
-			r.Error = err.Error()
+			r.Error = strict.InLine(err)
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {
 			r.Error = f.Reason
 		}

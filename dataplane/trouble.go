@@ -14,6 +14,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -35,7 +36,7 @@ type trouble struct {
 func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unread []string) {
 	all, err := s.interfaces()
 	if err != nil {
-		unread = append(unread, "the interfaces: "+err.Error())
+		unread = append(unread, "the interfaces: "+strict.InLine(err))
 	} else {
 		for _, w := range p.networkWarnings(c, all) {
 			t.partial = append(t.partial, w.inForce())
@@ -50,7 +51,7 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission): // gVisor, or a user namespace's
 	case err != nil:
-		unread = append(unread, "how full connection tracking is: "+err.Error())
+		unread = append(unread, "how full connection tracking is: "+strict.InLine(err))
 	default:
 		t.full = fullness(used, most)
 	}

@@ -422,7 +422,7 @@ func TestPrograms(t *testing.T) {
 			"to restore but not to save": {map[string]string{"iptables-restore": multi, "ip6tables-restore": multi}, nil,
 				"install iptables, or use the backend nft", ""},
 			"for IPv4 only": {map[string]string{"iptables-restore": multi, "iptables-save": multi}, nil, "",
-				"IPv6: the kernel lacks support: there is no ip6tables-"},
+				"IPv6: there is no ip6tables-"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				path := t.TempDir()

@@ -47,6 +47,15 @@ func baseName(f ruleset.Family) string {
 	return "iptables"
 }
 
+// A missingError says which program there is not: it is [ruleset.ErrUnsupported], but no fault of the kernel's.
+type missingError string
+
+func missing(format string, args ...any) error { return missingError(fmt.Sprintf(format, args...)) }
+
+func (e missingError) Error() string { return string(e) }
+
+func (missingError) Unwrap() error { return ruleset.ErrUnsupported }
+
 // find returns the programs of a variant: by their own names, through the binary that holds them all, or by the names
 // without a suffix if those are of the variant. go-iptables does none of it: it knows one name for each family, and
 // keeps the path and the variant that it finds to itself.
@@ -64,16 +73,16 @@ func find(ctx context.Context, v Variant, f ruleset.Family) (programs, error) {
 	save, ok1 = lookPath(base + "-save")
 	restore, ok2 = lookPath(base + "-restore")
 	if !ok1 || !ok2 {
-		return programs{}, fmt.Errorf("%w: there is no %s-restore and no %s-restore in PATH or %s: install iptables, or use "+
-			"the backend nft, which needs no program", ruleset.ErrUnsupported, own, base, strings.Join(sbins(), ", "))
+		return programs{}, missing("there is no %s-restore and no %s-restore in PATH or %s: install iptables, or use the "+
+			"backend nft, which needs no program", own, base, strings.Join(sbins(), ", "))
 	}
 	is, err := variantOf(ctx, restore)
 	switch {
 	case err != nil:
 		return programs{}, err
 	case is != v:
-		return programs{}, fmt.Errorf("%w: %s is the %s variant, and there is no %s-restore: install it, or use the backend "+
-			"iptables-%s", ruleset.ErrUnsupported, restore, is, own, is)
+		return programs{}, missing("%s is the %s variant, and there is no %s-restore: install it, or use the backend "+
+			"iptables-%s", restore, is, own, is)
 	}
 	return programs{command{save}, command{restore}}, nil
 }

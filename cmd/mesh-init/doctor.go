@@ -75,10 +75,13 @@ func doctorText(r dataplane.Report) string {
 		line(p.Name, yes(p.Held), "for "+p.For)
 	}
 	present := "none"
-	if len(r.Present) > 0 {
+	switch {
+	case len(r.Present) > 0:
 		present = joinBackends(r.Present)
+	case r.Unseen != "":
+		present = "unknown"
 	}
-	line("rules of ours now", present, "")
+	line("rules of ours now", present, r.Unseen)
 	for _, d := range r.Backends {
 		b.WriteString("\n")
 		line(string(d.Backend), string(d.State), d.Reason)

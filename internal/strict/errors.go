@@ -146,6 +146,9 @@ func Flatten(err error) []error {
 	return all
 }
 
+// InLine is what an error says, in one line: of several that were joined, one after the other.
+func InLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 // OneLine writes as escapes what a terminal does not print but acts by: a token
 // from outside can neither break a line in two, nor move the cursor, nor turn the
 // direction of writing. Bytes that are no UTF-8 are escaped, too.
