@@ -317,6 +317,9 @@ type part struct {
 	dsts          []netip.Addr
 }
 
+// mostExamples is up to how many ports and addresses of conditions are kept: they are to be tried.
+const mostExamples = 64
+
 // reach follows the rules of a chain to all that they can lead to.
 func (t tables) reach(c Chain, rules []Rule) part {
 	var p part
@@ -331,7 +334,7 @@ func (t tables) reach(c Chain, rules []Rule) part {
 		rules []Rule
 		dst   bool
 	}
-	seen := map[way]bool{}
+	seen, mapped := map[way]bool{}, map[bool]bool{}
 	todo := []step{{rules, false}}
 	visit := func(w way) {
 		if next, there := in[w.to]; there && !seen[w] {
@@ -348,7 +351,10 @@ func (t tables) reach(c Chain, rules []Rule) part {
 			dst := s.dst || r.Dst || c.Hook == "prerouting" && len(r.Called) > 0
 			p.add(ownersOf(name{comment: r.Comment}))
 			p.by = append(p.by, r.Interfaces...)
-			p.ports, p.called, p.dsts = append(p.ports, r.Ports...), append(p.called, r.Called...), append(p.dsts, r.Dsts...)
+			p.ports = append(p.ports, r.Ports...)
+			if len(p.called) < mostExamples && len(p.dsts) < mostExamples {
+				p.called, p.dsts = append(p.called, r.Called...), append(p.dsts, r.Dsts...)
+			}
 			p.wide = p.wide || r.Local && !dst
 			for _, a := range r.Acts {
 				if !slices.Contains(p.acts, a) {
@@ -358,7 +364,8 @@ func (t tables) reach(c Chain, rules []Rule) part {
 			for _, to := range r.To {
 				visit(way{to, dst})
 			}
-			if r.Mapped {
+			if r.Mapped && !mapped[dst] {
+				mapped[dst] = true
 				for to, next := range in {
 					if !next.Base {
 						visit(way{to, dst})

@@ -86,5 +86,17 @@ func CalledByXTables(match string, info []byte) (ports []uint16) {
 	return ports
 }
 
+// AsksDestination reports whether a match of xtables holds for destinations of some types alone (addrtype).
+func AsksDestination(match string, info []byte) bool {
+	const invertDestination, sizeOfV1 = 2, 8 // XT_ADDRTYPE_INVERT_DEST, and of struct xt_addrtype_info_v1
+	switch {
+	case match != "addrtype" || len(info) < sizeOfV1 || binary.NativeEndian.Uint16(info[2:]) == 0:
+		return false
+	case len(info) == sizeOfV1:
+		return binary.NativeEndian.Uint32(info[4:])&invertDestination == 0
+	}
+	return len(info) < 12 || binary.NativeEndian.Uint32(info[8:]) == 0 // invert_dest of struct xt_addrtype_info
+}
+
 // IsMark reports whether a target of xtables marks packets or connections, and does nothing else.
 func IsMark(target string) bool { return target == "MARK" || target == "CONNMARK" }

@@ -129,3 +129,66 @@ func TestForeignWithoutOurs(t *testing.T) {
 		t.Error("no such backend")
 	}
 }
+
+// TestForeignConditions: whether a chain behind ours takes all that ours let go is known by the conditions of its rules, as
+// each program writes them.
+func TestForeignConditions(t *testing.T) {
+	needPrograms(t)
+	netlab.Require(t)
+	const all, some = beside.TakesRest, beside.NeverReached
+	for rule, want := range map[string]beside.Effect{
+		"nft tcp dport 80":                                    all,
+		"nft meta l4proto tcp":                                all,
+		"nft ip daddr 203.0.113.7 tcp dport 80":               some,
+		"nft ip daddr 203.0.0.0/16 meta skuid 0 tcp dport 80": some,
+		"nft ip daddr 203.0.113.0/28":                         some,
+		"nft ip daddr != 203.0.113.7 tcp dport 80":            all,
+		"nft ip daddr { 203.0.113.7, 203.0.113.9 }":           some,
+		"nft ip daddr != { 203.0.113.7, 203.0.113.9 }":        all,
+		"nft ip saddr 203.0.113.7":                            all,
+		"nft meta skuid 1000":                                 all,
+		"nft fib daddr type local":                            some,
+		"nft fib daddr type != local":                         all,
+		"nft fib saddr type local":                            all,
+		"nft ip daddr . tcp dport { 203.0.113.7 . 80 }":       some,
+		"iptables -d 203.0.113.7":                             some,
+		"iptables ! -d 203.0.113.7":                           all,
+		"iptables -p tcp --dport 80":                          all,
+		"iptables -m addrtype --dst-type LOCAL":               some,
+		"iptables -m addrtype ! --dst-type LOCAL":             all,
+		"iptables -m addrtype --src-type LOCAL":               all,
+		"iptables -s 203.0.113.7 -m owner --uid-owner 100":    all,
+	} {
+		conditions, isNFT := strings.CutPrefix(rule, "nft ")
+		conditions = strings.TrimPrefix(conditions, "iptables ")
+		scripts := map[string][]string{
+			"iptables-nft":    {"-t", "nat", "-A", "OUTPUT"},
+			"iptables-legacy": {"-w", "-t", "nat", "-A", "OUTPUT"},
+		}
+		if isNFT {
+			scripts = map[string][]string{"nft": {"add table ip theirs; add chain ip theirs c { type nat hook output priority -100; }; " +
+				"add rule ip theirs c " + conditions + " redirect"}}
+			if !strings.Contains(conditions, "tcp") {
+				scripts["nft"][0] = strings.TrimSuffix(scripts["nft"][0], " redirect") + " meta l4proto tcp redirect to :9999"
+			}
+		}
+		for program, args := range scripts {
+			ns, err := netlab.NewNamespace()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !isNFT {
+				if !strings.Contains(conditions, "-p tcp") {
+					args = append(args, "-p", "tcp")
+				}
+				args = append(append(args, strings.Fields(conditions)...), "-j", "REDIRECT", "--to-ports", "9999")
+			}
+			run(t, ns.Path(), append([]string{program}, args...)...)
+			found, err := Pod{NetNS: ns.Path(), Backend: BackendNFT}.Foreign(t.Context())
+			if err != nil || len(found.Chains) != 1 || found.Chains[0].Effect != want {
+				t.Errorf("%s %v: %+v, %v; want %s", program, args, found, err, want)
+			}
+			ns.Close()
+		}
+	}
+}

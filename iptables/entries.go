@@ -197,7 +197,7 @@ func (e entry) goesTo(r *beside.Rule) {
 	all, _ := e.eachMatch()
 	for _, m := range all {
 		r.Called = append(r.Called, beside.CalledByXTables(m.name, m.info)...)
-		r.Dst = r.Dst || m.name == "addrtype"
+		r.Dst = r.Dst || beside.AsksDestination(m.name, m.info)
 	}
 }
 

@@ -95,7 +95,7 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 		}
 		switch {
 		case known && r.Matters():
-			for _, set := range sets {
+			for _, set := range sets[:min(len(sets), mostSets-min(len(asked), mostSets))] {
 				asked = append(asked, setOf{in, set, i, len(chains[i].Rules)})
 			}
 			chains[i].Rules = append(chains[i].Rules, r)
@@ -120,6 +120,9 @@ func (conn *Conn) foreignRules(chains []beside.Chain) error {
 	}
 	return explain(err, "list the rules of others")
 }
+
+// mostSets is of how many sets the ports are looked at.
+const mostSets = 64
 
 // setOf is a set of ports that a rule asks.
 type setOf struct {
@@ -251,7 +254,7 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 				r.Comment = zeroTerminated(values[matchInfo])
 			}
 			r.Called = append(r.Called, beside.CalledByXTables(match, values[matchInfo])...)
-			r.Dst = r.Dst || match == "addrtype"
+			r.Dst = r.Dst || beside.AsksDestination(match, values[matchInfo])
 		case "target": // of xtables
 			r.Local = r.Local || beside.ToThisHost(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo], ipv6)
 			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
@@ -270,8 +273,8 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 
 // destination follows the conditions of a rule on where packets go.
 type destination struct {
-	port, addr []byte // the registers that have the port, and the address
-	sets       []string
+	port, addr, kind []byte // the registers that have the port, the address, and of which type that is
+	sets             []string
 }
 
 // read reads an expression. Its attributes have the same numbers: NFTA_…_DREG is 1, and where it compares, the register
@@ -279,10 +282,11 @@ type destination struct {
 func (g *destination) read(r *beside.Rule, name string, values map[uint16][]byte) {
 	const inverted, v4At, v6At = 1, 16, 24 // NFT_LOOKUP_F_INV, and where the destination is in a header
 	register := string(values[unix.NFTA_CMP_SREG])
-	port, addr := register == string(g.port), register == string(g.addr)
+	port, addr, kind := register == string(g.port), register == string(g.addr), g.kind != nil && register == string(g.kind)
 	switch name {
 	case "cmp":
 		if op := numberOf(values[unix.NFTA_CMP_OP]); op == unix.NFT_CMP_EQ || op == unix.NFT_CMP_GTE {
+			r.Dst = r.Dst || kind
 			g.asks(r, port, addr, valueOf(values[unix.NFTA_CMP_DATA]))
 		}
 	case "range":
@@ -294,7 +298,7 @@ func (g *destination) read(r *beside.Rule, name string, values map[uint16][]byte
 		if numberOf(values[unix.NFTA_LOOKUP_FLAGS])&inverted != 0 {
 			break
 		}
-		r.Dst = r.Dst || g.addr != nil && register == string(g.addr)
+		r.Dst = r.Dst || g.addr != nil && register == string(g.addr) || g.kind != nil && register == string(g.kind)
 		if g.port != nil && register == string(g.port) && values[unix.NFTA_LOOKUP_DREG] == nil {
 			g.sets = append(g.sets, zeroTerminated(values[unix.NFTA_LOOKUP_SET]))
 		}
@@ -305,8 +309,11 @@ func (g *destination) read(r *beside.Rule, name string, values map[uint16][]byte
 		if addr {
 			g.addr = nil
 		}
-		if name == "fib" { // of which type the destination is
-			r.Dst = r.Dst || numberOf(values[unix.NFTA_FIB_FLAGS])&unix.NFTA_FIB_F_DADDR != 0
+		if kind {
+			g.kind = nil
+		}
+		if name == "fib" && numberOf(values[unix.NFTA_FIB_FLAGS])&unix.NFTA_FIB_F_DADDR != 0 {
+			g.kind = values[unix.NFTA_FIB_DREG]
 		}
 		if name != "payload" {
 			break

@@ -112,6 +112,9 @@ func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) 
 		}
 	}
 	for _, o := range others {
+		if len(all) >= most {
+			break
+		}
 		if o.Hook != hook.String() || o.Family == "ip" && f == ruleset.IPv6 || o.Family == "ip6" && f == ruleset.IPv4 {
 			continue
 		}
@@ -121,6 +124,9 @@ func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) 
 		for _, a := range of(f, o.Dsts) {
 			if a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() {
 				continue
+			}
+			if len(all) >= most {
+				break
 			}
 			add(netip.AddrPortFrom(a, 0))
 			for _, port := range o.Ports {
