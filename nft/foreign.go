@@ -188,9 +188,7 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 				values = maps.Collect(nlattr.All(d))
 			}
 		}
-		is := func(typ uint16, n uint32) bool {
-			return len(values[typ]) == 4 && binary.BigEndian.Uint32(values[typ]) == n
-		}
+		is := func(typ uint16, n uint32) bool { return len(values[typ]) == 4 && numberOf(values[typ]) == n }
 		goes.read(r, name, values)
 		switch name {
 		case "nat":
@@ -256,14 +254,15 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 			r.Called = append(r.Called, beside.CalledByXTables(match, values[matchInfo])...)
 			r.Dst = r.Dst || beside.AsksDestination(match, values[matchInfo])
 		case "target": // of xtables
-			r.Local = r.Local || beside.ToThisHost(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo], ipv6)
-			if a, known := beside.OfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
+			target, info := zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]
+			r.Local = r.Local || beside.ToThisHost(target, info, ipv6)
+			if a, known := beside.OfXTables(target, info); known {
 				add(a)
 			} else {
-				r.Else = zeroTerminated(values[unix.NFTA_TARGET_NAME])
+				r.Else = target
 			}
-			r.Idle = r.Idle || beside.IsMark(zeroTerminated(values[unix.NFTA_TARGET_NAME]))
-			if port, known := beside.PortOfXTables(zeroTerminated(values[unix.NFTA_TARGET_NAME]), values[targetInfo]); known {
+			r.Idle = r.Idle || beside.IsMark(target)
+			if port, known := beside.PortOfXTables(target, info); known {
 				r.Ports = append(r.Ports, port)
 			}
 		}
