@@ -100,7 +100,8 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 			return done.undo(err)
 		}
 		isAfter := func(c beside.Chain) bool { return c.Registered != "" && c.Registered != beside.BeforeOurs }
-		if len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
+		removed := s.space.chains == nil // those of another backend of ours
+		if removed || len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
 			// Our jumps stand in their chains, and ours are registered after theirs.
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()
@@ -349,6 +350,7 @@ func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 		if err := s.remove(ctx, other); err != nil {
 			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}
+		s.chains = nil // they have been listed with those of others
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -149,6 +150,25 @@ func TestSwitch(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestSwitchListsNoneOfOurs: what another backend of ours had put there is none of others.
+func TestSwitchListsNoneOfOurs(t *testing.T) {
+	for _, from := range []Backend{BackendIPTablesNFT, BackendIPTablesLegacy} {
+		t.Run(string(from), func(t *testing.T) {
+			lab := netlab.NewT(t, netlab.Options{})
+			for _, backend := range []Backend{from, BackendNFT} {
+				pod := Pod{NetNS: lab.Pod.Path(), Backend: backend}
+				r, err := pod.Apply(t.Context(), intercept.Default())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(r.Foreign.Chains) > 0 || slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, "chain ") }) {
+					t.Errorf("after %s: %+v, %q", backend, r.Foreign.Chains, r.Warnings)
+				}
+			}
+		})
 	}
 }
 
