@@ -13,8 +13,9 @@ import (
 )
 
 // A Witness notes who sends packets to some ports, and where NAT sends those from these ports: a table of its own, with
-// sets that its chains add to. It judges no packet. The kernel takes the table away with the socket, however the process ends (NFT_TABLE_F_OWNER, Linux 5.12).
-// Before, that of a process that is killed is left until [OpenWitness] is called ten minutes later, or [Conn.Remove].
+// sets that its chains add to. It judges no packet. The kernel takes the table away with the socket, however the process
+// ends (NFT_TABLE_F_OWNER, Linux 5.12). Before, that of a process that is killed is left until [OpenWitness] is called ten
+// minutes later, or [Conn.Remove].
 type Witness struct {
 	conn  *Conn
 	table string

@@ -57,7 +57,8 @@ func whyNotText(w explain.WhyNot, style cli.Style) string {
 			b.WriteString("     " + line + "\n")
 		}
 		if yaml == nil {
-			b.WriteString(cli.Hang("     ", 5, "the other items stay as they are; the whole list, as flags and as YAML, is in -o yaml"))
+			b.WriteString(cli.Hang("     ", 5,
+				"the other items stay as they are; the whole list, as flags and as YAML, is in -o yaml"))
 		}
 		b.WriteString(cli.Hang("   then:    ", 12, c.Fate.String()+", by "+string(c.ID)+": "+c.Reason))
 		label := "   changes: "
