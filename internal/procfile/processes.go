@@ -2,7 +2,7 @@ package procfile
 
 import (
 	"os"
-	"sort"
+	"slices"
 	"strconv"
 )
 
@@ -18,6 +18,6 @@ func Processes() ([]int, error) {
 			pids = append(pids, pid)
 		}
 	}
-	sort.Slice(pids, func(i, j int) bool { return pids[i] < pids[j] })
+	slices.Sort(pids)
 	return pids, nil
 }
