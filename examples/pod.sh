@@ -22,4 +22,8 @@ done
 ip -n pod route add default via 10.244.0.1
 ip -n pod route add default via fd00:244::1
 
+# ip netns exec pod has this in the place of /etc/resolv.conf, as kubelet gives a pod its own.
+mkdir -p /etc/netns/pod
+echo nameserver 10.96.0.10 > /etc/netns/pod/resolv.conf
+
 . ../words.sh

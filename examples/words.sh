@@ -11,11 +11,13 @@ inside() {
 	ip netns exec "$@"
 }
 
-# Ends all processes in both namespaces, and takes these away.
+# Ends all processes in both namespaces, and takes these away, with what pod.sh has put into /etc/netns.
 clean_up() {
 	local pids
 	pids=$(ip netns pids pod; ip netns pids world)
 	[[ ! $pids ]] || kill $pids
 	ip netns delete pod
 	ip netns delete world
+	rm -f /etc/netns/pod/resolv.conf
+	rmdir --ignore-fail-on-non-empty /etc/netns/pod /etc/netns
 }

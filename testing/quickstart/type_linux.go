@@ -43,12 +43,13 @@ const mark = "=== command"
 
 // prelude makes what whoever types takes for granted. $1 is the directory with all files; it is copied, for the
 // proxy's user may not enter it. $2 is where to type in it. $3 is the directory in whose place that with the page's
-// files is, or "".
+// files is, or "". /etc is a copy, into which a page may write. The machine's name server is none that the pod reaches.
 const prelude = `
 	mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount -t tmpfs -o mode=755 tmpfs /mnt &&
 	cp -r "$1"/* /mnt && chmod -R a+rX /mnt && ip link set lo up &&
 	if [[ $3 ]]; then mount --bind /mnt/page "$3" && cd "$3/$2"; else cd "/mnt/page/$2"; fi &&
-	echo nameserver 10.96.0.10 > /mnt/resolv.conf && mount --bind /mnt/resolv.conf /etc/resolv.conf || exit
+	cp -a /etc /mnt/etc && mount --bind /mnt/etc /etc && rm -f /etc/resolv.conf && rm -rf /etc/netns &&
+	echo nameserver 192.0.2.53 > /etc/resolv.conf || exit
 	PATH=/mnt/bin:$PATH
 	find . | sort > /run/before
 	patience=60
@@ -75,6 +76,7 @@ const left = `
 	done
 	find . | sort | diff /run/before - | sed -n 's/^[<>]/left, or gone:/p'
 	ip netns list | sed 's/^/left, the namespace /'
+	find /etc/netns -mindepth 1 2> /dev/null | sed 's/^/left: /'
 `
 
 var meshInit = sync.OnceValues(func() (text []byte, err error) {
