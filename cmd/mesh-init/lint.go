@@ -37,7 +37,8 @@ func (j job) lintManifests() error {
 		return cli.UsageError{Err: err}
 	}
 	if pods == 0 {
-		j.log.WarnContext(j.ctx, "no pod in these manifests asks for interception")
+		j.log.WarnContext(j.ctx, "no pod in these manifests asks for interception by an annotation; the arguments "+
+			"of init containers are not read: give those to mesh-init explain")
 	}
 	if found == nil {
 		found = []inject.Finding{}

@@ -118,8 +118,9 @@ type linted struct {
 	annotations    map[string]string
 	// relayed is whether an injector moves the probes to a relay, or has.
 	relayed bool
-	// waits is whether the sidecar is still to be added.
+	// waits is whether the sidecar is still to be added, and added are the names of the containers that were.
 	waits  bool
+	added  []string
 	config intercept.Config
 	// services are the headless ones that have another port than their pods.
 	services []linted
@@ -152,6 +153,7 @@ func (o *linted) read(pod *yaml.Node) bool {
 	inject := get(podspec.Inject) == "true" ||
 		texts(yamldoc.Get(pod, "metadata", "labels"))[podspec.DefaultPrefix+"/"+podspec.Inject] == "true"
 	o.waits = inject && get(podspec.Injected) == ""
+	o.added = added(o.annotations[injectedKey])
 	o.relayed = inject || get(podspec.Injected) != "" || get(podspec.OriginalProbes) != ""
 	if get(podspec.Enabled) == "" && o.relayed {
 		o.annotations[podspec.DefaultPrefix+"/"+podspec.Enabled] = "true"
@@ -239,18 +241,19 @@ func (o *linted) all() {
 	o.speaksFirst()
 }
 
-// users: what the proxy's user or group sends is not captured. One of several containers that run as it may be the
-// proxy, unless that is still to be added.
+// users: what the proxy's user or group sends is not captured. Of a pod's own containers one may be the proxy, if there
+// are others, and no sidecar was or is to be added.
 func (o *linted) users() {
 	all, at := o.containers()
 	var names []string
 	last := 0
 	for i, c := range all {
-		if runsAs(o.config.Proxy, c, yamldoc.Get(o.spec, "securityContext")) {
-			names, last = append(names, strict.Clip(nameOf(c))), i
+		if name := nameOf(c); !slices.Contains(o.added, name) &&
+			runsAs(o.config.Proxy, c, yamldoc.Get(o.spec, "securityContext")) {
+			names, last = append(names, strict.Clip(name)), i
 		}
 	}
-	if len(names) > 1 || len(names) == 1 && (len(all) == 1 || o.waits) {
+	if len(names) > 1 || len(names) == 1 && (len(all) == 1 || o.waits || len(o.added) > 0) {
 		o.find("proxy-identity", at[last]+".securityContext", all[last], "give apps another runAsUser and runAsGroup",
 			"%s: what runs as the proxy's user or group (users %s, groups %s) is not captured", strings.Join(names, ", "),
 			o.config.Proxy.UIDs, o.config.Proxy.GIDs)

@@ -67,6 +67,52 @@ func TestLintSources(t *testing.T) {
 	}
 }
 
+// TestLintInjected: nothing is wrong with what was injected, by whatever profile and in whatever mode. An app that runs
+// as the proxy's user is found there all the same.
+func TestLintInjected(t *testing.T) {
+	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[` +
+		`{"name":"app","image":"app","ports":[{"containerPort":8080}],"readinessProbe":{"httpGet":{"port":8080}}},` +
+		`{"name":"other","image":"other"}]}}`
+	lint := func(text string) (all []string) {
+		t.Helper()
+		found, pods, err := inject.Lint([]inject.Source{{Name: "a", Text: []byte(text)}})
+		if err != nil || pods != 1 {
+			t.Fatalf("%d pods, %v", pods, err)
+		}
+		for _, f := range found {
+			all = append(all, f.ID+" "+f.Field+" "+strings.SplitN(f.Happens, ":", 2)[0])
+		}
+		return all
+	}
+	for _, profile := range inject.Shipped() {
+		for _, mode := range []inject.Mode{inject.ModeInit, inject.ModeCNI} {
+			for _, minor := range []int{0, 28} {
+				p := shipped(t, profile)
+				p.Mode = mode
+				injected := string(read(t, pod, p, inject.Cluster{Minor: minor}).Text())
+				if got := lint(injected); got != nil {
+					t.Errorf("%s, %s, 1.%d: %q", profile, mode, minor, got)
+				}
+				const other = `"image":"other"`
+				if strings.Count(injected, other) != 1 {
+					t.Fatalf("%s is not in %s", other, injected)
+				}
+				got := lint(strings.Replace(injected, other, other+`,"securityContext":{"runAsUser":1337}`, 1))
+				if len(got) != 1 || !strings.HasPrefix(got[0], "proxy-identity spec.containers[") ||
+					!strings.HasSuffix(got[0], ".securityContext other") {
+					t.Errorf("%s, %s, 1.%d, with an app as user 1337: %q", profile, mode, minor, got)
+				}
+			}
+		}
+	}
+	// A list that cannot be read names nobody.
+	unreadable := strings.Replace(pod, `"name":"a"`, `"name":"a","annotations":{"intercept.mesh/injected":"["}`, 1)
+	unreadable = strings.Replace(unreadable, `,"readinessProbe":{"httpGet":{"port":8080}}`, "", 1)
+	if got := lint(strings.ReplaceAll(unreadable, `"image":`, `"securityContext":{"runAsUser":1337},"image":`)); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+}
+
 // FuzzLint: any text is an error, or has findings that say all they have to.
 func FuzzLint(f *testing.F) {
 	script, err := os.ReadFile("../../cmd/mesh-init/testdata/script/lint.txtar")

@@ -45,6 +45,15 @@ type merged struct {
 	Container json.RawMessage `json:"container"`
 }
 
+// added are the names of the containers that a record lists. One that cannot be read lists none.
+func added(text string) []string {
+	var r record
+	if len(text) > maxRecord || json.Unmarshal([]byte(text), &r) != nil {
+		return nil
+	}
+	return slices.Concat(r.InitContainers, r.Containers)
+}
+
 // strip takes from a pod what was injected.
 func strip(pod *yaml.Node) error {
 	annotations := yamldoc.Get(pod, "metadata", "annotations")
