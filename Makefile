@@ -34,15 +34,20 @@ TOOL := GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help build size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak site site-serve site-test lint fmt vet arch golangci prose tidy clean
+.PHONY: help build mesh-init size image images packages release released workflows vulnerable compatible demo deps test cni cluster valid kernels gvisor peers injected chart race bench figures plots profile fuzz soak site site-serve site-test lint fmt vet arch golangci prose tidy clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name does; do printf '%-10s %s\n' "$$name" "$$does"; done
 
+SMALLEST := GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL)
+
 # Without what gRPC keeps for tracing, which takes three megabytes.
 build: ## build bin/mesh-init, bin/mesh-cni, bin/mesh-cni-agent, bin/mesh-probe, bin/mesh-injector and bin/kubectl-intercept, static and stripped
-	GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w $(STAMP)' $(SMALL) -o '$(BIN)/' ./cmd/mesh-init ./cmd/mesh-cni
+	$(SMALLEST) -o '$(BIN)/' ./cmd/mesh-init ./cmd/mesh-cni
 	cd kube && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags grpcnotrace -ldflags '-s -w $(STAMP)' -o '$(abspath $(BIN))/' ./cmd/mesh-cni-agent ./cmd/mesh-probe ./cmd/mesh-injector ./cmd/kubectl-intercept
+
+mesh-init: ## build bin/mesh-init alone
+	$(SMALLEST) -o '$(BIN)/' ./cmd/mesh-init
 
 size: build ## fail if a binary has grown over its limit
 	@for p in $(SIZES); do \
@@ -76,8 +81,11 @@ images: ## write dist/images: the container images for ARCHES (amd64 arm64) as O
 # it. Without a tag it is before all.
 AS_PACKAGED := s/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/+dirty/; s/-/~/g; /^[0-9]+\./!s/^/0.0.0~/
 NFPM = $(RELEASE_TOOL) nfpm
-packages: ## write dist/packages: mesh-init as .deb and .rpm, for ARCHES, from what make images has built
+packages: ## write dist/packages: mesh-init as .deb and .rpm, for ARCHES
 	@mkdir -p '$(DIST)/packages' '$(DIST)/files'
+	for arch in $(sort $(ARCHES) $(shell go env GOHOSTARCH)); do \
+		GOARCH=$$arch GOFLAGS=-buildvcs=true $(MAKE) --no-print-directory mesh-init BIN='$(DIST)/bin/linux_'$$arch || exit 1; \
+	done
 	gzip -9nc packaging/mesh-init.8 > '$(DIST)/files/mesh-init.8.gz'
 	for shell in bash zsh fish; do '$(DIST)/bin/linux_'$$(go env GOHOSTARCH)/mesh-init completion $$shell > '$(DIST)/files/'$$shell || exit 1; done
 	export PACKAGE_VERSION="$$(echo '$(VERSION)' | sed -E '$(AS_PACKAGED)')" PACKAGE_FILES='$(DIST)/files' \
@@ -114,7 +122,7 @@ vulnerable: ## say which known vulnerabilities the programs and the library reac
 compatible: ## compare the library with that of the last tag: fail if a program that compiled would not
 	tools/release/compatible
 
-demo: build ## show interception at work, in namespaces of its own (root)
+demo: mesh-init ## show interception at work, in namespaces of its own (root)
 	go run ./testing/demo -mesh-init bin/mesh-init
 
 deps: ## install the programs that tests run, where they are missing (root)

@@ -75,13 +75,18 @@ func TestGoProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir() // in which the clone is ~/intercept
+	home := t.TempDir()
 	dir := filepath.Join(home, "member")
-	if err := errors.Join(os.Symlink(root, filepath.Join(home, "intercept")), os.Mkdir(dir, 0o755),
+	if err := errors.Join(os.Mkdir(dir, 0o755),
 		os.WriteFile(filepath.Join(dir, "main.go"), []byte(shown.File(t, "main.go")), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "bash", "-euc", shown.Script(t, section, "go mod init example.com/member"))
+	script := shown.Script(t, section, "go mod init example.com/member")
+	const clone = "=/opt/intercept\n"
+	if strings.Count(script, clone) != 1 {
+		t.Fatalf("the page's clone is not at %q: %s", clone, script)
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "-euc", strings.Replace(script, clone, "='"+root+"'\n", 1))
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOTOOLCHAIN=local")
 	for _, name := range []string{"GOMODCACHE", "GOCACHE"} { // they are in the real home
@@ -94,6 +99,10 @@ func TestGoProgram(t *testing.T) {
 	cmd.Env = append(cmd.Env, "HOME="+home)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := exec.CommandContext(t.Context(), filepath.Join(dir, "member")).CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "give the path of a network namespace: ./member /run/netns/pod\n") {
+		t.Errorf("without an argument: %v\n%s", err, out)
 	}
 	quickstart.Type(t, startPage, quickstart.Typing{Section: section, Folder: dir})
 }

@@ -182,6 +182,31 @@ func sources(t *testing.T, dir string) string {
 	return all
 }
 
+// TestKubernetes: pages that say which Kubernetes the chart or what it installs needs say what the chart does.
+func TestKubernetes(t *testing.T) {
+	chart, err := os.ReadFile(filepath.Join(root, "deploy/chart/Chart.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := regexp.MustCompile(`(?m)^kubeVersion: ">=(1\.\d+)\.0-0"$`).FindSubmatch(chart)
+	if needs == nil {
+		t.Fatalf("the chart does not say what it needs: %s", chart)
+	}
+	for page, begins := range map[string]string{
+		"docs/getting-started.md": "You have a cluster (Kubernetes ",
+		"docs/helm.md":            "It needs Kubernetes ",
+		"docs/injector.md":        "It needs Kubernetes ",
+	} {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := begins + string(needs[1]) + " or "; !strings.Contains(string(text), want) {
+			t.Errorf("%s lacks %q", page, want)
+		}
+	}
+}
+
 // TestNames: the targets of make, and the files of the repository, that commands name exist.
 func TestNames(t *testing.T) {
 	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
@@ -189,10 +214,10 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	targets := map[string]bool{"": true}
-	for _, m := range regexp.MustCompile(`(?m)^([a-z]+):`).FindAllStringSubmatch(string(makefile), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):`).FindAllStringSubmatch(string(makefile), -1) {
 		targets[m[1]] = true
 	}
-	target := regexp.MustCompile(`(?m)(?:^|&& |\(|env "PATH=\$PATH" |run )make ([a-z]+)`)
+	target := regexp.MustCompile(`(?m)(?:^|&& |\(|env "PATH=\$PATH" |run )make ([a-z-]+)`)
 	file := regexp.MustCompile(`(?m)(?:^|[\s"(=])(?:\./)?` +
 		`((?:cmd|kube|packaging|testing|tools)/[\w./-]+|deploy/[\w-]+(?:/[\w./-]+|\.yaml))`)
 	span := regexp.MustCompile("`([^`]+)`")
