@@ -108,7 +108,8 @@ func TestLintInjected(t *testing.T) {
 	// A list that cannot be read names nobody.
 	unreadable := strings.Replace(pod, `"name":"a"`, `"name":"a","annotations":{"intercept.mesh/injected":"["}`, 1)
 	unreadable = strings.Replace(unreadable, `,"readinessProbe":{"httpGet":{"port":8080}}`, "", 1)
-	if got := lint(strings.ReplaceAll(unreadable, `"image":`, `"securityContext":{"runAsUser":1337},"image":`)); len(got) != 1 {
+	unreadable = strings.ReplaceAll(unreadable, `"image":`, `"securityContext":{"runAsUser":1337},"image":`)
+	if got := lint(unreadable); len(got) != 1 || !strings.HasPrefix(got[0], "proxy-identity ") {
 		t.Errorf("%q", got)
 	}
 }

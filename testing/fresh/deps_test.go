@@ -64,8 +64,8 @@ const policy = "/usr/sbin/policy-rc.d"
 // the reason; and it is a failure where every test must run.
 func TestDepsNames(t *testing.T) {
 	b := newBare(t)
-	all := "containerd containernetworking-plugins curl dnsmasq-base haproxy iproute2 iptables libc-bin make nftables openssl " +
-		"runc util-linux"
+	all := "containerd containernetworking-plugins curl dnsmasq-base haproxy iproute2 iptables libc-bin make nftables " +
+		"openssl runc util-linux"
 	if _, err := os.Stat("/usr/lib/cni/bridge"); err == nil {
 		all = strings.Replace(all, "containernetworking-plugins ", "", 1)
 	}
