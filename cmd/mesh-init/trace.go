@@ -236,8 +236,7 @@ func (j job) trace() (err error) {
 			return fmt.Errorf("--%s: %w", pcapFlag, err)
 		}
 	}
-	// A reader that has enough (| head) ends it as Ctrl-C does: so that what was changed is put back.
-	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(j.ctx, endings()...)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, o.during)
 	defer cancel()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -44,7 +43,7 @@ func watchVerb() verb {
 // watchNamespace tells of events, and at the end how many there were.
 func (j job) watchNamespace() error {
 	j.begin()
-	ctx, stop := signal.NotifyContext(j.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(j.ctx, endings()...)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, j.observation.during)
 	defer cancel()
