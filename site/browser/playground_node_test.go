@@ -66,6 +66,19 @@ func TestPlaygroundNode(t *testing.T) {
 			for _, words := range []string{support.Summary, support.Foreign[0].Table, "10.244.0.5"} {
 				want(tb, fmt.Sprintf(`document.querySelector("#panel-node .node").textContent.includes(%q)`, words), true)
 			}
+			want(tb, `/never asked of what ours capture/.test(document.querySelector("#panel-node .node").textContent)`, true)
+			// What is changed is no longer what was in force; what is changed back is.
+			says := func(words string) {
+				tb.until(fmt.Sprintf(`document.getElementById("verdict-card").innerText.includes(%q) &&
+					document.querySelector("#panel-node [role=status]").textContent.includes(%[1]q)`, words))
+			}
+			says("in force there.")
+			tb.enter("#field-outbound\\.excludePorts", "443")
+			tb.answered("pass", "O5.ports")
+			says("in force there, with your changes.")
+			tb.enter("#field-outbound\\.excludePorts", "5432")
+			tb.answered("redirect(15001)", "O12")
+			says("in force there.")
 			tb.accessible()
 			for _, width := range []int64{360, 1000, 2560} {
 				tb.fits(width)

@@ -370,6 +370,7 @@ func TestPlaygroundErrors(t *testing.T) {
 			want(tb, fmt.Sprintf(`document.querySelector(%q).getAttribute("aria-describedby").split(" ")
 				.some((id) => document.getElementById(id).innerText.includes(%q))`, f.control, failure.Error.Text), true)
 			want(tb, `document.getElementById("answer").dataset.rule`, "I6")
+			want(tb, `/error: this answer is of the last one/.test(document.getElementById("stale").innerText)`, true)
 			if failure.Error.Line > 0 {
 				tb.click(f.at + " button")
 				want(tb, fmt.Sprintf(`((e) => e.value.slice(0, e.selectionStart).split("\n").length)
@@ -377,7 +378,7 @@ func TestPlaygroundErrors(t *testing.T) {
 			}
 			tb.accessible()
 			tb.choose("#preset", "defaults")
-			tb.until(`!document.querySelector("[aria-invalid=true]")`)
+			tb.until(`!document.querySelector("[aria-invalid=true]") && document.getElementById("stale").hidden`)
 		})
 	}
 	t.Run("packet", func(t *testing.T) {
@@ -386,6 +387,16 @@ func TestPlaygroundErrors(t *testing.T) {
 		tb.enter("#packet-port", "70000")
 		tb.until(`["port", "to"].some((name) => document.getElementById("packet-problem-" + name).innerText !== "")`)
 		want(tb, `document.querySelectorAll("#editor [aria-invalid=true]").length`, 1)
+		// There is no answer: no colour of a fate, no picture, nothing to be copied.
+		want(tb, `/captured|passed|stopped/.test(document.getElementById("answer").className)`, false)
+		want(tb, `["share", "map"].some((id) => document.getElementById(id).checkVisibility())`, false)
+		colour := `getComputedStyle(document.querySelector(%q)).color`
+		want(tb, fmt.Sprintf(colour, "#editor .problem:not([hidden])"),
+			eval[string](tb, fmt.Sprintf(colour, ".field .problem")))
+		tb.accessible()
+		tb.enter("#packet-port", "8080")
+		tb.answered("redirect(15006)", "I7")
+		want(tb, `document.querySelector("#map svg").checkVisibility()`, true)
 	})
 }
 

@@ -4,8 +4,8 @@ import { draw } from "./picture.js";
 import { reveal } from "./config.js";
 
 /**
- * The fields of the configuration that a rule is made of, by its line or its whole ID. What is not here is made of no
- * field, or of nearly all.
+ * The fields of the configuration that a rule comes from, by its line or its whole ID. What is not here comes from no
+ * field, or from nearly all.
  */
 export const fields = {
   O1: ["excludeInterfaces"],
@@ -41,9 +41,17 @@ export const fields = {
   B8: ["outbound.otherProtocols"],
 };
 
-/** The paths of the fields that the deciding rule of an explanation is made of. */
-export function fieldsOf(explained) {
-  if (!explained.id) return [];
+/** Whether a packet opens a TCP connection, as the rules have it that capture what is included. */
+const opens = ({ protocol, state }) => protocol === "tcp" && (state ?? "new") === "new";
+
+/** Whether a rule lets go what is not included, and whatever is included would not capture this packet. */
+const included = ({ id, packet }) => !/^(O14|I8)$/.test(id) || opens(packet);
+
+/** The paths of the fields that decide: those that the deciding rule comes from, or the one by which there is none. */
+export function fieldsOf(explained, read) {
+  if (!explained.id)
+    return explained.packet.from === "outside" && read?.fields["inbound.mode"] === "off" ? ["inbound.mode"] : [];
+  if (!included(explained)) return [];
   const id = explained.id.split("/").pop();
   const parts = id.split(".");
   for (let n = parts.length; n > 0; n--) {
@@ -64,12 +72,12 @@ export function show(now) {
   const { explained } = now;
   const kind = kindOf(explained.fate);
   const section = at("answer");
-  section.classList.remove("captured", "passed", "stopped");
+  section.classList.remove("captured", "passed", "stopped", "unanswered");
   section.classList.add(kind);
   section.dataset.fate = explained.fate;
   section.dataset.rule = explained.id;
   verdict(now, kind);
-  map(now);
+  map(now, kind);
   steps(now);
   return kind;
 }
@@ -114,18 +122,30 @@ const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replac
 
 /** Says that there is no answer, and why. */
 export function refuse(error, placed) {
-  const card = at("verdict-card");
   const problems = error.all ?? [error];
-  at("answer").dataset.fate = "";
-  replace(
-    card,
-    h("h2", { id: "verdict" }, "No answer yet"),
+  none(
+    "No answer yet",
     h(
       "p",
       { class: "problem" },
       placed ? "The packet is not right: see its fields." : problems.map((p) => p.text).join("; "),
     ),
   );
+}
+
+/** Says that the case of the address is being worked out: the answer that comes with the page is of another. */
+export function pending() {
+  none("Being worked out…", h("p", { class: "about" }, "The library is loaded first. It works out the case of the address."));
+}
+
+/** Shows no answer, in no colour of a fate, and nothing that is about one. */
+function none(head, ...said) {
+  const section = at("answer");
+  section.classList.remove("captured", "passed", "stopped");
+  section.classList.add("unanswered");
+  section.dataset.fate = section.dataset.rule = "";
+  redraw = undefined;
+  replace(at("verdict-card"), h("h2", { id: "verdict" }, head), said);
   at("whynot").hidden = true;
   at("map").replaceChildren();
   at("steps").replaceChildren();
@@ -137,14 +157,34 @@ function words({ fate, words: said, packet, end }) {
   if (end === "discarded") return "the kernel discards it, for loopback addresses are the pod's alone";
   if (end === "through") return "it goes on untouched, through the pod";
   const port = packet.protocol === "tcp" || packet.protocol === "udp" ? packet.dst.split(":").pop() : "";
-  if (end === "proxy") return `it goes on untouched, to port ${port}, where the proxy itself listens`;
+  if (end === "proxy") return `it goes on untouched, to port ${port}, where ${listens(port)}`;
   if (packet.from === "outside") return port ? `it goes on untouched, to port ${port}` : "it goes on untouched";
   return packet.from === "proxy" ? "it goes on untouched" : `it ${said}`;
 }
 
+const probes = "15020"; // mesh-probe's port (docs/probes.md)
+
+/** Who takes connections at a port that is the proxy's own, or of what is beside it. */
+const listens = (port) => (port === probes ? "mesh-probe listens, beside the proxy" : "the proxy itself listens");
+
+/** The answer in a line. */
+const headline = (explained, kind, doubts = []) =>
+  `${heads[kind]}${doubts.length ? ", by these rules alone" : ""}: ${words(explained)}`;
+
+/** Why the rule that captures what is included does not fit, of a packet that it would never take. */
+function unfit(explained) {
+  if (included(explained)) return "";
+  const step = explained.steps.find(({ line }) => line === "O12" || line === "I7");
+  const { protocol } = explained.packet;
+  const is = protocol === "tcp" ? "this packet opens none" : `this is ${named(protocol)}`;
+  return step ? ` ${step.id} (${step.reason}) takes new TCP connections alone, and ${is}.` : "";
+}
+
+const named = (protocol) => (protocol === "ipv6-icmp" ? "ICMPv6" : protocol.toUpperCase());
+
 const heads = { captured: "Captured", passed: "Not captured", stopped: "Stopped" };
 
-function verdict({ explained, scenario, rules, node, case: whole }, kind) {
+function verdict({ explained, scenario, rules, read, node, case: whole }, kind) {
   const p = explained.packet;
   const packet = described(p);
   const decided = explained.steps.find((step) => step.decided);
@@ -153,7 +193,19 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
   const rule = chain?.rules[index];
   const { spared } = explained;
   const doubts = node?.doubts(explained) ?? [];
-  const own = fieldsOf(explained);
+  const own = fieldsOf(explained, read);
+  const link = (path) =>
+    h(
+      "a",
+      {
+        href: `#field-${path}`,
+        onclick: (event) => {
+          event.preventDefault();
+          reveal(path);
+        },
+      },
+      h("code", null, path),
+    );
   replace(
     at("verdict-card"),
     h(
@@ -162,7 +214,7 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
       h("span", null, scenario?.asked ?? (whole && `${whole.title}.`)),
       h("span", { class: "mono" }, packet),
     ),
-    h("h2", { id: "verdict" }, `${heads[kind]}${doubts.length ? ", by these rules alone" : ""}: ${words(explained)}`),
+    h("h2", { id: "verdict" }, headline(explained, kind, doubts)),
     h(
       "p",
       { class: "why" },
@@ -178,31 +230,15 @@ function verdict({ explained, scenario, rules, node, case: whole }, kind) {
                   `It is the first rule of ${decided.chain} that fits (`,
                   conditions(rule).join(", "),
                   ")",
-                  own.length
-                    ? [
-                        ", made of ",
-                        own.flatMap((path, i) => [
-                          i ? " and " : "",
-                          h(
-                            "a",
-                            {
-                              href: `#field-${path}`,
-                              onclick: (event) => {
-                                event.preventDefault();
-                                reveal(path);
-                              },
-                            },
-                            h("code", null, path),
-                          ),
-                        ]),
-                      ]
-                    : "",
+                  own.length ? [", and comes from ", own.flatMap((path, i) => [i ? " and " : "", link(path)])] : "",
                   ".",
                 ]
-              : `No rule of ${decided.chain} before it fits.`,
+              : `No rule of ${decided.chain} before it fits.${unfit(explained)}`,
             spared ? [` So ${spared.id} (${spared.reason}), which sends to ${target(spared)}, is not asked.`] : "",
           ]
-        : "None of the rules is about it.",
+        : own.length
+          ? ["No rule is about it: ", link(own[0]), " is off, so there are none for what arrives."]
+          : "None of the rules is about it.",
     ),
     h(
       "p",
@@ -235,8 +271,7 @@ function described(p) {
     p.mark && `mark 0x${p.mark.toString(16)}`,
     { established: "older than the rules", invalid: "invalid, says conntrack" }[p.state],
   ].filter(Boolean);
-  const protocol = p.protocol === "ipv6-icmp" ? "ICMPv6" : p.protocol.toUpperCase();
-  return `${protocol} from ${end(p.src)} to ${end(p.dst)}, ${p.from === "outside" ? "arriving" : "leaving"} by ${p.interface}${more.map((each) => `, ${each}`).join("")}`;
+  return `${named(p.protocol)} from ${end(p.src)} to ${end(p.dst)}, ${p.from === "outside" ? "arriving" : "leaving"} by ${p.interface}${more.map((each) => `, ${each}`).join("")}`;
 }
 
 const address = (withPort) => withPort.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
@@ -281,7 +316,7 @@ function gates({ hooks, chains }, node) {
   return { in: of("prerouting", "input"), out: of("output") };
 }
 
-function map({ explained, rules, read, node }) {
+function map({ explained, rules, read, node }, kind) {
   const chains = rules.chains ?? [];
   const decided = explained.steps.find((step) => step.decided);
   const p = explained.packet;
@@ -290,6 +325,8 @@ function map({ explained, rules, read, node }) {
   const self = p.from !== "outside" && p.interface === "lo";
   const start = { outside: "network", app: "app", proxy: "proxy" }[p.from] ?? "app";
   const fields = read.fields;
+  const own = explained.end === "proxy" && !explained.captured ? p.dst.split(":").pop() : undefined;
+  const met = explained.way.flatMap((w) => w.chains);
   const capturing = chains.filter((c) => c.rules.some((r) => captures(r.target))).map((c) => c.name);
   const model = {
     gates: all,
@@ -303,10 +340,17 @@ function map({ explained, rules, read, node }) {
       fields["inbound.port"],
       fields["outbound.port"],
       fields["dns.mode"] === "off" ? undefined : fields["dns.port"],
-      explained.end === "proxy" && !explained.captured ? p.dst.split(":").pop() : undefined,
-    ].filter(Boolean),
+      own,
+    ].filter((port) => port && port !== probes),
+    beside: own === probes ? `mesh-probe, beside it, on ${probes}` : undefined,
     ends: { network: { start: ["kubelet,", "other pods"], end: ["services,", "other hosts"] }, app: ["the app"] },
-    title: `${explained.words}: by way of ${explained.way.map((w) => w.chains.join(", ")).join(", ")}${explained.id ? `, decided by rule ${explained.id}` : ""}`,
+    title: [
+      headline(explained, kind, node?.doubts(explained)),
+      met.length && `by way of ${met.join(", ")}`,
+      explained.id ? `decided by rule ${explained.id}` : "no rule decides",
+    ]
+      .filter(Boolean)
+      .join("; "),
   };
   const render = (animate) => {
     const width = Math.max(300, at("map").clientWidth);

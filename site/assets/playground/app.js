@@ -20,12 +20,14 @@ let chosen = false; // the reader has chosen another case, to which Back leads b
 
 async function begin() {
   know(first);
+  if (named()) answer.pending();
   library();
   schema = await ask({ op: "schema" });
   if (schema.error) return news(schema.error.text);
-  config.setUp(schema, (read, source) => {
+  config.setUp(schema, (read, source, written) => {
     state.read = read;
     state.source = source;
+    node.reads?.(written, source);
     preset();
     if (!opening) moved();
     refresh();
@@ -85,15 +87,27 @@ async function begin() {
   soon();
 }
 
+/** What the address names other than a place on the page: a case. */
+function named() {
+  const text = location.hash.slice(1);
+  return text && !document.getElementById(text) ? text : "";
+}
+
 /** Asks all there is to ask about the configuration and the packet, and shows it. */
 async function refresh() {
   const mine = ++turn;
   at("shared").replaceChildren();
+  clearTimeout(slow);
+  slow = setTimeout(() => {
+    at("working").hidden = false;
+  }, 400);
   const [explained, rules] = await Promise.all([
     ask({ op: "explain", source: state.source, packet: state.packet }),
     ask({ op: "chains", source: state.source }),
   ]);
   if (mine !== turn) return;
+  clearTimeout(slow);
+  at("working").hidden = true;
   const problems = explained.error ? (explained.error.all ?? [explained.error]) : [];
   const placed = packets.complain(problems);
   if (explained.error) {
@@ -108,10 +122,10 @@ async function refresh() {
     case: caseOf(),
     node: node.current(),
   });
-  config.mark(answer.fieldsOf(explained), fate);
+  config.mark(answer.fieldsOf(explained, state.read), fate);
   at("tab-lint").textContent = state.read.warnings.length ? `Warnings (${state.read.warnings.length})` : "Warnings";
+  link(); // it takes no time, and all traffic does
   show();
-  link();
   answer.ways(explained, Boolean(views));
   if (at("whynot").open) why();
 }
@@ -119,7 +133,7 @@ async function refresh() {
 /** Asks what would have to change for another fate, once somebody wants to know. */
 async function why() {
   const mine = turn;
-  const got = await ask({ op: "whynot", source: state.source, packet: state.packet }, { patient: true });
+  const got = await ask({ op: "whynot", source: state.source, packet: state.packet });
   if (mine === turn) answer.why(got, change);
 }
 
@@ -166,11 +180,14 @@ async function more() {
   if (state.explained) refresh();
 }
 
+let slow; // says that an answer is being worked out, if it is not there at once
 let near = false; // whether the views are on the screen, or nearly
 
 /** Shows the view that is chosen, and only that, as soon as somebody can see it. */
 function show() {
-  if (state.explained && near) views?.show(state.view, { ...state, node: node.current() });
+  if (state.explained && near && views) views.show(state.view, { ...state, node: node.current() });
+  const panel = at(`panel-${state.view}`);
+  if (!views && !panel.childElementCount) replace(panel, h("p", { class: "working", role: "status" }, "Being worked out…"));
 }
 
 function preset() {
@@ -220,15 +237,14 @@ async function link() {
 /** Opens the case that the address names. */
 async function open() {
   if (location.hash === state.shown && state.read) return;
-  const text = location.hash.slice(1);
-  const inside = text && document.getElementById(text); // a place on the page
-  if (inside && state.read) return;
+  const text = named();
+  if (location.hash && !text && state.read) return moved(); // a place on the page
   const mine = location.hash;
   state.shown = mine;
   opening = true;
   let source = {};
   let packet = ready[0].packet;
-  if (text && !inside) {
+  if (text) {
     const got = await ask({ op: "unlink", text });
     const read = got.error ? got : await ask({ op: "read", source: got.source });
     if (state.shown !== mine) return; // another one is being opened by now

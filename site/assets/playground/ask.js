@@ -49,7 +49,7 @@ export function wake() {
       known.set(text, response);
       resolve(response);
     }
-    next();
+    setTimeout(next); // what is asked because of this answer goes before what is patient
   };
   worker.onerror = (event) => fail(event.message || "the worker did not start");
 }
@@ -72,15 +72,16 @@ function fail(why) {
 
 /**
  * The library's answer to a request. It never rejects: an error is an answer with the field error. patient: others may
- * go before.
+ * go before. last: a patient one for the same that still waits is dropped, and never answered.
  */
-export function ask(request, { patient = false } = {}) {
+export function ask(request, { patient = false, last } = {}) {
   const text = key(request);
   const answer = known.get(text);
   if (answer) return Promise.resolve(answer);
   wake();
   return new Promise((resolve) => {
-    waiting[patient ? "patient" : "urgent"].push({ text, resolve });
+    if (last) waiting.patient = waiting.patient.filter((each) => each.last !== last);
+    waiting[patient ? "patient" : "urgent"].push({ text, resolve, last });
     next();
   });
 }

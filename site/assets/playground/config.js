@@ -143,6 +143,7 @@ export async function write(source) {
   clear();
   if (read.error) {
     complain(read.error, form);
+    stale(read.error, form);
     return;
   }
   const fields = Object.fromEntries(read.changed.map((path) => [path, read.fields[path]]));
@@ -202,6 +203,7 @@ function clear() {
     at(`problems-${name}`).replaceChildren();
   }
   at("config-errors").replaceChildren();
+  at("stale").hidden = true;
 }
 
 /** Says what is wrong: at the field, at the text, and below, where each problem leads to its place. */
@@ -237,6 +239,22 @@ function complain(error, where) {
   );
 }
 
+/** Says at the answer that it is not of what is written. */
+function stale(error, where) {
+  const problem = (error.all ?? [error])[0];
+  const area = areas[where];
+  const text = "an error";
+  replace(
+    at("stale"),
+    "The configuration has ",
+    area || controls.has(problem.field)
+      ? h("button", { type: "button", onclick: () => lead(problem, area) }, text)
+      : text,
+    ": this answer is of the last one that was right.",
+  );
+  at("stale").hidden = false;
+}
+
 /** Puts the cursor where a problem is. */
 function lead(problem, area) {
   if (!area) {
@@ -264,7 +282,7 @@ export function reveal(path) {
   place.input.focus();
 }
 
-/** Marks the fields that the deciding rule is made of, and opens their group. */
+/** Marks the fields that decide, and opens their group. */
 export function mark(paths, fate) {
   deciding = paths;
   for (const { field, box } of controls.values()) {

@@ -38,6 +38,14 @@ export function close() {
   open = undefined;
 }
 
+/** Takes note of a configuration that the page has read: the document's own, or another one, which somebody has made of it. */
+export function reads(written, source) {
+  if (!open) return;
+  const now = JSON.stringify(Object.entries(source.fields ?? {}).sort());
+  if (written === open.source) open.own = now;
+  open.said = state(open, now !== open.own);
+}
+
 async function read(file) {
   complaint = undefined;
   const got = await ask({ op: "support", text: await file.text() });
@@ -57,13 +65,18 @@ async function read(file) {
 }
 
 /** What packets are asked against. */
-function state(d) {
-  if (d.from === "inForce") return "Packets are asked against what was in force there.";
-  const given = "packets are asked against the configuration that mesh-init support was given";
+function state(d, edited) {
+  const changes = edited ? ", with your changes" : "";
+  if (d.from === "inForce") return `Packets are asked against what was in force there${changes}.`;
+  const given = `packets are asked against the configuration that mesh-init support was given${changes}`;
   return d.none
     ? `There are no rules in that namespace, so no packet is captured there: ${given}.`
     : `What was in force is not known (${d.why || "the document does not say"}): ${given}.`;
 }
+
+/** What never reached means: what ours let go does pass such a chain, as the picture has it. */
+const unreached = ({ effect }) =>
+  effect === "never reached" ? " (it is asked of what ours let go, and never asked of what ours capture)" : "";
 
 const effects = {
   takes: "sends connections elsewhere",
@@ -204,7 +217,7 @@ function about(d) {
               "li",
               null,
               h("code", null, `${c.family} ${c.table} ${c.chain}`),
-              ` at hook ${c.hook}, priority ${c.priority}, asked ${c.asked} ours: ${c.effect}`,
+              ` at hook ${c.hook}, priority ${c.priority}, asked ${c.asked} ours: ${c.effect}${unreached(c)}`,
             ),
           ),
         )

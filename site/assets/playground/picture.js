@@ -19,7 +19,8 @@ const narrowProxy = 44; // the least for its name and a port
  *   self    whether the packet stays in the pod: out by lo, and in again
  *   decided {gate, id, text}: the gate whose rule decided, if one did
  *   port    where at the proxy it gets to
- *   ports   {inbound, outbound, dns}: what the proxy listens on
+ *   ports   what the proxy listens on
+ *   beside  what is beside the proxy, if the packet is for that
  *   ends    {network: {start, end}, app}: the words in the boxes
  *   title   the picture in one sentence
  */
@@ -68,7 +69,9 @@ export function draw(model, width) {
     middle,
     (at.in + at.out) / 2,
     proxySize,
-    wide ? ["the proxy", `listens on ${[...new Set(model.ports)].join(", ")}`] : ["proxy", ...new Set(model.ports)],
+    wide
+      ? ["the proxy", model.beside ?? `listens on ${[...new Set(model.ports)].join(", ")}`]
+      : ["proxy", ...new Set(model.ports)],
   );
 
   const lines = ways(model, boxes, wide, place, { from, to, at });

@@ -23,11 +23,21 @@ export function setUp(choose, compares) {
 export async function show(name, about) {
   now = about;
   const panel = at(`panel-${name}`);
-  const of = JSON.stringify([about.source, about.explained.id, about.packet, Boolean(about.node), extra[name]?.()]);
+  const of = JSON.stringify([about.source, about.explained.id, about.packet, about.node?.said, extra[name]?.()]);
   if (shown[name] === of) return;
   shown[name] = of;
+  clearTimeout(working[name]);
+  working[name] = setTimeout(() => {
+    if (!panel.querySelector(".working"))
+      panel.prepend(h("p", { class: "working", role: "status" }, "Being worked out…"));
+  }, 150);
   await makers[name](panel, about);
+  if (shown[name] !== of) return; // something newer is being worked out
+  clearTimeout(working[name]);
+  for (const each of panel.querySelectorAll(".working")) each.remove();
 }
+
+const working = {}; // what says so of each view, if it is not there at once
 
 const again = (name) => {
   delete shown[name];
@@ -51,7 +61,7 @@ const wheres = {
 const kinds = ["TCP", "UDP", "DNS", "other"];
 
 async function matrix(panel, { source, explained }) {
-  const got = await ask({ op: "matrix", source }, { patient: true });
+  const got = await ask({ op: "matrix", source }, { patient: true, last: "matrix" });
   if (got.error) return failed(panel, got.error);
   const rows = Map.groupBy(got.cells, (cell) => `${cell.from} ${cell.where}`);
   const here = place(explained);
@@ -173,7 +183,7 @@ function jsonLines(chains) {
 }
 
 async function rules(panel, { source, explained }) {
-  const got = await ask({ op: "rules", source }, { patient: true });
+  const got = await ask({ op: "rules", source }, { patient: true, last: "rules" });
   if (got.error) return failed(panel, got.error);
   const json = { lines: jsonLines(got.chains) };
   const texts = { nft: got.nft, iptables: got.iptables, json };
@@ -295,7 +305,7 @@ async function diff(panel, { source }) {
   const from = compared() ?? {};
   const list = panel.querySelector("#changes") ?? build(panel);
   panel.querySelector("#before-text").closest("div").hidden = before.choice !== "own";
-  const got = await ask({ op: "diff", source: from, other: source }, { patient: true });
+  const got = await ask({ op: "diff", source: from, other: source }, { patient: true, last: "diff" });
   if (got.error) {
     const problems = got.error.all ?? [got.error];
     replace(
