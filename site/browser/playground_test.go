@@ -523,6 +523,8 @@ func TestPlaygroundLink(t *testing.T) {
 	// So does one with a value that is refused, and the page goes on to work.
 	broken.do(`location.hash = "1&dns=al&packet.dst=10.1.2.3:443"`)
 	broken.until(`/refused.*"al" is not one of/.test(document.getElementById("news").innerText)`)
+	broken.do(`location.hash = "config-title"`) // a place on the page
+	broken.until(`document.getElementById("news").hidden`)
 	broken.click(`#scenarios [value="service"]`)
 	broken.answered("redirect(15001)", "O12")
 	broken.do(`location.hash = "1&dns=all&packet.from=app&packet.dst=10.1.2.3:443"`)

@@ -67,3 +67,33 @@ func TestPlaygroundCold(t *testing.T) {
 		t.Errorf("the answer was %q", said)
 	}
 }
+
+// TestPlaygroundWorking: what takes time says so, and the packet's question does not wait for it.
+func TestPlaygroundWorking(t *testing.T) {
+	tb := play(t, screen{})
+	tb.ready()
+	tb.do(`document.getElementById("views").scrollIntoView()`)
+	tb.until(`document.querySelector("#panel-matrix table")`)
+	// The library answers when the test lets it.
+	tb.do(`const post = Worker.prototype.postMessage;
+		window.held = [];
+		Worker.prototype.postMessage = function (message) { held.push(() => post.call(this, message)); };
+		window.free = () => { Worker.prototype.postMessage = post; for (const go of held.splice(0)) go(); }`)
+	tb.click("#tab-rules")
+	tb.until(`document.querySelector("#panel-rules .working")`)
+	tb.enter("#packet-port", "8443")
+	tb.until(`!document.getElementById("working").hidden`)
+	tb.do(`free()`)
+	tb.answered("redirect(15006)", "I7")
+	tb.until(`document.querySelector("#panel-rules .l.lit") && !document.querySelector(".working:not(#working)")`)
+	want(tb, `document.getElementById("working").hidden`, true)
+}
+
+// TestPlaygroundEdges: what stands below one another begins at one edge, on the widest screen, too.
+func TestPlaygroundEdges(t *testing.T) {
+	for _, width := range []int64{1280, 2560} {
+		tb := play(t, screen{width: width})
+		want(tb, `Math.round(document.querySelector("footer p").getBoundingClientRect().left -
+			document.querySelector(".config").getBoundingClientRect().left)`, 0)
+	}
+}

@@ -135,7 +135,10 @@ export function refuse(error, placed) {
 
 /** Says that the case of the address is being worked out: the answer that comes with the page is of another. */
 export function pending() {
-  none("Being worked out…", h("p", { class: "about" }, "The library is loaded first. It works out the case of the address."));
+  none(
+    "Being worked out…",
+    h("p", { class: "about" }, "The library is loaded first. It works out the case of the address."),
+  );
 }
 
 /** Shows no answer, in no colour of a fate, and nothing that is about one. */

@@ -20,7 +20,6 @@ let chosen = false; // the reader has chosen another case, to which Back leads b
 
 async function begin() {
   know(first);
-  if (named()) answer.pending();
   library();
   schema = await ask({ op: "schema" });
   if (schema.error) return news(schema.error.text);
@@ -187,7 +186,8 @@ let near = false; // whether the views are on the screen, or nearly
 function show() {
   if (state.explained && near && views) views.show(state.view, { ...state, node: node.current() });
   const panel = at(`panel-${state.view}`);
-  if (!views && !panel.childElementCount) replace(panel, h("p", { class: "working", role: "status" }, "Being worked out…"));
+  if (!views && !panel.childElementCount)
+    replace(panel, h("p", { class: "working", role: "status" }, "Being worked out…"));
 }
 
 function preset() {
@@ -245,6 +245,7 @@ async function open() {
   let source = {};
   let packet = ready[0].packet;
   if (text) {
+    if (document.documentElement.dataset.library !== "ready") answer.pending();
     const got = await ask({ op: "unlink", text });
     const read = got.error ? got : await ask({ op: "read", source: got.source });
     if (state.shown !== mine) return; // another one is being opened by now

@@ -38,7 +38,7 @@ export function close() {
   open = undefined;
 }
 
-/** Takes note of a configuration that the page has read: the document's own, or another one, which somebody has made of it. */
+/** Takes note of what the page has read: the document's configuration, or another one, which somebody has made of it. */
 export function reads(written, source) {
   if (!open) return;
   const now = JSON.stringify(Object.entries(source.fields ?? {}).sort());
