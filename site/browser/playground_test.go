@@ -389,6 +389,7 @@ func TestPlaygroundErrors(t *testing.T) {
 		want(tb, `document.querySelectorAll("#editor [aria-invalid=true]").length`, 1)
 		// There is no answer: no colour of a fate, no picture, nothing to be copied.
 		want(tb, `/captured|passed|stopped/.test(document.getElementById("answer").className)`, false)
+		want(tb, `document.querySelectorAll(".field.deciding").length`, 0)
 		want(tb, `["share", "map"].some((id) => document.getElementById(id).checkVisibility())`, false)
 		colour := `getComputedStyle(document.querySelector(%q)).color`
 		want(tb, fmt.Sprintf(colour, "#editor .problem:not([hidden])"),
