@@ -71,8 +71,14 @@ func TestPlaygroundCold(t *testing.T) {
 // TestPlaygroundWorking: what takes time says so, and the packet's question does not wait for it.
 func TestPlaygroundWorking(t *testing.T) {
 	tb := play(t, screen{})
+	// Until the library is there, too.
+	tb.do(`new MutationObserver(([{ target }]) => {
+		window.said ??= target.textContent;
+	}).observe(document.getElementById("panel-matrix"), { childList: true });`)
+	want(tb, `/as soon as you touch the page/.test(document.getElementById("panel-matrix").textContent)`, true)
 	tb.ready()
 	tb.do(`document.getElementById("views").scrollIntoView()`)
+	tb.until(`window.said === "Being worked out…"`)
 	tb.until(`document.querySelector("#panel-matrix table")`)
 	// The library answers when the test lets it.
 	tb.do(`const post = Worker.prototype.postMessage;

@@ -187,7 +187,7 @@ let near = false; // whether the views are on the screen, or nearly
 function show() {
   if (state.explained && near && views) views.show(state.view, { ...state, node: node.current() });
   const panel = at(`panel-${state.view}`);
-  if (!views && !panel.childElementCount)
+  if (!views && document.documentElement.dataset.library === "loading")
     replace(panel, h("p", { class: "working", role: "status" }, "Being worked out…"));
 }
 
@@ -333,10 +333,15 @@ function library() {
   };
   watch((now, why) => {
     document.documentElement.dataset.library = now;
-    if (now === "loading") more();
+    if (now === "loading") {
+      more();
+      show();
+    }
     at("library").textContent = words[now] ?? `The library could not be loaded: ${why}`;
-    if (now === "failed")
+    if (now === "failed") {
       news(`The library could not be loaded: ${why}. The first answers are still right; others need it.`);
+      for (const each of document.querySelectorAll(".panel > .working")) each.textContent = "It needs the library.";
+    }
   });
 }
 

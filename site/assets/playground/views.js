@@ -28,8 +28,8 @@ export async function show(name, about) {
   shown[name] = of;
   clearTimeout(working[name]);
   working[name] = setTimeout(() => {
-    if (!panel.querySelector(".working"))
-      panel.prepend(h("p", { class: "working", role: "status" }, "Being worked out…"));
+    panel.querySelector(".working")?.remove();
+    panel.prepend(h("p", { class: "working", role: "status" }, "Being worked out…"));
   }, 150);
   await makers[name](panel, about);
   if (shown[name] !== of) return; // something newer is being worked out
