@@ -45,7 +45,7 @@ export const fields = {
 const opens = ({ protocol, state }) => protocol === "tcp" && (state ?? "new") === "new";
 
 /** Whether a rule lets go what is not included, and whatever is included would not capture this packet. */
-const included = ({ id, packet }) => !/^(O14|I8)$/.test(id) || opens(packet);
+const included = ({ id, packet }) => !/^(.*\/)?(O14|I8)$/.test(id) || opens(packet);
 
 /** The paths of the fields that decide: those that the deciding rule comes from, or the one by which there is none. */
 export function fieldsOf(explained, read) {
@@ -240,7 +240,7 @@ function verdict({ explained, scenario, rules, read, node, case: whole }, kind) 
             spared ? [` So ${spared.id} (${spared.reason}), which sends to ${target(spared)}, is not asked.`] : "",
           ]
         : own.length
-          ? ["No rule is about it: ", link(own[0]), " is off, so there are none for what arrives."]
+          ? ["No rule is about it: ", link(own[0]), " is off, so calls to the pod are not captured."]
           : "None of the rules is about it.",
     ),
     h(

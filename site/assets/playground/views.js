@@ -23,7 +23,8 @@ export function setUp(choose, compares) {
 export async function show(name, about) {
   now = about;
   const panel = at(`panel-${name}`);
-  const of = JSON.stringify([about.source, about.explained.id, about.packet, about.node?.said, extra[name]?.()]);
+  const document = about.node && [about.node.name, about.node.at, about.node.said];
+  const of = JSON.stringify([about.source, about.explained.id, about.packet, document, extra[name]?.()]);
   if (shown[name] === of) return;
   shown[name] = of;
   clearTimeout(working[name]);
