@@ -91,6 +91,7 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 		}
 		res.Warnings = append(res.Warnings, resolversInPod(want)...)
 		var done effects
+		s.space.switched = false
 		res.Choice, res.Outcome, err = s.space.apply(ctx, p, want, &done)
 		if err != nil {
 			return done.undo(err)
@@ -100,8 +101,7 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 			return done.undo(err)
 		}
 		isAfter := func(c beside.Chain) bool { return c.Registered != "" && c.Registered != beside.BeforeOurs }
-		removed := s.space.chains == nil // those of another backend of ours
-		if removed || len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
+		if s.space.switched || len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
 			// Our jumps stand in their chains, and ours are registered after theirs.
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()
@@ -350,7 +350,7 @@ func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 		if err := s.remove(ctx, other); err != nil {
 			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}
-		s.chains = nil // they have been listed with those of others
+		s.switched = true
 	}
 	return nil
 }

@@ -22,14 +22,16 @@ import (
 type space struct {
 	netns  *netns.NetNS
 	how    IPTables
-	sock   *nft.Conn        // nil until it is needed
-	chains *[]beside.Chain  // in nf_tables; nil until they are needed
-	bare   bool             // the legacy tables were looked at, and there are none
-	routes *markroute.Conn  // nil until it is needed
-	lock   *os.File         // of the namespace, while it is held
-	hidden error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
-	gvisor bool             // the kernel is gVisor's
-	found  iptables.Dialect // what iptables-legacy can say here; empty until it is needed
+	sock   *nft.Conn       // nil until it is needed
+	chains *[]beside.Chain // in nf_tables; nil until they are needed
+	// switched: rules of ours that another backend had put there were taken away, which were listed as others' before.
+	switched bool
+	bare     bool             // the legacy tables were looked at, and there are none
+	routes   *markroute.Conn  // nil until it is needed
+	lock     *os.File         // of the namespace, while it is held
+	hidden   error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
+	gvisor   bool             // the kernel is gVisor's
+	found    iptables.Dialect // what iptables-legacy can say here; empty until it is needed
 }
 
 // nft returns the namespace's nf_tables.
