@@ -92,7 +92,8 @@ func (tb *tab) enter(selector, text string) {
 		e.focus();
 		e.select();
 	})(document.querySelector(%q))`, selector))
-	tb.keys(text)
+	// At once: what is half typed may be right, too, and would be answered.
+	call(tb, input.InsertText, input.InsertTextParams{Text: text})
 }
 
 func (tb *tab) choose(selector, value string) {

@@ -167,7 +167,7 @@ func scratch(t *testing.T) string {
 	}
 	program, err := meshInit()
 	if err == nil {
-		err = os.WriteFile(filepath.Join(root, "mesh-init"), program, 0o755)
+		err = writeProgram(filepath.Join(root, "mesh-init"), program)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/mesh-intercept/intercept/testing/quickstart"
@@ -33,7 +34,7 @@ func typeAnywhere(t *testing.T, page string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "mesh-init"), program, 0o755); err != nil {
+	if err := writeProgram(filepath.Join(dir, "mesh-init"), program); err != nil {
 		t.Fatal(err)
 	}
 	shown := quickstart.Read(t, page)
@@ -54,4 +55,12 @@ func typeAnywhere(t *testing.T, page string) {
 		printed = append(printed, string(out))
 	}
 	shown.Compare(t, printed)
+}
+
+// writeProgram writes a program that is run at once. Meanwhile no test starts another: a new process has all files open for
+// a moment, and one that somebody writes cannot be run (ETXTBSY in execve(2)).
+func writeProgram(path string, program []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, program, 0o755)
 }

@@ -54,7 +54,7 @@ func TestTransparentInbound(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "mesh-init")
-	if err := os.WriteFile(path, program, 0o755); err != nil {
+	if err := writeProgram(path, program); err != nil {
 		t.Fatal(err)
 	}
 	for _, backend := range []string{"nft", "iptables-nft", "iptables-legacy"} {
