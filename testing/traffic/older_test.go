@@ -54,7 +54,7 @@ func older(t *testing.T, w way, version string, keeps bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	says := "by a version, or in a dialect, that keeps no configuration beside them"
+	says := "what they were made of is not kept beside them"
 	if keeps {
 		says = "changed: written by mesh-init " + version + ", and mesh-init newer makes other rules ("
 	}
