@@ -101,8 +101,9 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 			return done.undo(err)
 		}
 		isAfter := func(c beside.Chain) bool { return c.Registered != "" && c.Registered != beside.BeforeOurs }
-		if s.space.switched || len(replaced) > 0 || len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
-			// Our jumps stand in their chains, and ours are registered after theirs.
+		if s.space.switched || len(replaced) > 0 ||
+			len(chains) > 0 && (backendOf(res.Backend).variant != "" || slices.ContainsFunc(chains, isAfter)) {
+			// Some are gone, our jumps stand in their chains, or ours are registered after theirs.
 			s.space.chains = nil
 			chains, unlisted = s.space.allForeign()
 		}

@@ -35,7 +35,7 @@ func (s *space) others(ctx context.Context) (Others, error) {
 			errs = append(errs, err)
 		}
 	}
-	if err := joinLine(errs); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		all.Error = strict.InLine(err)
 	}
 	return all, ctx.Err()

@@ -270,7 +270,7 @@ func portsOf(c intercept.Config) ([]Port, error) {
 				continue
 			}
 			l := Listener{Address: s.Local, UID: s.UID, v6Only: s.V6Only}
-			proxy := c.Proxy.UIDs.Contains(s.UID) || c.Proxy.Mark.Mask != 0 && s.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value
+			proxy := c.Proxy.UIDs.Contains(s.UID) || c.Proxy.Mark.Matches(s.Mark)
 			if holder, known := processes[s.Inode]; known && s.Inode != 0 {
 				l.UID, l.Process, l.PID = holder.UID, holder.Name, holder.PID
 				proxy = proxy || c.Proxy.GIDs.Contains(holder.GID)

@@ -20,17 +20,16 @@ import (
 
 // space is what a session has open in its namespace. It is used on the thread that is in the namespace.
 type space struct {
-	netns  *netns.NetNS
-	how    IPTables
-	sock   *nft.Conn       // nil until it is needed
-	chains *[]beside.Chain // in nf_tables; nil until they are needed
-	// switched: rules of ours that another backend had put there were taken away, which were listed as others' before.
-	switched bool
+	netns    *netns.NetNS
+	how      IPTables
+	sock     *nft.Conn        // nil until it is needed
+	chains   *[]beside.Chain  // in nf_tables; nil until they are needed
 	bare     bool             // the legacy tables were looked at, and there are none
 	routes   *markroute.Conn  // nil until it is needed
 	lock     *os.File         // of the namespace, while it is held
 	hidden   error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
 	gvisor   bool             // the kernel is gVisor's
+	switched bool             // an apply has taken away rules of another backend of ours, which chains has
 	found    iptables.Dialect // what iptables-legacy can say here; empty until it is needed
 }
 

@@ -124,6 +124,16 @@ func TestVerifyWithoutSockDiag(t *testing.T) {
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
 		t.Fatal(err)
 	}
+	for _, v := range verdictsWithoutSockDiag(t, lab) {
+		if v.Verdict != verify.OK {
+			t.Errorf("%s: %s", v.Verdict, v)
+		}
+	}
+}
+
+// verdictsWithoutSockDiag applies the default configuration and verifies it, where sockets cannot be asked for.
+func verdictsWithoutSockDiag(t *testing.T, lab *netlab.Lab) (all []verify.Verdict) {
+	t.Helper()
 	p := surroundings{refusals: []refusal{noSockDiag()}}.start(t)
 	pod, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
 	for _, verb := range []string{"apply", "verify"} {
@@ -131,12 +141,9 @@ func TestVerifyWithoutSockDiag(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", verb, err)
 		}
-		for _, v := range r.Verified.Verdicts {
-			if v.Verdict != verify.OK {
-				t.Errorf("%s: %s", v.Verdict, v)
-			}
-		}
+		all = append(all, r.Verified.Verdicts...)
 	}
+	return all
 }
 
 // TestVerifyWithoutSockDiagLate: a proxy that has not been scheduled for a while is known by what it sends in the end.
@@ -149,17 +156,9 @@ func TestVerifyWithoutSockDiagLate(t *testing.T) {
 			acceptLate(t, lab, domain, at)
 		}
 	}
-	p := surroundings{refusals: []refusal{noSockDiag()}}.start(t)
-	pod, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
-	for _, verb := range []string{"apply", "verify"} {
-		r, err := p.ask(request{Verb: verb, Pod: pod, Config: &c})
-		if err != nil {
-			t.Fatalf("%s: %v", verb, err)
-		}
-		for _, v := range r.Verified.Verdicts {
-			if strings.Contains(v.Found, "could not be found out") {
-				t.Errorf("%s: %s", verb, v)
-			}
+	for _, v := range verdictsWithoutSockDiag(t, lab) {
+		if strings.Contains(v.Found, "could not be found out") {
+			t.Error(v)
 		}
 	}
 }

@@ -35,6 +35,9 @@ func ParseMark(s string) (Mark, error) {
 	return m, m.Validate()
 }
 
+// Matches reports whether a packet or a socket with a mark has this one. None is had by nobody.
+func (m Mark) Matches(mark uint32) bool { return m.Mask != 0 && mark&m.Mask == m.Value }
+
 // Validate reports a Mark that packets without a mark have, or that none can have.
 func (m Mark) Validate() error {
 	switch {

@@ -126,8 +126,7 @@ func (j *judge) isTaken() bool {
 	case ruleset.Translated:
 		return to == f.To
 	case ruleset.Transparent:
-		m := j.c.Inbound.TProxy.SelfMark
-		return j.s.Entry.Mark&m.Mask == m.Value
+		return j.c.Inbound.TProxy.SelfMark.Matches(j.s.Entry.Mark)
 	case ruleset.Pass, ruleset.Rejected, ruleset.Dropped:
 	}
 	return false
@@ -337,7 +336,7 @@ func (h Holder) String() string {
 // isProxy says whether a holder is the proxy, by the rules. known is false if that takes its group, which is not known.
 func isProxy(p intercept.Proxy, h Holder) (is, known bool) {
 	switch {
-	case p.UIDs.Contains(h.UID), p.Mark.Mask != 0 && h.Mark&p.Mark.Mask == p.Mark.Value:
+	case p.UIDs.Contains(h.UID), p.Mark.Matches(h.Mark):
 		return true, true
 	case len(p.GIDs) == 0:
 		return false, true
@@ -455,8 +454,8 @@ func (j *judge) passed() (Word, string, string) {
 	if translated && j.isOurs(to) {
 		return Failed, fmt.Sprintf("it is sent to %s; %s it has to be left alone", to, j.by()), applyAgain
 	}
-	if m := j.c.Inbound.TProxy.SelfMark; j.c.Inbound.Mode == intercept.InboundTProxy && j.p.Outside() &&
-		j.s.Entry != nil && j.s.Entry.Mark&m.Mask == m.Value {
+	if j.c.Inbound.Mode == intercept.InboundTProxy && j.p.Outside() && j.s.Entry != nil &&
+		j.c.Inbound.TProxy.SelfMark.Matches(j.s.Entry.Mark) {
 		return Failed, "it is captured; " + j.by() + " it has to be left alone", applyAgain
 	}
 	if j.s.Outcome == Refused && j.s.RefusedBy != "" {

@@ -93,7 +93,7 @@ func (a Answer) Explain(c intercept.Config, q Question) Explanation {
 	q = q.complete()
 	from := q.From
 	if o := a.Packet.Owner; from == FromApp && o != nil && (c.Proxy.UIDs.Contains(o.UID) || c.Proxy.GIDs.Contains(o.GID) ||
-		c.Proxy.Mark.Mask != 0 && a.Packet.Mark&c.Proxy.Mark.Mask == c.Proxy.Mark.Value) {
+		c.Proxy.Mark.Matches(a.Packet.Mark)) {
 		from = FromProxy // by who it is, whatever it is called
 	}
 	e.Packet = Describe(a.Packet, from, q.State)

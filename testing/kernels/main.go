@@ -42,7 +42,8 @@ func suites() []suite {
 		{pkg: "iptables", pure: "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
 		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"},
 		{pkg: "internal/ipset"}, {pkg: "internal/sockets"},
-		{pkg: "testing/conformance", emulated: "-random.configs 100 -mistakes.configs 20"}, {pkg: "testing/traffic"}, {pkg: "testing/pods"},
+		{pkg: "testing/conformance", emulated: "-random.configs 100 -mistakes.configs 20"},
+		{pkg: "testing/traffic"}, {pkg: "testing/pods"},
 	}
 }
 
