@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/decode"
@@ -19,19 +18,13 @@ import (
 type mesh struct {
 	name    string
 	dialect pods.Dialect
-	domain  string // that all of its annotations' prefixes end in
 }
 
 func meshes() []mesh {
 	return []mesh{
-		{"Istio", pods.Istio, "istio.io"}, {"Linkerd", pods.Linkerd, "linkerd.io"}, {"Kuma", pods.Kuma, "kuma.io"},
-		{"Consul", pods.Consul, "consul.hashicorp.com"},
+		{"Istio", pods.Istio}, {"Linkerd", pods.Linkerd}, {"Kuma", pods.Kuma}, {"Consul", pods.Consul},
 	}
 }
-
-// istioStatus lists what Istio has injected. With its init container a pod is left alone by the plugin: the page asks
-// what the annotations say, whoever reads them.
-const istioStatus = "sidecar.istio.io/status"
 
 var errNoAnnotations = errors.New("this is neither a list of annotations (NAME: VALUE, one a line) nor a pod's YAML")
 
@@ -57,7 +50,7 @@ func readAnnotations(s Source) (intercept.Config, []string, error) {
 			all[f.Name], lines[f.Name] = f.Value.Text, f.Value.Line
 		}
 	}
-	others := slices.DeleteFunc(meshes(), func(m mesh) bool { return !m.annotates(all) })
+	others := slices.DeleteFunc(meshes(), func(m mesh) bool { return !pods.Mentions(m.dialect, all) })
 	var c intercept.Config
 	var notes []string
 	switch {
@@ -70,9 +63,8 @@ func readAnnotations(s Source) (intercept.Config, []string, error) {
 	case len(others) > 0:
 		c, notes, err = others[0].read(all)
 	default:
-		err = fmt.Errorf("no annotation here says how to intercept, neither one of %s nor of Istio, Linkerd, Kuma or Consul: by itself, "+
-			"such a pod is not intercepted",
-			podspec.DefaultPrefix)
+		err = fmt.Errorf("no annotation here says how to intercept, neither one of %s nor of Istio, Linkerd, Kuma or Consul: by "+
+			"itself, such a pod is not intercepted", podspec.DefaultPrefix)
 	}
 	if err != nil {
 		return intercept.Config{}, nil, annotated{err, lines}
@@ -105,20 +97,10 @@ func ofPod(spec podspec.Spec) []string {
 		"those to them"}
 }
 
-// annotates reports whether an annotation is the mesh's.
-func (m mesh) annotates(all map[string]string) bool {
-	for name := range all {
-		prefix, _, _ := strings.Cut(name, "/")
-		if prefix == m.domain || strings.HasSuffix(prefix, "."+m.domain) {
-			return true
-		}
-	}
-	return false
-}
-
 // read reads annotations as mesh-cni reads those of a pod of the mesh.
 func (m mesh) read(all map[string]string) (intercept.Config, []string, error) {
-	delete(all, istioStatus)
+	// With Istio's init container a pod is left alone by the plugin: the page asks what the annotations say, whoever reads them.
+	delete(all, pods.IstioStatus)
 	a, err := pods.Read(m.dialect, pods.Pod{Annotations: all, Addresses: []netip.Addr{podIPv4, podIPv6},
 		Document: yamldoc.Document})
 	switch {

@@ -133,7 +133,7 @@ func (f *finder) pod(name string, pod *yaml.Node) {
 		Labels: texts(yamldoc.Get(pod, "metadata", "labels"))}
 	// A workload's template has what people write alone; the injector's marks are on its pods.
 	p.Known = pods.Claims([]pods.Dialect{f.mesh}, "", p.Annotations) != ""
-	if !p.Known && !mentions(f.mesh, p.Annotations) && !mentions(f.mesh, p.Labels) {
+	if !p.Known && !pods.Mentions(f.mesh, p.Annotations) && !pods.Mentions(f.mesh, p.Labels) {
 		return
 	}
 	for _, field := range []string{"initContainers", "containers"} {
@@ -156,18 +156,6 @@ func (f *finder) args(c *yaml.Node) (args []string) {
 		return args[i:]
 	}
 	return nil
-}
-
-// mentions reports whether names of annotations or labels are a mesh's.
-func mentions(mesh pods.Dialect, names map[string]string) bool {
-	domains := map[pods.Dialect]string{pods.Istio: "istio.io", pods.Linkerd: "linkerd.io", pods.Kuma: "kuma.io"}
-	for name := range names {
-		prefix, _, _ := strings.Cut(name, "/")
-		if domain := domains[mesh]; domain != "" && (prefix == domain || strings.HasSuffix(prefix, "."+domain)) {
-			return true
-		}
-	}
-	return false
 }
 
 // unknown are the variables of a container that say how to intercept, and have no value here.

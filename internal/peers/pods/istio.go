@@ -13,7 +13,8 @@ import (
 
 // What Istio's injector writes, and istio-cni reads (cni/pkg/plugin in istio/istio).
 const (
-	istioStatus = "sidecar.istio.io/status"
+	// IstioStatus lists what was injected.
+	IstioStatus = "sidecar.istio.io/status"
 	istioInject = "sidecar.istio.io/inject" // also a label, which goes first
 	istioMode   = "sidecar.istio.io/interceptionMode"
 	istioConfig = "proxy.istio.io/config"
@@ -52,7 +53,7 @@ func readIstio(p Pod) (Answer, error) {
 		return leftAlone(podspec.Disabled), nil
 	}
 	var status istioPods
-	if text := a[istioStatus]; json.Unmarshal([]byte(text), &status) == nil && !p.Known {
+	if text := a[IstioStatus]; json.Unmarshal([]byte(text), &status) == nil && !p.Known {
 		for _, name := range status.InitContainers {
 			p.Containers = append(p.Containers, Container{Name: name, Init: true})
 		}

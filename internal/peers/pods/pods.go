@@ -112,15 +112,17 @@ type dialect struct {
 	// claims reports whether a pod is the mesh's, by its annotations.
 	claims func(annotations map[string]string) bool
 	read   func(Pod) (Answer, error)
+	// domain is what all prefixes of the mesh's annotations and labels are, or end in.
+	domain string
 }
 
 // dialects is the one table of them.
 func dialects() map[Dialect]dialect {
 	return map[Dialect]dialect{
-		Istio:   {given(istioStatus), readIstio},
-		Linkerd: {given(linkerdVersion), readLinkerd},
-		Kuma:    {saying(kumaInjected, "true", "enabled"), readKuma},
-		Consul:  {consulClaims, readConsul},
+		Istio:   {given(IstioStatus), readIstio, "istio.io"},
+		Linkerd: {given(linkerdVersion), readLinkerd, "linkerd.io"},
+		Kuma:    {saying(kumaInjected, "true", "enabled"), readKuma, "kuma.io"},
+		Consul:  {consulClaims, readConsul, "consul.hashicorp.com"},
 	}
 }
 
@@ -134,6 +136,18 @@ func Claims(among []Dialect, prefix string, annotations map[string]string) Diale
 		}
 	}
 	return ""
+}
+
+// Mentions reports whether names of annotations or labels are of another mesh's, whatever they say.
+func Mentions(d Dialect, names map[string]string) bool {
+	domain := dialects()[d].domain
+	for name := range names {
+		prefix, _, _ := strings.Cut(name, "/")
+		if domain != "" && (prefix == domain || strings.HasSuffix(prefix, "."+domain)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Read says what a pod of a mesh asks for. The errors joined are of type [*podspec.Error].

@@ -24,14 +24,14 @@ func TestRead(t *testing.T) {
 		err     string
 	}{
 		"istio, nothing said": {
-			dialect: Istio, pod: Pod{Annotations: map[string]string{istioStatus: "{}"}},
+			dialect: Istio, pod: Pod{Annotations: map[string]string{IstioStatus: "{}"}},
 			want: func(c intercept.Config) any {
 				return c.Outbound.IncludeCIDRs.String() + " " + c.Inbound.IncludePorts.String() + " " + c.Inbound.ExcludePorts.String()
 			}, is: "* * 15020,15021,15090",
 		},
 		"istio, lists": {
 			dialect: Istio, pod: Pod{Annotations: map[string]string{
-				istioStatus:                              "{}",
+				IstioStatus:                              "{}",
 				istioTraffic + "includeOutboundIPRanges": "10.0.0.0/8, fd00::/8",
 				istioTraffic + "excludeOutboundIPRanges": "10.9.0.0/16",
 				istioTraffic + "excludeOutboundPorts":    "5432",
@@ -48,12 +48,12 @@ func TestRead(t *testing.T) {
 			}, is: "10.0.0.0/8,fd00::/8 10.9.0.0/16 5432 9000 22,15020,15021,15090 net1 k6t-eth0 tproxy",
 		},
 		"istio, an empty list is one": {
-			dialect: Istio, pod: Pod{Annotations: map[string]string{istioStatus: "{}",
+			dialect: Istio, pod: Pod{Annotations: map[string]string{IstioStatus: "{}",
 				istioTraffic + "includeInboundPorts": "", istioTraffic + "includeOutboundIPRanges": "10.0.0.0/8"}},
 			want: func(c intercept.Config) any { return c.Inbound.IncludePorts.String() }, is: "none",
 		},
 		"istio, as whom the proxy runs, and what its variables say": {
-			dialect: Istio, pod: Pod{Known: true, Annotations: map[string]string{istioStatus: "{}"},
+			dialect: Istio, pod: Pod{Known: true, Annotations: map[string]string{IstioStatus: "{}"},
 				Containers: []Container{{Name: istioProxy, UID: uid(2000), GID: uid(0),
 					Env: map[string]string{dnsCaptureVar: "true", invalidDropVar: "true"}}}},
 			want: func(c intercept.Config) any {
@@ -61,28 +61,28 @@ func TestRead(t *testing.T) {
 			}, is: "2000 1337 all",
 		},
 		"istio, its own configuration": {
-			dialect: Istio, pod: Pod{Annotations: map[string]string{istioStatus: "{}",
+			dialect: Istio, pod: Pod{Annotations: map[string]string{IstioStatus: "{}",
 				istioConfig: "interceptionMode: TPROXY\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n"}},
 			want: func(c intercept.Config) any { return string(c.Inbound.Mode) + " " + string(c.DNS.Mode) }, is: "tproxy all",
 		},
 		"istio, the label goes before the annotation": {
-			dialect: Istio, pod: Pod{Annotations: map[string]string{istioStatus: "{}", istioInject: "true"},
+			dialect: Istio, pod: Pod{Annotations: map[string]string{IstioStatus: "{}", istioInject: "true"},
 				Labels: map[string]string{istioInject: "false"}}, skip: podspec.Disabled,
 		},
 		"istio, an init container": {
 			dialect: Istio, pod: Pod{Annotations: map[string]string{
-				istioStatus: `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`}}, skip: podspec.InitContainer,
+				IstioStatus: `{"initContainers":["istio-init"],"containers":["istio-proxy"]}`}}, skip: podspec.InitContainer,
 		},
 		"istio, only the validation": {
 			dialect: Istio, pod: Pod{Annotations: map[string]string{
-				istioStatus: `{"initContainers":["istio-validation"],"containers":["istio-proxy"]}`}},
+				IstioStatus: `{"initContainers":["istio-validation"],"containers":["istio-proxy"]}`}},
 			want: func(c intercept.Config) any { return c.Inbound.Port.String() }, is: "15006",
 		},
 		"istio, no proxy": {
-			dialect: Istio, pod: Pod{Known: true, Annotations: map[string]string{istioStatus: "{}"}}, skip: NoProxy,
+			dialect: Istio, pod: Pod{Known: true, Annotations: map[string]string{IstioStatus: "{}"}}, skip: NoProxy,
 		},
 		"istio, all ports excluded": {
-			dialect: Istio, pod: Pod{Annotations: map[string]string{istioStatus: "{}", istioTraffic + "excludeInboundPorts": "http"}},
+			dialect: Istio, pod: Pod{Annotations: map[string]string{IstioStatus: "{}", istioTraffic + "excludeInboundPorts": "http"}},
 			err: `annotation traffic.sidecar.istio.io/excludeInboundPorts: "http"`,
 		},
 		"linkerd, nothing said": {
@@ -182,7 +182,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s: %v", name, tc.want(got.Config))
 		}
 	}
-	if d := Claims(Dialects(), "", map[string]string{"intercept.mesh/enabled": "true", istioStatus: "{}"}); d != Intercept {
+	if d := Claims(Dialects(), "", map[string]string{"intercept.mesh/enabled": "true", IstioStatus: "{}"}); d != Intercept {
 		t.Errorf("a pod of both is %q's", d)
 	}
 	if d := Claims(Dialects(), "", map[string]string{"linkerd.io/inject": "enabled"}); d != "" {
@@ -197,7 +197,7 @@ func TestRead(t *testing.T) {
 	if _, err := Read(Kuma, p); err == nil || !strings.Contains(err.Error(), "agentSocket") {
 		t.Errorf("YAML: %v", err)
 	}
-	if d := Claims([]Dialect{Intercept}, "", map[string]string{istioStatus: "{}"}); d != "" {
+	if d := Claims([]Dialect{Intercept}, "", map[string]string{IstioStatus: "{}"}); d != "" {
 		t.Errorf("it is %q's, which nobody asked about", d)
 	}
 }
