@@ -25,8 +25,9 @@ func small() fstest.MapFS {
 			"[code](../nft), [elsewhere](https://example.com/).\n\n![drawn](img/a.svg)\n\n## More than *that*\n\n" +
 			"| a | b |\n| --- | ---: |\n| `x` | 1 |\n\n```yaml\nkey: \"value\" # why\n```\n\n### More than that\n\n" +
 			"```mermaid\nflowchart TB\n  a --> b\n```\n\n## Größe_1: what?\n",
-		"docs/probes.md": "# Probes\n",
-		"docs/b.md":      "# Second\n\nSee [examples](../examples/x/).\n",
+		"docs/probes.md":   "# Probes\n",
+		"docs/concepts.md": "# Concepts\n\n## Hooks, chains and rules\n",
+		"docs/b.md":        "# Second\n\nSee [examples](../examples/x/).\n",
 		"docs/getting-started.md": "# Start\n\n## In a cluster\n\n## With an init container\n\n## From the node\n\n" +
 			"## From a Go program\n\n## On a bare host\n",
 		"kube/internal/notices/third_party.txt": "of others",
@@ -220,7 +221,7 @@ func TestTree(t *testing.T) {
 		}
 	}
 	want := []string{"One", "Overview", "In one page", "The first", "Two", "B",
-		"Examples", "An example", "More", "Start", "Probes"}
+		"Examples", "An example", "More", "Concepts", "Start", "Probes"}
 	if !slices.Equal(said, want) {
 		t.Errorf("the navigation is %q, want %q", said, want)
 	}
