@@ -193,6 +193,8 @@ type (
 	Difference = ruleset.Difference
 	Counter    = ruleset.Counter
 	RuleError  = ruleset.RuleError
+	// PermissionError says which capability is lacking.
+	PermissionError = ruleset.PermissionError
 )
 
 // Outcomes of an apply. See package ruleset.

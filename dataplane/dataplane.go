@@ -78,6 +78,9 @@ type Pod struct {
 	// fields' paths, as in "outbound.port": "--outbound-port". Apply keeps both beside the rules, for [Session.InForce].
 	By      string
 	Origins map[string]string
+	// LockedBy, unless nil, is told who holds the lock of the namespace, as in "process 4711 (mesh-init)", once a change has
+	// waited a second for it.
+	LockedBy func(holder string)
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }

@@ -38,7 +38,8 @@ func (s *space) refuseHost(p Pod) error {
 // isHost goes by what Linux shows in the namespace that the system booted with alone, net.core.dev_weight
 // (net/core/sysctl_net_core.c); somaxconn it shows everywhere.
 func isHost() (bool, error) {
-	const cannot = "cannot tell whether this is the host's own network namespace: %w; mount /proc, or allow the host's"
+	const cannot = "cannot tell whether this is the host's own network namespace: %w; mount /proc, all of it, or insist " +
+		"with --allow-host-netns"
 	if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
 		return false, fmt.Errorf(cannot, err)
 	}

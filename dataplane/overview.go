@@ -64,6 +64,8 @@ type Overview struct {
 	Summary string `json:"summary"`
 	// Causes are what is wrong, the worst first, each with its remedy.
 	Causes []string `json:"causes,omitempty"`
+	// Doubts are what may be wrong, and is for Verify to find out.
+	Doubts []string `json:"doubts,omitempty"`
 	Status
 	// InForce is what the rules were made of. Nil: that is not known, and Unread says why.
 	InForce *InForce `json:"inForce,omitempty"`
@@ -361,6 +363,13 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	for _, cause := range found.unserved {
 		worse(Unserved, cause)
 	}
+	for _, p := range o.Ports {
+		if i := slices.IndexFunc(p.Listeners, func(l Listener) bool { return l.NotProxy }); i >= 0 {
+			o.Doubts = append(o.Doubts, fmt.Sprintf("who listens at %s is user %d, not the proxy: mesh-init verify tries it", p.Port,
+				p.Listeners[i].UID))
+			break
+		}
+	}
 	o.Summary = string(o.Verdict) + ": "
 	if len(o.Causes) > 0 {
 		o.Summary += o.Causes[0] + "; "
@@ -430,13 +439,7 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 		facts = append(facts, "what they were made of is not kept beside them, as of rules that mesh-init render has printed, "+
 			"of the dialect minimal and of old versions; mesh-init apply with their flags keeps it")
 	}
-	for _, p := range o.Ports {
-		if i := slices.IndexFunc(p.Listeners, func(l Listener) bool { return l.NotProxy }); i >= 0 {
-			facts = append(facts, fmt.Sprintf("who listens at %s is user %d, not the proxy: mesh-init verify tries it", p.Port,
-				p.Listeners[i].UID))
-			break
-		}
-	}
+	facts = append(facts, o.Doubts...)
 	if n := len(o.Foreign.Chains); n > 0 {
 		word := ", harmless"
 		switch {

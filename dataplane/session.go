@@ -188,7 +188,7 @@ func (s *Session) denied(err error) error {
 func (s *Session) locked(ctx context.Context, fn func() error) error {
 	return s.do(ctx, func() (err error) {
 		wait := cmp.Or(s.pod.IPTables.Wait, iptables.DefaultWait)
-		if s.space.lock, err = nslock.Open(ctx, wait); err != nil {
+		if s.space.lock, err = nslock.Open(ctx, wait, s.pod.LockedBy); err != nil {
 			return err
 		}
 		defer func() { err, s.space.lock = errors.Join(err, s.space.lock.Close()), nil }()

@@ -136,7 +136,7 @@ func TestEnds(t *testing.T) {
 	held := make(chan error)
 	go func() {
 		held <- ns.Do(func() error {
-			lock, err := nslock.Open(t.Context(), 0)
+			lock, err := nslock.Open(t.Context(), 0, nil)
 			if err != nil {
 				return err
 			}
@@ -157,9 +157,19 @@ func TestEnds(t *testing.T) {
 	if _, err := s.Check(t.Context(), intercept.Default()); !errors.Is(err, ruleset.ErrNotIntercepted) {
 		t.Errorf("Check while another holds the lock: %v", err)
 	}
-	close(release)
+	told := make(chan string, 2)
+	waits := openSession(t, Pod{NetNS: ns.Path(), LockedBy: func(holder string) {
+		told <- holder
+		close(release)
+	}})
+	if _, err := waits.Apply(t.Context(), intercept.Default()); err != nil {
+		t.Errorf("Apply once the other has let go: %v", err)
+	}
 	if err := <-held; err != nil {
 		t.Error(err)
+	}
+	if holder := <-told; len(told) > 0 || !strings.HasPrefix(holder, fmt.Sprintf("process %d (", os.Getpid())) {
+		t.Errorf("it waits for %q, and is told %d times more", holder, len(told))
 	}
 }
 

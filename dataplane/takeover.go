@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
@@ -46,8 +45,7 @@ func ports(c intercept.Config) (all []uint16) {
 			all = append(all, uint16(p))
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return all
 }
 
 // leftBehind are the routes and the addresses of lo that a mesh's programs make beside rules.

@@ -156,12 +156,13 @@ func blame(others []beside.Foreign, p verify.Probe, seen *verify.Seen) {
 			}
 			seen.Translators = append(seen.Translators, t)
 		}
-		if f.Effect != beside.MayDiscard {
-			continue
-		}
-		if f.Asked == beside.Before {
+		switch {
+		case f.Effect == beside.Untracks:
+			seen.Untrackers = append(seen.Untrackers, f.Name())
+		case f.Effect != beside.MayDiscard:
+		case f.Asked == beside.Before:
 			seen.Before = append(seen.Before, f.Name())
-		} else {
+		default:
 			seen.After = append(seen.After, f.Name())
 		}
 	}

@@ -165,7 +165,7 @@ func TestContextEnds(t *testing.T) {
 		}
 		checkRestored(t, s, was)
 		err := s.Do(func() error {
-			lock, err := nslock.Open(t.Context(), 0)
+			lock, err := nslock.Open(t.Context(), 0, nil)
 			if err != nil {
 				return err
 			}

@@ -104,8 +104,7 @@ func (e *ProgramError) missed() bool { return e.deletes }
 // withRemedy says what the programs need where they were refused for want of privilege.
 func withRemedy(err error) error {
 	if _, ok := errors.AsType[*ProgramError](err); ok && errors.Is(err, ruleset.ErrPermission) {
-		return fmt.Errorf("%w: it takes CAP_NET_ADMIN and CAP_NET_RAW in the user namespace that owns the network "+
-			"namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN, NET_RAW]", err)
+		return &ruleset.PermissionError{Capabilities: []string{"NET_ADMIN", "NET_RAW"}, Err: err}
 	}
 	return err
 }

@@ -543,7 +543,7 @@ func TestNamespaceLock(t *testing.T) {
 		rs := compileConfig(t, withDNS())
 		s.mustApply(t, rs, ruleset.Created)
 		var lock *os.File
-		err := s.Do(func() (err error) { lock, err = nslock.Open(t.Context(), 0); return err })
+		err := s.Do(func() (err error) { lock, err = nslock.Open(t.Context(), 0, nil); return err })
 		if err != nil {
 			t.Fatal(err)
 		}

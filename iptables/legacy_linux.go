@@ -45,8 +45,7 @@ func legacyContents(f ruleset.Family, fn func(table string, info, entries []byte
 	for _, name := range names {
 		info, entries, err := content(fd, level, name)
 		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
-				ruleset.ErrPermission, err)
+			err = ruleset.NoNetAdmin(err)
 		}
 		if err != nil {
 			return fmt.Errorf("look into the legacy table %s of %s: %w", name, f, err)

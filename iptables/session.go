@@ -45,7 +45,7 @@ func (r *Runner) begin(ctx context.Context) (*session, error) {
 	namespace := r.o.Lock
 	if namespace == nil {
 		var err error
-		if namespace, err = nslock.Open(ctx, r.o.wait()); err != nil {
+		if namespace, err = nslock.Open(ctx, r.o.wait(), nil); err != nil {
 			if ctx.Err() != nil {
 				err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			}

@@ -577,8 +577,7 @@ func explain(err error, attempted string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace; in a "+
-			"pod, run as user 0 with capabilities.add: [NET_ADMIN]", attempted, ruleset.ErrPermission, err)
+		return fmt.Errorf("%s: %w", attempted, ruleset.NoNetAdmin(err))
 	case errors.Is(err, unix.EMSGSIZE):
 		return fmt.Errorf("%s: %w: the transaction is larger than this process may send at once; raise the sysctl "+
 			"net.core.wmem_max of the node, or apply with CAP_NET_ADMIN in its user namespace, as mesh-cni does", attempted, err)

@@ -45,6 +45,26 @@ func (e *ModulesError) Error() string {
 // Unwrap returns ErrUnsupported and the kernel's answer.
 func (e *ModulesError) Unwrap() []error { return []error{ErrUnsupported, e.Err} }
 
+// PermissionError reports a capability that the process lacks. It is [ErrPermission].
+type PermissionError struct {
+	// Capabilities are those that it takes, without CAP_ (capabilities(7)): at least one.
+	Capabilities []string
+	// Err is the kernel's or the program's answer.
+	Err error
+}
+
+// NoNetAdmin is the error where the kernel asks for CAP_NET_ADMIN, as for nearly all that changes a network namespace.
+func NoNetAdmin(answer error) error { return &PermissionError{[]string{"NET_ADMIN"}, answer} }
+
+func (e *PermissionError) Error() string {
+	return fmt.Sprintf("%s (%s): it takes CAP_%s in the user namespace that owns the network namespace; in a pod, run as user 0 "+
+		"with capabilities.add: [%s]", ErrPermission, e.Err, strings.Join(e.Capabilities, " and CAP_"),
+		strings.Join(e.Capabilities, ", "))
+}
+
+// Unwrap returns ErrPermission and the answer.
+func (e *PermissionError) Unwrap() []error { return []error{ErrPermission, e.Err} }
+
 // Outcome says what Apply did.
 type Outcome string
 

@@ -33,11 +33,13 @@ type Seen struct {
 	Entry   *Entry
 	// Sent is where its packets have gone once NAT was asked, as far as that was seen: also of what conntrack has forgotten.
 	Sent []netip.AddrPort
-	// Translators are the chains of others that translate at the hook, by name, and Stoppers those that discard there:
+	// Translators are the chains of others that translate at the hook, and Before and After those that discard there, by name:
 	// before ours, and after.
 	Translators []Translator
 	Before      []string
 	After       []string
+	// Untrackers are the chains of others there that keep packets from conntrack, by name.
+	Untrackers []string
 	// At is where a connection has arrived in the pod, if that could be seen.
 	At netip.AddrPort
 	// Returned is how many connections of others to the same destination were captured meanwhile.
@@ -215,6 +217,14 @@ func (j *judge) captured() (Word, string, string) {
 		if other, is := j.elsewhere(); is {
 			return Failed, fmt.Sprintf("not captured: %s; %s has to be its fate, %s", j.sentTo(other), to,
 				j.by()), seeOthers
+		}
+		if j.isUntracked() {
+			past := "goes past the proxy"
+			if j.s.RefusedBy != "" {
+				past = "is refused by " + string(j.s.RefusedBy)
+			}
+			return Failed, fmt.Sprintf("not captured: another's rule%s keeps it from conntrack, and it %s; %s has to be its "+
+				"fate, %s", in(j.s.Untrackers), past, to, j.by()), letPass
 		}
 		if j.s.Outcome == Refused && j.s.RefusedBy != "" {
 			return Failed,
@@ -465,6 +475,10 @@ func (j *judge) passed() (Word, string, string) {
 		}
 		return Failed, fmt.Sprintf("refused by %s; %s it has to be left alone", j.s.RefusedBy, j.by()), remedy
 	}
+	if j.isUntracked() {
+		return NotProven, fmt.Sprintf("it is left alone, as another's rule%s keeps it from conntrack: our rule %s was not asked",
+			in(j.s.Untrackers), j.p.Trace.Rule), letPass
+	}
 	if translated && j.takesBack(to) {
 		return j.takenBack(to)
 	}
@@ -518,6 +532,11 @@ func (j *judge) takenBack(to netip.AddrPort) (Word, string, string) {
 	}
 	return Failed, found + "; " + j.by() + " it has to be left alone",
 		"mesh-init doctor lists the chains of others that translate what ours let go: let the rule there leave it alone"
+}
+
+// isUntracked reports whether another's rule keeps the packet from conntrack, and so from our rules that translate.
+func (j *judge) isUntracked() bool {
+	return j.s.Tracked && j.s.Entry == nil && len(j.s.Untrackers) > 0 && j.s.Counts && j.s.Counted == 0
 }
 
 // hasLeft reports whether anything shows that the packet came past the chains before ours.

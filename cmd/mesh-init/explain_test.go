@@ -36,7 +36,7 @@ O6       inside the pod                          no: not leaving by lo
 O9       the exempt loopback range               no: not destination 127.0.0.1,::1
 O12      every destination is included           yes: redirect to :15001
 `},
-		{"a probe", "--from outside --dst [fd00::1]:15021 --src fd00::9", `pass: goes on untouched, past the proxy
+		{"a probe", "--from outside --dst [fd00::1]:15021 --src fd00::9", `pass: goes on untouched: it is not captured
 
 packet:  tcp [fd00::9]:40000 -> [fd00::1]:15021, arriving by eth0
 config:  the defaults, since none was given
@@ -75,14 +75,14 @@ output_included:
 O9               the exempt loopback range      no: not destination 127.0.0.1,::1
 O12              every destination is included  yes: redirect to :15001
 `},
-		{"a family left out", "--dst [fd00::1]:443 --families ipv4", `pass: goes on untouched, past the proxy
+		{"a family left out", "--dst [fd00::1]:443 --families ipv4", `pass: goes on untouched: it is not captured
 
 packet:  tcp [2001:db8::1]:40000 -> [fd00::1]:443, leaving by eth0, from the app (UID 1000, GID
          1000)
 config:  --families; the rest are the defaults
 decided: IPv6 is not captured
 `},
-		{"nothing is asked", "--from outside --inbound-mode off --dst 10.0.0.1:80", `pass: goes on untouched, past the proxy
+		{"nothing is asked", "--from outside --inbound-mode off --dst 10.0.0.1:80", `pass: goes on untouched: it is not captured
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80, arriving by eth0
 config:  --inbound-mode; the rest are the defaults
@@ -99,7 +99,7 @@ invalid:
 I3    conntrack calls it invalid  yes: drop
 `},
 		{"invalid, let go", "--from outside --dst 10.0.0.1:80 --state invalid --backstop off",
-			`pass: goes on untouched, past the proxy
+			`pass: goes on untouched: it is not captured
 
 packet:  tcp 192.0.2.1:40000 -> 10.0.0.1:80 (invalid), arriving by eth0
 config:  --backstop; the rest are the defaults

@@ -129,7 +129,10 @@ func (j *job) takeLive() error {
 			j.packet.toOwn(j.live.own, to.Addr())
 		}
 	}
-	j.packet.fromOwn(j.live.own)
+	if lacks := j.packet.fromOwn(j.live.own); lacks != 0 {
+		j.log.WarnContext(j.ctx, fmt.Sprintf("the namespace has no %s address, so that nothing of %s leaves it yet: the source of "+
+			"this packet is an example", lacks, lacks))
+	}
 	j.live.text = func(style cli.Style) string {
 		text := ""
 		if o.Verdict.RulesHold() {
@@ -156,11 +159,13 @@ func (p packetFlags) toOwn(own []netip.Addr, to netip.Addr) {
 	p["to-self"] = self
 }
 
-// fromOwn has a packet of the pod's come from an address that the pod has, if none is given.
-func (p packetFlags) fromOwn(own []netip.Addr) {
+// fromOwn has a packet of the pod's come from an address that the pod has, if none is given, and returns the family of
+// which it lacks one. Zero: it has one, needs none, or its
+// addresses were not seen.
+func (p packetFlags) fromOwn(own []netip.Addr) (lacks intercept.Family) {
 	src := p["src"]
-	if p["from"].text == "outside" || src.given {
-		return
+	if p["from"].text == "outside" || src.given || len(own) == 0 {
+		return 0
 	}
 	for _, name := range []string{dstFlag, whyNotFlag} {
 		to, err := explain.ParseEndpoint(p[name].text, p["proto"].text, false)
@@ -171,10 +176,12 @@ func (p packetFlags) fromOwn(own []netip.Addr) {
 			if a.Is4() == to.Addr().Is4() && a.IsGlobalUnicast() && !slices.Contains(intercept.Default().PassthroughSources, a) {
 				src.text, src.given = a.String(), true
 				p["src"] = src
-				return
+				return 0
 			}
 		}
+		lacks = intercept.FamilyOf(to.Addr())
 	}
+	return lacks
 }
 
 // configText says where the configuration is from by which a packet is explained.

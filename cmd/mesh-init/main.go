@@ -270,6 +270,9 @@ func (e execution) report(err error) int {
 // run does some work, prints its result, and returns the exit code. inKernel is whether the work may change a namespace.
 func (e execution) run(inKernel bool, work func(job) error) int {
 	e.s.target.By = e.console.Name + " " + version.Short()
+	e.s.target.LockedBy = func(holder string) {
+		e.log.InfoContext(e.ctx, "another changes the rules of the namespace, "+holder+": waiting until it has ended")
+	}
 	j := job{
 		settings: e.s, ctx: e.ctx, plane: e.p.plane(e.s.target), log: e.log, out: new(bytes.Buffer),
 		style: cli.StyleFor(e.p.stdout), sources: e.sources, on: e.p.plane, did: e.did,

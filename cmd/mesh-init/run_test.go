@@ -804,7 +804,7 @@ func TestTarget(t *testing.T) {
 		if !strings.HasPrefix(got.By, "mesh-init ") {
 			t.Errorf("%q: by %q", tc.args, got.By)
 		}
-		if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreFields(dataplane.Pod{}, "By", "Origins")); diff != "" {
+		if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreFields(dataplane.Pod{}, "By", "Origins", "LockedBy")); diff != "" {
 			t.Errorf("%q %q (-want +got):\n%s", tc.args, tc.env, diff)
 		}
 	}

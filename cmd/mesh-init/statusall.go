@@ -238,8 +238,12 @@ func (j job) lookAt(ctx context.Context, f netns.Found, row nodeRow) nodeRow {
 		row.State, row.Why = unknown, err.Error()
 	default:
 		row.State, row.Summary = o.Verdict, o.Summary
-		if n := len(o.Causes); n > 0 {
-			row.Why = o.Causes[0]
+		why := o.Causes
+		if len(why) == 0 {
+			why = o.Doubts
+		}
+		if n := len(why); n > 0 {
+			row.Why = why[0]
 			if n > 1 {
 				row.Why += fmt.Sprintf("; and %d more", n-1)
 			}

@@ -138,7 +138,7 @@ func contrary(m intercept.Match) string {
 func words(c intercept.Config, f intercept.Fate) string {
 	switch f.Action {
 	case intercept.Pass:
-		return "goes on untouched, past the proxy"
+		return "goes on untouched: it is not captured"
 	case intercept.Redirected:
 		to := "one of the proxy's ports " + f.Ports.String()
 		if f.Ports.First == f.Ports.Last {

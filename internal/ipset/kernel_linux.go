@@ -90,8 +90,7 @@ func judge(err error) error {
 	case nl.IPSET_ERR_BUSY, nl.IPSET_ERR_REFERENCED:
 		return ErrBusy
 	case unix.EPERM:
-		return fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
-			ruleset.ErrPermission, err)
+		return ruleset.NoNetAdmin(err)
 	default:
 		return err
 	}

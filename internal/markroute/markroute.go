@@ -99,7 +99,7 @@ func Open() (*Conn, error) {
 	}
 	c := &Conn{list: list}
 	if err := unix.Stat(here, &c.home); err != nil {
-		return nil, errors.Join(explain("look at the network namespace", err), list.Close())
+		return nil, errors.Join(fmt.Errorf("look at %s: %w: mount /proc", here, err), list.Close())
 	}
 	return c, nil
 }
@@ -512,8 +512,7 @@ func explain(attempted string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
-			attempted, ruleset.ErrPermission, err)
+		return fmt.Errorf("%s: %w", attempted, ruleset.NoNetAdmin(err))
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("%s: %w: set lo up (ip link set lo up)", attempted, err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT):

@@ -52,8 +52,7 @@ func (s *Stream) setUp(fd int, groups []Group) error {
 	for _, g := range groups {
 		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g))
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-			return fmt.Errorf("listen to netfilter's events: %w (%w): it takes CAP_NET_ADMIN in the user namespace that owns "+
-				"the network namespace; in a pod, run as user 0 with capabilities.add: [NET_ADMIN]", ruleset.ErrPermission, err)
+			return fmt.Errorf("listen to netfilter's events: %w", ruleset.NoNetAdmin(err))
 		} else if err != nil {
 			return fmt.Errorf("listen to netfilter's events: %w: group %d: %w", ruleset.ErrUnsupported, g, err)
 		}

@@ -43,18 +43,20 @@ type Error struct {
 func (e *Error) Error() string {
 	if errors.Is(e.Err, ruleset.ErrLocked) {
 		return fmt.Sprintf("the network namespace was %s for %s: by %s", ruleset.ErrLocked,
-			e.Waited.Round(time.Millisecond), cmp.Or(e.Holder, "a process that is not visible from here"))
+			e.Waited.Round(time.Millisecond), visible(e.Holder))
 	}
 	return "lock the network namespace: " + e.Err.Error()
 }
+
+func visible(holder string) string { return cmp.Or(holder, "a process that is not visible from here") }
 
 func (e *Error) Unwrap() error { return e.Err }
 
 // Open waits until nobody else holds the lock of the network namespace of the calling thread, for at most so long;
 // zero: until ctx ends. The lock is the process's: close the file, from any thread, to release it. It is for programs
 // that change rules, too: a child process that has the file holds the lock, and one that outlives its parent keeps
-// others out until it has ended.
-func Open(ctx context.Context, most time.Duration) (*os.File, error) {
+// others out until it has ended. tell, unless nil, is told once who holds the lock, as in Error, when that takes a second.
+func Open(ctx context.Context, most time.Duration, tell func(holder string)) (*os.File, error) {
 	begun := time.Now()
 	var late <-chan time.Time // made when another holds the lock, which is seldom: a timer wakes a thread
 	for take, holder := takeLogGroup, logGroupHolder; ; {
@@ -70,6 +72,10 @@ func Open(ctx context.Context, most time.Duration) (*os.File, error) {
 		}
 		if most > 0 && late == nil {
 			late = time.After(most)
+		}
+		if tell != nil && time.Since(begun) > time.Second {
+			tell(visible(holder()))
+			tell = nil
 		}
 		select {
 		case <-late:

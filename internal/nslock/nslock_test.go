@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-func acquire(wait time.Duration) (*os.File, error) { return Open(context.Background(), wait) }
+func acquire(wait time.Duration) (*os.File, error) { return Open(context.Background(), wait, nil) }
 
 func newNamespace(t *testing.T) *netlab.Namespace {
 	t.Helper()
@@ -120,7 +120,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// TestHeld: whoever waits gives up when its context ends, and gets the lock of a process that is killed.
+// TestHeld: whoever waits gives up when its context ends, and gets the lock of a process that is killed. Who waits long is
+// told for whom.
 func TestHeld(t *testing.T) {
 	n := newNamespace(t)
 	says, kill := other(t, n, nil)
@@ -133,19 +134,22 @@ func TestHeld(t *testing.T) {
 		e.Waited < 50*time.Millisecond {
 		t.Errorf("held: %v", err)
 	}
-	got := make(chan error)
+	got, told := make(chan error), make(chan string, 2)
 	go func() {
 		got <- n.Do(func() error {
-			lock, err := acquire(time.Minute)
+			lock, err := Open(t.Context(), time.Minute, func(holder string) { told <- holder })
 			if err != nil {
 				return err
 			}
 			return lock.Close()
 		})
 	}()
+	if holder := <-told; !strings.HasPrefix(holder, "process ") {
+		t.Errorf("it waits for %q", holder)
+	}
 	kill()
-	if err := <-got; err != nil {
-		t.Error(err)
+	if err := <-got; err != nil || len(told) > 0 {
+		t.Error(err, len(told))
 	}
 }
 
@@ -158,7 +162,7 @@ func TestChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = n.Do(func() error {
-		f, err := Open(t.Context(), 0)
+		f, err := Open(t.Context(), 0, nil)
 		if err != nil {
 			return err
 		}

@@ -34,8 +34,7 @@ func takeLogGroup() (fd int, err error) {
 		// So says the kernel of a group that another has, and of want of privilege. To give up a group that nobody
 		// has tells the two apart.
 		if again := command(fd, group+1, commandUnbind); errors.Is(again, unix.EPERM) {
-			err = fmt.Errorf("%w (%w): it takes CAP_NET_ADMIN in the user namespace that owns the network namespace",
-				ruleset.ErrPermission, unix.EPERM)
+			err = ruleset.NoNetAdmin(unix.EPERM)
 		} else {
 			err = errHeld
 		}

@@ -46,7 +46,7 @@ func hold() {
 	if err != nil {
 		answers["the socket: "+said(err)] = true
 	}
-	if _, err := nslock.Open(context.Background(), time.Millisecond); !errors.Is(err, ruleset.ErrPermission) {
+	if _, err := nslock.Open(context.Background(), time.Millisecond, nil); !errors.Is(err, ruleset.ErrPermission) {
 		answers["the lock is taken"] = true
 	}
 	c, err := nft.Open()
