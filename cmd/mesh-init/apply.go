@@ -62,7 +62,7 @@ func (j job) apply() error {
 	if j.sameBackend {
 		r.Reason = "as the rules that were there"
 	}
-	for _, w := range append(r.Warnings, j.localServers(r.Warnings)...) {
+	for _, w := range slices.Concat(r.Warnings, j.localServers(r.Warnings), j.serversOfHere()) {
 		j.log.WarnContext(j.ctx, w)
 	}
 	families := familyNames(rs)
@@ -106,6 +106,15 @@ func (j job) localServers(warned []string) (warn []string) {
 		}
 	}
 	return warn
+}
+
+// serversOfHere warns of name servers that are the caller's, where the rules are of another namespace.
+func (j job) serversOfHere() []string {
+	if from := j.target.Origins["dns.servers"]; j.resolvConf == "" && j.over == nil && from == resolvConf {
+		return []string{"the name servers are those of " + from + " here, and need not be the pod's: name its own with " +
+			"--dns-servers, or its file with --" + resolvConfFlag}
+	}
+	return nil
 }
 
 func familyNames(rs intercept.Ruleset) []string {

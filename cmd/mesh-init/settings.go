@@ -103,7 +103,7 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			allowUnproven: values["allow-unproven"].text == "true",
 		},
 	}
-	if path := values[resolvConfFlag]; s.target.NetNS == "" || path.text != path.Initial {
+	if path := values[resolvConfFlag]; s.target.NetNS == "" || path.given {
 		s.resolvConf = path.text
 	}
 	var err error
@@ -257,6 +257,7 @@ func (in inputs) configuration(under intercept.Config, values map[string]setting
 	if layers.NeedsServers() {
 		path := values[resolvConfFlag]
 		servers, err := resolvers(path.text)
+		origins["dns.servers"] = path.text
 		layers.Servers(servers)
 		layers.ServersUnreadable(path.source, err)
 	}
