@@ -83,6 +83,7 @@ func TestStreamJSON(t *testing.T) {
 func TestStreamMalformed(t *testing.T) {
 	for text, want := range map[string]string{
 		"a: 1\nb: 2\nmetadata: {name: p\nc: 1\n": "line 3: did not find expected ',' or '}'",
+		"a:\n\tb: 1\n":                           "line 2: found character that cannot start any token; indent with spaces",
 		"a: 1\nb: 2\n- c":                        "line 3: did not find expected key",
 		"a: 1\nb:\n  - x\n  y: 1\n":              "line 3: did not find expected '-' indicator",
 		"a: 1\nb: [":                             "line 2: did not find expected node content",

@@ -113,6 +113,9 @@ func located(err error, data []byte) error {
 		}
 		err = fmt.Errorf("line %d: %s", min(line+1, lines), what)
 	}
+	if strings.Contains(text, "cannot start any token") && bytes.Contains(data, []byte("\n\t")) {
+		err = fmt.Errorf("%w; indent with spaces: YAML takes no tab there", err)
+	}
 	if bytes.Contains(data, []byte("{{")) && !errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w; render a template first, as helm template does", err)
 	}

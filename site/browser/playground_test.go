@@ -382,6 +382,16 @@ func TestPlaygroundErrors(t *testing.T) {
 			tb.until(`!document.querySelector("[aria-invalid=true]") && document.getElementById("stale").hidden`)
 		})
 	}
+	t.Run("of several fields", func(t *testing.T) { // the first of them shows it
+		tb := play(t, screen{})
+		tb.ready()
+		tb.enter("#field-proxy\\.gids", "none")
+		tb.enter("#field-proxy\\.uids", "none")
+		tb.until(`document.querySelector("#problem-proxy\\.uids").innerText.includes("neither a UID nor a GID nor a mark")`)
+		tb.click("#field-outbound\\.port")
+		tb.click("#config-errors button")
+		want(tb, `document.activeElement.id`, "field-proxy.uids")
+	})
 	t.Run("packet", func(t *testing.T) {
 		tb := play(t, screen{})
 		tb.ready()

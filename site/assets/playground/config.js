@@ -210,7 +210,7 @@ function clear() {
 function complain(error, where) {
   const all = error.all ?? [error];
   for (const problem of all) {
-    const place = controls.get(problem.field);
+    const place = controls.get(shown(problem.field));
     if (!place) continue;
     place.input.setAttribute("aria-invalid", "true");
     const text = place.box.querySelector(".problem");
@@ -226,7 +226,7 @@ function complain(error, where) {
     return h(
       "li",
       null,
-      area || controls.has(problem.field)
+      area || shown(problem.field)
         ? h("button", { type: "button", onclick: () => lead(problem, area) }, words)
         : words,
     );
@@ -247,7 +247,7 @@ function stale(error, where) {
   replace(
     at("stale"),
     "The configuration has ",
-    area || controls.has(problem.field)
+    area || shown(problem.field)
       ? h("button", { type: "button", onclick: () => lead(problem, area) }, text)
       : text,
     ": this answer is of the last one that was right.",
@@ -255,10 +255,16 @@ function stale(error, where) {
   at("stale").hidden = false;
 }
 
+/** The field that shows a problem: of one with a group, such as proxy, the first of the group. Undefined: there is none. */
+function shown(field) {
+  if (!field || controls.has(field)) return field || undefined;
+  return [...controls.keys()].find((name) => name.startsWith(`${field}.`));
+}
+
 /** Puts the cursor where a problem is. */
 function lead(problem, area) {
   if (!area) {
-    reveal(problem.field);
+    reveal(shown(problem.field));
     return;
   }
   area.focus();
