@@ -124,7 +124,7 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 		if !f.TakesLetGo() {
 			continue
 		}
-		named := verify.Other{Family: f.Family, Hook: f.Hook, Ports: f.Called}
+		named := verify.Other{Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
 		if slices.Contains(f.Acts, beside.Redirect) { // whom others are sent to is not to be disturbed
 			named.Dsts = f.Dsts
 		}
@@ -140,13 +140,23 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 	return todo, seen, err
 }
 
+// familiesOf are those of whose packets any come to a chain of others.
+func familiesOf(f beside.Foreign) []ruleset.Family {
+	switch f.Family {
+	case "ip":
+		return []ruleset.Family{ruleset.IPv4}
+	case "ip6":
+		return []ruleset.Family{ruleset.IPv6}
+	}
+	return []ruleset.Family{ruleset.IPv4, ruleset.IPv6}
+}
+
 // blame says of what was seen of a probe which chains of others can have done it.
 func blame(others []beside.Foreign, p verify.Probe, seen *verify.Seen) {
-	otherFamily := map[ruleset.Family]string{ruleset.IPv4: "ip6", ruleset.IPv6: "ip"}[p.Family()]
 	for i := range others {
 		f := &others[i]
 		here := f.Hook == p.Packet.Hook.String()
-		if f.Family == otherFamily || !here && (!p.Outside() || f.Hook != beside.Ingress && f.Hook != ruleset.Input.String()) {
+		if !slices.Contains(familiesOf(*f), p.Family()) || !here && (!p.Outside() || f.Hook != beside.Ingress && f.Hook != ruleset.Input.String()) {
 			continue
 		}
 		if here && f.Translates() {

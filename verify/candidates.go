@@ -115,7 +115,7 @@ func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) 
 		if len(all) >= most {
 			break
 		}
-		if o.Hook != hook.String() || o.Family == "ip" && f == ruleset.IPv6 || o.Family == "ip6" && f == ruleset.IPv4 {
+		if o.Hook != hook.String() || !slices.Contains(o.Families, f) {
 			continue
 		}
 		for _, port := range o.Ports {

@@ -31,8 +31,9 @@ type Pod struct {
 
 // Other is a chain of another's that translates what ours let go: what its rules ask of packets, as far as that is known.
 type Other struct {
-	// Family and Hook are the words for where it stands.
-	Family, Hook string
+	// Families are of whose packets it gets any, and Hook is where it stands.
+	Families []ruleset.Family
+	Hook     string
 	// Ports and Dsts are to which packets have to go for some of its rules to match.
 	Ports []uint16
 	Dsts  []netip.Addr
