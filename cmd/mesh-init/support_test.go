@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
@@ -106,6 +107,27 @@ func TestSupport(t *testing.T) {
 	kept, _ := json.Marshal(inForce)
 	if !strings.Contains(string(kept), `"81.2.7.0/24"`) {
 		t.Errorf("in force is %s", kept)
+	}
+
+	var stranger net.Listener
+	if err := ns.Do(func() (err error) {
+		stranger, err = net.Listen("tcp", ":15001")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	status, _, _ := mesh("status", "-o", "json")
+	schema, err := jsonschema.NewCompiler().Compile("../../docs/support.schema.json#/$defs/statusResult")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := jsonschema.UnmarshalJSON(strings.NewReader(status))
+	if err == nil {
+		err = schema.Validate(value)
+	}
+	if err != nil || !strings.Contains(status, `"who listens at 15001 is user 0, not the proxy: mesh-init verify tries it"`) {
+		t.Errorf("%v: %s", err, status)
 	}
 
 	masked, _, code := mesh("support", "--mask")
