@@ -158,16 +158,19 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	case ruleset.Created:
 		*done = append(*done, effect{"rules", func(ctx context.Context) error { return s.remove(ctx, choice.Backend) }})
 	case ruleset.Replaced:
-		// The rules that are in force now need what was put there for them.
-		*done = effects{{"rules", func(context.Context) error { return errReplaced }}}
+		*done = staying()
 	case ruleset.Unchanged:
 		*done = nil
 	}
 	if err != nil {
 		return choice, outcome, err
 	}
-	if err = s.removeOthers(ctx, choice.Backend); err != nil {
+	othersRemoved, err := s.removeOthers(ctx, choice.Backend)
+	if err != nil {
 		return choice, outcome, err
+	}
+	if othersRemoved && outcome == ruleset.Created {
+		outcome, *done = ruleset.Replaced, staying()
 	}
 	if choice.Backend == BackendNFT { // the others see to theirs, and somebody may have been killed
 		if _, _, err = iptables.SweepSets(); err != nil {
@@ -180,6 +183,11 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 		outcome = ruleset.Replaced
 	}
 	return choice, outcome, err
+}
+
+// staying is for rules that have replaced others: they are in force now, and need what was put there for them.
+func staying() effects {
+	return effects{{"rules", func(context.Context) error { return errReplaced }}}
 }
 
 // settling is for how long more connections count as older than the rules if nobody lives to say which are.
@@ -338,22 +346,22 @@ func (s *space) applyRules(ctx context.Context, want Backend, rules func(Backend
 	}
 }
 
-// removeOthers takes out what backends other than the one in use have there.
-func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
+// removeOthers takes out what backends other than the one in use have there, and reports whether there was any.
+func (s *space) removeOthers(ctx context.Context, inUse Backend) (removed bool, err error) {
 	holding, err := s.holdingBeside(inUse)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, other := range holding {
 		if other == inUse {
 			continue
 		}
 		if err := s.remove(ctx, other); err != nil {
-			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
+			return false, fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}
-		s.switched = true
+		s.switched, removed = true, true
 	}
-	return nil
+	return removed, nil
 }
 
 func (s *space) remove(ctx context.Context, b Backend) error {

@@ -34,6 +34,8 @@ type writer interface {
 	Remove(context.Context) (bool, error)
 	// Counters names rules whose IDs the kernel does not hold by their places in those given, if these are in force.
 	Counters(context.Context, *ruleset.Ruleset) ([]ruleset.Counter, error)
+	// Hollow returns what is missing whatever the rules were made of.
+	Hollow(context.Context) ([]ruleset.Difference, error)
 	// Older returns the [ruleset.Ruleset.Older] of what is in force.
 	Older(context.Context) ([]ruleset.Tuple, error)
 	// Note returns the [ruleset.Ruleset.Note] of what is in force.

@@ -80,7 +80,7 @@ type Pod struct {
 	Origins map[string]string
 	// LockedBy, unless nil, is told who holds the lock of the namespace, as in "process 4711 (mesh-init)", once a change has
 	// waited a second for it.
-	LockedBy func(holder string)
+	LockedBy func(holder string) `json:"-"`
 	// BesideOtherMesh permits Apply where rules of another mesh are in force. Otherwise the error is [ErrOtherMesh].
 	BesideOtherMesh bool
 }

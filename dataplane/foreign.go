@@ -101,6 +101,9 @@ func foreignTo(b Backend, chains []beside.Chain, err error) Foreign {
 	all := Foreign{Chains: beside.Survey(chains, ours)}
 	if err != nil {
 		all.Error = strict.InLine(err)
+		if all.Chains == nil {
+			all.Chains = []beside.Foreign{} // for programs: it is a list that is not whole
+		}
 	}
 	return all
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -29,6 +30,7 @@ func TestConcurrent(t *testing.T) {
 	for name, wishes := range modes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			patient := IPTables{Wait: time.Minute} // four take turns, on a machine as slow as it may be
 			netns := netlab.NewT(t, netlab.Options{}).Pod.Path()
 			for round := range 8 {
 				var appliers sync.WaitGroup
@@ -37,7 +39,7 @@ func TestConcurrent(t *testing.T) {
 					w := wishes[i%len(wishes)]
 					appliers.Go(func() {
 						<-start
-						if _, err := (Pod{NetNS: netns, Backend: w.b}).Apply(t.Context(), w.c); err != nil {
+						if _, err := (Pod{NetNS: netns, Backend: w.b, IPTables: patient}).Apply(t.Context(), w.c); err != nil {
 							t.Errorf("round %d: %v", round, err)
 						}
 					})

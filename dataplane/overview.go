@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -223,6 +222,21 @@ func (s *space) overview(ctx context.Context, p Pod, o *Overview) error {
 		o.Addresses = found.addrs
 		o.Unread = append(o.Unread, unread...)
 	}
+	if o.InForce == nil {
+		for _, b := range o.Backends {
+			w, err := s.writer(b)
+			if err != nil {
+				return err
+			}
+			hollow, err := w.Hollow(ctx)
+			if err != nil {
+				return err
+			}
+			for _, d := range hollow {
+				o.Differences = append(o.Differences, d.String())
+			}
+		}
+	}
 	for _, c := range o.Counters {
 		if o.InForce == nil && c.Family != "" {
 			families[c.Family] = true
@@ -337,7 +351,9 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 		if n > 1 {
 			more = fmt.Sprintf(", and %d more", n-1)
 		}
-		if by := o.InForce.By; isOtherVersion(by, version) {
+		if o.InForce == nil {
+			worse(Changed, o.Differences[0]+more+"; mesh-init apply with their flags puts it right")
+		} else if by := o.InForce.By; isOtherVersion(by, version) {
 			worse(Changed, fmt.Sprintf("written by %s, and %s makes other rules (%s%s); mesh-init apply --live replaces them",
 				by, version, o.Differences[0], more))
 		} else {
@@ -421,7 +437,7 @@ func (o *Overview) facts(now time.Time, families []string) []string {
 	for _, id := range o.latent {
 		ids[id] = true
 	}
-	rules := strconv.Itoa(len(ids)) + " rules by " + join(o.Backends)
+	rules := strict.Count(len(ids), "rule") + " by " + join(o.Backends)
 	if len(families) > 0 {
 		rules += ", " + strings.Join(families, " and ")
 	}

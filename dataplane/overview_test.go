@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/testing/netlab"
 )
@@ -19,7 +20,8 @@ import (
 // TestOverview: a pod is broken in some way, and the first line names the cause.
 func TestOverview(t *testing.T) {
 	nft := []Backend{BackendNFT}
-	all := []Backend{BackendNFT, BackendIPTablesNFT, BackendIPTablesLegacy}
+	xtables := []Backend{BackendIPTablesNFT, BackendIPTablesLegacy}
+	all := append(xtables, BackendNFT)
 	for _, tt := range []struct {
 		name     string
 		backends []Backend
@@ -40,6 +42,11 @@ func TestOverview(t *testing.T) {
 		{"a rule is taken out", all, true, "case $B in nft) nft flush chain inet mesh_intercept output;; " +
 			"*) ip6tables-${B#iptables-} -t nat -F MESH_OUTPUT;; esac", Changed,
 			[]string{"OUTPUT", "missing", "mesh-init apply --live puts it right"}},
+		{"all rules are taken out", nft, true, "nft flush table inet mesh_intercept", Changed,
+			[]string{"has no rules", "0 rules", "is not kept", "mesh-init apply with their flags puts it right"}},
+		{"minimal, as it should be", xtables, true, "", Intercepting, []string{"is not kept"}},
+		{"minimal, a jump is taken out", xtables, true, "iptables-${B#iptables-} -w -t nat -F OUTPUT", Changed,
+			[]string{"IPv4, table nat, chain MESH_OUTPUT: no rule leads to it; mesh-init apply with their flags"}},
 		{"one family is left out", nft, true, "", Partial, []string{"mesh-init apply --live --families auto"}},
 		{"asleep", nft, true, "nft add table inet mesh_intercept '{ flags dormant; }'", Asleep, []string{"dormant"}},
 		{"another comes first", nft, true, "nft add table ip a; nft add chain ip a b " +
@@ -78,6 +85,9 @@ func TestOverview(t *testing.T) {
 					}
 				}
 				ctx, pod := t.Context(), Pod{NetNS: lab.Pod.Path(), Backend: b, By: "the test"}
+				if strings.HasPrefix(tt.name, "minimal") {
+					pod.IPTables.Dialect = iptables.Minimal
+				}
 				c := intercept.Default()
 				if tt.name == "one family is left out" {
 					c.Families = intercept.FamiliesIPv4
@@ -105,7 +115,7 @@ func TestOverview(t *testing.T) {
 				if tt.name == "as it should be" && strings.Contains(o.Summary, "not the proxy") {
 					t.Errorf("the proxy is not known: %q", o.Summary)
 				}
-				if tt.sidecar && o.Verdict == Intercepting && (len(o.Ports) != 2 || len(o.Ports[0].Listeners) == 0 ||
+				if tt.sidecar && o.Verdict == Intercepting && o.InForce != nil && (len(o.Ports) != 2 || len(o.Ports[0].Listeners) == 0 ||
 					o.Ports[0].Listeners[0].PID == 0) {
 					t.Errorf("ports: %+v", o.Ports)
 				}

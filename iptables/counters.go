@@ -3,6 +3,7 @@ package iptables
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sort"
@@ -48,6 +49,34 @@ func (r *Runner) Counters(ctx context.Context, like *ruleset.Ruleset) ([]ruleset
 		}
 	}
 	return counters, nil
+}
+
+// Hollow returns what is missing in our chains whatever they were made of: rules that lead to them.
+func (r *Runner) Hollow(ctx context.Context) (all []ruleset.Difference, err error) {
+	have, err := r.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range families() {
+		for _, t := range have[f] {
+			led := map[string]bool{}
+			for _, c := range t.chains {
+				for _, rule := range c.rules {
+					words := split(rule.spec)
+					if i := slices.IndexFunc(words, isTarget); i >= 0 && i+1 < len(words) {
+						led[words[i+1]] = true
+					}
+				}
+			}
+			for _, c := range t.ours() {
+				if mark := strings.HasPrefix(c.name, specPrefix) || strings.HasPrefix(c.name, madePrefix); !mark && !led[c.name] {
+					all = append(all, ruleset.Difference{What: fmt.Sprintf("%s, table %s, chain %s", f, t.name, c.name),
+						Problem: "no rule leads to it"})
+				}
+			}
+		}
+	}
+	return all, nil
 }
 
 // Older returns the connections that our rules were given as older than they are ([ruleset.Ruleset.Older]). Their rules

@@ -177,7 +177,7 @@ func (l listing) references(f ruleset.Family) error {
 				words := split(r.spec)
 				errs = append(errs, &beside.ReferenceError{
 					In: fmt.Sprintf("chain %s of table %s, %s,", c.name, t.name, f), Rule: "-A " + c.name + " " + r.spec,
-					To: words[slices.IndexFunc(words, func(w string) bool { return w == "-j" || w == "-g" })+1]})
+					To: words[slices.IndexFunc(words, isTarget)+1]})
 			}
 		}
 	}
@@ -193,6 +193,6 @@ func (r savedRule) isJump() bool {
 		return false
 	}
 	words := split(r.spec)
-	i := slices.IndexFunc(words, func(w string) bool { return w == "-j" || w == "-g" })
+	i := slices.IndexFunc(words, isTarget)
 	return i >= 0 && i+1 < len(words) && strings.HasPrefix(words[i+1], prefix)
 }

@@ -551,6 +551,28 @@ func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 	return counters, nil
 }
 
+func (conn *Conn) hollow(ctx context.Context) (all []ruleset.Difference, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := conn.ours()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range st {
+		hooked := false
+		for _, c := range t.chains {
+			if hooked = hooked || c.base; c.base && len(t.rules[c.name]) == 0 {
+				all = append(all, ruleset.Difference{What: "chain " + c.name, Problem: "has no rules"})
+			}
+		}
+		if !hooked {
+			all = append(all, ruleset.Difference{What: "table " + t.name, Problem: "has no chain at a hook"})
+		}
+	}
+	return all, nil
+}
+
 func (conn *Conn) note(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err

@@ -118,7 +118,7 @@ func TestSupport(t *testing.T) {
 	}
 	defer stranger.Close()
 	status, _, _ := mesh("status", "-o", "json")
-	schema, err := jsonschema.NewCompiler().Compile("../../docs/support.schema.json#/$defs/statusResult")
+	schema, err := jsonschema.NewCompiler().Compile("../../docs/results.schema.json#/$defs/status")
 	if err != nil {
 		t.Fatal(err)
 	}
