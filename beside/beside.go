@@ -79,6 +79,8 @@ type Rule struct {
 	// Dst is true if packets have to go to some addresses for it to match, and Dsts are such, as far as they are known.
 	Dst  bool
 	Dsts []netip.Addr
+	// ByUser is true if it asks who sends: a socket's user or group.
+	ByUser bool
 	// To are the chains to which it leads. Mapped is true if a map says to which, so that it can be any of the table.
 	To     []string
 	Mapped bool
@@ -166,6 +168,8 @@ type Foreign struct {
 	Effect Effect `json:"effect"`
 	// Interfaces are those of the conditions of its rules, and of those to which it leads.
 	Interfaces []string `json:"-"`
+	// ByUser is true if some of these ask who sends.
+	ByUser bool `json:"-"`
 	// Registered is that of the [Chain].
 	Registered Registered `json:"-"`
 	// Ports are those of this host to which its rules send packets, and Called and Dsts are those of their conditions.
@@ -312,7 +316,7 @@ type part struct {
 	meshes []string
 	by     []string
 	// wide is true if a rule translates to this host whatever the destination is, or of what arrives the port.
-	wide          bool
+	wide, byUser  bool
 	ports, called []uint16
 	dsts          []netip.Addr
 }
@@ -356,6 +360,7 @@ func (t tables) reach(c Chain, rules []Rule) part {
 				p.called, p.dsts = append(p.called, r.Called...), append(p.dsts, r.Dsts...)
 			}
 			p.wide = p.wide || r.Local && !dst
+			p.byUser = p.byUser || r.ByUser
 			for _, a := range r.Acts {
 				if !slices.Contains(p.acts, a) {
 					p.acts = append(p.acts, a)
@@ -400,7 +405,7 @@ func (p part) foreign(c Chain, drops bool) Foreign {
 	}
 	return Foreign{Owners: p.owners, Legacy: c.Legacy, Family: c.Family, Table: c.Table, Chain: c.Name, Hook: c.Hook,
 		Type: c.Type, Priority: c.Priority, Asked: p.asked, Acts: p.acts, Effect: p.effect(c),
-		Interfaces: p.by, mesh: p.meshes, Registered: c.Registered, Ports: p.ports, Called: p.called, Dsts: p.dsts}
+		Interfaces: p.by, ByUser: p.byUser, mesh: p.meshes, Registered: c.Registered, Ports: p.ports, Called: p.called, Dsts: p.dsts}
 }
 
 // effect says what a part does to the connections that ours capture.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
@@ -76,6 +77,7 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) (warn []ne
 		}
 	}
 	add("", otherNames(c, all)...)
+	add("", allExcluded(c, all)...)
 	captured := map[intercept.Families][]intercept.Family{
 		intercept.FamiliesIPv4: {intercept.IPv4}, intercept.FamiliesIPv6: {intercept.IPv6},
 	}[c.Families]
@@ -159,6 +161,25 @@ func globalAddr(all []links.Link, f intercept.Family, passthrough []netip.Addr) 
 		}
 	}
 	return found
+}
+
+// allExcluded warns of a namespace of which every interface is excluded.
+func allExcluded(c intercept.Config, all []links.Link) []string {
+	var names []string
+	for _, l := range all {
+		switch {
+		case l.Name == ruleset.Loopback:
+		case !slices.ContainsFunc(c.ExcludeInterfaces, func(p string) bool { return ruleset.InterfaceMatches(p, l.Name) }):
+			return nil
+		default:
+			names = append(names, l.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("every interface is excluded (%s): nothing that the pod sends to others or hears from them is "+
+		"captured; leave one out of exclude-interfaces", strings.Join(names, ", "))}
 }
 
 // otherNames warns of interfaces that c calls by a name that the kernel's rules do not know them by.

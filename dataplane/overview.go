@@ -379,6 +379,7 @@ func (o *Overview) conclude(now time.Time, version string, found trouble, famili
 	for _, cause := range found.unserved {
 		worse(Unserved, cause)
 	}
+	o.Doubts = append(o.Doubts, found.cutOff...)
 	for _, p := range o.Ports {
 		if i := slices.IndexFunc(p.Listeners, func(l Listener) bool { return l.NotProxy }); i >= 0 {
 			o.Doubts = append(o.Doubts, fmt.Sprintf("who listens at %s is user %d, not the proxy: mesh-init verify tries it", p.Port,

@@ -47,6 +47,11 @@ func TestOverview(t *testing.T) {
 		{"minimal, as it should be", xtables, true, "", Intercepting, []string{"is not kept"}},
 		{"minimal, a jump is taken out", xtables, true, "iptables-${B#iptables-} -w -t nat -F OUTPUT", Changed,
 			[]string{"IPv4, table nat, chain MESH_OUTPUT: no rule leads to it; mesh-init apply with their flags"}},
+		{"every interface is excluded", nft, true, "", Partial, []string{"every interface is excluded (", "leave one out"}},
+		{"its interface is down", nft, true, "ip link set eth0 down", Intercepting,
+			[]string{"; no interface but lo is up"}},
+		{"no route to others", nft, true, "ip -4 route flush table main", Intercepting,
+			[]string{"; no route of IPv4 leads to others, as to 192.0.2.1: the kernel refuses"}},
 		{"one family is left out", nft, true, "", Partial, []string{"mesh-init apply --live --families auto"}},
 		{"asleep", nft, true, "nft add table inet mesh_intercept '{ flags dormant; }'", Asleep, []string{"dormant"}},
 		{"another comes first", nft, true, "nft add table ip a; nft add chain ip a b " +
@@ -91,6 +96,9 @@ func TestOverview(t *testing.T) {
 				c := intercept.Default()
 				if tt.name == "one family is left out" {
 					c.Families = intercept.FamiliesIPv4
+				}
+				if tt.name == "every interface is excluded" {
+					c.ExcludeInterfaces = []string{"eth*"}
 				}
 				c.Outbound.ExcludePorts = ruleset.Ports{{First: 5432, Last: 5432}}
 				if _, err := pod.Apply(ctx, c); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/internal/strict"
+	"github.com/mesh-intercept/intercept/internal/trial"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -28,6 +29,8 @@ type trouble struct {
 	shared string
 	// unserved says of ports of the proxy that nobody listens there.
 	unserved []string
+	// cutOff are ways in which the namespace reaches nobody: what an app sends does not come as far as the rules.
+	cutOff []string
 	// full says that connection tracking has no room. Empty: it has.
 	full string
 }
@@ -45,6 +48,7 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 	for _, l := range all {
 		t.addrs = append(t.addrs, l.Addrs...)
 	}
+	t.cutOff = cutOff(c, all)
 	t.unserved = unserved(c, ports, all)
 	t.shared = passingAsProxy(c.Proxy, ports)
 	used, most, err := tracked()
@@ -56,6 +60,27 @@ func (s *space) trouble(p Pod, c intercept.Config, ports []Port) (t trouble, unr
 		t.full = fullness(used, most)
 	}
 	return t, unread
+}
+
+// cutOff says that nothing leaves the namespace, or of which family.
+func cutOff(c intercept.Config, all []links.Link) (says []string) {
+	up, down := false, false
+	for _, l := range all {
+		if l.Name != ruleset.Loopback {
+			up, down = up || l.Up, down || !l.Up
+		}
+	}
+	if down && !up {
+		return []string{"no interface but lo is up: nothing leaves the namespace, and nothing arrives"}
+	}
+	for _, to := range []string{"192.0.2.1", "2001:db8::1"} { // RFC 5737, RFC 3849
+		example := netip.MustParseAddr(to)
+		if f := ruleset.FamilyOf(example); globalAddr(all, f, c.PassthroughSources).IsValid() && !trial.HasRoute(example) {
+			says = append(says, "no route of "+f.String()+" leads to others, as to "+to+": the kernel refuses what an app sends "+
+				"there before the rules see it")
+		}
+	}
+	return says
 }
 
 // unserved says at which ports of the proxy nobody listens, altogether or in a family that the namespace has and rules

@@ -121,10 +121,11 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 		return verify.Plan{}, nil, err
 	}
 	for _, f := range others {
-		if !f.TakesLetGo() {
+		touches := f.Effect == beside.Untracks || f.Effect == beside.Zones
+		if !touches && !f.TakesLetGo() {
 			continue
 		}
-		named := verify.Other{Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
+		named := verify.Other{Captured: touches, Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
 		if slices.Contains(f.Acts, beside.Redirect) { // whom others are sent to is not to be disturbed
 			named.Dsts = f.Dsts
 		}
@@ -156,7 +157,9 @@ func blame(others []beside.Foreign, p verify.Probe, seen *verify.Seen) {
 	for i := range others {
 		f := &others[i]
 		here := f.Hook == p.Packet.Hook.String()
-		if !slices.Contains(familiesOf(*f), p.Family()) || !here && (!p.Outside() || f.Hook != beside.Ingress && f.Hook != ruleset.Input.String()) {
+		arrives := f.Hook == ruleset.Input.String() && (p.Outside() || p.Trace.Fate.Action == ruleset.Redirected) ||
+			f.Hook == beside.Ingress && p.Outside()
+		if !slices.Contains(familiesOf(*f), p.Family()) || !here && !arrives {
 			continue
 		}
 		if here && f.Translates() {
@@ -200,6 +203,13 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			})
 	}
 	for _, f := range others {
+		if touchesSome(f, c) {
+			all = append(all, verify.Verdict{What: "apps of some users", Verdict: verify.NotProven,
+				Found: fmt.Sprintf("%s, of another, does something to what some users send alone (%s at hook %s, priority %d: %s); "+
+					"verify sends as others", f.Name(), f.Type, f.Hook, f.Priority, f.Effect),
+				Remedy: "connect as the app's user, and see with mesh-init trace that the proxy gets it; or accept it with " +
+					"--allow-unproven"})
+		}
 		by := slices.DeleteFunc(slices.Clone(f.Interfaces), func(p string) bool { return !isApart(p) })
 		if !f.Parts() || len(by) == 0 {
 			continue
@@ -210,6 +220,24 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
 	}
 	return all
+}
+
+// touchesSome reports whether a chain of others does something to what some users send and ours capture, or to what comes
+// to the proxy of it.
+func touchesSome(f beside.Foreign, c intercept.Config) bool {
+	if !f.ByUser || f.Hook != ruleset.Output.String() {
+		return false
+	}
+	switch f.Effect {
+	case beside.Untracks, beside.Zones:
+		return true
+	case beside.MayDiscard: // what is refused to some users has a reason, but for the proxy's ports
+		proxys := ports(c)
+		return slices.ContainsFunc(f.Called, func(p uint16) bool { return slices.Contains(proxys, p) })
+	case beside.Takes, beside.MayTake, // which are in the way of the rules themselves
+		beside.NeverReached, beside.TakesRest, beside.Asleep, beside.Harmless:
+	}
+	return false
 }
 
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.

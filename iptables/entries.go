@@ -198,6 +198,7 @@ func (e entry) goesTo(r *beside.Rule) {
 	for _, m := range all {
 		r.Called = append(r.Called, beside.CalledByXTables(m.name, m.info)...)
 		r.Dst = r.Dst || beside.AsksDestination(m.name, m.info)
+		r.ByUser = r.ByUser || m.name == "owner"
 	}
 }
 

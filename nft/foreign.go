@@ -228,6 +228,7 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 			} else if values[unix.NFTA_META_SREG] != nil {
 				r.Else = "MARK"
 			}
+			r.ByUser = r.ByUser || is(unix.NFTA_META_KEY, unix.NFT_META_SKUID) || is(unix.NFTA_META_KEY, unix.NFT_META_SKGID)
 		case "log":
 			r.Else = "LOG"
 		case "cmp":
@@ -251,6 +252,7 @@ func readActs(r *beside.Rule, list []byte, ipv6 bool) []string {
 			if match == "comment" {
 				r.Comment = zeroTerminated(values[matchInfo])
 			}
+			r.ByUser = r.ByUser || match == "owner"
 			r.Called = append(r.Called, beside.CalledByXTables(match, values[matchInfo])...)
 			r.Dst = r.Dst || beside.AsksDestination(match, values[matchInfo])
 		case "target": // of xtables

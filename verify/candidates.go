@@ -68,6 +68,10 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 				ports: []uint16{443}, wants: passes})
 		}
 	}
+	for _, dst := range named(p.pod.Others, true, f, ruleset.Output, dst) {
+		all = append(all, candidate{what: "an app's connection, to what another's rule names", senders: []sender{app},
+			protos: tcp(), dsts: []netip.Addr{dst.Addr()}, ports: []uint16{dst.Port()}, wants: goesSomewhere, once: true})
+	}
 	add("an included network", app, tcp(), included(o, f), append(usual(), port)...)
 	add("an included port", app, tcp(), anywhere, portsOf(o.IncludePorts)...)
 	add("an excluded port", app, tcp(), here, portsOf(o.ExcludePorts)...)
@@ -89,7 +93,7 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 			add("the excluded interface "+i.Name, app, tcp(), members(p.pod.Networks, f), port)
 		}
 	}
-	for _, dst := range named(p.pod.Others, f, ruleset.Output, dst) {
+	for _, dst := range named(p.pod.Others, false, f, ruleset.Output, dst) {
 		for _, s := range append(proxies(p.c), app) {
 			c := candidate{what: s.who + ", to what another's rule names", senders: []sender{s}, protos: tcp(),
 				dsts: []netip.Addr{dst.Addr()}, ports: []uint16{dst.Port()}, wants: passes, once: true}
@@ -103,8 +107,8 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 }
 
 // named are where rules of others, of a hook, ask packets to go: a few. dst stands where they name no address; a port that
-// they do not name is 0.
-func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) (all []netip.AddrPort) {
+// they do not name is 0. The others are those that act on what ours capture, or on what they let go.
+func named(others []Other, captured bool, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) (all []netip.AddrPort) {
 	const most = 8
 	add := func(to netip.AddrPort) {
 		if len(all) < most && !slices.Contains(all, to) {
@@ -115,7 +119,7 @@ func named(others []Other, f ruleset.Family, hook ruleset.Hook, dst netip.Addr) 
 		if len(all) >= most {
 			break
 		}
-		if o.Hook != hook.String() || !slices.Contains(o.Families, f) {
+		if o.Captured != captured || o.Hook != hook.String() || !slices.Contains(o.Families, f) {
 			continue
 		}
 		for _, port := range o.Ports {
@@ -288,7 +292,7 @@ func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	}
 	add("a port that is not included", tcp(), from, own, p.free(append(quiet(), usual()...)))
 	add("UDP, inbound", udp(), from, own, quiet())
-	for _, dst := range named(p.pod.Others, f, ruleset.Prerouting, own[0]) {
+	for _, dst := range named(p.pod.Others, false, f, ruleset.Prerouting, own[0]) {
 		if dst.Addr() == own[0] {
 			add("a client, to what another's rule names", tcp(), from, own, []uint16{dst.Port()})
 			all[len(all)-1].wants, all[len(all)-1].once = passes, true

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -265,8 +266,9 @@ func (j *judge) captured() (Word, string, string) {
 		return j.reset(found)
 	case Refused:
 		if j.p.Trace.Fate.Action == ruleset.Redirected && len(j.p.Destinations()) == 1 && len(j.s.By) > 0 {
-			return Failed, fmt.Sprintf("%s, and refused, though %s listens at %s: a rule of another's rejects it", found,
-				j.s.By[len(j.s.By)-1], j.at()), seeOthers
+			stopped, remedy := j.stopped("rejects it")
+			return Failed, fmt.Sprintf("%s, and refused, though %s listens at %s%s", found, j.s.By[len(j.s.By)-1], j.at(),
+				stopped), cmp.Or(remedy, applyAgain)
 		}
 		return Failed, found + ", and refused: " + j.nobody(), startListen
 	case Unreachable:
@@ -285,7 +287,17 @@ func (j *judge) captured() (Word, string, string) {
 		return Failed, found + ", and not accepted in time: " + j.nobody(),
 			"let the proxy listen there with IP_TRANSPARENT, and see that the reverse path filter lets marked packets in"
 	}
-	return Failed, found + ", and not accepted in time", "see whether the proxy still accepts, and the rules of others"
+	stopped, remedy := j.stopped("discards it")
+	return Failed, found + ", and not accepted in time" + stopped,
+		cmp.Or(remedy, "see whether the proxy still accepts, and the rules of others")
+}
+
+// stopped names the chains of others that can have stopped what ours have captured, if there are any, and what to do.
+func (j *judge) stopped(how string) (text, remedy string) {
+	if all := slices.Concat(j.s.Before, j.s.After); len(all) > 0 {
+		return "; perhaps another's rule" + in(all) + " " + how, letPass + "; else see whether the proxy still accepts"
+	}
+	return "", ""
 }
 
 // at is where the connection has to be accepted.

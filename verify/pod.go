@@ -34,6 +34,8 @@ type Other struct {
 	// Families are of whose packets it gets any, and Hook is where it stands.
 	Families []ruleset.Family
 	Hook     string
+	// Captured is true if it acts on what ours capture, and false if it acts on what they let go.
+	Captured bool
 	// Ports and Dsts are to which packets have to go for some of its rules to match.
 	Ports []uint16
 	Dsts  []netip.Addr

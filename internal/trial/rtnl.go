@@ -136,6 +136,12 @@ func lookUp(a netip.Addr) (path, error) {
 	return p, err
 }
 
+// HasRoute reports whether a route leads to an address. It is true where that cannot be found out.
+func HasRoute(a netip.Addr) bool {
+	_, err := lookUp(a)
+	return !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.EINVAL)
+}
+
 // isOwn reports whether an address is one of the namespace's.
 func isOwn(a netip.Addr) bool {
 	all, err := links.List()

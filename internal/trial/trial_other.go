@@ -30,3 +30,6 @@ func (*StandIns) Close() error { return nil }
 
 // Arrive fails with [ruleset.ErrNeedsLinux].
 func Arrive(context.Context, netip.AddrPort, netip.AddrPort) error { return ruleset.ErrNeedsLinux }
+
+// HasRoute is true.
+func HasRoute(netip.Addr) bool { return true }
