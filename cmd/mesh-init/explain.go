@@ -103,7 +103,8 @@ func (in inputs) explained(s settings) (errs []error) {
 	case diff && !live && len(in.args) != 2:
 		errs = append(errs, fmt.Errorf("--%s: it compares two files; write --%s OLD NEW", diffFlag, diffFlag))
 	case !diff && len(in.args) > 0:
-		errs = append(errs, fmt.Errorf("%q is left over: files are for --%s OLD NEW", in.args[0], diffFlag))
+		errs = append(errs, fmt.Errorf("%q is left over: a destination is given with --%s, and files with --%s OLD NEW", in.args[0],
+			dstFlag, diffFlag))
 	}
 	asked := question{}
 	for _, q := range questions() {

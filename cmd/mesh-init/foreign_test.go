@@ -51,7 +51,7 @@ func TestForeignText(t *testing.T) {
 func TestOthersAreTold(t *testing.T) {
 	p := fakePlane{foreign: others, report: dataplane.Report{Foreign: others}, dormant: []string{"inet mesh_intercept"},
 		result:   dataplane.Result{Outcome: "created", Foreign: others, Warnings: others.Warnings()},
-		verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK}}, verify.Coverage{}, nil)}
+		verified: verify.Conclude([]verify.Verdict{{What: "an app's connection", Verdict: verify.OK}}, verify.Coverage{}, nil)}
 	for _, name := range []string{"apply", "check", "verify", "doctor", "status"} {
 		r := invokeOn(t, p, "", nil, name)
 		if r.code != 0 || !strings.Contains(r.out, "ip nat PREROUTING") || !strings.Contains(r.out, "Docker") {

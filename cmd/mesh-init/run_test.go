@@ -670,9 +670,9 @@ func TestResults(t *testing.T) {
   ]
 }
 `, "mesh-init: drifted: "},
-		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "as they should"}},
-			verify.Coverage{Rules: 1, Tried: 1}, nil)}, []string{"verify"}, 0,
-			"ok          rules: as they should\n            rules tried, of those that capture or exempt: 1 of 1\n", ""},
+		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "as they should"},
+			{What: "an app's connection", Verdict: verify.OK, Found: "captured"}}, verify.Coverage{Rules: 1, Tried: 1}, nil)}, []string{"verify"}, 0,
+			"ok          rules: as they should\nok          an app's connection: captured\n            rules tried, of those that capture or exempt: 1 of 1\n", ""},
 		{fakePlane{verified: verify.Conclude([]verify.Verdict{{What: "rules", Verdict: verify.OK, Found: "there"},
 			{What: "a lookup", Verdict: verify.NotProven, Tried: "nothing", Found: "no server"},
 			{What: "port", Verdict: verify.Failed, Found: "nobody", Remedy: "listen"}},

@@ -163,6 +163,10 @@ func (in inputs) settings(stdin io.Reader) (settings, error) {
 			return in.configuration(inForce, values, nil, stdin, origins)
 		}
 		for _, g := range in.given {
+			if g.Name == resolvConfFlag {
+				errs = append(errs, fmt.Errorf("%s: the rules in force keep the servers that they were made of; name others with "+
+					"--dns-servers, or leave out --%s", g.source, liveFlag))
+			}
 			if (g.Path != "" || g.Name == configFlag) && !strings.HasPrefix(g.source, "--") {
 				s.environment = append(s.environment, g.source)
 			}

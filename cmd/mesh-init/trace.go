@@ -96,7 +96,7 @@ func observationOf(values map[string]setting) (o observation, all error) {
 	}
 	switch {
 	case err != nil || o.during <= 0:
-		fail(forFlag, "%q is not a duration; write one like 30s or 2m", text(forFlag))
+		fail(forFlag, "%q is not a duration above 0; write one like 30s or 2m", text(forFlag))
 	case traces && o.during > maxFor:
 		fail(forFlag, "%s is longer than 10m; take a shorter time", text(forFlag))
 	case o.during > maxWatch:

@@ -70,6 +70,7 @@ Values:
 Environment:
   A flag that is not given is taken from the environment: --dns-port from
   MESH_DNS_PORT, and so on (not --dry-run and the packet to explain). What is not
-  there either is taken from the file, and then it is the default. An unknown
-  variable MESH_... is an error.
+  there either is taken from the file, and then it is the default. A variable
+  MESH_... that looks like a misspelt one of these is an error, and any other is
+  passed over with a warning.
 `

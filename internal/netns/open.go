@@ -96,7 +96,7 @@ func (t target) refused(err error) error {
 	case errors.Is(err, unix.ENOENT) && isPID, errors.Is(err, unix.ESRCH):
 		return t.no(Gone, err, "there is no such process; the pod may be gone")
 	case errors.Is(err, unix.ENOENT) && t.path == names+t.spec:
-		hint := "there is no such name; a path has a slash in it"
+		hint := "ip netns list has no such name; a path has a slash in it"
 		if _, err := strconv.ParseUint(t.spec, 10, 31); err == nil {
 			hint += ", and a process is pid:" + t.spec
 		}
