@@ -36,11 +36,15 @@ func (s *space) refuseHost(p Pod) error {
 }
 
 // isHost goes by what Linux shows in the namespace that the system booted with alone, net.core.dev_weight
-// (net/core/sysctl_net_core.c); somaxconn it shows everywhere.
+// (net/core/sysctl_net_core.c). That sysctls are shown at all, somaxconn tells, and of a namespace that another user
+// namespace owns, where older kernels (6.1) have no net.core, net.ipv4.
 func isHost() (bool, error) {
 	const cannot = "cannot tell whether this is the host's own network namespace: %w; mount /proc, all of it, or insist " +
 		"with --allow-host-netns"
 	if _, err := os.Stat("/proc/sys/net/core/somaxconn"); err != nil {
+		if _, other := os.Stat("/proc/sys/net/ipv4/ip_forward"); errors.Is(err, fs.ErrNotExist) && other == nil {
+			return false, nil
+		}
 		return false, fmt.Errorf(cannot, err)
 	}
 	_, err := os.Stat("/proc/sys/net/core/dev_weight")

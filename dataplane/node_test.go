@@ -133,7 +133,7 @@ func TestPodsAndNodes(t *testing.T) {
 		"left-over chains":        {build: func(l *nodeLab) { l.uplink(ptp); chains(l) }},
 		"another bridge in a pod": {build: func(l *nodeLab) { l.behind("br0", 9) }},
 		"KubeVirt's bridge": {build: func(l *nodeLab) {
-			l.uplink(`ip link set eth0 name eth0-nic; ip link add k6t-eth0 type bridge; ip link set eth0-nic master k6t-eth0`)
+			l.uplink(`ip link set eth0 down; ip link set eth0 name eth0-nic; ip link set eth0-nic up; ip link add k6t-eth0 type bridge; ip link set eth0-nic master k6t-eth0`)
 			l.listen("tcp", ":10250")
 		}},
 		"a virtual machine's bridge": {build: func(l *nodeLab) {
