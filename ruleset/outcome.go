@@ -14,7 +14,7 @@ var (
 	// ErrNotIntercepted reports that none of our rules are in the namespace.
 	ErrNotIntercepted = errors.New("not intercepted: the namespace has none of our rules")
 	// ErrForeign reports a table or a chain of our name that Intercept did not make.
-	ErrForeign = errors.New("it has our name, but Intercept did not make it")
+	ErrForeign = errors.New("it has our name, and not the mark of what Intercept makes: another made it, or took the mark out")
 	// ErrPermission reports that the kernel refused for want of privilege.
 	ErrPermission = errors.New("no permission")
 	// ErrUnsupported reports that the kernel, or a program that rules are
