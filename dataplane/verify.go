@@ -106,6 +106,7 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 	}
 	todo.Notes = append(todo.Notes, behind(others)...)
 	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
+	verdicts = append(verdicts, ofSomeUsers(others, plan.config)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
 			"was not tried")
@@ -203,13 +204,6 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			})
 	}
 	for _, f := range others {
-		if touchesSome(f, c) {
-			all = append(all, verify.Verdict{What: "apps of some users", Verdict: verify.NotProven,
-				Found: fmt.Sprintf("%s, of another, does something to what some users send alone (%s at hook %s, priority %d: %s); "+
-					"verify sends as others", f.Name(), f.Type, f.Hook, f.Priority, f.Effect),
-				Remedy: "connect as the app's user, and see with mesh-init trace that the proxy gets it; or accept it with " +
-					"--allow-unproven"})
-		}
 		by := slices.DeleteFunc(slices.Clone(f.Interfaces), func(p string) bool { return !isApart(p) })
 		if !f.Parts() || len(by) == 0 {
 			continue
@@ -218,6 +212,20 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			Found: fmt.Sprintf("%s, of another, does something to what arrives there alone (%s at hook %s, priority "+
 				"%d: %s); verify comes in by one of its own, %s", f.Name(), f.Type, f.Hook, f.Priority, f.Effect, pair),
 			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
+	}
+	return all
+}
+
+// ofSomeUsers names the chains of others that do something to what some users send alone: what was tried was sent by others.
+func ofSomeUsers(others []beside.Foreign, c intercept.Config) (all []verify.Verdict) {
+	for _, f := range others {
+		if touchesSome(f, c) {
+			all = append(all, verify.Verdict{What: "apps of some users", Verdict: verify.NotProven,
+				Found: fmt.Sprintf("%s, of another, does something to what some users send alone (%s at hook %s, priority %d: %s); "+
+					"verify sends as others", f.Name(), f.Type, f.Hook, f.Priority, f.Effect),
+				Remedy: "connect as the app's user, and see with mesh-init trace that the proxy gets it; or accept it with " +
+					"--allow-unproven"})
+		}
 	}
 	return all
 }

@@ -160,8 +160,7 @@ func (p packetFlags) toOwn(own []netip.Addr, to netip.Addr) {
 }
 
 // fromOwn has a packet of the pod's come from an address that the pod has, if none is given, and returns the family of
-// which it lacks one. Zero: it has one, needs none, or its
-// addresses were not seen.
+// which it lacks one. Zero: it has one, needs none, or its addresses were not seen.
 func (p packetFlags) fromOwn(own []netip.Addr) (lacks intercept.Family) {
 	src := p["src"]
 	if p["from"].text == "outside" || src.given || len(own) == 0 {
