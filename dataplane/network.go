@@ -163,13 +163,23 @@ func globalAddr(all []links.Link, f intercept.Family, passthrough []netip.Addr) 
 	return found
 }
 
+// excludes reports whether an interface is excluded.
+func excludes(c intercept.Config, name string) bool {
+	for _, pattern := range c.ExcludeInterfaces {
+		if ruleset.InterfaceMatches(pattern, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // allExcluded warns of a namespace of which every interface is excluded.
 func allExcluded(c intercept.Config, all []links.Link) []string {
 	var names []string
 	for _, l := range all {
 		switch {
 		case l.Name == ruleset.Loopback:
-		case !slices.ContainsFunc(c.ExcludeInterfaces, func(p string) bool { return ruleset.InterfaceMatches(p, l.Name) }):
+		case !excludes(c, l.Name):
 			return nil
 		default:
 			names = append(names, l.Name)

@@ -198,9 +198,7 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 		return pattern == beside.SomeInterfaces || !ruleset.InterfaceMatches(pattern, pair) &&
 			slices.ContainsFunc(interfaces, func(l links.Link) bool {
 				return l.Name != ruleset.Loopback && ruleset.InterfaceMatches(pattern, l.Name) &&
-					!slices.ContainsFunc(c.ExcludeInterfaces, func(excluded string) bool {
-						return ruleset.InterfaceMatches(excluded, l.Name)
-					})
+					!excludes(c, l.Name)
 			})
 	}
 	for _, f := range others {
@@ -221,8 +219,8 @@ func ofSomeUsers(others []beside.Foreign, c intercept.Config) (all []verify.Verd
 	for _, f := range others {
 		if touchesSome(f, c) {
 			all = append(all, verify.Verdict{What: "apps of some users", Verdict: verify.NotProven,
-				Found: fmt.Sprintf("%s, of another, does something to what some users send alone (%s at hook %s, priority %d: %s); "+
-					"verify sends as others", f.Name(), f.Type, f.Hook, f.Priority, f.Effect),
+				Found: f.Name() + ", of another, does something to what some users send alone (" + string(f.Effect) +
+					"); verify sends as others",
 				Remedy: "connect as the app's user, and see with mesh-init trace that the proxy gets it; or accept it with " +
 					"--allow-unproven"})
 		}
@@ -231,21 +229,20 @@ func ofSomeUsers(others []beside.Foreign, c intercept.Config) (all []verify.Verd
 }
 
 // touchesSome reports whether a chain of others does something to what some users send and ours capture, or to what comes
-// to the proxy of it.
+// to the proxy of it. What takes connections is in the way of the rules themselves, and what is refused to some users has a
+// reason, but for the proxy's ports.
 func touchesSome(f beside.Foreign, c intercept.Config) bool {
 	if !f.ByUser || f.Hook != ruleset.Output.String() {
 		return false
 	}
-	switch f.Effect {
-	case beside.Untracks, beside.Zones:
-		return true
-	case beside.MayDiscard: // what is refused to some users has a reason, but for the proxy's ports
-		proxys := ports(c)
-		return slices.ContainsFunc(f.Called, func(p uint16) bool { return slices.Contains(proxys, p) })
-	case beside.Takes, beside.MayTake, // which are in the way of the rules themselves
-		beside.NeverReached, beside.TakesRest, beside.Asleep, beside.Harmless:
+	if f.Effect == beside.MayDiscard {
+		for _, p := range ports(c) {
+			if slices.Contains(f.Called, p) {
+				return true
+			}
+		}
 	}
-	return false
+	return f.Effect == beside.Untracks || f.Effect == beside.Zones
 }
 
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.

@@ -3,7 +3,6 @@ package iptables
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sort"
@@ -70,7 +69,7 @@ func (r *Runner) Hollow(ctx context.Context) (all []ruleset.Difference, err erro
 			}
 			for _, c := range t.ours() {
 				if mark := strings.HasPrefix(c.name, specPrefix) || strings.HasPrefix(c.name, madePrefix); !mark && !led[c.name] {
-					all = append(all, ruleset.Difference{What: fmt.Sprintf("%s, table %s, chain %s", f, t.name, c.name),
+					all = append(all, ruleset.Difference{What: f.String() + ", table " + t.name + ", chain " + c.name,
 						Problem: "no rule leads to it"})
 				}
 			}

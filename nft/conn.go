@@ -551,10 +551,7 @@ func (conn *Conn) counters(ctx context.Context) ([]ruleset.Counter, error) {
 	return counters, nil
 }
 
-func (conn *Conn) hollow(ctx context.Context) (all []ruleset.Difference, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func (conn *Conn) hollow() (all []ruleset.Difference, err error) {
 	st, err := conn.ours()
 	if err != nil {
 		return nil, err

@@ -110,7 +110,7 @@ func (conn *Conn) Counters(ctx context.Context, _ *ruleset.Ruleset) ([]ruleset.C
 }
 
 // Hollow returns what is missing in our tables whatever they were made of: base chains without rules.
-func (conn *Conn) Hollow(ctx context.Context) ([]ruleset.Difference, error) { return conn.hollow(ctx) }
+func (conn *Conn) Hollow(context.Context) ([]ruleset.Difference, error) { return conn.hollow() }
 
 // Older returns the connections that our rules were given as older than they are ([ruleset.Ruleset.Older]).
 func (conn *Conn) Older(context.Context) ([]ruleset.Tuple, error) { return conn.olderInForce() }

@@ -49,7 +49,7 @@ func (*Conn) countRules(ruleset.Family, string) (map[string]map[string]int, erro
 	return nil, ruleset.ErrNeedsLinux
 }
 
-func (*Conn) hollow(context.Context) ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }
+func (*Conn) hollow() ([]ruleset.Difference, error) { return nil, ruleset.ErrNeedsLinux }
 
 func (*Conn) removeForeign(context.Context, func([]beside.Chain) (beside.Removal, error)) (beside.Removal, error) {
 	return beside.Removal{}, ruleset.ErrNeedsLinux

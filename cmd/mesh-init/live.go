@@ -130,8 +130,8 @@ func (j *job) takeLive() error {
 		}
 	}
 	if lacks := j.packet.fromOwn(j.live.own); lacks != 0 {
-		j.log.WarnContext(j.ctx, fmt.Sprintf("the namespace has no %s address, so that nothing of %s leaves it yet: the source of "+
-			"this packet is an example", lacks, lacks))
+		j.log.WarnContext(j.ctx, "the namespace has no address of "+lacks.String()+", so that nothing of it leaves it yet: "+
+			"the source of this packet is an example")
 	}
 	j.live.text = func(style cli.Style) string {
 		text := ""
