@@ -279,7 +279,7 @@ func TestBroken(t *testing.T) {
 		{name: "another puts the port of HTTPS into a zone", in: sidecar(),
 			after:  `nft 'table inet other { chain outgoing { type filter hook output priority -300; tcp dport 443 ct zone set 9; }; }'`,
 			broken: []string{"failed: an app's connection, to what another's rule names, IPv4: TCP to 192.0.2.1:443", "failed: an app's connection, to what another's rule names, IPv6"},
-			says: []string{"not accepted in time"}},
+			says:   []string{"not accepted in time"}},
 		{name: "another puts a port into a zone that nobody else tries", in: sidecar(),
 			after:  `nft 'table inet other { chain outgoing { type filter hook output priority -300; tcp dport 7777 ct zone set 9; }; }'`,
 			broken: []string{"failed: an app's connection, to what another's rule names, "}},
