@@ -448,6 +448,10 @@ func (f *Foreign) Translates() bool {
 // TakesLetGo reports whether the chain translates what ours let go.
 func (f Foreign) TakesLetGo() bool { return f.Effect == NeverReached || f.Effect == TakesRest }
 
+// Mistracks reports whether conntrack does not have, or has in a zone of its own, what the chain acts on: our rules do not
+// capture that as they should.
+func (f Foreign) Mistracks() bool { return f.Effect == Untracks || f.Effect == Zones }
+
 // Name says which chain it is, as nft and iptables name it.
 func (f Foreign) Name() string {
 	return Chain{Legacy: f.Legacy, Family: f.Family, Table: f.Table, Name: f.Chain}.name()

@@ -165,11 +165,10 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 	if err != nil {
 		return choice, outcome, err
 	}
-	othersRemoved, err := s.removeOthers(ctx, choice.Backend)
-	if err != nil {
+	if err = s.removeOthers(ctx, choice.Backend); err != nil {
 		return choice, outcome, err
 	}
-	if othersRemoved && outcome == ruleset.Created {
+	if s.switched && outcome == ruleset.Created {
 		outcome, *done = ruleset.Replaced, staying()
 	}
 	if choice.Backend == BackendNFT { // the others see to theirs, and somebody may have been killed
@@ -346,22 +345,22 @@ func (s *space) applyRules(ctx context.Context, want Backend, rules func(Backend
 	}
 }
 
-// removeOthers takes out what backends other than the one in use have there, and reports whether there was any.
-func (s *space) removeOthers(ctx context.Context, inUse Backend) (removed bool, err error) {
+// removeOthers takes out what backends other than the one in use have there.
+func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 	holding, err := s.holdingBeside(inUse)
 	if err != nil {
-		return false, err
+		return err
 	}
 	for _, other := range holding {
 		if other == inUse {
 			continue
 		}
 		if err := s.remove(ctx, other); err != nil {
-			return false, fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
+			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}
-		s.switched, removed = true, true
+		s.switched = true
 	}
-	return removed, nil
+	return nil
 }
 
 func (s *space) remove(ctx context.Context, b Backend) error {

@@ -122,11 +122,10 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 		return verify.Plan{}, nil, err
 	}
 	for _, f := range others {
-		touches := f.Effect == beside.Untracks || f.Effect == beside.Zones
-		if !touches && !f.TakesLetGo() {
+		if !f.Mistracks() && !f.TakesLetGo() {
 			continue
 		}
-		named := verify.Other{Captured: touches, Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
+		named := verify.Other{Captured: f.Mistracks(), Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
 		if slices.Contains(f.Acts, beside.Redirect) { // whom others are sent to is not to be disturbed
 			named.Dsts = f.Dsts
 		}
@@ -242,7 +241,7 @@ func touchesSome(f beside.Foreign, c intercept.Config) bool {
 			}
 		}
 	}
-	return f.Effect == beside.Untracks || f.Effect == beside.Zones
+	return f.Mistracks()
 }
 
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.

@@ -9,16 +9,20 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
+// schemaOf compiles one of the schemas of docs, such as status.schema.json, or a part of it, such as
+// explain.schema.json#/$defs/matrix.
+func schemaOf(t *testing.T, name string) *jsonschema.Schema {
+	t.Helper()
+	s, err := jsonschema.NewCompiler().Compile("../../docs/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // TestExplainSchema holds what explain prints against docs/explain.schema.json, and each form of it against its own part.
 func TestExplainSchema(t *testing.T) {
-	const file = "../../docs/explain.schema.json"
-	schema := func(part string) *jsonschema.Schema {
-		s, err := jsonschema.NewCompiler().Compile(file + part)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
+	schema := func(part string) *jsonschema.Schema { return schemaOf(t, "explain.schema.json"+part) }
 	all := schema("")
 	dir := t.TempDir()
 	for name, text := range map[string]string{

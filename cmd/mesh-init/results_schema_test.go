@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"errors"
-	"net"
 	"os/exec"
 	"strings"
 	"testing"
@@ -18,25 +17,10 @@ import (
 // TestResultsSchema: what each verb prints as JSON is of its part of docs/results.schema.json, and of no other: in a
 // namespace with rules of others, before ours are there and after, with nothing wrong and with much.
 func TestResultsSchema(t *testing.T) {
-	const file = "../../docs/results.schema.json"
-	schema := func(part string) *jsonschema.Schema {
-		s, err := jsonschema.NewCompiler().Compile(file + part)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	all := schema("")
+	all := schemaOf(t, "results.schema.json")
 	ns := supportNamespace(t)
 	netlab.RequireProgram(t, "nft")
-	var stranger net.Listener
-	if err := ns.Do(func() (err error) {
-		stranger, err = net.Listen("tcp", ":15001")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	defer stranger.Close()
+	listenInPlace(t, ns)
 	foreign := `table ip other { chain out { type nat hook output priority -199; tcp dport 5432 redirect to :9999; }; }`
 	manifest := `{apiVersion: v1, kind: Pod, metadata: {name: web, annotations: {intercept.mesh/enabled: "true"}},
 		spec: {hostNetwork: true, containers: [{name: app, image: app}]}}`
@@ -53,7 +37,7 @@ func TestResultsSchema(t *testing.T) {
 		{verb: "apply", args: []string{"--outbound-port", "15001-15002"}, says: `"created"`},
 		{verb: "apply", args: []string{"--outbound-port", "15001-15002"}, says: `"unchanged"`},
 		{verb: "check", says: `"ok": true`},
-		{verb: "status", says: `"doubts"`},
+		{verb: "status", says: `"who listens at 15001-15002 is user 0, not the proxy: mesh-init verify tries it"`},
 		{verb: "doctor", says: `"present": [`},
 		{verb: "remove", args: []string{"--dry-run"}, says: `"nft"`},
 		{verb: "nft", args: []string{foreign}},
@@ -63,6 +47,7 @@ func TestResultsSchema(t *testing.T) {
 		{verb: "doctor", says: `"redirect"`},
 		{verb: "apply", args: []string{"--backend", "iptables-nft"}, says: `"replaced"`},
 		{verb: "status", says: "the word of alice"},
+		{verb: "status", says: `"who listens at 15001 is user 0, not the proxy: mesh-init verify tries it"`},
 		{verb: "remove", args: []string{"--foreign", "istio"}, says: `"removed": false`},
 		{verb: "remove", says: `"removed": true`},
 		{verb: "render", args: []string{"--inbound-mode", "tproxy", "--dns", "all"}, says: `"chains"`},
@@ -94,7 +79,7 @@ func TestResultsSchema(t *testing.T) {
 		if len(test.args) == 1 && test.args[0] == "--dry-run" && part == "apply" {
 			part = "render"
 		}
-		for _, s := range []*jsonschema.Schema{all, schema("#/$defs/" + part)} {
+		for _, s := range []*jsonschema.Schema{all, schemaOf(t, "results.schema.json#/$defs/"+part)} {
 			if err := s.Validate(doc); err != nil {
 				t.Errorf("%q: %v\n%s", args, err, &out)
 			}

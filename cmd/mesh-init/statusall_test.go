@@ -159,10 +159,7 @@ func TestStatusOfAllIsAList(t *testing.T) {
 	var out strings.Builder
 	p := program{strings.NewReader(""), &out, io.Discard, func(dataplane.Pod) plane { return fakePlane{} }}
 	code := p.run(t.Context(), []string{"status", "--all", "-o", "json"}, []string{"MESH_NETNS=/of/all/verbs"})
-	schema, err := jsonschema.NewCompiler().Compile("../../docs/status.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	schema := schemaOf(t, "status.schema.json")
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(out.String()))
 	if err != nil {
 		t.Fatal(err)
