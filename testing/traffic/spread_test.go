@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/netlab"
@@ -18,8 +19,8 @@ import (
 func TestSpread(t *testing.T) { each(t, spread) }
 
 func spread(t *testing.T, w way) {
-	// So many that a tenth is five standard deviations of chance.
-	const connections, ports = 8000, 4
+	// So many that a tenth is five standard deviations of chance. On a busy machine some of them wait long.
+	const connections, ports, patience = 8000, 4, 20 * time.Second
 	c := intercept.Default()
 	c.Outbound.Port = intercept.PortRange{First: 15101, Last: 15104}
 	c.Inbound.Port = intercept.PortRange{First: 15201, Last: 15204}
@@ -33,6 +34,7 @@ func spread(t *testing.T, w way) {
 		"inbound IPv4":  {Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("10.244.0.5:8080"), From: netlab.FromPeer},
 		"inbound IPv6":  {Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("[fd00:244::5]:8080"), From: netlab.FromPeer},
 	} {
+		flow.Timeout = patience
 		t.Run(name, func(t *testing.T) {
 			lab := netlab.NewT(t, netlab.Options{})
 			if _, err := lab.StartSidecar(netlab.SidecarConfig{Outbound: c.Outbound.Port, Inbound: c.Inbound.Port}); err != nil {
