@@ -110,7 +110,7 @@ func (j job) localServers(warned []string) (warn []string) {
 
 // serversOfHere warns of name servers that are the caller's, where the rules are of another namespace.
 func (j job) serversOfHere() []string {
-	if from := j.target.Origins["dns.servers"]; j.resolvConf == "" && j.over == nil && from == resolvConf {
+	if from := j.target.Origins[serversField]; j.resolvConf == "" && j.over == nil && from == resolvConf {
 		return []string{"the name servers are those of " + from + " here, and need not be the pod's: name its own with " +
 			"--dns-servers, or its file with --" + resolvConfFlag}
 	}

@@ -261,7 +261,7 @@ func (in inputs) configuration(under intercept.Config, values map[string]setting
 	if layers.NeedsServers() {
 		path := values[resolvConfFlag]
 		servers, err := resolvers(path.text)
-		origins["dns.servers"] = path.text
+		origins[serversField] = path.text
 		layers.Servers(servers)
 		layers.ServersUnreadable(path.source, err)
 	}
