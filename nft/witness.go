@@ -33,8 +33,9 @@ func isLeft(name string, now time.Time) bool {
 	return is && err == nil && now.Sub(time.Unix(seconds, 0)).Abs() > longest
 }
 
-// Sender is whose a socket is that has sent to a port, over TCP or UDP. Of TCP only what is sent once a connection is
-// open counts: before that it is the listening socket's, which another process may have opened.
+// Sender is whose a socket is that has sent to a port, over TCP or UDP. A SYN of TCP does not count: it is the listening
+// socket's, which another process may have opened. So is, rarely, an acknowledgement before the handshake is over: it has no
+// owner before Linux 6.13.
 type Sender struct {
 	Protocol ruleset.Protocol
 	Port     uint16

@@ -52,6 +52,7 @@ const (
 	listening   = 1 << 10 // of TCP_LISTEN
 	closed      = 1 << 7  // of TCP_CLOSE
 	established = 1       // TCP_ESTABLISHED itself
+	synReceived = 3       // TCP_SYN_RECV itself
 )
 
 // waiting are the states of sockets that get what anybody sends.
@@ -206,7 +207,7 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	}
 	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
-	s.Pending = s.Inode == 0 && m[1] == established
+	s.Pending, s.Opening = s.Inode == 0 && m[1] == established, m[1] == synReceived
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0

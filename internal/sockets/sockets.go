@@ -18,8 +18,9 @@ type Socket struct {
 	Mark uint32
 	// Inode is its number among the files of its process. Zero: no process has it.
 	Inode uint64
-	// Pending is true of a connection that no process has accepted yet.
-	Pending bool
+	// Pending is true of a connection that no process has accepted yet, and Opening of one whose handshake is not over at
+	// this end (SYN_RECV): the listening socket still answers for it.
+	Pending, Opening bool
 }
 
 // Serves reports whether the socket gets what is sent to an address and port.

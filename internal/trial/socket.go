@@ -86,10 +86,11 @@ func bind(fd int, src netip.AddrPort, taken map[uint16]bool) (err error) {
 	return err
 }
 
-// isPassthrough reports whether a probe asks for a source of its own.
+// isPassthrough reports whether a probe asks for a source of its own. A link-local one is what the kernel names for ::1
+// where lo is down.
 func isPassthrough(p verify.Probe) bool {
 	src := p.Packet.Src.Addr()
-	return p.Packet.Interface == ruleset.Loopback && src != p.Packet.Dst.Addr()
+	return p.Packet.Interface == ruleset.Loopback && src != p.Packet.Dst.Addr() && !src.IsLinkLocalUnicast()
 }
 
 // usualHops has the kernel choose the hop limit (ip(7), ipv6(7)).

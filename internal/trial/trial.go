@@ -34,6 +34,7 @@ type attempt struct {
 	released  bool // it is on its way to the target, whatever the number of hops
 	again     bool // it was begun a second time
 	done      bool
+	opening   bool             // the pod's end has not seen the handshake's last packet
 	holders   []sockets.Socket // who has accepted it, or hears it
 	got       []byte
 	listeners []sockets.Socket // which wait at the ports that it could have come to
@@ -107,12 +108,13 @@ type run struct {
 	attempts []*attempt
 	// conntrack is whether it can be asked.
 	conntrack bool
-	patience  time.Duration // what is left of it for counters that come late
+	// patience is what is left of it for counters that come late, and settling for what a rule may yet refuse.
+	patience, settling time.Duration
 }
 
 // open opens all sockets, at ports that are not taken.
 func (r *run) open(probes []verify.Probe, taken map[uint16]bool) error {
-	r.patience = time.Second
+	r.patience, r.settling = time.Second, time.Second/2
 	by := map[string][]*attempt{}
 	for _, p := range probes {
 		a := &attempt{Probe: p, fd: -1}
@@ -250,21 +252,34 @@ func (a *attempt) refused() bool {
 }
 
 // counted reads the counters once the rule that has to decide has counted. What arrives is counted by another thread of
-// the kernel, so that it may take a moment.
+// the kernel, so that it may take a moment; and a rule that is asked later may refuse it, which must not be taken for what
+// becomes of the next.
 func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 	for {
+		settled := !a.Outside() || a.isSettled()
 		after, err := r.o.Count()
-		if err != nil || after[a.Trace.Rule] > before[a.Trace.Rule] || r.patience <= 0 || a.seen.Err != nil {
+		left := &r.patience
+		counted := after[a.Trace.Rule] > before[a.Trace.Rule]
+		if counted {
+			left = &r.settling
+		}
+		if err != nil || counted && settled || *left <= 0 || a.seen.Err != nil {
 			return after, err
 		}
 		const pause = 2 * time.Millisecond
-		r.patience -= pause
+		*left -= pause
 		select {
 		case <-r.ctx.Done():
 			return nil, r.ctx.Err()
 		case <-time.After(pause):
 		}
 	}
+}
+
+// isSettled reports whether a connection is open, or has failed. A datagram always is.
+func (a *attempt) isSettled() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLOUT}}, 0)
+	return n > 0 || err != nil
 }
 
 // replied reports whether a connection that nobody has waited for was accepted, refused, or discarded by a router: it
@@ -488,9 +503,13 @@ func (a *attempt) hear() {
 // who finds out who has accepted: the socket at the other end, in the pod. What then acknowledges our end is sent by
 // that socket: the witness sees whose it is. Before, a proxy has a moment to refuse it.
 func (a *attempt) who() {
-	const moment = 100 * time.Millisecond
+	const (
+		moment = 100 * time.Millisecond
+		// The kernel begins again after a second. A listening socket may wait for data besides (TCP_DEFER_ACCEPT of tcp(7)).
+		handshake = 2 * time.Second
+	)
 	a.meet()
-	if a.seen.Pending || a.unseen() {
+	if a.seen.Pending || a.unseen() || a.opening && time.Since(a.accepted) < handshake {
 		return
 	}
 	if errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
@@ -509,7 +528,7 @@ func (a *attempt) who() {
 // meet looks at the socket at the other end, if it is in the pod and known.
 func (a *attempt) meet() {
 	s, ok := peer(a)
-	a.seen.Pending = ok && s.Pending
+	a.seen.Pending, a.opening = ok && s.Pending, ok && s.Opening
 	if ok {
 		a.seen.At = s.Local
 	}
@@ -641,6 +660,9 @@ func (r *run) identify() error {
 			a.seen.By = append(a.seen.By, h)
 		}
 		for _, w := range sent {
+			if a.Packet.Protocol == ruleset.TCP && len(a.holders) > 0 {
+				break // what others have sent the listening socket has, which since Linux 6.13 is named as well
+			}
 			if !slices.ContainsFunc(a.seen.By, func(h verify.Holder) bool { return h.UID == w.UID }) {
 				a.seen.By = append(a.seen.By, verify.Holder{UID: w.UID, GID: &w.GID, Mark: w.mark})
 			}

@@ -150,7 +150,7 @@ func TestBroken(t *testing.T) {
 			after:  `nft 'table inet other { chain incoming { type filter hook input priority 0; tcp dport 15001 reject with tcp reset; }; }'`,
 			broken: []string{app}, says: []string{"refused, though user 1337, group 1337 (exe, process ",
 				"listens at 127.0.0.1:15001; perhaps another's rule (in chain incoming of table inet other) rejects it"}},
-		{name: "lo is down", in: sidecar(), after: "ip link set lo down",
+		{name: "lo is down", in: sidecar(), after: "ip addr add fe80::5/64 dev eth0 nodad; ip link set lo down",
 			broken: []string{app, "failed: an app's call to loopback, ", "failed: an app's call inside the pod, ",
 				"failed: the proxy's call from its passthrough source, ", "failed: rules: "},
 			says: []string{"not accepted in time", "the pod does not answer itself", "::6/128 dev lo: missing"}},

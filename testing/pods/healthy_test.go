@@ -31,6 +31,16 @@ const onLo = `
 	ip addr add 10.244.0.5/32 dev lo; ip route add 10.244.0.1 dev eth0 src 10.244.0.5
 	ip route add default via 10.244.0.1 src 10.244.0.5`
 
+// falters spoils the first acknowledgement of each connection to the proxy: the listening socket answers it itself.
+const falters = `
+	nft 'table inet falters {
+		set seen { type inet_service; size 65535; flags dynamic; }
+		chain spoil {
+			type filter hook output priority 300;
+			tcp dport 15001 tcp flags & (syn|ack) == ack tcp sport != @seen add @seen { tcp sport } tcp sequence set 1
+		}
+	}'`
+
 // TestHealthy: pods in which everything works, each in a way of its own. verify says ok of all.
 func TestHealthy(t *testing.T) {
 	noIPv6 := "ip -6 addr flush dev eth0; ip -6 route flush dev eth0"
@@ -91,6 +101,8 @@ func TestHealthy(t *testing.T) {
 			}},
 		{name: "a proxy that was root when it began to listen", in: []process{{Owner: intercept.Owner{},
 			Listen: slices.Concat(outbound(), inbound()), Drop: theProxy}}},
+		{name: "a proxy that was root when it began to listen, and whose handshakes falter", after: falters,
+			in: []process{{Owner: intercept.Owner{}, Listen: slices.Concat(outbound(), inbound()), Drop: theProxy}}},
 		{name: "a proxy that closes at once", in: []process{by(theProxy, at(hangUp, "0.0.0.0:15001", "[::]:15001",
 			"0.0.0.0:15006", "[::]:15006"))}},
 		{name: "a proxy that speaks first", in: []process{by(theProxy, at(greet, "0.0.0.0:15001", "[::]:15001",
