@@ -103,6 +103,8 @@ func TestHealthy(t *testing.T) {
 			Listen: slices.Concat(outbound(), inbound()), Drop: theProxy}}},
 		{name: "a proxy that was root when it began to listen, and whose handshakes falter", after: falters,
 			in: []process{{Owner: intercept.Owner{}, Listen: slices.Concat(outbound(), inbound()), Drop: theProxy}}},
+		{name: "a proxy that is told of connections once there is data", in: []process{
+			by(theProxy, with(slices.Concat(outbound(), inbound()), func(l *listener) { l.Defer = true }))}},
 		{name: "a proxy that closes at once", in: []process{by(theProxy, at(hangUp, "0.0.0.0:15001", "[::]:15001",
 			"0.0.0.0:15006", "[::]:15006"))}},
 		{name: "a proxy that speaks first", in: []process{by(theProxy, at(greet, "0.0.0.0:15001", "[::]:15001",

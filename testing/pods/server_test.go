@@ -66,9 +66,9 @@ type listener struct {
 	Addr     string
 	Do       what
 	// Both has an IPv6 socket take IPv4, too. Transparent, Mark and Reuse are options of the socket. Plain is true of one
-	// without SO_REUSEADDR, which cannot listen where a connection lingers (TIME_WAIT).
-	Both, Transparent, Reuse, ReusePort, Plain bool
-	Mark                                       int
+	// without SO_REUSEADDR, which cannot listen where a connection lingers (TIME_WAIT). Defer is TCP_DEFER_ACCEPT of tcp(7).
+	Both, Transparent, Reuse, ReusePort, Plain, Defer bool
+	Mark                                              int
 	// Fails has a resolver answer SERVFAIL.
 	Fails bool
 	// Upstream is where a resolver asks. Empty: it answers itself.
@@ -184,6 +184,7 @@ func (l listener) open() (func() error, error) {
 	set(domain == unix.AF_INET6 && l.Both, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 	set(domain == unix.AF_INET6 && l.Transparent, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1)
 	set(domain == unix.AF_INET && l.Transparent, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1)
+	set(l.Defer, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30)
 	set(l.Mark != 0, unix.SOL_SOCKET, unix.SO_MARK, l.Mark)
 	if err = errors.Join(err, unix.Bind(fd, sa)); err == nil && typ == unix.SOCK_STREAM {
 		err = unix.Listen(fd, 64)
