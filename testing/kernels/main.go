@@ -43,7 +43,7 @@ func suites() []suite {
 		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"},
 		{pkg: "internal/ipset"}, {pkg: "internal/sockets"},
 		{pkg: "testing/conformance", emulated: "-random.configs 100 -mistakes.configs 20"},
-		{pkg: "testing/traffic"}, {pkg: "testing/pods"},
+		{pkg: "testing/traffic", emulated: "-spread.connections 2000"}, {pkg: "testing/pods"},
 	}
 }
 

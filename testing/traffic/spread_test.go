@@ -3,6 +3,8 @@
 package traffic
 
 import (
+	"flag"
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,9 +20,13 @@ import (
 // checks it).
 func TestSpread(t *testing.T) { each(t, spread) }
 
+var connections = flag.Int("spread.connections", 8000, "how many connections each backend spreads, of each kind")
+
 func spread(t *testing.T, w way) {
-	// So many that a tenth is five standard deviations of chance. On a busy machine some of them wait long.
-	const connections, ports, patience = 8000, 4, 20 * time.Second
+	const ports, patience = 4, 20 * time.Second // on a busy machine some of them wait long
+	// An even share is within five standard deviations of chance: a tenth, of 8000.
+	share := float64(*connections) / ports
+	off := 5 * math.Sqrt(share*(1-1./ports))
 	c := intercept.Default()
 	c.Outbound.Port = intercept.PortRange{First: 15101, Last: 15104}
 	c.Inbound.Port = intercept.PortRange{First: 15201, Last: 15204}
@@ -49,7 +55,7 @@ func spread(t *testing.T, w way) {
 			var clients sync.WaitGroup
 			for range 4 {
 				clients.Go(func() {
-					for range connections / 4 {
+					for range *connections / 4 {
 						got, err := lab.Send(flow)
 						if err != nil || !got.Is(want) {
 							t.Errorf("%s, %v; want %s", got, err, want)
@@ -65,11 +71,11 @@ func spread(t *testing.T, w way) {
 			for i := range counts {
 				n := counts[i].Load()
 				shares = append(shares, n)
-				even = even && n > connections/ports*9/10 && n < connections/ports*11/10
+				even = even && math.Abs(float64(n)-share) < off
 			}
 			t.Logf("connections to each port: %v", shares)
 			if !even {
-				t.Error("not within 10% of an even share")
+				t.Errorf("not an even share, %.0f, give or take %.0f", share, off)
 			}
 		})
 	}
