@@ -70,8 +70,9 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		return verify.Report{}, err
 	}
 	c, rs := plan.config, s.inForce(want, plan)
-	o := trial.Options{Patience: howLong, Refuses: refuses(rs),
+	o := trial.Options{Patience: howLong,
 		Count: func() (trial.Counts, error) { return s.counts(ctx, want, &plan) }}
+	o.Refuses, o.Discards = refuses(rs)
 	if target.StandIn {
 		standIns, failed := trial.Listen(c, rs.Families)
 		if failed != nil {
@@ -255,19 +256,21 @@ func behind(others []beside.Foreign) (notes []string) {
 	return notes
 }
 
-// refuses are the rules that refuse or discard.
-func refuses(rs ruleset.Ruleset) (all []ruleset.RuleID) {
+// refuses are the rules that refuse or discard, and those of them that discard.
+func refuses(rs ruleset.Ruleset) (all, discard []ruleset.RuleID) {
 	for _, c := range rs.Chains {
 		for _, r := range c.Rules {
 			switch r.Target.(type) {
-			case ruleset.Reject, ruleset.Drop:
+			case ruleset.Reject:
 				all = append(all, r.ID)
+			case ruleset.Drop:
+				all, discard = append(all, r.ID), append(discard, r.ID)
 			case ruleset.Accept, ruleset.Return, ruleset.Jump, ruleset.Goto, ruleset.Redirect, ruleset.DNAT, ruleset.Keep,
 				ruleset.TProxy, ruleset.Divert, ruleset.SetMark, ruleset.SetConnMark, ruleset.CTZone:
 			}
 		}
 	}
-	return all
+	return all, discard
 }
 
 // verifyRules says whether the rules are as Apply leaves them. Where there are none the error is

@@ -16,8 +16,8 @@ type Counts map[ruleset.RuleID]uint64
 type Options struct {
 	// Count reads the rules' counters. Nil: the kernel counts nothing, and what arrives has to show all.
 	Count func() (Counts, error)
-	// Refuses are the rules that refuse or discard what they match.
-	Refuses []ruleset.RuleID
+	// Refuses are the rules that refuse or discard what they match, and Discards those of them that say nothing.
+	Refuses, Discards []ruleset.RuleID
 	// Ways are those by which clients come into the pod.
 	Ways []verify.Way
 	// StandIn is who stand-ins of this process are, where they listen in place of the proxy. Nil: there are none.

@@ -200,14 +200,12 @@ func (r *run) fire() error {
 			return err
 		}
 		a.seen.Counts, a.seen.Counted = true, after[a.Trace.Rule]-before[a.Trace.Rule]
-		for _, id := range r.o.Refuses {
-			if after[id] > before[id] {
-				a.seen.RefusedBy = id
-				break
-			}
-		}
+		a.seen.RefusedBy = r.refusedBy(before, after)
 		if !a.Waits && a.seen.Err == nil && a.Packet.Protocol == ruleset.TCP && a.refused() {
 			a.seen.Outcome = verify.Refused
+		}
+		if slices.Contains(r.o.Discards, a.seen.RefusedBy) && !a.isSettled() {
+			a.giveUp()
 		}
 		before = after
 	}
@@ -262,6 +260,7 @@ func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 		counted := after[a.Trace.Rule] > before[a.Trace.Rule]
 		if counted {
 			left = &r.settling
+			settled = settled || r.refusedBy(before, after) != ""
 		}
 		if err != nil || counted && settled || *left <= 0 || a.seen.Err != nil {
 			return after, err
@@ -273,6 +272,25 @@ func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 			return nil, r.ctx.Err()
 		case <-time.After(pause):
 		}
+	}
+}
+
+// refusedBy is a rule of ours that refuses or discards, and has counted.
+func (r *run) refusedBy(before, after Counts) ruleset.RuleID {
+	for _, id := range r.o.Refuses {
+		if after[id] > before[id] {
+			return id
+		}
+	}
+	return ""
+}
+
+// giveUp ends a connection of which nothing will come: what the kernel sent of it again would be counted beside the next.
+func (a *attempt) giveUp() {
+	_ = unix.Shutdown(a.fd, unix.SHUT_RDWR)                         // ends it where it has not begun (inet_shutdown in net/ipv4/af_inet.c)
+	_, _ = unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR) // which is no answer
+	if a.Waits {
+		a.seen.Outcome, a.done = verify.TimedOut, true
 	}
 }
 
