@@ -206,6 +206,13 @@ func TestBroken(t *testing.T) {
 			says: []string{"IP_TRANSPARENT"}},
 		{name: "tproxy without a proxy", in: []process{by(theProxy, outbound())}, config: tproxy, broken: []string{client},
 			says: []string{"nobody listens at 10.244.0.5:15006"}},
+		// What our rules discard of IPv4 the kernel sends again while IPv6 is tried.
+		{name: "tproxy without a proxy, and another discards IPv6", in: []process{by(theProxy, outbound())}, config: tproxy,
+			after: `nft 'table inet other { chain early { type filter hook prerouting priority -310;
+				iifname != "lo" meta nfproto ipv6 meta l4proto tcp drop; }; }'`,
+			broken: []string{client4, client6, "failed: the tunnel port, IPv6", "failed: an excluded port, inbound, IPv6",
+				"failed: what is not for the pod, IPv6"},
+			says: []string{"not captured: it has not come to our rules"}},
 		{name: "tproxy without its route", in: []process{by(theProxy, outbound(), transparent(inbound()))}, config: tproxy,
 			after: "ip route flush table 133", broken: []string{rules}, says: []string{"route local default dev lo table 133"}},
 
