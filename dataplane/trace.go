@@ -33,7 +33,7 @@ type TraceOptions struct {
 	// Count is how many packets to tell of at most.
 	Count int
 	// Tell takes what there is to tell, in the order in which it happened; the trace ends with its error. Note takes what
-	// cannot be done here. Both are called by one goroutine.
+	// cannot be done here; nil: nobody does. Both are called by one goroutine.
 	Tell func(TraceRecord) error
 	Note func(string)
 }
@@ -65,7 +65,9 @@ func (s *Session) Trace(ctx context.Context, o TraceOptions) (summary TraceSumma
 		err = errors.Join(err, s.do(context.WithoutCancel(ctx), t.Close))
 	}()
 	for _, n := range t.Notes {
-		o.Note(n)
+		if o.Note != nil {
+			o.Note(n)
+		}
 	}
 	names := func() (n tracing.Names, err error) {
 		err = s.do(context.WithoutCancel(ctx), func() error {

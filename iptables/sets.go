@@ -265,8 +265,9 @@ func (s *session) sweep(ctx context.Context, others map[string]int, inUse func(s
 }
 
 // SweepSets takes out the sets of ours that no rule asks, in the namespace of the calling thread, without a program:
-// somebody may have been killed after they were made. It reports whether there were any. left are those that rules ask.
-func SweepSets() (swept bool, left []string, err error) {
+// somebody may have been killed after they were made. It reports whether there were any. left are those that rules ask; if
+// wait is set, after the kernel had time to take out rules of iptables-nft that somebody has just deleted.
+func SweepSets(wait bool) (swept bool, left []string, err error) {
 	if gvisor.Here() || !ipset.Loaded() {
 		return false, nil, nil
 	}
@@ -278,17 +279,26 @@ func SweepSets() (swept bool, left []string, err error) {
 		return false, nil, err
 	}
 	defer func() { _ = c.Close() }() // a socket, of which every answer was read
-	all, err := c.References()
-	for set, n := range all {
-		if n > 0 {
-			left = append(left, set)
-			continue
+	for end := time.Now().Add(sweepTime); ; {
+		left = nil
+		all, err := c.References()
+		for set, n := range all {
+			if n == 0 {
+				err = c.Destroy(set)
+			}
+			switch {
+			case n > 0, errors.Is(err, ipset.ErrBusy):
+				left, err = append(left, set), nil
+			case err != nil:
+				return swept, left, err
+			default:
+				swept = true
+			}
 		}
-		if err := c.Destroy(set); err != nil {
+		if err != nil || len(left) == 0 || !wait || time.Now().After(end) {
+			slices.Sort(left)
 			return swept, left, err
 		}
-		swept = true
+		<-time.After(time.Millisecond)
 	}
-	slices.Sort(left)
-	return swept, left, err
 }
