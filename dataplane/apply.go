@@ -172,7 +172,7 @@ func (s *space) apply(ctx context.Context, p Pod, want plan, done *effects) (cho
 		outcome, *done = ruleset.Replaced, staying()
 	}
 	if choice.Backend == BackendNFT { // the others see to theirs, and somebody may have been killed
-		if _, _, err = iptables.SweepSets(false); err != nil {
+		if _, _, err = iptables.SweepSets(ctx, false); err != nil {
 			return choice, outcome, err
 		}
 	}
@@ -410,7 +410,7 @@ func (s *space) removeAll(ctx context.Context, want Backend) (removed bool, err 
 	if err != nil {
 		return removed || routes, err
 	}
-	swept, left, err := iptables.SweepSets(true)
+	swept, left, err := iptables.SweepSets(ctx, true)
 	if err == nil && len(left) > 0 {
 		err = fmt.Errorf("all is removed but the sets %s: rules of others ask them, which have to go first",
 			strings.Join(left, ", "))

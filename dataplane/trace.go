@@ -33,7 +33,7 @@ type TraceOptions struct {
 	// Count is how many packets to tell of at most.
 	Count int
 	// Tell takes what there is to tell, in the order in which it happened; the trace ends with its error. Note takes what
-	// cannot be done here; nil: nobody does. Both are called by one goroutine.
+	// cannot be done here; nil: nobody is told. Both are called by one goroutine.
 	Tell func(TraceRecord) error
 	Note func(string)
 }

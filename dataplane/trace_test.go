@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/tracing"
@@ -102,12 +101,8 @@ func traces(t *testing.T, s *Session) (is bool) {
 // ownsTables reports whether the kernel takes a table away with its process (NFT_TABLE_F_OWNER, Linux 5.12).
 func ownsTables(t *testing.T) bool {
 	t.Helper()
-	var u unix.Utsname
 	var major, minor int
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+	if _, err := fmt.Sscanf(release(), "%d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
 	}
 	return major > 5 || major == 5 && minor >= 12

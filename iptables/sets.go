@@ -241,24 +241,38 @@ func (s *session) sweep(ctx context.Context, others map[string]int, inUse func(s
 	if c == nil || err != nil {
 		return false, err
 	}
+	swept, _, err = takeOut(ctx, c, func(set string, n int) bool { return n <= others[set] || inUse(set) })
+	return swept, err
+}
+
+// takeOut takes out the sets that no rule asks, and returns those that rules ask. It waits for those of them that are not
+// to stay, as long as ctx and sweepTime allow.
+func takeOut(ctx context.Context, c *ipset.Conn, stays func(set string, n int) bool) (swept bool, left []string,
+	err error) {
 	for end := time.Now().Add(sweepTime); ; {
 		now, err := c.References()
 		if err != nil {
-			return swept, err
+			return swept, left, err
 		}
+		left = nil
 		free := true
 		for set, n := range now {
 			if n == 0 {
-				if err := c.Destroy(set); err != nil && !errors.Is(err, ipset.ErrBusy) {
-					return swept, err
+				err := c.Destroy(set)
+				if err != nil && !errors.Is(err, ipset.ErrBusy) {
+					return swept, left, err
 				}
 				swept = true
-			} else if n > others[set] && !inUse(set) {
-				free = false
+				if err == nil {
+					continue
+				}
 			}
+			left = append(left, set)
+			free = free && stays(set, n)
 		}
 		if free || time.Now().After(end) || ctx.Err() != nil {
-			return swept, nil
+			slices.Sort(left)
+			return swept, left, nil
 		}
 		<-time.After(time.Millisecond)
 	}
@@ -267,7 +281,7 @@ func (s *session) sweep(ctx context.Context, others map[string]int, inUse func(s
 // SweepSets takes out the sets of ours that no rule asks, in the namespace of the calling thread, without a program:
 // somebody may have been killed after they were made. It reports whether there were any. left are those that rules ask; if
 // wait is set, after the kernel had time to take out rules of iptables-nft that somebody has just deleted.
-func SweepSets(wait bool) (swept bool, left []string, err error) {
+func SweepSets(ctx context.Context, wait bool) (swept bool, left []string, err error) {
 	if gvisor.Here() || !ipset.Loaded() {
 		return false, nil, nil
 	}
@@ -279,26 +293,5 @@ func SweepSets(wait bool) (swept bool, left []string, err error) {
 		return false, nil, err
 	}
 	defer func() { _ = c.Close() }() // a socket, of which every answer was read
-	for end := time.Now().Add(sweepTime); ; {
-		left = nil
-		all, err := c.References()
-		for set, n := range all {
-			if n == 0 {
-				err = c.Destroy(set)
-			}
-			switch {
-			case n > 0, errors.Is(err, ipset.ErrBusy):
-				left, err = append(left, set), nil
-			case err != nil:
-				return swept, left, err
-			default:
-				swept = true
-			}
-		}
-		if err != nil || len(left) == 0 || !wait || time.Now().After(end) {
-			slices.Sort(left)
-			return swept, left, err
-		}
-		<-time.After(time.Millisecond)
-	}
+	return takeOut(ctx, c, func(string, int) bool { return !wait })
 }

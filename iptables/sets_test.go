@@ -390,7 +390,7 @@ func TestSweepSets(t *testing.T) {
 		s := newSite(t, Options{Variant: v})
 		sweep := func() (swept bool, left []string) {
 			t.Helper()
-			if err := s.Do(func() (err error) { swept, left, err = SweepSets(false); return err }); err != nil {
+			if err := s.Do(func() (err error) { swept, left, err = SweepSets(t.Context(), false); return err }); err != nil {
 				t.Fatal(err)
 			}
 			return swept, left

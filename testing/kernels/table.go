@@ -132,7 +132,8 @@ type cause struct {
 // causes are the failures that have been looked into and stay.
 func causes() (all []cause) {
 	for _, c := range [][3]string{
-		{"^bullseye", `^(nft\.(TestOracle|TestTextLoadedByHandIsOurs|TestOrderOfRegistration/of_rules_without_the_note)|dataplane\.TestRenderedTextIsWhatApplyMakes/nft)\b`,
+		{"^bullseye", `^(nft\.(TestOracle|TestTextLoadedByHandIsOurs|TestOrderOfRegistration/of_rules_without_the_note)|` +
+			`dataplane\.TestRenderedTextIsWhatApplyMakes/nft)\b`,
 			"nft 0.9.8 does not know `tcp option mptcp` and `icmpx` without `type`, so it cannot read the text of `render`"},
 		{"^bullseye", `^nft\.TestForeignDevices$`,
 			"nft 0.9.8 and Linux before 5.16 have no hook `egress`, in which the test puts a rule of others"},
