@@ -86,7 +86,7 @@ func TestUpdate(t *testing.T) {
 			map[string]result{"nft": {Tests: 2}, "iptables": {Tests: 2, NotRun: 2}}}},
 		{"bookworm", true, kept{"6.1", "1.0.6", "1.8.9", can("nft tables"),
 			map[string]result{"nft": {Tests: 2, Failed: []string{"TestA/x", "TestA/y"}},
-				"iptables": {Tests: 2, NotRun: 1}}}},
+				"iptables": {Tests: 3, Failed: []string{"TestB"}, NotRun: 1}}}},
 		{release: "trixie"},
 	}
 	all := []cause{{regexp.MustCompile("."), regexp.MustCompile("."), "it is so"}}
@@ -108,9 +108,9 @@ func TestUpdate(t *testing.T) {
 | nft | 0.9.8 | 1.0.6 |  |
 | iptables | 1.8.7 | 1.8.9 |  |
 | tests of nft | all 2 | 1 of 2 (1) | not run |
-| tests of iptables | not run | 1 of 2, 1 not run | not run |
+| tests of iptables | not run | 1 of 3 (1), 1 not run | not run |
 ` + strings.Join(rest, "") + `
-1. TestA: it is so.
+1. TestA, TestB: it is so.
 
 | what rules need | nft | iptables-nft |
 | --- | --- | --- |

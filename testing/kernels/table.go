@@ -8,7 +8,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -195,14 +194,14 @@ func tables(machines []machine, causes []cause) string {
 	rows("programs of Debian", func(m machine) string { return m.release })
 	rows("nft", func(m machine) string { return m.NFT })
 	rows("iptables", func(m machine) string { return m.IPTables })
-	var notes []string
+	all := notes(machines, causes)
 	for _, pkg := range packages() {
-		rows("tests of "+pkg, func(m machine) string { return cell(m, pkg, causes, &notes) })
+		rows("tests of "+pkg, func(m machine) string { return cell(m, pkg, causes, all) })
 	}
-	for i, note := range notes {
-		fmt.Fprintf(&t, "\n%d. %s", i+1, note)
+	for i, n := range all {
+		fmt.Fprintf(&t, "\n%d. %s: %s.", i+1, strings.Join(n.tests, ", "), n.why)
 	}
-	if len(notes) > 0 {
+	if len(all) > 0 {
 		t.WriteString("\n")
 	}
 	t.WriteString("\n")
@@ -229,18 +228,42 @@ func tables(machines []machine, causes []cause) string {
 	return t.String()
 }
 
+// A note says why tests fail.
+type note struct {
+	why   string
+	tests []string
+}
+
+// notes are those of all failures, in the order in which the table comes to them.
+func notes(machines []machine, causes []cause) (all []note) {
+	for _, pkg := range packages() {
+		for _, m := range machines {
+			for _, test := range m.Results[pkg].Failed {
+				why := explained(m, pkg, test, causes)
+				i := slices.IndexFunc(all, func(n note) bool { return n.why == why })
+				if i < 0 {
+					i, all = len(all), append(all, note{why: why})
+				}
+				if name, _, _ := strings.Cut(test, "/"); !slices.Contains(all[i].tests, name) {
+					all[i].tests = append(all[i].tests, name)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // cell is a result as the table has it: how many passed, the numbers of the notes that say what failed and why, and how
 // many did not run.
-func cell(m machine, pkg string, causes []cause, notes *[]string) string {
+func cell(m machine, pkg string, causes []cause, notes []note) string {
 	r := m.Results[pkg]
-	tests := map[string][]string{} // by cause
 	failed := map[string]bool{}
+	numbers := map[int]bool{}
 	for _, test := range r.Failed {
 		name, _, _ := strings.Cut(test, "/")
 		failed[name] = true
-		if why := explained(m, pkg, test, causes); !slices.Contains(tests[why], name) {
-			tests[why] = append(tests[why], name)
-		}
+		why := explained(m, pkg, test, causes)
+		numbers[slices.IndexFunc(notes, func(n note) bool { return n.why == why })+1] = true
 	}
 	switch {
 	case r.NotRun == r.Tests:
@@ -248,17 +271,10 @@ func cell(m machine, pkg string, causes []cause, notes *[]string) string {
 	case r.NotRun+len(failed) == 0:
 		return fmt.Sprintf("all %d", r.Tests)
 	}
-	var numbers []string
-	for _, why := range slices.Sorted(maps.Keys(tests)) {
-		note := fmt.Sprintf("%s: %s.", strings.Join(tests[why], ", "), why)
-		if !slices.Contains(*notes, note) {
-			*notes = append(*notes, note)
-		}
-		numbers = append(numbers, strconv.Itoa(slices.Index(*notes, note)+1))
-	}
 	text := fmt.Sprintf("%d of %d", r.Tests-len(failed)-r.NotRun, r.Tests)
 	if len(numbers) > 0 {
-		text += fmt.Sprintf(" (%s)", strings.Join(numbers, ", "))
+		list := fmt.Sprint(slices.Sorted(maps.Keys(numbers))) // as in [1 2]
+		text += fmt.Sprintf(" (%s)", strings.ReplaceAll(strings.Trim(list, "[]"), " ", ", "))
 	}
 	if r.NotRun > 0 {
 		text += fmt.Sprintf(", %d not run", r.NotRun)
