@@ -69,6 +69,14 @@ func (w networkWarning) inForce() string {
 	return w.text + ": mesh-init apply --live " + w.flags
 }
 
+// families are those of which a configuration captures something.
+func families(c intercept.Config) []intercept.Family {
+	return slices.DeleteFunc([]intercept.Family{intercept.IPv4, intercept.IPv6}, func(f intercept.Family) bool {
+		return c.Families == intercept.FamiliesIPv4 && f == intercept.IPv6 ||
+			c.Families == intercept.FamiliesIPv6 && f == intercept.IPv4
+	})
+}
+
 // ofNetwork says what of a network leads past the proxy, or keeps connections from it.
 func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) (warn []networkWarning) {
 	add := func(flags string, texts ...string) {
@@ -78,12 +86,8 @@ func ofNetwork(c intercept.Config, all []links.Link, unfinished bool) (warn []ne
 	}
 	add("", otherNames(c, all)...)
 	add("", allExcluded(c, all)...)
-	captured := map[intercept.Families][]intercept.Family{
-		intercept.FamiliesIPv4: {intercept.IPv4}, intercept.FamiliesIPv6: {intercept.IPv6},
-	}[c.Families]
-	if captured == nil {
-		captured = []intercept.Family{intercept.IPv4, intercept.IPv6}
-	} else if other := captured[0].Other(); c.OtherFamily != intercept.TreatmentReject {
+	captured := families(c)
+	if other := captured[0].Other(); len(captured) == 1 && c.OtherFamily != intercept.TreatmentReject {
 		if addr := globalAddr(all, other, c.PassthroughSources); addr.IsValid() {
 			add("--families auto", fmt.Sprintf(
 				"%s is not captured, and the namespace has the address %s: such connections go past the proxy; use families "+

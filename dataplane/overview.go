@@ -103,13 +103,16 @@ type Listener struct {
 	// NotProxy is true if neither who has opened it nor who has it is the proxy, as far as that can be seen. What it accepts
 	// may be the proxy's all the same: whether it works is for Verify to find out.
 	NotProxy bool `json:"notProxy,omitempty"`
+	// Unreached is true if nothing that rules send to the port comes to this address, as nothing that arrives does to
+	// 127.0.0.1.
+	Unreached bool `json:"unreached,omitempty"`
 
 	v6Only bool
 }
 
-// hears reports whether something of a family comes to the socket.
+// hears reports whether something of a family that rules send comes to the socket.
 func (l Listener) hears(f ruleset.Family) bool {
-	return ruleset.FamilyOf(l.Address.Addr()) == f || l.Address.Addr() == netip.IPv6Unspecified() && !l.v6Only
+	return !l.Unreached && (ruleset.FamilyOf(l.Address.Addr()) == f || l.Address.Addr() == netip.IPv6Unspecified() && !l.v6Only)
 }
 
 // Count is what the rules of one meaning have counted.
@@ -292,16 +295,29 @@ func portsOf(c intercept.Config) ([]Port, error) {
 				proxy = proxy || c.Proxy.GIDs.Contains(holder.GID)
 			}
 			l.NotProxy = !proxy && !c.Proxy.UIDs.Contains(l.UID)
+			l.Unreached = !p.reaches(s.Local.Addr(), len(c.VirtualInterfaces) > 0)
 			all[i].Listeners = append(all[i].Listeners, l)
 		}
 	}
 	return all, nil
 }
 
-// has reports whether a socket is at the port, and where packets come: what arrives comes to the pod's own addresses.
+// has reports whether a socket is at the port.
 func (p Port) has(s sockets.Socket) bool {
-	port := s.Local.Port()
-	return port >= p.Port.First && port <= p.Port.Last && (p.For != "inbound" || !s.Local.Addr().IsLoopback())
+	return s.Local.Port() >= p.Port.First && s.Local.Port() <= p.Port.Last
+}
+
+// reaches reports whether something that rules send to the port comes to an address: what the pod sends comes to
+// loopback, and what arrives, as from virtual machines behind the pod, to other addresses of the pod.
+func (p Port) reaches(at netip.Addr, virtual bool) bool {
+	switch arrives := !at.IsLoopback(); {
+	case at.IsUnspecified():
+		return true
+	case p.For == "inbound":
+		return arrives
+	default:
+		return at == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || at == netip.IPv6Loopback() || virtual && arrives
+	}
 }
 
 // meanings adds up counters. rules are those in force, as far as they are known.

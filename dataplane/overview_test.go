@@ -165,6 +165,52 @@ func TestAllCountTheSameRules(t *testing.T) {
 	}
 }
 
+// TestOverviewOfOtherAddresses: who listens where nothing comes is seen, and serves nobody.
+func TestOverviewOfOtherAddresses(t *testing.T) {
+	for _, tt := range []struct {
+		at      []string
+		virtual bool   // a virtual machine sends to the outbound port, too
+		want    string // what is said; nothing where all is served
+	}{
+		{at: []string{"127.0.0.1:15001", "[::1]:15001", ":15006"}},
+		{at: []string{":15001", "10.244.0.5:15006", "[fd00:244::5]:15006"}},
+		{[]string{":15001", "127.0.0.1:15006"}, false, "nobody listens at TCP port 15006, where rules send inbound connections; " +
+			"none of it comes to 127.0.0.1:15006: let the proxy listen at 0.0.0.0 and ::"},
+		{[]string{"10.244.0.5:15001", "[::1]:15001", ":15006"}, false, "nobody listens at TCP port 15001 over IPv4"},
+		{[]string{"127.0.0.2:15001", ":15006"}, false, "none of it comes to 127.0.0.2:15001"},
+		{[]string{"10.244.0.5:15001", "[fd00:244::5]:15001", ":15006"}, true, ""},
+	} {
+		lab := netlab.NewT(t, netlab.Options{})
+		for _, at := range tt.at {
+			err := lab.Pod.Do(func() error {
+				l, err := net.Listen("tcp", at)
+				if err == nil {
+					t.Cleanup(func() { _ = l.Close() })
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		pod, c := Pod{NetNS: lab.Pod.Path()}, intercept.Default()
+		if tt.virtual {
+			c.VirtualInterfaces = []string{"virt0"}
+		}
+		if _, err := pod.Apply(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		o, err := pod.Overview(t.Context())
+		said := strings.Join(o.Causes, "\n")
+		if err != nil || !strings.Contains(said, tt.want) || (o.Verdict == Unserved) != (tt.want != "") {
+			t.Errorf("%v: %v, %s, want %q", tt.at, err, o.Summary, tt.want)
+		}
+		if len(o.Ports[0].Listeners) == 0 || len(o.Ports[1].Listeners) == 0 {
+			t.Errorf("%v: not all are seen: %+v", tt.at, o.Ports)
+		}
+	}
+}
+
 // TestOverviewOfOneFamily: a proxy that listens in one family serves no other.
 func TestOverviewOfOneFamily(t *testing.T) {
 	lab := netlab.NewT(t, netlab.Options{})

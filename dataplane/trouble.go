@@ -87,23 +87,27 @@ func cutOff(c intercept.Config, all []links.Link) (says []string) {
 // capture. Whether who listens is the proxy is for Verify to find out: a listening socket can be of a process that gives
 // others of another user its connections.
 func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []string) {
-	only := map[ruleset.Family]intercept.Families{
-		ruleset.IPv4: intercept.FamiliesIPv4, ruleset.IPv6: intercept.FamiliesIPv6,
-	}
 	for _, p := range ports {
 		at := fmt.Sprintf("%s port %s", strings.ToUpper(p.Protocol.String()), p.Port)
-		if len(p.Listeners) == 0 {
-			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send %s; start the sidecar, or let it "+
-				"listen there", at, p.what()))
+		if !slices.ContainsFunc(p.Listeners, func(l Listener) bool { return !l.Unreached }) {
+			remedy := "start the sidecar, or let it listen there"
+			if len(p.Listeners) > 0 {
+				remedy = fmt.Sprintf("none of it comes to %s: let the proxy listen at 0.0.0.0 and ::", p.Listeners[0].Address)
+			}
+			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send %s; %s", at, p.what(), remedy))
 			continue
 		}
-		for _, f := range []ruleset.Family{ruleset.IPv4, ruleset.IPv6} {
-			if c.Families == only[f.Other()] || !globalAddr(all, f, c.PassthroughSources).IsValid() ||
+		for _, f := range families(c) {
+			if !globalAddr(all, f, c.PassthroughSources).IsValid() ||
 				slices.ContainsFunc(p.Listeners, func(l Listener) bool { return l.hears(f) }) {
 				continue
 			}
+			there := "0.0.0.0"
+			if f == ruleset.IPv6 {
+				there = "::"
+			}
 			causes = append(causes, fmt.Sprintf("nobody listens at %s over %s, where rules send %s; let the proxy listen "+
-				"at %s as well", at, f, p.what(), map[ruleset.Family]string{ruleset.IPv4: "0.0.0.0", ruleset.IPv6: "::"}[f]))
+				"at %s as well", at, f, p.what(), there))
 		}
 	}
 	return causes

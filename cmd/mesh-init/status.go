@@ -191,6 +191,9 @@ func portRows(o dataplane.Overview) []cli.Row {
 					"what comes here"
 			}
 			who[i] += " at " + l.Address.String()
+			if l.Unreached {
+				who[i] += ", where none of it comes"
+			}
 		}
 		if len(who) == 0 {
 			who = []string{"nobody"}

@@ -18,13 +18,13 @@ func TestPortsOfStrangers(t *testing.T) {
 		{For: "outbound", Protocol: intercept.TCP, Port: intercept.Port(15001), Listeners: []dataplane.Listener{
 			{Address: at, UID: 1337, Process: "envoy", PID: 7}, {Address: at, UID: 0, Process: "nc", PID: 8, NotProxy: true}}},
 		{For: "inbound", Protocol: intercept.TCP, Port: intercept.Port(15006), Listeners: []dataplane.Listener{
-			{Address: at, UID: 1337}}},
+			{Address: at, UID: 1337}, {Address: netip.MustParseAddrPort("127.0.0.1:15006"), UID: 1000, Unreached: true}}},
 		{For: "dns", Protocol: intercept.UDP, Port: intercept.Port(15053)},
 	}}
 	want := []cli.Row{{"PORT", "FOR", "WHO LISTENS"},
 		{"15001/tcp", "outbound", "user 1337 (envoy, process 7) at 0.0.0.0:15001, user 0 (nc, process 8), not the proxy, at " +
 			"0.0.0.0:15001; the proxy is user 1337 or group 1337: mesh-init verify tries who gets what comes here"},
-		{"15006/tcp", "inbound", "user 1337 at 0.0.0.0:15001"},
+		{"15006/tcp", "inbound", "user 1337 at 0.0.0.0:15001, user 1000 at 127.0.0.1:15006, where none of it comes"},
 		{"15053/udp", "dns", "nobody"}}
 	if diff := cmp.Diff(want, portRows(o)); diff != "" {
 		t.Error(diff)
