@@ -507,10 +507,10 @@ func (j *judge) passed() (Word, string, string) {
 	if j.s.Counts && j.s.Counted == 0 {
 		return Failed, "it is left alone, but our rule " + string(j.p.Trace.Rule) + " has not counted it", applyAgain
 	}
-	if j.s.Tracked && j.s.Entry == nil && !j.s.Replied && j.s.Outcome != Refused && !j.p.Packet.Foreign {
+	if j.s.Tracked && j.s.Entry == nil && !j.hasAnswer() && !j.isForwarded() {
 		found := "left alone " + j.by() + ", and discarded in the pod: conntrack has no connection that has left, or has arrived"
 		if len(j.s.After) > 0 {
-			found += "; perhaps another's rule" + in(j.s.After) + " discards it"
+			return Failed, found + "; perhaps another's rule" + in(j.s.After) + " discards it", letPass
 		}
 		return Failed, found, "a rule of another's discards it: mesh-init doctor lists them"
 	}
@@ -549,6 +549,18 @@ func (j *judge) takenBack(to netip.AddrPort) (Word, string, string) {
 // isUntracked reports whether another's rule keeps the packet from conntrack, and so from our rules that translate.
 func (j *judge) isUntracked() bool {
 	return j.s.Tracked && j.s.Entry == nil && len(j.s.Untrackers) > 0 && j.s.Counts && j.s.Counted == 0
+}
+
+// hasAnswer reports whether somebody has answered or refused, who may be far away: of a connection that is refused conntrack
+// keeps nothing. A datagram is refused where it is sent, or conntrack has it.
+func (j *judge) hasAnswer() bool {
+	return j.s.Replied || j.s.Outcome == Refused && j.p.Packet.Protocol == ruleset.TCP
+}
+
+// isForwarded reports whether the packet goes on only where the pod forwards, which it need not: what is for others, or a
+// datagram from behind the pod.
+func (j *judge) isForwarded() bool {
+	return j.p.Packet.Foreign || j.p.Packet.Protocol == ruleset.UDP && j.p.Outside() && j.p.Hops > 1
 }
 
 // hasLeft reports whether anything shows that the packet came past the chains before ours.

@@ -37,6 +37,8 @@ func TestJudge(t *testing.T) {
 	far, lookup, lenient, several := probe(ruleset.Translated), captured, captured, captured
 	inside := passed
 	inside.Packet.Interface = ruleset.Loopback
+	datagram := passed
+	datagram.Packet.Protocol, datagram.Waits = ruleset.UDP, false
 	down := inside
 	down.Loopback = "lo is down"
 	lookup.Lookup, lenient.Lenient = true, true
@@ -119,6 +121,10 @@ func TestJudge(t *testing.T) {
 		{"left alone, and refused", passed, Seen{Tracked: true, Counts: true, Counted: 1, Replied: true}, OK, "left alone"},
 		{"left alone, and refused at once", passed, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1}, OK, ""},
 		{"left alone, and discarded", passed, Seen{Tracked: true, Counts: true, Counted: 1}, Failed, "discarded in the pod"},
+		{"a datagram that is left alone", datagram, Seen{Tracked: true, Entry: entry(original), Counts: true, Counted: 1}, OK,
+			"left alone"},
+		{"a datagram that another discards where it is sent", datagram, Seen{Outcome: Refused, Tracked: true, Counts: true,
+			Counted: 1}, Failed, "discarded in the pod"},
 		{"a call inside the pod", inside, Seen{Outcome: Refused, Tracked: true, Counts: true, Counted: 1}, OK, ""},
 		{"a call inside the pod, and accepted", inside, Seen{Replied: true, Tracked: true, Entry: entry(original),
 			Counts: true, Counted: 1}, OK, ""},

@@ -301,14 +301,14 @@ func (a *attempt) isSettled() bool {
 }
 
 // replied reports whether a connection that nobody has waited for was accepted, refused, or discarded by a router: it
-// has left.
+// has left. A datagram is of one if a router or its destination says so: its socket is connected at once.
 func (a *attempt) replied() bool {
 	errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil || errno != 0 {
 		return true
 	}
 	_, err = unix.Getpeername(a.fd)
-	return err == nil
+	return err == nil && a.Packet.Protocol == ruleset.TCP
 }
 
 // begin sends the first packet.

@@ -355,6 +355,17 @@ func TestBroken(t *testing.T) {
 			after:  `nft 'table inet other { chain incoming { type filter hook input priority 0; tcp dport 15008 drop; }; }'`,
 			broken: []string{"failed: the tunnel port, "}, says: []string{"discarded in the pod"}},
 
+		{name: "another discards what the resolver asks", in: withDNS(), config: allDNS,
+			after:  `nft 'table inet other { chain outgoing { type filter hook output priority 10; meta skuid 1337 udp dport 53 drop; }; }'`,
+			broken: []string{"failed: the proxy, by its user, a lookup over UDP, ", overUDP, overTCP},
+			says:   []string{"discarded in the pod"}},
+		{name: "another discards UDP as it leaves", in: sidecar(),
+			after:  `nft 'table inet other { chain outgoing { type filter hook postrouting priority 0; meta l4proto udp drop; }; }'`,
+			broken: []string{"failed: UDP of the port of QUIC, "}, says: []string{"discarded in the pod"}},
+		{name: "another discards UDP as it arrives", in: sidecar(),
+			after:  `nft 'table inet other { chain incoming { type filter hook input priority 0; udp dport 9 drop; }; }'`,
+			broken: []string{"failed: UDP, inbound, "}, says: []string{"chain incoming of table inet other"}},
+
 		// What ours let go comes to chains of others.
 		{name: "another sends what the proxy sends to a port where nobody listens, iptables-nft", in: sidecar(),
 			after: `iptables-nft -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 9999`,
