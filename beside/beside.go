@@ -452,6 +452,9 @@ func (f Foreign) TakesLetGo() bool { return f.Effect == NeverReached || f.Effect
 // capture that as they should.
 func (f Foreign) Mistracks() bool { return f.Effect == Untracks || f.Effect == Zones }
 
+// TakesCaptured reports whether the chain translates, or may translate, what ours are to capture.
+func (f Foreign) TakesCaptured() bool { return f.Effect == Takes || f.Effect == MayTake }
+
 // Name says which chain it is, as nft and iptables name it.
 func (f Foreign) Name() string {
 	return Chain{Legacy: f.Legacy, Family: f.Family, Table: f.Table, Name: f.Chain}.name()

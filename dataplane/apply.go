@@ -287,7 +287,7 @@ func (s *space) settle(ctx context.Context, rs ruleset.Ruleset, b Backend) (rule
 func (s *space) guarded(ctx context.Context) (older []ruleset.Tuple, guarded bool, err error) {
 	holding, err := s.holding()
 	for _, b := range holding {
-		w, err := s.writer(b)
+		w, err := s.present(b)
 		if err != nil {
 			return nil, false, err
 		}

@@ -121,6 +121,11 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 			r.Backends = append(r.Backends, d)
 		}
 		r.Choice, err = choose(s.pod.Backend, func(b Backend) Finding { return found[b] })
+		for _, b := range present {
+			if _, failed := s.space.present(b); err == nil && failed != nil {
+				r.Choice.Backend, err = "", failed
+			}
+		}
 		if err != nil {
 			r.Error = strict.InLine(err)
 		} else if f := found[r.Choice.Backend]; f.State == StateUnknown {

@@ -102,6 +102,15 @@ func (s *space) close() (err error) {
 // writer returns a backend that acts on the namespace.
 func (s *space) writer(b Backend) (writer, error) { return backendOf(b).open(s) }
 
+// present is the writer of a backend that has rules in force.
+func (s *space) present(b Backend) (writer, error) {
+	w, err := s.writer(b)
+	if err != nil {
+		err = fmt.Errorf("rules of %s are in force, which have to be taken out first: %w", b, err)
+	}
+	return w, err
+}
+
 func (s *space) iptables(v iptables.Variant) (*iptables.Runner, error) {
 	o := iptables.Options{
 		Variant: v, Dialect: s.dialect(v), Jumps: s.how.Jumps, Wait: s.how.Wait, Lock: s.lock,

@@ -107,7 +107,7 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 	}
 	todo.Notes = append(todo.Notes, behind(others)...)
 	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
-	verdicts = append(verdicts, ofSomeUsers(others, plan.config)...)
+	verdicts = append(verdicts, ofSomeUsers(others, plan.config, verdicts)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
 			"was not tried")
@@ -123,10 +123,11 @@ func (s *space) try(ctx context.Context, c intercept.Config, rs ruleset.Ruleset,
 		return verify.Plan{}, nil, err
 	}
 	for _, f := range others {
-		if !f.Mistracks() && !f.TakesLetGo() {
+		captured := f.Mistracks() || f.TakesCaptured()
+		if !captured && !f.TakesLetGo() {
 			continue
 		}
-		named := verify.Other{Captured: f.Mistracks(), Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
+		named := verify.Other{Captured: captured, Families: familiesOf(f), Hook: f.Hook, Ports: f.Called}
 		if slices.Contains(f.Acts, beside.Redirect) { // whom others are sent to is not to be disturbed
 			named.Dsts = f.Dsts
 		}
@@ -215,9 +216,11 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 }
 
 // ofSomeUsers names the chains of others that do something to what some users send alone: what was tried was sent by others.
-func ofSomeUsers(others []beside.Foreign, c intercept.Config) (all []verify.Verdict) {
+// Those that have done something to that, too, are known.
+func ofSomeUsers(others []beside.Foreign, c intercept.Config, tried []verify.Verdict) (all []verify.Verdict) {
 	for _, f := range others {
-		if touchesSome(f, c) {
+		known := func(v verify.Verdict) bool { return v.Verdict == verify.Failed && strings.Contains(v.Found, f.Name()) }
+		if touchesSome(f, c) && !slices.ContainsFunc(tried, known) {
 			all = append(all, verify.Verdict{What: "apps of some users", Verdict: verify.NotProven,
 				Found: f.Name() + ", of another, does something to what some users send alone (" + string(f.Effect) +
 					"); verify sends as others",
@@ -229,8 +232,7 @@ func ofSomeUsers(others []beside.Foreign, c intercept.Config) (all []verify.Verd
 }
 
 // touchesSome reports whether a chain of others does something to what some users send and ours capture, or to what comes
-// to the proxy of it. What takes connections is in the way of the rules themselves, and what is refused to some users has a
-// reason, but for the proxy's ports.
+// to the proxy of it. What is refused to some users has a reason, but for the proxy's ports.
 func touchesSome(f beside.Foreign, c intercept.Config) bool {
 	if !f.ByUser || f.Hook != ruleset.Output.String() {
 		return false
@@ -242,7 +244,7 @@ func touchesSome(f beside.Foreign, c intercept.Config) bool {
 			}
 		}
 	}
-	return f.Mistracks()
+	return f.Mistracks() || f.TakesCaptured()
 }
 
 // behind names the chains of others that translate what ours let go: what the proxy sends is among it.

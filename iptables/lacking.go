@@ -83,7 +83,7 @@ func (e extension) modules(f ruleset.Family) []string {
 	case extension{"DNAT", true}:
 		return []string{"xt_nat"}
 	case extension{"MARK", true}, extension{"CONNMARK", true}:
-		return []string{map[string]string{"MARK": "xt_mark", "CONNMARK": "xt_connmark"}[e.name]}
+		return []string{"xt_" + strings.ToLower(e.name)}
 	}
 	return []string{"xt_" + e.name}
 }

@@ -1,9 +1,11 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -70,7 +72,7 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 	}
 	for _, dst := range named(p.pod.Others, true, f, ruleset.Output, dst) {
 		all = append(all, candidate{what: "an app's connection, to what another's rule names", senders: []sender{app},
-			protos: tcp(), dsts: []netip.Addr{dst.Addr()}, ports: []uint16{dst.Port()}, wants: goesSomewhere, once: true})
+			protos: tcp(), dsts: []netip.Addr{dst.Addr()}, ports: []uint16{cmp.Or(dst.Port(), port)}, wants: goesSomewhere, once: true})
 	}
 	add("an included network", app, tcp(), included(o, f), append(usual(), port)...)
 	add("an included port", app, tcp(), anywhere, portsOf(o.IncludePorts)...)
@@ -96,10 +98,7 @@ func (p *planner) outbound(f ruleset.Family) (all []candidate) {
 	for _, dst := range named(p.pod.Others, false, f, ruleset.Output, dst) {
 		for _, s := range append(proxies(p.c), app) {
 			c := candidate{what: s.who + ", to what another's rule names", senders: []sender{s}, protos: tcp(),
-				dsts: []netip.Addr{dst.Addr()}, ports: []uint16{dst.Port()}, wants: passes, once: true}
-			if c.ports[0] == 0 {
-				c.ports = []uint16{port}
-			}
+				dsts: []netip.Addr{dst.Addr()}, ports: []uint16{cmp.Or(dst.Port(), port)}, wants: passes, once: true}
 			all = append(all, c)
 		}
 	}
@@ -196,7 +195,7 @@ func (p *planner) lookups(f ruleset.Family) (all []candidate) {
 		if protos[0] == ruleset.TCP && !p.c.DNS.TCP {
 			continue
 		}
-		over := "lookup over " + map[ruleset.Protocol]string{ruleset.UDP: "UDP", ruleset.TCP: "TCP"}[protos[0]]
+		over := "lookup over " + strings.ToUpper(protos[0].String())
 		c := candidate{what: "an app's " + over, senders: apps(p.c), protos: protos, dsts: servers, ports: []uint16{53},
 			wants: goesSomewhere, why: "none that is captured can be sent here"}
 		all = append(all, c)
@@ -292,10 +291,15 @@ func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	}
 	add("a port that is not included", tcp(), from, own, p.free(append(quiet(), usual()...)))
 	add("UDP, inbound", udp(), from, own, quiet())
-	for _, dst := range named(p.pod.Others, false, f, ruleset.Prerouting, own[0]) {
-		if dst.Addr() == own[0] {
-			add("a client, to what another's rule names", tcp(), from, own, []uint16{dst.Port()})
-			all[len(all)-1].wants, all[len(all)-1].once = passes, true
+	for _, captured := range []bool{true, false} {
+		for _, dst := range named(p.pod.Others, captured, f, ruleset.Prerouting, own[0]) {
+			if dst.Addr() == own[0] {
+				add("a client, to what another's rule names", tcp(), from, own, []uint16{dst.Port()})
+				all[len(all)-1].wants, all[len(all)-1].once = passes, true
+				if captured {
+					all[len(all)-1].wants = goesSomewhere
+				}
+			}
 		}
 	}
 	add("what is not for the pod", tcp(), from, documentation(f), at)

@@ -536,8 +536,11 @@ func (j *judge) untouched() (Word, string, string) {
 	return OK, fmt.Sprintf("left alone %s: %s", j.by(), j.s.Outcome), ""
 }
 
-// takenBack says who has sent to the pod what ours let go.
+// takenBack says who has sent to the pod what ours let go, or were not asked about.
 func (j *judge) takenBack(to netip.AddrPort) (Word, string, string) {
+	if j.s.Counts && j.s.Counted == 0 {
+		return Failed, fmt.Sprintf("it has not come to our rules: %s; %s it has to be left alone", j.sentTo(to), j.by()), seeOthers
+	}
 	found := fmt.Sprintf("our rule %s has let it go, and %s", j.p.Trace.Rule, j.sentTo(to))
 	if j.s.RefusedBy != "" {
 		found += ", where it is refused by " + string(j.s.RefusedBy)

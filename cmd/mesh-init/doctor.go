@@ -33,11 +33,16 @@ func (j job) doctor() error {
 		return fmt.Errorf("%w to find out whether apply would work", intercept.ErrPermission)
 	}
 	if err == nil && r.Error != "" {
-		err = fmt.Errorf("%w: %s", intercept.ErrUnsupported,
-			strings.TrimPrefix(r.Error, intercept.ErrUnsupported.Error()+": "))
+		err = wouldFail(r.Error)
 	}
 	return err
 }
+
+// wouldFail says why apply would fail. It is [intercept.ErrUnsupported]: of the kernel, or for want of a program.
+type wouldFail string
+
+func (e wouldFail) Error() string      { return "apply would fail: " + string(e) }
+func (wouldFail) Is(target error) bool { return target == intercept.ErrUnsupported }
 
 // doctorText is the report for people: what holds, what does not and why, and
 // what mends it.

@@ -205,8 +205,11 @@ func (in inputs) besideLive(s settings) (errs []error) {
 	for _, g := range in.given {
 		switch {
 		case live.text == "true" && (g.Path != "" || g.Name == configFlag || g.Name == resolvConfFlag && !diff):
-			errs = append(errs, fmt.Errorf("%s: --%s takes the configuration in force and no other; %s", g.source, liveFlag,
-				map[bool]string{true: "leave it out", false: "unset it"}[strings.HasPrefix(g.source, "--")]))
+			remedy := "unset it"
+			if strings.HasPrefix(g.source, "--") {
+				remedy = "leave it out"
+			}
+			errs = append(errs, fmt.Errorf("%s: --%s takes the configuration in force and no other; %s", g.source, liveFlag, remedy))
 		case live.text != "true" && g.source == "--"+g.Name && isOf(netnsFlags(), g.Name):
 			errs = append(errs, fmt.Errorf("%s: explain does not use it without --%s; add that, or leave it out", g.source, liveFlag))
 		}

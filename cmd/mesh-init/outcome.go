@@ -33,7 +33,10 @@ type did struct {
 func (e execution) finish(code int, err error) {
 	d := *e.did
 	took := time.Since(d.start)
-	d.outcome = cmp.Or(d.outcome, map[bool]string{true: "done", false: "failed"}[code == cli.ExitDone])
+	if d.outcome == "" && code == cli.ExitDone {
+		d.outcome = "done"
+	}
+	d.outcome = cmp.Or(d.outcome, "failed")
 	if err == nil { // an error has said it
 		// In a log for people it would only say once more what is on standard output.
 		level := slog.LevelDebug

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/dataplane"
 	"github.com/mesh-intercept/intercept/internal/cli"
 	"github.com/mesh-intercept/intercept/internal/strict"
 )
@@ -62,6 +63,12 @@ func (j job) remove() error {
 	if _, err := j.plane.Status(j.ctx); errors.Is(err, intercept.ErrPermission) {
 		j.log.WarnContext(j.ctx, "rules of ours that this user cannot see, if there are any, stay: "+
 			strict.OneLine(err.Error()))
+	}
+	if b := j.target.Backend; b != "" && b != dataplane.BackendAuto {
+		if _, err := j.plane.InForce(j.ctx); err == nil || errors.Is(err, dataplane.ErrNotKept) {
+			j.log.WarnContext(j.ctx, fmt.Sprintf("rules of ours stay that are not of the backend %s: run mesh-init remove without "+
+				"--%s", b, backendFlag))
+		}
 	}
 	return j.print(struct {
 		Removed bool `json:"removed"`
