@@ -136,7 +136,8 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 			b = BackendNFT
 		}
 		r.Without = s.space.warning(want, b)
-		r.Foreign = s.space.foreign(b)
+		wanted, _ := candidates(s.pod.Backend) // choose has said what is wrong
+		r.Foreign = s.space.foreign(firstOf(append([]Backend{b}, wanted...), present))
 		if warn, err := s.space.networkWarnings(c, s.pod); err == nil {
 			r.Warnings = warn
 		}
