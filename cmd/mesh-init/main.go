@@ -291,6 +291,9 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	}
 	defer e.late.release()
 	err := work(j)
+	if err != nil && j.ctx.Err() != nil && e.ctx.Err() == nil {
+		err = interrupted{err}
+	}
 	e.late.end()
 	if code := e.console.Print(e.ctx, j.out.String()); code != cli.ExitDone && err == nil {
 		return code
@@ -302,6 +305,19 @@ func (e execution) run(inKernel bool, work func(job) error) int {
 	e.finish(cli.ExitDone, nil)
 	return cli.ExitDone
 }
+
+// interrupted is an error of a run that a signal has ended.
+type interrupted struct{ error }
+
+func (e interrupted) Error() string {
+	text := "interrupted by a signal"
+	if undone, is := errors.AsType[*dataplane.UndoError](e.error); is {
+		text += strings.TrimPrefix(undone.Error(), undone.Err.Error())
+	}
+	return text + ": mesh-init status says what is in force"
+}
+
+func (e interrupted) Unwrap() error { return e.error }
 
 func newLogger(format, level string, w io.Writer) *slog.Logger {
 	var l slog.Level

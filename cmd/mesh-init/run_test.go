@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -517,6 +518,24 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 }
 
 // fakePlane answers as told.
+// A stoppedPlane gets a signal while it applies, and fails as its context ends.
+type stoppedPlane struct {
+	fakePlane
+	left []error
+}
+
+func (p stoppedPlane) Apply(ctx context.Context, _ intercept.Config) (dataplane.Result, error) {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		return dataplane.Result{}, err
+	}
+	<-ctx.Done()
+	err := fmt.Errorf("list the rules: %w", errors.Join(ctx.Err(), ctx.Err()))
+	if p.left != nil {
+		err = &dataplane.UndoError{Err: err, Left: p.left}
+	}
+	return dataplane.Result{}, err
+}
+
 type fakePlane struct {
 	foreign     dataplane.Foreign
 	dormant     []string
@@ -651,6 +670,10 @@ func TestResults(t *testing.T) {
 			`level=WARN msg="IPv6 is not captured"`},
 		{applied, []string{"apply", "--families", "ipv4"}, 0, "created: 56 rules, IPv4, by nft (asked for)\n", "WARN"},
 		{applied, []string{"apply", "--log-level", "error"}, 0, "created: 56 rules, IPv4 and IPv6, by nft (asked for)\n", ""},
+		{stoppedPlane{}, []string{"apply", "--backend", "iptables"}, 1, "",
+			"mesh-init: interrupted by a signal: mesh-init status says what is in force\n"},
+		{stoppedPlane{left: []error{errors.New("routes: busy")}}, []string{"apply", "--backend", "iptables"}, 1, "",
+			"mesh-init: interrupted by a signal; what could not be undone: routes: busy: mesh-init status says what is in force\n"},
 		{fakePlane{removed: true}, []string{"remove"}, 0, "removed\n", ""},
 		{fakePlane{}, []string{"remove"}, 0, "nothing to remove\n", ""},
 		{fakePlane{}, []string{"check"}, 0, "ok\n", ""},

@@ -98,7 +98,7 @@ func (c Console) Print(ctx context.Context, text string) int {
 func (c Console) Lines(err error) (lines []string) {
 	exit := ExitFor(c.Exits, err)
 	for _, e := range flatten(err) {
-		line := e.Error()
+		line := strict.Sentence(e)
 		if remedy := exit.remedy(e); remedy != "" && errors.Is(e, exit.Err) {
 			line += "; " + remedy
 		}

@@ -149,6 +149,32 @@ func Flatten(err error) []error {
 // InLine is what an error says, in one line: of several that were joined, one after the other.
 func InLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
+// Sentence is what an error says, in which those that were joined within it are one after the other. What else breaks its
+// lines is somebody's token, and stays.
+func Sentence(err error) string {
+	text := err.Error()
+	var within []error
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		within = []error{e.Unwrap()}
+	case interface{ Unwrap() []error }:
+		within = e.Unwrap()
+	}
+	var all, sentences []string
+	for _, e := range within {
+		if e != nil {
+			all, sentences = append(all, e.Error()), append(sentences, Sentence(e))
+		}
+	}
+	if len(all) > 1 && text == strings.Join(all, "\n") {
+		return strings.Join(sentences, "; ")
+	}
+	for i, each := range all {
+		text = strings.Replace(text, each, sentences[i], 1)
+	}
+	return text
+}
+
 // OneLine writes as escapes what a terminal does not print but acts by: a token
 // from outside can neither break a line in two, nor move the cursor, nor turn the
 // direction of writing. Bytes that are no UTF-8 are escaped, too.

@@ -206,6 +206,24 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestSentence: errors that are joined within another are told apart, and what a token has is not touched.
+func TestSentence(t *testing.T) {
+	token := errors.New("a\nb")
+	joined := errors.Join(errors.New("one"), fmt.Errorf("two: %w", errors.Join(token, errors.New("three"))))
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{token, "a\nb"}, {joined, "one; two: a\nb; three"}, {fmt.Errorf("list: %w", joined), "list: one; two: a\nb; three"},
+		{fmt.Errorf("%w, since %w", errors.New("no"), joined), "no, since one; two: a\nb; three"},
+		{errors.Join(token), "a\nb"},
+	} {
+		if got := Sentence(tt.err); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
+
 // TestAt: a node is found by the path that errors name.
 func TestAt(t *testing.T) {
 	n, err := ParseJSON([]byte("{\"a\": {\"b\": [\n{\"c\": 1}, {\"c\":\n2}]}}"))
