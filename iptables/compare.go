@@ -66,7 +66,7 @@ func (t savedTable) differences(want table, o Options) []ruleset.Difference {
 			continue
 		}
 		if strings.HasPrefix(c.name, specPrefix) && len(want.chains) > 0 {
-			add("chain "+c.name, "made from another configuration")
+			add("chain "+c.name, "made from another configuration, or an apply was interrupted")
 			continue
 		}
 		add("chain "+c.name, "not part of this configuration")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,8 +136,6 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 		}
 	case f.Way != "" && from == "outside":
 		set("from", "app")
-	case f.Way == "" && !p.given("from") && j.isOwn(f.Dst) && !j.isOwn(f.Src):
-		set("from", "outside")
 	}
 	if f.Interface != "" {
 		set("interface", f.Interface)
@@ -165,11 +162,6 @@ func (j job) explainFlow(rs intercept.Ruleset, f flowline.Flow, to *flowJSON) er
 	e := answer.Explain(j.config, p.question())
 	to.Fate, to.ID, to.Reason, to.Packet = &e.Fate, &e.ID, e.Reason, &e.Packet
 	return nil
-}
-
-// isOwn reports whether an address is one of the namespace's that the question is about, if it is about one.
-func (j job) isOwn(a netip.AddrPort) bool {
-	return j.live != nil && slices.Contains(j.live.own, a.Addr())
 }
 
 // printFlows prints the flows, one a line: those of JSON, too.

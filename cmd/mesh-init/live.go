@@ -149,14 +149,20 @@ func (j *job) takeLive() error {
 	return nil
 }
 
-// toOwn notes of a packet from the pod that it goes to one of the pod's own addresses, unless more is said of it.
+// toOwn notes of a packet to one of the pod's own addresses that it is from the pod, or arrives, by where it comes from,
+// unless more is said of it.
 func (p packetFlags) toOwn(own []netip.Addr, to netip.Addr) {
 	if p["from"].text == "outside" || p.given("to-self") || p.given("interface") || !slices.Contains(own, to) {
 		return
 	}
-	self := p["to-self"]
-	self.text, self.given = "true", true
-	p["to-self"] = self
+	name, text := "to-self", "true"
+	src, err := explain.ParseEndpoint(p["src"].text, p["proto"].text, false)
+	if err == nil && !p.given("from") && !src.Addr().IsLoopback() && !slices.Contains(own, src.Addr()) {
+		name, text = "from", "outside"
+	}
+	said := p[name]
+	said.text, said.given = text, true
+	p[name] = said
 }
 
 // fromOwn has a packet of the pod's come from an address that the pod has, if none is given, and returns the family of
