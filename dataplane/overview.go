@@ -103,11 +103,21 @@ type Listener struct {
 	// NotProxy is true if neither who has opened it nor who has it is the proxy, as far as that can be seen. What it accepts
 	// may be the proxy's all the same: whether it works is for Verify to find out.
 	NotProxy bool `json:"notProxy,omitempty"`
+	// Device is the interface that the socket is bound to (SO_BINDTODEVICE). Empty: to none.
+	Device string `json:"device,omitempty"`
 	// Unreached is true if nothing that rules send to the port comes to this address, as nothing that arrives does to
-	// 127.0.0.1.
+	// 127.0.0.1, or by this interface, as what an app sends does by lo alone.
 	Unreached bool `json:"unreached,omitempty"`
 
 	v6Only bool
+}
+
+// Where says at which address the socket is, and to which interface it is bound.
+func (l Listener) Where() string {
+	if l.Device != "" {
+		return l.Address.String() + ", bound to " + l.Device
+	}
+	return l.Address.String()
 }
 
 // hears reports whether something of a family that rules send comes to the socket.
@@ -288,14 +298,14 @@ func portsOf(c intercept.Config) ([]Port, error) {
 			if !p.has(s) {
 				continue
 			}
-			l := Listener{Address: s.Local, UID: s.UID, v6Only: s.V6Only}
+			l := Listener{Address: s.Local, UID: s.UID, Device: s.Device, v6Only: s.V6Only}
 			proxy := c.Proxy.UIDs.Contains(s.UID) || c.Proxy.Mark.Matches(s.Mark)
 			if holder, known := processes[s.Inode]; known && s.Inode != 0 {
 				l.UID, l.Process, l.PID = holder.UID, holder.Name, holder.PID
 				proxy = proxy || c.Proxy.GIDs.Contains(holder.GID)
 			}
 			l.NotProxy = !proxy && !c.Proxy.UIDs.Contains(l.UID)
-			l.Unreached = !p.reaches(s.Local.Addr(), len(c.VirtualInterfaces) > 0)
+			l.Unreached = !p.reaches(l, len(c.VirtualInterfaces) > 0)
 			all[i].Listeners = append(all[i].Listeners, l)
 		}
 	}
@@ -307,10 +317,13 @@ func (p Port) has(s sockets.Socket) bool {
 	return s.Local.Port() >= p.Port.First && s.Local.Port() <= p.Port.Last
 }
 
-// reaches reports whether something that rules send to the port comes to an address: what the pod sends comes to
-// loopback, and what arrives, as from virtual machines behind the pod, to other addresses of the pod.
-func (p Port) reaches(at netip.Addr, virtual bool) bool {
+// reaches reports whether something that rules send to the port comes to a socket: what the pod sends comes to loopback
+// by lo, and what arrives, as from virtual machines behind the pod, to other addresses of the pod by other interfaces.
+func (p Port) reaches(l Listener, virtual bool) bool {
+	at := l.Address.Addr()
 	switch arrives := !at.IsLoopback(); {
+	case l.Device != "" && (l.Device == ruleset.Loopback) == (p.For == "inbound") && !virtual:
+		return false
 	case at.IsUnspecified():
 		return true
 	case p.For == "inbound":

@@ -3,13 +3,17 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/iptables"
@@ -178,12 +182,28 @@ func TestOverviewOfOtherAddresses(t *testing.T) {
 			"none of it comes to 127.0.0.1:15006: let the proxy listen at 0.0.0.0 and ::"},
 		{[]string{"10.244.0.5:15001", "[::1]:15001", ":15006"}, false, "nobody listens at TCP port 15001 over IPv4"},
 		{[]string{"127.0.0.2:15001", ":15006"}, false, "none of it comes to 127.0.0.2:15001"},
+		{[]string{"eth0@:15001", ":15006"}, false, "none of it comes to [::]:15001, bound to eth0: let the proxy listen at 0.0.0.0 and ::, by all interfaces"},
+		{[]string{"lo@:15001", "eth0@:15006"}, false, ""},
+		{[]string{":15001", "lo@:15006"}, false, "none of it comes to [::]:15006, bound to lo"},
 		{[]string{"10.244.0.5:15001", "[fd00:244::5]:15001", ":15006"}, true, ""},
 	} {
 		lab := netlab.NewT(t, netlab.Options{})
 		for _, at := range tt.at {
 			err := lab.Pod.Do(func() error {
-				l, err := net.Listen("tcp", at)
+				device, address, bound := strings.Cut(at, "@")
+				if !bound {
+					device, address = "", at
+				}
+				how := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+					if bound {
+						control := c.Control(func(fd uintptr) {
+							err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, device)
+						})
+						err = errors.Join(err, control)
+					}
+					return err
+				}}
+				l, err := how.Listen(t.Context(), "tcp", address)
 				if err == nil {
 					t.Cleanup(func() { _ = l.Close() })
 				}

@@ -92,7 +92,10 @@ func unserved(c intercept.Config, ports []Port, all []links.Link) (causes []stri
 		if !slices.ContainsFunc(p.Listeners, func(l Listener) bool { return !l.Unreached }) {
 			remedy := "start the sidecar, or let it listen there"
 			if len(p.Listeners) > 0 {
-				remedy = fmt.Sprintf("none of it comes to %s: let the proxy listen at 0.0.0.0 and ::", p.Listeners[0].Address)
+				remedy = fmt.Sprintf("none of it comes to %s: let the proxy listen at 0.0.0.0 and ::", p.Listeners[0].Where())
+				if p.Listeners[0].Device != "" {
+					remedy += ", by all interfaces"
+				}
 			}
 			causes = append(causes, fmt.Sprintf("nobody listens at %s, where rules send %s; %s", at, p.what(), remedy))
 			continue

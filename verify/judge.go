@@ -270,6 +270,10 @@ func (j *judge) captured() (Word, string, string) {
 			return Failed, fmt.Sprintf("%s, and refused, though %s listens at %s%s", found, j.s.By[len(j.s.By)-1], j.at(),
 				stopped), cmp.Or(remedy, applyAgain)
 		}
+		if j.isBoundElsewhere() {
+			return NotProven, found + ", and refused: " + j.nobody() + "; verify comes in by another interface",
+				"connect to the pod by that interface, and see that the proxy gets it; or accept it with --allow-unproven"
+		}
 		return Failed, found + ", and refused: " + j.nobody(), startListen
 	case Unreachable:
 		return Failed, found + ", and a router says that it cannot be reached", "see the route to it"
@@ -284,8 +288,12 @@ func (j *judge) captured() (Word, string, string) {
 				"another address than " + j.at()
 	}
 	if j.p.Trace.Fate.Action == ruleset.Transparent {
-		return Failed, found + ", and not accepted in time: " + j.nobody(),
-			"let the proxy listen there with IP_TRANSPARENT, and see that the reverse path filter lets marked packets in"
+		const remedy = "let the proxy listen there with IP_TRANSPARENT, and see that the reverse path filter lets marked packets in"
+		if len(j.s.By) > 0 {
+			return Failed, fmt.Sprintf("%s, and not accepted in time, though %s listens at %s: perhaps without IP_TRANSPARENT", found,
+				j.s.By[0], j.at()), remedy
+		}
+		return Failed, found + ", and not accepted in time: " + j.nobody(), remedy
 	}
 	stopped, remedy := j.stopped("discards it")
 	return Failed, found + ", and not accepted in time" + stopped,
@@ -317,12 +325,24 @@ func (j *judge) nobody() string {
 	s := "nobody listens at " + j.at()
 	var others []string
 	for _, o := range j.s.Nearby {
-		others = append(others, fmt.Sprintf("%s at %s", o.Holder, o.Local))
+		at := o.Local.String()
+		if o.Device != "" {
+			at += ", bound to " + o.Device
+		}
+		others = append(others, fmt.Sprintf("%s at %s", o.Holder, at))
 	}
 	if len(others) > 0 {
 		s += "; there is " + strings.Join(others, ", ")
 	}
 	return s
+}
+
+// isBoundElsewhere reports whether who listens for what arrives does so by an interface of the pod's own, by which verify
+// does not come in.
+func (j *judge) isBoundElsewhere() bool {
+	return j.p.Outside() && slices.ContainsFunc(j.s.Nearby, func(s Socket) bool {
+		return s.Device != "" && s.Device != ruleset.Loopback
+	})
 }
 
 // heard says who hears a lookup.

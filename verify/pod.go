@@ -88,6 +88,8 @@ type Socket struct {
 	Local    netip.AddrPort
 	// V6Only is whether an IPv6 socket refuses IPv4.
 	V6Only bool
+	// Device is the interface that it is bound to. Empty: to none.
+	Device string
 	Holder Holder
 }
 

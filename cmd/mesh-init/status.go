@@ -190,7 +190,7 @@ func portRows(o dataplane.Overview) []cli.Row {
 				strangers = "; the proxy is " + verify.Identity(o.InForce.Config.Proxy) + ": mesh-init verify tries who gets " +
 					"what comes here"
 			}
-			who[i] += " at " + l.Address.String()
+			who[i] += " at " + l.Where()
 			if l.Unreached {
 				who[i] += ", where none of it comes"
 			}

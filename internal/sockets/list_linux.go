@@ -208,6 +208,12 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
 	s.Pending, s.Opening = s.Inode == 0 && m[1] == established, m[1] == synReceived
+	if device := int(binary.NativeEndian.Uint32(m[40:])); device != 0 {
+		s.Device = fmt.Sprintf("interface %d", device) // one that has gone
+		if i, err := net.InterfaceByIndex(device); err == nil {
+			s.Device = i.Name
+		}
+	}
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0

@@ -16,6 +16,9 @@ type Socket struct {
 	V6Only bool
 	// Mark is its SO_MARK (socket(7)). The kernel tells it to CAP_NET_ADMIN alone.
 	Mark uint32
+	// Device is the interface that it is bound to (SO_BINDTODEVICE of socket(7)): it gets what comes by that alone. Empty: to
+	// none.
+	Device string
 	// Inode is its number among the files of its process. Zero: no process has it.
 	Inode uint64
 	// Pending is true of a connection that no process has accepted yet, and Opening of one whose handshake is not over at

@@ -623,12 +623,14 @@ func (r *run) identify() error {
 	inodes := map[uint64]bool{}
 	for _, a := range r.attempts {
 		all := a.Destinations()
+		mine := slices.DeleteFunc(slices.Clone(waiting[a.Packet.Protocol]), a.comesPast)
 		for _, to := range all {
 			if len(all) == 1 {
 				// Who has got it shows. It may be one of several that get them by turns (SO_REUSEPORT).
 				// And of what was refused, or reset, it shows by these alone.
-				ended := a.seen.Outcome == verify.Refused || a.seen.Outcome == verify.Reset
-				if same := sharing(waiting[a.Packet.Protocol], to); a.Packet.Protocol == ruleset.TCP &&
+				ended := a.seen.Outcome == verify.Refused || a.seen.Outcome == verify.Reset ||
+					a.seen.Outcome == verify.TimedOut && a.Trace.Fate.Action == ruleset.Transparent
+				if same := sharing(mine, to); a.Packet.Protocol == ruleset.TCP &&
 					(len(same) > 1 || ended) {
 					if ended {
 						a.holders = nil
@@ -637,18 +639,18 @@ func (r *run) identify() error {
 				}
 				break
 			}
-			i := slices.IndexFunc(waiting[a.Packet.Protocol], func(s sockets.Socket) bool { return s.Serves(to) })
+			i := slices.IndexFunc(mine, func(s sockets.Socket) bool { return s.Serves(to) })
 			if i < 0 {
 				a.seen.Unserved = append(a.seen.Unserved, to)
 			} else {
-				a.listeners = append(a.listeners, waiting[a.Packet.Protocol][i])
+				a.listeners = append(a.listeners, mine[i])
 			}
 		}
 		for _, s := range waiting[a.Packet.Protocol] {
 			for _, to := range all {
 				switch {
 				case s.Local.Port() != to.Port():
-				case s.Serves(to):
+				case s.Serves(to) && !a.comesPast(s):
 					if a.Packet.Protocol == ruleset.UDP {
 						a.holders = append(a.holders, s)
 					}
@@ -694,10 +696,21 @@ func (r *run) identify() error {
 		}
 		for _, s := range a.nearby {
 			a.seen.Nearby = append(a.seen.Nearby,
-				verify.Socket{Protocol: a.Packet.Protocol, Local: s.Local, V6Only: s.V6Only, Holder: holder(s, processes)})
+				verify.Socket{Protocol: a.Packet.Protocol, Local: s.Local, V6Only: s.V6Only, Device: s.Device,
+					Holder: holder(s, processes)})
 		}
 	}
 	return nil
+}
+
+// comesPast reports whether a socket is bound to another interface than that by which the packet comes to it: lo, if the pod
+// has sent it.
+func (a *attempt) comesPast(s sockets.Socket) bool {
+	by := ruleset.Loopback
+	if a.Outside() {
+		by = a.Packet.Interface
+	}
+	return s.Device != "" && s.Device != by
 }
 
 // sharing are the sockets among which the kernel chooses for an address and port: those at the address, without any

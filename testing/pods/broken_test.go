@@ -203,7 +203,15 @@ func TestBroken(t *testing.T) {
 		{name: "inbound in IPv4 alone", in: []process{by(theProxy, outbound(), at(hold, "0.0.0.0:15006"))},
 			broken: []string{client6}},
 		{name: "tproxy, and a socket that is not transparent", in: sidecar(), config: tproxy, broken: []string{client},
-			says: []string{"IP_TRANSPARENT"}},
+			says: []string{"not accepted in time, though user 1337, group 1337 (exe, process ", "listens at 10.244.0.5:15006: perhaps " +
+				"without IP_TRANSPARENT"}},
+		{name: "outbound by eth0 alone", in: []process{by(theProxy,
+			with(outbound(), func(l *listener) { l.Device = "eth0" }), inbound())}, broken: []string{app},
+			says: []string{"nobody listens at 127.0.0.1:15001; there is user 1337, group 1337 (exe, process ",
+				"at 0.0.0.0:15001, bound to eth0"}},
+		{name: "inbound by eth0 alone", in: []process{by(theProxy, outbound(),
+			with(inbound(), func(l *listener) { l.Device = "eth0" }))}, broken: []string{"not proven: a client's connection, "},
+			says: []string{"at 0.0.0.0:15006, bound to eth0", "verify comes in by another interface"}},
 		{name: "tproxy without a proxy", in: []process{by(theProxy, outbound())}, config: tproxy, broken: []string{client},
 			says: []string{"nobody listens at 10.244.0.5:15006"}},
 		// What our rules discard of IPv4 the kernel sends again while IPv6 is tried.

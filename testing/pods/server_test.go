@@ -69,6 +69,8 @@ type listener struct {
 	// without SO_REUSEADDR, which cannot listen where a connection lingers (TIME_WAIT). Defer is TCP_DEFER_ACCEPT of tcp(7).
 	Both, Transparent, Reuse, ReusePort, Plain, Defer bool
 	Mark                                              int
+	// Device is the interface that the socket is bound to. Empty: to none.
+	Device string
 	// Fails has a resolver answer SERVFAIL.
 	Fails bool
 	// Upstream is where a resolver asks. Empty: it answers itself.
@@ -186,6 +188,9 @@ func (l listener) open() (func() error, error) {
 	set(domain == unix.AF_INET && l.Transparent, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1)
 	set(l.Defer, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30)
 	set(l.Mark != 0, unix.SOL_SOCKET, unix.SO_MARK, l.Mark)
+	if l.Device != "" {
+		err = errors.Join(err, unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, l.Device))
+	}
 	if err = errors.Join(err, unix.Bind(fd, sa)); err == nil && typ == unix.SOCK_STREAM {
 		err = unix.Listen(fd, 64)
 	}
