@@ -120,8 +120,8 @@ func atLoopback(all []links.Link, captured []intercept.Family) (warn []string) {
 	for _, f := range captured {
 		self, remedy := netip.AddrFrom4([4]byte{127, 0, 0, 1}), "add it: ip address add 127.0.0.1/8 dev lo"
 		if f == intercept.IPv6 {
-			self, remedy = netip.IPv6Loopback(), "set the sysctl net.ipv6.conf.lo.disable_ipv6 to 0, or disable IPv6 on all "+
-				"interfaces"
+			self, remedy = netip.IPv6Loopback(), "add it: set the sysctl net.ipv6.conf.lo.disable_ipv6 to 0, then ip address "+
+				"add ::1/128 dev lo; or disable IPv6 on all interfaces"
 		}
 		if !slices.Contains(all[at].Addrs, self) {
 			warn = append(warn, fmt.Sprintf("lo has no %s: what the pod sends over %s does not come to the proxy; %s", self, f,

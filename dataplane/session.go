@@ -237,7 +237,7 @@ func (s *space) check(ctx context.Context, want Backend, p plan) ([]ruleset.Diff
 	for _, b := range holding {
 		if b != choice.Backend {
 			diffs = append(diffs, ruleset.Difference{What: "backend " + string(b),
-				Problem: "has rules of ours, which belong to " + string(choice.Backend)})
+				Problem: "has rules of ours, where those of " + string(choice.Backend) + " are asked for (backend)"})
 		}
 	}
 	w, err := s.writer(choice.Backend)

@@ -33,9 +33,11 @@ type TraceOptions struct {
 	// Count is how many packets to tell of at most.
 	Count int
 	// Tell takes what there is to tell, in the order in which it happened; the trace ends with its error. Note takes what
-	// cannot be done here; nil: nobody is told. Both are called by one goroutine.
-	Tell func(TraceRecord) error
-	Note func(string)
+	// cannot be done here, and Ready is called when packets are followed from then on; nil: nobody is told. All are called by
+	// one goroutine.
+	Tell  func(TraceRecord) error
+	Note  func(string)
+	Ready func()
 }
 
 // Trace follows real packets of a flow through the rules of the namespace, everybody's, until ctx ends, which is no error.
@@ -68,6 +70,9 @@ func (s *Session) Trace(ctx context.Context, o TraceOptions) (summary TraceSumma
 		if o.Note != nil {
 			o.Note(n)
 		}
+	}
+	if o.Ready != nil {
+		o.Ready()
 	}
 	names := func() (n tracing.Names, err error) {
 		err = s.do(context.WithoutCancel(ctx), func() error {

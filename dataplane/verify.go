@@ -106,6 +106,11 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		}
 	}
 	todo.Notes = append(todo.Notes, behind(others)...)
+	if used, most, err := tracked(); err == nil {
+		if full := fullness(used, most); full != "" {
+			todo.Notes = append(todo.Notes, full)
+		}
+	}
 	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
 	verdicts = append(verdicts, ofSomeUsers(others, plan.config, verdicts)...)
 	if target.StandIn {

@@ -242,7 +242,8 @@ func (j job) trace() (err error) {
 	defer cancel()
 	summary, err := j.plane.Trace(ctx, dataplane.TraceOptions{
 		Flow: o.flow, Count: o.count,
-		Note: func(text string) { j.log.WarnContext(ctx, text) },
+		Note:  func(text string) { j.log.WarnContext(ctx, text) },
+		Ready: func() { j.log.InfoContext(ctx, fmt.Sprintf("tracing for %s: make the call now", o.during)) },
 		Tell: func(r dataplane.TraceRecord) error {
 			if capture != nil && r.Packet != nil {
 				p := r.Packet
