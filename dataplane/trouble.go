@@ -204,5 +204,8 @@ func whose(all []links.Link) string {
 	if len(found) == 0 {
 		return "no interface of it but lo has an address, as in no pod that is ready"
 	}
-	return "its address is " + strings.Join(found, " and ")
+	if len(found) > 1 {
+		return "its addresses are " + strings.Join(found, " and ")
+	}
+	return "its address is " + found[0]
 }

@@ -228,9 +228,13 @@ func (j *judge) captured() (Word, string, string) {
 				"fate, %s", in(j.s.Untrackers), past, to, j.by()), letPass
 		}
 		if j.s.Outcome == Refused && j.s.RefusedBy != "" {
+			remedy := applyAgain
+			if len(j.s.Translators)+len(j.s.Before) > 0 {
+				remedy = seeOthers
+			}
 			return Failed,
 				fmt.Sprintf("not captured, and refused by %s, so that it does not go past the proxy; %s has to be its "+
-					"fate, %s", j.s.RefusedBy, to, j.by()), seeOthers
+					"fate, %s", j.s.RefusedBy, to, j.by()), remedy
 		}
 		if j.s.Outcome == Refused {
 			return Failed, fmt.Sprintf("refused, and not captured: no rule of ours has counted it; %s has to be its fate, %s",

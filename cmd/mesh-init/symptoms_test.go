@@ -68,7 +68,7 @@ func symptoms() []symptom {
 			says: "not intercepted: the namespace has none of our rules", remedy: "`mesh-init apply` in the pod's namespace",
 			cure: "mesh-init apply", flow: toServer("192.0.2.7:443"), fate: "pass"},
 		{notices: "Nothing goes to the proxy, though `apply` worked: it was run in another namespace",
-			command: "mesh-init status", says: "not intercepted: … its address is 10.244.0.5",
+			command: "mesh-init status", says: "not intercepted: … its addresses are 10.244.0.5",
 			remedy: "compare the address with the pod's (`kubectl get pod -o wide`); name the pod's namespace with `-n`",
 			cure:   "mesh-init apply",
 			breaking: func(t *testing.T, lab *netlab.Lab) {
