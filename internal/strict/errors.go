@@ -153,12 +153,9 @@ func InLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; 
 // lines is somebody's token, and stays.
 func Sentence(err error) string {
 	text := err.Error()
-	var within []error
-	switch e := err.(type) {
-	case interface{ Unwrap() error }:
-		within = []error{e.Unwrap()}
-	case interface{ Unwrap() []error }:
-		within = e.Unwrap()
+	within := []error{errors.Unwrap(err)}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		within = joined.Unwrap()
 	}
 	var all, sentences []string
 	for _, e := range within {
