@@ -231,6 +231,36 @@ func TestOverviewOfOtherAddresses(t *testing.T) {
 	}
 }
 
+// TestOverviewOfWhatIsLeft: routes without rules, as a killed apply leaves them, are named until remove has taken them out.
+func TestOverviewOfWhatIsLeft(t *testing.T) {
+	lab := netlab.NewT(t, netlab.Options{})
+	ctx, pod := t.Context(), Pod{NetNS: lab.Pod.Path()}
+	const left = "of ours are left"
+	if _, err := pod.Overview(ctx); !errors.Is(err, intercept.ErrNotIntercepted) || strings.Contains(err.Error(), left) {
+		t.Errorf("before: %v", err)
+	}
+	if _, err := pod.Apply(ctx, intercept.Default()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("nft", "delete", "table", "inet", "mesh_intercept")
+	if err := lab.Pod.Start(cmd, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pod.Overview(ctx); !errors.Is(err, intercept.ErrNotIntercepted) || !strings.Contains(err.Error(), left) ||
+		!strings.Contains(err.Error(), "mesh-init remove") {
+		t.Errorf("without the rules: %v", err)
+	}
+	if removed, err := pod.Remove(ctx); !removed || err != nil {
+		t.Errorf("remove: %v, %v", removed, err)
+	}
+	if _, err := pod.Overview(ctx); err == nil || strings.Contains(err.Error(), left) {
+		t.Errorf("removed: %v", err)
+	}
+}
+
 // TestOverviewOfOneFamily: a proxy that listens in one family serves no other.
 func TestOverviewOfOneFamily(t *testing.T) {
 	lab := netlab.NewT(t, netlab.Options{})

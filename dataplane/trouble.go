@@ -12,6 +12,7 @@ import (
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/internal/links"
+	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/procfile"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/internal/strict"
@@ -187,6 +188,12 @@ func (s *Session) unintercepted(ctx context.Context, err error) error {
 		}
 		if all, failed := links.List(); failed == nil {
 			err = fmt.Errorf("%w; %s", err, whose(all))
+		}
+		if routing, failed := s.space.routing(); failed == nil && !s.space.gvisor {
+			if left, failed := routing.Check(markroute.Want{}); failed == nil && len(left) > 0 {
+				err = fmt.Errorf("%w; %d routes and addresses of ours are left, as of an apply that was interrupted, the first %s: "+
+					"mesh-init remove takes them out", err, len(left), left[0].What)
+			}
 		}
 		return nil
 	})
