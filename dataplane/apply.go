@@ -355,6 +355,9 @@ func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 		if other == inUse {
 			continue
 		}
+		if _, err := s.present(other); err != nil {
+			return err
+		}
 		if err := s.remove(ctx, other); err != nil {
 			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}

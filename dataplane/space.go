@@ -12,6 +12,7 @@ import (
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/netns"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/internal/userns"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
@@ -102,11 +103,12 @@ func (s *space) close() (err error) {
 // writer returns a backend that acts on the namespace.
 func (s *space) writer(b Backend) (writer, error) { return backendOf(b).open(s) }
 
-// present is the writer of a backend that has rules in force.
+// present is the writer of a backend that has rules in force: no other can take them out.
 func (s *space) present(b Backend) (writer, error) {
 	w, err := s.writer(b)
 	if err != nil {
-		err = fmt.Errorf("rules of %s are in force, which have to be taken out first: %w", b, err)
+		err = fmt.Errorf("the rules of %s cannot be taken out: %w", b,
+			strict.Reworded(err, ", or use the backend nft, which needs no program", ""))
 	}
 	return w, err
 }

@@ -73,8 +73,8 @@ func find(ctx context.Context, v Variant, f ruleset.Family) (programs, error) {
 	save, ok1 = lookPath(base + "-save")
 	restore, ok2 = lookPath(base + "-restore")
 	if !ok1 || !ok2 {
-		return programs{}, missing("there is no %s-restore and no %s-restore in PATH or %s: install iptables; the backend nft "+
-			"needs no program", own, base, strings.Join(sbins(), ", "))
+		return programs{}, missing("there is no %s-restore and no %s-restore in PATH or %s: install iptables, or use the "+
+			"backend nft, which needs no program", own, base, strings.Join(sbins(), ", "))
 	}
 	is, err := variantOf(ctx, restore)
 	switch {
