@@ -54,7 +54,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err != nil {
 		return nil, err
 	}
-	r.conntrack = conntrack
+	r.conntrack, r.looked = conntrack, time.Now()
 	if err := r.open(probes, tracks(before)); err != nil {
 		return nil, err
 	}
@@ -90,9 +90,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 			a.seen.Replied = a.replied()
 		}
 		a.seen.Tracked = r.conntrack
-		if e, known := after[a.flow]; known {
-			a.seen.Entry = &e
-		}
+		a.noteEntry(after)
 		a.seen.Returned = returned(after, a) - returned(before, a)
 		a.seen.Looped = looped(before, after, a)
 		seen = append(seen, a.seen)
@@ -106,8 +104,9 @@ type run struct {
 	witness  *nft.Witness // nil: there is none
 	outside  []*outside
 	attempts []*attempt
-	// conntrack is whether it can be asked.
+	// conntrack is whether it can be asked, and looked is when it was.
 	conntrack bool
+	looked    time.Time
 	// patience is what is left of it for counters that come late, and settling for what a rule may yet refuse.
 	patience, settling time.Duration
 }
@@ -208,8 +207,33 @@ func (r *run) fire() error {
 			a.giveUp()
 		}
 		before = after
+		if err := r.lookOften(); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// lookOften asks conntrack while a slow machine still begins connections: at the end it may have forgotten the first, a
+// datagram after 30 s (nf_conntrack_udp_timeout).
+func (r *run) lookOften() error {
+	const often = 2 * time.Second
+	if !r.conntrack || time.Since(r.looked) < often {
+		return nil
+	}
+	entries, _, err := tracked()
+	for _, a := range r.attempts {
+		a.noteEntry(entries)
+	}
+	r.looked = time.Now()
+	return err
+}
+
+// noteEntry keeps what conntrack has of the connection.
+func (a *attempt) noteEntry(entries map[flow]verify.Entry) {
+	if e, known := entries[a.flow]; known {
+		a.seen.Entry = &e
+	}
 }
 
 // release lets what the rules send to a target outside the pod go as far as that is. It was begun with a hop limit that
