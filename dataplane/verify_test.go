@@ -103,7 +103,7 @@ func TestVerifySlowly(t *testing.T) {
 	for _, name := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
 		path, err := exec.LookPath(name)
 		if err == nil {
-			err = os.WriteFile(slow+"/"+name, []byte("#!/bin/sh\nsleep 0.03\nexec "+path+" \"$@\"\n"), 0o755)
+			err = os.WriteFile(slow+"/"+name, []byte("#!/bin/sh\nsleep 0.15\nexec "+path+" \"$@\"\n"), 0o755)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -275,9 +275,10 @@ func (a *attempt) refused() bool {
 
 // counted reads the counters once the rule that has to decide has counted. What arrives is counted by another thread of
 // the kernel, so that it may take a moment; and a rule that is asked later may refuse it, which must not be taken for what
-// becomes of the next.
+// becomes of the next. It reads ever less often: by some backends each reading runs programs.
 func (r *run) counted(before Counts, a *attempt) (Counts, error) {
-	for {
+	const longest = 64 * time.Millisecond
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, longest) {
 		settled := !a.Outside() || a.isSettled()
 		after, err := r.o.Count()
 		left := &r.patience
@@ -289,7 +290,6 @@ func (r *run) counted(before Counts, a *attempt) (Counts, error) {
 		if err != nil || counted && settled || *left <= 0 || a.seen.Err != nil {
 			return after, err
 		}
-		const pause = 2 * time.Millisecond
 		*left -= pause
 		select {
 		case <-r.ctx.Done():
