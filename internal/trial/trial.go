@@ -32,7 +32,7 @@ type attempt struct {
 	accepted  time.Time
 	asked     bool // the question was sent over TCP
 	released  bool // it is on its way to the target, whatever the number of hops
-	again     bool // it was begun a second time
+	resumed   int  // how often it was begun again
 	done      bool
 	opening   bool             // the pod's end has not seen the handshake's last packet
 	holders   []sockets.Socket // who has accepted it, or hears it
@@ -468,7 +468,7 @@ func (a *attempt) advance(events int16) {
 		return
 	}
 	if errno, err := unix.GetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
-		if a.released && !a.again && unix.Errno(errno) == unix.EHOSTUNREACH && a.Packet.Protocol == ruleset.TCP {
+		if a.released && a.resumed < mostResumed && unix.Errno(errno) == unix.EHOSTUNREACH && a.Packet.Protocol == ruleset.TCP {
 			a.resume()
 			return
 		}
@@ -494,9 +494,13 @@ func (a *attempt) advance(events int16) {
 	}
 }
 
+// mostResumed is how often a connection is begun again. On a slow machine the kernel has sent several packets with the low
+// hop limit before that is raised, and a router speaks of each.
+const mostResumed = 3
+
 // resume begins a connection again that was discarded by a router when its hop limit was low.
 func (a *attempt) resume() {
-	a.again = true
+	a.resumed++
 	err := unix.Connect(a.fd, a.destination())
 	if errors.Is(err, unix.ECONNABORTED) { // about the former connection (inet_stream_connect in net/ipv4/af_inet.c)
 		err = unix.Connect(a.fd, a.destination())

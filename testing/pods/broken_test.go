@@ -321,11 +321,11 @@ func TestBroken(t *testing.T) {
 				$p -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; done
 				iptables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT; ip6tables-nft -A INPUT -p tcp --dport 8080 -j ACCEPT
 				ip6tables-nft -A INPUT -p ipv6-icmp -j ACCEPT`,
-			broken: []string{client, "failed: the tunnel port, ", "failed: an excluded port, inbound, "},
+			broken: []string{client, "failed: the tunnel port, ", "failed: an excluded port, inbound, ", "failed: UDP, inbound, "},
 			says:   []string{"not accepted in time", "discarded in the pod"}},
 		{name: "a firewall lets in what was translated alone", in: sidecar(),
 			after:  `nft 'table inet other { chain incoming { type filter hook input priority 10; policy drop; ct state established,related accept; ct status dnat accept; iifname lo accept; meta l4proto icmpv6 accept; }; }'`,
-			broken: []string{"failed: the tunnel port, ", "failed: an excluded port, inbound, "},
+			broken: []string{"failed: the tunnel port, ", "failed: an excluded port, inbound, ", "failed: UDP, inbound, "},
 			says:   []string{"discarded in the pod"}},
 		{name: "another's NAT takes lookups", in: withDNS(), config: allDNS,
 			after:  `nft 'table ip other { chain outgoing { type nat hook output priority -199; meta skuid != 1337 udp dport 53 dnat to 10.244.0.1:5353; }; }'`,
