@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/mesh-intercept/intercept"
 	"github.com/mesh-intercept/intercept/testing/gen"
@@ -92,8 +93,35 @@ func keeps(c intercept.Config, lab *netlab.Lab) bool {
 		return false
 	}
 	for _, f := range flows() {
-		trace, err := rs.Trace(f.Packet(lab))
-		if err != nil || !f.is(trace.Fate) {
+		packet := f.Packet(lab)
+		trace, err := rs.Trace(packet)
+		if err != nil || !f.is(trace.Fate) || f.kind == appOut && !isStopped(rs, c, packet) {
+			return false
+		}
+	}
+	return true
+}
+
+// isStopped reports whether what goes on with a connection that conntrack has forgotten is stopped, from every port that a
+// client is given. From one that the configuration lets in it passes, as an answer would (B5 in docs/policy.md).
+func isStopped(rs intercept.Ruleset, c intercept.Config, packet intercept.Packet) bool {
+	const first, last = 32768, 60999 // net.ipv4.ip_local_port_range
+	ports := []uint16{first, last, c.TunnelPort}
+	lists := []intercept.Ports{c.Inbound.ExcludePorts, c.Inbound.IncludePorts}
+	for _, e := range c.Inbound.Exclude {
+		lists = append(lists, e.Ports)
+	}
+	for _, p := range slices.Concat(lists...) {
+		ports = append(ports, p.First, p.Last)
+	}
+	packet.Flags, packet.Length = intercept.PSH|intercept.ACK, 321
+	for _, port := range ports {
+		if port < first || port > last {
+			continue
+		}
+		packet.Src = netip.AddrPortFrom(packet.Src.Addr(), port)
+		trace, err := rs.Trace(packet)
+		if err != nil || trace.Fate.Action != intercept.Rejected && trace.Fate.Action != intercept.Dropped {
 			return false
 		}
 	}
