@@ -41,6 +41,7 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 			if err != nil {
 				return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
 			}
+			s.Device = device(m)
 			all = append(all, s)
 		}
 	}
@@ -192,7 +193,20 @@ func explain(err error) error {
 	return err
 }
 
-// parse reads a struct inet_diag_msg of linux/inet_diag.h.
+// device names the interface that a socket is bound to: a question to the kernel for each that is, so that connections
+// are not asked about. m is one that parse has read.
+func device(m []byte) string {
+	index := int(binary.NativeEndian.Uint32(m[40:]))
+	if index == 0 {
+		return ""
+	}
+	if i, err := net.InterfaceByIndex(index); err == nil {
+		return i.Name
+	}
+	return fmt.Sprintf("interface %d", index) // one that has gone
+}
+
+// parse reads a struct inet_diag_msg of linux/inet_diag.h, but for the Device.
 func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	const size = 72
 	if len(m) < size {
@@ -208,12 +222,6 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 	s.Local, peer = end(8, 4), end(24, 6)
 	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
 	s.Pending, s.Opening = s.Inode == 0 && m[1] == established, m[1] == synReceived
-	if device := int(binary.NativeEndian.Uint32(m[40:])); device != 0 {
-		s.Device = fmt.Sprintf("interface %d", device) // one that has gone
-		if i, err := net.InterfaceByIndex(device); err == nil {
-			s.Device = i.Name
-		}
-	}
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
 		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0

@@ -17,7 +17,7 @@ type Socket struct {
 	// Mark is its SO_MARK (socket(7)). The kernel tells it to CAP_NET_ADMIN alone.
 	Mark uint32
 	// Device is the interface that it is bound to (SO_BINDTODEVICE of socket(7)): it gets what comes by that alone. Empty: to
-	// none.
+	// none, or it was not asked for: List does.
 	Device string
 	// Inode is its number among the files of its process. Zero: no process has it.
 	Inode uint64
