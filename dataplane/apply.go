@@ -355,10 +355,11 @@ func (s *space) removeOthers(ctx context.Context, inUse Backend) error {
 		if other == inUse {
 			continue
 		}
-		if _, err := s.present(other); err != nil {
+		w, err := s.present(other)
+		if err != nil {
 			return err
 		}
-		if err := s.remove(ctx, other); err != nil {
+		if _, err := s.removeBy(ctx, other, w); err != nil {
 			return fmt.Errorf("the rules that %s had put there could not be removed: %w", other, err)
 		}
 		s.switched = true
@@ -376,6 +377,11 @@ func (s *space) removeOf(ctx context.Context, b Backend) (removed bool, err erro
 	if err != nil {
 		return false, err
 	}
+	return s.removeBy(ctx, b, w)
+}
+
+// removeBy takes out the rules of a backend by its writer.
+func (s *space) removeBy(ctx context.Context, b Backend, w writer) (removed bool, err error) {
 	removed, err = w.Remove(ctx)
 	if err != nil && b == BackendIPTablesNFT {
 		err = joinLine(append([]error{err}, s.references()...))

@@ -16,6 +16,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/ruleset"
+	"github.com/mesh-intercept/intercept/verify"
 )
 
 // Verdict says in a word how it is with a namespace.
@@ -113,12 +114,7 @@ type Listener struct {
 }
 
 // Where says at which address the socket is, and to which interface it is bound.
-func (l Listener) Where() string {
-	if l.Device != "" {
-		return l.Address.String() + ", bound to " + l.Device
-	}
-	return l.Address.String()
-}
+func (l Listener) Where() string { return verify.Socket{Local: l.Address, Device: l.Device}.Where() }
 
 // hears reports whether something of a family that rules send comes to the socket.
 func (l Listener) hears(f ruleset.Family) bool {

@@ -291,17 +291,16 @@ func (p *planner) inbound(f ruleset.Family) (all []candidate) {
 	}
 	add("a port that is not included", tcp(), from, own, p.free(append(quiet(), usual()...)))
 	add("UDP, inbound", udp(), from, own, quiet())
-	for _, captured := range []bool{true, false} {
+	toNamed := func(captured bool, wants func(ruleset.Trace) bool) {
 		for _, dst := range named(p.pod.Others, captured, f, ruleset.Prerouting, own[0]) {
 			if dst.Addr() == own[0] {
 				add("a client, to what another's rule names", tcp(), from, own, []uint16{dst.Port()})
-				all[len(all)-1].wants, all[len(all)-1].once = passes, true
-				if captured {
-					all[len(all)-1].wants = goesSomewhere
-				}
+				all[len(all)-1].wants, all[len(all)-1].once = wants, true
 			}
 		}
 	}
+	toNamed(true, goesSomewhere)
+	toNamed(false, passes)
 	add("what is not for the pod", tcp(), from, documentation(f), at)
 	return all
 }

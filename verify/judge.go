@@ -329,11 +329,7 @@ func (j *judge) nobody() string {
 	s := "nobody listens at " + j.at()
 	var others []string
 	for _, o := range j.s.Nearby {
-		at := o.Local.String()
-		if o.Device != "" {
-			at += ", bound to " + o.Device
-		}
-		others = append(others, fmt.Sprintf("%s at %s", o.Holder, at))
+		others = append(others, fmt.Sprintf("%s at %s", o.Holder, o.Where()))
 	}
 	if len(others) > 0 {
 		s += "; there is " + strings.Join(others, ", ")

@@ -101,6 +101,14 @@ func (s Socket) Serves(p ruleset.Protocol, to netip.AddrPort) bool {
 		local == netip.IPv6Unspecified() && (to.Addr().Is6() || !s.V6Only))
 }
 
+// Where says at which address the socket is, and to which interface it is bound.
+func (s Socket) Where() string {
+	if s.Device != "" {
+		return s.Local.String() + ", bound to " + s.Device
+	}
+	return s.Local.String()
+}
+
 // Holder is whose a socket is.
 type Holder struct {
 	UID uint32

@@ -655,7 +655,7 @@ func (r *run) identify() error {
 		for _, to := range all {
 			if len(all) == 1 {
 				// Who has got it shows. It may be one of several that get them by turns (SO_REUSEPORT).
-				// And of what was refused, or reset, it shows by these alone.
+				// And of what was refused, or reset, or not taken for want of IP_TRANSPARENT, it shows by these alone.
 				ended := a.seen.Outcome == verify.Refused || a.seen.Outcome == verify.Reset ||
 					a.seen.Outcome == verify.TimedOut && a.Trace.Fate.Action == ruleset.Transparent
 				if same := sharing(mine, to); a.Packet.Protocol == ruleset.TCP &&
