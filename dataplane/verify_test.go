@@ -98,7 +98,11 @@ func TestVerifySlowly(t *testing.T) {
 	if _, err := pod.Apply(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	run(t, lab.Pod.Path(), "sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=4")
+	if err := lab.Pod.Do(func() error {
+		return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", []byte("4"), 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
 	slow := t.TempDir()
 	for _, name := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
 		path, err := exec.LookPath(name)
