@@ -517,7 +517,6 @@ func TestErrorsAreLogLinesWithJSONLogs(t *testing.T) {
 	}
 }
 
-// fakePlane answers as told.
 // A stoppedPlane gets a signal while it applies, and fails as its context ends.
 type stoppedPlane struct {
 	fakePlane
@@ -525,17 +524,22 @@ type stoppedPlane struct {
 }
 
 func (p stoppedPlane) Apply(ctx context.Context, _ intercept.Config) (dataplane.Result, error) {
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		return dataplane.Result{}, err
+	}
+	if err := self.Signal(syscall.SIGTERM); err != nil {
 		return dataplane.Result{}, err
 	}
 	<-ctx.Done()
-	err := fmt.Errorf("list the rules: %w", errors.Join(ctx.Err(), ctx.Err()))
+	err = fmt.Errorf("list the rules: %w", errors.Join(ctx.Err(), ctx.Err()))
 	if p.left != nil {
 		err = &dataplane.UndoError{Err: err, Left: p.left}
 	}
 	return dataplane.Result{}, err
 }
 
+// A fakePlane answers as told.
 type fakePlane struct {
 	foreign     dataplane.Foreign
 	dormant     []string
