@@ -13,6 +13,7 @@ import (
 	"github.com/mesh-intercept/intercept/beside"
 	"github.com/mesh-intercept/intercept/internal/markroute"
 	"github.com/mesh-intercept/intercept/internal/sockets"
+	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -91,7 +92,7 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 		}
 		res.Warnings = append(res.Warnings, resolversInPod(want)...)
 		var done effects
-		s.space.switched = false
+		s.space.switched, s.space.untold = false, ""
 		res.Choice, res.Outcome, err = s.space.apply(ctx, p, want, &done)
 		if err != nil {
 			return done.undo(err)
@@ -112,6 +113,9 @@ func (s *Session) applyAs(ctx context.Context, p Pod, c intercept.Config) (res R
 		res.Warnings = append(res.Warnings, res.Foreign.Warnings()...)
 		res.Warnings = append(res.Warnings, s.space.warning(want, res.Backend)...)
 		res.Warnings = append(res.Warnings, s.space.slowLists(want, res.Backend)...)
+		if s.space.untold != "" {
+			res.Warnings = append(res.Warnings, s.space.untold)
+		}
 		if s.space.hidden != nil {
 			res.Warnings = append(res.Warnings, "rules of ours that iptables-legacy has, of an earlier apply, would stay: "+
 				s.space.hidden.Error())
@@ -209,7 +213,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	atWork, err := sockets.AnyTCP()
 	switch {
 	case errors.Is(err, ruleset.ErrUnsupported):
-		// Nobody can tell which connections there are. Those that are older than the rules end.
+		s.untold = "connections that are older than the rules end, since it is not known which there are: " + strict.InLine(err)
 		return s.applyRules(ctx, want, whole)
 	case err != nil:
 		return Choice{}, "", err
@@ -227,7 +231,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if guarded {
 		list, first = func() ([]ruleset.Tuple, error) { return sockets.GoingOn(before) }, p.lenient(before)
 	}
-	older, err := list()
+	older, err := s.told(list)
 	if err != nil {
 		return Choice{}, "", err
 	}
@@ -251,7 +255,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		return choice, outcome, err
 	}
 	again := ruleset.Outcome("")
-	if older, err = list(); err == nil {
+	if older, err = s.told(list); err == nil {
 		again, err = s.settle(ctx, beside(choice.Backend), choice.Backend)
 	}
 	switch {
@@ -264,6 +268,17 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		outcome = again
 	}
 	return choice, outcome, err
+}
+
+// told is what list lists. Where conntrack cannot be asked, that is every connection, and is to be said.
+func (s *space) told(list func() ([]ruleset.Tuple, error)) ([]ruleset.Tuple, error) {
+	older, err := list()
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		s.untold = "every connection that is there counts as older than the rules, captured ones, too; if conntrack forgets " +
+			"one of these, it can go past the proxy: " + strict.InLine(err)
+		return older, nil
+	}
+	return older, err
 }
 
 // settle makes known which connections are older than the rules.

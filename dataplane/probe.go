@@ -10,6 +10,7 @@ import (
 	"github.com/moby/sys/capability"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/strict"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -43,7 +44,8 @@ type Report struct {
 	Others Others `json:"others"`
 	// Foreign are the chains of others at the hooks where rules of ours stand, or would.
 	Foreign Foreign `json:"foreign,omitzero"`
-	// Warnings are what of the namespace's interfaces leads past the proxy, or keeps connections from it.
+	// Warnings are what of the namespace's interfaces leads past the proxy, or keeps connections from it, and what of the
+	// kernel keeps verbs from seeing connections.
 	Warnings []string `json:"warnings,omitempty"`
 	// Choice is the backend that Apply takes for the configuration. Its
 	// Backend is empty if there is none. Error says why, or why the one chosen
@@ -140,6 +142,10 @@ func (s *Session) Probe(ctx context.Context, c intercept.Config) (Report, error)
 		r.Foreign = s.space.foreign(firstOf(append([]Backend{b}, wanted...), present))
 		if warn, err := s.space.networkWarnings(c, s.pod); err == nil {
 			r.Warnings = warn
+		}
+		if err := conntrack.Supported(); errors.Is(err, ruleset.ErrUnsupported) && !s.space.gvisor {
+			r.Warnings = append(r.Warnings, "verify, watch and trace see less of connections, and apply does not know which of those "+
+				"that are there are captured: "+strict.InLine(err))
 		}
 		r.Others, err = s.space.others(ctx)
 		return err

@@ -30,6 +30,7 @@ type space struct {
 	lock     *os.File         // of the namespace, while it is held
 	hidden   error            // why it is not known whether iptables-legacy holds rules of ours; nil: it is known
 	gvisor   bool             // the kernel is gVisor's
+	untold   string           // what an apply does not know of the connections that are there, as a warning
 	switched bool             // an apply has taken away rules of another backend of ours, which chains has
 	found    iptables.Dialect // what iptables-legacy can say here; empty until it is needed
 }

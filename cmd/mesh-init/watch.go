@@ -59,6 +59,7 @@ func (j job) watchNamespace() error {
 	summary, err := j.plane.Watch(ctx, dataplane.WatchOptions{
 		Repair: j.observation.repair,
 		Tell:   func(r dataplane.WatchRecord) error { return j.tell(r, func() string { return watchText(r, j.style) }) },
+		Note:   func(text string) { j.log.WarnContext(ctx, text) },
 	})
 	if errors.Is(err, syscall.EPIPE) {
 		return nil // a reader that has enough
@@ -67,6 +68,9 @@ func (j job) watchNamespace() error {
 		return j.bare(err)
 	}
 	text := fmt.Sprintf("%s captured, %d passed", strict.Count(summary.Captured, "new connection"), summary.Passed)
+	if summary.Unseen {
+		text = "new connections were not seen"
+	}
 	if summary.Uncaptured > 0 {
 		text += fmt.Sprintf(" (%d of them past the proxy, of senders whose others are captured)", summary.Uncaptured)
 	}

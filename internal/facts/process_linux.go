@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/mesh-intercept/intercept/internal/conntrack"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // readFile reads the beginning of a file of /proc, without spaces around it.
@@ -60,9 +62,6 @@ func Self() (Process, error) {
 	return p, wrap("read the process's status", err)
 }
 
-// most is how many connections are asked for their states. The kernel describes each in some 300 bytes.
-const most = 50_000
-
 // Tracked says how many connections are tracked, and how many were lost.
 func Tracked() (c Conntrack, err error) {
 	for name, to := range map[string]*uint64{"count": &c.Count, "max": &c.Max} {
@@ -75,31 +74,18 @@ func Tracked() (c Conntrack, err error) {
 		}
 	}
 	c.readLosses()
-	if c.Count > most {
-		c.StatesError = "there are too many to ask for the state of each"
-		return c, nil
-	}
-	states := []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT",
-		"CLOSE", "SYN_SENT2"}
 	c.States = map[string]int{}
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		if err != nil {
-			c.StatesError = "list what connection tracking holds: " + err.Error()
+	err = conntrack.Each(func(e conntrack.Entry) {
+		name := "protocol " + strconv.Itoa(int(e.Original.Protocol))
+		if p := e.Original.Protocol; p == ruleset.TCP {
+			name = strings.TrimSpace("TCP " + e.TCPState)
+		} else if p == ruleset.UDP {
+			name = "UDP"
 		}
-		for _, f := range flows {
-			name := "protocol " + strconv.Itoa(int(f.Forward.Protocol))
-			switch f.Forward.Protocol {
-			case unix.IPPROTO_UDP:
-				name = "UDP"
-			case unix.IPPROTO_TCP:
-				name = "TCP"
-				if info, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP); ok && int(info.State) < len(states) {
-					name = "TCP " + states[info.State]
-				}
-			}
-			c.States[name]++
-		}
+		c.States[name]++
+	})
+	if err != nil {
+		c.StatesError = err.Error()
 	}
 	return c, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/nlattr"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -130,14 +131,8 @@ type Header struct {
 	Mark    uint32
 }
 
-// Ends are a packet's addresses and ports.
-type Ends struct {
-	Protocol ruleset.Protocol
-	Src, Dst netip.AddrPort
-}
-
 // Ends reads the addresses and ports. ok is false of what is no IP packet.
-func (h Header) Ends() (e Ends, ok bool) {
+func (h Header) Ends() (e conntrack.Ends, ok bool) {
 	n := h.Network
 	var src, dst netip.Addr
 	switch {
@@ -207,23 +202,10 @@ const (
 	Ended
 )
 
-// Flow is a connection as conntrack knows it.
+// Flow is a change of a connection that conntrack knows.
 type Flow struct {
 	Change Change
-	// Original is of the packets in the direction of the first, as they were before NAT; Reply of those that answer, as
-	// they come.
-	Original, Reply Ends
-	// TCPState is conntrack's, as conntrack(8) calls it, or empty.
-	TCPState string
-	Mark     uint32
-	Zone     uint16
-	// Status are the bits of enum ip_conntrack_status.
-	Status uint32
-}
-
-// Translated reports where the destination has been sent by NAT, and whether it has been.
-func (f Flow) Translated() (to netip.AddrPort, is bool) {
-	return f.Reply.Src, f.Reply.Src != f.Original.Dst
+	conntrack.Entry
 }
 
 // Rules is a change of nf_tables' rules: one message of those about a transaction, or with By the end of one.
@@ -371,78 +353,21 @@ func decodeTrace(family uint8, body []byte) *Trace {
 	return &t
 }
 
-// tcpStates are those of enum tcp_conntrack.
-func tcpState(n byte) string {
-	states := [...]string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT",
-		"CLOSE", "SYN_SENT2"}
-	if int(n) < len(states) {
-		return states[n]
-	}
-	return ""
-}
-
-// decodeFlow reads enum ctattr_type of linux/netfilter/nfnetlink_conntrack.h.
+// decodeFlow reads a message of conntrack.
 func decodeFlow(message, flags uint16, body []byte) *Flow {
 	const created, deletion, newOrChanged = 0x400, 2, 0 // NLM_F_CREATE, IPCTNL_MSG_CT_…
-	var f Flow
+	var c Change
 	switch {
 	case message == deletion:
-		f.Change = Ended
+		c = Ended
 	case message == newOrChanged && flags&created != 0:
-		f.Change = Began
+		c = Began
 	case message == newOrChanged:
-		f.Change = Changed
+		c = Changed
 	default:
 		return nil
 	}
-	for typ, data := range nlattr.All(body) {
-		switch typ {
-		case 1:
-			f.Original = decodeTuple(data)
-		case 2:
-			f.Reply = decodeTuple(data)
-		case 3:
-			f.Status = number[uint32](data)
-		case 4:
-			for typ, data := range nlattr.All(data) {
-				for inner, data := range nlattr.All(data) {
-					if typ == 1 && inner == 1 && len(data) == 1 {
-						f.TCPState = tcpState(data[0])
-					}
-				}
-			}
-		case 8:
-			f.Mark = number[uint32](data)
-		case 18:
-			f.Zone = number[uint16](data)
-		}
-	}
-	return &f
-}
-
-// decodeTuple reads enum ctattr_tuple.
-func decodeTuple(body []byte) (e Ends) {
-	var src, dst netip.Addr
-	var from, to uint16
-	for part, data := range nlattr.All(body) {
-		for typ, data := range nlattr.All(data) {
-			addr, isAddr := netip.AddrFromSlice(data)
-			switch {
-			case part == 1 && isAddr && (typ == 1 || typ == 3):
-				src = addr
-			case part == 1 && isAddr && (typ == 2 || typ == 4):
-				dst = addr
-			case part == 2 && typ == 1 && len(data) == 1:
-				e.Protocol = ruleset.Protocol(data[0])
-			case part == 2 && typ == 2:
-				from = number[uint16](data)
-			case part == 2 && typ == 3:
-				to = number[uint16](data)
-			}
-		}
-	}
-	e.Src, e.Dst = netip.AddrPortFrom(src, from), netip.AddrPortFrom(dst, to)
-	return e
+	return &Flow{Change: c, Entry: conntrack.Decode(body)}
 }
 
 // decodeLog reads enum nfulnl_attr_type of linux/netfilter/nfnetlink_log.h, with the prefix that a packet has which

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
@@ -72,7 +73,7 @@ func TestDecode(t *testing.T) {
 	if tr := all[0].Trace; tr.Table != "mesh_intercept" || tr.Chain != "output" || tr.Handle != 7 || tr.Kind != Rule ||
 		tr.Verdict != Goto || tr.To != "syn" || tr.ID != 99 || tr.Header.Out != 2 || tr.Header.Mark != 5 {
 		t.Errorf("%+v", tr)
-	} else if e, ok := tr.Header.Ends(); !ok || e != (Ends{ruleset.TCP, a, b}) {
+	} else if e, ok := tr.Header.Ends(); !ok || e != (conntrack.Ends{Protocol: ruleset.TCP, Src: a, Dst: b}) {
 		t.Errorf("%+v", e)
 	} else if flags, ok := tr.Header.TCPFlags(); !ok || flags != ruleset.SYN {
 		t.Errorf("flags %#x", flags)
@@ -84,13 +85,13 @@ func TestDecode(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	f := all[3].Flow
-	if to, is := f.Translated(); f.Change != Began || f.Original != (Ends{ruleset.TCP, a, b}) || !is ||
+	if to, is := f.Translated(); f.Change != Began || f.Original != (conntrack.Ends{Protocol: ruleset.TCP, Src: a, Dst: b}) || !is ||
 		to != netip.MustParseAddrPort("10.0.0.3:15001") || f.TCPState != "SYN_SENT" || f.Mark != 6 || f.Zone != 2 {
 		t.Errorf("%+v", f)
 	}
 	if l := all[4].Log; l.Table != "nat" || l.Chain != "OUTPUT" || l.Number != 3 || l.Kind != Rule || l.Header.Out != 2 {
 		t.Errorf("%+v", l)
-	} else if e, ok := l.Header.Ends(); !ok || e != (Ends{ruleset.TCP, a, b}) || l.Header.Length() != 40 {
+	} else if e, ok := l.Header.Ends(); !ok || e != (conntrack.Ends{Protocol: ruleset.TCP, Src: a, Dst: b}) || l.Header.Length() != 40 {
 		t.Errorf("%+v", l.Header)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
@@ -104,14 +105,15 @@ func Connections() (all []ruleset.Tuple, err error) {
 }
 
 // Untranslated lists the [Connections] that conntrack does not translate: with rules in force that capture what opens,
-// those that are older than the rules. Where netfilter has no netlink, it is all of them. Errors are those of [List].
+// those that are older than the rules. Where conntrack cannot be listed, it is all of them, and the error is
+// [ruleset.ErrUnsupported]. Other errors are those of [List].
 func Untranslated() ([]ruleset.Tuple, error) {
 	return connectionsBut(func(_ ruleset.Tuple, is tracked) bool { return is == translated })
 }
 
 // GoingOn lists the [Connections] that rules in force let go, which stop what conntrack has forgotten: those that it
-// knows and does not translate, and those of older, which the rules know. Where netfilter has no netlink, it is all of
-// them. Errors are those of [List].
+// knows and does not translate, and those of older, which the rules know. Where conntrack cannot be listed, it is all of
+// them, and the error is [ruleset.ErrUnsupported]. Other errors are those of [List].
 func GoingOn(older []ruleset.Tuple) ([]ruleset.Tuple, error) {
 	let := map[ruleset.Tuple]bool{}
 	for _, t := range older {
@@ -129,45 +131,41 @@ const (
 	translated
 )
 
-// connectionsBut lists the [Connections] but those that are to be left out, by what conntrack has of them.
+// connectionsBut lists the [Connections] but those that are to be left out, by what conntrack has of them. Where that
+// cannot be listed, none is left out.
 func connectionsBut(leaveOut func(ruleset.Tuple, tracked) bool) ([]ruleset.Tuple, error) {
 	connections, err := Connections()
 	if err != nil || len(connections) == 0 {
 		return nil, err
 	}
 	has := map[ruleset.Tuple]tracked{}
-	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, f)
-		if errors.Is(err, unix.EPROTONOSUPPORT) {
-			return connections, nil // No netfilter by netlink: of none is it known that it is translated.
+	for _, t := range connections {
+		has[t] = unknown
+	}
+	note := func(t ruleset.Tuple, is tracked) {
+		if _, asked := has[t]; asked {
+			has[t] = is
 		}
-		if err != nil {
-			return nil, fmt.Errorf("list what conntrack knows in the namespace: %w", err)
+	}
+	err = conntrack.Each(func(e conntrack.Entry) {
+		if e.Original.Protocol != ruleset.TCP {
+			return
 		}
-		for _, flow := range flows {
-			out, back := flow.Forward, flow.Reverse
-			if out.Protocol != unix.IPPROTO_TCP {
-				continue
-			}
-			sent := tuple(out.SrcIP, out.SrcPort, out.DstIP, out.DstPort)
-			answered := tuple(back.SrcIP, back.SrcPort, back.DstIP, back.DstPort)
-			if sent != (ruleset.Tuple{Src: answered.Dst, Dst: answered.Src}) {
-				has[sent] = translated
-				continue
-			}
-			has[sent], has[answered] = untranslated, untranslated
+		sent, answered := ruleset.Tuple{Src: e.Original.Src, Dst: e.Original.Dst}, ruleset.Tuple{Src: e.Reply.Src, Dst: e.Reply.Dst}
+		if sent != (ruleset.Tuple{Src: answered.Dst, Dst: answered.Src}) {
+			note(sent, translated)
+			return
 		}
+		note(sent, untranslated)
+		note(answered, untranslated)
+	})
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		return connections, err
+	}
+	if err != nil {
+		return nil, err
 	}
 	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return leaveOut(t, has[t]) }), nil
-}
-
-// tuple is one direction of what conntrack knows.
-func tuple(src net.IP, srcPort uint16, dst net.IP, dstPort uint16) ruleset.Tuple {
-	end := func(ip net.IP, port uint16) netip.AddrPort {
-		addr, _ := netip.AddrFromSlice(ip)
-		return netip.AddrPortFrom(addr.Unmap(), port)
-	}
-	return ruleset.Tuple{Src: end(src, srcPort), Dst: end(dst, dstPort)}
 }
 
 // dump asks for the sockets of a family. The library's SocketDiagTCP and its

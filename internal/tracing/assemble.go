@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept/beside"
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
 	"github.com/mesh-intercept/intercept/iptables"
 	"github.com/mesh-intercept/intercept/nft"
@@ -114,7 +115,7 @@ const (
 type Assembler struct {
 	Names   Names
 	pending []*assembly
-	known   map[nfevents.Ends]bool
+	known   map[conntrack.Ends]bool
 	// Begun counts packets, and Unnamed the rules that Names did not know.
 	Begun, Unnamed int
 }
@@ -125,8 +126,8 @@ type assembly struct {
 	same  string
 	id    uint32
 	hooks []string // at which it was seen to come in
-	first nfevents.Ends
-	last  nfevents.Ends
+	first conntrack.Ends
+	last  conntrack.Ends
 	heard time.Time
 	after []Record // what is told after it
 }
@@ -326,9 +327,9 @@ func (a *Assembler) flow(at time.Time, f *nfevents.Flow) []Record {
 	return []Record{{Connection: &c}}
 }
 
-func (a *Assembler) know(e nfevents.Ends) {
+func (a *Assembler) know(e conntrack.Ends) {
 	if a.known == nil {
-		a.known = map[nfevents.Ends]bool{}
+		a.known = map[conntrack.Ends]bool{}
 	}
 	if len(a.known) < maxKnown {
 		a.known[e] = true

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
 	"github.com/mesh-intercept/intercept/nft"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -114,8 +115,8 @@ func TestConnections(t *testing.T) {
 	h := udp(1, 53, false)
 	ends, _ := h.Ends()
 	flow := func(c nfevents.Change) nfevents.Event {
-		return nfevents.Event{Flow: &nfevents.Flow{Change: c, Original: ends, Reply: nfevents.Ends{Protocol: ruleset.UDP,
-			Src: ends.Dst, Dst: ends.Src}}}
+		return nfevents.Event{Flow: &nfevents.Flow{Change: c, Entry: conntrack.Entry{Original: ends,
+			Reply: conntrack.Ends{Protocol: ruleset.UDP, Src: ends.Dst, Dst: ends.Src}}}}
 	}
 	if out := a.Add(at, flow(nfevents.Began)); out != nil {
 		t.Errorf("of nobody: %+v", out)

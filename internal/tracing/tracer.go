@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
 	"github.com/mesh-intercept/intercept/nft"
 )
@@ -39,6 +40,9 @@ func Open(f Flow, legacy bool) (t *Tracer, err error) {
 	if !t.table.Owned() {
 		t.Notes = append(t.Notes, fmt.Sprintf("this kernel is older than Linux 5.12: if mesh-init is killed (SIGKILL), its table inet %s "+
 			"stays, and says which packets to trace, until the next mesh-init trace or remove", nft.TraceTable))
+	}
+	if err := conntrack.Supported(); err != nil {
+		t.Notes = append(t.Notes, "what becomes of connections is not seen: "+err.Error())
 	}
 	return t, nil
 }

@@ -5,102 +5,61 @@ package trial
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/ruleset"
 	"github.com/mesh-intercept/intercept/verify"
 )
 
-// flow is a connection by its first packet.
-type flow struct {
-	protocol ruleset.Protocol
-	src, dst netip.AddrPort
-}
+// entries are those that conntrack has, by how they begin.
+type entries map[conntrack.Ends]verify.Entry
 
-// tracked lists what conntrack has. ok is false where it cannot be asked: for want of netlink in the kernel, or of
-// privilege.
-func tracked() (all map[flow]verify.Entry, ok bool, err error) {
-	all = map[flow]verify.Entry{}
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		entries, err := list(family)
-		switch {
-		case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM),
-			errors.Is(err, unix.EOPNOTSUPP):
-			return nil, false, nil
-		case err != nil:
-			return nil, false, err
-		}
-		for _, e := range entries {
-			all[begins(e)] = verify.Entry{To: end(e.Reverse.SrcIP, e.Reverse.SrcPort), Mark: e.Mark, Zone: e.Zone}
+// tracked lists what conntrack has of connections to where the probes are for, or are sent to, and whatever has one of
+// [verify.SourcePorts]. ok is false where conntrack cannot be asked: for want of netlink in the kernel, or of privilege.
+func tracked(probes []verify.Probe) (all entries, ok bool, err error) {
+	asked := map[netip.AddrPort]bool{}
+	for _, p := range probes {
+		asked[p.Packet.Dst] = true
+		for _, to := range p.Destinations() {
+			asked[to] = true
 		}
 	}
-	return all, true, nil
-}
-
-// list lists again what a change has interrupted. A listing that is interrupted each time serves, too.
-func list(family netlink.InetFamily) (all []*netlink.ConntrackFlow, err error) {
-	err = again(func() error {
-		all, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		return err
+	all = entries{}
+	err = conntrack.Each(func(e conntrack.Entry) {
+		begins := e.Original
+		if asked[begins.Dst] || isOurs(begins.Src) || isOurs(begins.Dst) || isOurs(e.Reply.Src) {
+			all[begins] = verify.Entry{To: e.Reply.Src, Mark: e.Mark, Zone: e.Zone}
+		}
 	})
-	return all, err
-}
-
-// again does again what a change has interrupted, five times in all. Interrupted each time is done, too.
-func again(do func() error) (err error) {
-	for range 5 {
-		if err = do(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return err
-		}
+	if errors.Is(err, ruleset.ErrUnsupported) || errors.Is(err, ruleset.ErrPermission) {
+		return nil, false, nil
 	}
-	return nil
+	return all, err == nil, err
 }
 
-// forget takes entries out that begin with one of the flows: whoever begins the same again has to be asked for anew.
-func forget(flows map[flow]bool) error {
-	if len(flows) == 0 {
+// isOurs reports whether the port is one of [verify.SourcePorts].
+func isOurs(end netip.AddrPort) bool { return ruleset.Ports{verify.SourcePorts}.Contains(end.Port()) }
+
+// forget takes entries out that begin like one of these: whoever begins the same again has to be asked for anew.
+func forget(begun map[conntrack.Ends]bool) error {
+	if len(begun) == 0 {
 		return nil
 	}
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		err := again(func() error {
-			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, ours(flows))
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("take the entries of what was tried out of conntrack: %w", err)
-		}
+	if err := conntrack.Delete(func(e conntrack.Entry) bool { return begun[e.Original] }); err != nil {
+		return fmt.Errorf("take the entries of what was tried out of conntrack: %w", err)
 	}
 	return nil
 }
 
-// ours matches entries that begin with one of the flows.
-type ours map[flow]bool
-
-// MatchConntrackFlow is part of [netlink.CustomConntrackFilter].
-func (o ours) MatchConntrackFlow(e *netlink.ConntrackFlow) bool { return o[begins(e)] }
-
-func begins(e *netlink.ConntrackFlow) flow {
-	return flow{ruleset.Protocol(e.Forward.Protocol), end(e.Forward.SrcIP, e.Forward.SrcPort),
-		end(e.Forward.DstIP, e.Forward.DstPort)}
-}
-
-// tracks are the ports of [verify.SourcePorts] that an entry has. What begins with one of them could be taken for what
-// the entry is of, and is then not asked for by NAT; or has its port translated, since the answers' ends are taken.
-func tracks(all map[flow]verify.Entry) map[uint16]bool {
+// ports are those of [verify.SourcePorts] that an entry has. What begins with one of them could be taken for what the
+// entry is of, and is then not asked for by NAT; or has its port translated, since the answers' ends are taken.
+func (all entries) ports() map[uint16]bool {
 	ports := map[uint16]bool{}
-	for f, e := range all {
-		for _, port := range []uint16{f.src.Port(), f.dst.Port(), e.To.Port()} {
-			ports[port] = true
+	for begins, e := range all {
+		for _, end := range []netip.AddrPort{begins.Src, begins.Dst, e.To} {
+			ports[end.Port()] = true
 		}
 	}
 	return ports
-}
-
-func end(ip net.IP, port uint16) netip.AddrPort {
-	addr, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(addr.Unmap(), port)
 }

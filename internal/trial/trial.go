@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 	"github.com/mesh-intercept/intercept/nft"
@@ -25,7 +26,7 @@ import (
 type attempt struct {
 	verify.Probe
 	fd        int
-	flow      flow
+	flow      conntrack.Ends
 	seen      verify.Seen
 	question  []byte
 	sent      time.Time
@@ -43,19 +44,19 @@ type attempt struct {
 
 // Run tries probes. The thread is in the pod's namespace, and stays there. The error is one that concerns all of them.
 func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.Seen, err error) {
-	r := &run{ctx: ctx, o: o}
+	r := &run{ctx: ctx, o: o, probes: probes}
 	defer func() { err = errors.Join(err, r.close()) }()
 	// Where nf_tables can note who answers, it does; sock_diag(7) and /proc know less.
 	r.witness, err = nft.OpenWitness(verify.SourcePorts)
 	if err != nil && !errors.Is(err, ruleset.ErrUnsupported) && !errors.Is(err, ruleset.ErrPermission) {
 		return nil, err
 	}
-	before, conntrack, err := tracked()
+	before, canTrack, err := tracked(probes)
 	if err != nil {
 		return nil, err
 	}
-	r.conntrack, r.looked = conntrack, time.Now()
-	if err := r.open(probes, tracks(before)); err != nil {
+	r.conntrack, r.looked = canTrack, time.Now()
+	if err := r.open(before.ports()); err != nil {
 		return nil, err
 	}
 	if err := r.fire(); err != nil {
@@ -67,7 +68,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	if err := r.wait(); err != nil {
 		return nil, err
 	}
-	after, _, err := tracked()
+	after, _, err := tracked(probes)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 	}
 	for _, a := range r.attempts {
 		for _, s := range sent {
-			if (flow{s.Protocol, s.Src, s.Dst}) == a.flow {
+			if (conntrack.Ends{Protocol: s.Protocol, Src: s.Src, Dst: s.Dst}) == a.flow {
 				a.seen.Sent = append(a.seen.Sent, s.To)
 			}
 		}
@@ -101,6 +102,7 @@ func Run(ctx context.Context, probes []verify.Probe, o Options) (seen []verify.S
 type run struct {
 	ctx      context.Context
 	o        Options
+	probes   []verify.Probe
 	witness  *nft.Witness // nil: there is none
 	outside  []*outside
 	attempts []*attempt
@@ -112,10 +114,10 @@ type run struct {
 }
 
 // open opens all sockets, at ports that are not taken.
-func (r *run) open(probes []verify.Probe, taken map[uint16]bool) error {
+func (r *run) open(taken map[uint16]bool) error {
 	r.patience, r.settling = time.Second, time.Second/2
 	by := map[string][]*attempt{}
-	for _, p := range probes {
+	for _, p := range r.probes {
 		a := &attempt{Probe: p, fd: -1}
 		// Where nothing is counted, what becomes of a connection that is left alone shows that it is.
 		a.Waits = p.Waits || r.o.Count == nil && p.Packet.Protocol == ruleset.TCP
@@ -149,7 +151,7 @@ func (r *run) open(probes []verify.Probe, taken map[uint16]bool) error {
 }
 
 func (r *run) close() (err error) {
-	flows := map[flow]bool{}
+	flows := map[conntrack.Ends]bool{}
 	for _, a := range r.attempts {
 		if a.fd < 0 {
 			continue
@@ -159,7 +161,7 @@ func (r *run) close() (err error) {
 			_ = unix.SetsockoptLinger(a.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
 		_ = unix.Close(a.fd) // what was opened ends here
-		if a.flow.src.IsValid() {
+		if a.flow.Src.IsValid() {
 			flows[a.flow] = true
 		}
 	}
@@ -221,17 +223,17 @@ func (r *run) lookOften() error {
 	if !r.conntrack || time.Since(r.looked) < often {
 		return nil
 	}
-	entries, _, err := tracked()
+	now, _, err := tracked(r.probes)
 	for _, a := range r.attempts {
-		a.noteEntry(entries)
+		a.noteEntry(now)
 	}
 	r.looked = time.Now()
 	return err
 }
 
 // noteEntry keeps what conntrack has of the connection.
-func (a *attempt) noteEntry(entries map[flow]verify.Entry) {
-	if e, known := entries[a.flow]; known {
+func (a *attempt) noteEntry(all entries) {
+	if e, known := all[a.flow]; known {
 		a.seen.Entry = &e
 	}
 }
@@ -240,19 +242,19 @@ func (a *attempt) noteEntry(entries map[flow]verify.Entry) {
 // ends at the first router: only once it is seen to be on its way to the target, and to nobody else, it gets the usual
 // one. Conntrack sends to the same target what the same socket sends from then on.
 func (r *run) release() error {
-	var entries map[flow]verify.Entry
+	var now entries
 	var ok bool
 	for _, a := range r.attempts {
 		if a.Trace.Fate.Action != ruleset.Translated || a.seen.Err != nil || a.fd < 0 {
 			continue
 		}
-		if entries == nil && !ok {
+		if now == nil && !ok {
 			var err error
-			if entries, ok, err = tracked(); err != nil {
+			if now, ok, err = tracked(r.probes); err != nil {
 				return err
 			}
 		}
-		e, known := entries[a.flow]
+		e, known := now[a.flow]
 		if ok && (!known || e.To != a.Trace.Fate.To) || !ok && a.seen.Counted == 0 {
 			continue
 		}
@@ -342,7 +344,7 @@ func (a *attempt) begin() {
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		a.settle(err)
 	}
-	a.flow = flow{a.Packet.Protocol, local(a.fd), a.Packet.Dst}
+	a.flow = conntrack.Ends{Protocol: a.Packet.Protocol, Src: local(a.fd), Dst: a.Packet.Dst}
 	if a.Packet.Protocol == ruleset.UDP && err == nil {
 		a.ask()
 	}
@@ -585,7 +587,7 @@ func (a *attempt) meet() {
 
 // peer finds the socket at the other end of a connection, wherever it was sent to.
 func peer(a *attempt) (sockets.Socket, bool) {
-	if s, ok, err := sockets.FindPeer(ruleset.TCP, a.flow.src); err == nil && ok {
+	if s, ok, err := sockets.FindPeer(ruleset.TCP, a.flow.Src); err == nil && ok {
 		return s, true
 	}
 	ends := a.Destinations()
@@ -593,7 +595,7 @@ func peer(a *attempt) (sockets.Socket, bool) {
 		ends = []netip.AddrPort{a.Packet.Dst} // both ends are what they were
 	}
 	for _, to := range ends {
-		if s, ok, err := sockets.Find(ruleset.TCP, to, a.flow.src); err == nil && ok {
+		if s, ok, err := sockets.Find(ruleset.TCP, to, a.flow.Src); err == nil && ok {
 			return s, true
 		}
 	}
@@ -602,13 +604,12 @@ func peer(a *attempt) (sockets.Socket, bool) {
 
 // returned counts the connections to the destination of an outbound probe that others have opened meanwhile, and that
 // conntrack sends elsewhere: nobody else has anything to do there.
-func returned(entries map[flow]verify.Entry, a *attempt) (n int) {
+func returned(all entries, a *attempt) (n int) {
 	if a.Outside() || a.Lookup || a.Packet.Interface == ruleset.Loopback {
 		return 0
 	}
-	for f, e := range entries {
-		if f.protocol == ruleset.TCP && f.dst == a.Packet.Dst && e.To != f.dst &&
-			!(ruleset.Ports{verify.SourcePorts}).Contains(f.src.Port()) {
+	for f, e := range all {
+		if f.Protocol == ruleset.TCP && f.Dst == a.Packet.Dst && e.To != f.Dst && !isOurs(f.Src) {
 			n++
 		}
 	}
@@ -616,14 +617,13 @@ func returned(entries map[flow]verify.Entry, a *attempt) (n int) {
 }
 
 // looped counts the connections to where a probe has been redirected to that others have opened meanwhile.
-func looped(before, after map[flow]verify.Entry, a *attempt) (n int) {
+func looped(before, after entries, a *attempt) (n int) {
 	if a.Lookup || a.Trace.Fate.Action != ruleset.Redirected {
 		return 0
 	}
 	ends := a.Destinations()
 	for f := range after {
-		if _, known := before[f]; !known && f.protocol == ruleset.TCP && slices.Contains(ends, f.dst) &&
-			!(ruleset.Ports{verify.SourcePorts}).Contains(f.src.Port()) {
+		if _, known := before[f]; !known && f.Protocol == ruleset.TCP && slices.Contains(ends, f.Dst) && !isOurs(f.Src) {
 			n++
 		}
 	}
@@ -818,7 +818,7 @@ func (r *run) senders() (map[sentTo][]sender, error) {
 }
 
 // sentTo is where answers to the probe are sent to.
-func (a *attempt) sentTo() sentTo { return sentTo{a.Packet.Protocol, a.flow.src.Port()} }
+func (a *attempt) sentTo() sentTo { return sentTo{a.Packet.Protocol, a.flow.Src.Port()} }
 
 // isAnonymous reports whether the proxy should have accepted, and its socket is not known.
 func (a *attempt) isAnonymous() bool {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -43,8 +44,9 @@ func TestJudge(t *testing.T) {
 		{"inbound", ruleset.TCP, "10.0.0.9:40000", "10.0.0.5:8080", "10.0.0.5:15006", nil, Inbound, true, false, false, "I7"},
 		{"let in", ruleset.TCP, "10.0.0.9:40000", "10.0.0.5:15021", "", nil, Inbound, false, false, false, "I6"},
 	} {
-		o := nfevents.Ends{Protocol: tt.protocol, Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.dst)}
-		f := nfevents.Flow{Change: nfevents.Began, Original: o, Reply: nfevents.Ends{Protocol: o.Protocol, Src: o.Dst, Dst: o.Src}}
+		o := conntrack.Ends{Protocol: tt.protocol, Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.dst)}
+		f := nfevents.Flow{Change: nfevents.Began, Entry: conntrack.Entry{
+			Original: o, Reply: conntrack.Ends{Protocol: o.Protocol, Src: o.Dst, Dst: o.Src}}}
 		if tt.to != "" {
 			f.Reply.Src = netip.MustParseAddrPort(tt.to)
 		}
@@ -58,8 +60,8 @@ func TestJudge(t *testing.T) {
 	if err := j.Use(nil); err != nil {
 		t.Fatal(err)
 	}
-	o := nfevents.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.5:1"), Dst: netip.MustParseAddrPort("8.8.8.8:2")}
-	f := nfevents.Flow{Original: o, Reply: nfevents.Ends{Protocol: ruleset.TCP, Src: o.Dst, Dst: o.Src}}
+	o := conntrack.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.5:1"), Dst: netip.MustParseAddrPort("8.8.8.8:2")}
+	f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: conntrack.Ends{Protocol: ruleset.TCP, Src: o.Dst, Dst: o.Src}}}
 	if got := j.Flow(time.Time{}, f, app); got.Rule != "" || got.Uncaptured || got.Unexpected {
 		t.Errorf("%+v", got)
 	}

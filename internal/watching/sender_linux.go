@@ -1,13 +1,13 @@
 package watching
 
 import (
-	"github.com/mesh-intercept/intercept/internal/nfevents"
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/sockets"
 )
 
 // senderOf finds whose socket sends so, in the network namespace of the calling thread. withProcess also looks for the
 // process, which takes a walk over /proc.
-func senderOf(e nfevents.Ends, withProcess bool) *Sender {
+func senderOf(e conntrack.Ends, withProcess bool) *Sender {
 	s, ok, err := sockets.FindSender(e.Protocol, e.Src, e.Dst)
 	// Of a socket that its process has closed the kernel says that it is user 0's (inet_diag(7): there is no inode).
 	if err != nil || !ok || s.Inode == 0 && s.UID == 0 {

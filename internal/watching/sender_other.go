@@ -2,6 +2,6 @@
 
 package watching
 
-import "github.com/mesh-intercept/intercept/internal/nfevents"
+import "github.com/mesh-intercept/intercept/internal/conntrack"
 
-func senderOf(nfevents.Ends, bool) *Sender { return nil }
+func senderOf(conntrack.Ends, bool) *Sender { return nil }

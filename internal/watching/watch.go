@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mesh-intercept/intercept"
+	"github.com/mesh-intercept/intercept/internal/conntrack"
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/nfevents"
 	"github.com/mesh-intercept/intercept/ruleset"
@@ -48,6 +49,8 @@ type Options struct {
 	Repair bool
 	// Tell takes each record; the watch ends with its error.
 	Tell func(Record) error
+	// Note takes what cannot be seen here. Nil: nobody is told.
+	Note func(string)
 }
 
 // Summary says what was seen in all.
@@ -56,6 +59,8 @@ type Summary struct {
 	Lost                                  uint64
 	// State is the last [State.State].
 	State string
+	// Unseen is whether new connections could not be seen.
+	Unseen bool
 }
 
 // Bounds on what is told of in a second, and on how often our rules are looked at.
@@ -100,6 +105,11 @@ func Watch(ctx context.Context, ns Namespace, o Options) (s Summary, err error) 
 		return s, err
 	}
 	defer func() { err = errors.Join(err, ns.In(events.Close)) }()
+	if err := ns.In(conntrack.Supported); err != nil {
+		if w.summary.Unseen = true; o.Note != nil {
+			o.Note("new connections are not seen: " + err.Error())
+		}
+	}
 	if w.kept, err = ns.InForce(); err != nil {
 		return s, err
 	}

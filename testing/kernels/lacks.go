@@ -44,6 +44,10 @@ func lacks() []lack {
 			{"apply", 0, []string{"by iptables-legacy"}}}},
 		{"forky", "modules that can still be loaded", "", "sysctl -qw kernel.modules_disabled=1", []step{
 			{nft, 12, []string{"load the module nf_tables"}}}},
+		{"bookworm", "the module nf_conntrack_netlink", "MACHINE_WITHOUT=nf_conntrack_netlink", atWork, []step{
+			{nft, 0, []string{"every connection that is there counts as older", "load nf_conntrack_netlink", "created"}},
+			{"doctor", 0, []string{"apply does not know which", "nf_conntrack_netlink"}},
+			{"watch", 10, []string{"new connections are not seen", "nf_conntrack_netlink"}}}},
 		{"bookworm", "IPv6", "MACHINE_APPEND=ipv6.disable=1", "", []step{
 			{"apply --families dual", 12, []string{"families dual", "ipv6.disable=1", "use families auto"}},
 			{nft, 0, []string{"created", "IPv4"}},
@@ -54,12 +58,18 @@ func lacks() []lack {
 	}
 }
 
+// atWork has the first step's namespace open a connection, which nobody answers.
+const atWork = `ip netns add pod0 && ip -n pod0 link add eth0 type dummy && ip -n pod0 link set eth0 up &&
+ip -n pod0 addr add 10.9.0.2/24 dev eth0 && ip netns exec pod0 ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth0
+ip netns exec pod0 timeout 60 bash -c '>/dev/tcp/10.9.0.1/80' 2>/dev/null &
+until ip netns exec pod0 cat /proc/net/tcp | grep -q ' 0100090A:0050 02 '; do sleep 1; done`
+
 // try boots the machine and returns what is wrong with the answers.
 func (l lack) try(ctx context.Context, w work) (wrong []string, err error) {
 	var commands strings.Builder
 	fmt.Fprintf(&commands, "%s\n", l.before)
 	for i, s := range l.steps {
-		fmt.Fprintf(&commands, "ip netns add pod%d; /share/bin/mesh-init %s --netns pod%[1]d 2>&1; code=$?\n", i, s.args)
+		fmt.Fprintf(&commands, "ip netns add pod%d 2>/dev/null; /share/bin/mesh-init %s --netns pod%[1]d 2>&1; code=$?\n", i, s.args)
 		fmt.Fprintf(&commands, "echo; echo code $code; echo %s\n", next)
 	}
 	kept := filepath.Join(w.out, l.release+" without "+l.of+".log")
