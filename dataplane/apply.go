@@ -211,13 +211,10 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		return s.applyRules(ctx, want, whole)
 	}
 	atWork, err := sockets.AnyTCP()
-	switch {
-	case errors.Is(err, ruleset.ErrUnsupported):
-		s.untold = "connections that are older than the rules end, since it is not known which there are: " + strict.InLine(err)
-		return s.applyRules(ctx, want, whole)
-	case err != nil:
+	if err != nil {
 		return Choice{}, "", err
-	case !atWork:
+	}
+	if !atWork {
 		return s.applyRules(ctx, want, whole)
 	}
 	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {

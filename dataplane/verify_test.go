@@ -4,6 +4,8 @@ package dataplane
 
 import (
 	"errors"
+	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -164,7 +166,37 @@ func TestVerifyFamilies(t *testing.T) {
 	}
 }
 
-// TestVerifyWithoutSockDiag: without sock_diag it is by what arrives that verify knows who listens.
+// TestOlderWithoutSockDiag: without sock_diag, too, a connection goes on that is older than the rules.
+func TestOlderWithoutSockDiag(t *testing.T) {
+	for _, b := range Backends() {
+		t.Run(string(b), func(t *testing.T) {
+			needPrograms(t)
+			lab := netlab.NewT(t, netlab.Options{})
+			conn, got, err := lab.Dial(netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("203.0.113.10:80")})
+			if err != nil || conn == nil {
+				t.Fatal(got, err)
+			}
+			defer conn.Close()
+			p := surroundings{refusals: []refusal{noSockDiag()}}.start(t)
+			c := intercept.Default()
+			_, err = p.ask(request{Verb: "apply", Pod: Pod{NetNS: lab.Pod.Path(), Backend: b}, Config: &c})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const said = "still there"
+			echo := make([]byte, len(said))
+			_, err = conn.Write([]byte(said))
+			if err = errors.Join(err, conn.SetDeadline(time.Now().Add(10*time.Second))); err == nil {
+				_, err = io.ReadFull(conn, echo)
+			}
+			if err != nil || string(echo) != said {
+				t.Errorf("%q, %v", echo, err)
+			}
+		})
+	}
+}
+
+// TestVerifyWithoutSockDiag: without sock_diag verify knows who listens by /proc and by what arrives.
 func TestVerifyWithoutSockDiag(t *testing.T) {
 	lab := netlab.NewT(t, netlab.Options{})
 	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {

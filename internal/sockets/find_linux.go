@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -19,43 +20,51 @@ func FindPeer(p ruleset.Protocol, peer netip.AddrPort) (s Socket, ok bool, err e
 	if !gvisor.Here() {
 		return s, false, nil
 	}
-	return findInProc(p, peer, func(netip.AddrPort) bool { return true })
-}
-
-func findInProc(p ruleset.Protocol, peer netip.AddrPort, is func(netip.AddrPort) bool) (s Socket, ok bool, err error) {
-	all, err := readProc(p)
-	for _, l := range all {
-		if l.peer == peer && is(l.Local) {
-			return l.Socket, true, err
-		}
-	}
-	return s, false, err
+	return findInProc(p, func(l listed) bool { return l.peer == peer })
 }
 
 // Find finds the namespace's socket of a connection, by its own end and its peer's. ok is false if there is none.
 // Errors are those of [List].
 func Find(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
-	if gvisor.Here() {
-		return findInProc(p, peer, func(l netip.AddrPort) bool { return l == local })
+	l, ok, err := ask(p, local, peer)
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		return findInProc(p, func(l listed) bool { return l.Local == local && l.peer == peer })
 	}
-	s, far, ok, err := ask(p, local, peer)
 	// Where the connection has gone the kernel tells of the socket that listens.
-	return s, ok && far == peer, err
+	return l.Socket, ok && l.peer == peer, err
 }
 
 // FindSender finds the namespace's socket that sends from an end to a peer, connected or not. ok is false if there is
 // none. Errors are those of [List].
 func FindSender(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, ok bool, err error) {
-	if p != ruleset.UDP || gvisor.Here() {
+	if p != ruleset.UDP {
 		return Find(p, local, peer)
 	}
 	// Of UDP the kernel asks for the ends as of a packet that arrives (udp_dump_one in net/ipv4/udp_diag.c).
-	s, _, ok, err = ask(p, peer, local)
-	return s, ok && s.Local.Port() == local.Port(), err
+	l, ok, err := ask(p, peer, local)
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		return findInProc(p, func(l listed) bool {
+			return l.Local.Port() == local.Port() && (l.peer == peer || l.peer.Port() == 0)
+		})
+	}
+	return l.Socket, ok && l.Local.Port() == local.Port(), err
 }
 
-// ask asks for one socket.
-func ask(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, far netip.AddrPort, ok bool, err error) {
+// findInProc finds the first socket that is what is sought.
+func findInProc(p ruleset.Protocol, is func(listed) bool) (s Socket, ok bool, err error) {
+	all, err := readProc(p)
+	if err != nil {
+		return s, false, fmt.Errorf("find a %s socket of the namespace: %w", p, err)
+	}
+	i := slices.IndexFunc(all, is)
+	if i < 0 {
+		return s, false, nil
+	}
+	return all[i].Socket, true, nil
+}
+
+// ask asks sock_diag for one socket.
+func ask(p ruleset.Protocol, local, peer netip.AddrPort) (l listed, ok bool, err error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, 0)
 	message := make([]byte, 56)
 	message[0], message[1] = unix.AF_INET, uint8(p)
@@ -74,14 +83,17 @@ func ask(p ruleset.Protocol, local, peer netip.AddrPort) (s Socket, far netip.Ad
 	}
 	req.AddRawData(message)
 	replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return s, far, false, nil
-	case err != nil:
-		return s, far, false, fmt.Errorf("find a %s socket of the namespace: %w", p, explain(err))
-	case len(replies) == 0:
-		return s, far, false, nil
+	if errors.Is(err, unix.ENOENT) {
+		// There is no such socket, or nobody who knows those of the protocol: nobody lists sockets in none of the states.
+		_, err = ofDiag(p, 0)
+		return l, false, err
 	}
-	s, far, err = parse(replies[0])
-	return s, far, err == nil, err
+	if err != nil {
+		return l, false, fmt.Errorf("find a %s socket of the namespace: %w", p, explain(err))
+	}
+	if len(replies) == 0 {
+		return l, false, nil
+	}
+	l, err = parse(replies[0])
+	return l, err == nil, err
 }

@@ -17,9 +17,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(append(m, 5, 0, 11, 0, 1, 0, 0, 0))
 	f.Add(m[:70])
 	f.Fuzz(func(t *testing.T, message []byte) {
-		s, peer, err := parse(message)
-		if err == nil && (!s.Local.IsValid() || !peer.IsValid()) {
-			t.Fatalf("%+v, %s", s, peer)
+		l, err := parse(message)
+		if err == nil && (!l.Local.IsValid() || !l.peer.IsValid()) {
+			t.Fatalf("%+v", l)
 		}
 	})
 }

@@ -14,39 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mesh-intercept/intercept/internal/conntrack"
-	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // List lists the namespace's sockets of a protocol, TCP or UDP, those of IPv4
-// first. Call it on a thread that is locked to the namespace. The error is
-// [ruleset.ErrUnsupported] if the kernel has no sock_diag(7) for the protocol.
+// first. Call it on a thread that is locked to the namespace.
 func List(p ruleset.Protocol) ([]Socket, error) {
-	var all []Socket
-	if gvisor.Here() {
-		listed, err := readProc(p)
-		for _, l := range listed {
-			if waiting(p)&(1<<l.state) != 0 {
-				all = append(all, l.Socket)
-			}
-		}
-		return all, err
+	all, err := inStates(p, waiting(p))
+	list := make([]Socket, len(all))
+	for i, l := range all {
+		list[i] = l.Socket
+		list[i].Device = device(l.device)
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		replies, err := dump(p, family, waiting(p))
-		if err != nil {
-			return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
-		}
-		for _, m := range replies {
-			s, _, err := parse(m)
-			if err != nil {
-				return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
-			}
-			s.Device = device(m)
-			all = append(all, s)
-		}
-	}
-	return all, nil
+	return list, err
 }
 
 // States of net/tcp_states.h, two of them as bits: they tell sockets that wait from others.
@@ -71,37 +51,20 @@ func AnyTCP() (bool, error) {
 	if noneInUse() {
 		return false, nil
 	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		replies, err := dump(ruleset.TCP, family, 1<<32-1)
-		if err != nil {
-			return false, fmt.Errorf("list the TCP sockets of the namespace: %w", err)
-		}
-		if len(replies) > 0 {
-			return true, nil
-		}
-	}
-	return false, nil
+	all, err := inStates(ruleset.TCP, 1<<32-1)
+	return len(all) > 0, err
 }
 
 // Connections lists the namespace's TCP connections by what the pod sends on them, those that end among them, and none
 // inside the pod. IPv4 is such even where the socket is one of IPv6. Errors are those of [List].
 func Connections() (all []ruleset.Tuple, err error) {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		replies, err := dump(ruleset.TCP, family, 1<<32-1&^(listening|closed))
-		if err != nil {
-			return nil, fmt.Errorf("list the TCP connections of the namespace: %w", err)
-		}
-		for _, m := range replies {
-			s, peer, err := parse(m)
-			if err != nil {
-				return nil, fmt.Errorf("list the TCP connections of the namespace: %w", err)
-			}
-			if !s.Local.Addr().IsLoopback() && !peer.Addr().IsLoopback() {
-				all = append(all, ruleset.Tuple{Src: s.Local, Dst: peer})
-			}
+	open, err := inStates(ruleset.TCP, 1<<32-1&^(listening|closed))
+	for _, l := range open {
+		if !l.Local.Addr().IsLoopback() && !l.peer.Addr().IsLoopback() {
+			all = append(all, ruleset.Tuple{Src: l.Local, Dst: l.peer})
 		}
 	}
-	return all, nil
+	return all, err
 }
 
 // Untranslated lists the [Connections] that conntrack does not translate: with rules in force that capture what opens,
@@ -168,18 +131,44 @@ func connectionsBut(leaveOut func(ruleset.Tuple, tracked) bool) ([]ruleset.Tuple
 	return slices.DeleteFunc(connections, func(t ruleset.Tuple) bool { return leaveOut(t, has[t]) }), nil
 }
 
-// dump asks for the sockets of a family. The library's SocketDiagTCP and its
-// siblings list those of every state, with every connection's statistics, and
+// inStates lists the sockets of a protocol that are in one of the states, by sock_diag(7). Where the kernel has none for
+// the protocol, as gVisor has none, they are as proc_pid_net(5) shows them: of no device, no mark, and without V6Only.
+func inStates(p ruleset.Protocol, states uint32) ([]listed, error) {
+	all, err := ofDiag(p, states)
+	if errors.Is(err, ruleset.ErrUnsupported) {
+		all, err = readProc(p)
+		all = slices.DeleteFunc(all, func(l listed) bool { return states&(1<<l.state) == 0 })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
+	}
+	return all, nil
+}
+
+// ofDiag asks sock_diag for both families. The library's SocketDiagTCP and its
+// siblings list the sockets of every state, with every connection's statistics, and
 // drop what the kernel says about IPV6_V6ONLY.
-func dump(p ruleset.Protocol, family uint8, states uint32) ([][]byte, error) {
-	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	// struct inet_diag_req_v2 of linux/inet_diag.h. No address asks for all.
-	message := make([]byte, 56)
-	message[0], message[1] = family, uint8(p)
-	binary.NativeEndian.PutUint32(message[4:], states)
-	req.AddRawData(message)
-	replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
-	return replies, explain(err)
+func ofDiag(p ruleset.Protocol, states uint32) (all []listed, err error) {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		// struct inet_diag_req_v2 of linux/inet_diag.h. No address asks for all.
+		message := make([]byte, 56)
+		message[0], message[1] = family, uint8(p)
+		binary.NativeEndian.PutUint32(message[4:], states)
+		req.AddRawData(message)
+		replies, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+		if err != nil {
+			return nil, explain(err)
+		}
+		for _, m := range replies {
+			l, err := parse(m)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, l)
+		}
+	}
+	return all, nil
 }
 
 // explain tells apart a kernel without sock_diag: for a protocol, or at all.
@@ -191,24 +180,30 @@ func explain(err error) error {
 	return err
 }
 
-// device names the interface that a socket is bound to: a question to the kernel for each that is, so that connections
-// are not asked about. m is one that parse has read.
-func device(m []byte) string {
-	index := int(binary.NativeEndian.Uint32(m[40:]))
+// device names the interface that a socket is bound to. That is a question to the kernel.
+func device(index uint32) string {
 	if index == 0 {
 		return ""
 	}
-	if i, err := net.InterfaceByIndex(index); err == nil {
+	if i, err := net.InterfaceByIndex(int(index)); err == nil {
 		return i.Name
 	}
 	return fmt.Sprintf("interface %d", index) // one that has gone
 }
 
-// parse reads a struct inet_diag_msg of linux/inet_diag.h, but for the Device.
-func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
+// listed is a socket as the kernel lists it. Its Device is not known yet, but the number of that.
+type listed struct {
+	Socket
+	peer   netip.AddrPort
+	state  uint8
+	device uint32
+}
+
+// parse reads a struct inet_diag_msg of linux/inet_diag.h.
+func parse(m []byte) (l listed, err error) {
 	const size = 72
 	if len(m) < size {
-		return s, peer, fmt.Errorf("the kernel describes a socket in %d bytes, not %d", len(m), size)
+		return l, fmt.Errorf("the kernel describes a socket in %d bytes, not %d", len(m), size)
 	}
 	end := func(addr, port int) netip.AddrPort {
 		a := netip.AddrFrom16([16]byte(m[addr : addr+16])).Unmap()
@@ -217,15 +212,16 @@ func parse(m []byte) (s Socket, peer netip.AddrPort, err error) {
 		}
 		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(m[port:]))
 	}
-	s.Local, peer = end(8, 4), end(24, 6)
-	s.UID, s.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
-	s.Pending, s.Opening = s.Inode == 0 && m[1] == established, m[1] == synReceived
+	l.Local, l.peer = end(8, 4), end(24, 6)
+	l.state, l.device = m[1], binary.NativeEndian.Uint32(m[40:])
+	l.UID, l.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
+	l.Pending, l.Opening = l.Inode == 0 && l.state == established, l.state == synReceived
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
-		s.V6Only = s.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0
+		l.V6Only = l.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0
 		if a.Type == netlink.INET_DIAG_MARK && len(a.Data) >= 4 {
-			s.Mark = binary.NativeEndian.Uint32(a.Data)
+			l.Mark = binary.NativeEndian.Uint32(a.Data)
 		}
 	}
-	return s, peer, err
+	return l, err
 }

@@ -3,7 +3,8 @@ package sockets
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"fmt"
+	"errors"
+	"io/fs"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -12,21 +13,17 @@ import (
 	"github.com/mesh-intercept/intercept/ruleset"
 )
 
-// gVisor has no sock_diag(7). It shows sockets as proc_pid_net(5) has them, but none of UDP over IPv6.
-
-// listed is a line of /proc/net/tcp and its siblings.
-type listed struct {
-	Socket
-	peer  netip.AddrPort
-	state uint64
-}
+// Where there is no sock_diag(7), proc_pid_net(5) shows sockets. gVisor shows none of UDP over IPv6 there.
 
 // readProc reads the sockets of a protocol.
 func readProc(p ruleset.Protocol) (all []listed, err error) {
 	for _, name := range []string{p.String(), p.String() + "6"} {
 		text, err := procfile.Read("/proc/thread-self/net/" + name)
 		if err != nil {
-			return nil, fmt.Errorf("list the %s sockets of the namespace: %w", p, err)
+			if errors.Is(err, fs.ErrNotExist) && name != p.String() {
+				continue // no IPv6
+			}
+			return nil, err
 		}
 		all = append(all, parseProc(string(text))...)
 	}
@@ -48,7 +45,9 @@ func parseProc(text string) (all []listed) {
 		if !ok1 || !ok2 || err1 != nil || err2 != nil || err3 != nil {
 			continue
 		}
-		all = append(all, listed{Socket{Local: local, UID: uint32(uid), Inode: inode}, peer, state})
+		l := listed{Socket: Socket{Local: local, UID: uint32(uid), Inode: inode}, peer: peer, state: uint8(state)}
+		l.Pending, l.Opening = inode == 0 && l.state == established, l.state == synReceived
+		all = append(all, l)
 	}
 	return all
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestParseProc: lines of /proc/net/tcp and its siblings as gVisor has them on x86 and arm64.
+// TestParseProc: lines of /proc/net/tcp and its siblings as they are on x86 and arm64.
 func TestParseProc(t *testing.T) {
 	t.Parallel()
 	const text = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -20,9 +20,9 @@ func TestParseProc(t *testing.T) {
 `
 	end := netip.MustParseAddrPort
 	want := []listed{
-		{Socket{Local: end("127.0.0.1:15001"), UID: 1337, Inode: 42}, end("192.168.10.2:61000"), 1},
-		{Socket{Local: end("[::]:15006"), Inode: 11}, end("[::]:0"), 10},
-		{Socket{Local: end("127.0.0.1:15053"), UID: 7, Inode: 12}, end("[::]:0"), 7},
+		{Socket: Socket{Local: end("127.0.0.1:15001"), UID: 1337, Inode: 42}, peer: end("192.168.10.2:61000"), state: 1},
+		{Socket: Socket{Local: end("[::]:15006"), Inode: 11}, peer: end("[::]:0"), state: 10},
+		{Socket: Socket{Local: end("127.0.0.1:15053"), UID: 7, Inode: 12}, peer: end("[::]:0"), state: 7},
 	}
 	same := cmp.Options{cmp.AllowUnexported(listed{}), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })}
 	if diff := cmp.Diff(want, parseProc(text), same); diff != "" {

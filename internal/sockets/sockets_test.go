@@ -125,6 +125,46 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestProcIsDiag: /proc shows the same sockets as sock_diag, but for what it does not show.
+func TestProcIsDiag(t *testing.T) {
+	ns := newNamespace(t)
+	for i, addr := range []string{"127.0.0.1:80", "0.0.0.0:81", "[::]:82", "[::1]:83"} {
+		if err := unix.Listen(open(t, ns, unix.SOCK_STREAM, addr, false, uint32(i)), 8); err != nil {
+			t.Fatal(err)
+		}
+		open(t, ns, unix.SOCK_DGRAM, addr, false, uint32(i))
+	}
+	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+		connect(t, open(t, ns, typ, "127.0.0.1:40000", false, 1337), "127.0.0.1:80")
+		connect(t, open(t, ns, typ, "[::1]:40000", false, 1337), "[::1]:82")
+		connect(t, open(t, ns, typ, "[::]:40001", false, 1337), "[::ffff:127.0.0.1]:81")
+	}
+	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
+		var byDiag, byProc []listed
+		err := ns.Do(func() (err error) {
+			if byDiag, err = ofDiag(p, 1<<32-1); err != nil {
+				return err
+			}
+			byProc, err = readProc(p)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := func(all []listed) (lines []string) {
+			for _, l := range all {
+				l.V6Only = false
+				lines = append(lines, fmt.Sprintf("%+v", l))
+			}
+			slices.Sort(lines)
+			return lines
+		}
+		if diff := cmp.Diff(of(byDiag), of(byProc)); diff != "" || len(byProc) < 7 {
+			t.Errorf("%s: -sock_diag +/proc\n%s", p, diff)
+		}
+	}
+}
+
 func connect(t testing.TB, fd int, addr string) {
 	t.Helper()
 	to := netip.MustParseAddrPort(addr)
@@ -180,7 +220,7 @@ func TestServes(t *testing.T) {
 
 // TestUnsupported: a kernel without sock_diag is told apart from other errors.
 func TestUnsupported(t *testing.T) {
-	if _, _, err := parse(make([]byte, 71)); err == nil {
+	if _, err := parse(make([]byte, 71)); err == nil {
 		t.Error("half a socket was read")
 	}
 	for errno, want := range map[unix.Errno]bool{unix.ENOENT: true, unix.EPROTONOSUPPORT: true, unix.EPERM: false} {

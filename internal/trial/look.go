@@ -3,7 +3,6 @@
 package trial
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -44,9 +43,6 @@ func Look(c intercept.Config) (verify.Pod, error) {
 	}
 	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
 		listed, err := sockets.List(p)
-		if errors.Is(err, ruleset.ErrUnsupported) {
-			continue
-		}
 		if err != nil {
 			return pod, err
 		}

@@ -39,12 +39,18 @@ var (
 const far = "eth0"
 
 // canMake reports why no client outside can be made: nil if nothing is seen that stands in the way.
-func canMake() error {
+func canMake() (err error) {
 	n, err := netns.New()
 	if err != nil {
 		return err
 	}
-	return n.Close()
+	defer func() { err = errors.Join(err, n.Close()) }()
+	file, err := os.Open(n.Path())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return n.Do(func() error { return addVeth(vethEnd{"mesh", podMAC}, vethEnd{far, clientMAC}, file.Fd(), 0) })
 }
 
 // makeOutside makes a client for probes that come by a way. The thread is in the pod's namespace.

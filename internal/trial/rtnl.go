@@ -5,6 +5,7 @@ package trial
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/mesh-intercept/intercept/internal/gvisor"
 	"github.com/mesh-intercept/intercept/internal/links"
 	"github.com/mesh-intercept/intercept/internal/markroute"
+	"github.com/mesh-intercept/intercept/ruleset"
 )
 
 // The messages of rtnetlink(7) that making a client takes, and asking for a route. Package netlink has a call for each,
@@ -60,6 +62,9 @@ func addVeth(near, far vethEnd, ns uintptr, master int) error {
 	attrs(func(typ int, b []byte) { peer.AddRtAttr(typ, b) }, far)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns)))
 	_, err := execute(unix.RTM_NEWLINK, create, append(parts, info)...)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w for a pair of interfaces: load veth on the node (%w)", ruleset.ErrUnsupported, err)
+	}
 	return err
 }
 

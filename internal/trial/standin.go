@@ -104,7 +104,7 @@ func isProxy(p intercept.Proxy, o ruleset.Owner) bool {
 func served(all []verify.StandIn) error {
 	for _, each := range all {
 		waiting, err := sockets.List(each.Protocol)
-		if err != nil && !errors.Is(err, ruleset.ErrUnsupported) {
+		if err != nil {
 			return err
 		}
 		for _, w := range waiting {

@@ -635,7 +635,7 @@ func (r *run) identify() error {
 	waiting := map[ruleset.Protocol][]sockets.Socket{}
 	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
 		all, err := sockets.List(p)
-		if err != nil && !errors.Is(err, ruleset.ErrUnsupported) {
+		if err != nil {
 			return err
 		}
 		waiting[p] = all

@@ -48,6 +48,9 @@ func lacks() []lack {
 			{nft, 0, []string{"every connection that is there counts as older", "load nf_conntrack_netlink", "created"}},
 			{"doctor", 0, []string{"apply does not know which", "nf_conntrack_netlink"}},
 			{"watch", 10, []string{"new connections are not seen", "nf_conntrack_netlink"}}}},
+		{"bookworm", "veth and sock_diag", "MACHINE_WITHOUT=veth inet_diag tcp_diag udp_diag", atWork, []step{
+			{nft + " --netns pod0 && /share/bin/mesh-init verify", 18, []string{"created", "nobody listens",
+				"no client outside the pod", "veth"}}}},
 		{"bookworm", "IPv6", "MACHINE_APPEND=ipv6.disable=1", "", []step{
 			{"apply --families dual", 12, []string{"families dual", "ipv6.disable=1", "use families auto"}},
 			{nft, 0, []string{"created", "IPv4"}},
@@ -59,7 +62,7 @@ func lacks() []lack {
 }
 
 // atWork has the first step's namespace open a connection, which nobody answers.
-const atWork = `ip netns add pod0 && ip -n pod0 link add eth0 type dummy && ip -n pod0 link set eth0 up &&
+const atWork = `ip netns add pod0 && ip -n pod0 link add eth0 type dummy && ip -n pod0 link set eth0 up && ip -n pod0 link set lo up &&
 ip -n pod0 addr add 10.9.0.2/24 dev eth0 && ip netns exec pod0 ip neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth0
 ip netns exec pod0 timeout 60 bash -c '>/dev/tcp/10.9.0.1/80' 2>/dev/null &
 until ip netns exec pod0 cat /proc/net/tcp | grep -q ' 0100090A:0050 02 '; do sleep 1; done`
