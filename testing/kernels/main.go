@@ -41,7 +41,7 @@ func suites() []suite {
 		{pkg: "nft", pure: "^Fuzz"},
 		{pkg: "iptables", pure: "^(TestMeaning|TestWays|TestSize|TestGolden|TestVocabulary|Fuzz)"},
 		{pkg: "dataplane"}, {pkg: "internal/markroute", pure: "^Fuzz"}, {pkg: "internal/links"},
-		{pkg: "internal/ipset"}, {pkg: "internal/sockets"},
+		{pkg: "internal/ipset"}, {pkg: "internal/conntrack"}, {pkg: "internal/sockets"},
 		{pkg: "testing/conformance", emulated: "-random.configs 100 -mistakes.configs 20"},
 		{pkg: "testing/traffic", emulated: "-spread.connections 2000"}, {pkg: "testing/pods"},
 	}
