@@ -201,7 +201,14 @@ func TestServes(t *testing.T) {
 			to := netip.AddrPortFrom(netip.MustParseAddr(to), port)
 			client := open(t, ns, unix.SOCK_STREAM, netip.AddrPortFrom(to.Addr(), 0).String(), false, 0)
 			connect(t, client, to.String())
-			// On lo the answer is there before connect(2) returns.
+			answered := []unix.PollFd{{Fd: int32(client), Events: unix.POLLOUT}}
+			n, err := unix.Poll(answered, 10_000)
+			for errors.Is(err, unix.EINTR) {
+				n, err = unix.Poll(answered, 10_000)
+			}
+			if n != 1 || err != nil {
+				t.Fatalf("%d answers, %v", n, err)
+			}
 			errno, err := unix.GetsockoptInt(client, unix.SOL_SOCKET, unix.SO_ERROR)
 			if err != nil {
 				t.Fatal(err)
