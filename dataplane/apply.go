@@ -193,12 +193,16 @@ func staying() effects {
 	return effects{{"rules", func(context.Context) error { return errReplaced }}}
 }
 
-// settling is for how long more connections count as older than the rules if nobody lives to say which are.
-const settling = time.Second
+// settlingFor is for how long more connections count as older than the rules if nobody lives to say which are: longer than
+// it takes to write the rules and to list connections again, where the first list took that long.
+func settlingFor(list time.Duration) time.Duration {
+	const least, most = time.Second, 30 * time.Second
+	return min(least+5*list, most)
+}
 
 // applyBesideOlder applies the rules where there are TCP connections, which go on: those that are older than the rules
 // have to be known to them, and while a list is made others open. With nftables everything is in force at once, the
-// connections that are there are known, and until a second list is made, but no longer than settling, all count as
+// connections that are there are known, and until a second list is made, but no longer than settlingFor says, all count as
 // older. With iptables the rules that look at every packet come in a second step. In an init container there is no
 // socket, and one step is enough.
 //
@@ -217,6 +221,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if !atWork {
 		return s.applyRules(ctx, want, whole)
 	}
+	began := time.Now()
 	if diffs, err := s.check(ctx, want, p); err == nil && len(diffs) == 0 {
 		return s.applyRules(ctx, want, whole) // which finds the same and writes nothing
 	}
@@ -232,6 +237,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 	if err != nil {
 		return Choice{}, "", err
 	}
+	took := time.Since(began)
 	beside := func(b Backend) ruleset.Ruleset {
 		rs := s.rulesFor(p, b)
 		rs.Older = older
@@ -241,7 +247,7 @@ func (s *space) applyBesideOlder(ctx context.Context, want Backend, p plan) (Cho
 		switch {
 		case b == BackendNFT:
 			rs := beside(b)
-			rs.Settling = ruleset.Settling{For: settling, Tracked: guarded}
+			rs.Settling = ruleset.Settling{For: settlingFor(took), Tracked: guarded}
 			return rs
 		case s.warning(p, b) != nil:
 			return s.rulesFor(p, b)

@@ -154,13 +154,31 @@ func TestWatch(t *testing.T) {
 				t.Errorf("inbound: %+v", r.Flow)
 			}
 
+			// The proxy's connection, which conntrack forgets, is picked up by what the server sends.
+			conn, _, err := lab.Dial(netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("203.0.113.10:9100"),
+				Owner: &intercept.Owner{UID: 1337, GID: 1337}})
+			if err == nil {
+				err = lab.Pod.FlushEntries()
+			}
+			if err == nil {
+				_, err = conn.Write([]byte("more"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r = o.until("resumed", func(r WatchRecord) bool { return r.Flow != nil && r.Flow.Resumed })
+			if r.Flow.Captured || r.Flow.Uncaptured || r.Flow.Unexpected || r.Flow.Rule != "" {
+				t.Errorf("resumed: %+v", r.Flow)
+			}
+			conn.Close()
+
 			// Somebody breaks the rules.
 			words, by := []string{"nft", "delete", "table", "inet", "mesh_intercept"}, "nft"
 			if backend != BackendNFT {
 				by = string(backend)
 				words = []string{by, "-t", "nat", "-F", "OUTPUT"}
 			}
-			err := lab.Pod.Do(func() error {
+			err = lab.Pod.Do(func() error {
 				out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
 				if err != nil {
 					return fmt.Errorf("%s: %w: %s", words, err, out)

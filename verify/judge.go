@@ -532,7 +532,7 @@ func (j *judge) passed() (Word, string, string) {
 		if len(j.s.After) > 0 {
 			return Failed, found + "; perhaps another's rule" + in(j.s.After) + " discards it", letPass
 		}
-		return Failed, found, "a rule of another's discards it: mesh-init doctor lists them"
+		return Failed, found, "a rule of another's discards it: see nft list ruleset, and iptables-save"
 	}
 	if k := j.p.Packet; k.Hook == ruleset.Output && k.Protocol == ruleset.TCP && k.Interface == ruleset.Loopback &&
 		!j.s.Replied && j.s.Outcome != Refused {

@@ -72,7 +72,14 @@ func (j job) watchNamespace() error {
 		text = "new connections were not seen"
 	}
 	if summary.Uncaptured > 0 {
-		text += fmt.Sprintf(" (%d of them past the proxy, of senders whose others are captured)", summary.Uncaptured)
+		least := ""
+		if summary.Unjudged > 0 {
+			least = "at least "
+		}
+		text += fmt.Sprintf(" (%s%d of them past the proxy, of senders whose others are captured)", least, summary.Uncaptured)
+	}
+	if summary.Resumed > 0 {
+		text += fmt.Sprintf("; %d went on that had begun before conntrack knew them", summary.Resumed)
 	}
 	switch summary.Changes {
 	case 0:
@@ -149,6 +156,8 @@ func flowText(f dataplane.WatchFlow, style cli.Style) string {
 	text := fmt.Sprintf("%s %s -> %s %s ", f.At.Format(clock), from, endText(f.Dst), strings.ToUpper(f.Protocol.String()))
 	fate := "passed"
 	switch {
+	case f.Resumed:
+		fate = "goes on; it began before conntrack knew it"
 	case f.Captured && f.To.IsValid():
 		fate = "captured by port " + strconv.Itoa(int(f.To.Port()))
 	case f.Captured:

@@ -29,12 +29,16 @@ func List(p ruleset.Protocol) ([]Socket, error) {
 	return list, err
 }
 
-// States of net/tcp_states.h, two of them as bits: they tell sockets that wait from others.
+// States of net/tcp_states.h, most of them as bits.
 const (
-	listening   = 1 << 10 // of TCP_LISTEN
-	closed      = 1 << 7  // of TCP_CLOSE
 	established = 1       // TCP_ESTABLISHED itself
 	synReceived = 3       // TCP_SYN_RECV itself
+	closed      = 1 << 7  // of TCP_CLOSE
+	listening   = 1 << 10 // of TCP_LISTEN
+	// connected are those of connections: not of a socket that waits, that is bound alone, or that has sent all and is there
+	// lest what the other end sends again is unknown (TCP_TIME_WAIT).
+	connected = 1<<1 | 1<<2 | 1<<3 | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11 | 1<<12
+	whatever  = 1<<32 - 1
 )
 
 // waiting are the states of sockets that get what anybody sends.
@@ -51,14 +55,14 @@ func AnyTCP() (bool, error) {
 	if noneInUse() {
 		return false, nil
 	}
-	all, err := inStates(ruleset.TCP, 1<<32-1)
+	all, err := inStates(ruleset.TCP, whatever)
 	return len(all) > 0, err
 }
 
 // Connections lists the namespace's TCP connections by what the pod sends on them, those that end among them, and none
 // inside the pod. IPv4 is such even where the socket is one of IPv6. Errors are those of [List].
 func Connections() (all []ruleset.Tuple, err error) {
-	open, err := inStates(ruleset.TCP, 1<<32-1&^(listening|closed))
+	open, err := inStates(ruleset.TCP, connected)
 	for _, l := range open {
 		if !l.Local.Addr().IsLoopback() && !l.peer.Addr().IsLoopback() {
 			all = append(all, ruleset.Tuple{Src: l.Local, Dst: l.peer})

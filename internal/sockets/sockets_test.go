@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -122,6 +123,53 @@ func TestList(t *testing.T) {
 		if diff := cmp.Diff(want, list(t, ns, p), same, inode); diff != "" {
 			t.Errorf("%s: -expected +found\n%s", p, diff)
 		}
+	}
+}
+
+// TestConnections: what is open counts, and no socket that waits for others or for the end of TIME_WAIT.
+func TestConnections(t *testing.T) {
+	ns := newNamespace(t)
+	if err := ns.Do(exec.Command("ip", "addr", "add", "10.0.0.1/24", "dev", "lo").Run); err != nil {
+		t.Fatal(err)
+	}
+	server := open(t, ns, unix.SOCK_STREAM, "0.0.0.0:80", false, 0)
+	if err := unix.Listen(server, 8); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(from string) (client, accepted int) {
+		client = open(t, ns, unix.SOCK_STREAM, from, false, 0)
+		connect(t, client, "10.0.0.1:80")
+		wait := []unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}
+		for n := 0; n == 0; {
+			n, _ = unix.Poll(wait, 10_000)
+		}
+		accepted, _, err := unix.Accept(server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client, accepted
+	}
+	_, accepted := dial("10.0.0.1:40000")
+	defer unix.Close(accepted)
+	client, ended := dial("10.0.0.1:40001")
+	if err := errors.Join(unix.Close(ended), unix.Shutdown(client, unix.SHUT_WR)); err != nil { // TIME_WAIT is the server's
+		t.Fatal(err)
+	}
+	var all []ruleset.Tuple
+	err := ns.Do(func() (err error) {
+		// The packets that end a connection are on their way.
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+			if all, err = Connections(); err != nil || len(all) == 2 {
+				return err
+			}
+		}
+		return nil
+	})
+	end := netip.MustParseAddrPort
+	there := ruleset.Tuple{Src: end("10.0.0.1:40000"), Dst: end("10.0.0.1:80")}
+	back := ruleset.Tuple{Src: there.Dst, Dst: there.Src}
+	if err != nil || len(all) != 2 || !slices.Contains(all, there) || !slices.Contains(all, back) {
+		t.Errorf("%v, %v", all, err)
 	}
 }
 

@@ -72,6 +72,9 @@ type Flow struct {
 	Protocol ruleset.Protocol `json:"protocol"`
 	Src      netip.AddrPort   `json:"src"`
 	Dst      netip.AddrPort   `json:"dst"`
+	// Resumed is whether conntrack has picked it up in its midst: it had forgotten it, or was not at work when it began. It
+	// is not known then who has opened it, and nothing else is said of it but where the packet went that was seen.
+	Resumed bool `json:"resumed,omitempty"`
 	// Direction is outbound, inbound or inside (the pod to itself).
 	Direction string `json:"direction"`
 	// Sender is who has opened the socket that sends. Nil: it is not known.
@@ -187,6 +190,9 @@ func (j *Judge) Flow(at time.Time, f nfevents.Flow, sender *Sender) Flow {
 			}
 		}
 	}
+	if out.Resumed = isResumed(f); out.Resumed {
+		return out
+	}
 	if to, translated := f.Translated(); translated {
 		out.To = to
 		out.Captured = j.isOurs(to)
@@ -213,6 +219,16 @@ func (j *Judge) Flow(at time.Time, f nfevents.Flow, sender *Sender) Flow {
 	out.Uncaptured = out.Direction == Outbound && !out.Captured && !out.To.IsValid() && t.Fate.Action != ruleset.Rejected &&
 		t.Fate.Action != ruleset.Dropped && !isExempt(t.Line)
 	return out
+}
+
+// isResumed reports whether the flow begins with another packet than those that open a connection. Conntrack takes it for
+// open then (tcp_new in net/netfilter/nf_conntrack_proto_tcp.c; net.netfilter.nf_conntrack_tcp_loose).
+func isResumed(f nfevents.Flow) bool {
+	switch f.TCPState {
+	case "", "NONE", "SYN_SENT", "SYN_SENT2", "SYN_RECV":
+		return false
+	}
+	return f.Original.Protocol == ruleset.TCP
 }
 
 // isOurs reports whether NAT has sent something to the proxy.

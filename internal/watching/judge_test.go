@@ -56,6 +56,14 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
 	}
+	// Of what conntrack has picked up in its midst, nothing is said of rules: here the server has sent first.
+	for state, want := range map[string]bool{"ESTABLISHED": true, "FIN_WAIT": true, "SYN_SENT": false} {
+		o := conntrack.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.9:9100"), Dst: netip.MustParseAddrPort("10.0.0.5:39304")}
+		f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: conntrack.Ends{Protocol: o.Protocol, Src: o.Dst, Dst: o.Src}, TCPState: state}}
+		if got := j.Flow(time.Time{}, f, nil); got.Resumed != want || got.Unexpected == want || (got.Rule == "") != want {
+			t.Errorf("%s: %+v", state, got)
+		}
+	}
 	// Without a configuration nothing is said of rules.
 	if err := j.Use(nil); err != nil {
 		t.Fatal(err)

@@ -56,7 +56,12 @@ type Options struct {
 // Summary says what was seen in all.
 type Summary struct {
 	Captured, Passed, Uncaptured, Changes int
-	Lost                                  uint64
+	// Resumed counts those of [Flow.Resumed]: they are none of the others.
+	Resumed int
+	// Unjudged counts connections of which the sender was not looked for, since there were too many: Uncaptured has none of
+	// them.
+	Unjudged int
+	Lost     uint64
 	// State is the last [State.State].
 	State string
 	// Unseen is whether new connections could not be seen.
@@ -322,7 +327,10 @@ func (w *watch) flow(now time.Time, f nfevents.Flow) error {
 	}
 	var sender *Sender
 	_, translated := f.Translated()
-	if w.judge.Sends(f) && w.senders < mostSenders {
+	switch sends := w.judge.Sends(f); {
+	case sends && w.senders >= mostSenders:
+		w.summary.Unjudged++
+	case sends:
 		w.senders++
 		process := w.processes < mostProcesses
 		if process {
@@ -341,9 +349,12 @@ func (w *watch) flow(now time.Time, f nfevents.Flow) error {
 		told.Rules = w.summary.State
 	}
 	captured := told.Captured || w.flows >= mostFlows && translated
-	if captured {
+	switch {
+	case told.Resumed:
+		w.summary.Resumed++
+	case captured:
 		w.summary.Captured++
-	} else {
+	default:
 		w.summary.Passed++
 	}
 	if told.Uncaptured {
