@@ -494,6 +494,9 @@ func (f Foreign) Says() string {
 	case Untracks:
 		return "keeps packets from conntrack: those are not captured, and the backstop refuses them"
 	case MayDiscard:
+		if f.Hook == Egress {
+			return "drops or queues what leaves the pod: what ours let go, and what the proxy sends"
+		}
 		return "drops, rejects or queues packets, perhaps on their way to the proxy"
 	case Zones:
 		return "chooses conntrack zones: in one, the proxy does not find the original destination, and a lookup can " +

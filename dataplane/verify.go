@@ -112,6 +112,7 @@ func (s *space) verify(ctx context.Context, target Pod, plan plan) (report verif
 		}
 	}
 	verdicts = append(verdicts, apart(others, plan.config, todo.Probes)...)
+	verdicts = append(verdicts, leaving(others)...)
 	verdicts = append(verdicts, ofSomeUsers(others, plan.config, verdicts)...)
 	if target.StandIn {
 		todo.Notes = append(todo.Notes, "a stand-in listened in place of the proxy: whether the proxy does, and who it is, "+
@@ -216,6 +217,19 @@ func apart(others []beside.Foreign, c intercept.Config, probes []verify.Probe) (
 			Found: fmt.Sprintf("%s, of another, does something to what arrives there alone (%s at hook %s, priority "+
 				"%d: %s); verify comes in by one of its own, %s", f.Name(), f.Type, f.Hook, f.Priority, f.Effect, pair),
 			Remedy: "connect to the pod from outside, and see that the proxy gets it; or accept it with --allow-unproven"})
+	}
+	return all
+}
+
+// leaving names the chains of others that discard what leaves the pod after all that is asked of packets here: of what is
+// let go, verify sees no more.
+func leaving(others []beside.Foreign) (all []verify.Verdict) {
+	for _, f := range others {
+		if f.Hook == beside.Egress && f.Effect == beside.MayDiscard {
+			all = append(all, verify.Verdict{What: "what leaves the pod", Verdict: verify.NotProven,
+				Found:  f.Name() + ", of another, " + f.Says() + "; verify does not see what becomes of that",
+				Remedy: "make the proxy's call, and see with mesh-init trace that it leaves; or accept it with --allow-unproven"})
+		}
 	}
 	return all
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,38 @@ func TestVerify(t *testing.T) {
 			}
 			expect("other rules", 1, "rules: ", ", and ", " more; mesh-init check names all")
 		})
+	}
+}
+
+// TestVerifyLeaving: what another discards after all that a packet meets here, as it leaves by a device, is not proven to
+// leave.
+func TestVerifyLeaving(t *testing.T) {
+	netlab.RequireProgram(t, "nft")
+	lab := netlab.NewT(t, netlab.Options{})
+	pod, c := Pod{NetNS: lab.Pod.Path(), Backend: BackendNFT}, intercept.Default()
+	if _, err := pod.Apply(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.StartSidecar(netlab.SidecarConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		rule string
+		want verify.Word
+	}{{"tcp dport 80 accept", verify.OK}, {"tcp dport 80 drop", verify.NotProven}} {
+		run(t, pod.NetNS, "nft", "add table netdev other; flush table netdev other; "+
+			"add chain netdev other leaving { type filter hook egress device eth0 priority 0; }; "+
+			"add rule netdev other leaving "+tt.rule)
+		report, err := pod.Verify(t.Context(), c)
+		if err != nil || report.Verdict != tt.want {
+			t.Errorf("%s: %s, %v", tt.rule, report.Verdict, err)
+		}
+		named := slices.ContainsFunc(report.Verdicts, func(v verify.Verdict) bool {
+			return v.What == "what leaves the pod" && strings.Contains(v.Found, "chain leaving of table netdev other")
+		})
+		if named != (tt.want != verify.OK) {
+			t.Errorf("%s: %+v", tt.rule, report.Verdicts)
+		}
 	}
 }
 

@@ -135,8 +135,8 @@ func causes() (all []cause) {
 			`dataplane\.TestRenderedTextIsWhatApplyMakes/nft|testing/traffic\.TestOlder/nft)\b`,
 			"nft 0.9.8 does not know `tcp option mptcp`, `tcp flags` with a mask, and `icmpx` without `type`, so it cannot read " +
 				"the text of `render`, nor rules that a test has kept of an older version"},
-		{"^bullseye", `^nft\.TestForeignDevices$`,
-			"nft 0.9.8 and Linux before 5.16 have no hook `egress`, in which the test puts a rule of others"},
+		{"^bullseye", `^(nft\.TestForeignDevices|dataplane\.TestVerifyLeaving)$`,
+			"nft 0.9.8 and Linux before 5.16 have no hook `egress`, in which the tests put a rule of others"},
 		{"^bullseye", `^iptables\.TestNoPrivilege/nft$`,
 			"iptables-nft 1.8.7 says of a missing NET_ADMIN that it cannot load a match, and apply repeats that"},
 		{"^bullseye", `^dataplane\.TestReferenceUnseen$`,
