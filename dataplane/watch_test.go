@@ -154,7 +154,7 @@ func TestWatch(t *testing.T) {
 				t.Errorf("inbound: %+v", r.Flow)
 			}
 
-			// The proxy's connection, which conntrack forgets, is picked up by what the server sends.
+			// The proxy's connection, which conntrack forgets, is picked up by what is sent next.
 			conn, _, err := lab.Dial(netlab.Flow{Protocol: intercept.TCP, Dst: netip.MustParseAddrPort("203.0.113.10:9100"),
 				Owner: &intercept.Owner{UID: 1337, GID: 1337}})
 			if err == nil {

@@ -6,7 +6,6 @@
 package conntrack
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"github.com/mesh-intercept/intercept/internal/nlattr"
@@ -18,6 +17,9 @@ type Ends struct {
 	Protocol ruleset.Protocol
 	Src, Dst netip.AddrPort
 }
+
+// Reverse are the ends of a packet that answers.
+func (e Ends) Reverse() Ends { return Ends{Protocol: e.Protocol, Src: e.Dst, Dst: e.Src} }
 
 // Entry is a connection as conntrack knows it.
 type Entry struct {
@@ -47,7 +49,7 @@ func Decode(body []byte) (e Entry) {
 		case 2:
 			e.Reply = decodeTuple(data)
 		case 3:
-			e.Status = number(data)
+			e.Status = nlattr.Number[uint32](data)
 		case 4:
 			for typ, data := range nlattr.All(data) {
 				for inner, data := range nlattr.All(data) {
@@ -57,9 +59,9 @@ func Decode(body []byte) (e Entry) {
 				}
 			}
 		case 8:
-			e.Mark = number(data)
+			e.Mark = nlattr.Number[uint32](data)
 		case 18:
-			e.Zone = uint16(number(data))
+			e.Zone = nlattr.Number[uint16](data)
 		}
 	}
 	return e
@@ -79,25 +81,14 @@ func decodeTuple(body []byte) (e Ends) {
 			case part == 2 && typ == 1 && len(data) == 1:
 				e.Protocol = ruleset.Protocol(data[0])
 			case part == 2 && typ == 2:
-				from = uint16(number(data))
+				from = nlattr.Number[uint16](data)
 			case part == 2 && typ == 3:
-				to = uint16(number(data))
+				to = nlattr.Number[uint16](data)
 			}
 		}
 	}
 	e.Src, e.Dst = netip.AddrPortFrom(src, from), netip.AddrPortFrom(dst, to)
 	return e
-}
-
-// number is a number in network byte order, or zero of what has not the size of one.
-func number(b []byte) uint32 {
-	switch len(b) {
-	case 2:
-		return uint32(binary.BigEndian.Uint16(b))
-	case 4:
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
 }
 
 // tcpState is the name of one of enum tcp_conntrack.

@@ -260,16 +260,6 @@ func text(b []byte) string {
 	return s
 }
 
-func number[N uint16 | uint32 | uint64](b []byte) (n N) {
-	if len(b) > 8 {
-		return 0
-	}
-	for _, c := range b {
-		n = n<<8 | N(c)
-	}
-	return n
-}
-
 // decodeNFT reads messages of nf_tables (enum nf_tables_msg_types).
 func decodeNFT(message uint16, family uint8, body []byte) (*Trace, *Rules) {
 	const (
@@ -286,9 +276,9 @@ func decodeNFT(message uint16, family uint8, body []byte) (*Trace, *Rules) {
 		for typ, data := range nlattr.All(body) {
 			switch typ {
 			case genID:
-				r.Generation = number[uint32](data)
+				r.Generation = nlattr.Number[uint32](data)
 			case procPID:
-				r.PID = number[uint32](data)
+				r.PID = nlattr.Number[uint32](data)
 			case procName:
 				r.By = text(data)
 			}
@@ -322,32 +312,32 @@ func decodeTrace(family uint8, body []byte) *Trace {
 		case 2:
 			t.Chain = text(data)
 		case 3:
-			t.Handle = number[uint64](data)
+			t.Handle = nlattr.Number[uint64](data)
 		case 4:
-			t.Kind = Kind(number[uint32](data))
+			t.Kind = Kind(nlattr.Number[uint32](data))
 		case 5:
 			for typ, data := range nlattr.All(data) {
 				switch typ {
 				case 1:
-					t.Verdict = Verdict(number[uint32](data))
+					t.Verdict = Verdict(nlattr.Number[uint32](data))
 				case 2:
 					t.To = text(data)
 				}
 			}
 		case 6:
-			t.ID = number[uint32](data)
+			t.ID = nlattr.Number[uint32](data)
 		case 8:
 			t.Header.Network = data
 		case 9:
 			t.Header.Transport = data
 		case 10:
-			t.Header.In = number[uint32](data)
+			t.Header.In = nlattr.Number[uint32](data)
 		case 12:
-			t.Header.Out = number[uint32](data)
+			t.Header.Out = nlattr.Number[uint32](data)
 		case 14:
-			t.Header.Mark = number[uint32](data)
+			t.Header.Mark = nlattr.Number[uint32](data)
 		case 16:
-			t.Verdict = Verdict(number[uint32](data))
+			t.Verdict = Verdict(nlattr.Number[uint32](data))
 		}
 	}
 	return &t
@@ -382,11 +372,11 @@ func decodeLog(message uint16, body []byte) *Log {
 	for typ, data := range nlattr.All(body) {
 		switch typ {
 		case 2:
-			l.Header.Mark = number[uint32](data)
+			l.Header.Mark = nlattr.Number[uint32](data)
 		case 4:
-			l.Header.In = number[uint32](data)
+			l.Header.In = nlattr.Number[uint32](data)
 		case 5:
-			l.Header.Out = number[uint32](data)
+			l.Header.Out = nlattr.Number[uint32](data)
 		case 9:
 			l.Header.Network, l.Header.Transport = split(data)
 		case 10:

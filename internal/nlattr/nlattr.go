@@ -35,3 +35,14 @@ func Cut(b []byte) (typ uint16, data, rest []byte, ok bool) {
 	}
 	return binary.NativeEndian.Uint16(b[2:]) &^ flags, b[head:length], b[min(len(b), (length+align-1)&^(align-1)):], true
 }
+
+// Number is a number in network byte order, or zero of what is longer than one.
+func Number[N uint16 | uint32 | uint64](b []byte) (n N) {
+	if len(b) > 8 {
+		return 0
+	}
+	for _, c := range b {
+		n = n<<8 | N(c)
+	}
+	return n
+}

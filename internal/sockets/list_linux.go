@@ -118,13 +118,13 @@ func connectionsBut(leaveOut func(ruleset.Tuple, tracked) bool) ([]ruleset.Tuple
 		if e.Original.Protocol != ruleset.TCP {
 			return
 		}
-		sent, answered := ruleset.Tuple{Src: e.Original.Src, Dst: e.Original.Dst}, ruleset.Tuple{Src: e.Reply.Src, Dst: e.Reply.Dst}
-		if sent != (ruleset.Tuple{Src: answered.Dst, Dst: answered.Src}) {
+		sent := ruleset.Tuple{Src: e.Original.Src, Dst: e.Original.Dst}
+		if e.Reply != e.Original.Reverse() {
 			note(sent, translated)
 			return
 		}
 		note(sent, untranslated)
-		note(answered, untranslated)
+		note(ruleset.Tuple{Src: e.Reply.Src, Dst: e.Reply.Dst}, untranslated)
 	})
 	if errors.Is(err, ruleset.ErrUnsupported) {
 		return connections, err
@@ -203,6 +203,11 @@ type listed struct {
 	device uint32
 }
 
+// is notes the state, and what follows from it and the Inode.
+func (l *listed) is(state uint8) {
+	l.state, l.Pending, l.Opening = state, l.Inode == 0 && state == established, state == synReceived
+}
+
 // parse reads a struct inet_diag_msg of linux/inet_diag.h.
 func parse(m []byte) (l listed, err error) {
 	const size = 72
@@ -217,9 +222,9 @@ func parse(m []byte) (l listed, err error) {
 		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(m[port:]))
 	}
 	l.Local, l.peer = end(8, 4), end(24, 6)
-	l.state, l.device = m[1], binary.NativeEndian.Uint32(m[40:])
+	l.device = binary.NativeEndian.Uint32(m[40:])
 	l.UID, l.Inode = binary.NativeEndian.Uint32(m[64:]), uint64(binary.NativeEndian.Uint32(m[68:]))
-	l.Pending, l.Opening = l.Inode == 0 && l.state == established, l.state == synReceived
+	l.is(m[1])
 	attrs, err := direct.UnmarshalAttributes(m[size:]) // the library's own panics at one whose padding is missing
 	for _, a := range attrs {
 		l.V6Only = l.V6Only || a.Type == netlink.INET_DIAG_SKV6ONLY && len(a.Data) > 0 && a.Data[0] != 0

@@ -45,8 +45,8 @@ func parseProc(text string) (all []listed) {
 		if !ok1 || !ok2 || err1 != nil || err2 != nil || err3 != nil {
 			continue
 		}
-		l := listed{Socket: Socket{Local: local, UID: uint32(uid), Inode: inode}, peer: peer, state: uint8(state)}
-		l.Pending, l.Opening = inode == 0 && l.state == established, l.state == synReceived
+		l := listed{Socket: Socket{Local: local, UID: uint32(uid), Inode: inode}, peer: peer}
+		l.is(uint8(state))
 		all = append(all, l)
 	}
 	return all

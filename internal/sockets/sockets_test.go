@@ -139,10 +139,7 @@ func TestConnections(t *testing.T) {
 	dial := func(from string) (client, accepted int) {
 		client = open(t, ns, unix.SOCK_STREAM, from, false, 0)
 		connect(t, client, "10.0.0.1:80")
-		wait := []unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}
-		for n := 0; n == 0; {
-			n, _ = unix.Poll(wait, 10_000)
-		}
+		await(t, server, unix.POLLIN)
 		accepted, _, err := unix.Accept(server)
 		if err != nil {
 			t.Fatal(err)
@@ -190,7 +187,7 @@ func TestProcIsDiag(t *testing.T) {
 	for _, p := range []ruleset.Protocol{ruleset.TCP, ruleset.UDP} {
 		var byDiag, byProc []listed
 		err := ns.Do(func() (err error) {
-			if byDiag, err = ofDiag(p, 1<<32-1); err != nil {
+			if byDiag, err = ofDiag(p, whatever); err != nil {
 				return err
 			}
 			byProc, err = readProc(p)
@@ -210,6 +207,21 @@ func TestProcIsDiag(t *testing.T) {
 		if diff := cmp.Diff(of(byDiag), of(byProc)); diff != "" || len(byProc) < 7 {
 			t.Errorf("%s: -sock_diag +/proc\n%s", p, diff)
 		}
+	}
+}
+
+// await waits until a socket can be read or written.
+func await(t testing.TB, fd int, events int16) {
+	t.Helper()
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 10_000)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n != 1 || err != nil {
+			t.Fatalf("poll: %d, %v", n, err)
+		}
+		return
 	}
 }
 
@@ -249,14 +261,7 @@ func TestServes(t *testing.T) {
 			to := netip.AddrPortFrom(netip.MustParseAddr(to), port)
 			client := open(t, ns, unix.SOCK_STREAM, netip.AddrPortFrom(to.Addr(), 0).String(), false, 0)
 			connect(t, client, to.String())
-			answered := []unix.PollFd{{Fd: int32(client), Events: unix.POLLOUT}}
-			n, err := unix.Poll(answered, 10_000)
-			for errors.Is(err, unix.EINTR) {
-				n, err = unix.Poll(answered, 10_000)
-			}
-			if n != 1 || err != nil {
-				t.Fatalf("%d answers, %v", n, err)
-			}
+			await(t, client, unix.POLLOUT)
 			errno, err := unix.GetsockoptInt(client, unix.SOL_SOCKET, unix.SO_ERROR)
 			if err != nil {
 				t.Fatal(err)

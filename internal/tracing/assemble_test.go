@@ -115,8 +115,7 @@ func TestConnections(t *testing.T) {
 	h := udp(1, 53, false)
 	ends, _ := h.Ends()
 	flow := func(c nfevents.Change) nfevents.Event {
-		return nfevents.Event{Flow: &nfevents.Flow{Change: c, Entry: conntrack.Entry{Original: ends,
-			Reply: conntrack.Ends{Protocol: ruleset.UDP, Src: ends.Dst, Dst: ends.Src}}}}
+		return nfevents.Event{Flow: &nfevents.Flow{Change: c, Entry: conntrack.Entry{Original: ends, Reply: ends.Reverse()}}}
 	}
 	if out := a.Add(at, flow(nfevents.Began)); out != nil {
 		t.Errorf("of nobody: %+v", out)

@@ -243,19 +243,18 @@ func (a *attempt) noteEntry(all entries) {
 // one. Conntrack sends to the same target what the same socket sends from then on.
 func (r *run) release() error {
 	var now entries
-	var ok bool
 	for _, a := range r.attempts {
 		if a.Trace.Fate.Action != ruleset.Translated || a.seen.Err != nil || a.fd < 0 {
 			continue
 		}
-		if now == nil && !ok {
+		if now == nil && r.conntrack {
 			var err error
-			if now, ok, err = tracked(r.probes); err != nil {
+			if now, _, err = tracked(r.probes); err != nil {
 				return err
 			}
 		}
 		e, known := now[a.flow]
-		if ok && (!known || e.To != a.Trace.Fate.To) || !ok && a.seen.Counted == 0 {
+		if r.conntrack && (!known || e.To != a.Trace.Fate.To) || !r.conntrack && a.seen.Counted == 0 {
 			continue
 		}
 		if a.seen.Err = hops(a.fd, a.Packet.Dst.Addr(), usualHops); a.seen.Err != nil {

@@ -46,7 +46,7 @@ func TestJudge(t *testing.T) {
 	} {
 		o := conntrack.Ends{Protocol: tt.protocol, Src: netip.MustParseAddrPort(tt.src), Dst: netip.MustParseAddrPort(tt.dst)}
 		f := nfevents.Flow{Change: nfevents.Began, Entry: conntrack.Entry{
-			Original: o, Reply: conntrack.Ends{Protocol: o.Protocol, Src: o.Dst, Dst: o.Src}}}
+			Original: o, Reply: o.Reverse()}}
 		if tt.to != "" {
 			f.Reply.Src = netip.MustParseAddrPort(tt.to)
 		}
@@ -58,8 +58,9 @@ func TestJudge(t *testing.T) {
 	}
 	// Of what conntrack has picked up in its midst, nothing is said of rules: here the server has sent first.
 	for state, want := range map[string]bool{"ESTABLISHED": true, "FIN_WAIT": true, "SYN_SENT": false} {
-		o := conntrack.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.9:9100"), Dst: netip.MustParseAddrPort("10.0.0.5:39304")}
-		f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: conntrack.Ends{Protocol: o.Protocol, Src: o.Dst, Dst: o.Src}, TCPState: state}}
+		o := conntrack.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.9:9100"),
+			Dst: netip.MustParseAddrPort("10.0.0.5:39304")}
+		f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: o.Reverse(), TCPState: state}}
 		if got := j.Flow(time.Time{}, f, nil); got.Resumed != want || got.Unexpected == want || (got.Rule == "") != want {
 			t.Errorf("%s: %+v", state, got)
 		}
@@ -69,7 +70,7 @@ func TestJudge(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := conntrack.Ends{Protocol: ruleset.TCP, Src: netip.MustParseAddrPort("10.0.0.5:1"), Dst: netip.MustParseAddrPort("8.8.8.8:2")}
-	f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: conntrack.Ends{Protocol: ruleset.TCP, Src: o.Dst, Dst: o.Src}}}
+	f := nfevents.Flow{Entry: conntrack.Entry{Original: o, Reply: o.Reverse()}}
 	if got := j.Flow(time.Time{}, f, app); got.Rule != "" || got.Uncaptured || got.Unexpected {
 		t.Errorf("%+v", got)
 	}
